@@ -1,0 +1,223 @@
+"""Every error that sdstream raises on purpose.
+
+    SdstreamError
+    ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
+    └── RequestError                  while serving; each has an HTTP status and a stable code
+        ├── BadRequest          400   INVALID_REQUEST
+        │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
+        │   └── InvalidSdp      400   WEBRTC/INVALID_SDP
+        ├── Unauthorized        401   AUTH/UNAUTHORIZED
+        ├── Forbidden           403   AUTH/FORBIDDEN
+        ├── NotFound            404   NOT_FOUND
+        │   ├── StreamNotFound  404   STREAMS/NOT_FOUND
+        │   ├── SessionNotFound 404   WEBRTC/SESSION_NOT_FOUND
+        │   └── NoPictureYet    404   STREAMS/NO_PICTURE_YET
+        ├── MethodNotAllowed    405   METHOD_NOT_ALLOWED
+        ├── Conflict            409   STREAMS/CONFLICT
+        ├── BodyTooLarge        413   BODY_TOO_LARGE
+        ├── UnsupportedMedia    415   UNSUPPORTED_MEDIA_TYPE
+        ├── TooManyRequests     429
+        │   ├── CapacityReached 429   STREAMS/CAPACITY
+        │   └── RateLimited     429   RATE_LIMIT/EXCEEDED
+        ├── InternalError       500   INTERNAL/ERROR
+        └── Unavailable         503   UNAVAILABLE
+            ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
+            ├── ModelUnavailable  503 MODELS/UNAVAILABLE
+            └── ShuttingDown      503 SHUTTING_DOWN
+
+`message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
+call can succeed later with nothing changed. `details` is JSON-safe; for parameters it is a list of
+`{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.
+"""
+
+from typing import Any, ClassVar
+
+
+class SdstreamError(Exception):
+    """The root: catch this to catch all that sdstream raises on purpose."""
+
+    code: ClassVar[str] = "ERROR"
+    hint: ClassVar[str] = ""
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None, details: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        if hint is not None:
+            self.hint = hint  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class ConfigurationError(SdstreamError):
+    """The program cannot start as it was asked to."""
+
+    code = "CONFIGURATION/INVALID"
+    hint = "Correct the setting that the message names; `sdstream doctor` checks them all."
+
+
+class RequestError(SdstreamError):
+    """A request that is answered with an error; `status` is its HTTP status."""
+
+    code = "INTERNAL/ERROR"
+    status: ClassVar[int] = 500
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class BadRequest(RequestError):
+    """The request is malformed: not JSON, not an object, a wrong query."""
+
+    code = "INVALID_REQUEST"
+    status = 400
+    hint = "The caller must change the request; docs/api.md has the shapes."
+
+
+class InvalidParams(BadRequest):
+    """A stream's parameters break the schema or a rule between fields; `details` names each field."""
+
+    code = "STREAMS/INVALID_PARAMS"
+
+
+class InvalidSdp(BadRequest):
+    """An SDP offer that cannot be read or answered."""
+
+    code = "WEBRTC/INVALID_SDP"
+
+
+class Unauthorized(RequestError):
+    """No bearer key, or a wrong one."""
+
+    code = "AUTH/UNAUTHORIZED"
+    status = 401
+    hint = "Send `Authorization: Bearer KEY`; `sdstream key` makes a key."
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(RequestError):
+    """A good key that may not touch this stream."""
+
+    code = "AUTH/FORBIDDEN"
+    status = 403
+    hint = "The stream belongs to another key."
+
+
+class NotFound(RequestError):
+    """Nothing has this address."""
+
+    code = "NOT_FOUND"
+    status = 404
+    hint = "docs/api.md lists every path."
+
+
+class StreamNotFound(NotFound):
+    """No stream has this id, key or playback id."""
+
+    code = "STREAMS/NOT_FOUND"
+    hint = "It was deleted or collected, or this is another server's id."
+
+
+class SessionNotFound(NotFound):
+    """No WebRTC session has this address; it has probably ended already."""
+
+    code = "WEBRTC/SESSION_NOT_FOUND"
+    hint = "Nothing to do: the session is gone."
+
+
+class NoPictureYet(NotFound):
+    """The stream exists but nobody publishes to it, so there is nothing to watch."""
+
+    code = "STREAMS/NO_PICTURE_YET"
+    hint = "Start the publisher; viewers may retry every half second."
+    retryable = True
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, the method does not."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+
+
+class Conflict(RequestError):
+    """The change is refused while the stream is live."""
+
+    code = "STREAMS/CONFLICT"
+    status = 409
+    hint = "Stop the publisher, or create a new stream with the wanted value."
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit."""
+
+    code = "BODY_TOO_LARGE"
+    status = 413
+    hint = "SDSTREAM_MAX_BODY_BYTES sets the limit."
+
+
+class UnsupportedMedia(RequestError):
+    """A wrong `Content-Type`."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415
+
+
+class TooManyRequests(RequestError):
+    """A limit is reached; `Retry-After` says when to come back."""
+
+    code = "RATE_LIMIT/EXCEEDED"
+    status = 429
+    retryable = True
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class CapacityReached(TooManyRequests):
+    """No room for one more stream or viewer; the message says which limit and its value."""
+
+    code = "STREAMS/CAPACITY"
+    hint = "Delete idle streams, or raise SDSTREAM_MAX_STREAMS or SDSTREAM_MAX_VIEWERS if the machine can carry more."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
+
+
+class RateLimited(TooManyRequests):
+    """Too many requests in a short time from one key or on one stream."""
+
+    code = "RATE_LIMIT/EXCEEDED"
+
+
+class InternalError(RequestError):
+    """A defect of sdstream; the log has the traceback under the same request id."""
+
+    code = "INTERNAL/ERROR"
+    status = 500
+    hint = "Please report it with the log lines of this request id."
+    retryable = True
+
+
+class Unavailable(RequestError):
+    """The server cannot do this just now."""
+
+    code = "UNAVAILABLE"
+    status = 503
+    retryable = True
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class WorkerUnavailable(Unavailable):
+    """The worker process is not running; it is being started again."""
+
+    code = "WORKER/UNAVAILABLE"
+    hint = "Wait for the restart; the log says why the worker ended."
+
+
+class ModelUnavailable(Unavailable):
+    """The model that a stream asks for cannot be loaded here."""
+
+    code = "MODELS/UNAVAILABLE"
+    hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class ShuttingDown(Unavailable):
+    """The server is draining and takes no new work."""
+
+    code = "SHUTTING_DOWN"

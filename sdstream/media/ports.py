@@ -1,0 +1,167 @@
+"""What a media back end must offer: publishers' pictures out, processed pictures in, sessions by SDP.
+
+`embedded` (aiortc in this process) is the first back end; MediaMTX is the second. Nothing outside this package knows
+which one runs, and nothing here knows what a Daydream stream is.
+
+Threads: `MediaListener.on_video` is called on the back end's decoder thread and `MediaStream.send` may be called from any
+thread; both only copy planes. Everything else runs on the event loop.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from sdstream.frames import I420Frame, PictureSize
+
+
+class PublisherState(StrEnum):
+    """Where the one publisher of a stream stands."""
+
+    ABSENT = "absent"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAnswer:
+    """The answer to an SDP offer: all candidates are in it, and its session can be ended by `session_id`."""
+
+    session_id: str
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placard:
+    """A picture of words, shown while there is nothing better: `title` large, `detail` small, `percent` 0 to 100."""
+
+    title: str
+    detail: str = ""
+    percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackStatistics:
+    """What the RTCP reports say of one received track. `jitter` and `round_trip` are seconds."""
+
+    kind: str
+    codec: str
+    packets_received: int
+    packets_lost: int
+    jitter: float
+    round_trip: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStatistics:
+    """Counters since the stream was opened, and the newest facts of its sessions."""
+
+    publisher: PublisherState = PublisherState.ABSENT
+    viewers: int = 0
+    frames_decoded: int = 0
+    decode_errors: int = 0
+    frames_encoded: int = 0
+    keyframes: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    input_size: PictureSize | None = None
+    output_size: PictureSize | None = None
+    drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Dropped pictures by reason, such as `encoder_busy` or `viewer_slow`."""
+    warnings: tuple[str, ...] = ()
+    """Facts a user should act on, such as B-frames from the publisher."""
+    tracks: tuple[TrackStatistics, ...] = ()
+    encode_seconds: float = 0.0
+    """A moving mean of the time to encode one picture."""
+
+
+class MediaListener(Protocol):
+    """Told of what arrives from a stream's publisher."""
+
+    def on_video(self, frame: I420Frame) -> None:
+        """A decoded picture, on the decoder's thread. Must only copy: the planes are valid during the call."""
+        ...
+
+    def on_publisher(self, state: PublisherState) -> None:
+        """The publisher came, connected or went; on the event loop."""
+        ...
+
+    def on_viewers(self, count: int) -> None:
+        """The number of connected viewers changed; on the event loop."""
+        ...
+
+
+class MediaStream(Protocol):
+    """The media of one stream: at most one publisher, many viewers, one encoder."""
+
+    async def publish(self, offer: str) -> SessionAnswer:
+        """Answer a WHIP offer and make its sender the publisher, ending the one before.
+
+        Raises `InvalidSdp` and leaves everything as it was when the offer cannot be answered.
+        """
+        ...
+
+    async def watch(self, offer: str) -> SessionAnswer:
+        """Answer a WHEP offer. Raises `InvalidSdp`, or `CapacityReached` past the viewer limit."""
+        ...
+
+    async def end_session(self, session_id: str) -> bool:
+        """End one publisher or viewer session; False when it is not of this stream (any more)."""
+        ...
+
+    async def add_candidates(self, session_id: str, fragment: str) -> bool:
+        """Take the remote candidates of a trickle-ICE SDP fragment; False when the session is unknown.
+
+        Raises `InvalidSdp` for a fragment that cannot be read.
+        """
+        ...
+
+    def send(self, frame: I420Frame) -> None:
+        """Encode and send a picture to all viewers; a newer one replaces it while the encoder is busy. Copies."""
+        ...
+
+    def send_placard(self, placard: Placard) -> None:
+        """Show words at the output size. Cheap to call again with the same placard."""
+        ...
+
+    def resize(self, size: PictureSize) -> None:
+        """Placards from now on have this size (pictures carry their own); viewers get a keyframe at the change."""
+        ...
+
+    def latest_picture(self) -> I420Frame | None:
+        """The newest picture sent, in memory of its own; None before the first."""
+        ...
+
+    def statistics(self) -> MediaStatistics: ...
+
+    async def close(self) -> None:
+        """End every session. Idempotent."""
+        ...
+
+
+class MediaBackend(Protocol):
+    """Opens the media of streams and says how clients can reach it."""
+
+    async def start(self) -> None: ...
+
+    async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> MediaStream: ...
+
+    def ice_links(self) -> tuple[str, ...]:
+        """The values of `Link: ...; rel="ice-server"` headers that WHIP and WHEP answers carry."""
+        ...
+
+    async def close(self) -> None:
+        """End every stream. Idempotent."""
+        ...
+
+
+__all__ = [
+    "MediaBackend",
+    "MediaListener",
+    "MediaStatistics",
+    "MediaStream",
+    "Placard",
+    "PublisherState",
+    "SessionAnswer",
+    "TrackStatistics",
+]

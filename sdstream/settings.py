@@ -1,0 +1,274 @@
+"""Every setting of sdstream: from flags, from `SDSTREAM_*` variables, or from one YAML file, in that order.
+
+The object is frozen. An unknown `SDSTREAM_*` variable or key stops the program with a line that names it and, where one
+is near, the setting that was meant.
+"""
+
+import difflib
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from sdstream.errors import ConfigurationError
+
+PREFIX = "SDSTREAM_"
+CONFIG_VARIABLE = "SDSTREAM_CONFIG"
+"""The variable that names the YAML file; not a setting itself."""
+
+Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
+
+
+class ModelSource(BaseModel):
+    """Where the weights of one public model id come from.
+
+    `source` is a hub id, a directory or a `.safetensors` file; `family` is needed for ids that Daydream does not have.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    family: Family | None = None
+
+
+class Settings(BaseModel):
+    """All settings, validated. `load_settings` reads them from their sources."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: taken from each request.",
+    )
+    trust_proxy_headers: bool = Field(
+        False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="Where streams, keys and models are kept. Unset: a writable /runpod-volume or /workspace, else the "
+        "user's data directory.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="How log lines look; auto is console on a terminal, JSON elsewhere."
+    )
+
+    authentication: bool = Field(
+        True, description="Ask for a bearer key on the REST API. Can be switched off only on a loopback host."
+    )
+    api_keys: tuple[SecretStr, ...] = Field(
+        (), description="Bearer keys that are accepted besides those of keys.json, separated by commas."
+    )
+    anonymous_status: bool = Field(
+        True, description="Answer GET /v1/streams/{id}/status without a key, as Daydream's Chrome extension needs."
+    )
+    api_key_endpoint: bool = Field(
+        False, description="Offer POST /v1/api-key, which gives a new key to the holder of a good one."
+    )
+
+    models: Mapping[str, ModelSource] = Field(
+        default_factory=dict[str, ModelSource],
+        description="Public model id to hub id, directory or .safetensors file, as JSON; a value is the source or "
+        '{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family needed for further ids.',
+    )
+    default_model: str = Field(
+        "stabilityai/sd-turbo", description="The model of a stream whose create request names none."
+    )
+    size_policy: Literal["reject", "clamp"] = Field(
+        "reject",
+        description="What happens to a width or height outside 384..1024 or off the 64 grid: 400, or the nearest good "
+        "value (for TouchDesigner's size menu).",
+    )
+
+    max_streams: int = Field(16, ge=1, description="Streams that may exist with a publisher or a recent use; then 429.")
+    max_viewers: int = Field(20, ge=1, description="Viewers of one stream; then 429.")
+    max_body_bytes: int = Field(12_000_000, ge=10_000, description="Largest REST body; larger ones are answered 413.")
+    create_rate: float = Field(
+        5.0, gt=0, description="Streams one key may create a second, with bursts of ten seconds' worth."
+    )
+    update_rate: float = Field(
+        60.0, ge=30, description="PATCH requests one stream takes a second, with bursts of two seconds' worth."
+    )
+    publisher_timeout: float = Field(
+        60.0, gt=0, description="Seconds without a picture from the publisher before its session is ended."
+    )
+    idle_stream_timeout: float = Field(
+        3600.0, gt=0, description="Seconds without publisher, viewer or request before a stream is deleted."
+    )
+    max_frame_rate: float = Field(
+        60.0,
+        gt=0,
+        le=240,
+        description="Pictures a second that one stream may give the worker; more are dropped before it.",
+    )
+
+    webrtc_addresses: tuple[str, ...] = Field(
+        (),
+        description="IP addresses put into SDP answers, separated by commas. Unset: those of this machine's interfaces, "
+        "loopback included when the HTTP server listens there.",
+    )
+    webrtc_ports: tuple[int, int] | None = Field(
+        None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."
+    )
+    webrtc_ice_servers: tuple[str, ...] = Field(
+        (), description="STUN or TURN URLs that this server itself uses, separated by commas; none by default."
+    )
+    video_bitrate: int = Field(
+        1_500_000,
+        ge=100_000,
+        le=50_000_000,
+        description="Bits a second of a 512x512 output at 30 frames a second; other sizes scale with the pixel count.",
+    )
+    video_encoder: Literal["auto", "x264", "nvenc"] = Field(
+        "auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
+    )
+
+    worker_device: str = Field("auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
+    worker_threads: int | None = Field(
+        None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."
+    )
+    worker_ping_timeout: float = Field(
+        2.0, gt=0.2, description="Seconds without a sign of life before a ready worker is killed and started again."
+    )
+    worker_start_timeout: float = Field(
+        120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
+    )
+
+    @field_validator("api_keys", "webrtc_addresses", "webrtc_ice_servers", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webrtc_ports", mode="before")
+    @classmethod
+    def _split_range(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            first, dash, last = value.partition("-")
+            if not dash:
+                raise ValueError("a range of ports is written FIRST-LAST")
+            return first.strip(), last.strip()
+        return value
+
+    @field_validator("webrtc_ports")
+    @classmethod
+    def _check_range(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 1 <= value[0] <= value[1] <= 65535:
+            raise ValueError("the range must lie in 1-65535, lowest first")
+        return value
+
+    @field_validator("webrtc_addresses")
+    @classmethod
+    def _check_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_address(address)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _read_models(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = json.loads(value)
+        if isinstance(value, Mapping):
+            return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _check_open_server(self) -> "Settings":
+        if not self.authentication and not is_loopback(self.host):
+            raise ValueError("authentication can be switched off only when host is a loopback address")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Read the settings; a flag beats a variable, a variable beats the file.
+
+    `flags` holds only what was given. `file` defaults to the one that `SDSTREAM_CONFIG` names, if any.
+    Raises `ConfigurationError` whose message has one line for each thing that is wrong.
+    """
+    environment = os.environ if environment is None else environment
+    if file is None and environment.get(CONFIG_VARIABLE):
+        file = Path(environment[CONFIG_VARIABLE])
+    values = _from_file(file) if file else {}
+    values |= _from_environment(environment)
+    values |= dict(flags or {})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the settings file {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"the settings file {file} is not YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"the settings file {file} must hold `name: value` lines")
+    for name in content:
+        _refuse_unknown(str(name), str(name))
+    return {str(name): value for name, value in content.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        _refuse_unknown(name, variable, prefix=PREFIX)
+        if value != "":  # `SDSTREAM_PORT= command` means: not set
+            values[name] = value
+    return values
+
+
+def _refuse_unknown(name: str, written: str, prefix: str = "") -> None:
+    if name in Settings.model_fields:
+        return
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    meant = near[0] if near else None
+    suggestion = f"; did you mean {prefix + (meant.upper() if prefix else meant)}?" if meant else ""
+    raise ConfigurationError(f"{written} is not a setting of sdstream{suggestion}")
+
+
+def _describe(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"]) or "settings"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+__all__ = ["CONFIG_VARIABLE", "PREFIX", "Family", "ModelSource", "Settings", "is_loopback", "load_settings"]

@@ -1,0 +1,165 @@
+"""What the server sees of the worker process: lanes that take pictures and give processed pictures back.
+
+A lane is one stream's place in the worker. No torch here: the server imports this module.
+
+Threads: `Lane.submit` may be called from any thread and only copies; `LaneListener.on_picture` is called on the
+client's reader thread. Everything else runs on the event loop.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from sdstream.frames import I420Frame
+from sdstream.params import StreamParams
+
+
+class WorkerPhase(StrEnum):
+    """Where the worker process stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class LanePhase(StrEnum):
+    """Where a lane stands. FAILED lanes still exist and can be updated out of it."""
+
+    WAITING = "waiting"
+    """The worker is not ready; the lane will be opened when it is."""
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """What a lane reports whenever it changes.
+
+    `revision` is the params revision in force. `effective_sequence` is the sequence of the first picture made under it,
+    None until there is one. `percent` is 0 to 100 while loading. `error_code` is a code of `sdstream.errors`.
+    """
+
+    phase: LanePhase
+    revision: int = 0
+    effective_sequence: int | None = None
+    detail: str = ""
+    percent: float | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedPicture:
+    """A picture from the worker.
+
+    `frame` keeps `pts`, `time_base`, `received_at` and `sequence` of the picture it was made from; its planes are valid
+    only during `on_picture`. `worker_seconds` is the time the worker spent on it, `queue_seconds` the time it waited there.
+    """
+
+    frame: I420Frame
+    revision: int
+    worker_seconds: float
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatistics:
+    """Counters since the lane was opened."""
+
+    submitted: int = 0
+    processed: int = 0
+    superseded: int = 0
+    """Pictures replaced by a newer one before the worker took them."""
+    lost: int = 0
+    """Pictures that were in the worker when it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """Facts for `/health`, `doctor` and metrics. `device` is torch's name for it, `processor` the hardware's."""
+
+    phase: WorkerPhase
+    restarts: int = 0
+    process_id: int | None = None
+    device: str = ""
+    processor: str = ""
+    memory_used: int | None = None
+    memory_total: int | None = None
+    last_error: str | None = None
+    last_restart_logs: tuple[str, ...] = ()
+
+
+class LaneListener(Protocol):
+    """Told of what a lane makes."""
+
+    def on_picture(self, picture: ProcessedPicture) -> None:
+        """A processed picture, on the reader thread. Must only copy: the planes are valid during the call."""
+        ...
+
+    def on_lane_status(self, status: LaneStatus) -> None:
+        """The lane changed; on the event loop."""
+        ...
+
+
+class Lane(Protocol):
+    """One stream's place in the worker; survives the worker's restarts."""
+
+    def submit(self, frame: I420Frame) -> None:
+        """Hand a picture over, replacing one the worker has not taken yet. Copies; never waits."""
+        ...
+
+    async def process(self, frame: I420Frame) -> I420Frame:
+        """Hand a picture over and wait for its result, in memory of its own: nothing is dropped. For whole files.
+
+        Raises `WorkerUnavailable` when the worker ends before the result is there, `ModelUnavailable` when the lane failed.
+        Several calls may be under way; results come in order.
+        """
+        ...
+
+    def update(self, params: StreamParams, revision: int) -> None:
+        """Have the worker apply `params` at a picture boundary; newest wins. `on_lane_status` tells when it did."""
+        ...
+
+    def statistics(self) -> LaneStatistics: ...
+
+    async def close(self) -> None:
+        """Free the lane. Idempotent."""
+        ...
+
+
+class WorkerClient(Protocol):
+    """The handle of the worker process in the server: starts it, watches it, starts it again."""
+
+    async def start(self) -> None:
+        """Start the process and return at once; `health()` tells when it is ready."""
+        ...
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until the worker is ready; False after `timeout` seconds."""
+        ...
+
+    async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> Lane:
+        """Open a lane; returns at once, the lane reports its phases to `listener`."""
+        ...
+
+    def health(self) -> WorkerHealth: ...
+
+    async def close(self) -> None:
+        """End the process within a few seconds. Idempotent."""
+        ...
+
+
+__all__ = [
+    "Lane",
+    "LaneListener",
+    "LanePhase",
+    "LaneStatistics",
+    "LaneStatus",
+    "ProcessedPicture",
+    "WorkerClient",
+    "WorkerHealth",
+    "WorkerPhase",
+]
