@@ -45,7 +45,7 @@ class Settings(BaseModel):
     port: int = Field(8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
     public_url: str | None = Field(
         None,
-        description="Base URL that clients use, such as https://video.example.org/base. Unset: taken from each request.",
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
     )
     trust_proxy_headers: bool = Field(
         False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
@@ -111,8 +111,8 @@ class Settings(BaseModel):
 
     webrtc_addresses: tuple[str, ...] = Field(
         (),
-        description="IP addresses put into SDP answers, separated by commas. Unset: those of this machine's interfaces, "
-        "loopback included when the HTTP server listens there.",
+        description="IP addresses put into SDP answers, separated by commas. Unset: those of this machine's "
+        "interfaces, loopback included when the HTTP server listens there.",
     )
     webrtc_ports: tuple[int, int] | None = Field(
         None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."

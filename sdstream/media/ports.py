@@ -3,8 +3,8 @@
 `embedded` (aiortc in this process) is the first back end; MediaMTX is the second. Nothing outside this package knows
 which one runs, and nothing here knows what a Daydream stream is.
 
-Threads: `MediaListener.on_video` is called on the back end's decoder thread and `MediaStream.send` may be called from any
-thread; both only copy planes. Everything else runs on the event loop.
+Threads: `MediaListener.on_video` is called on the back end's decoder thread and `MediaStream.send` may be called from
+any thread; both only copy planes. Everything else runs on the event loop.
 """
 
 from collections.abc import Mapping

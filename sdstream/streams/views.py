@@ -32,7 +32,7 @@ class Applied(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
-    """What is stored of a stream and survives a restart. `revision` grows by one with each update that changes params."""
+    """What is stored of a stream and survives a restart; `revision` grows by one with each update of params."""
 
     id: str
     stream_key: str
@@ -51,8 +51,8 @@ class StreamRecord:
 class UpdateOutcome:
     """The answer to a PATCH: the record as it is (or, for a dry run, would be), and what the change does.
 
-    `changed` names the parameters that differ, such as `controlnets` or `prompt`. `warnings` are for the caller: ignored
-    members, members a variant lacks.
+    `changed` names the parameters that differ, such as `controlnets` or `prompt`. `warnings` are for the caller:
+    ignored members, members a variant lacks.
     """
 
     record: StreamRecord

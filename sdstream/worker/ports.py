@@ -55,8 +55,9 @@ class LaneStatus:
 class ProcessedPicture:
     """A picture from the worker.
 
-    `frame` keeps `pts`, `time_base`, `received_at` and `sequence` of the picture it was made from; its planes are valid
-    only during `on_picture`. `worker_seconds` is the time the worker spent on it, `queue_seconds` the time it waited there.
+    `frame` keeps `pts`, `time_base`, `received_at` and `sequence` of the picture it was made from; its planes are
+    valid only during `on_picture`. `worker_seconds` is the time the worker spent on it, `queue_seconds` the time it
+    waited there.
     """
 
     frame: I420Frame
@@ -114,7 +115,8 @@ class Lane(Protocol):
     async def process(self, frame: I420Frame) -> I420Frame:
         """Hand a picture over and wait for its result, in memory of its own: nothing is dropped. For whole files.
 
-        Raises `WorkerUnavailable` when the worker ends before the result is there, `ModelUnavailable` when the lane failed.
+        Raises `WorkerUnavailable` when the worker ends before the result is there, `ModelUnavailable` when the lane
+        failed.
         Several calls may be under way; results come in order.
         """
         ...
@@ -137,8 +139,8 @@ class WorkerClient(Protocol):
         """Start the process and return at once; `health()` tells when it is ready."""
         ...
 
-    async def ready(self, timeout: float) -> bool:
-        """Wait until the worker is ready; False after `timeout` seconds."""
+    async def wait_ready(self, seconds: float) -> bool:
+        """Wait until the worker is ready; False after `seconds`."""
         ...
 
     async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> Lane:
