@@ -1,0 +1,203 @@
+"""Bearer keys: who may call, and as whom.
+
+A key is 256 random bits, so one SHA-256 of it is safe to store: there is nothing to guess. `keys.json` in the data
+directory holds the hashes, readable by its owner only and replaced atomically; `SDSTREAM_API_KEYS` adds keys that are
+never written down.
+
+Streams belong to the author of the key that made them. An operator's key sees and may change every stream: all keys of
+`SDSTREAM_API_KEYS` are such, the first key of a data directory is, and whatever `create(..., operator=True)` makes.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from sdstream.clock import Clock, SystemClock
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Settings
+
+FILE_NAME = "keys.json"
+KEY_PREFIX = "sds_"
+"""Every key starts so, which lets secret scanners find one that leaked."""
+LONGEST_KEY = 4096
+"""Characters; anything longer is refused before it is hashed."""
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """What is known of one key; `digest` is the hexadecimal SHA-256 of the key, its first 12 digits are the `id`."""
+
+    digest: str
+    name: str
+    author: str
+    created_at: str
+    operator: bool = False
+
+    @property
+    def id(self) -> str:
+        """A short public name of the key, for lists, logs and `revoke`."""
+        return self.digest[:12]
+
+
+class KeyRing:
+    """All keys that are accepted. Reads `keys.json` again when another process has changed it."""
+
+    def __init__(self, file: Path, fixed: Iterable[KeyEntry] = (), clock: Clock | None = None) -> None:
+        self._file = file
+        self._fixed = tuple(fixed)
+        self._clock = clock or SystemClock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._stored: tuple[KeyEntry, ...] = ()
+        self._read_again()
+
+    @classmethod
+    def open(cls, data_dir: Path, settings: Settings, clock: Clock | None = None) -> "KeyRing":
+        """The keys of `data_dir` and of `settings.api_keys`; makes none.
+
+        Raises `ConfigurationError` when keys.json cannot be read.
+        """
+        fixed = [
+            KeyEntry(
+                digest=_digest(key.get_secret_value()),
+                name="SDSTREAM_API_KEYS",
+                author=f"usr_{_digest(key.get_secret_value())[:12]}",
+                created_at="",
+                operator=True,
+            )
+            for key in settings.api_keys
+        ]
+        return cls(data_dir / FILE_NAME, fixed, clock)
+
+    def is_empty(self) -> bool:
+        """Whether no key at all is accepted."""
+        self._read_again()
+        return not self._stored and not self._fixed
+
+    def check(self, key: str) -> str | None:
+        """The author of `key`, None when it is not one of ours."""
+        entry = self.find(key)
+        return entry.author if entry else None
+
+    def find(self, key: str) -> KeyEntry | None:
+        """The entry of `key`, None when it is not one of ours. Takes the same time for every wrong key."""
+        if not key or len(key) > LONGEST_KEY:
+            return None
+        self._read_again()
+        digest = _digest(key)
+        found: KeyEntry | None = None
+        for entry in (*self._fixed, *self._stored):
+            if hmac.compare_digest(entry.digest, digest):
+                found = entry
+        return found
+
+    def create(self, name: str, *, author: str | None = None, operator: bool | None = None) -> str:
+        """Make a key, store its hash and return the key, which cannot be had again.
+
+        `author` defaults to a new one, `operator` to whether this is the first key of all. Raises `ConfigurationError`
+        when keys.json cannot be written.
+        """
+        self._read_again()
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        entry = KeyEntry(
+            digest=_digest(key),
+            name=name.strip()[:LONGEST_NAME] or "unnamed",
+            author=author or f"usr_{secrets.token_hex(6)}",
+            created_at=self._clock.now().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            operator=(not self._stored and not self._fixed) if operator is None else operator,
+        )
+        self._write((*self._stored, entry))
+        return key
+
+    def entries(self) -> tuple[KeyEntry, ...]:
+        """Every key, those of the settings first."""
+        self._read_again()
+        return (*self._fixed, *self._stored)
+
+    def revoke(self, key_id: str) -> bool:
+        """Forget the stored key with this `id`; False when there is none. Keys of the settings cannot be revoked."""
+        self._read_again()
+        left = tuple(entry for entry in self._stored if entry.id != key_id)
+        if len(left) == len(self._stored):
+            return False
+        self._write(left)
+        return True
+
+    def _read_again(self) -> None:
+        try:
+            status = self._file.stat()
+        except FileNotFoundError:
+            self._stamp, self._stored = None, ()
+            return
+        except OSError as error:
+            raise ConfigurationError(f"cannot read the keys in {self._file}: {error.strerror}") from None
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if stamp != self._stamp:
+            self._stored = _load(self._file)
+            self._stamp = stamp
+
+    def _write(self, entries: tuple[KeyEntry, ...]) -> None:
+        content = json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=2).encode()
+        temporary = self._file.with_name(f"{FILE_NAME}.{secrets.token_hex(4)}.tmp")
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(handle, "wb") as target:
+                    target.write(content)
+                    target.flush()
+                    os.fsync(target.fileno())
+                os.replace(temporary, self._file)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise ConfigurationError(f"cannot write the keys to {self._file}: {error.strerror}") from None
+        self._stamp = None
+        self._read_again()
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _load(file: Path) -> tuple[KeyEntry, ...]:
+    try:
+        content = json.loads(file.read_bytes())
+        members = [field.name for field in fields(KeyEntry)]
+        raw = cast("list[dict[str, Any]]", content["keys"])
+        entries = tuple(KeyEntry(**{name: item[name] for name in members if name in item}) for item in raw)
+        if not all(isinstance(value, str) for entry in entries for value in (entry.digest, entry.name, entry.author)):
+            raise TypeError("a member is not a string")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the keys in {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"the keys in {file} cannot be understood: {error}",
+            hint="Restore the file, or remove it: the next start makes a new key.",
+        ) from None
+    return entries
+
+
+def parse_bearer(header: str | None) -> str | None:
+    """The key in an `Authorization` header, None when there is none; `Bearer Bearer KEY` counts as `Bearer KEY`."""
+    if header is None:
+        return None
+    scheme, _, rest = header.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    rest = rest.strip()
+    while rest[:7].lower() == "bearer ":
+        rest = rest[7:].strip()
+    return rest or None
+
+
+__all__ = ["FILE_NAME", "KEY_PREFIX", "KeyEntry", "KeyRing", "parse_bearer"]
