@@ -1,0 +1,82 @@
+"""The `sdstream` program: reads the command line and runs one command.
+
+A command's module is imported only when it runs, so `sdstream --help` starts at once and nothing here imports torch.
+
+Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong, 130 interrupted.
+"""
+
+import sys
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+from rich.text import Text
+
+from sdstream import __version__
+from sdstream.errors import ConfigurationError, SdstreamError
+
+HELP = "Real-time video diffusion on your own GPU, speaking Daydream's API."
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+COMMANDS = {
+    "serve": "Run the server: REST, WebRTC in and out, the playground.",
+    "doctor": "Check this machine and say what `serve` will do, and why.",
+    "publish": "Send a video file or a test picture to a WHIP URL.",
+    "render": "Process a whole video file, every frame in order.",
+    "openapi": "Print the OpenAPI document of the REST API.",
+    "key": "Make, list and revoke the keys of the REST API.",
+}
+"""Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`."""
+
+
+def make_application() -> App:
+    """The command tree; imports none of the commands."""
+    application = App(name="sdstream", help=HELP, version=__version__, help_format="plaintext")
+    for order, (name, line) in enumerate(COMMANDS.items()):
+        application.command(f"sdstream.commands.{name}:{name}", name=name, help=line, sort_key=order)
+    return application
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: the process's) and return the exit code; errors go to stderr as one line."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        result = make_application()(
+            arguments,
+            exit_on_error=False,
+            print_error=True,
+            error_console=errors,
+            error_formatter=_describe_usage,
+            result_action="return_value",
+        )
+    except CycloptsError:
+        return EXIT_USAGE
+    except ConfigurationError as error:
+        _print_error(errors, error)
+        return EXIT_USAGE
+    except SdstreamError as error:
+        _print_error(errors, error)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The entry point of the installed program."""
+    sys.exit(run())
+
+
+def _describe_usage(error: CycloptsError) -> Text:
+    return Text.assemble(("sdstream: ", "bold red"), " ".join(str(error).split()))
+
+
+def _print_error(console: Console, error: SdstreamError) -> None:
+    for line in error.message.splitlines() or [type(error).__name__]:
+        console.print(Text.assemble(("sdstream: ", "bold red"), line))
+    if error.hint:
+        console.print(Text(f"  {error.hint}", "dim"))
+
+
+__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main", "make_application", "run"]

@@ -1,0 +1,109 @@
+"""Facts about this machine, found without torch: GPUs, addresses, the H.264 encoders of the installed PyAV."""
+
+import ipaddress
+import platform
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import ifaddr
+import pynvml  # pyright: ignore[reportMissingTypeStubs]
+
+from sdstream.settings import Settings, is_loopback
+
+nvml: Any = pynvml  # its functions have no types
+NVENC_LEAST_SIDE = 256
+"""NVENC refuses pictures much smaller than this on some cards, so the probe uses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA card. `memory` is bytes."""
+
+    index: int
+    name: str
+    memory: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    """What `plan_serve` decides from."""
+
+    system: str
+    processor: str
+    gpus: tuple[Gpu, ...]
+    gpu_problem: str
+    """Why there is no list of GPUs; empty when there is one."""
+    addresses: tuple[str, ...]
+    nvenc_problem: str
+    """Why NVENC cannot be used; empty when a probe succeeded."""
+
+
+def read_machine(settings: Settings) -> MachineFacts:
+    """Look at the machine; a few milliseconds without a GPU, a few hundred with one."""
+    gpus, problem = find_gpus()
+    return MachineFacts(
+        system=platform.system(),
+        processor=platform.machine(),
+        gpus=gpus,
+        gpu_problem=problem,
+        addresses=webrtc_addresses(settings),
+        nvenc_problem="" if settings.video_encoder == "x264" else probe_encoder("h264_nvenc"),
+    )
+
+
+def find_gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The NVIDIA cards that the driver shows, or none and the reason."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return (), f"no NVIDIA driver answers ({error})"
+    try:
+        driver = str(nvml.nvmlSystemGetDriverVersion())
+        found: list[Gpu] = []
+        for index in range(int(nvml.nvmlDeviceGetCount())):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+            found.append(Gpu(index, str(nvml.nvmlDeviceGetName(handle)), memory, driver))
+        return tuple(found), "" if found else "the NVIDIA driver shows no card"
+    except nvml.NVMLError as error:
+        return (), f"the NVIDIA driver does not answer ({error})"
+    finally:
+        nvml.nvmlShutdown()
+
+
+def webrtc_addresses(settings: Settings) -> tuple[str, ...]:
+    """The addresses that SDP answers will carry: the configured ones, else those of the interfaces."""
+    if settings.webrtc_addresses:
+        return settings.webrtc_addresses
+    found: list[str] = []
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            address = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+            if parsed.is_link_local or (parsed.is_loopback and not is_loopback(settings.host)):
+                continue
+            found.append(str(parsed))
+    return tuple(dict.fromkeys(found))
+
+
+def probe_encoder(name: str) -> str:
+    """Encode one grey picture with the FFmpeg encoder `name`; the reason why that fails, or an empty string."""
+    try:
+        encoder: Any = av.CodecContext.create(name, "w")
+        encoder.width = encoder.height = NVENC_LEAST_SIDE
+        encoder.pix_fmt = "yuv420p"
+        encoder.time_base = Fraction(1, 30)
+        frame = av.VideoFrame(NVENC_LEAST_SIDE, NVENC_LEAST_SIDE, "yuv420p")
+        frame.pts = 0
+        frame.time_base = encoder.time_base
+        packets = [*encoder.encode(frame), *encoder.encode(None)]
+    except (av.error.FFmpegError, ValueError) as error:
+        return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+    return "" if packets else "the encoder gave no packet"
+
+
+__all__ = ["Gpu", "MachineFacts", "find_gpus", "probe_encoder", "read_machine", "webrtc_addresses"]

@@ -1,0 +1,75 @@
+"""What `serve` will do and why, decided from the settings and facts about the machine; nothing is changed."""
+
+from dataclasses import dataclass
+
+from sdstream.commands.machine import MachineFacts, read_machine
+from sdstream.directories import choose_data_directory
+from sdstream.settings import Settings, is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """One decision: `subject` is decided as `choice`, `because` of something."""
+
+    subject: str
+    choice: str
+    because: str
+
+    @property
+    def text(self) -> str:
+        return f"  {self.subject + ':':<11} {self.choice} ({self.because})"
+
+
+def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[PlanLine, ...]:
+    """The decisions in the order in which an operator asks for them."""
+    facts = facts or read_machine(settings)
+    data = choose_data_directory(settings)
+    return (
+        plan_device(settings, facts),
+        plan_encoder(settings, facts),
+        plan_addresses(settings, facts),
+        plan_access(settings),
+        PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
+    )
+
+
+def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
+    """Where the worker computes."""
+    if settings.worker_device != "auto":
+        return PlanLine("device", settings.worker_device, "worker_device asks for it")
+    if facts.gpus:
+        gpu = facts.gpus[0]
+        return PlanLine("device", f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB", f"driver {gpu.driver}")
+    if facts.system == "Darwin" and facts.processor == "arm64":
+        return PlanLine("device", "mps", "Apple GPU")
+    return PlanLine("device", "cpu", facts.gpu_problem)
+
+
+def plan_encoder(settings: Settings, facts: MachineFacts) -> PlanLine:
+    """Which H.264 encoder makes the output."""
+    if settings.video_encoder == "x264":
+        return PlanLine("encoder", "x264", "video_encoder asks for it")
+    if not facts.nvenc_problem:
+        return PlanLine("encoder", "nvenc", "a probe picture was encoded")
+    if settings.video_encoder == "nvenc":
+        return PlanLine("encoder", "nvenc", f"video_encoder asks for it, but the probe failed: {facts.nvenc_problem}")
+    return PlanLine("encoder", "x264", f"the NVENC probe failed: {facts.nvenc_problem}")
+
+
+def plan_addresses(settings: Settings, facts: MachineFacts) -> PlanLine:
+    """Which addresses clients are told to send WebRTC packets to."""
+    choice = ", ".join(facts.addresses) or "none"
+    ports = f"UDP {settings.webrtc_ports[0]}-{settings.webrtc_ports[1]}" if settings.webrtc_ports else "any UDP port"
+    source = "webrtc_addresses names them" if settings.webrtc_addresses else "this machine's interfaces"
+    return PlanLine("addresses", f"{choice} on {ports}", source)
+
+
+def plan_access(settings: Settings) -> PlanLine:
+    """Who may call the REST API."""
+    if not settings.authentication:
+        return PlanLine("access", "anyone on this machine", "authentication is switched off")
+    reach = "this machine only" if is_loopback(settings.host) else "every network of this machine"
+    return PlanLine("access", f"bearer key, from {reach}", f"host is {settings.host}")
+
+
+__all__ = ["PlanLine", "plan_access", "plan_addresses", "plan_device", "plan_encoder", "plan_serve"]

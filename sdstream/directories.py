@@ -1,0 +1,103 @@
+"""The data directory: which one is taken, why, and whether it can be written.
+
+    SDSTREAM_DATA_DIR, else a writable /runpod-volume or /workspace, else the user's data directory
+
+It holds `models/ engines/ loras/ recordings/ state.sqlite keys.json`. Streams and keys must outlive a clean-up of
+caches, so the last resort is the user's data directory and not the cache directory.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Settings
+
+SUBDIRECTORIES = ("models", "engines", "loras", "recordings")
+NETWORK_VOLUMES = (Path("/runpod-volume"), Path("/workspace"))
+"""Where RunPod mounts a volume: on serverless workers and on pods."""
+
+LEAST_FREE_BYTES = 64 * 1024 * 1024
+"""Below this the server does not start: SQLite and its journal could fail at any write."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """A directory and the reason it was taken, for people."""
+
+    path: Path
+    reason: str
+
+    def prepare(self) -> Path:
+        """Make the directory and its parts, and prove that it can be written.
+
+        Returns the absolute path. Raises `ConfigurationError` when it cannot be made or written, or is nearly full.
+        """
+        path = self.path.expanduser().absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in SUBDIRECTORIES:
+                (path / name).mkdir(exist_ok=True)
+            prove_writable(path)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the data directory {path} cannot be used: {error.strerror or error}",
+                hint="Set SDSTREAM_DATA_DIR to a directory that can be written.",
+            ) from None
+        free = shutil.disk_usage(path).free
+        if free < LEAST_FREE_BYTES:
+            least = LEAST_FREE_BYTES // 2**20
+            raise ConfigurationError(
+                f"the data directory {path} has {free // 2**20} MiB free; at least {least} are needed",
+                hint="Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk.",
+            )
+        return path
+
+
+def choose_data_directory(
+    settings: Settings,
+    *,
+    volumes: Sequence[Path] = NETWORK_VOLUMES,
+    is_writable: Callable[[Path], bool] | None = None,
+    user_directory: Path | None = None,
+) -> DataDirectory:
+    """Decide where data is kept; nothing is made or written."""
+    if settings.data_dir is not None:
+        return DataDirectory(settings.data_dir, "SDSTREAM_DATA_DIR (or --data-dir, or the settings file) names it")
+    for volume in volumes:
+        if (is_writable or looks_writable)(volume):
+            return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
+    directory = user_directory or platformdirs.user_data_path("sdstream", appauthor=False)
+    return DataDirectory(directory, "no directory was set, so the user's data directory")
+
+
+def looks_writable(directory: Path) -> bool:
+    """Whether this user may make files in `directory`; false when it is not there."""
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+
+
+def prove_writable(directory: Path) -> None:
+    """Write, flush and remove a small file; raises `OSError` on a read-only or full disk."""
+    handle, name = tempfile.mkstemp(prefix=".write-test-", dir=directory)
+    try:
+        os.write(handle, bytes(65536))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+        os.unlink(name)
+
+
+__all__ = [
+    "LEAST_FREE_BYTES",
+    "NETWORK_VOLUMES",
+    "SUBDIRECTORIES",
+    "DataDirectory",
+    "choose_data_directory",
+    "looks_writable",
+    "prove_writable",
+]

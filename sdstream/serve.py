@@ -1,0 +1,218 @@
+"""The assembly: settings in, a running server out. The only place that knows every room.
+
+    socket bound -> data directory proved -> keys, media, worker, streams, API -> REST answers -> worker ready
+
+The worker's process is started and not waited for: REST answers while torch is still being imported there.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from sdstream.api import create_app
+from sdstream.api.keys import KeyRing
+from sdstream.clock import Clock, SystemClock
+from sdstream.commands.plan import plan_serve
+from sdstream.directories import choose_data_directory
+from sdstream.errors import ConfigurationError
+from sdstream.logs import configure_logging
+from sdstream.media.embedded import EmbeddedMedia
+from sdstream.params import ModelTable
+from sdstream.settings import Settings
+from sdstream.streams.service import StreamService
+from sdstream.worker.client import WorkerProcess
+
+DRAIN_SECONDS = 10.0
+"""How long the streams may take to end in order before the server ends without them."""
+
+LINGER_SECONDS = 3
+"""How long open HTTP requests may take to finish after the streams have ended."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Server:
+    """One server process: `run()` blocks until a signal and returns the exit code.
+
+    The first signal drains; the second ends the process at once, and the worker notices that its parent is gone.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._signals = 0
+
+    def run(self) -> int:
+        """Serve until a signal. Raises `ConfigurationError` when the port or the data directory cannot be used."""
+        configure_logging(self._settings)
+        with contextlib.closing(bind(self._settings.host, self._settings.port)) as listener:
+            with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+                runner.run(self._serve(listener))
+        return 0
+
+    async def _serve(self, listener: socket.socket) -> None:
+        settings = self._settings
+        data_dir = choose_data_directory(settings).prepare()
+        keys = KeyRing.open(data_dir, settings)
+        service = StreamService(
+            settings,
+            media=EmbeddedMedia(settings, self._clock),
+            worker=WorkerProcess(settings, self._clock),
+            models=ModelTable.from_settings(settings),
+            data_dir=data_dir,
+            clock=self._clock,
+        )
+        url = url_of(listener)
+        first_key = keys.create("first start") if settings.authentication and keys.is_empty() else None
+        http = _HttpServer(create_app(service, settings, keys, self._clock), lambda: self._announce(url, first_key))
+        with self._stop_event() as stop:
+            await service.start()
+            try:
+                await _serve_until(http, listener, stop, service.close)
+            finally:
+                await service.close()
+
+    def _announce(self, url: str, first_key: str | None) -> None:
+        lines = [f"sdstream is listening on {url}"]
+        if first_key is not None:
+            lines.append(f"Open {self._settings.public_url or url}/#key={first_key}")
+        lines += [line.text for line in plan_serve(self._settings)]
+        print("\n".join(lines), flush=True)
+
+    @contextlib.contextmanager
+    def _stop_event(self) -> Generator[asyncio.Event]:
+        """An event that the first signal sets; handlers are put back on leaving."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, _: FrameType | None) -> None:
+            self._signals += 1
+            if self._signals > 1:
+                os.write(2, b"sdstream: forced to end at once\n")
+                os._exit(128 + number)
+            loop.call_soon_threadsafe(stop.set)
+
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            numbers.append(signal.SIGBREAK)
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handling, telling when it answers."""
+
+    def __init__(self, application: object, on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,  # pyright: ignore[reportArgumentType]
+                http="httptools",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,  # the API reads them itself, and only where the settings trust the proxy
+                server_header=False,
+                timeout_graceful_shutdown=LINGER_SECONDS,
+            )
+        )
+        self._on_started = on_started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+
+async def _serve_until(
+    http: _HttpServer, listener: socket.socket, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
+) -> None:
+    """Answer HTTP until `stop`, then drain while still answering, then end the open requests."""
+    serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        logger.info("draining", hint="a second signal ends at once")
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await drain()
+        except TimeoutError:
+            logger.warning("streams did not end in time", seconds=DRAIN_SECONDS)
+        http.should_exit = True
+    await serving
+    if not http.started:
+        raise ConfigurationError("the HTTP server could not start; the log has the reason")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to `host` and `port` (0: a free one), not listening yet.
+
+    Raises `ConfigurationError` for a name that does not resolve, an address that is not of this machine, a port that
+    is in use or not allowed.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigurationError(f"host: {host} is not an address of this machine ({error.strerror})") from None
+    family, kind, protocol, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
+    listener = socket.socket(family, kind, protocol)
+    if os.name == "posix":  # on Windows the option would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(1)  # Linux reports a port in use only here when the other one listens with the same option
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            _why_not_bound(error, host, port), hint="`--port 0` takes a free port; `sdstream doctor` checks the rest."
+        ) from None
+    return listener
+
+
+def _why_not_bound(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port: {port} on {host} is in use by another program"
+    if error.errno == errno.EACCES:
+        return f"port: this user may not listen on {port}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"host: {host} is not an address of this machine"
+    return f"cannot listen on {host} port {port}: {error.strerror}"
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL at which a person on this machine opens the server."""
+    host, port = listener.getsockname()[:2]
+    if host == "0.0.0.0":
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+__all__ = ["DRAIN_SECONDS", "Server", "bind", "url_of"]
