@@ -1,0 +1,73 @@
+# make run     start the server and print the link to open       make run ARGS="--port 9000"
+# make test    make check, then every test                       make test TESTS=tests/project
+# make check   style, types, imports, spelling
+# make bench   the measurements of bench/
+# make clean   remove everything that these targets made
+#
+# Each target first makes or updates .venv; a second call finds nothing to do. PYTHON=... picks the interpreter.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean pins
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.sdstream-run
+DEV_STAMP := $(VENV)/.sdstream-dev
+INPUTS := pyproject.toml constraints.txt tools/environment.sh
+CLIENTS := tests/clients
+NODE_STAMP := $(CLIENTS)/node_modules/.package-lock.json
+ARGS ?=
+TESTS ?=
+PYTEST_ARGS ?=
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+run: $(RUN_STAMP)
+	@exec $(BIN)/sdstream serve $(ARGS)
+
+test: check node
+	@set -o pipefail; mkdir -p artifacts; SECONDS=0; \
+	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS); status=$$?; \
+	echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; exit $$status
+
+check: $(DEV_STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/codespell
+	@$(BIN)/pyright
+
+bench: $(DEV_STAMP)
+	@mkdir -p artifacts; set -e; for program in bench/*.py; do \
+	    case $$program in */__init__.py|*/_*) continue;; esac; \
+	    grep -q '__main__' $$program || continue; \
+	    name=$${program#bench/}; echo "== $$name"; $(BIN)/python -m bench.$${name%.py} $(ARGS); \
+	done
+
+clean:
+	@rm -rf $(VENV) artifacts build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(CLIENTS)/node_modules
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+pins: $(DEV_STAMP)
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude sdstream 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+# The npm packages of the client tests; without npm those tests skip themselves and say so.
+.PHONY: node
+node:
+	@if [ -f $(CLIENTS)/package-lock.json ] && command -v npm >/dev/null; then $(MAKE) --no-print-directory $(NODE_STAMP); fi
+
+$(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
+	@echo "Installing the npm packages of $(CLIENTS)"
+	@cd $(CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(RUN_STAMP): $(INPUTS)
+	@bash tools/environment.sh $(VENV) run
+	@touch $@
+
+$(DEV_STAMP): $(INPUTS)
+	@bash tools/environment.sh $(VENV) dev
+	@touch $(RUN_STAMP) $@
