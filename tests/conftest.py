@@ -1,0 +1,85 @@
+"""What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.rest import Rest
+from tests.support.server import LiveServer
+
+ARTIFACTS = Path(__file__).parent.parent / "artifacts"
+_servers: dict[LiveServer, int] = {}
+"""Running live servers, with the size of their log when the current test began."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The server that most tests share. They make their own streams and must not end it or its worker."""
+    yield from _serve(LiveServer(tmp_path_factory.mktemp("server"), max_streams=200, create_rate=500))
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Starts a server of the test's own: `make_server(max_streams=2)`. Ended with the test."""
+    made: list[LiveServer] = []
+
+    def make(*, ready: bool = True, start: bool = True, **settings: Any) -> LiveServer:
+        folder = tmp_path / f"server-{len(made)}"
+        folder.mkdir()
+        live = LiveServer(folder, **settings)
+        made.append(live)
+        _servers[live] = 0
+        return live.start(ready=ready) if start else live
+
+    yield make
+    for live in made:
+        if not live.process_ended:
+            live.stop()
+
+
+@pytest.fixture
+async def rest(server: LiveServer) -> AsyncIterator[Rest]:
+    """A plain HTTP client of the shared server; deletes the test's streams."""
+    async with Rest(server) as client:
+        yield client
+
+
+def _serve(live: LiveServer) -> Iterator[LiveServer]:
+    _servers[live] = 0
+    live.start()
+    yield live
+    live.stop()
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """The folder whose files are kept after a run, such as screenshots."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    return ARTIFACTS
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    for live in list(_servers):
+        _servers[live] = live.log_size()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.failed:
+        names = set(getattr(item, "fixturenames", ()))
+        for live, start in _servers.items():
+            if names & {"server", "make_server", "rest", "sdk"} and (log := live.log_tail(start)):
+                report.sections.append((f"log of the server at {live.url}", log))
+    if report.when == "teardown":
+        for live in [live for live in _servers if live.process_ended]:
+            del _servers[live]
+
+
+def pytest_report_header() -> str:
+    return f"python: {sys.executable}"
