@@ -11,7 +11,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import FrameType
 
@@ -27,6 +26,7 @@ from sdstream.errors import ConfigurationError
 from sdstream.logs import configure_logging
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.params import ModelTable
+from sdstream.platform import WINDOWS
 from sdstream.settings import Settings
 from sdstream.streams.service import StreamService
 from sdstream.worker.client import WorkerProcess
@@ -101,9 +101,8 @@ class Server:
                 os._exit(128 + number)
             loop.call_soon_threadsafe(stop.set)
 
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if sys.platform == "win32":
-            numbers.append(signal.SIGBREAK)
+        names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last one is Windows' Ctrl-Break
+        numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
         before = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield stop
@@ -173,7 +172,7 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"host: {host} is not an address of this machine ({error.strerror})") from None
     family, kind, protocol, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
     listener = socket.socket(family, kind, protocol)
-    if os.name == "posix":  # on Windows the option would let two servers share a port
+    if not WINDOWS:  # there the option would let two servers share a port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
