@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sdstream.media.ports import MediaStatistics
+from sdstream.media.ports import MediaStatistics, SessionAnswer
 from sdstream.params import StreamParams
 from sdstream.worker.ports import LaneStatus
 
@@ -45,6 +45,22 @@ class StreamRecord:
     output_rtmp_url: str | None = None
     from_playground: bool = False
     is_smoke_test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOutcome:
+    """The answer to a create: the stored record, and `warnings` for the caller such as ignored members."""
+
+    record: StreamRecord
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The answer to a WHIP or WHEP offer, with the record of the stream it belongs to."""
+
+    record: StreamRecord
+    answer: SessionAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +166,9 @@ __all__ = [
     "EVENT_NAMES",
     "Applied",
     "Capacity",
+    "CreateOutcome",
     "LatencySummary",
+    "SessionOpened",
     "StreamEvent",
     "StreamRecord",
     "StreamState",

@@ -1,0 +1,180 @@
+"""Every metric of sdstream and the one registry that serves them.
+
+Numbers are collected when a scraper asks: nothing here runs per picture. Labels are bounded (reasons, hops, states):
+no stream id, name or address is ever a label, so a server that lives for months keeps the same number of series.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the latency buckets, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCounts:
+    """A histogram: how many durations fell into each bucket (the last is above all bounds), and their sum."""
+
+    buckets: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS) + 1)
+    seconds: float = 0.0
+
+    def __add__(self, other: "LatencyCounts") -> "LatencyCounts":
+        buckets = tuple(mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True))
+        return LatencyCounts(buckets, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """What the whole server has done and holds; counters never fall, also when streams are deleted."""
+
+    streams: int = 0
+    publishers: int = 0
+    viewers: int = 0
+    states: Mapping[str, int] = field(default_factory=dict[str, int])
+    frames_in: int = 0
+    frames_out: int = 0
+    frames_encoded: int = 0
+    keyframes: int = 0
+    decode_errors: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
+    updates: Mapping[str, int] = field(default_factory=dict[str, int])
+    worker_phase: str = "starting"
+    worker_phases: tuple[str, ...] = ()
+    worker_restarts: int = 0
+    worker_memory_used: int | None = None
+    worker_memory_total: int | None = None
+    store_commits: int = 0
+    store_seconds: float = 0.0
+
+
+METRICS: dict[str, str] = {
+    "sdstream_streams": "Streams on record.",
+    "sdstream_publishers": "Streams with a publisher now.",
+    "sdstream_viewers": "Viewers connected now, of all streams.",
+    "sdstream_stream_states": "Streams in each computed state.",
+    "sdstream_frames_in_total": "Pictures decoded from publishers.",
+    "sdstream_frames_out_total": "Processed pictures handed to the encoders.",
+    "sdstream_frames_encoded_total": "Pictures encoded, placards included.",
+    "sdstream_keyframes_total": "Keyframes encoded.",
+    "sdstream_decode_errors_total": "Pictures from publishers that could not be decoded.",
+    "sdstream_received_bytes_total": "Media bytes received from publishers.",
+    "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
+    "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
+    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, worker, encode (sampled), total.",
+    "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
+    "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
+    "sdstream_worker_restarts_total": "Times the worker process was started again.",
+    "sdstream_worker_memory_used_bytes": "Memory in use on the worker's device, where it is known.",
+    "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
+    "sdstream_store_commits_total": "Transactions of the stream store.",
+    "sdstream_store_commit_seconds_total": "Time spent in transactions of the stream store.",
+}
+"""Name and help of every metric; those of the server process itself start with `sdstream_process_`."""
+
+
+class StatisticsCollector(Collector):
+    """Turns the statistics of the moment into metric families."""
+
+    def __init__(self, source: Callable[[], ServerStatistics]) -> None:
+        self._source = source
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not ask the source, which may not run yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        statistics = self._source()
+        yield _gauge("sdstream_streams", statistics.streams)
+        yield _gauge("sdstream_publishers", statistics.publishers)
+        yield _gauge("sdstream_viewers", statistics.viewers)
+        yield _labelled_gauge("sdstream_stream_states", "state", statistics.states)
+        yield _counter("sdstream_frames_in_total", statistics.frames_in)
+        yield _counter("sdstream_frames_out_total", statistics.frames_out)
+        yield _counter("sdstream_frames_encoded_total", statistics.frames_encoded)
+        yield _counter("sdstream_keyframes_total", statistics.keyframes)
+        yield _counter("sdstream_decode_errors_total", statistics.decode_errors)
+        yield _counter("sdstream_received_bytes_total", statistics.bytes_received)
+        yield _counter("sdstream_sent_bytes_total", statistics.bytes_sent)
+        yield _labelled_counter("sdstream_frames_dropped_total", "reason", statistics.drops)
+        yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
+        yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
+        phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}
+        yield _labelled_gauge("sdstream_worker_phase", "phase", phases)
+        yield _counter("sdstream_worker_restarts_total", statistics.worker_restarts)
+        if statistics.worker_memory_used is not None:
+            yield _gauge("sdstream_worker_memory_used_bytes", statistics.worker_memory_used)
+        if statistics.worker_memory_total is not None:
+            yield _gauge("sdstream_worker_memory_bytes", statistics.worker_memory_total)
+        yield _counter("sdstream_store_commits_total", statistics.store_commits)
+        yield _counter("sdstream_store_commit_seconds_total", statistics.store_seconds)
+
+
+def build_registry(source: Callable[[], ServerStatistics]) -> CollectorRegistry:
+    """A registry with all metrics of one server; `source` is asked at each scrape, on the scraping thread."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StatisticsCollector(source))
+    ProcessCollector(namespace="sdstream", registry=registry)
+    return registry
+
+
+def render_metrics(registry: CollectorRegistry) -> bytes:
+    """The registry in Prometheus' text format, for `Content-Type: METRICS_CONTENT_TYPE`."""
+    return generate_latest(registry)
+
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _gauge(name: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, METRICS[name], value=value)
+
+
+def _counter(name: str, value: float) -> Metric:
+    return CounterMetricFamily(name, METRICS[name], value=value)
+
+
+def _labelled_gauge(name: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, METRICS[name], labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+def _labelled_counter(name: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, METRICS[name], labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(name: str, label: str, values: Mapping[str, LatencyCounts]) -> Metric:
+    family = HistogramMetricFamily(name, METRICS[name], labels=[label])
+    for key, counts in sorted(values.items()):
+        running = 0
+        cumulative: list[tuple[str, float]] = []
+        for bound, count in zip((*map(str, LATENCY_BOUNDS), "+Inf"), counts.buckets, strict=True):
+            running += count
+            cumulative.append((bound, running))
+        family.add_metric([key], cumulative, counts.seconds)
+    return family
+
+
+__all__ = [
+    "LATENCY_BOUNDS",
+    "METRICS",
+    "METRICS_CONTENT_TYPE",
+    "LatencyCounts",
+    "ServerStatistics",
+    "StatisticsCollector",
+    "build_registry",
+    "render_metrics",
+]

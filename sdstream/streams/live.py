@@ -1,0 +1,269 @@
+"""The live part of a stream: its media and its lane in the worker, joined while somebody publishes or watches.
+
+`on_video` and `on_picture` run on foreign threads, once for each picture; they count and pass on. All else runs on the
+event loop.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdstream.clock import Clock
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.media.ports import (
+    MediaBackend,
+    MediaStatistics,
+    MediaStream,
+    Placard,
+    PublisherState,
+    SessionAnswer,
+)
+from sdstream.params import StreamParams
+from sdstream.streams.placards import choose_placard
+from sdstream.streams.state import Moments, Thresholds
+from sdstream.streams.traffic import StreamTraffic
+from sdstream.worker.ports import (
+    Lane,
+    LanePhase,
+    LaneStatistics,
+    LaneStatus,
+    ProcessedPicture,
+    WorkerClient,
+    WorkerHealth,
+)
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class LiveStream:
+    """Media stream, lane and meters of one stream; listens to both ends.
+
+    `emit` is given events by name and data, `on_error` a code and a message; both on the event loop.
+    """
+
+    def __init__(
+        self,
+        stream_id: str,
+        clock: Clock,
+        thresholds: Thresholds,
+        *,
+        emit: Emit,
+        on_error: Callable[[str, str], None],
+    ) -> None:
+        self.stream_id = stream_id
+        self.traffic = StreamTraffic(clock, thresholds.max_frame_rate)
+        self.lane_status: LaneStatus | None = None
+        self.publisher = PublisherState.ABSENT
+        self.publisher_at: float | None = None
+        self.publisher_left_at: float | None = None
+        self.publish_session: str | None = None
+        self.viewers = 0
+        self.restart_at: float | None = None
+        self._clock = clock
+        self._thresholds = thresholds
+        self._emit = emit
+        self._on_error = on_error
+        self._media: MediaStream | None = None
+        self._lane: Lane | None = None
+        self._lane_changed_at: float | None = None
+        self._effective_revision = 0
+        self._loading: tuple[str, int | None] | None = None
+        self._drops_before: Counter[str] = Counter()
+        self._ended_lanes: Counter[str] = Counter()
+        self._sending = threading.Lock()
+        self._size: PictureSize | None = None
+
+    async def open(self, media: MediaBackend, size: PictureSize) -> None:
+        """Open the media. Nothing is published or watched yet."""
+        self._size = size
+        self._media = await media.open_stream(self.stream_id, size, self)
+
+    # Sessions
+
+    async def publish(self, offer: str) -> SessionAnswer:
+        """Answer a WHIP offer. Raises `InvalidSdp`, and then the publisher before stays."""
+        answer = await self._opened().publish(offer)
+        self.publish_session = answer.session_id
+        self.publisher_at = self._clock.monotonic()
+        self.publisher_left_at = None
+        self.traffic.restart_input()
+        self._drops_before = self._all_drops()
+        if self.publisher is PublisherState.ABSENT:
+            self.on_publisher(PublisherState.CONNECTING)
+        return answer
+
+    async def watch(self, offer: str) -> SessionAnswer:
+        """Answer a WHEP offer. Raises `InvalidSdp` or `CapacityReached`."""
+        return await self._opened().watch(offer)
+
+    async def end_publish_session(self, session_id: str) -> bool:
+        """End the publisher if `session_id` is its session; a publisher that was replaced ends nobody."""
+        return session_id == self.publish_session and await self._opened().end_session(session_id)
+
+    async def end_watch_session(self, session_id: str) -> bool:
+        """End a viewer; never the publisher."""
+        return session_id != self.publish_session and await self._opened().end_session(session_id)
+
+    async def add_publish_candidates(self, session_id: str, fragment: str) -> bool:
+        return session_id == self.publish_session and await self._opened().add_candidates(session_id, fragment)
+
+    async def add_watch_candidates(self, session_id: str, fragment: str) -> bool:
+        return session_id != self.publish_session and await self._opened().add_candidates(session_id, fragment)
+
+    # The lane
+
+    async def ensure_lane(self, worker: WorkerClient, params: StreamParams, revision: int) -> None:
+        """Open the lane unless it is open."""
+        if self._lane is None:
+            self._lane = await worker.open_lane(self.stream_id, params, revision, self)
+
+    async def close_lane(self) -> None:
+        """Free the worker's memory; the media stays."""
+        lane, self._lane = self._lane, None
+        if lane is None:
+            return
+        self._ended_lanes += _lane_drops(lane.statistics())
+        self.lane_status = None
+        self._lane_changed_at = None
+        await lane.close()
+
+    @property
+    def has_lane(self) -> bool:
+        return self._lane is not None
+
+    def apply(self, params: StreamParams, revision: int) -> None:
+        """Hand new params to the lane; returns at once."""
+        self.resize(params.output_size)
+        if self._lane is not None:
+            self._lane.update(params, revision)
+
+    def resize(self, size: PictureSize) -> None:
+        """Placards have this size from now on."""
+        if size != self._size and self._media is not None:
+            self._size = size
+            self._media.resize(size)
+
+    # What the media tells
+
+    def on_video(self, frame: I420Frame) -> None:
+        if not self.traffic.arrive():
+            return
+        lane = self._lane
+        if lane is None:
+            self.traffic.drop("no_lane")
+            return
+        lane.submit(frame)
+
+    def on_publisher(self, state: PublisherState) -> None:
+        if state is self.publisher:
+            return
+        self.publisher = state
+        if state is PublisherState.ABSENT:
+            self.publisher_left_at = self._clock.monotonic()
+            self.publish_session = None
+        self._emit("publisher", {"state": state.value})
+
+    def on_viewers(self, count: int) -> None:
+        self.viewers = count
+        self._emit("viewers", {"count": count})
+
+    # What the worker tells
+
+    def on_picture(self, picture: ProcessedPicture) -> None:
+        media = self._media
+        if media is None:
+            return
+        with self._sending:  # a placard that was chosen just now must not follow this picture
+            self.traffic.leave(picture)
+            media.send(picture.frame)
+
+    def on_lane_status(self, status: LaneStatus) -> None:
+        before = self.lane_status
+        self.lane_status = status
+        if before is None or (before.phase is LanePhase.READY) != (status.phase is LanePhase.READY):
+            self._lane_changed_at = self._clock.monotonic()
+        if status.phase in (LanePhase.WAITING, LanePhase.LOADING):
+            progress = (status.detail, None if status.percent is None else int(status.percent))
+            if progress != self._loading:
+                self._loading = progress
+                self._emit("loading", {"detail": status.detail, "percent": status.percent})
+        else:
+            self._loading = None
+        failed_before = before is not None and before.error_message == status.error_message
+        if status.error_message is not None and not failed_before:
+            self._on_error(status.error_code or "INTERNAL/ERROR", status.error_message)
+        if status.effective_sequence is not None and status.revision > self._effective_revision:
+            self._effective_revision = status.revision
+            self._emit("effective", {"revision": status.revision, "effective_frame": status.effective_sequence})
+
+    # What others ask
+
+    def moments(self, health: WorkerHealth) -> Moments:
+        """The moments that decide state and placard, without the errors of the stream."""
+        now = self._clock.monotonic()
+        input_fps, output_fps = self.traffic.rates(now)
+        return Moments(
+            publisher=self.publisher,
+            publisher_at=self.publisher_at,
+            first_input_at=self.traffic.input.first_at,
+            last_input_at=self.traffic.input.last_at,
+            first_output_at=self.traffic.output.first_at,
+            last_output_at=self.traffic.output.last_at,
+            input_fps=input_fps,
+            output_fps=output_fps,
+            worker=health.phase,
+            worker_error=health.last_error,
+            lane=self.lane_status,
+            lane_changed_at=self._lane_changed_at,
+            restart_at=self.restart_at,
+        )
+
+    def show_placard(self, health: WorkerHealth) -> Placard | None:
+        """Send the words that this moment asks for, if any; returns them. Once each tick."""
+        if self._media is None:
+            return None
+        with self._sending:
+            placard = choose_placard(self.moments(health), self._clock.monotonic(), self._thresholds)
+            if placard is not None:
+                self._media.send_placard(placard)
+        return placard
+
+    def statistics(self) -> MediaStatistics:
+        return MediaStatistics() if self._media is None else self._media.statistics()
+
+    def latest_picture(self) -> I420Frame | None:
+        return None if self._media is None else self._media.latest_picture()
+
+    def drops(self) -> dict[str, int]:
+        """Drops by reason since the publisher came."""
+        return {reason: count for reason, count in (self._all_drops() - self._drops_before).items() if count}
+
+    def total_drops(self) -> Counter[str]:
+        """Drops by reason since the media was opened."""
+        return self._all_drops()
+
+    async def close(self) -> None:
+        """End every session and free the lane. Idempotent."""
+        await self.close_lane()
+        media, self._media = self._media, None
+        if media is not None:
+            await media.close()
+
+    def _opened(self) -> MediaStream:
+        if self._media is None:
+            raise RuntimeError("the live stream is not open")
+        return self._media
+
+    def _all_drops(self) -> Counter[str]:
+        drops = self.traffic.drops() + self._ended_lanes + Counter(self.statistics().drops)
+        if self._lane is not None:
+            drops += _lane_drops(self._lane.statistics())
+        return drops
+
+
+def _lane_drops(statistics: LaneStatistics) -> Counter[str]:
+    return Counter(superseded=statistics.superseded, lost_in_worker=statistics.lost)
+
+
+__all__ = ["Emit", "LiveStream"]

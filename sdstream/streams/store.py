@@ -1,0 +1,284 @@
+"""Stream records on disk: SQLite under the data directory, written by one thread.
+
+A write is answered once its transaction is committed, so a process killed after the answer has lost nothing. Writes
+that wait together share a transaction. The event loop only ever waits for an `asyncio.Future`.
+"""
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from sdstream.clock import Clock
+from sdstream.errors import ConfigurationError, Unavailable
+from sdstream.streams.migrations import SCHEMA_VERSION, migrate
+from sdstream.streams.views import StreamRecord
+
+FILE_NAME = "state.sqlite"
+WAITING_WRITES = 4096
+WRITES_IN_A_TRANSACTION = 256
+LOCK_SECONDS = 5.0
+"""How long a start waits for the server before it to let go of the file."""
+
+_COLUMNS = (
+    "id, stream_key, output_playback_id, created_at, name, author, params, revision, output_rtmp_url,"
+    " from_playground, is_smoke_test"
+)
+_INSERT = f"INSERT INTO streams ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPDATE = "UPDATE streams SET params = ?, revision = ? WHERE id = ? AND revision < ?"
+_DELETE = "DELETE FROM streams WHERE id = ?"
+_SELECT = f"SELECT {_COLUMNS} FROM streams ORDER BY created_at, id"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A row: a record whose params are still text."""
+
+    id: str
+    stream_key: str
+    output_playback_id: str
+    created_at: datetime
+    name: str
+    author: str
+    params: str
+    revision: int
+    output_rtmp_url: str | None
+    from_playground: bool
+    is_smoke_test: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What the writer has done: `seconds` is the time spent in transactions."""
+
+    writes: int = 0
+    commits: int = 0
+    seconds: float = 0.0
+    slowest_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    statement: str
+    values: tuple[object, ...]
+    done: asyncio.Future[int]
+
+
+class StreamStore:
+    """The table of streams. One process at a time has the file; everything but the writer runs on the event loop."""
+
+    def __init__(self, file: Path, clock: Clock) -> None:
+        """Open or make `file`; raises `ConfigurationError` when it cannot be read and written."""
+        self._clock = clock
+        self._connection = _open(file)
+        self._writes: queue.Queue[_Write | None] = queue.Queue(WAITING_WRITES)
+        self._closed = False
+        self.statistics = StoreStatistics()
+        self._thread = threading.Thread(target=self._run, name="stream-store", daemon=True)
+        self._rows = _read(self._connection, file)
+        self._thread.start()
+
+    def load(self) -> list[StoredStream]:
+        """The rows that were there when the store was opened, oldest first."""
+        return list(self._rows)
+
+    async def insert(self, record: StreamRecord, params: str) -> None:
+        """Store a new stream. Raises `Unavailable` when the disk refuses; nothing is stored then."""
+        await self._write(
+            _INSERT,
+            (
+                record.id,
+                record.stream_key,
+                record.output_playback_id,
+                record.created_at.isoformat(),
+                record.name,
+                record.author,
+                params,
+                record.revision,
+                record.output_rtmp_url,
+                int(record.from_playground),
+                int(record.is_smoke_test),
+            ),
+        )
+
+    async def update(self, stream_id: str, params: str, revision: int) -> bool:
+        """Store new params; a lower revision never replaces a higher. False when nothing changed."""
+        return await self._write(_UPDATE, (params, revision, stream_id, revision)) > 0
+
+    async def delete(self, stream_id: str) -> bool:
+        """Delete a stream; False when it was not there."""
+        return await self._write(_DELETE, (stream_id,)) > 0
+
+    async def close(self) -> None:
+        """Commit what waits and let go of the file. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._writes.put, None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    async def _write(self, statement: str, values: tuple[object, ...]) -> int:
+        if self._closed:
+            raise Unavailable("The stream store is closed.")
+        write = _Write(statement, values, asyncio.get_running_loop().create_future())
+        try:
+            self._writes.put_nowait(write)
+        except queue.Full:
+            raise Unavailable(
+                "Too many changes wait for the disk.", hint="The data directory's disk is slow."
+            ) from None
+        try:
+            return await write.done
+        except sqlite3.Error as error:
+            raise Unavailable(
+                "The stream cannot be stored.", hint=f"The data directory's disk refuses: {error}."
+            ) from error
+
+    def _run(self) -> None:
+        while True:
+            first = self._writes.get()
+            if first is None:
+                return
+            batch, last = self._gather(first)
+            self._commit(batch)
+            if last:
+                return
+
+    def _gather(self, first: _Write) -> tuple[list[_Write], bool]:
+        batch = [first]
+        while len(batch) < WRITES_IN_A_TRANSACTION:
+            try:
+                write = self._writes.get_nowait()
+            except queue.Empty:
+                break
+            if write is None:
+                return batch, True
+            batch.append(write)
+        return batch, False
+
+    def _commit(self, batch: list[_Write]) -> None:
+        began = self._clock.monotonic()
+        try:
+            outcomes = self._apply(batch)
+        except sqlite3.Error as refusal:
+            if len(batch) > 1:  # one bad write must not fail its neighbours
+                for write in batch:
+                    self._commit([write])
+                return
+            _answer(batch[0], lambda done, refusal=refusal: done.set_exception(refusal))
+            return
+        seconds = self._clock.monotonic() - began
+        self.statistics = replace(
+            self.statistics,
+            writes=self.statistics.writes + len(batch),
+            commits=self.statistics.commits + 1,
+            seconds=self.statistics.seconds + seconds,
+            slowest_seconds=max(self.statistics.slowest_seconds, seconds),
+        )
+        for write, count in zip(batch, outcomes, strict=True):
+            _answer(write, lambda done, count=count: done.set_result(count))
+
+    def _apply(self, batch: list[_Write]) -> list[int]:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            outcomes = [connection.execute(write.statement, write.values).rowcount for write in batch]
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
+            raise
+        return outcomes
+
+
+def _answer(write: _Write, settle: Callable[[asyncio.Future[int]], None]) -> None:
+    def settle_once() -> None:
+        if not write.done.done():  # the caller may have gone away meanwhile
+            settle(write.done)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        write.done.get_loop().call_soon_threadsafe(settle_once)
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The data directory {file.parent} cannot be made: {error.strerror}.") from error
+    try:
+        connection = sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise ConfigurationError(_explain(file, error)) from error
+    try:
+        _prepare(connection, file)
+    except sqlite3.Error as error:
+        connection.close()
+        raise ConfigurationError(_explain(file, error)) from error
+    except ConfigurationError:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, file: Path) -> None:
+    # One process owns the file: two servers with the same streams would undo each other's updates, and without the
+    # shared index WAL also works on network volumes.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A killed process loses nothing with NORMAL; a power cut may lose the last moments, never the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{file} was written by a newer sdstream (schema {version}, this one knows {SCHEMA_VERSION}).",
+            hint="Run the newer version, or name another data directory with SDSTREAM_DATA_DIR.",
+        )
+    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise ConfigurationError(
+            f"{file} is damaged: {problem}.", hint="Move the file away; a new one is made, without the old streams."
+        )
+    migrate(connection, version)
+    # A write at once, so that a full or read-only disk is named now and not at the first create.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('opened', hex(randomblob(2048)))")
+    connection.execute("COMMIT")
+
+
+def _read(connection: sqlite3.Connection, file: Path) -> list[StoredStream]:
+    try:
+        rows = connection.execute(_SELECT).fetchall()
+        return [_stored(row) for row in rows]
+    except (sqlite3.Error, ValueError) as error:
+        connection.close()
+        raise ConfigurationError(f"{file} cannot be read: {error}.") from error
+
+
+def _stored(row: tuple[str, str, str, str, str, str, str, int, str | None, int, int]) -> StoredStream:
+    identity, key, playback, created, name, author, params, revision, rtmp, playground, smoke = row
+    return StoredStream(
+        identity, key, playback, datetime.fromisoformat(created), name, author, params, revision, rtmp,
+        bool(playground), bool(smoke),
+    )  # fmt: skip
+
+
+def _explain(file: Path, error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_BUSY"):
+        return f"{file} is in use by another sdstream server; one data directory serves one server."
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return f"{file} is damaged or not a database: {error}. Move it away to start with no streams."
+    if name.startswith("SQLITE_FULL"):
+        return f"The disk of {file.parent} is full."
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return f"{file} cannot be written: {error}. Name a writable directory with SDSTREAM_DATA_DIR."
+    return f"{file} cannot be used: {error}."
+
+
+__all__ = ["FILE_NAME", "StoreStatistics", "StoredStream", "StreamStore"]

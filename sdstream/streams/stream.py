@@ -1,0 +1,307 @@
+"""One stream: its record, its live part if it has one, and what is known of its past."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from sdstream.clock import Clock
+from sdstream.errors import NoPictureYet, SessionNotFound, StreamNotFound
+from sdstream.media.ports import MediaBackend, MediaStatistics, PublisherState, SessionAnswer
+from sdstream.params import StreamParams, wire_params
+from sdstream.streams.duties import Use
+from sdstream.streams.events import EventLog
+from sdstream.streams.live import LiveStream
+from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
+from sdstream.streams.totals import Totals
+from sdstream.streams.views import StreamRecord, StreamState, StreamStatus
+from sdstream.worker.ports import WorkerClient, WorkerHealth
+
+log = structlog.get_logger(__name__)
+
+
+class Stream:
+    """A record come alive. Runs on the event loop; opening and closing the live part happens under one lock."""
+
+    def __init__(
+        self,
+        record: StreamRecord,
+        *,
+        media: MediaBackend,
+        worker: WorkerClient,
+        clock: Clock,
+        thresholds: Thresholds,
+        used_at: float | None,
+    ) -> None:
+        self.saved = record
+        """The newest record that is on disk: what others are shown and what the worker is given."""
+        self.accepted = record
+        """The newest record that an update made; further updates merge over it while it is being saved."""
+        self.live: LiveStream | None = None
+        self.lock = asyncio.Lock()
+        self.deleted = False
+        self.touched_at = clock.monotonic()
+        self.used_at = used_at
+        self.ended = Totals()
+        """What the live parts that ended have counted."""
+        self.events = EventLog(record.id, clock)
+        self.updated_at: datetime | None = None
+        self._media = media
+        self._worker = worker
+        self._clock = clock
+        self._thresholds = thresholds
+        self._state = StreamState.OFFLINE
+        self._state_changed_at: datetime | None = None
+        self._error: str | None = None
+        self._error_at: float | None = None
+        self._restart_at: float | None = None
+        self._restarts = 0
+        self._last_params: Mapping[str, Any] | None = None
+        self._revision = record.revision
+
+    # Sessions
+
+    async def publish(self, offer: str) -> SessionAnswer:
+        """Answer a WHIP offer and open what it needs. Raises `InvalidSdp`, and then nothing has changed."""
+        async with self.lock:
+            if self.deleted:
+                raise StreamNotFound("This stream was deleted.")
+            live = self.live or await self._open_live()
+            try:
+                answer = await live.publish(offer)
+                given = self.saved.revision
+                await live.ensure_lane(self._worker, self.saved.params, given)
+            except BaseException:
+                if self.live is not live:
+                    await live.close()
+                raise
+            self.live = live
+            live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered
+            if self.saved.revision != given:
+                live.apply(self.saved.params, self.saved.revision)
+        self.use()
+        self.observe()
+        return answer
+
+    async def watch(self, offer: str) -> SessionAnswer:
+        """Answer a WHEP offer. Raises `NoPictureYet` until an offer of a publisher was accepted."""
+        live = self.live
+        if live is None:
+            raise NoPictureYet("Nobody publishes to this stream yet.")
+        answer = await live.watch(offer)
+        if self.live is not live:
+            raise NoPictureYet("The stream ended while the offer was being answered.")
+        self.use()
+        return answer
+
+    async def end_publish_session(self, session_id: str) -> None:
+        if self.live is None or not await self.live.end_publish_session(session_id):
+            raise SessionNotFound("There is no such publish session.")
+        self.observe()
+
+    async def end_watch_session(self, session_id: str) -> None:
+        if self.live is None or not await self.live.end_watch_session(session_id):
+            raise SessionNotFound("There is no such watch session.")
+
+    async def add_publish_candidates(self, session_id: str, fragment: str) -> None:
+        if self.live is None or not await self.live.add_publish_candidates(session_id, fragment):
+            raise SessionNotFound("There is no such publish session.")
+
+    async def add_watch_candidates(self, session_id: str, fragment: str) -> None:
+        if self.live is None or not await self.live.add_watch_candidates(session_id, fragment):
+            raise SessionNotFound("There is no such watch session.")
+
+    # Params
+
+    def accept(self, params: StreamParams) -> StreamRecord:
+        """The record with new params, which further updates build on; `commit` or `abandon` must follow."""
+        self._revision += 1
+        self.accepted = replace(self.accepted, params=params, revision=self._revision)
+        return self.accepted
+
+    def commit(self, record: StreamRecord) -> None:
+        """`record` is on disk: have the worker apply it, unless a newer one already is."""
+        if record.revision > self.accepted.revision:
+            self.accepted = record
+        if record.revision <= self.saved.revision:
+            return
+        self.saved = record
+        self.updated_at = self._clock.now()
+        self._last_params = wire_params(record.params)
+        if self.live is not None:
+            self.live.apply(record.params, record.revision)
+
+    def abandon(self, record: StreamRecord) -> None:
+        """`record` could not be saved: updates build on what was."""
+        if self.accepted.revision >= record.revision:
+            self.accepted = self.saved
+
+    # Time
+
+    @property
+    def state(self) -> StreamState:
+        """The state that was computed last."""
+        return self._state
+
+    @property
+    def is_publishing(self) -> bool:
+        """Whether a publisher has its session now."""
+        return self.live is not None and self.live.publisher is not PublisherState.ABSENT
+
+    @property
+    def viewers(self) -> int:
+        return 0 if self.live is None else self.live.viewers
+
+    def is_busy(self, since: float) -> bool:
+        """Whether the stream takes a place of the server's capacity: it was used after `since`, monotonic seconds."""
+        return self.is_publishing or (self.used_at is not None and self.used_at > since)
+
+    def touch(self) -> None:
+        """A request named the stream."""
+        self.touched_at = self._clock.monotonic()
+
+    def use(self) -> None:
+        """Somebody really uses the stream."""
+        self.touched_at = self.used_at = self._clock.monotonic()
+
+    def usage(self) -> Use:
+        """How the stream is used, for `decide_duty`."""
+        live = self.live
+        if live is None:
+            return Use(self.touched_at)
+        return Use(
+            touched_at=self.touched_at,
+            is_live=True,
+            has_lane=live.has_lane,
+            publisher=live.publisher,
+            publisher_at=live.publisher_at,
+            publisher_left_at=live.publisher_left_at,
+            last_input_at=live.traffic.input.last_at,
+            viewers=live.viewers,
+        )
+
+    def observe(self) -> Verdict:
+        """Compute the state; show the placard that goes with it, and tell when it changed."""
+        health = self._worker.health()
+        verdict = compute_state(self._moments(health), self._clock.monotonic(), self._thresholds)
+        if verdict.state is not self._state:
+            previous, self._state = self._state, verdict.state
+            self._state_changed_at = self._clock.now()
+            data = {"state": verdict.state.value, "previous": previous.value, "reason": verdict.reason}
+            self.events.emit("state", data)
+            log.info("stream state", stream_id=self.saved.id, **data)
+        live = self.live
+        if live is not None:
+            live.show_placard(health)
+            live.traffic.note_encoder(live.statistics().encode_seconds)
+            if live.publisher is not PublisherState.ABSENT or live.viewers:
+                self.use()
+        return verdict
+
+    def note_worker(self, health: WorkerHealth, restarted: bool) -> None:
+        """The worker process changed its phase, or was started again."""
+        if self.live is None:
+            return
+        if restarted:
+            self._restarts += 1
+            self._restart_at = self._clock.monotonic()
+            self.live.restart_at = self._restart_at
+            self._note_error("WORKER/UNAVAILABLE", health.last_error or "The worker process ended.")
+        self.events.emit("worker", {"phase": health.phase.value, "restarts": health.restarts})
+
+    # What others ask
+
+    def status(self) -> StreamStatus:
+        """All that is known at this moment."""
+        verdict = self.observe()
+        health = self._worker.health()
+        now = self._clock.monotonic()
+        moments = self._moments(health)
+        live = self.live
+        return StreamStatus(
+            stream_id=self.saved.id,
+            state=verdict.state,
+            started_at=self._date(live.publisher_at if live else None) or self.saved.created_at,
+            state_changed_at=self._state_changed_at,
+            reason=verdict.reason,
+            publisher_accepted=live is not None,
+            input_fps=moments.input_fps,
+            output_fps=moments.output_fps,
+            last_input_at=self._date(moments.last_input_at),
+            last_output_at=self._date(moments.last_output_at),
+            last_params_update_at=self.updated_at,
+            last_params=self._last_params,
+            last_error=self._error,
+            last_error_at=self._date(self._error_at),
+            last_restart_at=self._date(self._restart_at),
+            restart_count=self._restarts,
+            last_restart_logs=health.last_restart_logs if self._restarts else (),
+            revision=self.saved.revision,
+            lane=live.lane_status if live else None,
+            media=live.statistics() if live else MediaStatistics(),
+            latencies=live.traffic.latencies(now) if live else {},
+            drops=live.drops() if live else {},
+        )
+
+    def totals(self) -> Totals:
+        """What the stream has counted since it was made or loaded."""
+        return self.ended if self.live is None else self.ended + Totals.of(self.live)
+
+    # The end
+
+    async def end_publisher(self) -> None:
+        """End the publisher's session as if it had asked for it."""
+        live = self.live
+        if live is not None and live.publish_session is not None:
+            await live.end_publish_session(live.publish_session)
+            self.observe()
+
+    async def close_lane(self) -> None:
+        async with self.lock:
+            if self.live is not None and self.live.publisher is PublisherState.ABSENT:
+                await self.live.close_lane()
+
+    async def close_live(self, *, force: bool = False) -> None:
+        """End every session and free the worker; unless forced, only while nobody publishes or watches."""
+        async with self.lock:
+            live = self.live
+            if live is None or (not force and (live.publisher is not PublisherState.ABSENT or live.viewers)):
+                return
+            self.ended += Totals.of(live)
+            self.live = None
+            await live.close()
+        self.observe()
+
+    def end_events(self, reason: str) -> None:
+        """Emit the last event."""
+        self.events.emit("deleted", {"reason": reason})
+        self.events.close()
+
+    async def _open_live(self) -> LiveStream:
+        live = LiveStream(
+            self.saved.id, self._clock, self._thresholds, emit=self.events.emit, on_error=self._note_error
+        )
+        await live.open(self._media, self.saved.params.output_size)
+        return live
+
+    def _note_error(self, code: str, message: str) -> None:
+        self._error = message
+        self._error_at = self._clock.monotonic()
+        self.events.emit("error", {"code": code, "message": message})
+        log.warning("stream error", stream_id=self.saved.id, code=code, message=message)
+
+    def _moments(self, health: WorkerHealth) -> Moments:
+        if self.live is None:
+            return Moments(worker=health.phase, worker_error=health.last_error)
+        return replace(self.live.moments(health), error=self._error, error_at=self._error_at)
+
+    def _date(self, moment: float | None) -> datetime | None:
+        if moment is None:
+            return None
+        return self._clock.now() - timedelta(seconds=self._clock.monotonic() - moment)
+
+
+__all__ = ["Stream"]
