@@ -1,0 +1,131 @@
+"""The two places where a caller hands over an address: the style image and the RTMP target."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from sdstream.params.vocabulary import MAX_URL
+
+MAX_STYLE_IMAGE = 10 * 1024 * 1024
+"""Characters of a style image given as a data URI."""
+_DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32};base64,", re.ASCII)
+_SIGNATURES = {
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "jpeg": re.compile(rb"\xff\xd8\xff"),
+    "gif": re.compile(rb"GIF8[79]a"),
+    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "bmp": re.compile(rb"BM"),
+    "avif": re.compile(rb"....ftyp(avif|avis|heic|mif1)", re.DOTALL),
+}
+
+
+class StyleImage(str):
+    """The address of a style image that has been checked: an http(s) URL or a base64 data URI.
+
+    A type of its own, so that merging an update into a stream does not check megabytes again.
+    """
+
+    __slots__ = ()
+
+    @property
+    def is_data(self) -> bool:
+        return self.startswith("data:")
+
+    @property
+    def short(self) -> str:
+        """The address for lists and logs: a data URI without its data."""
+        if not self.is_data:
+            return str(self)
+        head = self.partition(",")[0]
+        return f"{head},... ({len(self)} characters)"
+
+    def content(self) -> bytes:
+        """The encoded picture inside a data URI. Raises `ValueError` for a URL."""
+        if not self.is_data:
+            raise ValueError("a URL has to be fetched")
+        return base64.b64decode(self.partition(",")[2])
+
+
+def read_style_image(value: Any) -> StyleImage | None:
+    """Check a style image: `https://`, `http://`, `data:image/...;base64,` or bare base64; empty means none.
+
+    Bare base64 becomes a data URI of the kind of picture that it starts like. Raises pydantic's custom error.
+    """
+    if value is None or isinstance(value, StyleImage):
+        return value
+    if not isinstance(value, str):
+        raise _wrong("must be a text: a URL or a data URI")
+    text = value.strip()
+    if not text:
+        return None
+    if len(text) > MAX_STYLE_IMAGE:
+        raise _wrong(f"has more than {MAX_STYLE_IMAGE} characters; make the picture smaller")
+    if text[:5].lower() == "data:":
+        head = _DATA_URI.match(text)
+        if head is None:
+            raise _wrong("must be a data URI of the form data:image/png;base64,...")
+        _sniff(text[head.end() :])
+        return StyleImage(text)
+    if re.match(r"https?://", text, re.IGNORECASE):
+        _check_url(text, schemes={"http", "https"})
+        return StyleImage(text)
+    if "://" not in text[:32] and len(text) >= 64:
+        return StyleImage(f"data:image/{_sniff(text)};base64,{text}")
+    raise _wrong("must start with https://, http:// or data:image/")
+
+
+def read_rtmp_target(value: Any) -> str:
+    """Check an RTMP target: `rtmp://host/...` or `rtmps://host/...`. Raises pydantic's custom error."""
+    if not isinstance(value, str):
+        raise _wrong("must be a text: an rtmp:// or rtmps:// URL")
+    text = value.strip()
+    if not re.match(r"rtmps?://", text, re.IGNORECASE):
+        raise _wrong("must start with rtmp:// or rtmps://")
+    _check_url(text, schemes={"rtmp", "rtmps"})
+    return text
+
+
+def _check_url(text: str, schemes: set[str]) -> None:
+    if len(text) > MAX_URL:
+        raise _wrong(f"has more than {MAX_URL} characters")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise _wrong("must be a URL of plain ASCII, other characters percent-encoded")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        raise _wrong("is not a URL with a host")
+
+
+def _sniff(text: str) -> str:
+    """The kind of picture that base64 `text` holds, by its first bytes."""
+    try:
+        content = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error is one, and so is the error for text that is not ASCII
+        raise _wrong("holds data that is not base64") from None
+    for kind, signature in _SIGNATURES.items():
+        if signature.match(content):
+            return kind
+    raise _wrong(f"holds no picture: its data starts like none of {', '.join(_SIGNATURES)}")
+
+
+def _wrong(message: str) -> PydanticCustomError:
+    # The message is a template to pydantic; it has no fields, so no brace may reach it.
+    return PydanticCustomError("address", message.replace("{", "(").replace("}", ")"))  # pyright: ignore[reportArgumentType]
+
+
+StyleImageField = Annotated[
+    StyleImage | None,
+    PlainValidator(read_style_image),
+    PlainSerializer(lambda value: None if value is None else str(value), return_type=str | None),
+    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_STYLE_IMAGE}, {"type": "null"}]}),
+]
+
+__all__ = ["MAX_STYLE_IMAGE", "StyleImage", "StyleImageField", "read_rtmp_target", "read_style_image"]

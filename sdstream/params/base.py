@@ -1,0 +1,39 @@
+"""How every object of the wire is read: unknown members and nulls are dropped, never fatal."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+
+from sdstream.params.problems import Notes
+
+
+class WireModel(BaseModel):
+    """A frozen object of the wire.
+
+    `place` is its path for warnings. A null member counts as absent unless `null_means_something` names it. Unknown
+    members are dropped and, when the validation context has a `Notes` under `notes`, noted there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_default=True)
+
+    place: ClassVar[str] = "params"
+    null_means_something: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_means_nothing(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        notes = info.context.get("notes") if isinstance(info.context, dict) else None
+        kept: dict[Any, Any] = {}
+        for name, value in cast("Mapping[Any, Any]", data).items():
+            if name not in cls.model_fields:
+                if isinstance(notes, Notes):
+                    notes.ignored(f"{cls.place}.{name}", cls.model_fields)
+            elif value is not None or name in cls.null_means_something:
+                kept[name] = value
+        return kept
+
+
+__all__ = ["WireModel"]

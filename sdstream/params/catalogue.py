@@ -1,0 +1,7 @@
+"""Everything there is to know of every parameter, as data, for the playground and the documentation."""
+
+from typing import Any
+
+
+def parameter_catalogue() -> list[dict[str, Any]]:
+    return []

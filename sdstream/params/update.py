@@ -1,0 +1,132 @@
+"""Merges the body of `PATCH /v1/streams/{id}` into the parameters in force."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sdstream.params.adapters import AdapterSettings
+from sdstream.params.controlnets import ControlNet, counterpart
+from sdstream.params.envelope import open_envelope
+from sdstream.params.models import ModelEntry, ModelTable
+from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare
+from sdstream.params.problems import Notes, Problem, is_object, refuse
+from sdstream.params.validation import check
+from sdstream.params.variants import VARIANTS, StreamParams
+from sdstream.settings import Family
+
+MERGED_OBJECTS = (
+    "ip_adapter",
+    "cached_attention",
+    "image_preprocessing",
+    "image_postprocessing",
+    "latent_preprocessing",
+    "latent_postprocessing",
+)
+"""Objects that merge member by member; arrays, those inside them too, are replaced whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The whole parameters after an update, and what the caller should know about it."""
+
+    params: StreamParams
+    warnings: tuple[str, ...] = ()
+
+
+def apply_update(current: StreamParams, body: object, models: ModelTable, size_policy: SizePolicy = "reject") -> Update:
+    """Merge an update body, as decoded from JSON, over `current`, which stays as it is.
+
+    Absent and null members keep their value (`lora_dict: null` clears). `{pipeline, params}`, bare `{params}` and loose
+    parameters are taken. A new `model_id` of another family carries over what that family has too.
+    Raises `InvalidParams`, whose `details` list everything that is wrong with the merged parameters.
+    """
+    notes, problems = Notes(), list[Problem]()
+    envelope = open_envelope(body, notes, problems, creating=False)
+    sent = dict(envelope.params)
+    wanted = sent.pop("model_id", None)
+    family, model_id, doubtful = current.family, current.model_id, frozenset[str]()
+    if wanted is not None and wanted != current.model_id:
+        found = models.find(wanted)
+        if isinstance(found, ModelEntry):
+            family, model_id = found.family, found.id
+        else:
+            problems.append(found)
+            doubtful = frozenset({"model_id"})
+    values = prepare(sent, family, size_policy, notes)
+    base = dict(current) if family == current.family else _carry_over(current, family, values, notes)
+    _note_face_flip(base, values, notes)
+    merged = _merge(base, values)
+    if "num_inference_steps" in values and "t_index_list" not in values:
+        _clamp_steps(merged, notes)
+    params, more = check({**merged, "model_id": model_id}, family, notes, doubtful)
+    problems += more
+    if params is None or problems:
+        raise refuse(problems)
+    return Update(params, notes.as_tuple())
+
+
+def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**base, **values}
+    for name in MERGED_OBJECTS:
+        old, new = base.get(name), values.get(name)
+        if old is not None and isinstance(new, Mapping):
+            given = {member: value for member, value in cast("Mapping[str, Any]", new).items() if value is not None}
+            merged[name] = {**dict(old), **given}
+    return merged
+
+
+def _clamp_steps(merged: dict[str, Any], notes: Notes) -> None:
+    # Daydream's engine does the same when the schedule shrinks under a list that was not sent along.
+    length, steps = merged["num_inference_steps"], merged["t_index_list"]
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 100:
+        return
+    clamped = tuple(min(step, length) for step in steps)
+    if clamped != steps:
+        merged["t_index_list"] = clamped
+        notes.add(f"params.t_index_list was cut to {list(clamped)} to fit num_inference_steps {length}")
+
+
+def _note_face_flip(base: Mapping[str, Any], values: Mapping[str, Any], notes: Notes) -> None:
+    adapter = values.get("ip_adapter")
+    stored = base.get("ip_adapter")
+    if is_object(adapter) and cast("Any", adapter).get("type") == "regular" and getattr(stored, "type", "") == "faceid":
+        notes.add(
+            "params.ip_adapter.type changes from faceid to regular; Daydream's SDKs send regular unless told otherwise, "
+            "so repeat type: faceid to keep it"
+        )
+
+
+def _carry_over(current: StreamParams, family: Family, values: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """What a stream keeps when its model changes to one of another family, where the caller does not say."""
+    target = VARIANTS[family]
+    kept = {name: value for name, value in current if name in target.model_fields}
+    if current.lcm_lora_id == type(current).model_fields["lcm_lora_id"].default:
+        kept["lcm_lora_id"] = target.model_fields["lcm_lora_id"].default
+    adapter = kept.pop("ip_adapter", None)
+    if isinstance(adapter, AdapterSettings) and "ip_adapter" in target.model_fields:
+        members = dict(adapter)
+        if members.get("type") == "faceid" and family == "sd15":
+            members["type"] = "regular"
+            notes.add("params.ip_adapter.type faceid is not offered for SD 1.5 models; regular is used")
+        kept["ip_adapter"] = target.model_validate({"model_id": "-", "ip_adapter": members}).__dict__["ip_adapter"]
+    for name in ADAPTER_MEMBERS:
+        lost = getattr(current, name, None)
+        if name not in target.model_fields and lost is not None and getattr(lost, "enabled", True):
+            notes.add(f"params.{name} is dropped: {family} models have none")
+    if "controlnets" not in values:
+        kept["controlnets"] = _translate_controlnets(current.controlnets, family, notes)
+    return kept
+
+
+def _translate_controlnets(controlnets: tuple[ControlNet, ...], family: Family, notes: Notes) -> tuple[ControlNet, ...]:
+    translated: list[ControlNet] = []
+    for controlnet in controlnets:
+        same = counterpart(controlnet.model_id, family)
+        if same is None:
+            notes.add(f"{controlnet.model_id} is dropped: {family} models have none of its kind")
+        else:
+            translated.append(ControlNet.model_validate({**dict(controlnet), "model_id": same}))
+    return tuple(translated)
+
+
+__all__ = ["MERGED_OBJECTS", "Update", "apply_update"]
