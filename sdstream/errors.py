@@ -2,6 +2,7 @@
 
     SdstreamError
     ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
+    ├── CommandFailed                 a command of the command line could not do its work
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
@@ -53,6 +54,12 @@ class ConfigurationError(SdstreamError):
 
     code = "CONFIGURATION/INVALID"
     hint = "Correct the setting that the message names; `sdstream doctor` checks them all."
+
+
+class CommandFailed(SdstreamError):
+    """A command of the command line could not do its work: a file that is no video, a server that refuses."""
+
+    code = "COMMAND/FAILED"
 
 
 class RequestError(SdstreamError):
@@ -135,6 +142,7 @@ class MethodNotAllowed(RequestError):
 
     code = "METHOD_NOT_ALLOWED"
     status = 405
+    hint = "The `Allow` header lists the methods of this path."
 
 
 class Conflict(RequestError):
@@ -158,6 +166,7 @@ class UnsupportedMedia(RequestError):
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
+    hint = "WHIP and WHEP offers are sent as `Content-Type: application/sdp`."
 
 
 class TooManyRequests(RequestError):
@@ -178,9 +187,13 @@ class CapacityReached(TooManyRequests):
 
 
 class RateLimited(TooManyRequests):
-    """Too many requests in a short time from one key or on one stream."""
+    """Too many requests in a short time from one key or on one stream; `retry_after` is whole seconds."""
 
     code = "RATE_LIMIT/EXCEEDED"
+
+    def __init__(self, message: str, *, retry_after: int = 1, details: Any = None) -> None:
+        super().__init__(message, details=details)
+        self.headers = {"Retry-After": str(retry_after)}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class InternalError(RequestError):

@@ -12,11 +12,12 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ KEY_PREFIX = "sds_"
 LONGEST_KEY = 4096
 """Characters; anything longer is refused before it is hashed."""
 LONGEST_NAME = 200
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,8 @@ def _load(file: Path) -> tuple[KeyEntry, ...]:
         members = [field.name for field in fields(KeyEntry)]
         raw = cast("list[dict[str, Any]]", content["keys"])
         entries = tuple(KeyEntry(**{name: item[name] for name in members if name in item}) for item in raw)
-        if not all(isinstance(value, str) for entry in entries for value in (entry.digest, entry.name, entry.author)):
-            raise TypeError("a member is not a string")
+        if not all(_DIGEST.fullmatch(entry.digest) for entry in entries):
+            raise ValueError("a digest is not 64 hexadecimal digits")
     except OSError as error:
         raise ConfigurationError(f"cannot read the keys in {file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:

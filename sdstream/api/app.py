@@ -1,0 +1,133 @@
+"""The FastAPI application: which path leads to which method, and what surrounds them all."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
+
+from sdstream import __version__
+from sdstream.api.answers import as_request_error, error_answer
+from sdstream.api.context import Context
+from sdstream.api.edge import Edge
+from sdstream.api.keys import KeyRing
+from sdstream.api.pages import Pages
+from sdstream.api.ports import Streams
+from sdstream.api.reference import ReferencePage
+from sdstream.api.routes.extensions import ExtensionRoutes
+from sdstream.api.routes.server import ServerRoutes
+from sdstream.api.routes.sessions import SessionRoutes
+from sdstream.api.routes.streams import StreamRoutes
+from sdstream.api.specification import DESCRIPTION, OPERATIONS, build_document
+from sdstream.clock import Clock
+from sdstream.errors import RequestError
+from sdstream.settings import Settings
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class PlainRoute(APIRoute):
+    """A route of the OpenAPI document whose endpoint takes the request and makes the response itself.
+
+    FastAPI's dependency solving and response validation would cost more than the work of most endpoints.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
+def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock) -> FastAPI:
+    """The ASGI application over `service`, which the caller starts and closes."""
+    context = Context(service, settings, keys, clock)
+    app = FastAPI(
+        title="sdstream",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={RequestError: _answer_error, HTTPException: _answer_error},
+    )
+    for name, endpoint in endpoints(context).items():
+        operation = OPERATIONS[name]
+        app.router.add_api_route(
+            operation.path,
+            endpoint,
+            methods=[operation.method],
+            name=name,
+            operation_id=name,
+            response_model=None,
+            route_class_override=PlainRoute,
+            include_in_schema=False,
+        )
+    document = build_document()
+    reference = ReferencePage(document, settings)
+    app.add_route("/openapi.json", reference.document, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs", reference.page, methods=["GET"], include_in_schema=False)
+    app.router.routes.extend(Pages(settings).routes())
+    app.openapi = lambda: document
+    app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=service.ice_links)
+    return app
+
+
+def endpoints(context: Context) -> dict[str, Endpoint]:
+    """Every endpoint under the name that `OPERATIONS` describes it by; the busiest come first in the router."""
+    streams = StreamRoutes(context)
+    sessions = SessionRoutes(context)
+    extensions = ExtensionRoutes(context)
+    server = ServerRoutes(context)
+    return {
+        "update_stream": streams.update,
+        "get_stream": streams.read,
+        "get_stream_status": streams.status,
+        "create_stream": streams.create,
+        "list_streams": streams.list,
+        "delete_stream": streams.delete_by_query,
+        "delete_stream_by_path": streams.delete_by_path,
+        "publish": sessions.publish,
+        "watch": sessions.watch,
+        "end_publish_session": sessions.end_publish,
+        "end_watch_session": sessions.end_watch,
+        "trickle_publish": sessions.trickle_publish,
+        "trickle_watch": sessions.trickle_watch,
+        "update_prompts": streams.update_by_old_path,
+        "get_snapshot": extensions.snapshot,
+        "follow_events": extensions.events,
+        "list_models": extensions.models,
+        "list_parameters": extensions.parameters,
+        "get_capacity": extensions.capacity,
+        "create_api_key": extensions.create_key,
+        "get_version": server.version,
+        "get_health": server.health,
+        "get_readiness": server.ready,
+        "ping": server.ping,
+        "get_metrics": server.metrics,
+    }
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    known = as_request_error(error)
+    response = error_answer(known, request.scope)
+    if known.status == 405:
+        response.headers["Allow"] = ", ".join(allowed_methods(request.app.router.routes, request.scope))
+    return response
+
+
+def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
+    """Every method that the path of `scope` takes, also those of its other routes."""
+    methods = {"OPTIONS"}
+    for route in routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods)
+
+
+__all__ = ["PlainRoute", "allowed_methods", "create_app", "endpoints"]

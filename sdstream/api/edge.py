@@ -1,0 +1,117 @@
+"""The outermost layer around every request: id, CORS, preflight, HEAD, prefix, log line and the last catch.
+
+Plain ASGI: it adds no task, no copy of the body and no buffering.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdstream.api.answers import HEAD, REQUEST_ID, as_request_error, error_answer
+from sdstream.clock import Clock
+
+METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    # No credentials mode: the key travels in a header that pages set themselves, so any origin may call.
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"Location, ETag, Link, Livepeer-Playback-URL, Retry-After, X-Request-Id"),
+    (b"access-control-allow-private-network", b"true"),
+)
+PREFLIGHT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"access-control-allow-methods", METHODS.encode()),
+    # `*` would not cover Authorization, so each header is named.
+    (
+        b"access-control-allow-headers",
+        b"Authorization, Content-Type, If-Match, x-client-source, Accept, Last-Event-ID, X-Request-Id, traceparent",
+    ),
+    (b"access-control-max-age", b"86400"),
+    (b"accept-post", b"application/json, application/sdp"),
+)
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+logger = structlog.get_logger(__name__)
+
+
+class Edge:
+    """ASGI middleware. `links` gives the `Link` values of a WHIP or WHEP preflight."""
+
+    def __init__(self, app: ASGIApp, *, prefix: str, clock: Clock, links: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._prefix = prefix
+        self._clock = clock
+        self._links = links
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._prefix and scope["path"].startswith(self._prefix + "/"):
+            scope["path"] = scope["path"][len(self._prefix) :]
+        request_id = scope[REQUEST_ID] = _request_id(scope)
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        added = (*CORS_HEADERS, (b"x-request-id", request_id.encode()))
+        started = self._clock.monotonic()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *added]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await self._preflight(scope, send_with_headers)
+            return
+        if scope["method"] == "HEAD":  # as RFC 9110 asks, wherever there is a GET
+            # In a copy: the HTTP server looks at its own to know that no body may follow.
+            scope = {**scope, "method": "GET", HEAD: True}
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception as error:  # the supervisor of requests: it names what failed and answers 500
+            known = as_request_error(error)
+            logger.error("request failed", method=scope["method"], path=_template(scope), exc_info=error)
+            if status:  # too late for an envelope: cut the connection, so that nobody takes half an answer for whole
+                raise
+            await error_answer(known, scope)(scope, receive, send_with_headers)
+        self._log(scope, status, started)
+
+    async def _preflight(self, scope: Scope, send: Send) -> None:
+        headers = [*PREFLIGHT_HEADERS, (b"allow", METHODS.encode())]
+        if scope["path"].endswith(("/whip", "/whep")):
+            headers += [(b"link", link.encode("latin-1", "ignore")) for link in self._links()]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _log(self, scope: Scope, status: int, started: float) -> None:
+        # The template and not the path: stream keys must not reach a log.
+        line = logger.warning if status >= 500 else logger.debug
+        line(
+            "request",
+            method=scope["method"],
+            path=_template(scope),
+            status=status,
+            milliseconds=round(1000 * (self._clock.monotonic() - started), 1),
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _GIVEN_ID.fullmatch(given):
+                return given
+    return "req_" + secrets.token_hex(8)
+
+
+def _template(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "unknown"))
+
+
+__all__ = ["CORS_HEADERS", "METHODS", "PREFLIGHT_HEADERS", "Edge"]

@@ -1,0 +1,1 @@
+"""The endpoints, by subject. Each class takes the shared `Context`; each method is one operation."""

@@ -1,0 +1,62 @@
+"""What operators and load balancers ask: is it alive, is it ready, what version, which numbers."""
+
+import sys
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sdstream import __version__
+from sdstream.api.answers import json_answer
+from sdstream.api.context import Context
+from sdstream.errors import WorkerUnavailable
+from sdstream.metrics import METRICS_CONTENT_TYPE, build_registry, render_metrics
+from sdstream.worker.ports import WorkerPhase
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+class ServerRoutes:
+    """Health, readiness, version; none of them needs a key or tells a secret."""
+
+    def __init__(self, context: Context) -> None:
+        self._streams = context.streams
+        self._registry = build_registry(context.streams.statistics)
+
+    async def health(self, request: Request) -> Response:
+        """Alive: this process answers. What the worker does is told, not judged."""
+        health = self._streams.worker_health()
+        worker = {
+            "phase": health.phase.value,
+            "restarts": health.restarts,
+            "device": health.device,
+            "processor": health.processor,
+            "memory_used": health.memory_used,
+            "memory_total": health.memory_total,
+        }
+        return json_answer({"status": "ok", "version": __version__, "worker": worker}, headers=NO_STORE)
+
+    async def ready(self, request: Request) -> Response:
+        """Ready: a stream that starts now gets pictures. Raises `WorkerUnavailable` otherwise."""
+        phase = self._streams.worker_health().phase
+        if phase is not WorkerPhase.READY:
+            raise WorkerUnavailable(f"the worker is {phase.value}")
+        return json_answer({"status": "ready"}, headers=NO_STORE)
+
+    async def ping(self, request: Request) -> Response:
+        """RunPod's load balancer: 200 takes requests, 204 still starts, anything else is unwell."""
+        phase = self._streams.worker_health().phase
+        if phase is WorkerPhase.READY:
+            return json_answer({"status": "ready"}, headers=NO_STORE)
+        if phase in (WorkerPhase.STARTING, WorkerPhase.RESTARTING):
+            return Response(status_code=204, headers=NO_STORE)
+        raise WorkerUnavailable(f"the worker is {phase.value}")
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(render_metrics(self._registry), headers={"Content-Type": METRICS_CONTENT_TYPE} | NO_STORE)
+
+    async def version(self, request: Request) -> Response:
+        python = ".".join(map(str, sys.version_info[:3]))
+        return json_answer({"name": "sdstream", "version": __version__, "python": python})
+
+
+__all__ = ["ServerRoutes"]

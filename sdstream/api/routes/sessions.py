@@ -1,0 +1,66 @@
+"""WHIP and WHEP: the signalling of publishers and viewers, E7 to E9 of the contract (section 5).
+
+These URLs are capabilities: they carry an unguessable token, need no key and ignore one that is sent.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sdstream.api.bodies import FRAGMENT_TYPE, SDP_TYPE, read_sdp
+from sdstream.api.context import Context
+from sdstream.api.ports import Opened
+
+
+class SessionRoutes:
+    """Open, trickle and end WebRTC sessions."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._streams = context.streams
+
+    async def publish(self, request: Request) -> Response:
+        offer = await read_sdp(request)
+        opened = await self._streams.publish(request.path_params["stream_key"], offer)
+        return self._answer(opened, self._context.address(request).whip_url(opened.record), request)
+
+    async def watch(self, request: Request) -> Response:
+        offer = await read_sdp(request)
+        opened = await self._streams.watch(request.path_params["playback_id"], offer)
+        return self._answer(opened, self._context.address(request).whep_url(opened.record), request)
+
+    def _answer(self, opened: Opened, resource: str, request: Request) -> Response:
+        session_id = opened.answer.session_id
+        response = Response(opened.answer.sdp, 201, media_type=SDP_TYPE)
+        response.headers["Location"] = f"{resource}/{session_id}"
+        # Browsers learn the playback URL from here alone, so it comes with both kinds of answers.
+        response.headers["Livepeer-Playback-URL"] = self._context.address(request).whep_url(opened.record)
+        response.headers["ETag"] = f'"{session_id}"'
+        response.headers["Accept-Patch"] = FRAGMENT_TYPE
+        for link in self._streams.ice_links():
+            response.headers.append("Link", link)
+        return response
+
+    async def end_publish(self, request: Request) -> Response:
+        path = request.path_params
+        await self._streams.end_publish_session(path["stream_key"], path["session_id"])
+        return Response(status_code=200)
+
+    async def end_watch(self, request: Request) -> Response:
+        path = request.path_params
+        await self._streams.end_watch_session(path["playback_id"], path["session_id"])
+        return Response(status_code=200)
+
+    async def trickle_publish(self, request: Request) -> Response:
+        fragment = await read_sdp(request, FRAGMENT_TYPE)
+        path = request.path_params
+        await self._streams.add_publish_candidates(path["stream_key"], path["session_id"], fragment)
+        return Response(status_code=204)
+
+    async def trickle_watch(self, request: Request) -> Response:
+        fragment = await read_sdp(request, FRAGMENT_TYPE)
+        path = request.path_params
+        await self._streams.add_watch_candidates(path["playback_id"], path["session_id"], fragment)
+        return Response(status_code=204)
+
+
+__all__ = ["SessionRoutes"]

@@ -1,0 +1,129 @@
+"""Daydream's stream operations, E1 to E6 and E11 of the contract."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sdstream.api.answers import json_answer
+from sdstream.api.context import Context
+from sdstream.api.rendering import status_object, stream_object
+from sdstream.errors import BadRequest
+
+FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
+
+
+class StreamRoutes:
+    """Create, list, read, update, delete, status."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._streams = context.streams
+
+    async def create(self, request: Request) -> Response:
+        context = self._context
+        caller = context.caller(request)
+        context.create_limit.take(caller.key_id)
+        body = await context.read_object(request)
+        from_playground = request.headers.get("x-client-source") == "playground"
+        created = await self._streams.create(body, caller.author, from_playground=from_playground)
+        record = created.record
+        state = self._streams.status(record.id).state
+        return json_answer(stream_object(record, context.address(request), state, warnings=created.warnings), 201)
+
+    async def list(self, request: Request) -> Response:
+        context = self._context
+        caller = context.caller(request)
+        owner = request.query_params.get("user_id") or None
+        records = self._streams.list_streams(owner if caller.operator else caller.author)
+        address = context.address(request)
+        data = [
+            stream_object(record, address, self._streams.status(record.id).state, shorten=True)
+            for record in records
+            if owner is None or record.author == owner
+        ]
+        return json_answer({"success": True, "data": data})
+
+    async def read(self, request: Request) -> Response:
+        record = self._context.owned(request, request.path_params["id"])
+        state = self._streams.status(record.id).state
+        return json_answer(stream_object(record, self._context.address(request), state))
+
+    async def update(self, request: Request) -> Response:
+        context = self._context
+        record = context.owned(request, request.path_params["id"])
+        dry_run = _flag(request, "dry_run")
+        context.update_limit.take(record.id)
+        outcome = await self._streams.update(record.id, await context.read_object(request), dry_run=dry_run)
+        state = self._streams.status(record.id).state
+        answer = stream_object(outcome.record, context.address(request), state, warnings=outcome.warnings)
+        answer |= {"applied": outcome.applied.value, "changed": list(outcome.changed), "dry_run": dry_run}
+        return json_answer(answer)
+
+    async def delete_by_query(self, request: Request) -> Response:
+        self._context.caller(request)
+        stream_id = request.query_params.get("id")
+        if not stream_id:
+            raise BadRequest(
+                "the query parameter `id` says which stream to delete; it is missing",
+                details=[{"field": "id", "problem": "missing", "suggestion": "DELETE /v1/streams?id=ID"}],
+            )
+        return await self._delete(request, stream_id)
+
+    async def delete_by_path(self, request: Request) -> Response:
+        return await self._delete(request, request.path_params["id"])
+
+    async def _delete(self, request: Request, stream_id: str) -> Response:
+        record = self._context.owned(request, stream_id)
+        await self._streams.delete(record.id)
+        return json_answer({"success": True, "data": {}})
+
+    async def status(self, request: Request) -> Response:
+        context = self._context
+        stream_id = request.path_params["id"]
+        if context.settings.anonymous_status:  # ids are unguessable, and the Chrome extension sends no key
+            record = self._streams.get(stream_id)
+        else:
+            record = context.owned(request, stream_id)
+        data = status_object(record, self._streams.status(record.id), context.address(request))
+        return json_answer({"success": True, "error": None, "data": data})
+
+    async def update_by_old_path(self, request: Request) -> Response:
+        """E11, deprecated: the same merge as PATCH, answered in the old shape."""
+        context = self._context
+        record = context.owned(request, request.path_params["id"])
+        context.update_limit.take(record.id)
+        body = await context.read_object(request)
+        outcome = await self._streams.update(record.id, _modern_update(body))
+        answer: dict[str, Any] = {
+            "success": True,
+            "message": f"parameters {outcome.applied.value}",
+            "was_censored": False,
+            "warnings": list(outcome.warnings),
+        }
+        return json_answer(answer)
+
+
+def _modern_update(body: dict[str, Any]) -> dict[str, Any]:
+    """`{pipeline?, model_id?, params}` of the beta endpoint as a PATCH body; a `model_id` in `params` wins."""
+    params: Any = body.get("params")
+    model_id = body.get("model_id")
+    if isinstance(params, dict) and model_id is not None:
+        params = {"model_id": model_id} | params
+    return {name: value for name, value in body.items() if name not in ("params", "model_id")} | {"params": params}
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name)
+    if given is None:
+        return False
+    try:
+        return FLAGS[given.lower()]
+    except KeyError:
+        raise BadRequest(
+            f"{name} must be true or false",
+            details=[{"field": name, "problem": f"{given[:40]!r} is neither true nor false", "suggestion": "true"}],
+        ) from None
+
+
+__all__ = ["StreamRoutes"]

@@ -1,0 +1,335 @@
+"""What answers look like, as pydantic models. They describe and test; no answer is built through them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sdstream.params import Sd15Params, SdTurboParams, SdxlTurboParams
+from sdstream.streams.views import Applied, StreamState
+
+Params = SdTurboParams | SdxlTurboParams | Sd15Params
+
+
+class Shape(BaseModel):
+    """Every member is always present; members beyond these may come."""
+
+    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
+
+
+class ErrorDetail(Shape):
+    """One thing that is wrong with a request."""
+
+    field: str = Field(description="Where, such as `params.width`.")
+    problem: str
+    suggestion: str | None = Field(None, description="What was probably meant.")
+
+
+class ErrorEnvelope(Shape):
+    """The body of every error."""
+
+    success: Literal[False]
+    error: str = Field(description="What happened, for people.")
+    code: str = Field(description="Stable; docs/errors.md lists all.")
+    status: int = Field(description="The HTTP status.", ge=400, le=599)
+    details: list[ErrorDetail] | dict[str, Any] | str | None = Field(None, description="For parameters: one per field.")
+    requestId: str = Field(description="Also in the X-Request-Id header and in the log.")  # noqa: N815
+    traceId: str | None = Field(None, description="From the caller's `traceparent` header.")  # noqa: N815
+
+
+class Stream(Shape):
+    """A stream. The members from `whep_url` on are extensions."""
+
+    id: str = Field(pattern="^[A-Za-z0-9_-]+$")
+    stream_key: str
+    created_at: str = Field(description="ISO 8601, UTC, milliseconds.")
+    pipeline: Literal["streamdiffusion"]
+    params: Params = Field(description="The parameters in force, every member.")
+    name: str
+    author: str = Field(description="The user behind the key that made it.")
+    from_playground: bool
+    gateway_host: str
+    is_smoke_test: bool
+    output_playback_id: str
+    output_stream_url: str | None
+    whip_url: str = Field(description="Publishers post their SDP offer here.")
+    whep_url: str = Field(description="Extension. Viewers post their SDP offer here; stable.")
+    status: StreamState = Field(description="Extension. The state of this moment.")
+    revision: int = Field(ge=1, description="Extension. Grows by one with each accepted update.")
+    warnings: list[str] = Field(description="Extension. What was ignored or is not as the caller may think.")
+
+
+class UpdatedStream(Stream):
+    """The answer to an update."""
+
+    applied: Applied = Field(description="Extension. `hot` within a frame or two, `reload` with a pause.")
+    changed: list[str] = Field(description="Extension. The parameters that differ.")
+    dry_run: bool = Field(description="Extension. True: nothing was stored.")
+
+
+class StreamList(Shape):
+    """All streams that the caller may see; long data URIs are shortened."""
+
+    success: Literal[True]
+    data: list[Stream]
+
+
+class Empty(Shape):
+    """An object without promised members."""
+
+
+class Deleted(Shape):
+    """The stream is gone."""
+
+    success: Literal[True]
+    data: Empty
+
+
+class OrchestratorInfo(Shape):
+    """Who runs the stream: this server."""
+
+    address: str
+    url: str
+
+
+class InputStatus(Shape):
+    """What comes from the publisher."""
+
+    fps: float
+    last_input_time: int | None
+
+
+class InferenceStatus(Shape):
+    """What the worker makes of it; all moments are epoch milliseconds."""
+
+    fps: float
+    input_fps: float
+    output_fps: float
+    stream_id: str
+    pipeline: str
+    start_time: int
+    last_input_time: int | None
+    last_output_time: int | None
+    last_params_update_time: int | None
+    last_params: dict[str, Any] | None
+    last_params_hash: str | None
+    last_error: str | None
+    last_error_time: int | None
+    last_restart_time: int | None
+    last_restart_logs: list[str] | None
+    restart_count: int
+
+
+class GatewayError(Shape):
+    """The newest fault."""
+
+    error_message: str
+    error_time: int | None
+
+
+class PeerConnectionStatistics(Shape):
+    """Bytes since the stream was opened."""
+
+    ID: str
+    BytesReceived: int
+    BytesSent: int
+
+
+class TrackStatus(Shape):
+    """One received track; times in milliseconds."""
+
+    type: str
+    jitter: float
+    packets_lost: int
+    packets_received: int
+    packet_loss_pct: float
+    rtt: float | None
+    warnings: list[str]
+
+
+class IngestStatistics(Shape):
+    """The publisher's connection."""
+
+    conn_quality: Literal["good", "bad"]
+    peer_conn_stats: PeerConnectionStatistics
+    track_stats: list[TrackStatus]
+
+
+class IngestMetrics(Shape):
+    """Wraps `stats`, as Livepeer's gateway does."""
+
+    stats: IngestStatistics
+
+
+class GatewayStatus(Shape):
+    """Sessions. `whep_url` is here from the first accepted WHIP offer on."""
+
+    model_config = ConfigDict(json_schema_extra={"properties": {"whep_url": {"type": "string"}}})
+
+    error: GatewayError | None
+    ingest_metrics: IngestMetrics
+
+
+class Status(Shape):
+    """A stream at this moment. The members from `reason` on are extensions."""
+
+    state: StreamState
+    type: Literal["status"]
+    stream_id: str
+    request_id: str
+    pipeline: str
+    pipeline_id: str
+    start_time: int
+    last_state_update_time: int | None
+    orchestrator_info: OrchestratorInfo
+    input_status: InputStatus
+    inference_status: InferenceStatus
+    gateway_status: GatewayStatus
+    reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
+    revision: int
+    lane: dict[str, Any] | None = Field(description="What the worker says: phase, detail, percent, revision.")
+    viewers: int
+    publisher: Literal["absent", "connecting", "connected"]
+    latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
+    drops: dict[str, int] = Field(description="Dropped pictures by reason.")
+    media: dict[str, Any]
+
+
+class StatusEnvelope(Shape):
+    """The answer to a status request."""
+
+    success: Literal[True]
+    error: None
+    data: Status
+
+
+class PromptsAnswer(Shape):
+    """The answer of the deprecated endpoint."""
+
+    success: Literal[True]
+    message: str
+    was_censored: bool
+    warnings: list[str]
+
+
+class Model(Shape):
+    """A model that streams may ask for."""
+
+    id: str
+    family: str
+    default: bool
+
+
+class ModelList(Shape):
+    """Every model id that `params.model_id` may be."""
+
+    success: Literal[True]
+    data: list[Model]
+
+
+class Catalogue(Shape):
+    """Every parameter: type, limits, default, what a change of it does."""
+
+    success: Literal[True]
+    data: Any
+
+
+class CapacityData(Shape):
+    """How much more this server takes."""
+
+    streams: int
+    max_streams: int
+    publishing: int
+    viewers: int
+    max_viewers: int
+    accepting: bool
+    reason: str
+    worker_phase: str
+    device: str
+    memory_used: int | None
+    memory_total: int | None
+
+
+class CapacityAnswer(Shape):
+    """Wraps the capacity."""
+
+    success: Literal[True]
+    data: CapacityData
+
+
+class ApiKey(Shape):
+    """A new key, shown this once."""
+
+    apiKey: str  # noqa: N815
+
+
+class Version(Shape):
+    """The running program."""
+
+    name: Literal["sdstream"]
+    version: str
+    python: str
+
+
+class WorkerState(Shape):
+    """The worker process."""
+
+    phase: str
+    restarts: int
+    device: str
+    processor: str
+    memory_used: int | None
+    memory_total: int | None
+
+
+class Health(Shape):
+    """This process answers."""
+
+    status: Literal["ok"]
+    version: str
+    worker: WorkerState
+
+
+class Readiness(Shape):
+    """A stream that starts now gets pictures."""
+
+    status: Literal["ready"]
+
+
+class Body(BaseModel):
+    """A request; further members are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class CreateBody(Body):
+    """A new stream."""
+
+    pipeline: str | None = Field(None, description="`streamdiffusion`; other values are understood as it.")
+    params: Params | None = Field(None, description="Without `model_id` the server's default model is taken.")
+    name: str | None = Field(None, description="A label.")
+    output_rtmp_url: str | None = Field(None, description="A further rtmp(s) destination.")
+
+
+class UpdateBody(Body):
+    """What changes."""
+
+    pipeline: str | None = Field(None, description="May be left out.")
+    params: Params | None = Field(None, description="Only the members that change.")
+
+
+class PromptsBody(Body):
+    """The older form of an update."""
+
+    pipeline: str | None = None
+    model_id: str | None = None
+    params: Params | None = None
+
+
+class KeyBody(Body):
+    """For whom a key is."""
+
+    name: str | None = None
+    user_type: str | None = None
+
+
+BODIES: tuple[type[Body], ...] = (CreateBody, UpdateBody, PromptsBody, KeyBody)
