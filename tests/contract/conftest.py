@@ -1,6 +1,5 @@
 """Fixtures of the contract tests: each SDK in turn."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,12 +48,3 @@ def node_sdk() -> Iterator[Callable[[str], NodeSdk]]:
 def sdk(request: pytest.FixtureRequest, server: LiveServer, node_sdk: Callable[[str], NodeSdk]) -> SdkOnServer:
     """Each SDK in turn: Python, TypeScript with zod 4.3, TypeScript with the newest zod."""
     return SdkOnServer(PythonSdk() if request.param == "python" else node_sdk(request.param), server)
-
-
-@pytest.fixture
-def quiet_loop() -> Iterator[list[dict[str, Any]]]:
-    """Collects what the event loop would only have logged."""
-    problems: list[dict[str, Any]] = []
-    loop = asyncio.get_event_loop()
-    loop.set_exception_handler(lambda _, context: problems.append(context))
-    yield problems

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fractions
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ Codec = Literal["H264", "VP8"]
 Draw = Callable[[int], av.VideoFrame]
 
 
-def _loopback_only(use_ipv4: bool, use_ipv6: bool) -> list[str]:  # noqa: ARG001
+def _loopback_only(use_ipv4: bool, use_ipv6: bool) -> list[str]:
     return ["127.0.0.1"]
 
 
@@ -321,7 +322,9 @@ class Viewer(Peer):
                 if wanted(self.newest):
                     return self.newest
             if time.monotonic() >= deadline:
-                raise AssertionError(f"no picture of the wanted kind ({what}) among {seen} in {seconds} s; {self.describe()}")
+                raise AssertionError(
+                    f"no picture of the wanted kind ({what}) among {seen} in {seconds} s; {self.describe()}"
+                )
 
     async def wait_kind(self, kind: Kind, *, seconds: float = 8.0) -> Picture:
         """The first picture from now on that looks like `kind`."""
@@ -341,7 +344,7 @@ class Viewer(Peer):
         """Longest time without a picture between the moments `since` and `until` (now)."""
         end = time.monotonic() if until is None else until
         moments = [since, *(moment for moment in self.arrivals if since <= moment <= end), end]
-        return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+        return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
 
 @contextlib.contextmanager

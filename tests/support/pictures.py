@@ -138,9 +138,10 @@ class Picture:
         """Whether this is a picture of words: no card, all four corners of one colour, something drawn inside."""
         corners = numpy.array([self.colour(*place) for place in PLACES.values()])
         inside = self.luma[self.luma.shape[0] // 4 : -self.luma.shape[0] // 4]
-        return bool(
-            not self.is_card() and not self.is_edge_drawing() and numpy.ptp(corners, axis=0).max() < 40
-        ) and float(inside.std()) > 2
+        return (
+            bool(not self.is_card() and not self.is_edge_drawing() and numpy.ptp(corners, axis=0).max() < 40)
+            and float(inside.std()) > 2
+        )
 
 
 Kind = Literal["card", "edges", "placard"]

@@ -26,13 +26,38 @@ STREAM_MEMBERS = (
     "output_stream_url",
     "whip_url",
 )
-SHARED_PARAMS = (
-    "model_id prompt prompt_interpolation_method normalize_prompt_weights negative_prompt guidance_scale delta "
-    "num_inference_steps t_index_list seed seed_interpolation_method normalize_seed_weights width height "
-    "use_safety_checker lora_dict use_lcm_lora lcm_lora_id acceleration use_denoising_batch do_add_noise "
-    "enable_similar_image_filter similar_image_filter_threshold similar_image_filter_max_skip_frame skip_diffusion "
-    "image_preprocessing image_postprocessing latent_preprocessing latent_postprocessing controlnets"
-).split()
+SHARED_PARAMS = [
+    "model_id",
+    "prompt",
+    "prompt_interpolation_method",
+    "normalize_prompt_weights",
+    "negative_prompt",
+    "guidance_scale",
+    "delta",
+    "num_inference_steps",
+    "t_index_list",
+    "seed",
+    "seed_interpolation_method",
+    "normalize_seed_weights",
+    "width",
+    "height",
+    "use_safety_checker",
+    "lora_dict",
+    "use_lcm_lora",
+    "lcm_lora_id",
+    "acceleration",
+    "use_denoising_batch",
+    "do_add_noise",
+    "enable_similar_image_filter",
+    "similar_image_filter_threshold",
+    "similar_image_filter_max_skip_frame",
+    "skip_diffusion",
+    "image_preprocessing",
+    "image_postprocessing",
+    "latent_preprocessing",
+    "latent_postprocessing",
+    "controlnets",
+]
 ADAPTER_PARAMS = ("ip_adapter", "ip_adapter_style_image_url", "cached_attention")
 ERROR_MEMBERS = {"success", "error", "code", "status", "details", "requestId", "traceId"}
 SMALL = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True, "width": 384, "height": 384}
@@ -42,9 +67,7 @@ SMALL = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True, "width": 38
 def block(*processors: str | dict[str, Any]) -> dict[str, Any]:
     """A processing block: `block("canny")`, or with full entries."""
     return {
-        "processors": [
-            {"type": processor} if isinstance(processor, str) else processor for processor in processors
-        ]
+        "processors": [{"type": processor} if isinstance(processor, str) else processor for processor in processors]
     }
 
 

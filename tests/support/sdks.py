@@ -90,7 +90,11 @@ class PythonSdk:
                 data = getattr(error, "data", None)
                 return Outcome(
                     failure=Failure(
-                        re.sub(r"^(CreateStream|GetStreamByID|GetAllStreams|UpdateStream|DeleteStream)", "", type(error).__name__),
+                        re.sub(
+                            r"^(CreateStream|GetStreamByID|GetAllStreams|UpdateStream|DeleteStream)",
+                            "",
+                            type(error).__name__,
+                        ),
                         error.status_code,
                         getattr(data, "code", None),
                         getattr(data, "details", None),
@@ -143,9 +147,7 @@ class NodeSdk:
         if "error" in answer:
             error = answer["error"]
             text = error["message"] + (f" ({error['cause']})" if error["cause"] else "")
-            return Outcome(
-                failure=Failure(error["name"], error["statusCode"], error["code"], error["details"], text)
-            )
+            return Outcome(failure=Failure(error["name"], error["statusCode"], error["code"], error["details"], text))
         return Outcome(value=_snake(answer["value"]))
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +176,9 @@ def missing_clients() -> str | None:
 
 def _camel(value: Any) -> Any:
     if isinstance(value, dict):
-        return {re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), key): _camel(item) for key, item in value.items()}
+        return {
+            re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), key): _camel(item) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_camel(item) for item in value]
     return value
@@ -182,7 +186,10 @@ def _camel(value: Any) -> Any:
 
 def _snake(value: Any) -> Any:
     if isinstance(value, dict):
-        return {re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), key): _snake(item) for key, item in value.items()}
+        return {
+            re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), key): _snake(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_snake(item) for item in value]
     return value

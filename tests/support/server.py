@@ -19,6 +19,8 @@ LISTENING = re.compile(r"^sdstream is listening on (http://\S+)$")
 FIRST_KEY = re.compile(r"^Open (http://\S+)/#key=(\S+)$")
 KEY = "acceptance-key"
 """The key that every live server accepts, unless it was started with others."""
+SECOND_KEY = "second-acceptance-key"
+"""Another one, of another author."""
 
 
 class LiveServer:
@@ -31,7 +33,7 @@ class LiveServer:
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
-        self.settings: dict[str, object] = {"api_keys": KEY, "log_format": "json"} | settings
+        self.settings: dict[str, object] = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json"} | settings
         self.key = KEY
         self.url = ""
         self.port = 0

@@ -1,0 +1,423 @@
+"""Acceptance statements 40 to 60 of the contract: WHIP, WHEP and CORS (55 and 56 are in tests/browser)."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.offers import like_obs, media_lines, obs_payload_types, payload_types, unchanged, without_candidates
+from tests.support.peers import CardTrack, Publisher, Viewer, preserved
+from tests.support.pictures import TestCard
+from tests.support.rest import SMALL, Rest, block, check_error
+from tests.support.server import LiveServer
+from tests.support.waiting import eventually
+
+ORIGIN = {"Origin": "https://studio.example.org"}
+SDP = {"Content-Type": "application/sdp"}
+
+
+def listed(header: str) -> set[str]:
+    return {part.strip().lower() for part in header.split(",")}
+
+
+def whep_of(rest: Rest, stream: dict[str, Any]) -> str:
+    return f"{rest.server.url}/playback/{stream['output_playback_id']}/whep"
+
+
+async def test_40_the_whip_answer_has_all_its_headers(rest: Rest) -> None:
+    stream = await rest.create()
+    publisher = Publisher(stream["whip_url"])
+    publisher.headers |= ORIGIN
+    async with publisher:
+        response = publisher.response
+        assert response is not None
+        assert response.status_code == 201
+        assert response.headers["content-type"].split(";")[0] == "application/sdp"
+        assert response.headers["location"]
+        assert publisher.whep_url.startswith(("http://", "https://"))
+        assert listed(response.headers["access-control-expose-headers"]) >= {
+            "location",
+            "etag",
+            "link",
+            "livepeer-playback-url",
+        }
+        assert response.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"])
+        assert "a=candidate:" in response.text
+        assert "a=end-of-candidates" in response.text
+        await publisher.wait_connected()
+
+
+async def test_40_parameters_of_the_content_type_are_accepted(rest: Rest) -> None:
+    stream = await rest.create()
+    publisher = Publisher(stream["whip_url"])
+    publisher.headers["Content-Type"] = "application/sdp; charset=utf-8"
+    async with publisher:
+        await publisher.wait_connected()
+
+
+@pytest.mark.parametrize("key", [None, "acceptance-key", "wrong-key"])
+async def test_41_whip_and_whep_work_with_and_without_authorization(rest: Rest, key: str | None) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"], key=key) as publisher, Viewer(publisher.whep_url, key=key) as viewer:
+        await viewer.wait_kind("card")
+
+
+async def test_42_offers_without_any_candidate_connect(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"], edit=without_candidates) as publisher:
+        assert "a=candidate:" not in publisher.offer
+        async with Viewer(publisher.whep_url, edit=without_candidates) as viewer:
+            assert "a=candidate:" not in viewer.offer
+            await viewer.wait_kind("card")
+
+
+async def test_42_offers_with_candidates_connect_too(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"], edit=unchanged) as publisher:
+        assert "a=candidate:" in publisher.offer
+        async with Viewer(publisher.whep_url, edit=unchanged) as viewer:
+            await viewer.wait_kind("card")
+
+
+@pytest.mark.parametrize("audio", [False, True], ids=["video only", "audio without packets"])
+async def test_43_video_only_and_silent_audio_offers_work(rest: Rest, audio: bool) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"], audio=audio) as publisher:
+        assert len(media_lines(publisher.offer)) == 1 + audio
+        assert [line.split()[0] for line in media_lines(publisher.answer)] == [
+            line.split()[0] for line in media_lines(publisher.offer)
+        ]
+        async with Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+
+
+async def test_43_vp8_is_accepted_from_clients_without_h264(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"], codec="VP8") as publisher:
+        async with Viewer(publisher.whep_url, codecs=("VP8",), audio=False) as viewer:
+            await viewer.wait_kind("card")
+        async with Viewer(publisher.whep_url, codecs=("H264",), audio=False) as viewer:
+            await viewer.wait_kind("card")
+
+
+async def test_43_h264_is_selected_even_when_vp8_is_offered_first(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, codecs=("VP8", "H264")) as viewer:
+        first = payload_types(viewer.answer, "video")[0]
+        assert f"a=rtpmap:{first} H264/90000" in viewer.answer
+        await viewer.wait_kind("card")
+
+
+async def test_44_an_offer_like_obs_is_answered_with_its_payload_types(rest: Rest) -> None:
+    stream = await rest.create()
+    with obs_payload_types():
+        async with Publisher(stream["whip_url"], audio=True, edit=like_obs, slices=4) as publisher:
+            assert payload_types(publisher.offer, "video") == [96]
+            assert payload_types(publisher.offer, "audio") == [111]
+            assert payload_types(publisher.answer, "video") == [96]
+            assert "a=rtpmap:96 H264/90000" in publisher.answer
+            async with Viewer(publisher.whep_url, edit=like_obs) as viewer:
+                assert payload_types(viewer.answer, "video") == [96]
+                await viewer.wait_kind("card")
+
+
+async def test_45_a_browsers_whep_offer_gets_both_sections_answered(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, audio=True) as viewer:
+        assert [line.split()[0] for line in media_lines(viewer.answer)] == ["m=video", "m=audio"]
+        assert viewer.answer.count("a=mid:") == 2
+        await viewer.wait_kind("card")
+
+
+async def test_46_a_video_only_whep_offer_works(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, audio=False) as viewer:
+        assert len(media_lines(viewer.answer)) == 1
+        await viewer.wait_kind("card")
+
+
+async def test_47_pictures_of_several_slices_decode(rest: Rest) -> None:
+    stream = await rest.create()
+    sliced: list[int] = []
+
+    def count(data: bytes) -> bytes:
+        sliced.append(sum(data[at + 3] & 31 in (1, 5) for at in range(len(data) - 3) if data[at : at + 3] == b"\0\0\1"))
+        return data
+
+    async with Publisher(stream["whip_url"], slices=4) as publisher, Viewer(publisher.whep_url) as viewer:
+        publisher.track.damage = count
+        await viewer.wait_kind("card")
+        numbers: list[int | None] = []
+        viewer.on_picture = lambda picture: numbers.append(picture.number()) if picture.is_card() else None
+        await eventually(lambda: len(numbers) >= 30, what="thirty pictures")
+        assert set(sliced) == {4}
+        assert None not in numbers
+        assert (await rest.status(stream["id"]))["media"]["decode_errors"] == 0
+
+
+@pytest.mark.slow
+async def test_48_whip_and_whep_answer_within_three_seconds_with_a_cold_worker(
+    make_server: Callable[..., LiveServer],
+) -> None:
+    live = make_server(ready=False)
+    async with Rest(live) as rest:
+        stream = await rest.create({"model_id": "stabilityai/sdxl-turbo", "width": 384, "height": 384})
+        start = time.monotonic()
+        async with Publisher(stream["whip_url"]) as publisher:
+            assert time.monotonic() - start < 3
+            start = time.monotonic()
+            async with Viewer(publisher.whep_url) as viewer:
+                assert time.monotonic() - start < 3
+                await viewer.wait_kind("placard", seconds=2)
+                assert time.monotonic() - start < 3
+
+
+async def test_49_whep_before_ingest_is_404_and_the_same_offer_works_later(rest: Rest) -> None:
+    stream = await rest.create()
+    with obs_payload_types():
+        viewer = Viewer(whep_of(rest, stream), edit=like_obs)
+        try:
+            for _ in range(3):
+                check_error(await viewer.post(), 404, "STREAMS/NO_PICTURE_YET")
+            async with Publisher(stream["whip_url"], audio=True, edit=like_obs):
+                await viewer.open()
+                await viewer.wait_kind("card")
+        finally:
+            await viewer.close()
+
+
+async def test_50_whep_while_loading_is_answered_and_shows_a_placard(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server(ready=False)
+    async with Rest(live) as rest:
+        stream = await rest.create()
+        async with Publisher(stream["whip_url"]) as publisher:
+            async with Viewer(publisher.whep_url) as viewer:
+                placards: list[float] = []
+                viewer.on_picture = lambda picture: placards.append(picture.at) if picture.is_placard() else None
+                await viewer.wait_kind("card", seconds=30)
+                assert placards, "no placard came before the worker was ready"
+
+
+async def test_51_the_viewer_that_came_early_sees_the_first_real_picture_at_once(
+    make_server: Callable[..., LiveServer],
+) -> None:
+    live = make_server(ready=False)
+    async with Rest(live) as rest:
+        stream = await rest.create()
+        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as early:
+            seen: list[float] = []
+            early.on_picture = lambda picture: seen.append(picture.at) if picture.is_card() else None
+            await eventually(lambda: seen, seconds=30, what="the first card")
+            # No session was opened anew for it, and pictures flow from here on.
+            await eventually(lambda: len(seen) >= 10, what="ten cards")
+            assert seen[9] - seen[0] < 2.0
+
+
+async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+        await viewer.wait_kind("card")
+        for peer in (viewer, publisher):
+            async with httpx.AsyncClient(timeout=10) as http:
+                options = await http.options(
+                    peer.session_url, headers=ORIGIN | {"Access-Control-Request-Method": "DELETE"}
+                )
+                assert options.status_code == 204
+                assert "DELETE" in options.headers["access-control-allow-methods"]
+                ended = await http.delete(peer.session_url, headers=ORIGIN)
+                assert ended.status_code == 200
+                assert ended.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"])
+                again = await http.delete(peer.session_url, headers=ORIGIN)
+                check_error(again, 404, "WEBRTC/SESSION_NOT_FOUND")
+                assert again.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"])
+            await eventually(lambda peer=peer: peer.state == "closed", what=f"{type(peer).__name__} closed")
+        status = await rest.wait_state(stream["id"], "OFFLINE")
+        assert (status["viewers"], status["publisher"]) == (0, "absent")
+
+
+async def test_53_a_second_publisher_takes_over(rest: Rest) -> None:
+    stream = await rest.create()
+
+    def mirrored(number: int) -> Any:
+        return TestCard(384, 384).draw(30_000 + number)
+
+    async with Publisher(stream["whip_url"]) as first, Viewer(first.whep_url) as viewer:
+        await viewer.wait_kind("card")
+        start = time.monotonic()
+        async with Publisher(stream["whip_url"], track=CardTrack(mirrored)) as second:
+            assert second.whep_url == first.whep_url
+            await viewer.wait(lambda picture: (picture.number() or 0) >= 30_000, what="the second camera")
+            await eventually(lambda: first.state == "closed", what="the first publisher closed")
+            assert viewer.state == "connected"
+            assert viewer.longest_gap(start) < 1.5
+            async with Viewer(second.whep_url) as later:
+                await later.wait(lambda picture: (picture.number() or 0) >= 30_000, what="the second camera")
+
+
+PUBLISHER_PROGRAM = """
+import asyncio, sys
+from tests.support.peers import Publisher
+
+async def main():
+    async with Publisher(sys.argv[1]) as publisher:
+        await publisher.wait_connected()
+        print("connected", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_54_a_killed_publisher_frees_its_place_within_sixty_seconds(rest: Rest) -> None:
+    stream = await rest.create()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PUBLISHER_PROGRAM, stream["whip_url"], stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"connected\n"
+        await rest.wait_state(stream["id"], "ONLINE")
+    finally:
+        process.kill()
+        killed = time.monotonic()
+        await process.wait()
+    await rest.wait_state(stream["id"], "DEGRADED_INPUT", seconds=10)
+    status = await rest.wait_state(stream["id"], "OFFLINE", seconds=60)
+    assert time.monotonic() - killed < 60
+    assert status["publisher"] == "absent"
+    async with Publisher(stream["whip_url"]):
+        await rest.wait_state(stream["id"], "ONLINE")
+
+
+async def test_57_wrong_type_broken_sdp_and_head(rest: Rest) -> None:
+    stream = await rest.create()
+    offer = await Publisher(stream["whip_url"]).prepare()
+    check_error(await rest.http.post(stream["whip_url"], content=offer, headers={"Content-Type": "text/plain"}), 415)
+    check_error(await rest.http.post(stream["whip_url"], content=offer), 415)
+    check_error(await rest.http.post(stream["whip_url"], content=b"", headers=SDP), 400)
+    check_error(await rest.http.post(stream["whip_url"], content=b"hello", headers=SDP), 400)
+    assert (await rest.http.head(stream["whip_url"])).status_code == 405
+    async with Publisher(stream["whip_url"]) as publisher:
+        whep = publisher.whep_url
+        check_error(await rest.http.post(whep, content=offer, headers={"Content-Type": "text/plain"}), 415)
+        check_error(await rest.http.post(whep, content=b"", headers=SDP), 400)
+        check_error(await rest.http.post(whep, content=b"v=0\r\n", headers=SDP), 400)
+        assert (await rest.http.head(whep)).status_code == 405
+        async with Viewer(whep) as viewer:
+            await viewer.wait_kind("card")
+
+
+def addresses(rest: Rest, stream: dict[str, Any]) -> list[tuple[str, str]]:
+    """E1 to E9 as pairs of method and path."""
+    one = f"/v1/streams/{stream['id']}"
+    whip = httpx.URL(stream["whip_url"]).path
+    whep = httpx.URL(whep_of(rest, stream)).path
+    return [
+        ("POST", "/v1/streams"),
+        ("GET", "/v1/streams"),
+        ("DELETE", "/v1/streams"),
+        ("GET", one),
+        ("PATCH", one),
+        ("DELETE", one),
+        ("GET", f"{one}/status"),
+        ("POST", whip),
+        ("DELETE", f"{whip}/some-session"),
+        ("PATCH", f"{whip}/some-session"),
+        ("POST", whep),
+        ("DELETE", f"{whep}/some-session"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://studio.example.org", "null", "http://localhost:3000", "chrome-extension://abc"]
+)
+async def test_58_preflights_of_every_endpoint(rest: Rest, origin: str) -> None:
+    stream = await rest.create()
+    for method, path in addresses(rest, stream):
+        response = await rest.anonymous.options(
+            path,
+            headers={
+                "Origin": origin,
+                "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": "authorization,content-type,x-client-source",
+                "Access-Control-Request-Private-Network": "true",
+            },
+        )
+        assert response.status_code == 204, f"{method} {path}: {response.status_code}"
+        headers = response.headers
+        assert headers["access-control-allow-origin"] in ("*", origin)
+        assert method.lower() in listed(headers["access-control-allow-methods"]), f"{method} {path}"
+        assert {"authorization", "content-type", "x-client-source", "if-match"} <= listed(
+            headers["access-control-allow-headers"]
+        )
+        assert headers["access-control-allow-private-network"] == "true"
+        if headers["access-control-allow-origin"] == "*":
+            assert "access-control-allow-credentials" not in headers
+
+
+async def test_58_errors_carry_cors_headers_too(rest: Rest) -> None:
+    stream = await rest.create()
+    for method, path in [*addresses(rest, stream), ("GET", "/v1/no/such/path"), ("PUT", "/v1/streams")]:
+        if method == "GET" and path.endswith("/status"):
+            path = "/v1/streams/str_nobody/status"
+        response = await rest.anonymous.request(method, path, headers=ORIGIN)
+        assert response.status_code >= 400, f"{method} {path}: {response.status_code}"
+        assert response.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"]), f"{method} {path}"
+
+
+async def test_59_no_endpoint_redirects(rest: Rest) -> None:
+    stream = await rest.create()
+    for client in (rest.http, rest.anonymous):
+        for method, path in [*addresses(rest, stream), ("GET", "/v1/streams/"), ("POST", "/v1/streams/")]:
+            for variant in (path, f"{path}/", f"/{path}"):
+                if method == "DELETE" and client is rest.http and stream["id"] in path:
+                    continue
+                response = await client.request(method, rest.server.url + variant)
+                assert response.status_code // 100 != 3, f"{method} {variant}: {response.status_code}"
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "processors", "expected"),
+    [
+        ((384, 384), (640, 480), [], (384, 384)),
+        ((512, 384), (320, 240), [], (512, 384)),
+        ((384, 640), (384, 384), [], (384, 640)),
+        ((384, 384), (384, 384), [{"type": "upscale", "params": {"scale_factor": 2.0}}], (768, 768)),
+    ],
+    ids=["smaller", "larger", "portrait", "upscaled"],
+)
+async def test_60_the_output_has_the_streams_size(
+    rest: Rest,
+    output: tuple[int, int],
+    source: tuple[int, int],
+    processors: list[dict[str, Any]],
+    expected: tuple[int, int],
+) -> None:
+    params = SMALL | {"width": output[0], "height": output[1]}
+    if processors:
+        params |= {"image_postprocessing": block(*processors)}
+    stream = await rest.create(params)
+    async with (
+        Publisher(stream["whip_url"], width=source[0], height=source[1]) as publisher,
+        Viewer(publisher.whep_url) as viewer,
+    ):
+        picture = await viewer.wait(lambda picture: picture.size == expected and picture.is_card(60), what="a card")
+        assert picture.size == expected
+
+
+async def test_60_the_size_stays_when_the_camera_changes_its_own(rest: Rest) -> None:
+    stream = await rest.create()
+    cards = [TestCard(384, 384), TestCard(640, 360), TestCard(320, 320)]
+    track = CardTrack(lambda number: cards[min(2, number // 40)].draw(number))
+    async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
+        sizes: set[tuple[int, int]] = set()
+        viewer.on_picture = lambda picture: sizes.add(picture.size)
+        await viewer.wait_connected()
+        with preserved(publisher, viewer):
+            await viewer.wait(lambda picture: (picture.number() or 0) >= 100, seconds=12, what="the third size")
+        assert sizes == {(384, 384)}
