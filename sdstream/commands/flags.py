@@ -16,9 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from sdstream.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
 
-SETTINGS_GROUP = Group.create_ordered(
-    "Settings", help="A flag beats an SDSTREAM_* variable, a variable beats the file."
-)
+SETTINGS_GROUP = Group("Settings", help="A flag beats an SDSTREAM_* variable, a variable beats the file.", sort_key=9)
 
 
 def with_settings(only: tuple[str, ...] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

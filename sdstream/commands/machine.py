@@ -1,6 +1,5 @@
 """Facts about this machine, found without torch: GPUs, addresses, the H.264 encoders of the installed PyAV."""
 
-import ipaddress
 import platform
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,10 +7,10 @@ from typing import Any
 
 import av
 import av.error
-import ifaddr
 import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
-from sdstream.settings import Settings, is_loopback
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.settings import Settings
 
 nvml: Any = pynvml  # its functions have no types
 NVENC_LEAST_SIDE = 256
@@ -50,7 +49,7 @@ def read_machine(settings: Settings) -> MachineFacts:
         processor=platform.machine(),
         gpus=gpus,
         gpu_problem=problem,
-        addresses=webrtc_addresses(settings),
+        addresses=tuple(Addressing.from_settings(settings).candidates()),
         nvenc_problem="" if settings.video_encoder == "x264" else probe_encoder("h264_nvenc"),
     )
 
@@ -75,21 +74,6 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
         nvml.nvmlShutdown()
 
 
-def webrtc_addresses(settings: Settings) -> tuple[str, ...]:
-    """The addresses that SDP answers will carry: the configured ones, else those of the interfaces."""
-    if settings.webrtc_addresses:
-        return settings.webrtc_addresses
-    found: list[str] = []
-    for adapter in ifaddr.get_adapters():
-        for entry in adapter.ips:
-            address = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-            if parsed.is_link_local or (parsed.is_loopback and not is_loopback(settings.host)):
-                continue
-            found.append(str(parsed))
-    return tuple(dict.fromkeys(found))
-
-
 def probe_encoder(name: str) -> str:
     """Encode one grey picture with the FFmpeg encoder `name`; the reason why that fails, or an empty string."""
     try:
@@ -106,4 +90,4 @@ def probe_encoder(name: str) -> str:
     return "" if packets else "the encoder gave no packet"
 
 
-__all__ = ["Gpu", "MachineFacts", "find_gpus", "probe_encoder", "read_machine", "webrtc_addresses"]
+__all__ = ["Gpu", "MachineFacts", "find_gpus", "probe_encoder", "read_machine"]

@@ -1,0 +1,183 @@
+"""`sdstream publish`: a test camera that sends a file or a generated picture to a WHIP URL."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from sdstream.commands.camera import CameraTrack, Codec, FilePictures, PictureSource, TestCard
+from sdstream.commands.video import VideoFacts, VideoReader
+from sdstream.commands.whip import WhipSession
+from sdstream.errors import CommandFailed, ConfigurationError
+from sdstream.frames import PictureSize
+
+LINGER_SECONDS = 0.5
+"""How long the last packets may travel before the session is ended."""
+TEST_CARD_SIZE = PictureSize(512, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReport:
+    """What was sent. `round_trip` is seconds, None before the first RTCP report."""
+
+    frames: int
+    keyframes: int
+    late: int
+    bytes: int
+    packets: int
+    packets_lost: int
+    round_trip: float | None
+    seconds: float
+    codec: str
+    width: int
+    height: int
+    playback_url: str | None
+
+
+def publish(
+    source: Annotated[str, Parameter(name="FILE", help="A video file, or `testsrc` for colour bars.")],
+    /,
+    *,
+    url: Annotated[str, Parameter(help="The stream's WHIP URL, `whip_url` in the answer to a create.")],
+    key: Annotated[str | None, Parameter(help="Bearer key, for servers that ask for one on WHIP.")] = None,
+    loop: Annotated[bool, Parameter(help="Start the file again at its end.", negative=())] = False,
+    fps: Annotated[float | None, Parameter(help="Pictures a second; default: the file's own, or 30.")] = None,
+    duration: Annotated[
+        float | None, Parameter(help="Seconds to send; default: the file's length, or for ever.")
+    ] = None,
+    width: Annotated[int | None, Parameter(help="Width in pixels; default: the file's, or 512.")] = None,
+    height: Annotated[int | None, Parameter(help="Height in pixels; default: the file's, or 512.")] = None,
+    codec: Annotated[Codec, Parameter(help="Video codec to offer.")] = "h264",
+    bitrate: Annotated[int, Parameter(help="Bits a second.")] = 2_500_000,
+    numbered: Annotated[
+        bool, Parameter(help="Draw each picture's number into it as black and white cells.", negative=())
+    ] = False,
+    report: Annotated[Literal["text", "json"], Parameter(help="How to print what was sent.")] = "text",
+) -> int:
+    """Send a video file or a test picture to a WHIP URL, as a camera does.
+
+    Sends pictures only, no sound. Ends the session at the end of the file, after --duration, or on Ctrl-C.
+    """
+    check_numbers({"fps": fps, "duration": duration, "width": width, "height": height, "bitrate": bitrate})
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigurationError(f"--url: {url} is not an http or https URL", hint="Copy `whip_url` of the stream.")
+    with contextlib.ExitStack() as stack:
+        if source == "testsrc":
+            size = choose_size(None, width, height)
+            pictures: PictureSource = TestCard(size, fps or 30.0)
+        else:
+            reader = stack.enter_context(VideoReader(Path(source)))
+            size = choose_size(reader.facts(), width, height)
+            pictures = FilePictures(reader, size, fps, loop=loop)
+        session = WhipSession(url, key, codec)
+        track_options = {"duration": duration, "numbered": numbered}
+        sent = asyncio.run(_publish(session, pictures, size, bitrate, track_options))
+    _print_report(sent, as_json=report == "json")
+    return 0
+
+
+async def _publish(
+    session: WhipSession, pictures: PictureSource, size: PictureSize, bitrate: int, options: Mapping[str, Any]
+) -> PublishReport:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(NotImplementedError):  # Windows ends without telling the server
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    track = CameraTrack(pictures, session.codec, bitrate, **options)
+    console = Console(stderr=True, highlight=False)
+    started = loop.time()
+    interrupted = False
+    try:
+        await session.open(track)
+        started = loop.time()
+        console.print(f"Sending {size} at {pictures.rate:g} pictures a second. Ctrl-C ends.")
+        if session.playback_url:
+            console.print(f"Watch (WHEP): {session.playback_url}", soft_wrap=True)
+        await _until_ended(session, track, console)
+        await asyncio.sleep(LINGER_SECONDS)
+    except asyncio.CancelledError:
+        interrupted = True
+    facts = await session.statistics()
+    await track.close()
+    await session.close()
+    if interrupted and track.sent == 0:
+        raise KeyboardInterrupt
+    outbound, remote = facts.get("outbound-rtp"), facts.get("remote-inbound-rtp")
+    return PublishReport(
+        frames=track.sent,
+        keyframes=track.keyframes,
+        late=track.late,
+        bytes=outbound.bytesSent if outbound else 0,
+        packets=outbound.packetsSent if outbound else 0,
+        packets_lost=remote.packetsLost if remote else 0,
+        round_trip=remote.roundTripTime if remote else None,
+        seconds=round(loop.time() - started, 3),
+        codec=session.codec,
+        width=size.width,
+        height=size.height,
+        playback_url=session.playback_url,
+    )
+
+
+async def _until_ended(session: WhipSession, track: CameraTrack, console: Console) -> None:
+    """Wait for the end of the track, showing a line of progress; raises `CommandFailed` when the server ends first."""
+    loop = asyncio.get_running_loop()
+    finished = asyncio.ensure_future(track.finished.wait())
+    ended = asyncio.ensure_future(session.wait_ended())
+    started, sent_before = loop.time(), 0
+    try:
+        with console.status("sending") as status:
+            while True:
+                await asyncio.wait({finished, ended}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                if finished.done():
+                    return
+                if ended.done():
+                    raise CommandFailed(f"the server ended the session after {track.sent} pictures")
+                status.update(f"{loop.time() - started:.0f} s, {track.sent} pictures, {track.sent - sent_before}/s")
+                sent_before = track.sent
+    finally:
+        finished.cancel()
+        ended.cancel()
+
+
+def choose_size(facts: VideoFacts | None, width: int | None, height: int | None) -> PictureSize:
+    """The size to send: the file's or the test card's, or what was asked for; one side alone keeps the aspect."""
+    source_width = facts.width if facts else TEST_CARD_SIZE.width
+    source_height = facts.height if facts else TEST_CARD_SIZE.height
+    if width and not height:
+        height = round(width * source_height / source_width)
+    elif height and not width:
+        width = round(height * source_width / source_height)
+    return PictureSize(max(2, (width or source_width) & ~1), max(2, (height or source_height) & ~1))
+
+
+def check_numbers(numbers: Mapping[str, float | None]) -> None:
+    """Raises `ConfigurationError` for a number that is given and not above zero."""
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"--{name}: {value} is not above zero", hint="")
+
+
+def _print_report(report: PublishReport, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(report)))
+        return
+    rate = report.frames / report.seconds if report.seconds else 0.0
+    trip = f", round trip {report.round_trip * 1000:.0f} ms" if report.round_trip is not None else ""
+    print(
+        f"sent {report.frames} pictures ({report.keyframes} keyframes, {report.late} late) in {report.seconds:.1f} s, "
+        f"{rate:.1f} a second, {report.bytes / 1e6:.2f} MB; "
+        f"{report.packets_lost} of {report.packets} packets lost{trip}"
+    )
+
+
+__all__ = ["PublishReport", "check_numbers", "choose_size", "publish"]

@@ -1,0 +1,114 @@
+"""The publisher's end of a WHIP session, on aiortc."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aioice.ice
+import httpx
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+
+from sdstream.commands.camera import CameraTrack, Codec
+from sdstream.errors import CommandFailed
+from sdstream.settings import is_loopback
+
+CONNECT_SECONDS = 15.0
+
+
+class WhipSession:
+    """One WHIP session: offer, answer, connection, end."""
+
+    def __init__(self, url: str, key: str | None, codec: Codec) -> None:
+        self.url = url
+        self.codec: Codec = codec
+        self.playback_url: str | None = None
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._location: str | None = None
+        self._peer: Any = None
+        self._ended = asyncio.Event()
+        self._connected = asyncio.Event()
+
+    async def open(self, track: CameraTrack) -> None:
+        """Post the offer and wait for the connection. Raises `CommandFailed` with the server's words."""
+        host = urlsplit(self.url).hostname or ""
+        if is_loopback(host):
+            # aioice never offers loopback; with a server on this machine nothing else is needed
+            aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]  # pyright: ignore[reportUnknownLambdaType]
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._peer.on("connectionstatechange", self._on_state)
+        transceiver = self._peer.addTransceiver(track, direction="sendonly")
+        transceiver.setCodecPreferences(
+            [
+                entry
+                for entry in RTCRtpSender.getCapabilities("video").codecs
+                if entry.mimeType.lower() == f"video/{self.codec}"
+            ]
+        )
+        track.obey(transceiver.sender)
+        await self._peer.setLocalDescription(await self._peer.createOffer())
+        answer = await self._post(self._peer.localDescription.sdp)
+        await self._peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._connected, self._ended)]
+        await asyncio.wait(waiting, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for waiter in waiting:
+            waiter.cancel()
+        if not self._connected.is_set():
+            raise CommandFailed(
+                "the server answered, but no packet passed between it and this machine",
+                hint="UDP between the two must be open; `sdstream doctor` on the server lists its addresses.",
+            )
+
+    async def wait_ended(self) -> None:
+        """Return when the other side ended the connection or it was lost."""
+        await self._ended.wait()
+
+    async def statistics(self) -> Mapping[str, Any]:
+        """aiortc's reports by type."""
+        return {entry.type: entry for entry in (await self._peer.getStats()).values()} if self._peer else {}
+
+    async def close(self) -> None:
+        """Tell the server that the session is over, then close the connection."""
+        if self._location is not None:
+            with contextlib.suppress(httpx.HTTPError):
+                async with httpx.AsyncClient(headers=self._headers, timeout=5) as client:
+                    await client.delete(self._location)
+        if self._peer is not None:
+            await self._peer.close()
+
+    async def _post(self, offer: str) -> str:
+        try:
+            async with httpx.AsyncClient(headers=self._headers, timeout=CONNECT_SECONDS) as client:
+                answer = await client.post(self.url, content=offer, headers={"Content-Type": "application/sdp"})
+        except httpx.HTTPError as error:
+            raise CommandFailed(
+                f"no answer from {self.url}: {error or type(error).__name__}", hint="Is `sdstream serve` running there?"
+            ) from None
+        if answer.status_code not in (200, 201):
+            raise CommandFailed(f"the server refused the stream: {answer.status_code}, {describe_refusal(answer)}")
+        if location := answer.headers.get("location"):
+            self._location = urljoin(self.url, location)
+        self.playback_url = answer.headers.get("livepeer-playback-url")
+        return answer.text
+
+    def _on_state(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected":
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self._ended.set()
+
+
+def describe_refusal(answer: httpx.Response) -> str:
+    """The words of an error answer: its JSON message, or the beginning of its text."""
+    with contextlib.suppress(ValueError):
+        body: Any = answer.json()
+        for member in ("message", "error", "detail") if isinstance(body, dict) else ():
+            words: Any = body.get(member)  # pyright: ignore[reportUnknownMemberType]
+            if isinstance(words, str):
+                return words
+    return " ".join(answer.text.split())[:200] or answer.reason_phrase
+
+
+__all__ = ["WhipSession", "describe_refusal"]
