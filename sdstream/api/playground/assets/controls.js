@@ -1,0 +1,150 @@
+// The panel of parameters, made from the server's catalogue: which exist, in which family, and what a change of each does.
+
+import { element, humanName, sameJson, uniqueId } from "./dom.js";
+import { blendField, choiceField, jsonField, numberField, sliderField, stepsField, switchField, textField } from "./fields.js";
+import { ProcessorList } from "./processors.js";
+
+/** Sections of the panel in order. Parameters that no section names come last, so a new one on the server shows up by itself. */
+const SECTIONS = [
+  { title: "Processors", names: ["image_preprocessing", "image_postprocessing"], open: true },
+  { title: "Prompt", names: ["prompt", "negative_prompt", "prompt_interpolation_method", "normalize_prompt_weights"], diffusion: true, open: true },
+  { title: "Diffusion", names: ["guidance_scale", "delta", "num_inference_steps", "t_index_list", "seed", "seed_interpolation_method", "normalize_seed_weights", "use_safety_checker"], diffusion: true, open: true },
+  { title: "Guidance by picture", names: ["controlnets", "ip_adapter", "ip_adapter_style_image_url", "cached_attention"], diffusion: true },
+  { title: "Latent processors", names: ["latent_preprocessing", "latent_postprocessing"], diffusion: true },
+  { title: "Size", names: ["width", "height"] },
+];
+const REST = { title: "Pipeline", diffusion: true };
+const ELSEWHERE = new Set(["model_id", "skip_diffusion"]); // drawn at the head of the panel by main.js
+
+const LABELS = {
+  t_index_list: "Denoising steps",
+  num_inference_steps: "Schedule length",
+  image_preprocessing: "Before diffusion",
+  image_postprocessing: "After diffusion",
+  latent_preprocessing: "Before denoising",
+  latent_postprocessing: "After denoising",
+  controlnets: "ControlNets",
+  ip_adapter: "IP-Adapter",
+  ip_adapter_style_image_url: "Style image URL",
+  lora_dict: "LoRAs",
+  use_lcm_lora: "LCM-LoRA",
+  lcm_lora_id: "LCM-LoRA id",
+};
+
+const MARKS = {
+  hot: null,
+  reload: { text: "reload", title: "A change loads the pipeline again; the stream stays connected" },
+  refused: { text: "fixed while live", title: "Cannot be changed while the stream is live" },
+};
+
+export class ControlPanel {
+  #catalogue;
+  #changed;
+  #controls = new Map();
+  #sections = [];
+
+  constructor(root, catalogue, changed) {
+    this.root = root;
+    this.#catalogue = catalogue;
+    this.#changed = changed;
+  }
+
+  /** Draw every parameter of `family` with `params` (missing ones show their default). */
+  render(family, params) {
+    this.#controls.clear();
+    const left = new Map(this.#catalogue.parameters.filter((parameter) => isOf(parameter, family) && !ELSEWHERE.has(parameter.name)).map((parameter) => [parameter.name, parameter]));
+    const sections = SECTIONS.map((section) => ({ ...section, parameters: section.names.filter((name) => left.has(name)).map((name) => take(left, name)) }));
+    sections.push({ ...REST, parameters: [...left.values()] });
+    this.#sections = sections.filter((section) => section.parameters.length).map((section) => this.#section(section, params));
+    this.root.replaceChildren(...this.#sections.map((section) => section.node));
+  }
+
+  /** Show values that came from elsewhere, without telling anyone. */
+  set(params) {
+    for (const [name, { parameter, field }] of this.#controls) field.set(params[name] ?? parameter.default);
+  }
+
+  /** While a stream runs, parameters that the server would refuse cannot be moved. */
+  setLive(live) {
+    for (const { parameter, field, node } of this.#controls.values()) {
+      const fixed = live && parameter.change === "refused";
+      field.disable(fixed);
+      node.classList.toggle("is-fixed", fixed);
+    }
+  }
+
+  /** Whether diffusion runs: without it most parameters have no effect, and say so. */
+  setDiffusing(diffusing) {
+    for (const { node, diffusion, note } of this.#sections) {
+      node.classList.toggle("is-idle", Boolean(diffusion && !diffusing));
+      if (note) note.hidden = diffusing;
+      if (diffusion && !diffusing) node.open = false;
+      else if (diffusion && node.dataset.open === "true") node.open = true;
+    }
+  }
+
+  #section({ title, parameters, diffusion, open = false }, params) {
+    const note = diffusion && element("p", { class: "section-note", text: "Without effect until diffusion is on.", hidden: true });
+    const body = element("div", { class: "section-body" }, note, ...parameters.map((parameter) => this.#control(parameter, params)));
+    const node = element("details", { class: "section", open, "data-open": String(open) }, element("summary", {}, element("h2", { text: title })), body);
+    return { node, diffusion, note };
+  }
+
+  #control(parameter, params) {
+    const helpId = uniqueId("help");
+    const value = params[parameter.name] ?? parameter.default;
+    const field = buildField({ ...parameter, describedBy: helpId }, value, (next) => {
+      if (!sameJson(next, params[parameter.name])) this.#changed(parameter, next);
+    }, { catalogue: this.#catalogue, params });
+    const mark = MARKS[parameter.change];
+    if (mark && field.head) field.head.firstChild.append(element("span", { class: `mark mark-${parameter.change}`, title: mark.title, text: mark.text }));
+    const help = element("p", { class: "visually-hidden", id: helpId, text: [parameter.description, mark?.title].filter(Boolean).join(" ") });
+    const node = element("div", { class: "control", "data-name": parameter.name, title: field.head ? parameter.description : undefined }, field.node, help);
+    this.#controls.set(parameter.name, { parameter, field, node });
+    return node;
+  }
+}
+
+/** The field that fits a parameter of the catalogue. */
+export function buildField(parameter, value, changed, { catalogue, params } = {}) {
+  const label = LABELS[parameter.name] ?? humanName(parameter.name);
+  const common = { label, value, changed, describedBy: parameter.describedBy };
+  const { minimum, maximum } = parameter;
+  switch (parameter.type) {
+    case "image_processors":
+    case "latent_processors":
+      return new ProcessorList({ label, value, changed, types: catalogue.processors[parameter.type] ?? [] });
+    case "blend":
+      return blendField(common);
+    case "steps":
+      return stepsField({ ...common, value: value ?? [0], maximum: params?.num_inference_steps ?? maximum ?? 50 });
+    case "choice":
+      return choiceField({ ...common, choices: parameter.choices });
+    case "boolean":
+      return switchField(common);
+    case "text":
+      return textField(common);
+    case "number":
+    case "integer": {
+      const whole = parameter.type === "integer";
+      const bounded = Number.isFinite(minimum) && Number.isFinite(maximum) && maximum - minimum <= 10_000;
+      const step = parameter.step ?? (whole ? 1 : fineStep(maximum - minimum));
+      return bounded ? sliderField({ ...common, minimum, maximum, step }) : numberField({ ...common, minimum, maximum, step: whole ? 1 : "any", dice: parameter.name === "seed" });
+    }
+    default:
+      return jsonField(common);
+  }
+}
+
+/** A hundred to a thousand stops over the range, in a power of ten. */
+function fineStep(range) {
+  return 10 ** Math.min(0, Math.floor(Math.log10(range / 100)));
+}
+
+const isOf = (parameter, family) => !parameter.families?.length || !family || parameter.families.includes(family);
+
+function take(map, name) {
+  const value = map.get(name);
+  map.delete(name);
+  return value;
+}

@@ -1,0 +1,38 @@
+// What went wrong, in words, at the top of the page until it is dismissed or mended.
+
+import { byId, element, icon } from "./dom.js";
+
+const MOST = 3;
+
+/**
+ * Show an error. `topic` names what it is about: a newer message on the same topic replaces the older one, and `clearMessage(topic)`
+ * takes it away when the thing works again.
+ */
+export function showError(topic, error, title = "") {
+  const words = error.message || String(error);
+  const problems = error.problems ?? [];
+  const facts = [error.status ? `HTTP ${error.status}` : "", error.code, error.requestId].filter(Boolean).join(" · ");
+  const node = element("div", { class: "message", "data-topic": topic },
+    element("div", { class: "message-text" },
+      element("p", {}, title ? element("b", { text: `${title} ` }) : null, sentence(words)),
+      problems.length > 0 && !problems.every((problem) => words.includes(problem)) ? element("ul", {}, ...problems.map((problem) => element("li", { text: problem }))) : null,
+      facts ? element("p", { class: "fine", text: facts }) : null),
+    element("button", { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close")));
+  clearMessage(topic);
+  const box = byId("messages");
+  box.append(node);
+  while (box.children.length > MOST) box.firstElementChild.remove();
+}
+
+export function clearMessage(topic) {
+  for (const node of [...byId("messages").children]) if (node.dataset.topic === topic) node.remove();
+}
+
+export function clearMessages() {
+  byId("messages").replaceChildren();
+}
+
+function sentence(words) {
+  const text = words.charAt(0).toUpperCase() + words.slice(1);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}

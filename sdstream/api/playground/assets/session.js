@@ -1,0 +1,233 @@
+// One stream, from "create" to "delete": publishing, watching, updates, status and events, with repair of each.
+
+import { ApiError } from "./api.js";
+import { Player, Publisher } from "./webrtc.js";
+
+const UPDATE_PAUSE_MS = 80; // a slider gives sixty values a second; the server needs the newest
+const STATUS_PAUSE_MS = 700;
+const PUBLISH_PAUSES_MS = [1000, 2000, 4000, 8000, 16000];
+const WATCH_PAUSES_MS = [200, 200, 300, 500, 1000, 2000];
+
+/**
+ * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {…reply, sentAt},
+ * "output" (MediaStream), "fault" (Error), "ended" {reason}. Phases: creating, publishing, live, reconnecting, ended.
+ */
+export class StreamSession extends EventTarget {
+  #api;
+  #abort = new AbortController();
+  #publisher = null;
+  #player = null;
+  #track = null;
+  #waiting = null;
+  #timer = null;
+  #updating = false;
+  #playing = false;
+  #ended = false;
+
+  constructor(api) {
+    super();
+    this.#api = api;
+    this.record = null;
+  }
+
+  get live() {
+    return this.record !== null && !this.#ended;
+  }
+
+  /** Create the stream and send `track` to it. Raises what the first attempt raises, after undoing it. */
+  async start(track, body) {
+    this.#track = track;
+    try {
+      this.#phase("creating", "Creating the stream");
+      this.record = await this.#api.createStream(body);
+      if (this.#ended) throw new DOMException("stopped", "AbortError");
+      this.#phase("publishing", "Connecting");
+      this.#watchStatus();
+      this.#watchEvents();
+      await this.#publish();
+    } catch (error) {
+      await this.#finish(error.name === "AbortError" ? "stopped" : "failed");
+      throw error;
+    }
+  }
+
+  /** Send these members of params soon; later calls win over members not yet sent. */
+  update(params) {
+    if (!this.live) return;
+    this.#waiting = { ...this.#waiting, ...params };
+    if (this.#timer === null && !this.#updating) this.#timer = setTimeout(() => this.#sendUpdate(), UPDATE_PAUSE_MS);
+  }
+
+  async replaceTrack(track) {
+    this.#track = track;
+    await this.#publisher?.replaceTrack(track);
+  }
+
+  describeSent() {
+    return this.#publisher?.describe() ?? Promise.resolve(null);
+  }
+
+  describeReceived() {
+    return this.#player?.describe() ?? Promise.resolve(null);
+  }
+
+  snapshot() {
+    return this.#api.snapshot(this.record.id);
+  }
+
+  /** End everything, the stream on the server included. */
+  stop() {
+    return this.#finish("stopped");
+  }
+
+  /** The page is going away: ask for the end in requests that outlive it. */
+  abandon() {
+    if (!this.live) return;
+    this.#ended = true;
+    this.#publisher?.close({ keepalive: true });
+    this.#player?.close({ keepalive: true });
+    this.#api.deleteStream(this.record.id, { keepalive: true }).catch(() => {});
+  }
+
+  async #publish() {
+    const publisher = new Publisher(this.record.whip_url);
+    this.#publisher = publisher;
+    publisher.addEventListener("connected", () => this.#phase("live", ""));
+    publisher.addEventListener("failed", () => this.#republish());
+    await publisher.connect(this.#track, this.#abort.signal);
+    if (!this.#playing) this.#watch(publisher.playbackUrl ?? this.record.output_stream_url);
+  }
+
+  async #republish() {
+    if (this.#ended) return;
+    await this.#publisher?.close();
+    for (const [attempt, pause] of PUBLISH_PAUSES_MS.entries()) {
+      this.#phase("reconnecting", `Connection lost. Attempt ${attempt + 1} of ${PUBLISH_PAUSES_MS.length}`);
+      await this.#sleep(pause);
+      if (this.#ended) return;
+      try {
+        await this.#publish();
+        return;
+      } catch (error) {
+        if (this.#ended) return;
+        await this.#publisher?.close();
+        if (error.status === 404) return this.#lose("The server no longer has this stream.");
+      }
+    }
+    await this.#lose("The connection was lost and could not be made again.");
+  }
+
+  /** Play, and play again after every failure: 404 only means that there is nothing to see yet. */
+  async #watch(url) {
+    this.#playing = true;
+    for (let attempt = 0; !this.#ended; ) {
+      const player = new Player(url);
+      this.#player = player;
+      const over = new Promise((resolve) => player.addEventListener("failed", resolve, { once: true }));
+      player.addEventListener("connected", () => (attempt = 0));
+      player.addEventListener("stream", ({ detail }) => this.#emit("output", detail));
+      try {
+        await player.connect(this.#abort.signal);
+        await Promise.race([over, this.#aborted()]);
+      } catch (error) {
+        if (this.#ended) return;
+        const fatal = error instanceof ApiError && ![0, 404, 429, 503].includes(error.status);
+        if (fatal) this.#emit("fault", error);
+      }
+      await player.close();
+      await this.#sleep(WATCH_PAUSES_MS[Math.min(attempt, WATCH_PAUSES_MS.length - 1)]);
+      attempt += 1;
+    }
+  }
+
+  async #sendUpdate() {
+    this.#timer = null;
+    const params = this.#waiting;
+    this.#waiting = null;
+    if (!params || this.#ended) return;
+    this.#updating = true;
+    const sentAt = performance.now();
+    try {
+      const reply = await this.#api.updateStream(this.record.id, params);
+      this.record = { ...this.record, ...reply };
+      this.#emit("updated", { reply, params, sentAt, answeredAt: performance.now() });
+    } catch (error) {
+      if (!this.#ended) this.#emit("refused", { error, params });
+    } finally {
+      this.#updating = false;
+    }
+    if (this.#waiting && !this.#ended) this.#timer = setTimeout(() => this.#sendUpdate(), UPDATE_PAUSE_MS);
+  }
+
+  async #watchStatus() {
+    while (!this.#ended) {
+      try {
+        const status = await this.#api.status(this.record.id, this.#abort.signal);
+        if (!this.#ended) this.#emit("status", status);
+      } catch (error) {
+        if (this.#ended) return;
+        if (error.status === 404) return void (await this.#lose("The server has deleted this stream."));
+        this.#emit("fault", error);
+        await this.#sleep(2000);
+      }
+      await this.#sleep(STATUS_PAUSE_MS);
+    }
+  }
+
+  async #watchEvents() {
+    let last = "";
+    for (let failures = 0; !this.#ended && failures < 5; ) {
+      try {
+        for await (const event of this.#api.events(this.record.id, this.#abort.signal, last)) {
+          failures = 0;
+          if (event.id) last = event.id;
+          if (this.#ended) return;
+          this.#emit("event", event);
+          if (event.event === "deleted") return void (await this.#lose("The stream was deleted on the server."));
+        }
+      } catch {
+        failures += 1; // the status is polled anyway, so events are worth a few attempts and no message
+        await this.#sleep(1000 * failures);
+      }
+    }
+  }
+
+  #lose(reason) {
+    return this.#finish("lost", reason);
+  }
+
+  async #finish(why, reason = "") {
+    if (this.#ended) return;
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    const record = this.record;
+    this.#abort.abort();
+    await Promise.all([this.#publisher?.close(), this.#player?.close()]);
+    if (record && why !== "lost") {
+      await this.#api.deleteStream(record.id).catch((error) => {
+        if (error.status !== 404) this.#emit("fault", error);
+      });
+    }
+    this.#emit("ended", { why, reason });
+  }
+
+  #phase(phase, text) {
+    if (!this.#ended) this.#emit("phase", { phase, text });
+  }
+
+  #emit(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  #aborted() {
+    return new Promise((resolve) => this.#abort.signal.addEventListener("abort", resolve, { once: true }));
+  }
+
+  #sleep(milliseconds) {
+    if (this.#ended) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      this.#abort.signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    });
+  }
+}

@@ -1,0 +1,69 @@
+// Reads the status answer: Daydream's members and sdstream's further ones, into the few values that the page shows.
+
+/** What each state is called, and in which tone the badge is drawn. IDLE is the page's own: there is no stream. */
+export const STATES = {
+  IDLE: { word: "Idle", tone: "quiet" },
+  OFFLINE: { word: "Offline", tone: "quiet" },
+  LOADING: { word: "Loading", tone: "busy" },
+  ONLINE: { word: "Online", tone: "good" },
+  DEGRADED_INPUT: { word: "Poor input", tone: "poor" },
+  DEGRADED_INFERENCE: { word: "Poor output", tone: "poor" },
+  ERROR: { word: "Error", tone: "bad" },
+};
+
+/** {state, reason, detail, percent, inputFps, outputFps, p50, p95, dropped, drops, viewers, revision, inForce, sizes, warnings} */
+export function readStatus(data) {
+  const lane = data.lane ?? null;
+  const total = data.latency_ms?.total ?? null;
+  const drops = data.drops ?? {};
+  return {
+    state: data.state,
+    reason: data.reason || data.inference_status?.last_error || "",
+    detail: lane?.detail ?? "",
+    percent: lane?.percent ?? null,
+    inputFps: data.input_status?.fps ?? null,
+    outputFps: data.inference_status?.fps ?? null,
+    p50: total?.p50 ?? null,
+    p95: total?.p95 ?? null,
+    hops: data.latency_ms ?? {},
+    drops,
+    dropped: Object.values(drops).reduce((sum, count) => sum + count, 0),
+    viewers: data.viewers ?? 0,
+    inForce: lane?.revision ?? null,
+    inputSize: data.media?.input_size ?? null,
+    outputSize: data.media?.output_size ?? null,
+    warnings: data.media?.warnings ?? [],
+  };
+}
+
+/** An event of the stream in one line for the activity list, or null where the page already says it elsewhere. */
+export function describeEvent({ name, data }) {
+  switch (name) {
+    case "state":
+      return [STATES[data.state]?.word ?? data.state, data.reason].filter(Boolean).join(": ");
+    case "publisher":
+      return `Publisher ${data.state}`;
+    case "viewers":
+      return data.count === 1 ? "1 viewer" : `${data.count} viewers`;
+    case "updated":
+      return `Update ${data.revision}: ${(data.changed ?? []).join(", ") || "no change"} (${data.applied})`;
+    case "effective":
+      return `Update ${data.revision} in force${data.effective_frame === null || data.effective_frame === undefined ? "" : ` from picture ${data.effective_frame}`}`;
+    case "loading":
+      return [data.detail, data.percent === null || data.percent === undefined ? "" : `${Math.round(data.percent)} %`].filter(Boolean).join(" ");
+    case "error":
+      return `Error: ${data.message}`;
+    case "worker":
+      return `Worker ${data.phase}`;
+    case "deleted":
+      return `Deleted: ${data.reason}`;
+    default:
+      return name;
+  }
+}
+
+/** Drop reasons as words for a tooltip: "encoder_busy" with 3 becomes "encoder busy 3". */
+export function describeDrops(drops) {
+  const parts = Object.entries(drops).filter(([, count]) => count > 0).map(([reason, count]) => `${reason.replaceAll("_", " ")} ${count}`);
+  return parts.join(", ") || "none";
+}

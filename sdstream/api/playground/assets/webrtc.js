@@ -1,0 +1,186 @@
+// WHIP (send) and WHEP (receive) with RTCPeerConnection and nothing else.
+
+import { ApiError, onThisHost, refusal } from "./api.js";
+
+const GATHERING_LIMIT_MS = 400; // host candidates only: there is no ICE server to wait for
+const DISCONNECTED_LIMIT_MS = 2000; // a shorter break repairs itself
+
+/** Sends one picture track to a WHIP endpoint. Events: "connected", "failed". */
+export class Publisher extends EventTarget {
+  #link = null;
+
+  constructor(url, { bitrate = 2_500_000 } = {}) {
+    super();
+    this.url = onThisHost(url);
+    this.bitrate = bitrate;
+    this.playbackUrl = null;
+  }
+
+  /** Offer, post, answer. Raises ApiError with the server's words. */
+  async connect(track, signal) {
+    const link = new Link(this);
+    this.#link = link;
+    const transceiver = link.peer.addTransceiver(track, {
+      direction: "sendonly",
+      streams: [new MediaStream([track])],
+      sendEncodings: [{ maxBitrate: this.bitrate }],
+    });
+    preferH264(transceiver, RTCRtpSender);
+    const response = await link.negotiate(this.url, signal);
+    const playback = response.headers.get("Livepeer-Playback-URL");
+    this.playbackUrl = playback ? onThisHost(playback) : null;
+    // Chrome halves the picture's size while its bandwidth estimate grows; the server scales anyway, so keep the size.
+    const parameters = transceiver.sender.getParameters();
+    parameters.degradationPreference = "maintain-resolution";
+    await transceiver.sender.setParameters(parameters).catch(() => {}); // Firefox lacks it
+  }
+
+  /** Another camera into the same session; the far side notices only a change of size. */
+  async replaceTrack(track) {
+    const sender = this.#link?.peer.getSenders().find((each) => each.track?.kind === "video" || each.track === null);
+    await sender?.replaceTrack(track);
+  }
+
+  /** What getStats says of the sent video: {width, height, fps, codec}, or null before the first picture. */
+  async describe() {
+    return this.#link?.describe("outbound-rtp") ?? null;
+  }
+
+  close(options) {
+    const link = this.#link;
+    this.#link = null;
+    return link?.close(options);
+  }
+}
+
+/** Receives from a WHEP endpoint into a MediaStream. Events: "connected", "failed", "stream" (detail: MediaStream). */
+export class Player extends EventTarget {
+  #link = null;
+
+  constructor(url) {
+    super();
+    this.url = onThisHost(url);
+  }
+
+  async connect(signal) {
+    const link = new Link(this);
+    this.#link = link;
+    const stream = new MediaStream();
+    link.peer.addEventListener("track", ({ track, receiver }) => {
+      stream.addTrack(track);
+      // Newest picture first: a jitter buffer that holds pictures back is delay the user sees in every slider.
+      if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+      this.dispatchEvent(new CustomEvent("stream", { detail: stream }));
+    });
+    link.peer.addTransceiver("video", { direction: "recvonly" });
+    link.peer.addTransceiver("audio", { direction: "recvonly" });
+    await link.negotiate(this.url, signal);
+  }
+
+  async describe() {
+    return this.#link?.describe("inbound-rtp") ?? null;
+  }
+
+  close(options) {
+    const link = this.#link;
+    this.#link = null;
+    return link?.close(options);
+  }
+}
+
+/** One RTCPeerConnection and its WHIP or WHEP resource. */
+class Link {
+  #owner;
+  #timer = null;
+  #closed = false;
+  #resource = null;
+
+  constructor(owner) {
+    this.#owner = owner;
+    this.peer = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
+    this.peer.addEventListener("connectionstatechange", () => this.#onState());
+  }
+
+  async negotiate(url, signal) {
+    await this.peer.setLocalDescription(await this.peer.createOffer());
+    await gathered(this.peer);
+    let response;
+    try {
+      response = await fetch(url, {
+        method: "POST",
+        headers: { "Content-Type": "application/sdp" },
+        body: this.peer.localDescription.sdp,
+        signal,
+      });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError({ status: 0, message: "The server did not answer the WebRTC offer." });
+    }
+    if (!response.ok) throw await refusal(response);
+    const location = response.headers.get("Location");
+    if (location) this.#resource = onThisHost(new URL(location, url).href);
+    const answer = await response.text();
+    if (this.#closed) {
+      await this.#remove(false); // stopped while the answer was on its way
+      throw new DOMException("closed", "AbortError");
+    }
+    await this.peer.setRemoteDescription({ type: "answer", sdp: answer });
+    return response;
+  }
+
+  async describe(type) {
+    const report = await this.peer.getStats();
+    for (const entry of report.values()) {
+      if (entry.type !== type || entry.kind !== "video" || !entry.frameWidth) continue;
+      const codec = report.get(entry.codecId)?.mimeType?.replace("video/", "") ?? "";
+      return { width: entry.frameWidth, height: entry.frameHeight, fps: entry.framesPerSecond ?? 0, codec };
+    }
+    return null;
+  }
+
+  close({ keepalive = false } = {}) {
+    if (this.#closed) return Promise.resolve();
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.peer.close();
+    return this.#remove(keepalive);
+  }
+
+  async #remove(keepalive) {
+    const resource = this.#resource;
+    this.#resource = null;
+    // The session also ends by itself when packets stop, so a failure here is no news.
+    if (resource) await fetch(resource, { method: "DELETE", keepalive }).catch(() => {});
+  }
+
+  #onState() {
+    clearTimeout(this.#timer);
+    if (this.#closed) return;
+    const state = this.peer.connectionState;
+    if (state === "connected") this.#owner.dispatchEvent(new Event("connected"));
+    else if (state === "failed" || state === "closed") this.#owner.dispatchEvent(new Event("failed"));
+    else if (state === "disconnected") {
+      this.#timer = setTimeout(() => this.#owner.dispatchEvent(new Event("failed")), DISCONNECTED_LIMIT_MS);
+    }
+  }
+}
+
+/** H.264 first where the browser has it; the others stay as a way out. */
+function preferH264(transceiver, side) {
+  const codecs = side.getCapabilities?.("video")?.codecs ?? [];
+  const first = codecs.filter((codec) => codec.mimeType.toLowerCase() === "video/h264");
+  if (!first.length || !transceiver.setCodecPreferences) return;
+  transceiver.setCodecPreferences([...first, ...codecs.filter((codec) => !first.includes(codec))]);
+}
+
+function gathered(peer) {
+  if (peer.iceGatheringState === "complete") return Promise.resolve();
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, GATHERING_LIMIT_MS);
+    peer.addEventListener("icegatheringstatechange", () => {
+      if (peer.iceGatheringState !== "complete") return;
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}
