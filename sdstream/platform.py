@@ -1,0 +1,193 @@
+"""Every call that only some systems have: parents and children, shared memory, handing a socket to a child.
+
+Nothing else in the package may import `fcntl`, `ctypes`, `signal` constants of one system, or test `sys.platform`.
+"""
+
+import base64
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+WINDOWS = sys.platform == "win32"
+LINUX = sys.platform.startswith("linux")
+SET_PARENT_DEATH_SIGNAL = 1
+"""`PR_SET_PDEATHSIG` of `<linux/prctl.h>`."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; Linux only, elsewhere nothing.
+
+    `parent` is the process id of the starter: when it has ended before this call, this process exits at once.
+    Trap: the signal comes at the end of the starting *thread*, so children must be started from one that lasts.
+    """
+    if not LINUX:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.prctl(SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the parent, which ends its children in good order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def process_exists(process_id: int) -> bool:
+    """Whether a process with this id runs on this machine (in this container)."""
+    if WINDOWS:
+        return True  # names of shared memory end with their processes there, so nobody needs to know
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def processor_name() -> str:
+    """What the CPU is called."""
+    if LINUX:
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+                name, _, value = line.partition(":")
+                if name.strip() == "model name":
+                    return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def start_child(
+    command: Sequence[str], environment: dict[str, str], child_socket: socket.socket
+) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start `command` with a pipe as standard input, another for all it prints, and give it `child_socket`.
+
+    Returns the process and the text from which `received_socket` makes the socket in the child; the caller closes its
+    own copy of the socket. Raises `OSError` when the program cannot be started.
+    """
+    options: dict[str, Any] = {}
+    if WINDOWS:
+        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    else:
+        options["pass_fds"] = (child_socket.fileno(),)
+    process = subprocess.Popen(
+        list(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        **options,
+    )
+    if WINDOWS:
+        share: Any = getattr(child_socket, "share")  # noqa: B009 - the attribute exists on one system only
+        return process, base64.b64encode(share(process.pid)).decode("ascii")
+    return process, str(child_socket.fileno())
+
+
+def received_socket(text: str) -> socket.socket:
+    """The socket that the parent gave with `start_child`."""
+    if WINDOWS:
+        from_share: Any = getattr(socket, "fromshare")  # noqa: B009 - the attribute exists on one system only
+        return from_share(base64.b64decode(text))
+    return socket.socket(fileno=int(text))
+
+
+def shared_memory_directory() -> Path:
+    """Where files that live in memory are kept: the kernel's own place on Linux, the temporary directory elsewhere."""
+    memory = Path("/dev/shm")
+    return memory if LINUX and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def create_shared_memory(name: str, size: int) -> mmap.mmap:
+    """Make `size` bytes of memory that another process can open by `name`.
+
+    Raises `FileExistsError` when the name is taken and `MemoryError` when there is no room: the pages are reserved
+    here, because a full `/dev/shm` would otherwise kill the first process that writes to them (SIGBUS).
+    """
+    if WINDOWS:
+        return _named_memory(name, size)
+    path = shared_memory_directory() / name
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        _reserve(descriptor, size)
+        return mmap.mmap(descriptor, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise MemoryError(f"no room for {size} bytes in {path.parent}") from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def open_shared_memory(name: str, size: int) -> mmap.mmap:
+    """Map what `create_shared_memory` made. Raises `FileNotFoundError` when the name is gone."""
+    if WINDOWS:
+        return _named_memory(name, size)
+    descriptor = os.open(shared_memory_directory() / name, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def unlink_shared_memory(name: str) -> None:
+    """Take the name away; the memory goes when the last process lets go of it. Nothing happens if it is gone."""
+    if not WINDOWS:
+        (shared_memory_directory() / name).unlink(missing_ok=True)
+
+
+def shared_memory_names(prefix: str) -> list[str]:
+    """The names of shared memory that begin with `prefix`; none on Windows, where names end with their processes."""
+    if WINDOWS:
+        return []
+    return sorted(entry.name for entry in os.scandir(shared_memory_directory()) if entry.name.startswith(prefix))
+
+
+def shared_memory_modified_at(name: str) -> float | None:
+    """When the memory was made, in seconds since 1970; None when it is gone."""
+    try:
+        return (shared_memory_directory() / name).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _named_memory(name: str, size: int) -> mmap.mmap:
+    anonymous: Any = mmap.mmap
+    return anonymous(-1, size, tagname=name)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve is None:  # macOS
+        os.ftruncate(descriptor, size)
+    else:
+        reserve(descriptor, 0, size)
+
+
+__all__ = [
+    "create_shared_memory",
+    "die_with_parent",
+    "ignore_interrupts",
+    "open_shared_memory",
+    "process_exists",
+    "processor_name",
+    "received_socket",
+    "shared_memory_directory",
+    "shared_memory_modified_at",
+    "shared_memory_names",
+    "start_child",
+    "unlink_shared_memory",
+]

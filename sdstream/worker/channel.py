@@ -1,0 +1,120 @@
+"""One duplex line of messages between the server and the worker: sends never wait, one thread receives."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from sdstream.worker.messages import Message, Unpacker, pack
+
+READ_BYTES = 1 << 16
+TICK = 3600.0
+"""Seconds a receive waits before it is begun again; a finite value keeps the socket non-blocking for senders."""
+
+
+class Channel:
+    """Messages over a stream socket.
+
+    `send` may be called from any thread. What the socket does not take at once, because the other end is stopped or
+    slow, is kept and written by a thread that exists only for that time; senders bound what they may have under way
+    (one doorbell for each free slot, one unanswered update a lane), so the backlog is bounded too.
+    """
+
+    def __init__(self, connection: socket.socket, decoder: "msgspec.msgpack.Decoder[Any]") -> None:
+        connection.settimeout(TICK)
+        self._connection = connection
+        self._writer = connection.dup()
+        self._writer.settimeout(0.0)
+        self._unpacker = Unpacker(decoder)
+        self._lock = threading.Lock()
+        self._backlog = bytearray()
+        self._receiving = False
+        self._closed = False
+
+    def send(self, message: Message) -> None:
+        """Send without waiting. After `close`, or when the other end is gone, nothing happens."""
+        data = pack(message)
+        with self._lock:
+            if self._closed:
+                return
+            if self._backlog:
+                self._backlog += data
+                return
+            try:
+                sent = self._writer.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # the other end is gone; the receiving thread sees it too and says so
+                return
+            if sent < len(data):
+                self._backlog += data[sent:]
+                threading.Thread(target=self._flush, name="worker-flush", daemon=True).start()
+
+    def receive(self) -> Iterator[Any]:
+        """Yield messages until the other end is gone or `close` was called; for one thread only.
+
+        Raises `InternalError` for bytes that are no messages.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._receiving = True
+        try:
+            while True:
+                try:
+                    data = self._connection.recv(READ_BYTES)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+                if not data:
+                    return
+                yield from self._unpacker.feed(data)
+        finally:
+            with self._lock:
+                self._receiving = False
+                if self._closed:
+                    self._connection.close()
+
+    def close(self) -> None:
+        """End the line; the receiving thread, if any, returns. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._backlog.clear()
+            with contextlib.suppress(OSError):
+                self._writer.shutdown(socket.SHUT_RDWR)
+            self._writer.close()
+            # A receiving thread closes its own descriptor: closed under it, the number could already be another file.
+            if not self._receiving:
+                self._connection.close()
+
+    def _flush(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            blocking = self._writer.dup()
+        blocking.settimeout(TICK)
+        with blocking:
+            while True:
+                with self._lock:
+                    data = bytes(self._backlog[:READ_BYTES])
+                if not data:
+                    return
+                try:
+                    sent = blocking.send(data)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    with self._lock:
+                        self._backlog.clear()
+                    return
+                with self._lock:
+                    del self._backlog[:sent]
+
+
+__all__ = ["Channel"]

@@ -1,0 +1,241 @@
+"""The server's handle of the worker: starts it, watches it, starts it again, and keeps every lane open meanwhile."""
+
+import asyncio
+import itertools
+import json
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from sdstream.clock import Clock, epoch_milliseconds
+from sdstream.errors import InternalError
+from sdstream.params import StreamParams
+from sdstream.settings import Settings
+from sdstream.worker import supervision
+from sdstream.worker.child import WorkerChild
+from sdstream.worker.lane import WorkerLane
+from sdstream.worker.messages import (
+    Configure,
+    LaneReport,
+    PictureOut,
+    Ping,
+    Pong,
+    Ready,
+    SlotsReturned,
+    Stop,
+    UseRing,
+)
+from sdstream.worker.ports import Lane, LaneListener, WorkerHealth, WorkerPhase
+from sdstream.worker.ring import memory_prefix, sweep_own_memory, sweep_stale_memory
+from sdstream.worker.supervision import Action, Limits, SupervisionState
+
+STOP_SECONDS = 2.0
+"""How long a worker may take to end in good order before it is killed."""
+
+logger = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """Implements `worker.ports.WorkerClient` with one child process at a time."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._limits = Limits.from_settings(settings)
+        self._state = SupervisionState()
+        self._child: WorkerChild | None = None
+        self._lanes: dict[int, WorkerLane] = {}
+        self._lane_numbers = itertools.count(1)
+        self._generations = itertools.count(1)
+        self._memory_prefix = ""
+        self._supervisor: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
+        self._is_ready = asyncio.Event()
+        self._heard_at = 0.0
+        self._pings = itertools.count(1)
+        self._ready: Ready | None = None
+        self._pong: Pong | None = None
+        self._last_error: str | None = None
+        self._last_logs: tuple[str, ...] = ()
+
+    # -- worker.ports.WorkerClient
+
+    async def start(self) -> None:
+        if self._supervisor is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        swept = sweep_stale_memory(epoch_milliseconds(self._clock.now()) / 1000)
+        if swept:
+            logger.info("stale_memory_swept", names=swept)
+        self._state = replace(self._state, phase=WorkerPhase.STARTING)
+        self._carry_out(Action.START)
+        self._supervisor = asyncio.create_task(self._supervise(), name="worker-supervisor")
+
+    async def wait_ready(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._is_ready.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> Lane:
+        lane = WorkerLane(
+            next(self._lane_numbers), stream_id, params, revision, listener, self._clock, self._forget_lane
+        )
+        self._lanes[lane.number] = lane
+        if self._state.phase is WorkerPhase.READY and self._child is not None:
+            lane.attach(self._child.channel, self._memory_prefix)
+        else:
+            lane.announce()
+        return lane
+
+    def health(self) -> WorkerHealth:
+        ready, pong = self._ready, self._pong
+        return WorkerHealth(
+            phase=self._state.phase,
+            restarts=self._state.restarts,
+            process_id=None if self._child is None else self._child.process_id,
+            device="" if ready is None else ready.device,
+            processor="" if ready is None else ready.processor,
+            memory_used=None if pong is None else pong.memory_used,
+            memory_total=None if pong is None else pong.memory_total,
+            last_error=self._last_error,
+            last_restart_logs=self._last_logs,
+        )
+
+    async def close(self) -> None:
+        self._state = replace(self._state, phase=WorkerPhase.STOPPED)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        child = self._child
+        if child is not None:
+            child.send(Stop())
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await child.ended.wait()
+            except TimeoutError:
+                child.kill()
+                await child.ended.wait()
+        for lane in list(self._lanes.values()):
+            await lane.close()
+        sweep_own_memory(memory_prefix())
+
+    # -- supervision, on the event loop
+
+    async def _supervise(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            heard_at = max(self._state.heard_at, self._heard_at)
+            busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
+            self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
+            action = supervision.decide(self._state, now, self._limits)
+            if action is not Action.WAIT:
+                self._carry_out(action)
+            self._look.clear()
+            pause = supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+
+    def _carry_out(self, action: Action) -> None:
+        now = self._clock.monotonic()
+        match action:
+            case Action.START:
+                self._start_child(now)
+            case Action.PING:
+                assert self._child is not None
+                self._state = replace(self._state, pinged_at=now)
+                self._child.send(Ping(next(self._pings)))
+            case Action.KILL_MUTE | Action.KILL_SLOW_START | Action.KILL_HUNG:
+                assert self._child is not None
+                self._child.add_line(f"sdstream killed the worker: {action.value}")
+                logger.warning("worker_killed", reason=action.value, process_id=self._child.process_id)
+                # It counts as ended from here on: what it had is lost, and nobody waits for the kernel to reap it.
+                child = self._child
+                child.kill()
+                self._on_child_end(child, f"the worker was killed: {action.value}")
+            case Action.WAIT:
+                pass
+
+    def _start_child(self, now: float) -> None:
+        self._memory_prefix = f"{memory_prefix()}{next(self._generations)}-"
+        child = WorkerChild(self._on_message, self._on_child_end)
+        self._child = child
+        self._ready = self._pong = None
+        try:
+            child.start(self._settings)
+        except OSError as error:
+            self._child = None
+            self._last_error = f"the worker cannot be started: {error}"
+            logger.error("worker_start_failed", error=str(error))
+            self._state = supervision.ended(supervision.started(self._state, now), now)
+            return
+        self._state = supervision.started(self._state, now)
+        models = json.dumps(self._settings.model_dump(mode="json", include={"models", "default_model"}))
+        child.send(Configure(self._settings.worker_device, models, self._memory_prefix))
+        logger.info("worker_started", process_id=child.process_id, restarts=self._state.restarts)
+
+    def _on_child_end(self, child: WorkerChild, reason: str | None = None) -> None:
+        if child is not self._child:
+            return
+        self._child = None
+        self._is_ready.clear()
+        reason = reason or child.exit_reason
+        self._last_logs = child.lines
+        if self._state.phase is not WorkerPhase.STOPPED:
+            self._last_error = reason
+            self._state = supervision.ended(self._state, self._clock.monotonic())
+            logger.warning("worker_ended", reason=reason, restarts=self._state.restarts)
+        for lane in self._lanes.values():
+            lane.detach(reason)
+        sweep_own_memory(self._memory_prefix)
+        self._look.set()
+
+    def _forget_lane(self, lane: WorkerLane) -> None:
+        self._lanes.pop(lane.number, None)
+
+    def _on_ready(self, child: WorkerChild, message: Ready) -> None:
+        if child is not self._child or self._state.phase is WorkerPhase.STOPPED:
+            return
+        self._ready = message
+        self._state = supervision.became_ready(self._state, self._clock.monotonic())
+        logger.info("worker_ready", device=message.device, seconds=round(message.start_seconds, 3))
+        for lane in list(self._lanes.values()):
+            lane.attach(child.channel, self._memory_prefix)
+        self._is_ready.set()
+        self._look.set()
+
+    # -- messages, on the reader thread of a child
+
+    def _on_message(self, child: WorkerChild, message: Any) -> None:
+        if child is not self._child:
+            return
+        self._heard_at = self._clock.monotonic()
+        match message:
+            case Pong():
+                self._pong = message
+            case Ready():
+                self._loop.call_soon_threadsafe(self._on_ready, child, message)
+            case PictureOut():
+                if lane := self._lanes.get(message.lane):
+                    lane.on_picture_out(message, child.channel)
+            case SlotsReturned():
+                if lane := self._lanes.get(message.lane):
+                    lane.on_slots_returned(message, child.channel)
+            case UseRing():
+                if lane := self._lanes.get(message.lane):
+                    lane.on_use_ring(message, child.channel)
+            case LaneReport():
+                if lane := self._lanes.get(message.lane):
+                    lane.on_report(message, child.channel)
+            case _:
+                raise InternalError(f"a message the server does not take: {type(message).__name__}")
+
+
+__all__ = ["WorkerProcess"]

@@ -1,0 +1,381 @@
+"""The server's end of a lane: hands pictures to the worker, takes results back, and outlives every worker process."""
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import structlog
+
+from sdstream.clock import Clock
+from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerUnavailable
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.params import StreamParams, dump_params
+from sdstream.worker.channel import Channel
+from sdstream.worker.messages import (
+    CloseLane,
+    LaneReport,
+    OpenLane,
+    PictureIn,
+    PictureOut,
+    SlotsReturned,
+    UpdateLane,
+    UseRing,
+)
+from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
+from sdstream.worker.ring import FrameRing, SlotLedger
+
+RETURN_AT = 2
+"""So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is remembered of a picture while the worker has it. `result` belongs to a waiting `process` call."""
+
+    pts: int
+    time_base: Fraction
+    received_at: float
+    sequence: int
+    result: "asyncio.Future[I420Frame] | None"
+
+
+class WorkerLane:
+    """Implements `worker.ports.Lane`.
+
+    The event loop, the decoder thread and the client's reader thread all come here; one lock guards the book-keeping
+    and is never held while a listener is called.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        stream_id: str,
+        params: StreamParams,
+        revision: int,
+        listener: LaneListener,
+        clock: Clock,
+        forget: Callable[["WorkerLane"], None],
+    ) -> None:
+        self.number = number
+        self.stream_id = stream_id
+        self._params = params
+        self._revision = revision
+        self._listener = listener
+        self._clock = clock
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._status = LaneStatus(LanePhase.WAITING, revision)
+        self._closed = False
+        self._channel: Channel | None = None
+        self._memory_prefix = ""
+        self._input: FrameRing | None = None
+        self._ledger = SlotLedger(0)
+        self._output: FrameRing | None = None
+        self._rings = 0
+        self._returned: list[int] = []
+        self._unanswered: int | None = None
+        """The revision of the one update the worker has not answered yet; newer ones wait here for the answer."""
+        self._under_way: dict[tuple[int, int], Submission] = {}
+        self._waiting: deque[tuple[I420Frame, asyncio.Future[I420Frame]]] = deque()
+        self._stash: I420Frame | None = None
+        """The newest picture, while the worker has every slot."""
+        self._submitted = self._processed = self._superseded = self._lost = 0
+
+    # -- worker.ports.Lane
+
+    def submit(self, frame: I420Frame) -> None:
+        with self._lock:
+            self._submitted += 1
+            if self._channel is None or self._status.phase is LanePhase.FAILED:
+                self._superseded += 1
+                return
+            slot = None if self._waiting else self._take_slot(frame.size)
+            if slot is not None:
+                self._hand_over(self._channel, slot, frame, None)
+                return
+            if self._stash is not None:
+                self._superseded += 1
+            self._stash = frame.copy()
+
+    async def process(self, frame: I420Frame) -> I420Frame:
+        result: asyncio.Future[I420Frame] = self._loop.create_future()
+        with self._lock:
+            if self._closed:
+                raise WorkerUnavailable("the lane is closed")
+            if self._status.phase is LanePhase.FAILED:
+                raise _failure(self._status.error_code, self._status.error_message)
+            self._submitted += 1
+            self._waiting.append((frame, result))
+            self._pump()
+        return await result
+
+    def update(self, params: StreamParams, revision: int) -> None:
+        with self._lock:
+            if revision < self._revision:
+                return
+            self._params = params
+            self._revision = revision
+            if self._status.phase is LanePhase.WAITING:
+                self._set_status(LaneStatus(LanePhase.WAITING, revision))
+            self._send_update()
+
+    def statistics(self) -> LaneStatistics:
+        with self._lock:
+            return LaneStatistics(self._submitted, self._processed, self._superseded, self._lost)
+
+    async def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._channel is not None:
+                self._channel.send(CloseLane(self.number))
+            self._let_go(WorkerUnavailable("the lane was closed"))
+        self._forget(self)
+
+    # -- for the client
+
+    def announce(self) -> None:
+        """Tell the listener of the first status."""
+        with self._lock:
+            self._set_status(self._status)
+
+    def attach(self, channel: Channel, memory_prefix: str) -> None:
+        """A worker is ready: open the lane there, with the newest params."""
+        with self._lock:
+            if self._closed:
+                return
+            self._channel = channel
+            self._memory_prefix = memory_prefix
+            self._unanswered = self._revision
+            channel.send(OpenLane(self.number, self.stream_id, dump_params(self._params), self._revision))
+            self._set_status(LaneStatus(LanePhase.LOADING, self._revision))
+            self._pump()
+
+    def detach(self, reason: str) -> None:
+        """The worker is gone: count what it had as lost and wait for the next one."""
+        with self._lock:
+            if self._closed:
+                return
+            self._let_go(WorkerUnavailable(reason))
+            self._set_status(LaneStatus(LanePhase.WAITING, self._revision, detail=reason))
+
+    def on_picture_out(self, message: PictureOut, channel: Channel) -> None:
+        """A picture is done; on the reader thread. `channel` tells it from a message of an earlier worker."""
+        with self._lock:
+            if channel is not self._channel:
+                return
+            submission = self._under_way.pop((message.source_ring, message.source_slot), None)
+            ring = self._output
+            if submission is None or ring is None or ring.number != message.ring:
+                return  # of a worker or a ring that is gone
+            self._give_back(message.source_ring, message.source_slot)
+            self._processed += 1
+            self._pump()
+        y, u, v = ring.planes(message.slot, PictureSize(message.width, message.height))
+        frame = I420Frame(y, u, v, submission.pts, submission.time_base, submission.received_at, submission.sequence)
+        try:
+            if submission.result is not None:
+                self._on_loop(_resolve, submission.result, frame.copy())
+            else:
+                self._listener.on_picture(
+                    ProcessedPicture(frame, message.revision, message.worker_seconds, message.queue_seconds)
+                )
+        finally:
+            self._return_slot(ring, message.slot)
+
+    def on_slots_returned(self, message: SlotsReturned, channel: Channel) -> None:
+        """The worker dropped pictures for newer ones, or because the lane failed."""
+        with self._lock:
+            if channel is not self._channel:
+                return
+            for slot in message.slots:
+                submission = self._under_way.pop((message.ring, slot), None)
+                if submission is None:
+                    continue
+                self._superseded += 1
+                self._give_back(message.ring, slot)
+                if submission.result is not None:
+                    error = _failure(self._status.error_code, self._status.error_message)
+                    self._on_loop(_reject, submission.result, error)
+            self._pump()
+
+    def on_use_ring(self, message: UseRing, channel: Channel) -> None:
+        """The worker made memory for its output."""
+        ring = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
+        ring.unlink()
+        with self._lock:
+            if channel is self._channel:
+                self._output = ring
+                self._returned.clear()
+
+    def on_report(self, message: LaneReport, channel: Channel) -> None:
+        """The worker says where the lane stands."""
+        with self._lock:
+            if channel is not self._channel:
+                return
+            if self._unanswered is not None and message.revision >= self._unanswered:
+                self._unanswered = None
+            self._set_status(
+                LaneStatus(
+                    LanePhase(message.phase),
+                    message.revision,
+                    message.effective_sequence,
+                    message.detail,
+                    message.percent,
+                    message.error_code,
+                    message.error_message,
+                )
+            )
+            self._send_update()
+            if self._status.phase is LanePhase.FAILED:
+                self._fail_waiting(_failure(message.error_code, message.error_message))
+
+    # -- below: with the lock held
+
+    def _take_slot(self, size: PictureSize) -> int | None:
+        if self._channel is None:
+            return None
+        if self._input is None or not self._input.fits(size):
+            self._rings += 1
+            try:
+                ring = FrameRing.create(self._memory_prefix, self._rings, size.byte_count)
+            except MemoryError as error:
+                self._set_status(
+                    LaneStatus(
+                        LanePhase.FAILED,
+                        self._status.revision,
+                        error_code=InternalError.code,
+                        error_message=f"{error}; give the container more shared memory (docker run --shm-size)",
+                    )
+                )
+                return None
+            self._input = ring
+            self._ledger = SlotLedger(ring.slots)
+            self._channel.send(UseRing(self.number, ring.number, ring.name, ring.slot_bytes, ring.slots))
+        return self._ledger.take()
+
+    def _hand_over(
+        self, channel: Channel, slot: int, frame: I420Frame, result: "asyncio.Future[I420Frame] | None"
+    ) -> None:
+        ring = self._input
+        assert ring is not None
+        ring.write(slot, frame)
+        self._under_way[ring.number, slot] = Submission(
+            frame.pts, frame.time_base, frame.received_at, frame.sequence, result
+        )
+        returned, self._returned = self._returned, []
+        height, width = frame.y.shape
+        channel.send(
+            PictureIn(
+                self.number,
+                ring.number,
+                slot,
+                width,
+                height,
+                frame.sequence,
+                frame.received_at,
+                self._clock.monotonic(),
+                frame.full_range,
+                frame.matrix == "bt709",
+                result is not None,
+                0 if self._output is None else self._output.number,
+                returned,
+            )
+        )
+
+    def _give_back(self, ring: int, slot: int) -> None:
+        if self._input is not None and self._input.number == ring:
+            self._ledger.give_back(slot)
+
+    def _pump(self) -> None:
+        """Use free slots for what waits: whole-file pictures first, then the newest one."""
+        while self._channel is not None and self._waiting:
+            frame, result = self._waiting[0]
+            if result.done():  # the caller gave up
+                self._waiting.popleft()
+                self._lost += 1
+                continue
+            slot = self._take_slot(frame.size)
+            if slot is None:
+                return
+            self._waiting.popleft()
+            self._hand_over(self._channel, slot, frame, result)
+        if self._channel is not None and self._stash is not None:
+            slot = self._take_slot(self._stash.size)
+            if slot is not None:
+                frame, self._stash = self._stash, None
+                self._hand_over(self._channel, slot, frame, None)
+
+    def _send_update(self) -> None:
+        if self._channel is None or self._unanswered is not None or self._status.revision >= self._revision:
+            return
+        self._unanswered = self._revision
+        self._channel.send(UpdateLane(self.number, dump_params(self._params), self._revision))
+
+    def _let_go(self, error: RequestError) -> None:
+        self._channel = None
+        self._lost += len(self._under_way)
+        for submission in self._under_way.values():
+            if submission.result is not None:
+                self._on_loop(_reject, submission.result, error)
+        self._under_way.clear()
+        if self._stash is not None:
+            self._superseded += 1
+            self._stash = None
+        self._fail_waiting(error)
+        self._input = self._output = None
+        self._returned.clear()
+        self._unanswered = None
+
+    def _fail_waiting(self, error: RequestError) -> None:
+        self._lost += len(self._waiting)
+        for _, result in self._waiting:
+            self._on_loop(_reject, result, error)
+        self._waiting.clear()
+
+    def _set_status(self, status: LaneStatus) -> None:
+        self._status = status
+        if not self._closed:
+            self._on_loop(self._listener.on_lane_status, status)
+
+    # -- below: without it
+
+    def _return_slot(self, ring: FrameRing, slot: int) -> None:
+        with self._lock:
+            if self._channel is None or self._output is not ring:
+                return
+            self._returned.append(slot)
+            if len(self._returned) >= RETURN_AT:
+                returned, self._returned = self._returned, []
+                self._channel.send(SlotsReturned(self.number, ring.number, returned))
+
+    def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _resolve(result: "asyncio.Future[I420Frame]", frame: I420Frame) -> None:
+    if not result.done():
+        result.set_result(frame)
+
+
+def _reject(result: "asyncio.Future[I420Frame]", error: RequestError) -> None:
+    if not result.done():
+        result.set_exception(error)
+
+
+def _failure(code: str | None, message: str | None) -> RequestError:
+    if code == ModelUnavailable.code:
+        return ModelUnavailable(message or "the stream's model is not available")
+    return InternalError(message or "the lane gave the picture up")
+
+
+__all__ = ["WorkerLane"]

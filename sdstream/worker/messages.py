@@ -1,0 +1,212 @@
+"""The messages between the server and the worker process, typed, in msgpack.
+
+Field order is the wire format (`array_like`), and both ends always come from the same source tree, so there is no
+versioning. Pictures themselves never travel here: a message names the slot of a `FrameRing` that holds one.
+
+`lane` is the number the server gave a lane, `ring` the number of one `FrameRing` of that lane and direction; both only
+grow, so a late message about an old ring or lane is recognised and ignored.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from sdstream.errors import InternalError
+
+HEADER = 4
+"""Bytes of the length before each message, little-endian."""
+LARGEST_MESSAGE = 64 * 1024 * 1024
+"""Bytes; params may carry a style image as a data URI, far below this."""
+
+
+class Message(msgspec.Struct, tag=True, array_like=True, frozen=True, gc=False):
+    """The root of all messages."""
+
+
+class Configure(Message):
+    """The first message to a worker: begin to work with these settings. A spare one waits until it comes."""
+
+    device: str
+    models: str
+    """The settings' model table, as JSON."""
+    memory_prefix: str
+    """How names of shared memory begin, so that the server can sweep them."""
+
+
+class Ping(Message):
+    number: int
+
+
+class Stop(Message):
+    """End in good order."""
+
+
+class OpenLane(Message):
+    lane: int
+    stream_id: str
+    params: str
+    """What `sdstream.params.dump_params` wrote."""
+    revision: int
+
+
+class UpdateLane(Message):
+    lane: int
+    params: str
+    revision: int
+
+
+class CloseLane(Message):
+    lane: int
+
+
+class UseRing(Message):
+    """Either way: from now on pictures of this direction lie in this memory. The receiver maps it and unlinks it."""
+
+    lane: int
+    ring: int
+    name: str
+    slot_bytes: int
+    slots: int
+
+
+class PictureIn(Message):
+    """A picture is in an input slot. `returned` are output slots of ring `returned_ring` that are free again."""
+
+    lane: int
+    ring: int
+    slot: int
+    width: int
+    height: int
+    sequence: int
+    received_at: float
+    sent_at: float
+    full_range: bool
+    bt709: bool
+    keep: bool
+    """Never to be dropped in favour of a newer one."""
+    returned_ring: int
+    returned: list[int]
+
+
+class SlotsReturned(Message):
+    """Either way: these slots may be filled again; from the worker, their pictures were superseded or given up."""
+
+    lane: int
+    ring: int
+    slots: list[int]
+
+
+class Ready(Message):
+    """The worker has torch and its device."""
+
+    device: str
+    processor: str
+    start_seconds: float
+
+
+class Pong(Message):
+    number: int
+    busy_seconds: float
+    """How long the picture under way has taken so far; 0 between pictures."""
+    memory_used: int | None
+    memory_total: int | None
+
+
+class PictureOut(Message):
+    """The picture of input slot `source_slot` is done, and lies in an output slot."""
+
+    lane: int
+    source_ring: int
+    source_slot: int
+    ring: int
+    slot: int
+    width: int
+    height: int
+    revision: int
+    worker_seconds: float
+    queue_seconds: float
+
+
+class LaneReport(Message):
+    """`worker.ports.LaneStatus` of one lane."""
+
+    lane: int
+    phase: str
+    revision: int
+    effective_sequence: int | None
+    detail: str
+    percent: float | None
+    error_code: str | None
+    error_message: str | None
+
+
+ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned
+ToServer = Ready | Pong | UseRing | PictureOut | SlotsReturned | LaneReport
+
+_ENCODER = msgspec.msgpack.Encoder()
+TO_WORKER: "msgspec.msgpack.Decoder[ToWorker]" = msgspec.msgpack.Decoder(ToWorker)
+TO_SERVER: "msgspec.msgpack.Decoder[ToServer]" = msgspec.msgpack.Decoder(ToServer)
+
+
+def pack(message: Message) -> bytes:
+    """The message with its length before it."""
+    body = _ENCODER.encode(message)
+    return len(body).to_bytes(HEADER, "little") + body
+
+
+class Unpacker:
+    """Cuts a byte stream back into messages of one direction.
+
+    Raises `InternalError` from `feed` when the bytes cannot be messages: the two ends no longer understand each other.
+    """
+
+    def __init__(self, decoder: "msgspec.msgpack.Decoder[Any]") -> None:
+        self._decoder = decoder
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Yield every message that is complete with `data`."""
+        self._pending += data
+        start = 0
+        try:
+            while len(self._pending) - start >= HEADER:
+                length = int.from_bytes(self._pending[start : start + HEADER], "little")
+                if length > LARGEST_MESSAGE:
+                    raise InternalError(f"a message of {length} bytes between server and worker")
+                end = start + HEADER + length
+                if len(self._pending) < end:
+                    break
+                body = bytes(self._pending[start + HEADER : end])
+                start = end
+                try:
+                    message = self._decoder.decode(body)
+                except msgspec.MsgspecError as error:
+                    raise InternalError(f"an unknown message between server and worker: {error}") from error
+                yield message
+        finally:
+            del self._pending[:start]
+
+
+__all__ = [
+    "TO_SERVER",
+    "TO_WORKER",
+    "CloseLane",
+    "Configure",
+    "LaneReport",
+    "Message",
+    "OpenLane",
+    "PictureIn",
+    "PictureOut",
+    "Ping",
+    "Pong",
+    "Ready",
+    "SlotsReturned",
+    "Stop",
+    "ToServer",
+    "ToWorker",
+    "Unpacker",
+    "UpdateLane",
+    "UseRing",
+    "pack",
+]

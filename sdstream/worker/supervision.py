@@ -1,0 +1,157 @@
+"""When to ping, kill and restart the worker: pure decisions over what is known at one moment."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sdstream.settings import Settings
+from sdstream.worker.ports import WorkerPhase
+
+PING_PARTS = 4
+"""A ping is due every `ping_timeout / PING_PARTS` seconds."""
+LONGEST_PING_INTERVAL = 0.5
+QUICK_SECONDS = 10.0
+"""A worker that ends before it was ready for this long has failed quickly."""
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 8.0
+QUICK_FAILURES_LIMIT = 6
+"""So many quick failures in a row make the phase FAILED."""
+SLOW_RETRY = 30.0
+BLIND_GAP = 1.0
+"""A supervisor that did not run for this many seconds cannot say that the worker was mute meanwhile."""
+PICTURE_LIMIT = 60.0
+"""Seconds after which one picture counts as hung although the process answers pings."""
+
+
+class Action(StrEnum):
+    """What the supervisor does now."""
+
+    WAIT = "wait"
+    START = "start"
+    PING = "ping"
+    KILL_MUTE = "mute"
+    KILL_SLOW_START = "slow start"
+    KILL_HUNG = "hung"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that supervision needs, in seconds."""
+
+    ping_timeout: float
+    start_timeout: float
+    picture_limit: float = PICTURE_LIMIT
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Limits":
+        return cls(settings.worker_ping_timeout, settings.worker_start_timeout)
+
+    @property
+    def ping_interval(self) -> float:
+        return min(LONGEST_PING_INTERVAL, self.ping_timeout / PING_PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisionState:
+    """All that a decision needs. Moments are monotonic seconds; those of an earlier process are forgotten."""
+
+    phase: WorkerPhase = WorkerPhase.STOPPED
+    running: bool = False
+    """A process exists."""
+    next_start_at: float = 0.0
+    started_at: float = 0.0
+    ready_at: float | None = None
+    heard_at: float = 0.0
+    """The last sign of life: any message."""
+    pinged_at: float = 0.0
+    checked_at: float = 0.0
+    """When the supervisor last looked."""
+    busy_seconds: float = 0.0
+    """How long the present picture took at the last pong."""
+    quick_failures: int = 0
+    restarts: int = 0
+
+
+def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
+    """The one thing to do at `now`."""
+    if state.phase is WorkerPhase.STOPPED:
+        return Action.WAIT
+    if not state.running:
+        return Action.START if now >= state.next_start_at else Action.WAIT
+    if state.ready_at is None:
+        return Action.KILL_SLOW_START if now - state.started_at > limits.start_timeout else Action.WAIT
+    # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
+    if state.pinged_at > state.heard_at and now - state.heard_at > limits.ping_timeout:
+        return Action.KILL_MUTE
+    if state.busy_seconds > limits.picture_limit:
+        return Action.KILL_HUNG
+    return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
+
+
+def seconds_until_next(state: SupervisionState, now: float, limits: Limits) -> float:
+    """How long the supervisor may sleep if nothing happens meanwhile."""
+    if not state.running:
+        return max(0.0, state.next_start_at - now)
+    if state.ready_at is None:
+        return max(0.01, state.started_at + limits.start_timeout - now + 0.01)
+    return max(0.01, state.pinged_at + limits.ping_interval - now)
+
+
+def checked(state: SupervisionState, now: float) -> SupervisionState:
+    """The supervisor looks at `now`. After a gap, such as a suspended machine, the worker gets a fresh chance."""
+    gap = now - state.checked_at
+    if state.running and state.ready_at is not None and state.checked_at and gap > BLIND_GAP:
+        return replace(state, checked_at=now, heard_at=now, pinged_at=min(state.pinged_at, now - 1e-6))
+    return replace(state, checked_at=now)
+
+
+def started(state: SupervisionState, now: float) -> SupervisionState:
+    """A process was started."""
+    phase = WorkerPhase.STARTING if state.restarts == 0 else WorkerPhase.RESTARTING
+    if state.phase is WorkerPhase.FAILED:
+        phase = WorkerPhase.FAILED  # until one is ready
+    return replace(
+        state, phase=phase, running=True, started_at=now, ready_at=None, heard_at=now, pinged_at=0.0, busy_seconds=0.0
+    )
+
+
+def became_ready(state: SupervisionState, now: float) -> SupervisionState:
+    """The process sent its ready message."""
+    return replace(state, phase=WorkerPhase.READY, ready_at=now, heard_at=now, pinged_at=now)
+
+
+def ended(state: SupervisionState, now: float) -> SupervisionState:
+    """The process is gone, or could not be started: decide when the next one starts.
+
+    The first failure restarts at once, further quick ones wait twice as long each, and after
+    `QUICK_FAILURES_LIMIT` the phase is FAILED with a try every `SLOW_RETRY` seconds.
+    """
+    quick = state.ready_at is None or now - state.ready_at < QUICK_SECONDS
+    failures = state.quick_failures + 1 if quick else 0
+    if failures >= QUICK_FAILURES_LIMIT:
+        phase, delay = WorkerPhase.FAILED, SLOW_RETRY
+    else:
+        phase = WorkerPhase.RESTARTING
+        delay = 0.0 if failures <= 1 else min(LONGEST_DELAY, FIRST_DELAY * 2 ** (failures - 2))
+    return replace(
+        state,
+        phase=phase,
+        running=False,
+        ready_at=None,
+        next_start_at=now + delay,
+        quick_failures=failures,
+        restarts=state.restarts + 1,
+        busy_seconds=0.0,
+    )
+
+
+__all__ = [
+    "Action",
+    "Limits",
+    "SupervisionState",
+    "became_ready",
+    "checked",
+    "decide",
+    "ended",
+    "seconds_until_next",
+    "started",
+]
