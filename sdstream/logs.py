@@ -35,7 +35,7 @@ REDACTED = "[redacted]"
 
 _SECRETS = re.compile(
     r"(?P<bearer>\bbearer\s+)[^\s\"',;]+"
-    r"|(?P<name>\b(?:stk|pb)_)[A-Za-z0-9_-]+"
+    r"|(?P<name>\b(?:sds|stk|pb)_)[A-Za-z0-9_-]+"
     r"|(?P<link>[#?&](?:api_?)?key=)[^\s\"'&]+"
     r"|(?P<rtmp>\brtmps?://)[^\s\"']+"
     r"|(?P<data>\bdata:[\w.+-]*/?[\w.+-]*[^\s\"',]{0,80},)[^\s\"']+",

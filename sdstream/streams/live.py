@@ -73,6 +73,7 @@ class LiveStream:
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
         self._size: PictureSize | None = None
+        self._final = MediaStatistics()
 
     async def open(self, media: MediaBackend, size: PictureSize) -> None:
         """Open the media. Nothing is published or watched yet."""
@@ -230,7 +231,8 @@ class LiveStream:
         return placard
 
     def statistics(self) -> MediaStatistics:
-        return MediaStatistics() if self._media is None else self._media.statistics()
+        """The media's counters; the last ones once closed."""
+        return self._final if self._media is None else self._media.statistics()
 
     def latest_picture(self) -> I420Frame | None:
         return None if self._media is None else self._media.latest_picture()
@@ -249,6 +251,7 @@ class LiveStream:
         media, self._media = self._media, None
         if media is not None:
             await media.close()
+            self._final = media.statistics()
 
     def _opened(self) -> MediaStream:
         if self._media is None:

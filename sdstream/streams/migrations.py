@@ -20,7 +20,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     ),
 )
-"""The statements that take the schema from version n to n + 1, for n from 0. A step that was released is never edited."""
+"""The statements that take the schema from version n to n + 1, for n from 0; a released step is never edited."""
 
 SCHEMA_VERSION = len(_STEPS)
 

@@ -10,28 +10,25 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import (
-    CapacityReached,
     Conflict,
     InvalidParams,
     NoPictureYet,
     RequestError,
-    SessionNotFound,
     ShuttingDown,
     StreamNotFound,
 )
-from sdstream.logs import FoldedReporter
 from sdstream.media.ports import MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify, dump_params, load_params, parse_create
 from sdstream.settings import Settings
-from sdstream.streams.duties import Duty, decide_duty
+from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
+from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
 from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StreamStore
 from sdstream.streams.stream import Stream
-from sdstream.streams.totals import Totals
 from sdstream.streams.views import (
     Applied,
     Capacity,
@@ -43,12 +40,6 @@ from sdstream.streams.views import (
     UpdateOutcome,
 )
 from sdstream.worker.ports import WorkerClient, WorkerHealth, WorkerPhase
-
-TICK_SECONDS = 0.2
-"""How often states are computed and placards shown: a viewer sees words well within a second."""
-
-MAX_RECORDS = 10_000
-"""Streams on record, idle ones included; the oldest idle ones are collected long before at any sane rate."""
 
 UNTITLED = "untitled"
 
@@ -87,17 +78,11 @@ class StreamService:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._thresholds = Thresholds(max_frame_rate=settings.max_frame_rate)
-        self._streams: dict[str, Stream] = {}
-        self._by_key: dict[str, Stream] = {}
-        self._by_playback: dict[str, Stream] = {}
+        self._streams = StreamDirectory(settings.max_streams)
+        self._keeper = StreamKeeper(self._streams, worker, settings, clock, self._collect)
         self._store: StreamStore | None = None
-        self._ticker: asyncio.Task[None] | None = None
-        self._duties: dict[str, asyncio.Task[None]] = {}
-        self._faults = FoldedReporter(log, clock)
-        self._ended = Totals()
         self._updates: Counter[str] = Counter()
-        self._health: WorkerHealth | None = None
-        self._closing = False
+        self._closing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the store, then media and worker; returns before the worker is ready.
@@ -114,27 +99,15 @@ class StreamService:
             await self.close()
             raise
         if self._tick_seconds is not None:
-            self._ticker = asyncio.create_task(self._keep_ticking(self._tick_seconds), name="streams-ticker")
+            self._keeper.start(self._tick_seconds)
         log.info("streams restored", count=len(self._streams))
 
     async def close(self) -> None:
         """Refuse new work, end every session, stop media and worker, and close the store. Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
-        if self._ticker is not None:
-            self._ticker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticker
-        if self._duties:
-            await asyncio.wait(self._duties.values())
-        await asyncio.gather(*(stream.close_live(force=True) for stream in self._streams.values()))
-        for stream in self._streams.values():
-            stream.events.close()
-        await self._worker.close()
-        await self._media.close()
-        if self._store is not None:
-            await self._store.close()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="streams-close")
+        # A caller with a time limit may give up waiting; the rest is closed all the same.
+        await asyncio.shield(self._closing)
 
     # Records
 
@@ -145,7 +118,7 @@ class StreamService:
         """
         store = self._open_store()
         request = parse_create(body, self._models, self._settings.size_policy)
-        self._refuse_crowd()
+        self._streams.refuse_crowd(self._busy_since())
         record = StreamRecord(
             id=new_stream_id(),
             stream_key=new_stream_key(),
@@ -161,19 +134,19 @@ class StreamService:
         try:
             await store.insert(record, dump_params(record.params))
         except RequestError:
-            self._remove(stream)
+            self._streams.remove(stream)
             raise
         log.info("stream created", stream_id=record.id, model_id=record.params.model_id)
         return CreateOutcome(record, request.warnings)
 
     def list_streams(self, author: str | None) -> list[StreamRecord]:
         """Records of one author, or of all for None; newest first."""
-        records = [stream.saved for stream in self._streams.values() if author in (None, stream.saved.author)]
+        records = [stream.saved for stream in self._streams if author in (None, stream.saved.author)]
         return sorted(records, key=lambda record: (record.created_at, record.id), reverse=True)
 
     def get(self, stream_id: str) -> StreamRecord:
         """Raises `StreamNotFound`."""
-        return self._find(self._streams, stream_id).saved
+        return self._streams.find(stream_id).saved
 
     async def update(self, stream_id: str, body: object, *, dry_run: bool = False) -> UpdateOutcome:
         """Merge, validate, classify, store, and hand to the worker without waiting for it.
@@ -182,7 +155,7 @@ class StreamService:
         or `Unavailable` when the disk refuses. In each case the stream is as it was.
         """
         store = self._open_store()
-        stream = self._find(self._streams, stream_id)
+        stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
         wanted = apply_update(current.params, body, self._models, self._settings.size_policy)
@@ -220,7 +193,7 @@ class StreamService:
 
     async def delete(self, stream_id: str) -> None:
         """Delete the record and end the sessions. Raises `StreamNotFound`, also the second time."""
-        stream = self._find(self._streams, stream_id)
+        stream = self._streams.find(stream_id)
         # Whoever asked may go away; a deletion that began is finished all the same.
         await asyncio.shield(asyncio.ensure_future(self._delete(stream, "requested")))
 
@@ -229,42 +202,42 @@ class StreamService:
     async def publish(self, stream_key: str, offer: str) -> SessionOpened:
         """Answer a WHIP offer. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached` or `ShuttingDown`."""
         self._open_store()
-        stream = self._find(self._by_key, stream_key)
+        stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):
-            self._refuse_crowd()
+            self._streams.refuse_crowd(self._busy_since())
         return SessionOpened(stream.saved, await stream.publish(offer))
 
     async def watch(self, playback_id: str, offer: str) -> SessionOpened:
         """Answer a WHEP offer. Raises `StreamNotFound`, `NoPictureYet`, `InvalidSdp` or `CapacityReached`."""
         self._open_store()
-        stream = self._find(self._by_playback, playback_id)
+        stream = self._streams.find_by_playback(playback_id)
         return SessionOpened(stream.saved, await stream.watch(offer))
 
     async def end_publish_session(self, stream_key: str, session_id: str) -> None:
         """Raises `SessionNotFound`, also when another publisher has taken over."""
-        await self._find_session(self._by_key, stream_key).end_publish_session(session_id)
+        await self._streams.publish_sessions_of(stream_key).end_publish_session(session_id)
 
     async def end_watch_session(self, playback_id: str, session_id: str) -> None:
         """Raises `SessionNotFound`."""
-        await self._find_session(self._by_playback, playback_id).end_watch_session(session_id)
+        await self._streams.watch_sessions_of(playback_id).end_watch_session(session_id)
 
     async def add_publish_candidates(self, stream_key: str, session_id: str, fragment: str) -> None:
         """Raises `SessionNotFound` or `InvalidSdp`."""
-        await self._find_session(self._by_key, stream_key).add_publish_candidates(session_id, fragment)
+        await self._streams.publish_sessions_of(stream_key).add_publish_candidates(session_id, fragment)
 
     async def add_watch_candidates(self, playback_id: str, session_id: str, fragment: str) -> None:
         """Raises `SessionNotFound` or `InvalidSdp`."""
-        await self._find_session(self._by_playback, playback_id).add_watch_candidates(session_id, fragment)
+        await self._streams.watch_sessions_of(playback_id).add_watch_candidates(session_id, fragment)
 
     # Views
 
     def status(self, stream_id: str) -> StreamStatus:
         """Raises `StreamNotFound`."""
-        return self._find(self._streams, stream_id).status()
+        return self._streams.find(stream_id).status()
 
     async def snapshot(self, stream_id: str) -> bytes:
         """The newest output picture as JPEG. Raises `StreamNotFound` or `NoPictureYet`."""
-        stream = self._find(self._streams, stream_id)
+        stream = self._streams.find(stream_id)
         picture = None if stream.live is None else stream.live.latest_picture()
         if picture is None:
             raise NoPictureYet("This stream has no picture yet.")
@@ -272,19 +245,18 @@ class StreamService:
 
     def events(self, stream_id: str, after: int | None = None) -> EventSubscription:
         """Follow a stream from now on, or from the kept event past sequence `after`. Raises `StreamNotFound`."""
-        return self._find(self._streams, stream_id).events.subscribe(after)
+        return self._streams.find(stream_id).events.subscribe(after)
 
     def capacity(self) -> Capacity:
         """How much more this server takes."""
         health = self._worker.health()
-        busy = self._count_busy()
         return Capacity(
-            streams=busy,
+            streams=self._streams.count_busy(self._busy_since()),
             max_streams=self._settings.max_streams,
-            publishing=sum(stream.is_publishing for stream in self._streams.values()),
-            viewers=sum(stream.viewers for stream in self._streams.values()),
+            publishing=sum(stream.is_publishing for stream in self._streams),
+            viewers=sum(stream.viewers for stream in self._streams),
             max_viewers=self._settings.max_viewers,
-            accepting=not (reason := self._why_not(busy, health)),
+            accepting=not (reason := self._why_not(health)),
             reason=reason,
             worker_phase=health.phase.value,
             device=health.device,
@@ -300,12 +272,11 @@ class StreamService:
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""
-        streams = self._streams.values()
+        streams = self._streams
         states = Counter({state.value: 0 for state in StreamState})
-        totals = self._ended
         for stream in streams:
             states[stream.state.value] += 1
-            totals += stream.totals()
+        totals = streams.totals()
         health = self._worker.health()
         written = self._store.statistics if self._store is not None else None
         return ServerStatistics(
@@ -332,61 +303,25 @@ class StreamService:
             store_seconds=written.seconds if written else 0.0,
         )
 
-    # Time
-
     async def tick(self) -> None:
-        """Compute every state, show placards, and do what is due. Waits a moment at most for slow duties."""
-        self._watch_worker()
-        now = self._clock.monotonic()
-        settings = self._settings
-        for stream in list(self._streams.values()):
-            if stream.live is not None:
-                try:
-                    stream.observe()
-                except Exception as error:  # noqa: BLE001 -- supervisor: one broken stream must not blind the others
-                    self._faults.report(f"observe {stream.saved.id}", "stream cannot be observed", exc_info=error)
-            duty = decide_duty(stream.usage(), now, settings.publisher_timeout, settings.idle_stream_timeout)
-            if duty is not Duty.NOTHING and stream.saved.id not in self._duties:
-                self._duties[stream.saved.id] = asyncio.create_task(self._perform(stream, duty))
-        if self._duties:
-            await asyncio.wait(self._duties.values(), timeout=TICK_SECONDS)
-
-    async def _keep_ticking(self, seconds: float) -> None:
-        while True:
-            await self.tick()
-            await asyncio.sleep(seconds)
-
-    def _watch_worker(self) -> None:
-        health = self._worker.health()
-        before, self._health = self._health, health
-        if before is None or (before.phase, before.restarts) == (health.phase, health.restarts):
-            return
-        restarted = health.restarts > before.restarts
-        log.info("worker", phase=health.phase.value, restarts=health.restarts, error=health.last_error)
-        for stream in self._streams.values():
-            stream.note_worker(health, restarted)
-
-    async def _perform(self, stream: Stream, duty: Duty) -> None:
-        try:
-            await self._carry_out(stream, duty)
-        except Exception as error:  # noqa: BLE001 -- supervisor: the duty is tried again at the next tick
-            self._faults.report(f"{duty} {stream.saved.id}", "stream duty failed", duty=duty.value, exc_info=error)
-        finally:
-            del self._duties[stream.saved.id]
-
-    async def _carry_out(self, stream: Stream, duty: Duty) -> None:
-        log.info("stream duty", stream_id=stream.saved.id, duty=duty.value)
-        if duty is Duty.END_PUBLISHER:
-            await stream.end_publisher()
-        elif duty is Duty.CLOSE_LANE:
-            await stream.close_lane()
-        elif duty is Duty.CLOSE_LIVE:
-            await stream.close_live()
-        elif duty is Duty.COLLECT:
-            with contextlib.suppress(StreamNotFound):  # somebody was faster
-                await self._delete(stream, "idle")
+        """Look after every stream once, as the ticker does five times a second."""
+        await self._keeper.tick()
 
     # Helpers
+
+    async def _close(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:  # each is closed, whatever happens to the one before
+            if self._store is not None:
+                stack.push_async_callback(self._store.close)
+            stack.push_async_callback(self._media.close)
+            stack.push_async_callback(self._worker.close)
+            await self._keeper.close()
+            await asyncio.gather(
+                *(stream.shut(ShuttingDown("The server is shutting down.")) for stream in self._streams)
+            )
+            for stream in self._streams:
+                stream.events.close()
+        log.info("streams closed")
 
     def _restore(self, row: StoredStream) -> None:
         try:
@@ -420,74 +355,41 @@ class StreamService:
             thresholds=self._thresholds,
             used_at=used_at,
         )
-        self._streams[record.id] = stream
-        self._by_key[record.stream_key] = stream
-        self._by_playback[record.output_playback_id] = stream
+        self._streams.add(stream)
         return stream
 
-    def _remove(self, stream: Stream) -> None:
-        del self._streams[stream.saved.id]
-        del self._by_key[stream.saved.stream_key]
-        del self._by_playback[stream.saved.output_playback_id]
+    async def _collect(self, stream: Stream) -> None:
+        await self._delete(stream, "idle")
 
     async def _delete(self, stream: Stream, reason: str) -> None:
         store = self._open_store()
-        async with stream.lock:
-            if stream.deleted:
-                raise StreamNotFound("This stream was deleted.")
+        gone = StreamNotFound("This stream was deleted.")
+        async with stream.deletion:
+            if stream.refusal is not None:
+                raise gone
             await store.delete(stream.saved.id)
-            stream.deleted = True
-            self._remove(stream)
-        await stream.close_live(force=True)
-        self._ended += stream.totals()
+            self._streams.remove(stream)
+            await stream.shut(gone)
+        self._streams.retire(stream)
         stream.end_events(reason)
         log.info("stream deleted", stream_id=stream.saved.id, reason=reason)
 
     def _open_store(self) -> StreamStore:
-        if self._closing:
+        if self._closing is not None:
             raise ShuttingDown("The server is shutting down.")
         if self._store is None:
             raise RuntimeError("the stream service was not started")
         return self._store
 
-    def _find(self, index: dict[str, Stream], name: str) -> Stream:
-        stream = index.get(name)
-        if stream is None:
-            raise StreamNotFound("There is no such stream.")
-        stream.touch()
-        return stream
-
-    def _find_session(self, index: dict[str, Stream], name: str) -> Stream:
-        stream = index.get(name)
-        if stream is None:
-            raise SessionNotFound("There is no such session.")
-        return stream
-
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout
 
-    def _count_busy(self) -> int:
-        since = self._busy_since()
-        return sum(stream.is_busy(since) for stream in self._streams.values())
-
-    def _refuse_crowd(self) -> None:
-        busy = self._count_busy()
-        if busy >= self._settings.max_streams or len(self._streams) >= MAX_RECORDS:
-            raise CapacityReached(self._crowd(busy))
-
-    def _why_not(self, busy: int, health: WorkerHealth) -> str:
-        if self._closing:
+    def _why_not(self, health: WorkerHealth) -> str:
+        if self._closing is not None:
             return "The server is shutting down."
-        if busy >= self._settings.max_streams or len(self._streams) >= MAX_RECORDS:
-            return self._crowd(busy)
         if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
             return f"The worker does not run: {health.last_error or 'see the log'}."
-        return ""
-
-    def _crowd(self, busy: int) -> str:
-        if busy >= self._settings.max_streams:
-            return f"{busy} streams are in use and this server takes {self._settings.max_streams}."
-        return f"{len(self._streams)} streams are on record and this server keeps {MAX_RECORDS}."
+        return self._streams.crowd(self._busy_since())
 
 
-__all__ = ["MAX_RECORDS", "TICK_SECONDS", "StreamService"]
+__all__ = ["StreamService"]

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import NoPictureYet, SessionNotFound, StreamNotFound
+from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
 from sdstream.media.ports import MediaBackend, MediaStatistics, PublisherState, SessionAnswer
 from sdstream.params import StreamParams, wire_params
 from sdstream.streams.duties import Use
@@ -42,7 +42,9 @@ class Stream:
         """The newest record that an update made; further updates merge over it while it is being saved."""
         self.live: LiveStream | None = None
         self.lock = asyncio.Lock()
-        self.deleted = False
+        self.deletion = asyncio.Lock()
+        self.refusal: RequestError | None = None
+        """Why nothing can be opened any more."""
         self.touched_at = clock.monotonic()
         self.used_at = used_at
         self.ended = Totals()
@@ -67,8 +69,8 @@ class Stream:
     async def publish(self, offer: str) -> SessionAnswer:
         """Answer a WHIP offer and open what it needs. Raises `InvalidSdp`, and then nothing has changed."""
         async with self.lock:
-            if self.deleted:
-                raise StreamNotFound("This stream was deleted.")
+            if self.refusal is not None:
+                raise self.refusal
             live = self.live or await self._open_live()
             try:
                 answer = await live.publish(offer)
@@ -264,21 +266,29 @@ class Stream:
             if self.live is not None and self.live.publisher is PublisherState.ABSENT:
                 await self.live.close_lane()
 
-    async def close_live(self, *, force: bool = False) -> None:
-        """End every session and free the worker; unless forced, only while nobody publishes or watches."""
+    async def close_live(self) -> None:
+        """Free media and worker, unless somebody publishes or watches again."""
         async with self.lock:
-            live = self.live
-            if live is None or (not force and (live.publisher is not PublisherState.ABSENT or live.viewers)):
-                return
-            self.ended += Totals.of(live)
-            self.live = None
-            await live.close()
-        self.observe()
+            if not self.is_publishing and not self.viewers:
+                await self._close_live()
+
+    async def shut(self, refusal: RequestError) -> None:
+        """End every session for good: whoever publishes from now on is given `refusal`."""
+        self.refusal = refusal
+        async with self.lock:
+            await self._close_live()
 
     def end_events(self, reason: str) -> None:
         """Emit the last event."""
         self.events.emit("deleted", {"reason": reason})
         self.events.close()
+
+    async def _close_live(self) -> None:
+        live, self.live = self.live, None
+        if live is not None:
+            await live.close()
+            self.ended += Totals.of(live)
+            self.observe()
 
     async def _open_live(self) -> LiveStream:
         live = LiveStream(

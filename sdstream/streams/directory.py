@@ -1,0 +1,110 @@
+"""All streams of the server, found by id, key or playback id, and how many places they take."""
+
+from collections.abc import Iterator
+
+from sdstream.errors import CapacityReached, SessionNotFound, StreamNotFound
+from sdstream.streams.stream import Stream
+from sdstream.streams.totals import Totals
+
+MAX_RECORDS = 10_000
+"""Streams on record, idle ones included; at any sane rate the oldest are collected long before."""
+
+
+class StreamDirectory:
+    """The streams that exist. Used on the event loop only."""
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._by_id: dict[str, Stream] = {}
+        self._by_key: dict[str, Stream] = {}
+        self._by_playback: dict[str, Stream] = {}
+        self._ended = Totals()
+
+    def __iter__(self) -> Iterator[Stream]:
+        """The streams of this moment; the directory may change meanwhile."""
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def add(self, stream: Stream) -> None:
+        record = stream.saved
+        self._by_id[record.id] = stream
+        self._by_key[record.stream_key] = stream
+        self._by_playback[record.output_playback_id] = stream
+
+    def remove(self, stream: Stream) -> None:
+        record = stream.saved
+        del self._by_id[record.id]
+        del self._by_key[record.stream_key]
+        del self._by_playback[record.output_playback_id]
+
+    def find(self, stream_id: str) -> Stream:
+        """Raises `StreamNotFound`. Whoever asks for a stream keeps it from being collected."""
+        return _touched(self._by_id.get(stream_id))
+
+    def find_by_key(self, stream_key: str) -> Stream:
+        """Raises `StreamNotFound`."""
+        return _touched(self._by_key.get(stream_key))
+
+    def find_by_playback(self, playback_id: str) -> Stream:
+        """Raises `StreamNotFound`."""
+        return _touched(self._by_playback.get(playback_id))
+
+    def publish_sessions_of(self, stream_key: str) -> Stream:
+        """Raises `SessionNotFound`: a session of a stream that is gone is gone too."""
+        return _with_sessions(self._by_key.get(stream_key))
+
+    def watch_sessions_of(self, playback_id: str) -> Stream:
+        """Raises `SessionNotFound`."""
+        return _with_sessions(self._by_playback.get(playback_id))
+
+    # Places
+
+    def count_busy(self, since: float) -> int:
+        """Streams that take a place: those used after `since`, monotonic seconds."""
+        return sum(stream.is_busy(since) for stream in self._by_id.values())
+
+    def crowd(self, since: float) -> str:
+        """Why one more stream has no place, in a sentence; empty when it has one."""
+        busy = self.count_busy(since)
+        if busy >= self._max_streams:
+            return f"{busy} streams are in use and this server takes {self._max_streams}."
+        if len(self._by_id) >= MAX_RECORDS:
+            return f"{len(self._by_id)} streams are on record and this server keeps {MAX_RECORDS}."
+        return ""
+
+    def refuse_crowd(self, since: float) -> None:
+        """Raises `CapacityReached` with the reason when one more stream has no place."""
+        reason = self.crowd(since)
+        if reason:
+            raise CapacityReached(reason)
+
+    # Counters
+
+    def retire(self, stream: Stream) -> None:
+        """Keep what a deleted stream has counted."""
+        self._ended += stream.totals()
+
+    def totals(self) -> Totals:
+        """Sums over all streams there ever were since the server started."""
+        totals = self._ended
+        for stream in self._by_id.values():
+            totals += stream.totals()
+        return totals
+
+
+def _touched(stream: Stream | None) -> Stream:
+    if stream is None:
+        raise StreamNotFound("There is no such stream.")
+    stream.touch()
+    return stream
+
+
+def _with_sessions(stream: Stream | None) -> Stream:
+    if stream is None:
+        raise SessionNotFound("There is no such session.")
+    return stream
+
+
+__all__ = ["MAX_RECORDS", "StreamDirectory"]

@@ -1,0 +1,124 @@
+"""The one ticker of the server: states, placards, the worker's changes, and duties that nobody asks for."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from sdstream.clock import Clock
+from sdstream.errors import StreamNotFound
+from sdstream.logs import FoldedReporter
+from sdstream.settings import Settings
+from sdstream.streams.directory import StreamDirectory
+from sdstream.streams.duties import Duty, decide_duty
+from sdstream.streams.stream import Stream
+from sdstream.worker.ports import WorkerClient, WorkerHealth
+
+TICK_SECONDS = 0.2
+"""How often states are computed and placards shown: a viewer sees words well within a second."""
+
+log = structlog.get_logger(__name__)
+
+
+class StreamKeeper:
+    """Looks after all streams, a few times a second. `collect` deletes a stream that is idle."""
+
+    def __init__(
+        self,
+        streams: StreamDirectory,
+        worker: WorkerClient,
+        settings: Settings,
+        clock: Clock,
+        collect: Callable[[Stream], Awaitable[None]],
+    ) -> None:
+        self._streams = streams
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._collect = collect
+        self._health: WorkerHealth | None = None
+        self._duties: dict[str, asyncio.Task[None]] = {}
+        self._faults = FoldedReporter(log, clock)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, seconds: float = TICK_SECONDS) -> None:
+        """Tick every `seconds` until `close`."""
+        self._task = asyncio.create_task(self._run(seconds), name="streams-keeper")
+
+    async def close(self) -> None:
+        """Stop ticking and let duties under way finish. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._duties:
+            await asyncio.wait(self._duties.values())
+
+    async def tick(self) -> None:
+        """Look after every stream once. Waits a moment at most for duties, which may take longer."""
+        self._watch_worker()
+        for stream in self._streams:
+            if stream.live is not None:
+                self._observe(stream)
+            self._look_for_duty(stream)
+        if self._duties:
+            await asyncio.wait(self._duties.values(), timeout=TICK_SECONDS)
+
+    async def _run(self, seconds: float) -> None:
+        while True:
+            await self.tick()
+            await asyncio.sleep(seconds)
+
+    def _observe(self, stream: Stream) -> None:
+        try:
+            stream.observe()
+        except Exception as error:  # noqa: BLE001 -- supervisor: one broken stream must not blind the others
+            name = stream.saved.id
+            self._faults.report(f"observe {name}", "stream cannot be observed", stream_id=name, exc_info=error)
+
+    def _look_for_duty(self, stream: Stream) -> None:
+        name = stream.saved.id
+        if name in self._duties:
+            return
+        settings = self._settings
+        duty = decide_duty(
+            stream.usage(), self._clock.monotonic(), settings.publisher_timeout, settings.idle_stream_timeout
+        )
+        if duty is not Duty.NOTHING:
+            self._duties[name] = asyncio.create_task(self._perform(stream, duty), name=f"{duty} {name}")
+
+    async def _perform(self, stream: Stream, duty: Duty) -> None:
+        name = stream.saved.id
+        try:
+            log.info("stream duty", stream_id=name, duty=duty.value)
+            await self._carry_out(stream, duty)
+        except Exception as error:  # noqa: BLE001 -- supervisor: the duty is tried again at the next tick
+            self._faults.report(f"{duty} {name}", "stream duty failed", stream_id=name, duty=duty.value, exc_info=error)
+        finally:
+            del self._duties[name]
+
+    async def _carry_out(self, stream: Stream, duty: Duty) -> None:
+        if duty is Duty.END_PUBLISHER:
+            await stream.end_publisher()
+        elif duty is Duty.CLOSE_LANE:
+            await stream.close_lane()
+        elif duty is Duty.CLOSE_LIVE:
+            await stream.close_live()
+        elif duty is Duty.COLLECT:
+            with contextlib.suppress(StreamNotFound):  # somebody was faster
+                await self._collect(stream)
+
+    def _watch_worker(self) -> None:
+        health = self._worker.health()
+        before, self._health = self._health, health
+        if before is None or (before.phase, before.restarts) == (health.phase, health.restarts):
+            return
+        restarted = health.restarts > before.restarts
+        log.info("worker", phase=health.phase.value, restarts=health.restarts, error=health.last_error)
+        for stream in self._streams:
+            stream.note_worker(health, restarted)
+
+
+__all__ = ["TICK_SECONDS", "StreamKeeper"]
