@@ -1,0 +1,134 @@
+"""One encoder for all viewers of a codec: newest picture in, packets out to each of them."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import structlog
+from av.error import FFmpegError
+
+from sdstream.clock import Clock
+from sdstream.frames import LatestSlot
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.encoding import (
+    EncodedPicture,
+    H264Encoder,
+    KeyframePolicy,
+    PictureEncoder,
+    scaled_bitrate,
+)
+from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.timeline import OutputTimeline
+from sdstream.media.embedded.viewer import ViewerSession
+
+REPEAT_SECONDS = 0.5
+"""A picture that nothing follows is sent again after this time, so that viewers who lost or missed it have it."""
+MEAN_WEIGHT = 0.05
+JOIN_SECONDS = 5.0
+
+Outgoing = Callable[[], OwnedPicture]
+"""Gives the picture to encode; called on the encoder's thread, so that a placard is drawn there and not by the caller."""
+
+log = structlog.get_logger(__name__)
+
+
+class Broadcast:
+    """The encoder thread of one codec, and its viewers. All methods are for the event loop, `put` for any thread."""
+
+    def __init__(
+        self, codec: VideoCodec, bitrate: int, h264_encoder: H264Encoder, counters: StreamCounters, clock: Clock
+    ) -> None:
+        self.codec: VideoCodec = codec
+        self.viewers: set[ViewerSession] = set()
+        self._bitrate = bitrate
+        self._h264_encoder: H264Encoder = h264_encoder
+        self._counters = counters
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._slot: LatestSlot[Outgoing] = LatestSlot()
+        self._policy = KeyframePolicy()
+        self._timeline = OutputTimeline()
+        self._encoder: PictureEncoder | None = None
+        self._current: Outgoing | None = None
+        self._taken_at = float("-inf")
+        self._superseded_before = 0
+        self._thread = threading.Thread(target=self._run, name=f"encode-{codec.lower()}", daemon=True)
+        self._thread.start()
+
+    def put(self, picture: Outgoing) -> None:
+        """Have `picture` encoded next, in the place of one that the encoder has not taken yet."""
+        self._slot.put(picture)
+
+    def request_keyframe(self, latest: Outgoing | None = None) -> None:
+        """Have a keyframe made soon. `latest` is encoded for it when no picture has come for a moment."""
+        self._policy.request()
+        if latest is not None and self._clock.monotonic() - self._taken_at > REPEAT_SECONDS / 5:
+            self._slot.put(latest)
+
+    async def close(self) -> None:
+        """End the thread. Idempotent."""
+        self._slot.close()
+        deadline = self._clock.monotonic() + JOIN_SECONDS
+        while self._thread.is_alive() and self._clock.monotonic() < deadline:
+            await asyncio.sleep(0.002)
+
+    def _run(self) -> None:
+        while not self._slot.closed:
+            item = self._slot.take(timeout=REPEAT_SECONDS)
+            if self._slot.closed:
+                break
+            repeated = item is None
+            if item is not None:
+                self._current = item
+            if self._current is None:
+                continue
+            self._count_superseded()
+            made = self._encode(self._current(), repeated=repeated)
+            if made is not None:
+                try:
+                    self._loop.call_soon_threadsafe(self._fan_out, made)
+                except RuntimeError:
+                    break  # the loop is closed: nobody is left to send it
+        self._encoder = None
+
+    def _encode(self, picture: OwnedPicture, *, repeated: bool) -> EncodedPicture | None:
+        started = self._clock.monotonic()
+        self._taken_at = started
+        timestamp = self._timeline.map(None if repeated else picture.pts, picture.time_base, started)
+        if self._encoder is None or self._encoder.size != picture.size:
+            self._encoder = PictureEncoder(
+                self.codec, picture.size, scaled_bitrate(self._bitrate, picture.size), self._h264_encoder
+            )
+            self._policy = KeyframePolicy()
+        try:
+            made = self._encoder.encode(picture.for_encoder(), timestamp, keyframe=self._policy.due(started))
+        except FFmpegError as error:
+            log.error("the encoder failed and is made anew", codec=self.codec, size=str(picture.size), error=str(error))
+            self._encoder = None
+            self._counters.drops["encoder_failed"] += 1
+            return None
+        if made is None:
+            return None
+        if made.keyframe:
+            self._policy.made(started)
+            self._counters.keyframes += 1
+        counters = self._counters
+        counters.frames_encoded += 1
+        counters.output_size = picture.size
+        spent = self._clock.monotonic() - started
+        counters.encode_seconds += (spent - counters.encode_seconds) * (MEAN_WEIGHT if counters.encode_seconds else 1)
+        return made
+
+    def _count_superseded(self) -> None:
+        superseded = self._slot.superseded
+        if superseded != self._superseded_before:
+            self._counters.drops["encoder_busy"] += superseded - self._superseded_before
+            self._superseded_before = superseded
+
+    def _fan_out(self, picture: EncodedPicture) -> None:
+        for viewer in tuple(self.viewers):
+            viewer.deliver(picture)
+
+
+__all__ = ["Broadcast"]

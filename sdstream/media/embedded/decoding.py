@@ -1,0 +1,131 @@
+"""The decoder thread of one publisher: encoded pictures in, I420 views out, never a queue that grows."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import av
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import PictureType, VideoFrame
+
+from sdstream.clock import Clock
+from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize
+from sdstream.media.embedded.assembly import Picture
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.pictures import view_of
+
+MOST_WAITING = 15
+"""Encoded pictures that may wait: half a second. Behind that all are dropped up to a keyframe."""
+DAMAGED_PATIENCE = 1.0
+"""Seconds for which pictures that the decoder calls damaged are held back; then they are better than none."""
+B_FRAMES_WARNING = (
+    "The publisher sends B-frames, which WebRTC does not allow: pictures come late and out of order. "
+    "Set its encoder to 0 B-frames (OBS: x264 option bframes=0)."
+)
+_LIBRARIES = {"H264": "h264", "VP8": "libvpx"}
+
+
+class DecoderThread:
+    """Decodes on a thread of its own, on which `deliver` is called for each picture.
+
+    `on_trouble` is called on that thread when a keyframe is needed.
+    """
+
+    def __init__(
+        self,
+        codec: VideoCodec,
+        deliver: Callable[[I420Frame], None],
+        on_trouble: Callable[[], None],
+        counters: StreamCounters,
+        clock: Clock,
+    ) -> None:
+        self._codec = codec
+        self._deliver = deliver
+        self._on_trouble = on_trouble
+        self._counters = counters
+        self._clock = clock
+        self._waiting: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
+        self._skipping = False
+        self._stopped = False
+        self._last_pts: int | None = None
+        self._good_at = clock.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"decode-{codec.lower()}", daemon=True)
+        self._thread.start()
+
+    def put(self, picture: Picture) -> bool:
+        """Hand over an encoded picture; False when it was dropped because the decoder is behind."""
+        if self._skipping and picture.keyframe and self._waiting.qsize() <= MOST_WAITING // 2:
+            self._skipping = False
+        if self._skipping or self._waiting.qsize() >= MOST_WAITING:
+            self._skipping = True
+            self._counters.drops["decoder_busy"] += 1
+            return False
+        self._waiting.put(picture)
+        return True
+
+    def stop(self) -> None:
+        """Deliver nothing more, and end the thread after the picture it is at."""
+        self._stopped = True
+        self._waiting.put(None)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread; whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        context = cast(Any, av.CodecContext.create(_LIBRARIES[self._codec], "r"))
+        # One thread: frame threads would add a frame of delay each, slice threads cost more than they gain at camera
+        # sizes, and a server has one decoder per stream anyway.
+        context.thread_count = 1
+        context.flags = int(context.flags) | av.codec.context.Flags.low_delay.value
+        while True:
+            picture = self._waiting.get()
+            if picture is None or self._stopped:
+                return
+            packet = Packet(picture.data)
+            packet.pts = picture.timestamp
+            packet.time_base = VIDEO_CLOCK
+            try:
+                frames: list[VideoFrame] = context.decode(packet)
+            except FFmpegError:
+                self._counters.decode_errors += 1
+                self._on_trouble()
+                continue
+            for frame in frames:
+                self._take(frame)
+
+    def _take(self, frame: VideoFrame) -> None:
+        now = self._clock.monotonic()
+        if frame.is_corrupt:
+            self._counters.decode_errors += 1
+            self._on_trouble()
+            if now - self._good_at < DAMAGED_PATIENCE:
+                self._counters.drops["damaged"] += 1
+                return
+        else:
+            self._good_at = now
+        if frame.pict_type == PictureType.B:
+            self._counters.warn(B_FRAMES_WARNING)
+        pts = frame.pts or 0
+        if self._last_pts is not None and pts < self._last_pts:
+            self._counters.drops["out_of_order"] += 1
+            return
+        self._last_pts = pts
+        frame.time_base = VIDEO_CLOCK
+        view = view_of(frame, received_at=now, sequence=self._counters.sequence)
+        if view is None or self._stopped:
+            return
+        counters = self._counters
+        counters.sequence += 1
+        counters.frames_decoded += 1
+        size = counters.input_size
+        if size is None or (size.width, size.height) != (view.y.shape[1], view.y.shape[0]):
+            counters.input_size = PictureSize(view.y.shape[1], view.y.shape[0])
+        self._deliver(view)
+
+
+__all__ = ["B_FRAMES_WARNING", "DecoderThread"]

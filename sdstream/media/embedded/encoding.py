@@ -1,0 +1,231 @@
+"""Encoders of the output: H.264 by x264 or NVENC, VP8 by libvpx, each behind `PictureEncoder`."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, cast
+
+import av
+import structlog
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType, VideoFrame
+
+from sdstream.errors import ConfigurationError
+from sdstream.frames import VIDEO_CLOCK, PictureSize
+from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.rtp import pack_h264, pack_vp8
+
+H264Encoder = Literal["x264", "nvenc"]
+NOMINAL_RATE = 30
+"""Pictures a second that the rate control assumes."""
+BUFFER_SECONDS = 0.2
+"""How much of the bitrate one burst may take: a keyframe stays below 40 packets and passes in 200 ms."""
+REFERENCE_PIXELS = 512 * 512
+KEYFRAME_SECONDS = 1.0
+LEAST_KEYFRAME_SECONDS = 0.5
+
+_LEVELS: tuple[tuple[str, int, int], ...] = (
+    ("3.1", 3600, 108_000),
+    ("3.2", 5120, 216_000),
+    ("4.0", 8192, 245_760),
+    ("4.2", 8704, 522_240),
+    ("5.1", 36_864, 983_040),
+    ("5.2", 36_864, 2_073_600),
+)
+"""H.264 level, and its limits in macroblocks a picture and a second (ITU-T H.264, table A-1)."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """A picture cut into RTP payloads. `timestamp` counts 90 kHz ticks and does not wrap."""
+
+    payloads: tuple[bytes, ...]
+    timestamp: int
+    keyframe: bool
+    byte_count: int
+
+
+class KeyframePolicy:
+    """Decides which pictures are keyframes: one a second, and on demand, but no more than two a second."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._requested = False
+
+    def request(self) -> None:
+        """Ask for a keyframe at the next chance."""
+        self._requested = True
+
+    def due(self, now: float) -> bool:
+        """Whether the picture that is encoded at `now` is to be a keyframe."""
+        if self._last is None:
+            return True
+        age = now - self._last
+        return age >= KEYFRAME_SECONDS - 0.004 or (self._requested and age >= LEAST_KEYFRAME_SECONDS)
+
+    def made(self, now: float) -> None:
+        """A keyframe was encoded at `now`."""
+        self._last = now
+        self._requested = False
+
+    @property
+    def requested(self) -> bool:
+        return self._requested
+
+
+class PictureEncoder:
+    """An encoder of one size. Not safe between threads."""
+
+    def __init__(self, codec: VideoCodec, size: PictureSize, bitrate: int, h264_encoder: H264Encoder = "x264") -> None:
+        self.codec: VideoCodec = codec
+        self.size = size
+        self._picture_id = 0
+        if codec == "VP8":
+            self._context = _open_vp8(size, bitrate)
+        elif h264_encoder == "nvenc":
+            self._context = _open_nvenc(size, bitrate)
+        else:
+            self._context = _open_x264(size, bitrate)
+
+    def encode(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> EncodedPicture | None:
+        """Encode yuv420p, BT.601, limited range, at 90 kHz `timestamp`. None when the encoder skipped the picture.
+
+        Raises `av.FFmpegError` when the encoder fails; it must not be used again then.
+        """
+        frame.pts = timestamp
+        frame.time_base = VIDEO_CLOCK
+        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+        packets = self._context.encode(frame)
+        if not packets:
+            return None
+        data = b"".join(bytes(packet) for packet in packets)
+        if self.codec == "H264":
+            payloads = pack_h264(data)
+        else:
+            payloads = pack_vp8(data, self._picture_id)
+            self._picture_id = (self._picture_id + 1) & 0x7FFF
+        return EncodedPicture(tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data))
+
+
+def scaled_bitrate(reference: int, size: PictureSize) -> int:
+    """`reference` bits a second are for 512x512; other sizes by their pixels."""
+    return max(100_000, round(reference * size.width * size.height / REFERENCE_PIXELS))
+
+
+def h264_level(size: PictureSize) -> str:
+    """The lowest level, 3.1 or more, that carries `size` at 30 pictures a second."""
+    blocks = ((size.width + 15) // 16) * ((size.height + 15) // 16)
+    for level, per_picture, per_second in _LEVELS:
+        if blocks <= per_picture and blocks * NOMINAL_RATE <= per_second:
+            return level
+    return _LEVELS[-1][0]
+
+
+def choose_h264_encoder(wanted: Literal["auto", "x264", "nvenc"]) -> H264Encoder:
+    """Probe NVENC unless x264 is asked for. Takes up to a second on a machine with a GPU.
+
+    Raises `ConfigurationError` when NVENC is asked for and cannot be used here.
+    """
+    if wanted == "x264":
+        return "x264"
+    problem = _probe_nvenc()
+    if problem is None:
+        return "nvenc"
+    if wanted == "nvenc":
+        raise ConfigurationError(
+            f"video_encoder is nvenc, but it cannot be used here: {problem}",
+            hint="Set SDSTREAM_VIDEO_ENCODER=auto; many data-centre GPUs have no encoder.",
+        )
+    log.debug("NVENC is not used", reason=problem)
+    return "x264"
+
+
+def _probe_nvenc() -> str | None:
+    size = PictureSize(256, 256)
+    try:
+        encoder = PictureEncoder("H264", size, 500_000, "nvenc")
+        for index in range(3):
+            made = encoder.encode(VideoFrame(size.width, size.height, "yuv420p"), index * 3000, keyframe=index == 0)
+            if made is not None:
+                return None
+    except (FFmpegError, OSError, ValueError) as error:
+        return str(error)
+    return "it delays its output"
+
+
+def _open(name: str, size: PictureSize, bitrate: int, options: dict[str, str]) -> VideoCodecContext:
+    context = cast(Any, av.CodecContext.create(name, "w"))
+    context.width, context.height = size.width, size.height
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(NOMINAL_RATE, 1)
+    context.time_base = VIDEO_CLOCK
+    context.bit_rate = bitrate
+    context.max_b_frames = 0
+    context.color_range = 1  # limited
+    context.colorspace = 6  # BT.601, 525 lines: what a decoder assumes of small pictures anyway
+    context.color_primaries = 6
+    context.color_trc = 6
+    context.thread_count = 1
+    context.options = options
+    return cast(VideoCodecContext, context)
+
+
+def _open_x264(size: PictureSize, bitrate: int) -> VideoCodecContext:
+    options = {
+        "preset": "ultrafast",
+        "tune": "zerolatency",
+        "profile": "baseline",
+        "level": h264_level(size),
+        "forced-idr": "1",
+        "g": "600",  # keyframes are made by the clock; this is only the far end
+        "maxrate": str(bitrate),
+        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+        # A scene cut would make x264 insert an I picture that nobody asked for.
+        "sc_threshold": "0",
+    }
+    return _open("libx264", size, bitrate, options)
+
+
+def _open_nvenc(size: PictureSize, bitrate: int) -> VideoCodecContext:
+    options = {
+        "preset": "p2",
+        "tune": "ull",
+        "zerolatency": "1",
+        "delay": "0",
+        "rc": "cbr",
+        "profile": "baseline",
+        "level": h264_level(size),
+        "forced-idr": "1",
+        "g": "600",
+        "maxrate": str(bitrate),
+        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+    }
+    return _open("h264_nvenc", size, bitrate, options)
+
+
+def _open_vp8(size: PictureSize, bitrate: int) -> VideoCodecContext:
+    options = {
+        "deadline": "realtime",
+        "cpu-used": "-8",
+        "lag-in-frames": "0",
+        "minrate": str(bitrate),
+        "maxrate": str(bitrate),
+        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+        "error-resilient": "0",
+        "static-thresh": "1",
+        "g": "600",
+    }
+    return _open("libvpx", size, bitrate, options)
+
+
+__all__ = [
+    "EncodedPicture",
+    "H264Encoder",
+    "KeyframePolicy",
+    "PictureEncoder",
+    "choose_h264_encoder",
+    "h264_level",
+    "scaled_bitrate",
+]

@@ -1,0 +1,400 @@
+"""One ICE, DTLS and SRTP connection: the only module that reaches into aiortc and aioice.
+
+aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They are
+taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
+
+* a received media packet goes from the socket straight to SRTP and to our handler, instead of through two queues and
+  a task that wakes up once for each packet;
+* a sent packet goes from SRTP straight to the socket, instead of through four coroutines.
+
+With `fast` off the stock way is used; both ways are tested to deliver the same. The private names that are touched are
+listed in `SEAMS` and looked up at start, so another version of the libraries cannot fail later and half way.
+"""
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import pylibsrtp
+import structlog
+from aioice import Candidate, Connection
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol, server_reflexive_candidate
+from aiortc import RTCCertificate, RTCConfiguration, RTCIceGatherer, RTCIceServer, RTCIceTransport
+from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
+from aiortc.rtcicetransport import RTCIceParameters
+
+from sdstream.errors import ConfigurationError, InvalidSdp
+from sdstream.media.embedded.addresses import Addressing, bind
+from sdstream.media.embedded.sdp import MediaSection, Transport
+
+CONNECT_SECONDS = 15.0
+"""Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
+STUN_SECONDS = 1.0
+"""What a STUN or TURN server of the settings may hold an answer up."""
+MAX_PACKET = 1480
+"""Bytes: libsrtp's work space is 1500 and its trailer must fit in."""
+TRIED_VERSIONS = {"aiortc": ("1.16",), "aioice": ("0.13",), "pylibsrtp": ("0.", "1.")}
+SEAMS: tuple[tuple[Any, str], ...] = (
+    (RTCDtlsTransport, "_handle_rtp_data"),
+    (RTCDtlsTransport, "_handle_rtcp_data"),
+    (RTCDtlsTransport, "_send_rtp"),
+    (RTCDtlsTransport, "_set_role"),
+    (Connection, "gather_candidates"),
+    (Connection, "get_component_candidates"),
+    (Connection, "data_received"),
+    (StunProtocol, "datagram_received"),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class PeerHandler(Protocol):
+    """Told what a peer does, always on the event loop."""
+
+    def on_connected(self) -> None: ...
+
+    def on_closed(self, reason: str) -> None:
+        """The connection ended by itself, once; not called after `Peer.close`."""
+        ...
+
+    def on_rtp(self, packet: bytes) -> None: ...
+
+    def on_rtcp(self, packet: bytes) -> None: ...
+
+
+class Peer:
+    """The connection to one client, as the answering side."""
+
+    def __init__(self, addressing: Addressing, handler: PeerHandler, *, fast: bool = True) -> None:
+        self._handler = handler
+        self._fast = fast
+        self._gatherer = _Gatherer(addressing)
+        self._connection = self._gatherer.connection
+        self._connection.queues_media = not fast
+        self._ice = RTCIceTransport(self._gatherer)
+        self._certificate = RTCCertificate.generateCertificate()
+        self._dtls = _Dtls(self._ice, self._certificate, handler)
+        self._dtls.on("statechange", self._on_dtls_state)
+        self._connecting: asyncio.Task[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self._address: tuple[str, int] | None = None
+        self._datagrams: Any = None
+
+    async def gather(self, remote: MediaSection, *, ice_lite: bool = False) -> Transport:
+        """Open the sockets and say what the answer must; `remote` is the section whose transport is used."""
+        self._connection.ice_controlling = ice_lite
+        await self._gatherer.gather()
+        candidates = tuple(candidate.to_sdp() for candidate in self._connection.local_candidates)
+        if not candidates:
+            raise ConfigurationError(
+                "no address to put into the WebRTC answer", hint="Set SDSTREAM_WEBRTC_ADDRESSES to one of this machine."
+            )
+        fingerprints = self._certificate.getFingerprints()
+        return Transport(
+            ice_username=self._connection.local_username,
+            ice_password=self._connection.local_password,
+            fingerprints=tuple((item.algorithm, item.value) for item in fingerprints if item.algorithm == "sha-256"),
+            setup="passive" if remote.setup == "active" else "active",
+            candidates=candidates,
+        )
+
+    def connect(self, remote: MediaSection, *, ice_lite: bool = False) -> None:
+        """Start to connect; the handler hears of success and failure."""
+        self._connecting = asyncio.ensure_future(self._connect(remote, ice_lite))
+
+    async def add_candidate(self, line: str) -> None:
+        """Take the value of an `a=candidate` line. Candidates that cannot be dialled from here are passed over.
+
+        Raises `InvalidSdp` when the line is no candidate.
+        """
+        candidate = _parse_candidate(line)
+        if candidate is not None and not self._ended:
+            await self._connection.add_remote_candidate(candidate)
+
+    @property
+    def connected(self) -> bool:
+        return self._dtls.state == "connected" and not self._ended
+
+    def send_rtp(self, packet: bytes) -> int:
+        """Encrypt and send; returns the bytes that wait in the socket, 0 when all are out."""
+        if not self.connected:
+            return 0
+        if not self._fast:
+            self._send_plainly(packet)
+            return 0
+        return self._send_datagram(self._dtls.sender.protect(packet))
+
+    def send_rtcp(self, packet: bytes) -> None:
+        """Encrypt and send one compound RTCP packet."""
+        if not self.connected:
+            return
+        if not self._fast:
+            self._send_plainly(packet)
+            return
+        self._send_datagram(self._dtls.sender.protect_rtcp(packet))
+
+    async def close(self) -> None:
+        """Take the connection down and free its sockets. Idempotent."""
+        self._ended = True
+        self._connection.media_sink = None
+        if self._connecting is not None and not self._connecting.done():
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        pump = self._dtls.pump
+        await self._dtls.stop()
+        await self._ice.stop()
+        pending = [*self._sending, *([pump] if pump is not None else [])]
+        await asyncio.gather(*pending, return_exceptions=True)
+        self._dtls.remove_all_listeners()
+
+    async def _connect(self, remote: MediaSection, ice_lite: bool) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                for line in remote.candidates:
+                    await self.add_candidate(line)
+                # End of candidates is never signalled: a client that names none, or none we can dial, is learnt from
+                # its own checks.
+                await self._ice.start(
+                    RTCIceParameters(
+                        usernameFragment=remote.ice_username, password=remote.ice_password, iceLite=ice_lite
+                    )
+                )
+                if self._ice.state != "completed":
+                    self._end("ICE failed")
+                    return
+                self._dtls._set_role("server" if remote.setup == "active" else "client")  # pyright: ignore[reportPrivateUsage]
+                await self._dtls.start(
+                    RTCDtlsParameters(
+                        fingerprints=[
+                            RTCDtlsFingerprint(algorithm=algorithm, value=digest)
+                            for algorithm, digest in remote.fingerprints
+                        ]
+                    )
+                )
+        except TimeoutError:
+            self._end("the client did not connect in time")
+        except InvalidSdp as error:
+            self._end(error.message)
+
+    def _on_dtls_state(self) -> None:
+        state = self._dtls.state
+        if self._ended:
+            return
+        if state == "connected":
+            if self._fast:
+                self._connection.media_sink = self._on_media
+            self._handler.on_connected()
+        elif state == "failed":
+            self._end("the DTLS handshake failed")
+        elif state == "closed":
+            self._end("the client went away")
+
+    def _end(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._connection.media_sink = None
+            self._handler.on_closed(reason)
+
+    def _on_media(self, data: bytes) -> None:
+        try:
+            if 192 <= data[1] <= 223:
+                packet = self._dtls.receiver.unprotect_rtcp(data)
+                self._handler.on_rtcp(packet)
+            else:
+                packet = self._dtls.receiver.unprotect(data)
+                self._handler.on_rtp(packet)
+        except pylibsrtp.Error:
+            return  # a packet sent twice, an old one, or not from the client at all
+
+    def _send_datagram(self, data: bytes) -> int:
+        datagrams = self._datagrams
+        if datagrams is None:
+            pair = self._connection.selected_pair
+            if pair is None:
+                return 0
+            datagrams = self._datagrams = pair.protocol.transport
+            self._address = pair.remote_addr
+        datagrams.sendto(data, self._address)
+        return self.backlog
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        size = getattr(self._datagrams, "get_write_buffer_size", None)
+        return size() if size is not None else 0
+
+    def refresh_route(self) -> None:
+        """Look the nominated address up again; ICE may have moved to a better pair."""
+        self._datagrams = None
+
+    def _send_plainly(self, packet: bytes) -> None:
+        task = asyncio.ensure_future(self._dtls.send_slowly(packet))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+
+class _Datagrams(StunProtocol):
+    """A socket that hands media packets to the connection's sink before anybody tries to read them as STUN."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        connection = self.receiver
+        if isinstance(data, bytes) and isinstance(connection, _Connection) and len(data) > 1 and 127 < data[0] < 192:
+            sink = connection.media_sink
+            if sink is not None:
+                if 12 <= len(data) <= MAX_PACKET + 20:
+                    sink(data)
+                return
+            if len(data) > MAX_PACKET + 20 or not connection.queues_media:
+                return
+        super().datagram_received(data, addr)
+
+
+class _Connection(Connection):
+    """An ICE agent that advertises the addresses it is told to, loopback included, from the ports it is given."""
+
+    def __init__(self, addressing: Addressing, **servers: Any) -> None:
+        super().__init__(ice_controlling=False, **servers)
+        self._addressing = addressing
+        self.media_sink: Callable[[bytes], None] | None = None
+        self.queues_media = True
+
+    @property
+    def selected_pair(self) -> Any:
+        return self._nominated.get(1)
+
+    async def gather_candidates(self) -> None:
+        if self._local_candidates_start:
+            return
+        self._local_candidates_start = True
+        for index, address in enumerate(self._addressing.candidates()):
+            opened = await bind(address, self._addressing.ports, lambda: _Datagrams(self))
+            if opened is None:
+                log.warning("cannot open a UDP socket for this address", address=address)
+                continue
+            transport, protocol = opened
+            self._protocols.append(protocol)
+            protocol.local_candidate = Candidate(
+                foundation=candidate_foundation("host", "udp", address),
+                component=1,
+                transport="udp",
+                priority=candidate_priority(1, "host", 65535 - index),
+                host=address,
+                port=transport.get_extra_info("sockname")[1],
+                type="host",
+            )
+            self._local_candidates.append(protocol.local_candidate)
+        await self._gather_from_servers()
+        self._local_candidates_end = True
+
+    async def _gather_from_servers(self) -> None:
+        if self.turn_server is not None:
+            stun, self.stun_server = self.stun_server, None
+            self._local_candidates += await self.get_component_candidates(1, [], timeout=int(STUN_SECONDS))
+            self.stun_server = stun
+        if self.stun_server is not None:
+            queries = [
+                asyncio.ensure_future(server_reflexive_candidate(protocol, self.stun_server))
+                for protocol in self._protocols
+                if isinstance(protocol, _Datagrams) and ":" not in protocol.local_candidate.host
+            ]
+            if not queries:
+                return
+            done, late = await asyncio.wait(queries, timeout=STUN_SECONDS)
+            for query in late:
+                query.cancel()
+            for query in done:
+                if query.exception() is None:
+                    self._local_candidates.append(query.result()[0])
+
+
+class _Gatherer(RTCIceGatherer):
+    def __init__(self, addressing: Addressing) -> None:
+        super().__init__(iceServers=[])
+        from aiortc.rtcicetransport import connection_kwargs
+
+        servers = RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in addressing.servers]).iceServers or []
+        self.connection = _Connection(addressing, **connection_kwargs(servers))
+        self._connection = self.connection
+
+
+class _Dtls(RTCDtlsTransport):
+    """DTLS whose decrypted packets go to a handler instead of to aiortc's receivers."""
+
+    def __init__(self, ice: RTCIceTransport, certificate: RTCCertificate, handler: PeerHandler) -> None:
+        super().__init__(ice, [certificate])
+        self._handler = handler
+
+    @property
+    def sender(self) -> Any:
+        return self._tx_srtp
+
+    @property
+    def receiver(self) -> Any:
+        return self._rx_srtp
+
+    @property
+    def pump(self) -> "asyncio.Future[None] | None":
+        return self._task
+
+    async def send_slowly(self, packet: bytes) -> None:
+        try:
+            await self._send_rtp(packet)
+        except ConnectionError:
+            return  # the connection went between the check and the send; the pump reports it
+
+    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
+        self._handler.on_rtp(data)
+
+    async def _handle_rtcp_data(self, data: bytes) -> None:
+        self._handler.on_rtcp(data)
+
+
+def fast_path_known() -> bool:
+    """Whether the installed libraries are the versions that the fast path was tried with.
+
+    Raises `ConfigurationError` when they lack what the plain path needs.
+    """
+    for owner, name in SEAMS:
+        if not callable(inspect.getattr_static(owner, name, None)):
+            raise ConfigurationError(
+                f"{owner.__module__}.{owner.__name__} has no {name}",
+                hint="Install aiortc 1.16 and aioice 0.13, which sdstream was tried with.",
+            )
+    return all(
+        version(package).startswith(tuple(prefix if prefix.endswith(".") else f"{prefix}." for prefix in prefixes))
+        for package, prefixes in TRIED_VERSIONS.items()
+    )
+
+
+_CANDIDATE = re.compile(
+    r"(?P<foundation>\S{1,64}) (?P<component>\d{1,5}) (?P<transport>\S+) (?P<priority>\d{1,10}) "
+    r"(?P<host>\S{1,255}) (?P<port>\d{1,5}) typ (?P<type>\S+)(?: .*)?"
+)
+
+
+def _parse_candidate(line: str) -> Candidate | None:
+    match = _CANDIDATE.fullmatch(line.strip())
+    if match is None:
+        raise InvalidSdp(f"cannot read the ICE candidate {line[:80]!r}")
+    host = match["host"]
+    component, port = int(match["component"]), int(match["port"])
+    dialled = match["transport"].lower() == "udp" and component == 1 and 0 < port < 65536
+    if not dialled or not re.fullmatch(r"[0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
+        return None  # TCP, mDNS names, or RTCP's own component
+    return Candidate(
+        foundation=match["foundation"],
+        component=1,
+        transport="udp",
+        priority=int(match["priority"]),
+        host=host,
+        port=port,
+        type=match["type"],
+    )
+
+
+__all__ = ["CONNECT_SECONDS", "MAX_PACKET", "Peer", "PeerHandler", "fast_path_known"]

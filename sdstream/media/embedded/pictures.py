@@ -1,0 +1,121 @@
+"""Pictures between libav's frames and ours. The only place that knows how libav writes colours."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+
+from sdstream.frames import VIDEO_CLOCK, ColourMatrix, I420Frame, PictureSize, Plane
+
+_PLANAR = ("yuv420p", "yuvj420p")
+_FULL_RANGE, _BT709 = 2, 1  # libav's AVCOL_RANGE_JPEG and AVCOL_SPC_BT709
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedPicture:
+    """A picture in memory of its own, as the encoder takes it, with the clock of its source.
+
+    `pts` is None for what was made here and has no clock.
+    """
+
+    frame: VideoFrame
+    size: PictureSize
+    pts: int | None = None
+    time_base: Fraction = VIDEO_CLOCK
+    received_at: float = 0.0
+    sequence: int = 0
+    full_range: bool = False
+    matrix: ColourMatrix = "bt601"
+
+    @classmethod
+    def copy_of(cls, picture: I420Frame) -> "OwnedPicture":
+        """Copy `picture`, whose planes may be gone after the call."""
+        size = picture.size
+        frame = VideoFrame(size.width, size.height, "yuv420p")
+        for plane, source in zip(_planes(frame), picture.planes, strict=True):
+            plane[...] = source
+        return cls(
+            frame,
+            size,
+            picture.pts,
+            picture.time_base,
+            picture.received_at,
+            picture.sequence,
+            picture.full_range,
+            picture.matrix,
+        )
+
+    def for_encoder(self) -> VideoFrame:
+        """The picture in BT.601 and limited range, which is what the encoder says it sends."""
+        if not self.full_range and self.matrix == "bt601":
+            return self.frame
+        return self.frame.reformat(
+            format="yuv420p",
+            src_colorspace=Colorspace.ITU709 if self.matrix == "bt709" else Colorspace.ITU601,
+            dst_colorspace=Colorspace.ITU601,
+            src_color_range=ColorRange.JPEG if self.full_range else ColorRange.MPEG,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+
+    def as_i420(self) -> I420Frame:
+        """A copy for whoever keeps it."""
+        y, u, v = _planes(self.frame)
+        return I420Frame(
+            y,
+            u,
+            v,
+            pts=self.pts or 0,
+            time_base=self.time_base,
+            received_at=self.received_at,
+            sequence=self.sequence,
+            full_range=self.full_range,
+            matrix=self.matrix,
+        ).copy()
+
+
+def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Frame | None:
+    """A decoded frame as I420 whose planes point into it; None when it is too small to be a picture.
+
+    Odd sides lose their last row or column. Pixel formats other than 8-bit 4:2:0 are converted.
+    `frame.pts` is taken to count `frame.time_base`.
+    """
+    full_range = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
+    if frame.format.name not in _PLANAR:
+        converted = frame.reformat(
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,
+        )
+        converted.pts, converted.time_base = frame.pts, frame.time_base
+        frame, full_range = converted, False
+    width, height = frame.width & ~1, frame.height & ~1
+    if width < 2 or height < 2:
+        return None
+    y, u, v = _planes(frame)
+    return I420Frame(
+        y[:height, :width],
+        u[: height // 2, : width // 2],
+        v[: height // 2, : width // 2],
+        pts=frame.pts or 0,
+        time_base=frame.time_base or VIDEO_CLOCK,
+        received_at=received_at,
+        sequence=sequence,
+        full_range=full_range,
+        matrix="bt709" if int(frame.colorspace) == _BT709 else "bt601",
+    )
+
+
+def _planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
+    views: list[Plane] = []
+    for plane in frame.planes[:3]:
+        flat = numpy.frombuffer(cast(Any, plane), numpy.uint8)
+        views.append(flat.reshape(-1, plane.line_size)[: plane.height, : plane.width])
+    return views[0], views[1], views[2]
+
+
+__all__ = ["OwnedPicture", "view_of"]

@@ -1,0 +1,43 @@
+"""The RTP clock of an output: the publisher's time stamps where they run on, wall time where they do not."""
+
+from fractions import Fraction
+
+from sdstream.frames import VIDEO_CLOCK
+
+LARGEST_STEP = 10.0
+"""Seconds that one picture's time may differ from the wall clock before it is taken for another clock."""
+
+
+class OutputTimeline:
+    """Maps time stamps of changing publishers, and moments without any, to one clock that never stands or turns back."""
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._last: int | None = None
+        self._last_at = 0.0
+
+    def map(self, pts: int | None, time_base: Fraction, now: float) -> int:
+        """The time in 90 kHz ticks of a picture with `pts` counted in `time_base`, or of one made up here (None).
+
+        `now` is the monotonic second; results grow by at least one tick.
+        """
+        wall = 0 if self._last is None else self._last + max(1, round((now - self._last_at) / VIDEO_CLOCK))
+        if pts is None:
+            ticks = wall
+        else:
+            source = round(pts * time_base / VIDEO_CLOCK)
+            if self._offset is None:
+                self._offset = wall - source
+            ticks = source + self._offset
+            if abs(ticks - wall) > LARGEST_STEP / VIDEO_CLOCK:
+                self._offset = wall - source
+                ticks = wall
+        if self._last is not None and ticks <= self._last:
+            # Pictures made up here ran ahead, or a publisher's clock was set back a little.
+            ticks = self._last + 1
+        self._last = ticks
+        self._last_at = now
+        return ticks
+
+
+__all__ = ["OutputTimeline"]

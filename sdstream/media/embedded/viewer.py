@@ -1,0 +1,193 @@
+"""A viewer's session: encoded pictures out, lost packets sent again, keyframe requests back."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from aiortc.rtp import RTCP_PSFB_FIR, RTCP_PSFB_PLI, RTCP_RTPFB_NACK, RtcpPsfbPacket, RtcpRrPacket, RtcpRtpfbPacket
+
+from sdstream.clock import Clock
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.encoding import EncodedPicture
+from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
+from sdstream.media.embedded.peer import Peer
+from sdstream.media.embedded.reports import goodbye, read_rtcp, sender_report
+from sdstream.media.embedded.rtp import write_packet
+
+HISTORY = 1024
+"""Packets kept for viewers that lost some: about three seconds of 3 Mbit/s."""
+MOST_BACKLOG = 400_000
+"""Bytes that may wait in a viewer's socket, about two seconds; behind that pictures are dropped up to a keyframe."""
+REPORT_SECONDS = 1.0
+NTP_ORIGIN = datetime(1900, 1, 1, tzinfo=UTC)
+
+
+class ViewerGate:
+    """Drops pictures for a viewer that is behind, and opens again at a keyframe once it has caught up."""
+
+    def __init__(self, most: int = MOST_BACKLOG) -> None:
+        self._most = most
+        self._open = False
+        self._behind = False
+        self.dropped = 0
+        """Pictures dropped because the viewer was behind."""
+
+    def admit(self, *, keyframe: bool, backlog: int) -> bool:
+        """Whether a picture is sent while `backlog` bytes wait."""
+        if backlog > self._most:
+            self._open = False
+            self._behind = True
+        elif not self._open and keyframe and backlog <= self._most // 4:
+            self._open = True
+            self._behind = False
+        if not self._open and self._behind:
+            self.dropped += 1
+        return self._open
+
+
+class ViewerSession:
+    """One WHEP session. The callbacks are called on the event loop."""
+
+    def __init__(
+        self,
+        session_id: str,
+        video: VideoChoice,
+        sources: tuple[int, int],
+        name: str,
+        addressing: Addressing,
+        counters: StreamCounters,
+        clock: Clock,
+        *,
+        on_connected: Callable[["ViewerSession"], None],
+        on_closed: Callable[["ViewerSession", str], None],
+        on_keyframe_request: Callable[["ViewerSession"], None],
+        fast: bool,
+    ) -> None:
+        self.session_id = session_id
+        self.peer = Peer(addressing, self, fast=fast)
+        self._video = video
+        self._source, self._repair_source = sources
+        self._name = name
+        self._counters = counters
+        self._clock = clock
+        self._connected = on_connected
+        self._closed = on_closed
+        self._request = on_keyframe_request
+        self._gate = ViewerGate()
+        # The first number lies in the lower half: a wrap during the first seconds can confuse SRTP (RFC 3711, 3.3.1).
+        self._sequence = random.getrandbits(15)
+        self._repair_sequence = random.getrandbits(15)
+        self._origin = random.getrandbits(32)
+        self._history: list[tuple[int, int, bool, bytes] | None] = [None] * HISTORY
+        self._packets = 0
+        self._octets = 0
+        self._timestamp = 0
+        self._sent_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    @property
+    def codec(self) -> VideoCodec:
+        return self._video.codec
+
+    @property
+    def connected(self) -> bool:
+        return self.peer.connected
+
+    def deliver(self, picture: EncodedPicture) -> None:
+        """Send one picture, unless the viewer is behind or has had no keyframe yet."""
+        if not self.peer.connected:
+            return
+        dropped = self._gate.dropped
+        if not self._gate.admit(keyframe=picture.keyframe, backlog=self.peer.backlog):
+            self._counters.drops["viewer_slow"] += self._gate.dropped - dropped
+            self._request(self)
+            return
+        timestamp = (self._origin + picture.timestamp) & 0xFFFFFFFF
+        last = len(picture.payloads) - 1
+        payload_type, source, sequence = self._video.payload_type, self._source, self._sequence
+        send, history = self.peer.send_rtp, self._history
+        for index, payload in enumerate(picture.payloads):
+            marker = index == last
+            send(write_packet(payload_type, marker, sequence, timestamp, source, payload))
+            history[sequence % HISTORY] = (sequence, timestamp, marker, payload)
+            sequence = (sequence + 1) & 0xFFFF
+        self._sequence = sequence
+        self._packets += last + 1
+        self._octets += picture.byte_count
+        self._counters.bytes_sent += picture.byte_count + 12 * (last + 1)
+        self._timestamp = timestamp
+        self._sent_at = self._clock.monotonic()
+
+    async def close(self) -> None:
+        """Say goodbye and end the connection. Idempotent."""
+        if not self._ended:
+            self.peer.send_rtcp(goodbye(self._source))
+        self._end()
+        await self.peer.close()
+
+    # What the peer tells
+
+    def on_connected(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
+        self._connected(self)
+
+    def on_closed(self, reason: str) -> None:
+        self._end()
+        self._closed(self, reason)
+
+    def on_rtp(self, packet: bytes) -> None:
+        """A viewer has nothing to send."""
+
+    def on_rtcp(self, packet: bytes) -> None:
+        for part in read_rtcp(packet):
+            if isinstance(part, RtcpRtpfbPacket) and part.fmt == RTCP_RTPFB_NACK:
+                for sequence in part.lost:
+                    self._send_again(sequence & 0xFFFF)
+            elif isinstance(part, RtcpPsfbPacket) and part.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
+                self._request(self)
+            elif isinstance(part, RtcpRrPacket):
+                continue  # one bitrate for all viewers: nothing is decided by their reports
+
+    def _send_again(self, sequence: int) -> None:
+        kept = self._history[sequence % HISTORY]
+        if kept is None or kept[0] != sequence:
+            return
+        _, timestamp, marker, payload = kept
+        if self._video.retransmission_type is None:
+            packet = write_packet(self._video.payload_type, marker, sequence, timestamp, self._source, payload)
+        else:
+            packet = write_packet(
+                self._video.retransmission_type,
+                marker,
+                self._repair_sequence,
+                timestamp,
+                self._repair_source,
+                sequence.to_bytes(2, "big") + payload,
+            )
+            self._repair_sequence = (self._repair_sequence + 1) & 0xFFFF
+        self._counters.bytes_sent += len(packet)
+        self.peer.send_rtp(packet)
+
+    def _report(self) -> None:
+        if self._ended:
+            return
+        self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
+        self.peer.refresh_route()
+        if self._sent_at is None:
+            return
+        # The RTP time of this very moment, so that a viewer can line up several tracks.
+        timestamp = self._timestamp + round((self._clock.monotonic() - self._sent_at) * 90_000)
+        ntp = round((self._clock.now() - NTP_ORIGIN).total_seconds() * (1 << 32))
+        self.peer.send_rtcp(sender_report(self._source, self._name, ntp, timestamp, self._packets, self._octets))
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+__all__ = ["MOST_BACKLOG", "ViewerGate", "ViewerSession"]
