@@ -227,10 +227,11 @@ class ModelList(Shape):
 
 
 class Catalogue(Shape):
-    """Every parameter: type, limits, default, what a change of it does."""
+    """Every parameter: type, limits, default, what a change of it does; and every processor with its parameters."""
 
     success: Literal[True]
     data: Any
+    processors: Any
 
 
 class CapacityData(Shape):

@@ -11,7 +11,7 @@ from sdstream.api.answers import HEAD, encode_json, json_answer
 from sdstream.api.context import Context
 from sdstream.api.rendering import event_object
 from sdstream.errors import BadRequest, NotFound
-from sdstream.params import ModelTable, parameter_catalogue
+from sdstream.params import ModelTable, parameter_catalogue, processor_catalogue
 from sdstream.streams.views import StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
@@ -26,7 +26,8 @@ class ExtensionRoutes:
         self._context = context
         self._streams = context.streams
         self._heartbeat = heartbeat_seconds
-        self._catalogue = encode_json({"success": True, "data": parameter_catalogue()})
+        catalogue = {"success": True, "data": parameter_catalogue(), "processors": processor_catalogue()}
+        self._catalogue = encode_json(catalogue)
         self._models = ModelTable.from_settings(context.settings)
 
     async def snapshot(self, request: Request) -> Response:
