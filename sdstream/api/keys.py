@@ -21,6 +21,8 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
+
 from sdstream.clock import Clock, SystemClock
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
@@ -31,6 +33,7 @@ KEY_PREFIX = "sds_"
 LONGEST_KEY = 4096
 """Characters; anything longer is refused before it is hashed."""
 LONGEST_NAME = 200
+logger = structlog.get_logger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -93,7 +96,10 @@ class KeyRing:
         """The entry of `key`, None when it is not one of ours. Takes the same time for every wrong key."""
         if not key or len(key) > LONGEST_KEY:
             return None
-        self._read_again()
+        try:
+            self._read_again()
+        except ConfigurationError as error:  # a spoilt file must not lock out those who work
+            logger.error("keys.json was not read again", problem=error.message)
         digest = _digest(key)
         found: KeyEntry | None = None
         for entry in (*self._fixed, *self._stored):
@@ -134,6 +140,7 @@ class KeyRing:
         return True
 
     def _read_again(self) -> None:
+        """Raises `ConfigurationError` when the file is there and cannot be read or understood."""
         try:
             status = self._file.stat()
         except FileNotFoundError:
@@ -143,8 +150,8 @@ class KeyRing:
             raise ConfigurationError(f"cannot read the keys in {self._file}: {error.strerror}") from None
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         if stamp != self._stamp:
+            self._stamp = stamp  # first, so that a bad file is complained of once and the keys in memory go on
             self._stored = _load(self._file)
-            self._stamp = stamp
 
     def _write(self, entries: tuple[KeyEntry, ...]) -> None:
         content = json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=2).encode()

@@ -1,6 +1,6 @@
 """The OpenAPI document: every operation, what it takes and what is really sent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -405,9 +405,7 @@ def build_document() -> dict[str, Any]:
         answer.model for operation in OPERATIONS.values() for answer in operation.answers.values() if answer.model
     }
     models.add(schemas.ErrorEnvelope)
-    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in models] + [
-        (model, "validation") for model in schemas.BODIES
-    ]
+    wanted = [*_in_mode(models, "serialization"), *_in_mode(schemas.BODIES, "validation")]
     _, definitions = models_json_schema(
         sorted(wanted, key=lambda pair: pair[0].__name__), ref_template=REFERENCE, schema_generator=_Generator
     )
@@ -425,6 +423,10 @@ def build_document() -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _in_mode(models: Iterable[type[BaseModel]], mode: JsonSchemaMode) -> list[tuple[type[BaseModel], JsonSchemaMode]]:
+    return [(model, mode) for model in models]
 
 
 class _Generator(GenerateJsonSchema):

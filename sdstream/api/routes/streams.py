@@ -1,6 +1,6 @@
 """Daydream's stream operations, E1 to E6 and E11 of the contract."""
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -109,7 +109,7 @@ def _modern_update(body: dict[str, Any]) -> dict[str, Any]:
     params: Any = body.get("params")
     model_id = body.get("model_id")
     if isinstance(params, dict) and model_id is not None:
-        params = {"model_id": model_id} | params
+        params = {"model_id": model_id, **cast("dict[str, Any]", params)}
     return {name: value for name, value in body.items() if name not in ("params", "model_id")} | {"params": params}
 
 
