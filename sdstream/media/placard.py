@@ -56,7 +56,7 @@ def paint(title: str, detail: str, percent: int | None, size: PictureSize) -> Im
     if detail_lines:
         total += gap * 0.7 + detail_step * len(detail_lines)
     if percent is not None:
-        total += gap * 1.3 + bar
+        total += gap * 1.7 + bar
     top = (height - total) / 2 - 2 * unit
     for line in title_lines:
         draw.text((width / 2, top), line, TITLE, title_font, anchor="ma")
@@ -67,7 +67,7 @@ def paint(title: str, detail: str, percent: int | None, size: PictureSize) -> Im
             draw.text((width / 2, top), line, DETAIL, detail_font, anchor="ma")
             top += detail_step
     if percent is not None:
-        top += gap * 0.6
+        top += gap
         _bar(draw, width, top, unit, bar, percent)
     mark_font = ImageFont.load_default(max(9.0, 3.4 * unit))
     draw.text((width / 2, height - 5.5 * unit), WORD_MARK, MARK, mark_font, anchor="ms")
@@ -84,15 +84,15 @@ def _bar(draw: ImageDraw.ImageDraw, width: int, top: float, unit: float, thickne
 
 
 def _fit(text: str, room: int, start: float, least: float) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """The largest font between `start` and `least` pixels that needs at most two lines, else four of the least."""
+    """The largest font between `start` and `least` pixels that needs one line, or two with a smaller one, else four."""
     size = start
     while True:
         font = ImageFont.load_default(size)
         assert isinstance(font, ImageFont.FreeTypeFont)
         lines = _wrap(text, font, room)
-        if len(lines) <= 2 or size <= least:
+        if len(lines) == 1 or size <= least or (len(lines) == 2 and size < start * 0.8):
             break
-        size = max(least, size * 0.88)
+        size = max(least, size * 0.9)
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], _shorten(" ".join(lines[MOST_LINES - 1 :]), font, room)]
     return font, lines

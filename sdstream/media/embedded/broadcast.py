@@ -1,7 +1,6 @@
 """One encoder for all viewers of a codec: newest picture in, packets out to each of them."""
 
-import asyncio
-import threading
+import functools
 from collections.abc import Callable
 
 import structlog
@@ -19,6 +18,7 @@ from sdstream.media.embedded.encoding import (
 )
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.threads import LoopThread
 from sdstream.media.embedded.timeline import OutputTimeline
 from sdstream.media.embedded.viewer import ViewerSession
 
@@ -28,7 +28,7 @@ MEAN_WEIGHT = 0.05
 JOIN_SECONDS = 5.0
 
 Outgoing = Callable[[], OwnedPicture]
-"""Gives the picture to encode; called on the encoder's thread, so that a placard is drawn there and not by the caller."""
+"""Gives the picture to encode; called on the encoder's thread, so that placards are drawn there."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,6 @@ class Broadcast:
         self._h264_encoder: H264Encoder = h264_encoder
         self._counters = counters
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._slot: LatestSlot[Outgoing] = LatestSlot()
         self._policy = KeyframePolicy()
         self._timeline = OutputTimeline()
@@ -53,8 +52,7 @@ class Broadcast:
         self._current: Outgoing | None = None
         self._taken_at = float("-inf")
         self._superseded_before = 0
-        self._thread = threading.Thread(target=self._run, name=f"encode-{codec.lower()}", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread(f"encode-{codec.lower()}", self._run)
 
     def put(self, picture: Outgoing) -> None:
         """Have `picture` encoded next, in the place of one that the encoder has not taken yet."""
@@ -69,9 +67,7 @@ class Broadcast:
     async def close(self) -> None:
         """End the thread. Idempotent."""
         self._slot.close()
-        deadline = self._clock.monotonic() + JOIN_SECONDS
-        while self._thread.is_alive() and self._clock.monotonic() < deadline:
-            await asyncio.sleep(0.002)
+        await self._thread.ended(JOIN_SECONDS)
 
     def _run(self) -> None:
         while not self._slot.closed:
@@ -85,11 +81,8 @@ class Broadcast:
                 continue
             self._count_superseded()
             made = self._encode(self._current(), repeated=repeated)
-            if made is not None:
-                try:
-                    self._loop.call_soon_threadsafe(self._fan_out, made)
-                except RuntimeError:
-                    break  # the loop is closed: nobody is left to send it
+            if made is not None and not self._thread.call(functools.partial(self._fan_out, made)):
+                break  # the loop is closed: nobody is left to send it
         self._encoder = None
 
     def _encode(self, picture: OwnedPicture, *, repeated: bool) -> EncodedPicture | None:

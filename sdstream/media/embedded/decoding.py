@@ -1,11 +1,11 @@
 """The decoder thread of one publisher: encoded pictures in, I420 views out, never a queue that grows."""
 
 import queue
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 
 import av
+from av.codec.context import Flags
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
@@ -16,11 +16,13 @@ from sdstream.media.embedded.assembly import Picture
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import view_of
+from sdstream.media.embedded.threads import LoopThread
 
 MOST_WAITING = 15
 """Encoded pictures that may wait: half a second. Behind that all are dropped up to a keyframe."""
 DAMAGED_PATIENCE = 1.0
 """Seconds for which pictures that the decoder calls damaged are held back; then they are better than none."""
+JOIN_SECONDS = 5.0
 B_FRAMES_WARNING = (
     "The publisher sends B-frames, which WebRTC does not allow: pictures come late and out of order. "
     "Set its encoder to 0 B-frames (OBS: x264 option bframes=0)."
@@ -31,7 +33,7 @@ _LIBRARIES = {"H264": "h264", "VP8": "libvpx"}
 class DecoderThread:
     """Decodes on a thread of its own, on which `deliver` is called for each picture.
 
-    `on_trouble` is called on that thread when a keyframe is needed.
+    `on_trouble` is called on the event loop when a keyframe is needed.
     """
 
     def __init__(
@@ -52,8 +54,7 @@ class DecoderThread:
         self._stopped = False
         self._last_pts: int | None = None
         self._good_at = clock.monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"decode-{codec.lower()}", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread(f"decode-{codec.lower()}", self._run)
 
     def put(self, picture: Picture) -> bool:
         """Hand over an encoded picture; False when it was dropped because the decoder is behind."""
@@ -71,17 +72,16 @@ class DecoderThread:
         self._stopped = True
         self._waiting.put(None)
 
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread; whether it has ended."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+    async def ended(self) -> bool:
+        """Wait for the thread after `stop`; whether it has ended."""
+        return await self._thread.ended(JOIN_SECONDS)
 
     def _run(self) -> None:
         context = cast(Any, av.CodecContext.create(_LIBRARIES[self._codec], "r"))
         # One thread: frame threads would add a frame of delay each, slice threads cost more than they gain at camera
         # sizes, and a server has one decoder per stream anyway.
         context.thread_count = 1
-        context.flags = int(context.flags) | av.codec.context.Flags.low_delay.value
+        context.flags = int(context.flags) | int(Flags.low_delay)
         while True:
             picture = self._waiting.get()
             if picture is None or self._stopped:
@@ -93,7 +93,7 @@ class DecoderThread:
                 frames: list[VideoFrame] = context.decode(packet)
             except FFmpegError:
                 self._counters.decode_errors += 1
-                self._on_trouble()
+                self._thread.call(self._on_trouble)
                 continue
             for frame in frames:
                 self._take(frame)
@@ -102,7 +102,7 @@ class DecoderThread:
         now = self._clock.monotonic()
         if frame.is_corrupt:
             self._counters.decode_errors += 1
-            self._on_trouble()
+            self._thread.call(self._on_trouble)
             if now - self._good_at < DAMAGED_PATIENCE:
                 self._counters.drops["damaged"] += 1
                 return

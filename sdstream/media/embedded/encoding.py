@@ -97,7 +97,7 @@ class PictureEncoder:
         frame.pts = timestamp
         frame.time_base = VIDEO_CLOCK
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        packets = self._context.encode(frame)
+        packets = cast(list[Any], cast(Any, self._context).encode(frame))
         if not packets:
             return None
         data = b"".join(bytes(packet) for packet in packets)

@@ -1,7 +1,7 @@
 """One ICE, DTLS and SRTP connection: the only module that reaches into aiortc and aioice.
 
-aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They are
-taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
+aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They
+are taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
 
 * a received media packet goes from the socket straight to SRTP and to our handler, instead of through two queues and
   a task that wakes up once for each packet;

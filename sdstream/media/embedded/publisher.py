@@ -34,7 +34,6 @@ LEAST_REQUEST_SECONDS = 0.25
 """Keyframes are not asked for more often: making one takes the sender longer than that on a bad link."""
 SOURCE_SILENCE = 0.5
 AUDIO_CLOCK_RATE = 48_000
-JOIN_SECONDS = 5.0
 
 
 class PublisherSession:
@@ -96,9 +95,7 @@ class PublisherSession:
         await self.peer.close()
         decoder, self._decoder = self._decoder, None
         if decoder is not None:
-            deadline = self._clock.monotonic() + JOIN_SECONDS
-            while not decoder.join(0) and self._clock.monotonic() < deadline:
-                await asyncio.sleep(0.002)
+            await decoder.ended()
 
     def request_keyframe(self) -> None:
         """Send a PLI, unless one was sent a moment ago."""
@@ -110,9 +107,7 @@ class PublisherSession:
     # What the peer tells
 
     def on_connected(self) -> None:
-        self._decoder = DecoderThread(
-            self._video.codec, self._deliver_mine, self._on_decoder_trouble, self._counters, self._clock
-        )
+        self._decoder = DecoderThread(self._video.codec, self._deliver_mine, self._recover, self._counters, self._clock)
         self._arm("report", REPORT_SECONDS, self._report)
         self._connected(self)
 
@@ -201,12 +196,6 @@ class PublisherSession:
 
     def _deliver_mine(self, frame: I420Frame) -> None:
         self._deliver(self, frame)
-
-    def _on_decoder_trouble(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._recover)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left to ask
 
     def _recover(self) -> None:
         if not self._ended:

@@ -183,12 +183,10 @@ def _parse_section(lines: list[str], session: list[str]) -> MediaSection:
     if mids and not _MID.fullmatch(mids[0]):
         raise InvalidSdp("a mid of the SDP offer has characters that no mid has")
     direction: Direction = "sendrecv"
-    for name in DIRECTIONS:
-        if f"a={name}" in lines:
-            direction = name
-            break
-    else:
-        direction = next((name for name in DIRECTIONS if f"a={name}" in session), "sendrecv")
+    for attributes in (session, lines):  # a section's own word is the last
+        for name in DIRECTIONS:
+            if f"a={name}" in attributes:
+                direction = name
     return MediaSection(
         kind=kind,
         port=int(port),

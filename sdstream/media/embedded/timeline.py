@@ -9,7 +9,7 @@ LARGEST_STEP = 10.0
 
 
 class OutputTimeline:
-    """Maps time stamps of changing publishers, and moments without any, to one clock that never stands or turns back."""
+    """Maps the time stamps of changing publishers, and moments without any, to one clock that only grows."""
 
     def __init__(self) -> None:
         self._offset: int | None = None
