@@ -1,0 +1,163 @@
+"""The worker is killed or frozen, the server is killed: what viewers and callers notice of it."""
+
+import asyncio
+import contextlib
+import signal
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.peers import Publisher, Viewer, preserved
+from tests.support.rest import SMALL, Rest, block
+from tests.support.server import LiveServer
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server whose worker these tests may kill."""
+    live = LiveServer(tmp_path_factory.mktemp("fragile"))
+    live.start()
+    yield live
+    live.stop()
+
+
+@contextlib.asynccontextmanager
+async def polled(rest: Rest, stream_id: str) -> AsyncIterator[list[float]]:
+    """Ask the REST API all the time; collects how long each answer took, in seconds."""
+    times: list[float] = []
+
+    async def ask() -> None:
+        while True:
+            start = time.monotonic()
+            response = await rest.http.get(f"/v1/streams/{stream_id}/status", timeout=5)
+            assert response.status_code == 200
+            times.append(time.monotonic() - start)
+            await asyncio.sleep(0.05)
+
+    task = asyncio.get_running_loop().create_task(ask())
+    yield times
+    assert not task.done(), task.exception()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", ["SIGKILL", "SIGSTOP"])
+async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow: str) -> None:
+    async with Rest(fragile) as rest:
+        stream = await rest.create(SMALL | {"image_preprocessing": block("passthrough")})
+        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+            await rest.wait_state(stream["id"], "ONLINE")
+            before = await rest.status(stream["id"])
+            victim = fragile.worker()
+            seen: list[str] = []
+            viewer.on_picture = lambda picture: seen.append("placard" if picture.is_placard() else "card")
+            with preserved(publisher, viewer):
+                async with polled(rest, stream["id"]) as times:
+                    victim.send_signal(getattr(signal, blow))
+                    struck = time.monotonic()
+                    placard = await viewer.wait_kind("placard", seconds=5)
+                    back = await viewer.wait_kind("card", seconds=20)
+            recovery = back.at - struck
+            assert recovery < 5.0, (
+                f"pictures came back {recovery:.1f} s after {blow}; placard after {placard.at - struck:.1f} s"
+            )
+            assert max(times) < 0.25, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
+            assert fragile.worker().pid != victim.pid
+            after = await rest.status(stream["id"])
+            assert after["inference_status"]["restart_count"] == before["inference_status"]["restart_count"] + 1
+            assert after["inference_status"]["last_restart_time"]
+            assert not psutil.pid_exists(victim.pid) or victim.status() == psutil.STATUS_ZOMBIE
+            # Updates reach the new worker as they reached the old one.
+            await rest.change(stream["id"], {"image_preprocessing": block("canny")})
+            await viewer.wait_kind("edges")
+
+
+@pytest.mark.slow
+async def test_a_killed_server_comes_back_with_the_same_streams(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server()
+    async with Rest(live) as rest:
+        first = await rest.create(SMALL | {"prompt": "kept"}, name="one")
+        second = await rest.create({"model_id": "stabilityai/sdxl-turbo", "seed": [[1, 0.5], [2, 0.5]]}, name="two")
+        await rest.change(second["id"], {"ip_adapter": {"scale": 0.3}, "image_preprocessing": block("canny")})
+        expected = [await rest.get(stream["id"]) for stream in (first, second)]
+        async with Publisher(first["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+            await asyncio.to_thread(live.kill)
+        await asyncio.to_thread(live.start)
+        stored = [await rest.get(stream["id"]) for stream in expected]
+        volatile = {"status"}
+        for before, after in zip(expected, stored, strict=True):
+            assert {name: value for name, value in after.items() if name not in volatile} == {
+                name: value for name, value in before.items() if name not in volatile
+            }
+        async with Publisher(first["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+
+
+async def test_sigterm_ends_server_and_worker_with_status_zero(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server()
+    async with Rest(live) as rest:
+        stream = await rest.create()
+        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+            start = time.monotonic()
+            assert await asyncio.to_thread(live.stop) == 0
+            assert time.monotonic() - start < 10
+            await eventually(
+                lambda: publisher.state == viewer.state == "closed",
+                what=lambda: f"both sessions closed; {publisher.state}, {viewer.state}",
+            )
+
+
+async def test_rest_answers_while_the_worker_is_still_starting(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server(ready=False)
+    async with httpx.AsyncClient(base_url=live.url) as http:
+        first = await http.get("/ready")
+        assert first.status_code == 503
+        health = await http.get("/health")
+        assert health.status_code == 200
+    async with Rest(live) as rest:
+        await rest.create()
+
+        async def ready() -> bool:
+            return (await rest.http.get("/ready")).status_code == 200
+
+        await eventually(ready, seconds=60, what="ready")
+
+
+async def test_a_first_start_makes_a_key_that_works(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server(api_keys=None, ready=False)
+    key = live.first_key
+    assert key is not None
+    async with Rest(live) as rest:
+        assert (await rest.http.get("/v1/streams")).status_code == 200
+        assert (await rest.anonymous.get("/v1/streams")).status_code == 401
+    # The key is never written down: neither in the log nor, readable, in the data directory.
+    assert key not in live.log_tail()
+    for file in live.data_dir.rglob("*"):
+        if file.is_file():
+            assert key.encode() not in file.read_bytes()
+
+
+async def test_stream_keys_and_bearer_keys_stay_out_of_the_log(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server(log_level="debug")
+    async with Rest(live) as rest:
+        stream = await rest.create()
+        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+            await viewer.wait_kind("card")
+        await rest.http.post("/live/video-to-video/stk_wrong_key/whip", headers={"Content-Type": "application/sdp"})
+    log = live.log_tail(limit=10_000_000)
+    assert log
+    assert stream["stream_key"] not in log
+    assert live.key not in log
