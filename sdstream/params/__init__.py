@@ -6,7 +6,7 @@ writes answers, `parameter_catalogue` describes every field.
 
 from sdstream.params.adapters import CachedAttention, IpAdapter, RegularIpAdapter
 from sdstream.params.addresses import StyleImage
-from sdstream.params.catalogue import parameter_catalogue
+from sdstream.params.catalogue import parameter_catalogue, processor_catalogue
 from sdstream.params.change import Change, ChangeKind, classify
 from sdstream.params.controlnets import CONTROLNETS, ControlNet
 from sdstream.params.create import CreateRequest, parse_create
@@ -57,5 +57,6 @@ __all__ = [
     "load_params",
     "parameter_catalogue",
     "parse_create",
+    "processor_catalogue",
     "wire_params",
 ]

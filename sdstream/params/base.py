@@ -25,15 +25,21 @@ class WireModel(BaseModel):
     def _drop_what_means_nothing(cls, data: Any, info: ValidationInfo) -> Any:
         if not isinstance(data, Mapping):
             return data
-        notes = info.context.get("notes") if isinstance(info.context, dict) else None
+        notes = notes_of(info)
         kept: dict[Any, Any] = {}
         for name, value in cast("Mapping[Any, Any]", data).items():
             if name not in cls.model_fields:
-                if isinstance(notes, Notes):
+                if notes is not None:
                     notes.ignored(f"{cls.place}.{name}", cls.model_fields)
             elif value is not None or name in cls.null_means_something:
                 kept[name] = value
         return kept
 
 
-__all__ = ["WireModel"]
+def notes_of(info: ValidationInfo) -> Notes | None:
+    """The warnings of the validation under way, if it keeps any."""
+    context = cast("dict[str, Any] | None", info.context)
+    return context.get("notes") if context else None
+
+
+__all__ = ["WireModel", "notes_of"]

@@ -8,7 +8,7 @@ hot.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from sdstream.params.adapters import AdapterSettings, CachedAttention
 from sdstream.params.controlnets import ControlNet
@@ -109,8 +109,7 @@ def _with_hot_fields(old: StreamParams, new: StreamParams) -> StreamParams:
 
 def _with_hot_members(old: Any, new: Any, hot: frozenset[str]) -> Any:
     if isinstance(old, tuple):
-        before: tuple[ControlNet, ...] = old
-        after: tuple[ControlNet, ...] = new
+        before, after = cast("tuple[ControlNet, ...]", old), cast("tuple[ControlNet, ...]", new)
         if [entry.model_id for entry in before] != [entry.model_id for entry in after]:
             return before
         return tuple(_with_hot_members(one, other, hot) for one, other in zip(before, after, strict=True))

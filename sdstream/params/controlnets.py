@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sdstream.params.base import WireModel
-from sdstream.params.processors import IMAGE_PROCESSORS, ProcessorParams, complete_params, notes_of
+from sdstream.params.base import WireModel, notes_of
+from sdstream.params.processors import IMAGE_PROCESSORS, ProcessorParams, complete_params
 from sdstream.params.vocabulary import NOT_BOOLEAN, ImageProcessorName
 from sdstream.settings import Family
 
@@ -29,6 +29,7 @@ ControlNetId = Literal[
 ]
 ControlNetKind = Literal["openpose", "hed", "canny", "depth", "color", "tile", "temporal"]
 MAX_CONTROLNETS = 8
+_NOTHING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class ControlNet(WireModel):
     preprocessor: Annotated[
         ImageProcessorName, Field(description="Image processor that makes its control picture from the camera's.")
     ] = "passthrough"
-    preprocessor_params: Annotated[ProcessorParams, Field(description="What the preprocessor is told.")] = {}
+    preprocessor_params: Annotated[ProcessorParams, Field(description="What the preprocessor is told.")] = _NOTHING
     enabled: Annotated[bool, Field(description="Whether it is loaded and runs at all.")] = True
     control_guidance_start: Annotated[
         float,

@@ -57,7 +57,7 @@ def parse_create(body: object, models: ModelTable, size_policy: SizePolicy = "re
 def _with_faceid(adapter: object) -> Any:
     if adapter is None:
         return {"type": "faceid", "enabled": False}
-    return {"type": "faceid", **adapter} if is_object(adapter) else adapter  # pyright: ignore[reportGeneralTypeIssues]
+    return {"type": "faceid", **adapter} if is_object(adapter) else adapter
 
 
 def _fit_default_steps(values: dict[str, Any], family: Any) -> None:

@@ -98,10 +98,8 @@ def _check_pipeline(value: object, problems: list[Problem]) -> None:
     folded = value.casefold().replace("_", "-") if isinstance(value, str) else ""
     # Replacement servers and old samples append the model to the name; all of them mean the one pipeline.
     if not folded.startswith((PIPELINE, "stream-diffusion", "pip-")):
-        near = did_you_mean(value, [PIPELINE])
-        problems.append(
-            Problem("pipeline", f"is not one this server has: '{printable(value)}'", near or f"use {PIPELINE}")
-        )
+        suggestion = did_you_mean(value, [PIPELINE]) or f"use {PIPELINE}"
+        problems.append(Problem("pipeline", f"is not one this server has: '{printable(value)}'", suggestion))
 
 
 def _read_pipeline_id(value: object, notes: Notes, creating: bool) -> str | None:

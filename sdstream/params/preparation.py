@@ -7,20 +7,21 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from sdstream.params.problems import Notes
+from sdstream.params.controlnets import CONTROLNETS
+from sdstream.params.problems import Notes, is_object
 from sdstream.settings import Family
 
 SizePolicy = Literal["reject", "clamp"]
 DERIVED = {
-    "safety_checker_threshold": "is not part of Daydream's public parameters and was ignored",
-    "show_reloading_frame": "is not part of Daydream's public parameters and was ignored; the loading placard is always shown",
+    "safety_checker_threshold": "is not one of Daydream's public parameters and was ignored",
+    "show_reloading_frame": "is not one of Daydream's public parameters and was ignored; a placard is always shown",
 }
 ADAPTER_MEMBERS = ("ip_adapter", "ip_adapter_style_image_url", "cached_attention")
 """What the sd-turbo family does not have."""
 
 
 def prepare(sent: Mapping[str, Any], family: Family, size_policy: SizePolicy, notes: Notes) -> dict[str, Any]:
-    """The members of `sent` that count, for a stream of `family`: no nulls but `lora_dict`, nothing the family lacks."""
+    """The members of `sent` that count for a stream of `family`: nothing the family lacks, no null but `lora_dict`."""
     values = {name: value for name, value in sent.items() if value is not None or name == "lora_dict"}
     for name, reason in DERIVED.items():
         if values.pop(name, None) is not None:
@@ -42,14 +43,14 @@ def _drop_adapters(values: dict[str, Any], notes: Notes) -> None:
     # The OBS plugin sends an enabled ip_adapter for every model, so this must not fail.
     for name in ADAPTER_MEMBERS:
         value = values.pop(name, None)
-        if value is None or value == "" or (_is_object(value) and value.get("enabled") is False):
+        if value is None or value == "" or (is_object(value) and value.get("enabled") is False):
             continue
         notes.add(f"params.{name} has no effect on sd-turbo models and was ignored")
 
 
 def _make_adapter_regular(values: dict[str, Any], notes: Notes) -> None:
     adapter = values.get("ip_adapter")
-    if _is_object(adapter) and adapter.get("type") == "faceid":
+    if is_object(adapter) and adapter.get("type") == "faceid":
         values["ip_adapter"] = {**adapter, "type": "regular"}
         notes.add("params.ip_adapter.type faceid is not offered for SD 1.5 models; regular is used")
 
@@ -67,7 +68,7 @@ def _drop_channels(values: dict[str, Any]) -> None:
     if isinstance(controlnets, list):
         values["controlnets"] = [
             {name: value for name, value in entry.items() if name != "conditioning_channels"}
-            if _is_object(entry)
+            if is_object(entry)
             else entry
             for entry in cast("list[Any]", controlnets)
         ]
@@ -89,20 +90,14 @@ def nearest_side(value: float) -> int:
 
 
 def _note_rare_controlnets(values: Mapping[str, Any], notes: Notes) -> None:
-    from sdstream.params.controlnets import CONTROLNETS
-
     controlnets = values.get("controlnets")
     if not isinstance(controlnets, list):
         return
     for entry in cast("list[Any]", controlnets):
-        name = entry.get("model_id") if _is_object(entry) else None
+        name = entry.get("model_id") if is_object(entry) else None
         facts = CONTROLNETS.get(name) if isinstance(name, str) else None
         if facts is not None and not facts.in_sdks:
             notes.add(f"{name} is unknown to Daydream's SDKs; the Python SDK cannot read this stream back")
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, Mapping)
 
 
 __all__ = ["ADAPTER_MEMBERS", "SizePolicy", "nearest_side", "prepare"]

@@ -1,7 +1,6 @@
 """What is wrong with parameters, in words a caller can act on: where, what, and what to send instead."""
 
 import difflib
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypeIs
 
 from sdstream.errors import InvalidParams
 
@@ -191,12 +191,11 @@ def _show(value: object) -> str:
 
 
 def _plain(number: Any) -> str:
-    if isinstance(number, float) and math.isfinite(number) and number == int(number) and abs(number) < 1e15:
-        return str(int(number))
-    return str(number)
+    return f"{number:.0f}" if isinstance(number, float) and number.is_integer() and abs(number) < 1e15 else str(number)
 
 
-def is_object(value: object) -> bool:
+def is_object(value: object) -> TypeIs[Mapping[str, Any]]:
+    """Whether `value` is a JSON object (`find_out_of_bounds` has made sure that its names are texts)."""
     return isinstance(value, Mapping)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
-from sdstream.params.base import WireModel
+from sdstream.params.base import WireModel, notes_of
 from sdstream.params.problems import Notes, Problem, broken_rules, describe
 from sdstream.params.vocabulary import MAX_PROCESSORS, NOT_BOOLEAN, ImageProcessorName, LatentProcessorName
 
@@ -65,7 +65,7 @@ def _adapter(parameter: ProcessorParameter) -> TypeAdapter[Any]:
         case "boolean":
             return TypeAdapter(bool)
         case "choice":
-            return TypeAdapter(Literal[parameter.choices])
+            return TypeAdapter[Any](Literal[parameter.choices])  # pyright: ignore[reportArgumentType]
 
 
 def _number(
@@ -250,6 +250,8 @@ LATENT_PROCESSORS: Mapping[str, ProcessorKind] = {
 PROCESSORS: Mapping[str, ProcessorKind] = {**IMAGE_PROCESSORS, **LATENT_PROCESSORS}
 
 ProcessorParams = Annotated[dict[str, Any], Field(max_length=64)]
+_NOTHING: dict[str, Any] = {}
+"""The default of `params`; validating it makes a new, complete dict each time."""
 
 
 def complete_params(kind: ProcessorKind, params: Mapping[str, Any], notes: Notes | None, place: str) -> dict[str, Any]:
@@ -284,7 +286,7 @@ class Processor(WireModel):
 
     type: Annotated[ImageProcessorName, Field(description="Which processor.")]
     enabled: Annotated[bool, Field(description="Whether it runs; off, the picture passes by.")] = True
-    params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = {}
+    params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = _NOTHING
 
     @field_validator("params")
     @classmethod
@@ -307,7 +309,7 @@ class LatentProcessor(WireModel):
 
     type: Annotated[LatentProcessorName, Field(description="Which processor.")]
     enabled: Annotated[bool, Field(description="Whether it runs; off, the latents pass by.")] = True
-    params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = {}
+    params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = _NOTHING
 
     @field_validator("params")
     @classmethod
@@ -349,12 +351,6 @@ class LatentProcessing(WireModel):
         return tuple(processor for processor in self.processors if processor.enabled) if self.enabled else ()
 
 
-def notes_of(info: ValidationInfo) -> Notes | None:
-    """The warnings of the validation under way, if it keeps any."""
-    notes = info.context.get("notes") if isinstance(info.context, dict) else None
-    return notes if isinstance(notes, Notes) else None
-
-
 __all__ = [
     "COMMON_PARAMETERS",
     "IMAGE_PROCESSORS",
@@ -368,5 +364,4 @@ __all__ = [
     "ProcessorParameter",
     "ProcessorParams",
     "complete_params",
-    "notes_of",
 ]

@@ -89,10 +89,10 @@ def _clamp_steps(merged: dict[str, Any], notes: Notes) -> None:
 def _note_face_flip(base: Mapping[str, Any], values: Mapping[str, Any], notes: Notes) -> None:
     adapter = values.get("ip_adapter")
     stored = base.get("ip_adapter")
-    if is_object(adapter) and cast("Any", adapter).get("type") == "regular" and getattr(stored, "type", "") == "faceid":
+    if is_object(adapter) and adapter.get("type") == "regular" and getattr(stored, "type", "") == "faceid":
         notes.add(
-            "params.ip_adapter.type changes from faceid to regular; Daydream's SDKs send regular unless told otherwise, "
-            "so repeat type: faceid to keep it"
+            "params.ip_adapter.type changes from faceid to regular; Daydream's SDKs send regular by themselves, so "
+            "repeat type: faceid to keep it"
         )
 
 

@@ -1,8 +1,8 @@
 """The parameters of a stream, one class for each family of models.
 
-Defaults of single values are Daydream's own. Of Daydream's presets per model only two are defaults here, because they
-are wrong for another family: the denoising steps (`t_index_list`) and the LCM LoRA. ControlNets and the IP-Adapter start
-off, as the wire's own defaults say: nothing is loaded that nobody asked for. `presets.py` has the whole presets.
+Defaults of single values are Daydream's own. Of Daydream's presets per model only two are defaults here, because one
+value cannot fit all families: the denoising steps (`t_index_list`) and the LCM LoRA. ControlNets and the IP-Adapter
+start off, as the wire's own defaults say: nothing is loaded that nobody asked for. `presets.py` has the whole presets.
 """
 
 from typing import Annotated, Any, ClassVar, Self

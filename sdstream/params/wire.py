@@ -5,7 +5,7 @@ from typing import Any
 
 from sdstream.params.addresses import StyleImage
 from sdstream.params.models import ModelTable
-from sdstream.params.problems import Notes, Problem, refuse
+from sdstream.params.problems import Notes, Problem, is_object, refuse
 from sdstream.params.validation import check
 from sdstream.params.variants import VARIANTS, StreamParams
 from sdstream.settings import Family
@@ -38,9 +38,9 @@ def load_params(text: str, models: ModelTable | None = None) -> StreamParams:
         stored = json.loads(text)
     except ValueError as error:
         raise refuse([Problem("params", f"is not JSON: {error}")]) from None
-    if not isinstance(stored, dict):
+    if not is_object(stored):
         raise refuse([Problem("params", "must be an object")])
-    values: dict[str, Any] = stored
+    values = dict(stored)
     family: Family | None = values.pop("family", None)
     entry = models.get(str(values.get("model_id"))) if models is not None else None
     if entry is not None:
