@@ -319,7 +319,7 @@ async def test_16_wrong_types_and_values_are_400_and_name_the_field(rest: Rest, 
 async def test_16_a_misspelt_choice_gets_a_suggestion(rest: Rest) -> None:
     response = await rest.post_stream({"params": SMALL | {"acceleration": "tensort"}})
     details = check_error(response, 400)["details"]
-    assert details[0]["suggestion"] == "tensorrt"
+    assert "'tensorrt'" in details[0]["suggestion"]
 
 
 def controlnet(model: str, *, enabled: bool = True) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import httpx
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpsender import RTCRtpSender
+from av.video.frame import PictureType
 
 from tests.support.offers import Edit, unchanged, without_candidates
 from tests.support.pictures import Kind, Picture, TestCard, looks_like
@@ -99,7 +100,7 @@ class CardTrack(MediaStreamTrack):
         key = self._wants_keyframe or self.sent % self.keyframe_every == 0
         self._wants_keyframe = False
         frame.pts = self.sent
-        frame.pict_type = av.video.frame.PictureType.I if key else av.video.frame.PictureType.NONE
+        frame.pict_type = PictureType.I if key else PictureType.NONE
         return b"".join(bytes(packet) for packet in self._encoder.encode(frame))
 
     def _make_encoder(self, width: int, height: int) -> Any:

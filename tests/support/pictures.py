@@ -3,7 +3,7 @@
 Everything is placed by fractions of the picture, so a card can be read at any size.
 
     red   . . . green     rows 0 to 1/4
-    .   |#| |#|#|   .     rows 7/16 to 9/16: the number, 18 cells: 16 bits, most significant first, and their parity twice
+    .   |#| |#|#|   .     rows 7/16 to 9/16: the number in 18 cells: 16 bits, highest first, parity twice
     .   |           .     rows 10/16 to 12/16: a black bar that moves to the right
     blue  . . . yellow    rows 3/4 to 1
 """
@@ -75,13 +75,13 @@ class Picture:
     @cached_property
     def rgb(self) -> NDArray[numpy.uint8]:
         """uint8 [height, width, 3]."""
-        return self.frame.to_ndarray(format="rgb24")
+        return numpy.asarray(self.frame.to_ndarray(format="rgb24"), numpy.uint8)
 
     @cached_property
     def luma(self) -> Grey:
         """The Y plane, uint8 [height, width]."""
         plane = self.frame.reformat(format="yuv420p").planes[0]
-        whole = numpy.frombuffer(plane, numpy.uint8).reshape(-1, plane.line_size)
+        whole = numpy.frombuffer(memoryview(plane), numpy.uint8).reshape(-1, plane.line_size)
         return whole[: self.frame.height, : self.frame.width]
 
     def number(self) -> int | None:

@@ -26,7 +26,7 @@ STREAM_MEMBERS = (
     "output_stream_url",
     "whip_url",
 )
-SHARED_PARAMS = [
+SHARED_PARAMS = (
     "model_id",
     "prompt",
     "prompt_interpolation_method",
@@ -57,7 +57,7 @@ SHARED_PARAMS = [
     "latent_preprocessing",
     "latent_postprocessing",
     "controlnets",
-]
+)
 ADAPTER_PARAMS = ("ip_adapter", "ip_adapter_style_image_url", "cached_attention")
 ERROR_MEMBERS = {"success", "error", "code", "status", "details", "requestId", "traceId"}
 SMALL = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True, "width": 384, "height": 384}

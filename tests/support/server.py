@@ -34,7 +34,7 @@ class LiveServer:
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
         self.settings: dict[str, object] = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json"} | settings
-        self.key = KEY
+        self.key: str = KEY
         self.url = ""
         self.port = 0
         self.first_key: str | None = None
@@ -119,10 +119,9 @@ class LiveServer:
         return max(members, key=_memory)
 
     def open_files(self) -> int:
-        """Number of file descriptors (POSIX) or handles that the server process holds."""
+        """Number of file descriptors that the server process holds (POSIX)."""
         assert self.process is not None
-        process = psutil.Process(self.process.pid)
-        return process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+        return psutil.Process(self.process.pid).num_fds()
 
     def stop(self, seconds: float = 15.0) -> int:
         """End it as an operator does, and insist that it and its children are gone. Returns the exit status."""
