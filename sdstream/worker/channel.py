@@ -1,9 +1,8 @@
-"""One duplex line of messages between the server and the worker: sends never wait, one thread receives."""
+"""One duplex line of messages between the server and the worker: sends never wait, one thread reads."""
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from sdstream.worker.messages import Message, Unpacker, pack
 
 READ_BYTES = 1 << 16
 TICK = 3600.0
-"""Seconds a receive waits before it is begun again; a finite value keeps the socket non-blocking for senders."""
+"""Seconds a read waits before it is begun again; a finite value keeps the socket non-blocking for senders."""
 
 
 class Channel:
@@ -31,7 +30,7 @@ class Channel:
         self._unpacker = Unpacker(decoder)
         self._lock = threading.Lock()
         self._backlog = bytearray()
-        self._receiving = False
+        self._reading = False
         self._closed = False
 
     def send(self, message: Message) -> None:
@@ -53,34 +52,38 @@ class Channel:
                 self._backlog += data[sent:]
                 threading.Thread(target=self._flush, name="worker-flush", daemon=True).start()
 
-    def receive(self) -> Iterator[Any]:
-        """Yield messages until the other end is gone or `close` was called; for one thread only.
+    def read(self, wait: bool = True) -> list[Any] | None:
+        """The next messages: at least one with `wait`, else those that are there; None when the line has ended.
 
-        Raises `InternalError` for bytes that are no messages.
+        Not for two threads at a time. Raises `InternalError` for bytes that are no messages.
         """
         with self._lock:
             if self._closed:
-                return
-            self._receiving = True
+                return None
+            self._reading = True
         try:
-            while True:
+            messages: list[Any] = []
+            while not messages:
                 try:
-                    data = self._connection.recv(READ_BYTES)
+                    data = self._connection.recv(READ_BYTES) if wait else self._writer.recv(READ_BYTES)
+                except BlockingIOError:
+                    break
                 except TimeoutError:
                     continue
                 except OSError:
-                    return
+                    return None
                 if not data:
-                    return
-                yield from self._unpacker.feed(data)
+                    return None
+                messages = self._unpacker.feed(data)
+            return messages
         finally:
             with self._lock:
-                self._receiving = False
+                self._reading = False
                 if self._closed:
                     self._connection.close()
 
     def close(self) -> None:
-        """End the line; the receiving thread, if any, returns. Idempotent."""
+        """End the line; a reading thread returns. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -89,8 +92,8 @@ class Channel:
             with contextlib.suppress(OSError):
                 self._writer.shutdown(socket.SHUT_RDWR)
             self._writer.close()
-            # A receiving thread closes its own descriptor: closed under it, the number could already be another file.
-            if not self._receiving:
+            # A reading thread closes its own descriptor: closed under it, the number could already be another file.
+            if not self._reading:
                 self._connection.close()
 
     def _flush(self) -> None:

@@ -110,11 +110,12 @@ class WorkerChild:
         assert self._process is not None
         assert self._channel is not None
         try:
-            for message in self._channel.receive():
-                try:
-                    self._on_message(self, message)
-                except Exception:  # supervises the listeners: one stream's defect must not end the others
-                    logger.exception("worker_message_failed", message=type(message).__name__)
+            while (messages := self._channel.read()) is not None:
+                for message in messages:
+                    try:
+                        self._on_message(self, message)
+                    except Exception:  # supervises the listeners: one stream's defect must not end the others
+                        logger.exception("worker_message_failed", message=type(message).__name__)
         except SdstreamError as error:
             self.add_line(f"sdstream: {error}")
         finally:

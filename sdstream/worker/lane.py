@@ -16,6 +16,7 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams, dump_params
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import (
+    IN_PLACE,
     CloseLane,
     LaneReport,
     OpenLane,
@@ -42,6 +43,7 @@ class Submission:
     time_base: Fraction
     received_at: float
     sequence: int
+    ring: FrameRing
     result: "asyncio.Future[I420Frame] | None"
 
 
@@ -173,13 +175,17 @@ class WorkerLane:
             if channel is not self._channel:
                 return
             submission = self._under_way.pop((message.source_ring, message.source_slot), None)
-            ring = self._output
-            if submission is None or ring is None or ring.number != message.ring:
-                return  # of a worker or a ring that is gone
-            self._give_back(message.source_ring, message.source_slot)
+            if submission is None:
+                return
+            in_place = message.ring == IN_PLACE
+            ring = submission.ring if in_place else self._output
+            if ring is None or (message.ring != ring.number and not in_place):
+                raise InternalError(f"a result in ring {message.ring}, which is not in use")
             self._processed += 1
-            self._pump()
-        y, u, v = ring.planes(message.slot, PictureSize(message.width, message.height))
+            if not in_place:
+                self._give_back(message.source_ring, message.source_slot)
+        slot = message.source_slot if in_place else message.slot
+        y, u, v = ring.planes(slot, PictureSize(message.width, message.height))
         frame = I420Frame(y, u, v, submission.pts, submission.time_base, submission.received_at, submission.sequence)
         try:
             if submission.result is not None:
@@ -189,7 +195,12 @@ class WorkerLane:
                     ProcessedPicture(frame, message.revision, message.worker_seconds, message.queue_seconds)
                 )
         finally:
-            self._return_slot(ring, message.slot)
+            with self._lock:
+                if channel is self._channel:
+                    if in_place:
+                        self._give_back(message.source_ring, message.source_slot)
+                    else:
+                        self._return_slot(channel, ring, slot)
 
     def on_slots_returned(self, message: SlotsReturned, channel: Channel) -> None:
         """The worker dropped pictures for newer ones, or because the lane failed."""
@@ -205,7 +216,6 @@ class WorkerLane:
                 if submission.result is not None:
                     error = _failure(self._status.error_code, self._status.error_message)
                     self._on_loop(_reject, submission.result, error)
-            self._pump()
 
     def on_use_ring(self, message: UseRing, channel: Channel) -> None:
         """The worker made memory for its output."""
@@ -269,7 +279,7 @@ class WorkerLane:
         assert ring is not None
         ring.write(slot, frame)
         self._under_way[ring.number, slot] = Submission(
-            frame.pts, frame.time_base, frame.received_at, frame.sequence, result
+            frame.pts, frame.time_base, frame.received_at, frame.sequence, ring, result
         )
         returned, self._returned = self._returned, []
         height, width = frame.y.shape
@@ -294,6 +304,15 @@ class WorkerLane:
     def _give_back(self, ring: int, slot: int) -> None:
         if self._input is not None and self._input.number == ring:
             self._ledger.give_back(slot)
+            self._pump()
+
+    def _return_slot(self, channel: Channel, ring: FrameRing, slot: int) -> None:
+        if self._output is not ring:
+            return
+        self._returned.append(slot)
+        if len(self._returned) >= RETURN_AT:
+            returned, self._returned = self._returned, []
+            channel.send(SlotsReturned(self.number, ring.number, returned))
 
     def _pump(self) -> None:
         """Use free slots for what waits: whole-file pictures first, then the newest one."""
@@ -345,17 +364,6 @@ class WorkerLane:
         self._status = status
         if not self._closed:
             self._on_loop(self._listener.on_lane_status, status)
-
-    # -- below: without it
-
-    def _return_slot(self, ring: FrameRing, slot: int) -> None:
-        with self._lock:
-            if self._channel is None or self._output is not ring:
-                return
-            self._returned.append(slot)
-            if len(self._returned) >= RETURN_AT:
-                returned, self._returned = self._returned, []
-                self._channel.send(SlotsReturned(self.number, ring.number, returned))
 
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told

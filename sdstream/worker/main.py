@@ -1,7 +1,7 @@
 """The worker process: `python -m sdstream.worker.main`, started by `worker.child` and by nobody else.
 
-Two threads: one receives messages and answers pings, the other (the main one) makes pictures. It ends with its parent:
-by the kernel's signal on Linux, and everywhere because its line of messages ends.
+The main thread makes pictures; who reads the line, `reception.py` tells. The process ends with its parent: by the
+kernel's signal on Linux, and everywhere because its line ends.
 """
 
 import faulthandler
@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdstream import platform
 from sdstream.clock import SystemClock
@@ -30,7 +30,8 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
-from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.reception import Reception
+from sdstream.worker.scheduler import Scheduler, Turn, WantedParams
 
 if TYPE_CHECKING:
     from sdstream.worker.devices import Device
@@ -46,13 +47,15 @@ class Worker:
         self._started = self._clock.monotonic()
         self._scheduler = Scheduler(self._clock)
         self._lanes: dict[int, LaneWork] = {}
+        self._reception = Reception(channel, self._on_message, self._end, self._scheduler.wake)
+        self._stopping = False
         self._configured = threading.Event()
         self._configure: Configure | None = None
         self._device: Device | None = None
 
     def run(self, threads: int) -> None:
         """Import torch, wait for the first message, and work until `Stop`."""
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        self._reception.call_helper()  # until torch is there
         import torch
 
         from sdstream.params import ModelTable
@@ -63,35 +66,46 @@ class Worker:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._configured.wait()
-        assert self._configure is not None
+        if self._configure is None:
+            return  # stopped before it began
         self._make_lane = LaneWork
         self._models = ModelTable.from_settings(Settings.model_validate(json.loads(self._configure.models)))
         self._device = Device.choose(self._configure.device)
         self._channel.send(Ready(self._device.name, self._device.processor, self._clock.monotonic() - self._started))
-        while (turn := self._scheduler.next_turn()) is not None:
-            lane = self._lanes.get(turn.lane)
-            if lane is None:
-                continue
-            try:
-                if turn.params is not None:
-                    lane.apply(turn.params)
-                if turn.picture is not None:
-                    lane.make(turn.picture)
-            except self._device.fatal_errors:
-                raise  # the device is lost for every lane; only a new process helps
-            except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
-                if not isinstance(error, SdstreamError):
-                    traceback.print_exc()
-                lane.fail(error, None if turn.params is None else turn.params.revision, turn.picture)
+        self._reception.relieve_helper()
+        while not self._stopping:
+            self._reception.read_here(wait=False)
+            turn = self._scheduler.take()
+            if turn is not None:
+                self._serve(turn)
+            elif not self._reception.read_here(wait=True):
+                self._scheduler.wait()
 
-    def _receive(self) -> None:
+    def _serve(self, turn: Turn) -> None:
+        assert self._device is not None
+        lane = self._lanes.get(turn.lane)
+        if lane is None:
+            return
+        if turn.params is not None or (turn.picture is not None and not lane.is_short(turn.picture)):
+            self._reception.call_helper()
         try:
-            for message in self._channel.receive():
-                self._on_message(message)
-        except BaseException:  # noqa: BLE001 - the process cannot live without this thread, and the log must say why
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)  # the server is gone
+            if turn.params is not None:
+                lane.apply(turn.params)
+            if turn.picture is not None:
+                lane.make(turn.picture)
+        except self._device.fatal_errors:
+            raise  # the device is lost for every lane; only a new process helps
+        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
+            if not isinstance(error, SdstreamError):
+                traceback.print_exc()
+            lane.fail(error, None if turn.params is None else turn.params.revision, turn.picture)
+        if self._reception.helper_reads and not any(lane.is_slow for lane in self._lanes.copy().values()):
+            self._reception.relieve_helper()
+
+    def _end(self, error: Exception | None) -> NoReturn:
+        if error is not None:
+            traceback.print_exception(error)
+        os._exit(0 if error is None else 1)  # at once: without its line the process is of no use
 
     def _on_message(self, message: Any) -> None:
         match message:
@@ -118,8 +132,9 @@ class Worker:
                 self._configure = message
                 self._configured.set()
             case Stop():
-                self._scheduler.stop()
+                self._stopping = True
                 self._configured.set()
+                self._scheduler.wake()
             case _:
                 raise InternalError(f"a message the worker does not take: {type(message).__name__}")
 

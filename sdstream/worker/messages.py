@@ -7,7 +7,6 @@ versioning. Pictures themselves never travel here: a message names the slot of a
 grow, so a late message about an old ring or lane is recognised and ignored.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -16,11 +15,13 @@ from sdstream.errors import InternalError
 
 HEADER = 4
 """Bytes of the length before each message, little-endian."""
+IN_PLACE = 0
+"""The `PictureOut.ring` of a picture that stayed in its input slot; true rings count from 1."""
 LARGEST_MESSAGE = 64 * 1024 * 1024
 """Bytes; params may carry a style image as a data URI, far below this."""
 
 
-class Message(msgspec.Struct, tag=True, array_like=True, frozen=True, gc=False):
+class Message(msgspec.Struct, tag=True, array_like=True):
     """The root of all messages."""
 
 
@@ -114,7 +115,8 @@ class Pong(Message):
 
 
 class PictureOut(Message):
-    """The picture of input slot `source_slot` is done, and lies in an output slot."""
+    """The picture of input slot `source_slot` is done, and lies in an output slot, or, with `ring` `IN_PLACE`, in the
+    input slot itself because nothing changed it."""
 
     lane: int
     source_ring: int
@@ -165,30 +167,30 @@ class Unpacker:
         self._decoder = decoder
         self._pending = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        """Yield every message that is complete with `data`."""
-        self._pending += data
-        start = 0
-        try:
-            while len(self._pending) - start >= HEADER:
-                length = int.from_bytes(self._pending[start : start + HEADER], "little")
-                if length > LARGEST_MESSAGE:
-                    raise InternalError(f"a message of {length} bytes between server and worker")
-                end = start + HEADER + length
-                if len(self._pending) < end:
-                    break
-                body = bytes(self._pending[start + HEADER : end])
-                start = end
-                try:
-                    message = self._decoder.decode(body)
-                except msgspec.MsgspecError as error:
-                    raise InternalError(f"an unknown message between server and worker: {error}") from error
-                yield message
-        finally:
-            del self._pending[:start]
+    def feed(self, data: bytes) -> list[Any]:
+        """Every message that is complete with `data`."""
+        pending = self._pending
+        pending += data
+        messages: list[Any] = []
+        start, available = 0, len(pending)
+        while available - start >= HEADER:
+            length = int.from_bytes(pending[start : start + HEADER], "little")
+            if length > LARGEST_MESSAGE:
+                raise InternalError(f"a message of {length} bytes between server and worker")
+            end = start + HEADER + length
+            if available < end:
+                break
+            try:
+                messages.append(self._decoder.decode(bytes(pending[start + HEADER : end])))
+            except msgspec.MsgspecError as error:
+                raise InternalError(f"an unknown message between server and worker: {error}") from error
+            start = end
+        del pending[:start]
+        return messages
 
 
 __all__ = [
+    "IN_PLACE",
     "TO_SERVER",
     "TO_WORKER",
     "CloseLane",

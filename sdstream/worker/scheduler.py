@@ -1,6 +1,6 @@
 """Which lane of the worker is served next: a fair turn over the lanes, the newest picture of each.
 
-The receiving thread puts in, the working thread takes out. No torch here.
+Whichever thread reads the line puts in, the working thread takes out. No torch here.
 """
 
 import threading
@@ -8,19 +8,40 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from sdstream.clock import Clock
-from sdstream.frames import I420Frame
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import Arrival, FrameRing, Inbox
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingPicture:
-    """A picture in an input slot of the worker. `frame` views the slot."""
+    """A picture in a slot of an input ring, as the server announced it."""
 
-    frame: I420Frame
+    message: PictureIn
     ring: FrameRing
-    slot: int
-    arrived_at: float
-    keep: bool
+
+    @property
+    def unchanged_if_copied(self) -> bool:
+        """Whether its planes mean what output planes mean: BT.601, limited range."""
+        return not (self.message.full_range or self.message.bt709)
+
+    @property
+    def size(self) -> PictureSize:
+        return PictureSize(self.message.width, self.message.height)
+
+    def frame(self) -> I420Frame:
+        """The picture, viewed in its slot."""
+        message = self.message
+        y, u, v = self.ring.planes(message.slot, self.size)
+        return I420Frame(
+            y,
+            u,
+            v,
+            received_at=message.received_at,
+            sequence=message.sequence,
+            full_range=message.full_range,
+            matrix="bt709" if message.bt709 else "bt601",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,10 @@ class _Queue:
     room: bool = True
     """Whether a result could be written now."""
 
+    @property
+    def has_work(self) -> bool:
+        return self.params is not None or (self.room and len(self.inbox) > 0)
+
 
 class Scheduler:
     """Lanes take turns; a lane waits at most for one turn of each other lane that has something to do."""
@@ -55,7 +80,7 @@ class Scheduler:
         self._clock = clock
         self._condition = threading.Condition()
         self._queues: OrderedDict[int, _Queue] = OrderedDict()
-        self._stopped = False
+        self._woken = False
         self._busy_since: float | None = None
 
     def open(self, lane: int, params: WantedParams) -> None:
@@ -82,7 +107,7 @@ class Scheduler:
             queue = self._queues.get(lane)
             if queue is None:
                 return picture
-            replaced = queue.inbox.put(Arrival(picture, picture.keep))
+            replaced = queue.inbox.put(Arrival(picture, picture.message.keep))
             self._condition.notify()
             return replaced
 
@@ -94,23 +119,25 @@ class Scheduler:
                 queue.room = room
                 self._condition.notify()
 
-    def stop(self) -> None:
-        """Make `next_turn` return None."""
+    def take(self) -> Turn | None:
+        """The next turn, None when there is nothing to do. The turn before is over with this call."""
         with self._condition:
-            self._stopped = True
-            self._condition.notify()
+            turn = self._pick()
+            self._busy_since = None if turn is None else self._clock.monotonic()
+            return turn
 
-    def next_turn(self) -> Turn | None:
-        """Wait for something to do and take it; None after `stop`. The turn before is over with this call."""
+    def wait(self) -> None:
+        """Wait until there is something to do, or until `wake`."""
         with self._condition:
-            self._busy_since = None
-            while not self._stopped:
-                turn = self._pick()
-                if turn is not None:
-                    self._busy_since = self._clock.monotonic()
-                    return turn
+            while not self._woken and not self._has_work():
                 self._condition.wait()
-            return None
+            self._woken = False
+
+    def wake(self) -> None:
+        """Make `wait` return, or the next one if nobody waits now."""
+        with self._condition:
+            self._woken = True
+            self._condition.notify()
 
     def drain(self, lane: int) -> list[WaitingPicture]:
         """Take all pictures that wait in a lane."""
@@ -126,15 +153,17 @@ class Scheduler:
 
     def _pick(self) -> Turn | None:
         for lane, queue in self._queues.items():
-            turn = Turn(lane)
+            if not queue.has_work:
+                continue
+            self._queues.move_to_end(lane)
             if queue.params is not None:
-                turn.params, queue.params = queue.params, None
-            elif queue.room:
-                turn.picture = queue.inbox.take()
-            if turn.params is not None or turn.picture is not None:
-                self._queues.move_to_end(lane)
-                return turn
+                params, queue.params = queue.params, None
+                return Turn(lane, params=params)
+            return Turn(lane, picture=queue.inbox.take())
         return None
+
+    def _has_work(self) -> bool:
+        return any(queue.has_work for queue in self._queues.values())
 
 
 __all__ = ["Scheduler", "Turn", "WaitingPicture", "WantedParams"]

@@ -93,7 +93,10 @@ def seconds_until_next(state: SupervisionState, now: float, limits: Limits) -> f
         return max(0.0, state.next_start_at - now)
     if state.ready_at is None:
         return max(0.01, state.started_at + limits.start_timeout - now + 0.01)
-    return max(0.01, state.pinged_at + limits.ping_interval - now)
+    next_look = state.pinged_at + limits.ping_interval
+    if state.pinged_at > state.heard_at:
+        next_look = min(next_look, state.heard_at + limits.ping_timeout)
+    return max(0.01, next_look - now)
 
 
 def checked(state: SupervisionState, now: float) -> SupervisionState:

@@ -7,10 +7,10 @@ import torch
 
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, SdstreamError
-from sdstream.frames import I420Frame, PictureSize
+from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams, load_params
 from sdstream.worker import colour
-from sdstream.worker.messages import LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
+from sdstream.worker.messages import IN_PLACE, LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
 from sdstream.worker.pipelines import Pipeline, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
@@ -22,8 +22,8 @@ Send = Callable[[Message], None]
 class LaneWork:
     """One lane in the worker.
 
-    The receiving thread calls `use_ring`, `accept` and `take_back`; the working thread calls `apply`, `make` and
-    `fail`.
+    Whichever thread reads the line calls `use_ring`, `accept` and `take_back`; the working thread calls `apply`, `make`
+    and `fail`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LaneWork:
         scheduler: Scheduler,
         send: Send,
         clock: Clock,
-        copy_unchanged: bool = True,
+        pass_unchanged: bool = True,
     ) -> None:
         self.number = number
         self.stream_id = stream_id
@@ -47,7 +47,7 @@ class LaneWork:
         self._scheduler = scheduler
         self._send = send
         self._clock = clock
-        self._copy_unchanged = copy_unchanged
+        self._pass_unchanged = pass_unchanged
         self._lock = threading.Lock()
         self._input: FrameRing | None = None
         self._output: FrameRing | None = None
@@ -57,7 +57,7 @@ class LaneWork:
         self._reported_sequence = True
         self.failed = False
 
-    # -- the receiving thread
+    # -- the reading thread
 
     def use_ring(self, message: UseRing) -> None:
         """The server made memory for its pictures."""
@@ -72,17 +72,7 @@ class LaneWork:
         ring = self._input
         if ring is None or ring.number != message.ring:
             raise InternalError(f"a picture in ring {message.ring}, which is not in use")
-        y, u, v = ring.planes(message.slot, PictureSize(message.width, message.height))
-        frame = I420Frame(
-            y,
-            u,
-            v,
-            received_at=message.received_at,
-            sequence=message.sequence,
-            full_range=message.full_range,
-            matrix="bt709" if message.bt709 else "bt601",
-        )
-        picture = WaitingPicture(frame, ring, message.slot, message.sent_at, message.keep)
+        picture = WaitingPicture(message, ring)
         free = picture if self.failed else self._scheduler.put(self.number, picture)
         if free is not None:
             self.give_up([free])
@@ -109,6 +99,16 @@ class LaneWork:
         self._reported_sequence = False
         self._report(LanePhase.READY)
 
+    def is_short(self, picture: WaitingPicture) -> bool:
+        """Whether `make` will only pass this picture on."""
+        pipeline = self._pipeline
+        return pipeline is None or (pipeline.changes_nothing and self._stays(pipeline, picture))
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether pictures of this lane are expected to take long."""
+        return self._pipeline is not None and not self._pipeline.changes_nothing
+
     def make(self, picture: WaitingPicture) -> None:
         """Make one picture and send it."""
         if self.failed or self._pipeline is None:
@@ -116,28 +116,28 @@ class LaneWork:
             return
         started = self._clock.monotonic()
         pipeline = self._pipeline
-        size = pipeline.output_size
-        ring, slot = self._take_output(size)
-        if self._copies(pipeline, picture.frame):
-            ring.write(slot, picture.frame)
+        if self._stays(pipeline, picture):
+            size, ring, slot = picture.size, IN_PLACE, picture.message.slot
         else:
-            image = colour.upload(picture.frame, pipeline.input_size, self._device)
-            colour.download(pipeline.process(image), ring.slot(slot))
+            output, slot = self._take_output(pipeline.output_size)
+            image = colour.upload(picture.frame(), pipeline.input_size, self._device)
+            size = colour.download(pipeline.process(image), output.slot(slot))
+            ring = output.number
         if not self._reported_sequence:
             self._reported_sequence = True
-            self._report(LanePhase.READY, picture.frame.sequence)
+            self._report(LanePhase.READY, picture.message.sequence)
         self._send(
             PictureOut(
                 self.number,
                 picture.ring.number,
-                picture.slot,
-                ring.number,
+                picture.message.slot,
+                ring,
                 slot,
                 size.width,
                 size.height,
                 self._revision,
                 self._clock.monotonic() - started,
-                started - picture.arrived_at,
+                started - picture.message.sent_at,
             )
         )
 
@@ -155,7 +155,7 @@ class LaneWork:
     def give_up(self, pictures: list[WaitingPicture]) -> None:
         """Give input slots back without a result."""
         for picture in pictures:
-            self._send(SlotsReturned(self.number, picture.ring.number, [picture.slot]))
+            self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
     def _load(self, params: StreamParams) -> None:
         def progress(detail: str, percent: float | None) -> None:
@@ -164,13 +164,13 @@ class LaneWork:
         progress(f"preparing {params.model_id}", None)
         self._pipeline = make_pipeline(params, self._device, progress)
 
-    def _copies(self, pipeline: Pipeline, frame: I420Frame) -> bool:
+    def _stays(self, pipeline: Pipeline, picture: WaitingPicture) -> bool:
+        """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
         return (
-            self._copy_unchanged
+            self._pass_unchanged
             and pipeline.changes_nothing
-            and frame.size == pipeline.input_size
-            and frame.matrix == "bt601"
-            and not frame.full_range
+            and picture.unchanged_if_copied
+            and picture.size == pipeline.input_size
         )
 
     def _take_output(self, size: PictureSize) -> tuple[FrameRing, int]:
