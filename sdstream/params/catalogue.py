@@ -70,8 +70,9 @@ def parameter_catalogue() -> list[dict[str, Any]]:
     `name` (wire path below `params`, `[]` for an item; `processors.canny.low_threshold` for what a processor is told),
     `type` (`boolean integer number string choice prompt seed integers weights object image controlnets processors
     image_processing latent_processing`), `minimum`, `maximum`, `step`, `slider` ([from, to], the useful part of the
-    range), `default`, `defaults` (by family, where they differ), `choices`, `choices_by_family` (where they differ), `families`, `nullable`, `required`,
-    `update` (`hot`, `reload` or `refused` while live), `processor` (the processor it belongs to), `description`.
+    range), `default`, `defaults` (by family, where they differ), `choices`, `choices_by_family` (where they differ),
+    `families`, `nullable`, `required`, `update` (`hot`, `reload` or `refused` while live), `processor` (the one it
+    belongs to), `description`.
     """
     return [*_stream_entries(), *_processor_entries()]
 

@@ -22,6 +22,7 @@ RULE_ERROR = "sdstream_rules"
 MAX_NOTES = 50
 MAX_PROBLEMS = 100
 MAX_SHOWN = 80
+_EMPTY = "must not be empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def did_you_mean(value: object, choices: Collection[str]) -> str | None:
     """`did you mean 'x'?` when one of `choices` is near to `value`, ignoring case; else None."""
     if not isinstance(value, str):
         return None
-    folded = {choice.casefold(): choice for choice in choices}
+    # Ids are owner/name, and people remember the name.
+    folded = {choice.rpartition("/")[2].casefold(): choice for choice in choices}
+    folded |= {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(value[:MAX_SHOWN].casefold(), folded, n=1, cutoff=0.55)
     return f"did you mean {folded[near[0]]!r}?" if near else None
 
@@ -128,7 +131,13 @@ def describe(error: ValidationError, path: str) -> list[Problem]:
             ]
         else:
             problems.append(Problem(field, *_put_in_words(found)))
-    return problems
+    # An array whose every item is wrong looks empty to pydantic as well; its items say what is the matter.
+    inside = tuple(problem.field for problem in problems)
+    return [problem for problem in problems if problem.problem != _EMPTY or not _has_below(inside, problem.field)]
+
+
+def _has_below(fields: Iterable[str], field: str) -> bool:
+    return any(other.startswith((f"{field}[", f"{field}.")) for other in fields)
 
 
 def _put_in_words(found: ErrorDetails) -> tuple[str, str | None]:
@@ -145,7 +154,7 @@ def _put_in_words(found: ErrorDetails) -> tuple[str, str | None]:
         unit = "characters" if kind == "string_too_long" else "items"
         return f"has more than {context['max_length']} {unit}", None
     if kind in {"string_too_short", "too_short"}:
-        return "must not be empty", None
+        return _EMPTY, None
     return found["msg"][:1].lower() + found["msg"][1:], None
 
 

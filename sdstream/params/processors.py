@@ -333,6 +333,12 @@ class ImageProcessing(WireModel):
         """The processors that run."""
         return tuple(processor for processor in self.processors if processor.enabled) if self.enabled else ()
 
+    def enlarge(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height in pixels after the active upscalers, each rounding down."""
+        for processor in self.active:
+            width, height = int(width * processor.output_factor), int(height * processor.output_factor)
+        return width, height
+
 
 class LatentProcessing(WireModel):
     """A block of latent processors, run in order."""

@@ -139,9 +139,9 @@ def _cached_attention(params: "StreamParams") -> Iterator[Problem]:
 
 
 def _output_size(params: "StreamParams") -> Iterator[Problem]:
-    width, height = params.width, params.height
-    for processor in params.image_postprocessing.active if params.image_postprocessing else ():
-        width, height = int(width * processor.output_factor), int(height * processor.output_factor)
+    if params.image_postprocessing is None:
+        return
+    width, height = params.image_postprocessing.enlarge(params.width, params.height)
     if max(width, height) > MAX_OUTPUT_SIDE:
         yield Problem(
             "image_postprocessing",

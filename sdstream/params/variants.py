@@ -308,8 +308,8 @@ VARIANTS: dict[Family, type[StreamParams]] = {
 def output_sides(params: StreamParams) -> tuple[int, int]:
     """Width and height that leave the pipeline, in pixels, both even."""
     width, height = params.width, params.height
-    for processor in params.image_postprocessing.active if params.image_postprocessing else ():
-        width, height = int(width * processor.output_factor), int(height * processor.output_factor)
+    if params.image_postprocessing is not None:
+        width, height = params.image_postprocessing.enlarge(width, height)
     return width // 2 * 2, height // 2 * 2
 
 

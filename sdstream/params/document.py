@@ -1,0 +1,199 @@
+"""Writes docs/parameters.md from the catalogue: `python -m sdstream.params.document docs/parameters.md`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdstream.params.catalogue import parameter_catalogue, processor_catalogue
+from sdstream.params.controlnets import CONTROLNETS, controlnet_ids
+from sdstream.params.models import PUBLIC_MODELS
+from sdstream.params.presets import daydream_preset
+from sdstream.params.variants import VARIANTS
+
+_INTRODUCTION = """\
+# Parameters of a stream
+
+This page is written by `python -m sdstream.params.document docs/parameters.md`; a test keeps it current.
+
+`POST /v1/streams` takes them under `params`, and so does `PATCH /v1/streams/{id}`, which needs only what changes.
+Objects merge member by member, arrays are replaced whole, `null` means absent (for `lora_dict` it means none), and
+unknown members are ignored with a warning. An answer always holds every parameter of its model's family. A request that
+is refused changes nothing; its `details` list everything that is wrong with it.
+
+*Update* says what a change does to a running stream: **hot** takes effect within a picture or two, **reload** shows a
+placard while the pipeline loads again, **refused** answers 409 while a publisher is connected. Anything else that
+changes the size of the output (switching an upscaler on or off) is refused as well.
+"""
+_TYPES = {
+    "prompt": "text, or array of [text, weight]",
+    "seed": "integer, or array of [integer, weight]",
+    "integers": "array of 1 to 4 integers",
+    "weights": "object of weights",
+    "image": "text: URL or data URI",
+    "string": "text",
+    "controlnets": "array of objects",
+    "processors": "array of objects",
+    "image_processing": "object",
+    "latent_processing": "object",
+}
+
+
+def render_parameters_page() -> str:
+    """The page, in Markdown."""
+    catalogue = parameter_catalogue()
+    own = [entry for entry in catalogue if entry["processor"] is None]
+    return (
+        "\n".join(
+            [
+                _INTRODUCTION,
+                "## Models and families\n",
+                *_table(
+                    ("model_id", "family"),
+                    ([f"`{model}`", family] for model, family in PUBLIC_MODELS.items()),
+                ),
+                "`SDSTREAM_MODELS` serves them from other sources and adds further ids. Further ids are for raw HTTP clients:",
+                "Daydream's SDKs neither send nor read them.\n",
+                "## All parameters\n",
+                *_table(
+                    ("name", "type", "accepted", "default", "families", "update", "meaning"),
+                    (_parameter_row(entry) for entry in own if "processing." not in entry["name"]),
+                ),
+                "### Rules between parameters\n",
+                *_rules(),
+                "## Processing blocks\n",
+                "`image_preprocessing`, `image_postprocessing`, `latent_preprocessing` and `latent_postprocessing` have the",
+                "same members.\n",
+                *_table(
+                    ("name", "type", "accepted", "default", "meaning"),
+                    (_block_row(entry) for entry in own if entry["name"].startswith("image_preprocessing.")),
+                ),
+                "## Processors\n",
+                "What a processor is told goes into its `params` (or into `preprocessor_params` of a ControlNet, where a",
+                "change is a reload). Those that need a model run only where it has been loaded.\n",
+                *_processors(),
+                "## ControlNets\n",
+                *_table(
+                    ("model_id", "family", "usual preprocessor", "Daydream's scale", "SDKs know it"),
+                    (
+                        [
+                            f"`{name}`",
+                            facts.family,
+                            f"`{facts.preprocessor}`",
+                            f"{facts.preset_scale:g}",
+                            _yes(facts.in_sdks),
+                        ]
+                        for family in VARIANTS
+                        for name in controlnet_ids(family)
+                        for facts in [CONTROLNETS[name]]
+                    ),
+                ),
+                "## Daydream's presets\n",
+                "Daydream warms its engines up with these. Here only `t_index_list` is a default; networks are not loaded",
+                "unless a request names them.\n",
+                *_table(("family", "t_index_list", "IP-Adapter"), (_preset_row(family) for family in VARIANTS)),
+            ]
+        ).rstrip()
+        + "\n"
+    )
+
+
+def _rules() -> list[str]:
+    return [
+        "- `t_index_list` never decreases, and no item is above `num_inference_steps`. A PATCH that shortens the",
+        "  schedule without sending the list cuts the list to fit, with a warning.",
+        "- Weights of prompts or seeds that are normalised sum to more than nothing.",
+        "- Each ControlNet is named once and belongs to the model's family; SDXL takes at most three enabled ones.",
+        "- `cached_attention` needs `acceleration: tensorrt` and 512x512; on SDXL `max_frames` is at most 4, 2, 1 for one,",
+        "  two, three items in `t_index_list`, and four items do not go with it.",
+        "- No side of the output, upscalers included, is above 4096 pixels.",
+        "- On sd-turbo models `ip_adapter`, `ip_adapter_style_image_url` and `cached_attention` are ignored with a warning.",
+        "- `seed: -1` counts as not sent.",
+        "- A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same",
+        "  kind, or is dropped with a warning.\n",
+    ]
+
+
+def _processors() -> Iterable[str]:
+    for processor in processor_catalogue():
+        needs = " Needs a model." if processor["needs_model"] else ""
+        yield f"### `{processor['name']}` ({processor['kind']})\n"
+        yield f"{processor['description']}{needs}\n"
+        if processor["parameters"]:
+            yield from _table(
+                ("name", "type", "accepted", "default", "meaning"),
+                (_block_row(entry, entry["name"].rpartition(".")[2]) for entry in processor["parameters"]),
+            )
+
+
+def _parameter_row(entry: dict[str, Any]) -> Sequence[str]:
+    name, kind, accepted, default, meaning = _block_row(entry, entry["name"])
+    families = "all" if len(entry["families"]) == len(VARIANTS) else ", ".join(entry["families"])
+    return [name, kind, accepted, default, families, entry["update"], meaning]
+
+
+def _block_row(entry: dict[str, Any], name: str | None = None) -> Sequence[str]:
+    return [
+        f"`{name or entry['name'].partition('.')[2]}`",
+        _TYPES.get(entry["type"], entry["type"]),
+        _accepted(entry),
+        _default(entry),
+        entry["description"],
+    ]
+
+
+def _accepted(entry: dict[str, Any]) -> str:
+    if entry["name"].endswith(("controlnets[].model_id", "preprocessor", "processors[].type")):
+        return "see below"
+    if entry["choices"]:
+        return ", ".join(f"`{choice}`" for choice in entry["choices"])
+    if entry["minimum"] is None:
+        return ""
+    grid = ", multiple of 64" if entry["step"] == 64 else ""
+    return f"{entry['minimum']:g} to {entry['maximum']:g}{grid}"
+
+
+def _default(entry: dict[str, Any]) -> str:
+    if entry["required"]:
+        return "required"
+    if entry["defaults"]:
+        return "; ".join(f"{family}: `{_json(value)}`" for family, value in entry["defaults"].items())
+    if entry["name"] == "model_id":
+        return "the server's `default_model`"
+    if isinstance(entry["default"], dict) and "enabled" in entry["default"]:
+        return "off"
+    return f"`{_json(entry['default'])}`"
+
+
+def _json(value: Any) -> str:
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else str(value)
+    )
+
+
+def _preset_row(family: Any) -> Sequence[str]:
+    preset = daydream_preset(family)
+    adapter = preset.get("ip_adapter")
+    return [
+        family,
+        f"`{preset['t_index_list']}`",
+        f"on, {adapter['type']}, {adapter['scale']:g}" if adapter else "none",
+    ]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no: raw HTTP only"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + " --- |" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(render_parameters_page(), "utf-8")
