@@ -5,6 +5,7 @@ A command's module is imported only when it runs, so `sdstream --help` starts at
 Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong, 130 interrupted.
 """
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -60,6 +61,9 @@ def run(arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     return result if isinstance(result, int) else 0
 
 

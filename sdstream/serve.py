@@ -8,9 +8,11 @@ The worker's process is started and not waited for: REST answers while torch is 
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import FrameType
 
@@ -54,6 +56,7 @@ class Server:
     def run(self) -> int:
         """Serve until a signal. Raises `ConfigurationError` when the port or the data directory cannot be used."""
         configure_logging(self._settings)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it would tell of every start and stop a second time
         with contextlib.closing(bind(self._settings.host, self._settings.port)) as listener:
             with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
                 runner.run(self._serve(listener))
@@ -72,8 +75,7 @@ class Server:
             clock=self._clock,
         )
         url = url_of(listener)
-        first_key = keys.create("first start") if settings.authentication and keys.is_empty() else None
-        http = _HttpServer(create_app(service, settings, keys, self._clock), lambda: self._announce(url, first_key))
+        http = _HttpServer(create_app(service, settings, keys, self._clock), lambda: self._announce(url, keys))
         with self._stop_event() as stop:
             await service.start()
             try:
@@ -81,12 +83,19 @@ class Server:
             finally:
                 await service.close()
 
-    def _announce(self, url: str, first_key: str | None) -> None:
-        lines = [f"sdstream is listening on {url}"]
-        if first_key is not None:
-            lines.append(f"Open {self._settings.public_url or url}/#key={first_key}")
-        lines += [line.text for line in plan_serve(self._settings)]
-        print("\n".join(lines), flush=True)
+    def _announce(self, url: str, keys: KeyRing) -> None:
+        """Say where the server is; the first key is made only now, when the line that shows it is sure to be printed."""
+        page = self._settings.public_url or url
+        print(f"sdstream is listening on {url}")
+        if not self._settings.authentication:
+            print(f"Open {page}/")
+        elif keys.is_empty():
+            print(f"Open {page}/#key={keys.create('first start')}")
+        else:
+            print(f"Open {page}/ and sign in with a key; `sdstream key` makes one more")
+        for line in plan_serve(self._settings):
+            print(line.text)
+        sys.stdout.flush()
 
     @contextlib.contextmanager
     def _stop_event(self) -> Generator[asyncio.Event]:

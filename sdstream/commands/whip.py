@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import aioice.ice
@@ -103,9 +103,10 @@ class WhipSession:
 def describe_refusal(answer: httpx.Response) -> str:
     """The words of an error answer: its JSON message, or the beginning of its text."""
     with contextlib.suppress(ValueError):
-        body: Any = answer.json()
-        for member in ("message", "error", "detail") if isinstance(body, dict) else ():
-            words: Any = body.get(member)  # pyright: ignore[reportUnknownMemberType]
+        body = answer.json()
+        members = cast("dict[str, object]", body) if isinstance(body, dict) else {}
+        for name in ("message", "error", "detail"):
+            words = members.get(name)
             if isinstance(words, str):
                 return words
     return " ".join(answer.text.split())[:200] or answer.reason_phrase

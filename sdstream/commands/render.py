@@ -1,0 +1,317 @@
+"""`sdstream render`: a whole file through the worker's pipeline, every picture, in order."""
+
+import asyncio
+import contextlib
+import json
+import math
+import signal
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import structlog
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from sdstream.clock import SystemClock
+from sdstream.commands.flags import with_settings
+from sdstream.commands.rendering import VideoWriter
+from sdstream.commands.video import VideoFacts, VideoReader
+from sdstream.errors import CommandFailed, ConfigurationError, InvalidParams
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.logs import configure_logging
+from sdstream.params import ModelTable, StreamParams, parse_create
+from sdstream.settings import Settings
+from sdstream.worker.client import WorkerProcess
+from sdstream.worker.ports import Lane, LaneStatus, ProcessedPicture, WorkerPhase
+
+UNDER_WAY = 6
+"""Pictures that the worker holds at a time: enough that reading, processing and writing overlap."""
+
+SIDES = range(384, 1025, 64)
+"""The widths and heights that a stream may have."""
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderJob:
+    """What is to be done, decided before anything is opened for writing."""
+
+    source: Path
+    target: Path
+    params: StreamParams
+    quality: int
+    warnings: tuple[str, ...]
+
+
+@with_settings(only=("worker_device", "worker_threads", "models", "default_model", "log_level"))
+def render(
+    source: Annotated[Path, Parameter(name="IN", help="The video file to read.")],
+    target: Annotated[Path, Parameter(name="OUT", help="The file to write; its ending picks the format.")],
+    /,
+    *,
+    model: Annotated[str | None, Parameter(help="Model id, as `model_id` of a stream.")] = None,
+    prompt: Annotated[str | None, Parameter(help="What the pictures shall show.")] = None,
+    seed: Annotated[int | None, Parameter(help="Seed of the noise.")] = None,
+    width: Annotated[int | None, Parameter(help="384 to 1024 by 64; default: nearest to the file's aspect.")] = None,
+    height: Annotated[int | None, Parameter(help="384 to 1024 by 64; default: nearest to the file's aspect.")] = None,
+    skip_diffusion: Annotated[bool, Parameter(help="Run image processors only; needs no model.", negative=())] = False,
+    processors: Annotated[
+        str | None, Parameter(help="Image processors in order, separated by commas, such as blur,canny.")
+    ] = None,
+    params: Annotated[
+        Path | None, Parameter(metavar="FILE", help="JSON file of stream parameters; flags beat it.")
+    ] = None,
+    quality: Annotated[int, Parameter(help="x264's CRF: 0 lossless, 18 fine, 28 small, 51 worst.")] = 18,
+    overwrite: Annotated[bool, Parameter(help="Replace OUT when it exists.", negative=())] = False,
+    settings: Settings,
+) -> int:
+    """Process a whole video file: every picture in order with its own time, sound copied.
+
+    OUT appears only when it is complete; Ctrl-C leaves nothing behind.
+    """
+    configure_logging(settings.model_copy(update={"log_level": max_level(settings.log_level)}))
+    _check_target(source, target, overwrite=overwrite)
+    if not 0 <= quality <= 51:
+        raise ConfigurationError(f"--quality: {quality} is not between 0 and 51", hint="")
+    with VideoReader(source) as reader:
+        flags = {"model_id": model, "prompt": prompt, "seed": seed, "width": width, "height": height}
+        facts = reader.facts()
+        wanted = collect_params(params, flags, facts, skip_diffusion=skip_diffusion, processors=processors)
+        job = make_job(source, target, wanted, quality, ModelTable.from_settings(settings))
+        console = Console(stderr=True, highlight=False)
+        for warning in job.warnings:
+            console.print(f"note: {warning}")
+        return asyncio.run(_Rendering(job, reader, facts, settings, console).run())
+
+
+class _Rendering:
+    """One run of a job; `run` leaves a whole file or none."""
+
+    def __init__(
+        self, job: RenderJob, reader: VideoReader, facts: VideoFacts, settings: Settings, console: Console
+    ) -> None:
+        self._job = job
+        self._reader = reader
+        self._facts = facts
+        self._settings = settings
+        self._console = console
+        self._clock = SystemClock()
+        self._read = self._written = 0
+
+    async def run(self) -> int:
+        started = self._clock.monotonic()
+        _cancel_on_termination()
+        writer = VideoWriter(self._job.target, self._reader, self._job.params.output_size, self._job.quality)
+        try:
+            writer.add_sound()
+            worker = WorkerProcess(self._settings, self._clock)
+            await worker.start()
+            try:
+                await self._wait_for(worker)
+                lane = await worker.open_lane("render", self._job.params, 1, _Silent())
+                try:
+                    await self._pass_all(lane, writer)
+                finally:
+                    await lane.close()
+            finally:
+                await worker.close()
+            if self._written == 0:
+                raise CommandFailed(f"{self._job.source} has no picture that can be decoded")
+            await asyncio.to_thread(writer.finish)
+        except BaseException:  # whatever it was, it goes on: only the half file is taken away
+            writer.abandon()
+            raise
+        self._tell(writer, self._clock.monotonic() - started)
+        return 0
+
+    async def _wait_for(self, worker: WorkerProcess) -> None:
+        with self._console.status("starting the worker"):
+            if not await worker.wait_ready(self._settings.worker_start_timeout):
+                health = worker.health()
+                reason = health.last_error or f"it is {health.phase.value}"
+                raise CommandFailed(
+                    f"the worker did not start: {reason}",
+                    hint="`sdstream doctor` checks torch and the device."
+                    if health.phase is not WorkerPhase.READY
+                    else "",
+                )
+
+    async def _pass_all(self, lane: Lane, writer: VideoWriter) -> None:
+        """Read, process and write at the same time, in order; sound goes along between the pictures."""
+        under_way: deque[asyncio.Future[I420Frame]] = deque()
+        packets = self._reader.packets()
+        with _progress(self._console) as progress:
+            bar = progress.add_task("rendering", total=self._facts.frame_count)
+
+            async def write_oldest() -> None:
+                picture = await under_way.popleft()
+                await asyncio.to_thread(writer.write_picture, picture)
+                self._written += 1
+                progress.update(bar, completed=self._written)
+
+            try:
+                while (packet := await asyncio.to_thread(next, packets, None)) is not None:
+                    if packet.stream is not self._reader.stream:
+                        await asyncio.to_thread(writer.write_sound, packet)
+                        continue
+                    for picture in await asyncio.to_thread(self._reader.decode, packet):
+                        self._read += 1
+                        under_way.append(asyncio.ensure_future(lane.process(picture)))
+                        while len(under_way) > UNDER_WAY:
+                            await write_oldest()
+                while under_way:
+                    await write_oldest()
+                progress.update(bar, total=self._written)
+            finally:
+                for future in under_way:
+                    future.cancel()
+                await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _tell(self, writer: VideoWriter, seconds: float) -> None:
+        size = self._job.params.output_size
+        self._console.print(
+            f"{self._written} pictures of {size} in {seconds:.1f} s, {self._written / seconds:.1f} a second: "
+            f"{self._job.target}",
+            soft_wrap=True,
+        )
+        if self._reader.undecodable:
+            self._console.print(f"note: {self._reader.undecodable} damaged packets of the source gave no picture")
+        for note in writer.notes:
+            self._console.print(f"note: {note}")
+
+
+class _Silent:
+    """Hears a lane and says nothing: `process` raises what matters."""
+
+    def on_picture(self, picture: ProcessedPicture) -> None:
+        logger.warning("picture_nobody_waits_for", sequence=picture.frame.sequence)
+
+    def on_lane_status(self, status: LaneStatus) -> None:
+        logger.debug("lane", phase=status.phase.value, detail=status.detail)
+
+
+class _RateColumn(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("- fps" if task.speed is None else f"{task.speed:.1f} fps", "cyan")
+
+
+def collect_params(
+    file: Path | None, flags: Mapping[str, Any], facts: VideoFacts, *, skip_diffusion: bool, processors: str | None
+) -> dict[str, Any]:
+    """The parameters to ask for: those of the file, then the flags, then a size that fits the video.
+
+    Raises `ConfigurationError` when the file cannot be read or is no JSON object.
+    """
+    wanted = _read_params(file) if file else {}
+    wanted |= {name: value for name, value in flags.items() if value is not None}
+    if skip_diffusion:
+        wanted["skip_diffusion"] = True
+    if processors is not None:
+        names = [name.strip() for name in processors.split(",") if name.strip()]
+        wanted["image_postprocessing"] = {"processors": [{"type": name} for name in names]}
+    size = fit_size(facts.width, facts.height, fixed_width=wanted.get("width"), fixed_height=wanted.get("height"))
+    return {"width": size.width, "height": size.height} | wanted
+
+
+def make_job(source: Path, target: Path, wanted: dict[str, Any], quality: int, models: ModelTable) -> RenderJob:
+    """Validate the parameters as the REST API does. Raises `ConfigurationError` that names each wrong one."""
+    try:
+        request = parse_create({"pipeline": "streamdiffusion", "params": wanted}, models)
+    except InvalidParams as error:
+        lines = [describe_problem(problem) for problem in error.details or ()] or [error.message]
+        raise ConfigurationError("\n".join(lines), hint="docs/parameters.md lists every parameter.") from None
+    return RenderJob(source, target, request.params, quality, request.warnings)
+
+
+def fit_size(width: int, height: int, *, fixed_width: Any = None, fixed_height: Any = None) -> PictureSize:
+    """The size a stream may have whose aspect is nearest to `width`:`height`, then nearest in pixels.
+
+    A side that is settled already and that a stream may have is kept; any other is left to the validation.
+    """
+    aspect, pixels = width / height, width * height
+
+    def distance(size: PictureSize) -> float:
+        return 8 * abs(math.log(size.width / size.height / aspect)) + abs(math.log(size.byte_count / 1.5 / pixels)) / 8
+
+    widths = [fixed_width] if fixed_width in SIDES else SIDES
+    heights = [fixed_height] if fixed_height in SIDES else SIDES
+    return min((PictureSize(one, other) for one in widths for other in heights), key=distance)
+
+
+def describe_problem(problem: Mapping[str, Any]) -> str:
+    """One line of `details` for a person."""
+    suggestion = f"; {problem['suggestion']}" if problem.get("suggestion") else ""
+    return f"{str(problem['field']).removeprefix('params.')}: {problem['problem']}{suggestion}"
+
+
+def max_level(level: str) -> str:
+    """The log level while a progress bar is on the screen: warnings at least, unless debugging."""
+    return "warning" if level == "info" else level
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    if not target.suffix:
+        raise ConfigurationError(
+            f"{target} has no ending that picks a format", hint="Name it OUT.mp4, .mkv, .mov or .webm."
+        )
+    if not target.absolute().parent.is_dir():
+        raise ConfigurationError(f"the directory {target.absolute().parent} is not there", hint="")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise ConfigurationError("IN and OUT are the same file", hint="")
+        if not overwrite:
+            raise ConfigurationError(f"{target} exists", hint="--overwrite replaces it.")
+
+
+def _read_params(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--params: cannot read {file}: {error.strerror}", hint="") from None
+    except ValueError as error:
+        raise ConfigurationError(f"--params: {file} is not JSON: {error}", hint="") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"--params: {file} must hold an object of parameters", hint="")
+    members = cast("dict[str, Any]", content)
+    inner = members.get("params")  # a whole create body may be given too
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else members
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _cancel_on_termination() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        with contextlib.suppress(NotImplementedError):  # Windows: the process ends and leaves its partial file
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+__all__ = ["RenderJob", "collect_params", "describe_problem", "fit_size", "make_job", "max_level", "render"]

@@ -1,0 +1,171 @@
+"""The writing half of `sdstream render`: H.264 pictures and the source's own sound into a file that appears whole."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from sdstream.commands.video import VideoReader, from_i420
+from sdstream.errors import CommandFailed
+from sdstream.frames import I420Frame, PictureSize
+
+FALLBACK_SOUND: Mapping[str, str] = {"webm": "libopus", "ogg": "libopus"}
+"""Sound codecs of containers that take few; elsewhere AAC."""
+
+
+class VideoWriter:
+    """A video file under a temporary name beside the wanted one; `finish` renames it, anything else removes it.
+
+    Pictures keep their pts. Sound is copied packet by packet where the container takes its codec, else encoded anew.
+    """
+
+    def __init__(self, target: Path, source: VideoReader, size: PictureSize, quality: int) -> None:
+        self.target = target
+        self.notes: list[str] = []
+        """What was done differently than a plain copy, for the user."""
+        self._source = source
+        self._quality = quality
+        self._temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+        self._started = False
+        self._sound: dict[int, _SoundTrack] = {}
+        self._early: list[Any] = []
+        """Sound packets from before the first processed picture, when the file has no header yet."""
+        try:
+            self._container: Any = av.open(str(self._temporary), "w")
+            self._video = self._add_video(size)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CommandFailed(
+                f"cannot write {target}: {reason}", hint="The ending picks the format: .mp4, .mkv, .webm, .mov."
+            ) from None
+
+    def add_sound(self) -> None:
+        """Take over every sound track of the source."""
+        for stream in self._source.container.streams:
+            if stream.type == "audio":
+                self._sound[stream.index] = _SoundTrack.open(self._container, stream, self.notes)
+            elif stream.type not in ("video",):
+                self.notes.append(f"a {stream.type} stream was left out")
+
+    def write_picture(self, picture: I420Frame) -> None:
+        """Encode the next picture, in order; its pts must grow."""
+        frame = from_i420(picture)
+        if not self._started:
+            self._start(frame)
+        self._mux(self._video.encode(frame))
+
+    def write_sound(self, packet: Any) -> None:
+        """Take a sound packet of the source."""
+        track = self._sound.get(packet.stream.index)
+        if track is None:
+            return
+        if not self._started:
+            self._early.append(packet)
+            return
+        self._mux(track.convert(packet))
+
+    def finish(self) -> None:
+        """Flush the encoders, close the file and give it its name."""
+        try:
+            self._mux(self._video.encode(None))
+            for track in self._sound.values():
+                self._mux(track.flush())
+            self._container.close()
+            os.replace(self._temporary, self.target)
+        except (av.error.FFmpegError, OSError) as error:
+            raise _write_failure(self.target, error) from None
+
+    def abandon(self) -> None:
+        """Remove the unfinished file."""
+        with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):  # a full disk fails again here
+            self._container.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _add_video(self, size: PictureSize) -> Any:
+        codec = "libvpx-vp9" if self.target.suffix.lower() == ".webm" else "libx264"
+        source = self._source.stream
+        stream: Any = self._container.add_stream(codec, rate=source.average_rate or Fraction(25))
+        stream.width, stream.height = size.width, size.height
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = source.time_base
+        if codec == "libx264":
+            stream.codec_context.options = {"preset": "medium", "crf": str(self._quality)}
+        else:
+            stream.codec_context.options = {"crf": str(self._quality), "row-mt": "1", "cpu-used": "4"}
+            stream.codec_context.bit_rate = 0
+        return stream
+
+    def _start(self, frame: Any) -> None:
+        """The first picture settles the colours; from here on sound can be written."""
+        self._video.codec_context.color_range = frame.color_range
+        self._video.codec_context.colorspace = frame.colorspace
+        self._started = True
+        early, self._early = self._early, []
+        for packet in early:
+            self.write_sound(packet)
+
+    def _mux(self, packets: Any) -> None:
+        try:
+            for packet in packets:
+                self._container.mux(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            raise _write_failure(self.target, error) from None
+
+
+class _SoundTrack:
+    """One track of sound: copied, or decoded and encoded anew when `encoder` is set."""
+
+    def __init__(self, source: Any, target: Any, *, copies: bool) -> None:
+        self._source = source
+        self._target = target
+        self._copies = copies
+        self._resampler: Any = None
+
+    @classmethod
+    def open(cls, container: Any, source: Any, notes: list[str]) -> "_SoundTrack":
+        name = source.codec_context.name
+        if name in container.supported_codecs:
+            return cls(source, container.add_stream_from_template(source), copies=True)
+        codec = FALLBACK_SOUND.get(container.format.name, "aac")
+        notes.append(f"sound was encoded anew as {codec}: this container does not take {name}")
+        target = container.add_stream(codec, rate=48_000 if codec == "libopus" else source.codec_context.sample_rate)
+        track = cls(source, target, copies=False)
+        context = target.codec_context
+        context.layout = source.codec_context.layout
+        track._resampler = av.AudioResampler(
+            format=context.format or "fltp", layout=context.layout, rate=context.sample_rate
+        )
+        return track
+
+    def convert(self, packet: Any) -> list[Any]:
+        """The packets to write for one of the source's."""
+        if self._copies:
+            if packet.dts is None:  # the empty packet at the end
+                return []
+            packet.stream = self._target
+            return [packet]
+        made: list[Any] = []
+        for frame in packet.decode():
+            made += self._encode(self._resampler.resample(frame))
+        return made
+
+    def flush(self) -> list[Any]:
+        """The packets still in the encoder."""
+        if self._copies:
+            return []
+        return [*self._encode(self._resampler.resample(None)), *self._target.encode(None)]
+
+    def _encode(self, frames: list[Any]) -> list[Any]:
+        return [packet for frame in frames for packet in self._target.encode(frame)]
+
+
+def _write_failure(target: Path, error: Exception) -> CommandFailed:
+    return CommandFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}")
+
+
+__all__ = ["VideoWriter"]
