@@ -1,7 +1,9 @@
 // The panel of parameters, made from the server's catalogue: which exist, in which family, and what a change of each does.
 
+import { defaultOf } from "./catalogue.js";
 import { element, humanName, sameJson, uniqueId } from "./dom.js";
 import { blendField, choiceField, jsonField, numberField, sliderField, stepsField, switchField, textField } from "./fields.js";
+import { imageField, listField, objectField } from "./groups.js";
 import { ProcessorList } from "./processors.js";
 
 /** Sections of the panel in order. Parameters that no section names come last, so a new one on the server shows up by itself. */
@@ -42,6 +44,7 @@ export class ControlPanel {
   #changed;
   #controls = new Map();
   #sections = [];
+  #family = null;
 
   constructor(root, catalogue, changed) {
     this.root = root;
@@ -51,6 +54,7 @@ export class ControlPanel {
 
   /** Draw every parameter of `family` with `params` (missing ones show their default). */
   render(family, params) {
+    this.#family = family;
     this.#controls.clear();
     const left = new Map(this.#catalogue.parameters.filter((parameter) => isOf(parameter, family) && !ELSEWHERE.has(parameter.name)).map((parameter) => [parameter.name, parameter]));
     const sections = SECTIONS.map((section) => ({ ...section, parameters: section.names.filter((name) => left.has(name)).map((name) => take(left, name)) }));
@@ -61,7 +65,7 @@ export class ControlPanel {
 
   /** Show values that came from elsewhere, without telling anyone. */
   set(params) {
-    for (const [name, { parameter, field }] of this.#controls) field.set(params[name] ?? parameter.default);
+    for (const [name, { parameter, field }] of this.#controls) field.set(params[name] ?? defaultOf(parameter, this.#family));
   }
 
   /** While a stream runs, parameters that the server would refuse cannot be moved. */
@@ -92,10 +96,10 @@ export class ControlPanel {
 
   #control(parameter, params) {
     const helpId = uniqueId("help");
-    const value = params[parameter.name] ?? parameter.default;
+    const value = params[parameter.name] ?? defaultOf(parameter, this.#family);
     const field = buildField({ ...parameter, describedBy: helpId }, value, (next) => {
       if (!sameJson(next, params[parameter.name])) this.#changed(parameter, next);
-    }, { catalogue: this.#catalogue, params });
+    }, { catalogue: this.#catalogue, params, family: this.#family });
     const mark = MARKS[parameter.change];
     if (mark && field.head) field.head.firstChild.append(element("span", { class: `mark mark-${parameter.change}`, title: mark.title, text: mark.text }));
     const help = element("p", { class: "visually-hidden", id: helpId, text: [parameter.description, mark?.title].filter(Boolean).join(" ") });
@@ -105,35 +109,47 @@ export class ControlPanel {
   }
 }
 
-/** The field that fits a parameter of the catalogue. */
-export function buildField(parameter, value, changed, { catalogue, params } = {}) {
+/** The field that fits a parameter of the catalogue. `context` is {catalogue, params, family}, for fields that depend on others. */
+export function buildField(parameter, value, changed, context = {}) {
   const label = LABELS[parameter.name] ?? humanName(parameter.name);
   const common = { label, value, changed, describedBy: parameter.describedBy };
-  const { minimum, maximum } = parameter;
   switch (parameter.type) {
-    case "image_processors":
-    case "latent_processors":
-      return new ProcessorList({ label, value, changed, types: catalogue.processors[parameter.type] ?? [] });
-    case "blend":
+    case "image_processing":
+      return new ProcessorList({ label, value, changed, types: context.catalogue.processors.image });
+    case "latent_processing":
+      return new ProcessorList({ label, value, changed, types: context.catalogue.processors.latent });
+    case "controlnets":
+      return listField({ ...common, members: parameter.members, key: "model_id", context });
+    case "object":
+      return parameter.members?.length ? objectField({ ...common, members: parameter.members, context }) : jsonField(common);
+    case "prompt":
       return blendField(common);
-    case "steps":
-      return stepsField({ ...common, value: value ?? [0], maximum: params?.num_inference_steps ?? maximum ?? 50 });
+    case "integers":
+      return stepsField({ ...common, maximum: context.params.num_inference_steps ?? 50 });
+    case "image":
+      return imageField(common);
     case "choice":
       return choiceField({ ...common, choices: parameter.choices });
     case "boolean":
       return switchField(common);
-    case "text":
+    case "string":
       return textField(common);
+    case "seed":
+      return Array.isArray(value) ? jsonField(common) : numberField({ ...common, minimum: 0, step: 1, dice: true });
     case "number":
-    case "integer": {
-      const whole = parameter.type === "integer";
-      const bounded = Number.isFinite(minimum) && Number.isFinite(maximum) && maximum - minimum <= 10_000;
-      const step = parameter.step ?? (whole ? 1 : fineStep(maximum - minimum));
-      return bounded ? sliderField({ ...common, minimum, maximum, step }) : numberField({ ...common, minimum, maximum, step: whole ? 1 : "any", dice: parameter.name === "seed" });
-    }
+    case "integer":
+      return quantityField(parameter, common);
     default:
       return jsonField(common);
   }
+}
+
+/** A slider where the range is known and of a size that a hand can hit, else a box. */
+function quantityField({ type, minimum, maximum, step: given }, common) {
+  const whole = type === "integer";
+  const bounded = Number.isFinite(minimum) && Number.isFinite(maximum) && maximum - minimum <= 10_000;
+  const step = given ?? (whole ? 1 : fineStep(maximum - minimum));
+  return bounded ? sliderField({ ...common, minimum, maximum, step }) : numberField({ ...common, minimum, maximum, step: whole ? 1 : "any" });
 }
 
 /** A hundred to a thousand stops over the range, in a power of ten. */

@@ -1,9 +1,9 @@
 // The page: signs in, draws the controls from the server's catalogue, and ties one stream to them.
 
 import { Api, ApiError, BASE } from "./api.js";
-import { readCatalogue } from "./catalogue.js";
+import { defaultOf, readCatalogue } from "./catalogue.js";
 import { ControlPanel } from "./controls.js";
-import { byId, element, humanName, sameJson } from "./dom.js";
+import { byId, element, humanName } from "./dom.js";
 import { clearMessage, clearMessages, showError } from "./messages.js";
 import { StreamSession } from "./session.js";
 import { LANGUAGES, snippet } from "./snippets.js";
@@ -112,7 +112,8 @@ class Playground {
   }
 
   #value(name) {
-    return this.#params[name] ?? this.#catalogue.parameters.find((parameter) => parameter.name === name)?.default;
+    const parameter = this.#catalogue.parameters.find((each) => each.name === name);
+    return this.#params[name] ?? (parameter ? defaultOf(parameter, this.#family) : null);
   }
 
   get #family() {
@@ -259,9 +260,9 @@ class Playground {
       const status = this.#stage.showStatus(data);
       this.#noticeEffective(status.inForce);
     });
-    on("event", ({ data }) => {
-      this.#stage.noteEvent(data);
-      if (data.name === "effective") this.#noticeEffective(data.data.revision, data.data.effective_frame);
+    on("event", ({ event, data }) => {
+      this.#stage.noteEvent(event, data);
+      if (event === "effective") this.#noticeEffective(data.revision, data.effective_frame);
     });
     on("output", (stream) => this.#stage.showPicture("output", stream));
     on("updated", (update) => this.#showUpdated(update));

@@ -3,9 +3,9 @@
 import { element, formatNumber } from "./dom.js";
 
 const WINDOW_MS = 60_000;
-const ROUND = [1, 2, 2.5, 5, 10];
+const ROUND = [1, 1.5, 2, 3, 4, 5, 6, 8, 10];
 
-/** The smallest round number (1, 2, 2.5 or 5 times a power of ten) that is not below `value`. */
+/** The smallest round number (such as 1, 1.5, 2 or 3 times a power of ten) that is not below `value`. */
 export function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));

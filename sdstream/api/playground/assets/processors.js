@@ -7,7 +7,7 @@ import { buildField } from "./controls.js";
 /**
  * The editor of one processing block, {enabled, processors: [{type, enabled, params}]} or null.
  *
- * `types` are the processors of the catalogue: {name, description, parameters, available}. `changed(block)` is called with the whole
+ * `types` are the processors of the catalogue: {name, description, parameters, needs_model}. `changed(block)` is called with the whole
  * block, because arrays are replaced whole by the server.
  */
 export class ProcessorList {
@@ -25,7 +25,7 @@ export class ProcessorList {
     this.empty = element("p", { class: "empty", text: "None. The picture passes as it is." });
     this.adder = element("select", { class: "adder", "aria-label": `Add a processor ${label.toLowerCase()}`, onchange: () => this.#add() },
       element("option", { value: "", text: "Add a processor…" }),
-      ...types.map((type) => element("option", { value: type.name, text: `${humanName(type.name)}${type.available ? "" : " (not here yet)"}`, disabled: !type.available })));
+      ...types.map((type) => element("option", { value: type.name, text: `${humanName(type.name)}${type.needs_model ? " (needs a model)" : ""}`, title: type.description })));
     this.announcer = element("span", { class: "visually-hidden", "aria-live": "polite" });
     this.node = element("div", { class: "processor-block", role: "group", "aria-label": label }, element("h3", { text: label }), this.list, this.empty, this.adder, this.announcer);
     this.set(value);

@@ -92,10 +92,12 @@ export class StreamSession extends EventTarget {
   async #publish() {
     const publisher = new Publisher(this.record.whip_url);
     this.#publisher = publisher;
-    publisher.addEventListener("connected", () => this.#phase("live", ""));
+    publisher.addEventListener("connected", () => {
+      this.#phase("live", "");
+      if (!this.#playing) this.#watch(publisher.playbackUrl ?? this.record.output_stream_url);
+    });
     publisher.addEventListener("failed", () => this.#republish());
     await publisher.connect(this.#track, this.#abort.signal);
-    if (!this.#playing) this.#watch(publisher.playbackUrl ?? this.record.output_stream_url);
   }
 
   async #republish() {

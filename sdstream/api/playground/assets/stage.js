@@ -83,9 +83,9 @@ export class Stage {
     line.dataset.tone = tone;
   }
 
-  noteEvent(event) {
-    const words = describeEvent(event);
-    if (words) this.note(words, event.at);
+  noteEvent(name, data) {
+    const words = describeEvent(name, data);
+    if (words) this.note(words, data.at);
   }
 
   note(words, at = new Date()) {

@@ -36,8 +36,8 @@ export function readStatus(data) {
   };
 }
 
-/** An event of the stream in one line for the activity list, or null where the page already says it elsewhere. */
-export function describeEvent({ name, data }) {
+/** An event of the stream in one line for the activity list; empty where there is nothing to say. */
+export function describeEvent(name, data) {
   switch (name) {
     case "state":
       return [STATES[data.state]?.word ?? data.state, data.reason].filter(Boolean).join(": ");

@@ -142,8 +142,11 @@ class Link {
     if (this.#closed) return Promise.resolve();
     this.#closed = true;
     clearTimeout(this.#timer);
-    this.peer.close();
-    return this.#remove(keepalive);
+    // The resource first: a closed peer says goodbye by itself, and the server would then no longer know the resource.
+    const removed = this.#remove(keepalive);
+    if (keepalive) this.peer.close();
+    else removed.then(() => this.peer.close());
+    return removed;
   }
 
   async #remove(keepalive) {
