@@ -1,5 +1,6 @@
 """Writes docs/parameters.md from the catalogue: `python -m sdstream.params.document docs/parameters.md`."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from sdstream.params.controlnets import CONTROLNETS, controlnet_ids
 from sdstream.params.models import PUBLIC_MODELS
 from sdstream.params.presets import daydream_preset
 from sdstream.params.variants import VARIANTS
+from sdstream.settings import Family
 
 _INTRODUCTION = """\
 # Parameters of a stream
@@ -25,6 +27,46 @@ is refused changes nothing; its `details` list everything that is wrong with it.
 placard while the pipeline loads again, **refused** answers 409 while a publisher is connected. Anything else that
 changes the size of the output (switching an upscaler on or off) is refused as well.
 """
+_MODELS = """\
+## Models and families
+
+`SDSTREAM_MODELS` serves these from other sources and adds further ids. Further ones are for raw HTTP clients: Daydream's
+SDKs neither send nor read them.
+"""
+_ALL = "## All parameters\n"
+_RULES = """\
+### Rules between parameters
+
+- `t_index_list` never decreases, and no item is above `num_inference_steps`. A PATCH that shortens the schedule without
+  sending the list cuts the list to fit, with a warning.
+- Weights of prompts or seeds that are normalised sum to more than nothing.
+- Each ControlNet is named once and belongs to the model's family; SDXL takes at most three enabled ones.
+- `cached_attention` needs `acceleration: tensorrt` and 512x512; on SDXL `max_frames` is at most 4, 2, 1 for one, two,
+  three items in `t_index_list`, and four items do not go with it.
+- No side of the output, upscalers included, is above 4096 pixels.
+- On sd-turbo models `ip_adapter`, `ip_adapter_style_image_url` and `cached_attention` are ignored with a warning.
+- `seed: -1` counts as not sent.
+- A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same kind, or
+  is dropped with a warning.
+"""
+_BLOCKS = """\
+## Processing blocks
+
+`image_preprocessing`, `image_postprocessing`, `latent_preprocessing` and `latent_postprocessing` have the same members.
+"""
+_PROCESSORS = """\
+## Processors
+
+What a processor is told goes into its `params`, or into `preprocessor_params` of a ControlNet, where a change is a
+reload. Those that need a model run only where it has been loaded.
+"""
+_PRESETS = """\
+## Daydream's presets
+
+Daydream warms its engines up with these. Here only `t_index_list` is a default; networks are not loaded unless a
+request names them.
+"""
+_BLOCK_HEADS = ("name", "type", "accepted", "default", "meaning")
 _TYPES = {
     "prompt": "text, or array of [text, weight]",
     "seed": "integer, or array of [integer, weight]",
@@ -41,77 +83,30 @@ _TYPES = {
 
 def render_parameters_page() -> str:
     """The page, in Markdown."""
-    catalogue = parameter_catalogue()
-    own = [entry for entry in catalogue if entry["processor"] is None]
-    return (
-        "\n".join(
-            [
-                _INTRODUCTION,
-                "## Models and families\n",
-                *_table(
-                    ("model_id", "family"),
-                    ([f"`{model}`", family] for model, family in PUBLIC_MODELS.items()),
-                ),
-                "`SDSTREAM_MODELS` serves them from other sources and adds further ids. Further ids are for raw HTTP clients:",
-                "Daydream's SDKs neither send nor read them.\n",
-                "## All parameters\n",
-                *_table(
-                    ("name", "type", "accepted", "default", "families", "update", "meaning"),
-                    (_parameter_row(entry) for entry in own if "processing." not in entry["name"]),
-                ),
-                "### Rules between parameters\n",
-                *_rules(),
-                "## Processing blocks\n",
-                "`image_preprocessing`, `image_postprocessing`, `latent_preprocessing` and `latent_postprocessing` have the",
-                "same members.\n",
-                *_table(
-                    ("name", "type", "accepted", "default", "meaning"),
-                    (_block_row(entry) for entry in own if entry["name"].startswith("image_preprocessing.")),
-                ),
-                "## Processors\n",
-                "What a processor is told goes into its `params` (or into `preprocessor_params` of a ControlNet, where a",
-                "change is a reload). Those that need a model run only where it has been loaded.\n",
-                *_processors(),
-                "## ControlNets\n",
-                *_table(
-                    ("model_id", "family", "usual preprocessor", "Daydream's scale", "SDKs know it"),
-                    (
-                        [
-                            f"`{name}`",
-                            facts.family,
-                            f"`{facts.preprocessor}`",
-                            f"{facts.preset_scale:g}",
-                            _yes(facts.in_sdks),
-                        ]
-                        for family in VARIANTS
-                        for name in controlnet_ids(family)
-                        for facts in [CONTROLNETS[name]]
-                    ),
-                ),
-                "## Daydream's presets\n",
-                "Daydream warms its engines up with these. Here only `t_index_list` is a default; networks are not loaded",
-                "unless a request names them.\n",
-                *_table(("family", "t_index_list", "IP-Adapter"), (_preset_row(family) for family in VARIANTS)),
-            ]
-        ).rstrip()
-        + "\n"
-    )
-
-
-def _rules() -> list[str]:
-    return [
-        "- `t_index_list` never decreases, and no item is above `num_inference_steps`. A PATCH that shortens the",
-        "  schedule without sending the list cuts the list to fit, with a warning.",
-        "- Weights of prompts or seeds that are normalised sum to more than nothing.",
-        "- Each ControlNet is named once and belongs to the model's family; SDXL takes at most three enabled ones.",
-        "- `cached_attention` needs `acceleration: tensorrt` and 512x512; on SDXL `max_frames` is at most 4, 2, 1 for one,",
-        "  two, three items in `t_index_list`, and four items do not go with it.",
-        "- No side of the output, upscalers included, is above 4096 pixels.",
-        "- On sd-turbo models `ip_adapter`, `ip_adapter_style_image_url` and `cached_attention` are ignored with a warning.",
-        "- `seed: -1` counts as not sent.",
-        "- A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same",
-        "  kind, or is dropped with a warning.\n",
+    own = [entry for entry in parameter_catalogue() if entry["processor"] is None]
+    parts = [
+        _INTRODUCTION,
+        _MODELS,
+        *_table(("model_id", "family"), ([f"`{model}`", family] for model, family in PUBLIC_MODELS.items())),
+        _ALL,
+        *_table(
+            ("name", "type", "accepted", "default", "families", "update", "meaning"),
+            (_parameter_row(entry) for entry in own if "processing." not in entry["name"]),
+        ),
+        _RULES,
+        _BLOCKS,
+        *_table(_BLOCK_HEADS, (_block_row(entry) for entry in own if entry["name"].startswith("image_preprocessing."))),
+        _PROCESSORS,
+        *_processors(),
+        "## ControlNets\n",
+        *_table(
+            ("model_id", "family", "usual preprocessor", "Daydream's scale", "SDKs know it"),
+            (_controlnet_row(name) for family in VARIANTS for name in controlnet_ids(family)),
+        ),
+        _PRESETS,
+        *_table(("family", "t_index_list", "IP-Adapter"), (_preset_row(family) for family in VARIANTS)),
     ]
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _processors() -> Iterable[str]:
@@ -121,7 +116,7 @@ def _processors() -> Iterable[str]:
         yield f"{processor['description']}{needs}\n"
         if processor["parameters"]:
             yield from _table(
-                ("name", "type", "accepted", "default", "meaning"),
+                _BLOCK_HEADS,
                 (_block_row(entry, entry["name"].rpartition(".")[2]) for entry in processor["parameters"]),
             )
 
@@ -132,14 +127,14 @@ def _parameter_row(entry: dict[str, Any]) -> Sequence[str]:
     return [name, kind, accepted, default, families, entry["update"], meaning]
 
 
-def _block_row(entry: dict[str, Any], name: str | None = None) -> Sequence[str]:
-    return [
+def _block_row(entry: dict[str, Any], name: str | None = None) -> tuple[str, str, str, str, str]:
+    return (
         f"`{name or entry['name'].partition('.')[2]}`",
         _TYPES.get(entry["type"], entry["type"]),
         _accepted(entry),
         _default(entry),
         entry["description"],
-    ]
+    )
 
 
 def _accepted(entry: dict[str, Any]) -> str:
@@ -166,21 +161,19 @@ def _default(entry: dict[str, Any]) -> str:
 
 
 def _json(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}[value]
-        if value is None or value is True or value is False
-        else str(value)
-    )
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def _preset_row(family: Any) -> Sequence[str]:
+def _preset_row(family: Family) -> Sequence[str]:
     preset = daydream_preset(family)
     adapter = preset.get("ip_adapter")
-    return [
-        family,
-        f"`{preset['t_index_list']}`",
-        f"on, {adapter['type']}, {adapter['scale']:g}" if adapter else "none",
-    ]
+    shown = f"on, {adapter['type']}, {adapter['scale']:g}" if adapter else "none"
+    return [family, f"`{preset['t_index_list']}`", shown]
+
+
+def _controlnet_row(name: str) -> Sequence[str]:
+    facts = CONTROLNETS[name]
+    return [f"`{name}`", facts.family, f"`{facts.preprocessor}`", f"{facts.preset_scale:g}", _yes(facts.in_sdks)]
 
 
 def _yes(value: bool) -> str:
