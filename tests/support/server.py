@@ -102,7 +102,7 @@ class LiveServer:
                 lambda: any(FIRST_KEY.match(line) for line in self.lines), seconds=5, what="the line with the first key"
             )
             self.first_key = next(match[2] for line in self.lines if (match := FIRST_KEY.match(line)))
-            self.key = self.first_key
+            self.key = self.first_key or ""
 
     def family(self) -> list[psutil.Process]:
         """Every process that this server has been seen to own and that still lives."""

@@ -1,0 +1,77 @@
+"""A headless Chromium with a fake camera, and a page on an origin of its own that holds the browser package."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from playwright.async_api import BrowserContext, Page, async_playwright
+
+from tests.support.sdks import CLIENTS, missing_clients
+
+PACKAGE = CLIENTS / "node_modules" / "@daydreamlive" / "browser" / "dist"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+def chromium() -> str | None:
+    """The Chromium of this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+@pytest.fixture
+async def context(tmp_path: Path) -> AsyncIterator[BrowserContext]:
+    """A fresh browser profile."""
+    path = chromium()
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    async with async_playwright() as playwright:
+        context = await playwright.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=path, headless=True, args=FLAGS
+        )
+        yield context
+        await context.close()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[str]:
+    """Serves the test page and the untouched package; another origin than the server's, so CORS is real."""
+    if reason := missing_clients():
+        pytest.skip(reason)
+    application = web.Application()
+    application.router.add_get("/", lambda _: _file(Path(__file__).parent / "page.html"))
+    application.router.add_static("/daydream", PACKAGE)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def _file(path: Path) -> web.FileResponse:
+    return web.FileResponse(path)
+
+
+@pytest.fixture
+async def page(context: BrowserContext, origin: str) -> AsyncIterator[Page]:
+    """The loaded test page. Fails the test for errors of the page itself."""
+    page = context.pages[0]
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    await page.goto(origin)
+    await page.wait_for_function("window.loaded === true")
+    yield page
+    assert errors == []
