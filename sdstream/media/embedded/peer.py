@@ -25,11 +25,11 @@ from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol, server_reflexive_candidate
 from aiortc import RTCCertificate, RTCConfiguration, RTCIceGatherer, RTCIceServer, RTCIceTransport
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
-from aiortc.rtcicetransport import RTCIceParameters
+from aiortc.rtcicetransport import RTCIceParameters, connection_kwargs
 
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded.addresses import Addressing, bind
-from sdstream.media.embedded.sdp import MediaSection, Transport
+from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
 
 CONNECT_SECONDS = 15.0
 """Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
@@ -67,7 +67,7 @@ class PeerHandler(Protocol):
 
 
 class Peer:
-    """The connection to one client, as the answering side."""
+    """The connection to one client. The server answers; the offering side is there for test cameras and benches."""
 
     def __init__(self, addressing: Addressing, handler: PeerHandler, *, fast: bool = True) -> None:
         self._handler = handler
@@ -81,13 +81,17 @@ class Peer:
         self._dtls.on("statechange", self._on_dtls_state)
         self._connecting: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._setup: Setup = "active"
         self._ended = False
         self._address: tuple[str, int] | None = None
         self._datagrams: Any = None
 
-    async def gather(self, remote: MediaSection, *, ice_lite: bool = False) -> Transport:
-        """Open the sockets and say what the answer must; `remote` is the section whose transport is used."""
-        self._connection.ice_controlling = ice_lite
+    async def gather(self, setup: Setup) -> Transport:
+        """Open the sockets and say what the answer (or the offer, with `actpass`) must.
+
+        Raises `ConfigurationError` when no address can be opened, `CapacityReached` when no port is free.
+        """
+        self._setup = setup
         await self._gatherer.gather()
         candidates = tuple(candidate.to_sdp() for candidate in self._connection.local_candidates)
         if not candidates:
@@ -99,12 +103,12 @@ class Peer:
             ice_username=self._connection.local_username,
             ice_password=self._connection.local_password,
             fingerprints=tuple((item.algorithm, item.value) for item in fingerprints if item.algorithm == "sha-256"),
-            setup="passive" if remote.setup == "active" else "active",
+            setup=setup,
             candidates=candidates,
         )
 
     def connect(self, remote: MediaSection, *, ice_lite: bool = False) -> None:
-        """Start to connect; the handler hears of success and failure."""
+        """Start to connect to the peer that `remote` describes; the handler hears of success and failure."""
         self._connecting = asyncio.ensure_future(self._connect(remote, ice_lite))
 
     async def add_candidate(self, line: str) -> None:
@@ -157,6 +161,8 @@ class Peer:
             async with asyncio.timeout(CONNECT_SECONDS):
                 for line in remote.candidates:
                     await self.add_candidate(line)
+                offering = self._setup == "actpass"
+                self._connection.ice_controlling = offering or ice_lite
                 # End of candidates is never signalled: a client that names none, or none we can dial, is learnt from
                 # its own checks.
                 await self._ice.start(
@@ -167,7 +173,8 @@ class Peer:
                 if self._ice.state != "completed":
                     self._end("ICE failed")
                     return
-                self._dtls._set_role("server" if remote.setup == "active" else "client")  # pyright: ignore[reportPrivateUsage]
+                passive = remote.setup == "active" if offering else self._setup == "passive"
+                self._dtls.become("server" if passive else "client")
                 await self._dtls.start(
                     RTCDtlsParameters(
                         fingerprints=[
@@ -315,8 +322,6 @@ class _Connection(Connection):
 class _Gatherer(RTCIceGatherer):
     def __init__(self, addressing: Addressing) -> None:
         super().__init__(iceServers=[])
-        from aiortc.rtcicetransport import connection_kwargs
-
         servers = RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in addressing.servers]).iceServers or []
         self.connection = _Connection(addressing, **connection_kwargs(servers))
         self._connection = self.connection
@@ -328,6 +333,10 @@ class _Dtls(RTCDtlsTransport):
     def __init__(self, ice: RTCIceTransport, certificate: RTCCertificate, handler: PeerHandler) -> None:
         super().__init__(ice, [certificate])
         self._handler = handler
+
+    def become(self, role: str) -> None:
+        """Take the `client` or `server` part of the handshake."""
+        self._set_role(role)
 
     @property
     def sender(self) -> Any:

@@ -13,6 +13,7 @@ from typing import Literal
 from sdstream.errors import InvalidSdp
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
+Setup = Literal["active", "passive", "actpass"]
 DIRECTIONS: tuple[Direction, ...] = ("sendrecv", "sendonly", "recvonly", "inactive")
 MAX_OFFER_LENGTH = 200_000
 """Characters of the longest offer that is read; a browser's with every codec has about 8,000."""
@@ -78,7 +79,7 @@ class Transport:
     ice_username: str
     ice_password: str
     fingerprints: tuple[tuple[str, str], ...]
-    setup: Literal["active", "passive"]
+    setup: Setup
     candidates: tuple[str, ...]
 
 
@@ -318,6 +319,7 @@ __all__ = [
     "Direction",
     "MediaSection",
     "Offer",
+    "Setup",
     "Transport",
     "check_transport",
     "parse_fragment",

@@ -272,7 +272,7 @@ class EmbeddedStream:
     ) -> str:
         """Make the answer and start to connect; the session is closed when that fails."""
         try:
-            transport = await peer.gather(negotiation.anchor, ice_lite=offer.ice_lite)
+            transport = await peer.gather("passive" if negotiation.anchor.setup == "active" else "active")
             self._refuse_when_closed()
         except BaseException:
             await session.close()
