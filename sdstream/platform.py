@@ -77,18 +77,14 @@ def start_child(
     Returns the process and the text from which `received_socket` makes the socket in the child; the caller closes its
     own copy of the socket. Raises `OSError` when the program cannot be started.
     """
-    options: dict[str, Any] = {}
-    if WINDOWS:
-        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    else:
-        options["pass_fds"] = (child_socket.fileno(),)
     process = subprocess.Popen(
         list(command),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
-        **options,
+        pass_fds=() if WINDOWS else (child_socket.fileno(),),
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
     if WINDOWS:
         share: Any = getattr(child_socket, "share")  # noqa: B009 - the attribute exists on one system only

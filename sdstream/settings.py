@@ -141,6 +141,12 @@ class Settings(BaseModel):
         120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
     )
 
+    worker_spare: bool = Field(
+        True,
+        description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "
+        "second; costs some 200 MB of memory.",
+    )
+
     @field_validator("api_keys", "webrtc_addresses", "webrtc_ice_servers", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:

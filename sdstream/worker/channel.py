@@ -52,8 +52,8 @@ class Channel:
                 self._backlog += data[sent:]
                 threading.Thread(target=self._flush, name="worker-flush", daemon=True).start()
 
-    def read(self, wait: bool = True) -> list[Any] | None:
-        """The next messages: at least one with `wait`, else those that are there; None when the line has ended.
+    def read(self) -> list[Any] | None:
+        """Wait for the next messages, at least one; None when the line has ended.
 
         Not for two threads at a time. Raises `InternalError` for bytes that are no messages.
         """
@@ -65,9 +65,7 @@ class Channel:
             messages: list[Any] = []
             while not messages:
                 try:
-                    data = self._connection.recv(READ_BYTES) if wait else self._writer.recv(READ_BYTES)
-                except BlockingIOError:
-                    break
+                    data = self._connection.recv(READ_BYTES)
                 except TimeoutError:
                     continue
                 except OSError:

@@ -45,6 +45,8 @@ class WorkerProcess:
         self._limits = Limits.from_settings(settings)
         self._state = SupervisionState()
         self._child: WorkerChild | None = None
+        self._spare: WorkerChild | None = None
+        """A process that has imported torch and waits to be configured: the import is most of a restart."""
         self._lanes: dict[int, WorkerLane] = {}
         self._lane_numbers = itertools.count(1)
         self._generations = itertools.count(1)
@@ -111,6 +113,9 @@ class WorkerProcess:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
+        if self._spare is not None:
+            self._spare.kill()
+            await self._spare.ended.wait()
         child = self._child
         if child is not None:
             child.send(Stop())
@@ -135,6 +140,8 @@ class WorkerProcess:
             action = supervision.decide(self._state, now, self._limits)
             if action is not Action.WAIT:
                 self._carry_out(action)
+            if self._settings.worker_spare and self._spare is None and supervision.wants_spare(self._state, now):
+                self._start_spare(now)
             self._look.clear()
             pause = supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
             try:
@@ -165,23 +172,38 @@ class WorkerProcess:
 
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{memory_prefix()}{next(self._generations)}-"
-        child = WorkerChild(self._on_message, self._on_child_end)
-        self._child = child
+        child, self._spare = self._spare, None
         self._ready = self._pong = None
-        try:
-            child.start(self._settings)
-        except OSError as error:
-            self._child = None
-            self._last_error = f"the worker cannot be started: {error}"
-            logger.error("worker_start_failed", error=str(error))
-            self._state = supervision.ended(supervision.started(self._state, now), now)
-            return
+        if child is None:
+            child = WorkerChild(self._on_message, self._on_child_end)
+            try:
+                child.start(self._settings)
+            except OSError as error:
+                self._last_error = f"the worker cannot be started: {error}"
+                logger.error("worker_start_failed", error=str(error))
+                self._state = supervision.ended(supervision.started(self._state, now), now)
+                return
+        self._child = child
         self._state = supervision.started(self._state, now)
         models = json.dumps(self._settings.model_dump(mode="json", include={"models", "default_model"}))
         child.send(Configure(self._settings.worker_device, models, self._memory_prefix))
         logger.info("worker_started", process_id=child.process_id, restarts=self._state.restarts)
 
+    def _start_spare(self, now: float) -> None:
+        spare = WorkerChild(self._on_message, self._on_child_end)
+        try:
+            spare.start(self._settings)
+        except OSError as error:
+            logger.warning("worker_spare_failed", error=str(error))
+            self._state = supervision.spare_ended(self._state, now)
+            return
+        self._spare = spare
+
     def _on_child_end(self, child: WorkerChild, reason: str | None = None) -> None:
+        if child is self._spare:
+            self._spare = None
+            self._state = supervision.spare_ended(self._state, self._clock.monotonic())
+            logger.warning("worker_spare_ended", reason=child.exit_reason, lines=child.lines)
         if child is not self._child:
             return
         self._child = None
@@ -204,8 +226,9 @@ class WorkerProcess:
         if child is not self._child or self._state.phase is WorkerPhase.STOPPED:
             return
         self._ready = message
-        self._state = supervision.became_ready(self._state, self._clock.monotonic())
-        logger.info("worker_ready", device=message.device, seconds=round(message.start_seconds, 3))
+        now = self._clock.monotonic()
+        logger.info("worker_ready", device=message.device, seconds=round(now - self._state.started_at, 3))
+        self._state = supervision.became_ready(self._state, now)
         for lane in list(self._lanes.values()):
             lane.attach(child.channel, self._memory_prefix)
         self._is_ready.set()

@@ -69,7 +69,7 @@ def download(image: torch.Tensor, target: Plane) -> PictureSize:
     """
     size = PictureSize(image.shape[3], image.shape[2])
     luma, chroma = planes_from_rgb(image.float())
-    y, u, v = (torch.from_numpy(plane) for plane in split_planes(target, size))
+    y, u, v = (_tensor(plane) for plane in split_planes(target, size))
     y.copy_(luma[0, 0])
     u.copy_(chroma[0, 0])
     v.copy_(chroma[0, 1])
@@ -112,7 +112,12 @@ def _even(value: float, limit: int) -> int:
 
 
 def _cut(plane: Plane, left: int, top: int, width: int, height: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(plane[top : top + height, left : left + width]).to(device)
+    return _tensor(plane[top : top + height, left : left + width]).to(device)
+
+
+def _tensor(plane: Plane) -> torch.Tensor:
+    """The same memory as a tensor."""
+    return torch.from_numpy(plane)  # pyright: ignore[reportUnknownMemberType] - torch does not type its argument
 
 
 def _to_bytes(plane: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,6 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._clock = SystemClock()
-        self._started = self._clock.monotonic()
         self._scheduler = Scheduler(self._clock)
         self._lanes: dict[int, LaneWork] = {}
         self._reception = Reception(channel, self._on_message, self._end, self._scheduler.wake)
@@ -71,14 +70,13 @@ class Worker:
         self._make_lane = LaneWork
         self._models = ModelTable.from_settings(Settings.model_validate(json.loads(self._configure.models)))
         self._device = Device.choose(self._configure.device)
-        self._channel.send(Ready(self._device.name, self._device.processor, self._clock.monotonic() - self._started))
+        self._channel.send(Ready(self._device.name, self._device.processor))
         self._reception.relieve_helper()
         while not self._stopping:
-            self._reception.read_here(wait=False)
             turn = self._scheduler.take()
             if turn is not None:
                 self._serve(turn)
-            elif not self._reception.read_here(wait=True):
+            elif not self._reception.read_here():
                 self._scheduler.wait()
 
     def _serve(self, turn: Turn) -> None:

@@ -103,7 +103,6 @@ class Ready(Message):
 
     device: str
     processor: str
-    start_seconds: float
 
 
 class Pong(Message):

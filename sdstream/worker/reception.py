@@ -53,15 +53,15 @@ class Reception:
         """No long work is in sight: the helper stops reading after its next message."""
         self._wanted = False
 
-    def read_here(self, wait: bool) -> bool:
-        """Read and handle messages on the working thread; False, without reading, while the helper does."""
+    def read_here(self) -> bool:
+        """Wait for messages on the working thread and handle them; False, without reading, while the helper does."""
         if self._helper_reads:
             return False
-        self._handle(wait)
+        self._handle()
         return True
 
-    def _handle(self, wait: bool) -> None:
-        messages = self._channel.read(wait)
+    def _handle(self) -> None:
+        messages = self._channel.read()
         if messages is None:
             self._on_end(None)
         for message in messages:
@@ -78,7 +78,7 @@ class Reception:
             self._called.wait()
             self._called.clear()
             while self._helper_reads:
-                self._handle(wait=True)
+                self._handle()
                 with self._lock:
                     if self._wanted:
                         continue

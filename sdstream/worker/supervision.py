@@ -16,6 +16,9 @@ LONGEST_DELAY = 8.0
 QUICK_FAILURES_LIMIT = 6
 """So many quick failures in a row make the phase FAILED."""
 SLOW_RETRY = 30.0
+SPARE_DELAY = 2.0
+"""Seconds the first worker must have been ready before a spare is started: they do not compete for the cores, and a
+server that lives only briefly starts none. After a restart the next spare starts at once, as trouble comes in rows."""
 BLIND_GAP = 1.0
 """A supervisor that did not run for this many seconds cannot say that the worker was mute meanwhile."""
 PICTURE_LIMIT = 60.0
@@ -68,6 +71,7 @@ class SupervisionState:
     busy_seconds: float = 0.0
     """How long the present picture took at the last pong."""
     quick_failures: int = 0
+    next_spare_at: float = 0.0
     restarts: int = 0
 
 
@@ -85,6 +89,19 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     if state.busy_seconds > limits.picture_limit:
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
+
+
+def wants_spare(state: SupervisionState, now: float) -> bool:
+    """Whether this is a good moment to start a spare process: the working one is settled and leaves cores free."""
+    if state.phase is not WorkerPhase.READY or state.ready_at is None:
+        return False
+    delay = SPARE_DELAY if state.restarts == 0 else 0.0
+    return now - state.ready_at >= delay and now >= state.next_spare_at
+
+
+def spare_ended(state: SupervisionState, now: float) -> SupervisionState:
+    """A spare process ended by itself; the next one waits, lest a broken installation starts them without pause."""
+    return replace(state, next_spare_at=now + SLOW_RETRY)
 
 
 def seconds_until_next(state: SupervisionState, now: float, limits: Limits) -> float:
@@ -156,5 +173,7 @@ __all__ = [
     "decide",
     "ended",
     "seconds_until_next",
+    "spare_ended",
     "started",
+    "wants_spare",
 ]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from sdstream.worker.colour import LUMA_WEIGHTS, resize
 from sdstream.worker.processors.base import ProcessorContext
-from sdstream.worker.processors.filters import gaussian, gradient
+from sdstream.worker.processors.filters import gaussian, gradient, steepness
 
 FOLLOW_STEPS = 8
 """Growth steps of Canny's edges between two looks whether they still grow; a look waits for the device."""
@@ -33,7 +33,8 @@ def canny(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorCont
     """
     low, high = sorted((float(params["low_threshold"]), float(params["high_threshold"])))
     grey = (brightness(image.clamp(0, 1)) * 255.0).round()
-    right, down = gradient(grey).split(1, 1)
+    slope = gradient(grey)
+    right, down = slope[:, :1], slope[:, 1:]
     size = right.abs() + down.abs()
     candidate = _is_ridge(right, down, size) & (size > low)
     edge = candidate & (size > high)
@@ -47,8 +48,8 @@ def soft_edge(image: torch.Tensor, params: Mapping[str, Any], context: Processor
     total = torch.zeros_like(grey)
     for divisor, weight in SOFT_EDGE_SCALES:
         small = resize(grey, max(1, width // divisor), max(1, height // divisor))
-        length = gradient(small).norm(dim=1, keepdim=True) / 4.0
-        total = total + weight * resize(length, width, height)
+        steep = steepness(small) / 4.0
+        total = total + weight * resize(steep, width, height)
     soft = gaussian(total, 1.0) * SOFT_EDGE_GAIN
     return soft.clamp(0, 1).expand(-1, 3, -1, -1)
 

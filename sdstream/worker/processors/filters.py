@@ -42,7 +42,7 @@ def sharpen(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorCo
     if edges > 0:
         # The mask again, in proportion to the gradient: flat parts, where noise would show, are left alone.
         grey = smooth.mean(1, keepdim=True)
-        result = result + edges * gradient(grey).norm(dim=1, keepdim=True).clamp(0, 1) * mask
+        result = result + edges * steepness(grey).clamp(0, 1) * mask
     return result.clamp(0, 1)
 
 
@@ -81,6 +81,12 @@ def gradient(grey: torch.Tensor) -> torch.Tensor:
     return torch.cat((right, down), 1)
 
 
+def steepness(grey: torch.Tensor) -> torch.Tensor:
+    """The length of Sobel's gradient, an upright step of 1 gives 4: float [N, 1, H, W]."""
+    slope = gradient(grey)
+    return torch.hypot(slope[:, :1], slope[:, 1:])
+
+
 def laplacian(image: torch.Tensor) -> torch.Tensor:
     """The sum of the four neighbours less four times the pixel: float [N, C, H, W]."""
     padded = functional.pad(image, (1, 1, 1, 1), "replicate")
@@ -96,4 +102,4 @@ def _gaussian_weights(sigma: float, radius: int, device: str) -> torch.Tensor:
     return weights / weights.sum()
 
 
-__all__ = ["blur", "feedback", "gaussian", "gradient", "laplacian", "sharpen", "unchanged"]
+__all__ = ["blur", "feedback", "gaussian", "gradient", "laplacian", "sharpen", "steepness", "unchanged"]
