@@ -66,12 +66,11 @@ def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock
             route_class_override=PlainRoute,
             include_in_schema=False,
         )
-    document = build_document()
-    reference = ReferencePage(document, settings)
+    reference = ReferencePage(build_document, settings)
     app.add_route("/openapi.json", reference.document, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", reference.page, methods=["GET"], include_in_schema=False)
     app.router.routes.extend(Pages(settings).routes())
-    app.openapi = lambda: document
+    app.openapi = build_document
     app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=service.ice_links)
     return app
 

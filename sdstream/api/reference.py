@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
@@ -30,11 +30,11 @@ table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem 1
 
 
 class ReferencePage:
-    """Serves the OpenAPI document as JSON and as HTML; both are made once."""
+    """Serves the OpenAPI document as JSON and as HTML; both are made once, when somebody asks."""
 
-    def __init__(self, document: dict[str, Any], settings: Settings) -> None:
-        self._json = encode_json(document)
-        self._html = "".join(_page(document)).encode()
+    def __init__(self, build: Callable[[], dict[str, Any]], settings: Settings) -> None:
+        self._build = build
+        self._bodies: dict[str, bytes] = {}
         digest = hashlib.sha256(STYLE.encode()).digest()
         self._headers = security_headers(settings) | {"Cache-Control": "no-cache"}
         self._headers["Content-Security-Policy"] = (
@@ -43,10 +43,14 @@ class ReferencePage:
         )
 
     async def document(self, request: Request) -> Response:
-        return Response(self._json, media_type="application/json", headers={"Cache-Control": "no-cache"})
+        if "json" not in self._bodies:
+            self._bodies["json"] = encode_json(self._build())
+        return Response(self._bodies["json"], media_type="application/json", headers={"Cache-Control": "no-cache"})
 
     async def page(self, request: Request) -> Response:
-        return Response(self._html, media_type="text/html; charset=utf-8", headers=self._headers)
+        if "html" not in self._bodies:
+            self._bodies["html"] = "".join(_page(self._build())).encode()
+        return Response(self._bodies["html"], media_type="text/html; charset=utf-8", headers=self._headers)
 
 
 def _page(document: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The OpenAPI document: every operation, what it takes and what is really sent."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -399,8 +400,9 @@ _PATH_PARAMETERS = {
 }
 
 
+@functools.cache
 def build_document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+    """The OpenAPI 3.1 document; the same object at each call, so nobody may change it."""
     models = {
         answer.model for operation in OPERATIONS.values() for answer in operation.answers.values() if answer.model
     }

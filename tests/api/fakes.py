@@ -50,6 +50,7 @@ class FakeStreams:
         self.log: dict[str, list[StreamEvent]] = {}
         self.logged = asyncio.Event()
         self.followers = 0
+        self.followed = asyncio.Event()
         self.fragments: list[str] = []
         self.links: tuple[str, ...] = ()
         self.health = WorkerHealth(WorkerPhase.READY, device="cpu", processor="a processor")
@@ -196,6 +197,7 @@ class FakeStreams:
         log = self.log[stream_id]
         position = len(log) if after is None else after
         self.followers += 1
+        self.followed.set()
         try:
             while True:
                 while position < len(log):

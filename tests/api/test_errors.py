@@ -34,7 +34,7 @@ def check(answer: httpx.Response, status: int, code: str | None = None) -> dict[
     return body
 
 
-@pytest.mark.parametrize("kind", sorted(leaves(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.__name__) for kind in leaves()])
 async def test_every_error_class_is_an_envelope(site: Site, kind: type[RequestError]) -> None:
     site.streams.failure = kind("it went wrong", details=[{"field": "a", "problem": "b", "suggestion": None}])
     body = check(await site.client.get("/v1/streams/x"), kind.status, kind.code)

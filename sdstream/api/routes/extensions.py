@@ -41,10 +41,11 @@ class ExtensionRoutes:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.scope.get(HEAD):
             return Response(media_type="text/event-stream", headers=headers)
-        lines = self._lines(self._streams.events(record.id, after=after))
+        lines = self.lines(self._streams.events(record.id, after=after))
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
-    async def _lines(self, events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
+    async def lines(self, events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
+        """`text/event-stream` for as long as there are events, with a comment in every silence."""
         iterator = aiter(events)
         coming: asyncio.Task[StreamEvent] | None = None
         yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
