@@ -278,6 +278,8 @@ def _explain(file: Path, error: sqlite3.Error) -> str:
         return f"The disk of {file.parent} is full."
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return f"{file} cannot be written: {error}. Name a writable directory with SDSTREAM_DATA_DIR."
+    if name.startswith("SQLITE_IOERR"):
+        return f"The disk of {file.parent} refuses to be written ({error}): it may be full or over its quota."
     return f"{file} cannot be used: {error}."
 
 

@@ -191,11 +191,20 @@ OPEN = """
 """
 
 
+def test_a_full_disk_is_named_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_and_migrate(connection: sqlite3.Connection, version: int) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to run out of space
+        migrate(connection, version)
+
+    monkeypatch.setattr("sdstream.streams.store.migrate", fill_and_migrate)
+    assert fails_at_start(tmp_path / "state.sqlite") == f"The disk of {tmp_path} is full."
+
+
 @posix
-def test_a_full_disk_is_named_at_start(tmp_path: Path) -> None:
+def test_a_quota_is_named_at_start(tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
     done = run_script(OPEN.format(before=limit), tmp_path / "state.sqlite")
-    assert "disk" in done.stdout, done.stdout + done.stderr
+    assert "over its quota" in done.stdout, done.stdout + done.stderr
 
 
 @posix

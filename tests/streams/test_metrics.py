@@ -1,0 +1,79 @@
+"""The metrics, their names and their page."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from sdstream.metrics import LATENCY_BOUNDS, METRICS, LatencyCounts, ServerStatistics, build_registry, render_metrics
+from sdstream.streams.views import StreamState
+from tests.streams.conftest import Scene
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
+FULL = ServerStatistics(
+    streams=3,
+    drops={"superseded": 4},
+    states={"ONLINE": 1, "OFFLINE": 2},
+    latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
+    updates={"hot": 7},
+    worker_phase="ready",
+    worker_phases=("starting", "ready"),
+    worker_memory_used=1,
+    worker_memory_total=2,
+)
+
+
+def samples_of(statistics: ServerStatistics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = render_metrics(build_registry(lambda: statistics)).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_metric_is_served_and_none_else() -> None:
+    names = {re.sub(r"_(bucket|sum|count)$", "", name) for name, _ in samples_of(FULL)}
+    assert {name for name in names if not name.startswith("sdstream_process_")} == set(METRICS)
+
+
+def test_numbers_and_labels_arrive() -> None:
+    samples = samples_of(FULL)
+    assert samples["sdstream_streams", ()] == 3
+    assert samples["sdstream_frames_dropped_total", (("reason", "superseded"),)] == 4
+    assert samples["sdstream_worker_phase", (("phase", "ready"),)] == 1
+    assert samples["sdstream_worker_phase", (("phase", "starting"),)] == 0
+
+
+def test_a_histogram_is_cumulative() -> None:
+    samples = samples_of(FULL)
+    assert samples["sdstream_latency_seconds_bucket", (("hop", "worker"), ("le", "0.001"))] == 5
+    assert samples["sdstream_latency_seconds_bucket", (("hop", "worker"), ("le", "2.5"))] == 5
+    assert samples["sdstream_latency_seconds_bucket", (("hop", "worker"), ("le", "+Inf"))] == 7
+    assert samples["sdstream_latency_seconds_sum", (("hop", "worker"),)] == 9.5
+
+
+def test_unknown_memory_is_left_out() -> None:
+    assert not [name for name, _ in samples_of(ServerStatistics()) if "memory_used" in name]
+
+
+async def test_the_series_do_not_grow_with_streams(scene: Scene) -> None:
+    registry = build_registry(scene.service.statistics)
+
+    def series() -> set[str]:
+        lines = render_metrics(registry).decode().splitlines()
+        return {line.rsplit(" ", 1)[0] for line in lines if not line.startswith("#")}
+
+    first = await scene.create_live()
+    await scene.flow(first, 1)
+    before = series()
+    for _ in range(5):
+        await scene.flow(await scene.create_live(), 1)
+    assert series() == before
+    for state in StreamState:
+        assert f'sdstream_stream_states{{state="{state}"}}' in before
+
+
+def test_the_page_lists_every_metric_with_its_help() -> None:
+    row = re.compile(r"^\| `(sdstream_\w+)` \| \w+ \|[^|]*\| (.+?) \|$", re.MULTILINE)
+    assert dict(row.findall(PAGE.read_text("utf-8"))) == METRICS
