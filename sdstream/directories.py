@@ -68,7 +68,7 @@ def choose_data_directory(
 ) -> DataDirectory:
     """Decide where data is kept; nothing is made or written."""
     if settings.data_dir is not None:
-        return DataDirectory(settings.data_dir, "SDSTREAM_DATA_DIR (or --data-dir, or the settings file) names it")
+        return DataDirectory(settings.data_dir, "the setting data_dir names it")
     for volume in volumes:
         if (is_writable or looks_writable)(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")

@@ -84,7 +84,7 @@ class Server:
                 await service.close()
 
     def _announce(self, url: str, keys: KeyRing) -> None:
-        """Say where the server is; the first key is made only now, when the line that shows it is sure to be printed."""
+        """Say where the server is; the first key is made only now, when the line that shows it is sure to come."""
         page = self._settings.public_url or url
         print(f"sdstream is listening on {url}")
         if not self._settings.authentication:

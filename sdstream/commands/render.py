@@ -140,16 +140,15 @@ class _Rendering:
         return 0
 
     async def _wait_for(self, worker: WorkerProcess) -> None:
+        deadline = self._clock.monotonic() + self._settings.worker_start_timeout
         with self._console.status("starting the worker"):
-            if not await worker.wait_ready(self._settings.worker_start_timeout):
+            while not await worker.wait_ready(0.25):
                 health = worker.health()
-                reason = health.last_error or f"it is {health.phase.value}"
-                raise CommandFailed(
-                    f"the worker did not start: {reason}",
-                    hint="`sdstream doctor` checks torch and the device."
-                    if health.phase is not WorkerPhase.READY
-                    else "",
-                )
+                if health.phase is WorkerPhase.FAILED or self._clock.monotonic() > deadline:
+                    raise CommandFailed(
+                        f"the worker did not start: {health.last_error or 'it took too long'}",
+                        hint="`sdstream doctor` checks torch and the device.",
+                    )
 
     async def _pass_all(self, lane: Lane, writer: VideoWriter) -> None:
         """Read, process and write at the same time, in order; sound goes along between the pictures."""

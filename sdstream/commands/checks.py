@@ -1,0 +1,256 @@
+"""The checks of `sdstream doctor`: each looks at one thing, changes nothing and says what it found."""
+
+import asyncio
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+
+from sdstream.commands.machine import MachineFacts, probe_encoder
+from sdstream.directories import LEAST_FREE_BYTES, choose_data_directory, looks_writable, prove_writable
+from sdstream.errors import ConfigurationError, SdstreamError
+from sdstream.media.embedded.addresses import bind as bind_udp
+from sdstream.params import ModelTable
+from sdstream.serve import bind as bind_tcp
+from sdstream.settings import Settings, is_loopback
+
+COMFORTABLE_FREE_BYTES = 10 * 2**30
+"""Models and engines take gigabytes; less is a warning."""
+TORCH_SECONDS = 120.0
+ECHO_SECONDS = 1.0
+
+TORCH_PROGRAM = """
+import json, time
+started = time.perf_counter()
+import torch
+facts = {"version": torch.__version__, "seconds": time.perf_counter() - started, "threads": torch.get_num_threads(),
+         "cuda": torch.version.cuda, "cuda_available": torch.cuda.is_available(),
+         "mps_available": torch.backends.mps.is_available()}
+if facts["cuda_available"]:
+    facts["device"] = torch.cuda.get_device_name(0)
+    torch.ones(8, device="cuda").sum().item()
+print(json.dumps(facts))
+"""
+
+
+class Verdict(StrEnum):
+    """GOOD and NOTE let `serve` do its work; BAD does not."""
+
+    GOOD = "good"
+    NOTE = "note"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found out about one subject; `remedy` says what to do unless all is well."""
+
+    subject: str
+    verdict: Verdict
+    finding: str
+    remedy: str = ""
+
+
+def check_port(settings: Settings) -> Check:
+    """Whether the HTTP port can be had, or sdstream has it already."""
+    place = f"{settings.host} port {settings.port}"
+    try:
+        bind_tcp(settings.host, settings.port).close()
+    except ConfigurationError as error:
+        if _answers_as_sdstream(settings):
+            return Check(
+                "port", Verdict.NOTE, f"sdstream already answers on {place}", "Stop it, or use another --port."
+            )
+        return Check("port", Verdict.BAD, error.message, "Choose another --port; 0 takes a free one.")
+    return Check("port", Verdict.GOOD, f"{place} is free")
+
+
+def check_access(settings: Settings) -> Check:
+    """Who can reach the server, and whether a key is asked for."""
+    if not settings.authentication:
+        return Check("access", Verdict.NOTE, "no key is asked for; only this machine can connect", "")
+    if is_loopback(settings.host):
+        return Check("access", Verdict.GOOD, f"bearer key; {settings.host} can be reached from this machine only")
+    if settings.public_url is None:
+        return Check(
+            "access",
+            Verdict.NOTE,
+            f"bearer key; {settings.host} can be reached from the network",
+            "Keys and video cross it unencrypted unless a proxy adds TLS; then set SDSTREAM_PUBLIC_URL.",
+        )
+    return Check("access", Verdict.GOOD, f"bearer key; clients use {settings.public_url}")
+
+
+async def check_address(address: str, settings: Settings) -> Check:
+    """Whether a UDP packet sent to `address` comes back to a socket opened as WebRTC opens its own."""
+    subject = f"UDP {address}"
+    token = secrets.token_bytes(16)
+    received = asyncio.Event()
+
+    class Echo(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: tuple[str | int, ...]) -> None:
+            if data == token:
+                received.set()
+
+    try:
+        opened = await bind_udp(address, settings.webrtc_ports, Echo)
+    except (OSError, SdstreamError) as error:
+        return Check(subject, Verdict.BAD, f"no socket can be opened: {error}", "Change SDSTREAM_WEBRTC_PORTS.")
+    if opened is None:
+        return Check(subject, Verdict.NOTE, "this kind of address is not available here", "")
+    transport, _ = opened
+    try:
+        port = transport.get_extra_info("sockname")[1]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(token, (address, port))
+            async with asyncio.timeout(ECHO_SECONDS):
+                await received.wait()
+    except (OSError, TimeoutError) as error:
+        remedy = "Open UDP in the firewall, or name reachable addresses in SDSTREAM_WEBRTC_ADDRESSES."
+        if address in settings.webrtc_addresses and isinstance(error, TimeoutError):
+            finding = "no packet comes back; a router may not turn its own address around, so this proves nothing"
+            return Check(subject, Verdict.NOTE, finding, "Try it from outside.")
+        return Check(subject, Verdict.BAD, f"a packet sent to it does not arrive ({error or 'no answer'})", remedy)
+    finally:
+        transport.close()
+    return Check(subject, Verdict.GOOD, f"a packet sent to port {port} arrives")
+
+
+def check_gpu(facts: MachineFacts) -> Check:
+    """Which NVIDIA cards the driver shows."""
+    if not facts.gpus:
+        remedy = "Image processors run on the CPU; diffusion will need a GPU."
+        return Check("GPU", Verdict.NOTE, facts.gpu_problem, remedy)
+    cards = ", ".join(f"{gpu.name} {gpu.memory / 2**30:.0f} GiB" for gpu in facts.gpus)
+    return Check("GPU", Verdict.GOOD, f"{cards}; driver {facts.gpus[0].driver}")
+
+
+def check_torch(settings: Settings, facts: MachineFacts) -> Check:
+    """Import torch in a process of its own, as the worker does, and use the device once."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", TORCH_PROGRAM], capture_output=True, text=True, timeout=TORCH_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check("torch", Verdict.BAD, f"not imported within {TORCH_SECONDS:.0f} s", "Look at the disk's speed.")
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        return Check("torch", Verdict.BAD, f"cannot be used: {last}", "`make clean run` installs it anew.")
+    found = json.loads(done.stdout.splitlines()[-1])
+    finding = f"{found['version']}, imported in {found['seconds']:.1f} s"
+    if found["cuda_available"]:
+        return Check("torch", Verdict.GOOD, f"{finding}, computes on {found['device']}")
+    if settings.worker_device.startswith("cuda"):
+        return Check("torch", Verdict.BAD, f"{finding}, sees no CUDA device", "Set SDSTREAM_WORKER_DEVICE=auto.")
+    if facts.gpus:
+        remedy = "Install a CUDA build of torch, or a newer driver."
+        return Check("torch", Verdict.BAD, f"{finding}, does not see the GPU (CUDA {found['cuda']})", remedy)
+    return Check("torch", Verdict.GOOD, f"{finding}, computes on the {'GPU' if found['mps_available'] else 'CPU'}")
+
+
+def check_encoder(settings: Settings, facts: MachineFacts) -> Check:
+    """Whether H.264 can be made as the settings ask."""
+    problem = probe_encoder("libx264")
+    if problem:
+        return Check("encoder", Verdict.BAD, f"x264 does not work: {problem}", "Install PyAV's own wheel.")
+    if settings.video_encoder == "nvenc" and facts.nvenc_problem:
+        remedy = "Set SDSTREAM_VIDEO_ENCODER=auto. A100, H100, H200 and B200 have no video encoder."
+        return Check("encoder", Verdict.BAD, f"NVENC does not work: {facts.nvenc_problem}", remedy)
+    if settings.video_encoder == "x264" or facts.nvenc_problem:
+        return Check("encoder", Verdict.GOOD, "x264 made a picture")
+    return Check("encoder", Verdict.GOOD, "NVENC made a picture")
+
+
+def check_data_directory(settings: Settings) -> Check:
+    """Whether the data directory can be written, or be made, and its free space. Makes nothing."""
+    path = choose_data_directory(settings).path.expanduser().absolute()
+    remedy = "Set SDSTREAM_DATA_DIR to a directory that can be written."
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if existing == path:
+        try:
+            prove_writable(path)
+        except OSError as error:
+            return Check("data", Verdict.BAD, f"{path} cannot be written: {error.strerror or error}", remedy)
+    elif not looks_writable(existing):
+        return Check("data", Verdict.BAD, f"{path} cannot be made: {existing} is not writable", remedy)
+    free = shutil.disk_usage(existing).free
+    finding = f"{path} {'is writable' if existing == path else 'will be made'}, {free / 2**30:.1f} GiB free"
+    if free < LEAST_FREE_BYTES:
+        return Check("data", Verdict.BAD, finding, "Free some space.")
+    if free < COMFORTABLE_FREE_BYTES:
+        return Check("data", Verdict.NOTE, finding, "Models and engines need more; streams do not.")
+    return Check("data", Verdict.GOOD, finding)
+
+
+def check_models(settings: Settings) -> Check:
+    """Which models' files are on this machine."""
+    try:
+        table = ModelTable.from_settings(settings)
+    except ConfigurationError as error:
+        return Check("models", Verdict.BAD, error.message, "Correct SDSTREAM_MODELS or SDSTREAM_DEFAULT_MODEL.")
+    folder = choose_data_directory(settings).path.expanduser() / "models"
+    absent: list[str] = []
+    present: list[str] = []
+    for entry in table.entries():
+        named = Path(entry.source).expanduser()
+        found = named.exists() or (folder / entry.source.replace("/", "--")).exists()
+        is_path = entry.source.endswith(".safetensors") or entry.source.startswith((".", "/", "~"))
+        if is_path and not found:
+            return Check("models", Verdict.BAD, f"{entry.id}: {named} is not there", "Correct SDSTREAM_MODELS.")
+        (present if found else absent).append(entry.id)
+    finding = f"present: {', '.join(present) or 'none'}; known: {', '.join(absent) or 'no more'}"
+    remedy = "" if present else "None is needed yet: this version runs image processors (skip_diffusion) only."
+    return Check("models", Verdict.GOOD if present else Verdict.NOTE, finding, remedy)
+
+
+async def run_checks(
+    settings: Settings, facts: MachineFacts, on_start: Callable[[str], None] = lambda subject: None
+) -> list[Check]:
+    """All checks in order; `on_start` hears the subject of the slow ones."""
+    checks = [check_port(settings), check_access(settings)]
+    if facts.addresses:
+        on_start("UDP")
+        checks += await asyncio.gather(*(check_address(address, settings) for address in facts.addresses))
+    else:
+        remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
+        checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
+    checks.append(check_gpu(facts))
+    on_start("torch")
+    checks.append(await asyncio.to_thread(check_torch, settings, facts))
+    checks += [check_encoder(settings, facts), check_data_directory(settings), check_models(settings)]
+    return checks
+
+
+def _answers_as_sdstream(settings: Settings) -> bool:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
+    place = f"[{host}]" if ":" in host else host
+    try:
+        answer = httpx.get(f"http://{place}:{settings.port}/health", timeout=1.0, trust_env=False)
+        return "worker" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+__all__ = [
+    "Check",
+    "Verdict",
+    "check_access",
+    "check_address",
+    "check_data_directory",
+    "check_encoder",
+    "check_gpu",
+    "check_models",
+    "check_port",
+    "check_torch",
+    "run_checks",
+]
