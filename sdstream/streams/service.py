@@ -173,7 +173,6 @@ class StreamService:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
             return UpdateOutcome(record, applied, change.fields, wanted.warnings)
-        stream.use()
         self._updates[applied.value] += 1
         if applied is Applied.UNCHANGED:
             return UpdateOutcome(current, applied, (), wanted.warnings)
