@@ -1,0 +1,67 @@
+"""A media back end on loopback, and a listener that sends every picture back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from sdstream.clock import SystemClock
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded.stream import EmbeddedStream
+from sdstream.media.ports import PublisherState
+from sdstream.settings import Settings
+
+SIZE = PictureSize(384, 384)
+
+
+@dataclass
+class Echo:
+    """Sends each picture back and remembers what it was told."""
+
+    stream: EmbeddedStream | None = None
+    frames: list[I420Frame] = field(default_factory=list[I420Frame])
+    states: list[PublisherState] = field(default_factory=list[PublisherState])
+    viewers: list[int] = field(default_factory=list[int])
+    keep: bool = False
+    count: int = 0
+
+    def on_video(self, frame: I420Frame) -> None:
+        self.count += 1
+        if self.keep:
+            self.frames.append(frame.copy())
+        assert self.stream is not None
+        self.stream.send(frame)
+
+    def on_publisher(self, state: PublisherState) -> None:
+        self.states.append(state)
+
+    def on_viewers(self, count: int) -> None:
+        self.viewers.append(count)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(webrtc_addresses=("127.0.0.1",), video_encoder="x264")
+
+
+@pytest.fixture
+async def media(settings: Settings) -> AsyncIterator[EmbeddedMedia]:
+    backend = EmbeddedMedia(settings, SystemClock())
+    await backend.start()
+    yield backend
+    await backend.close()
+    # aiortc's own peers end in tasks that nobody waits for.
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+async def stream(media: EmbeddedMedia, echo: Echo) -> EmbeddedStream:
+    echo.stream = await media.open_stream("stream", SIZE, echo)
+    return echo.stream

@@ -1,0 +1,188 @@
+"""Sessions come, take over, end and leave nothing behind."""
+
+import asyncio
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from sdstream.clock import SystemClock
+from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
+from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded.stream import EmbeddedStream
+from sdstream.media.ports import Placard, PublisherState
+from sdstream.settings import Settings
+from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer
+from tests.media.conftest import SIZE, Echo
+from tests.support.waiting import eventually
+
+
+async def test_states_follow_the_publisher(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectPublisher(stream) as publisher:
+        await publisher.wait_connected()
+        await eventually(lambda: stream.statistics().publisher is PublisherState.CONNECTED)
+        assert await stream.end_session(publisher.session_id)
+    assert echo.states == [PublisherState.CONNECTING, PublisherState.CONNECTED, PublisherState.ABSENT]
+
+
+async def test_a_publisher_that_hangs_up_is_noticed_at_once(stream: EmbeddedStream) -> None:
+    async with DirectPublisher(stream) as publisher:
+        await eventually(lambda: stream.statistics().publisher is PublisherState.CONNECTED)
+        await publisher.close(delete=False)
+        await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT, seconds=3)
+
+
+async def test_a_second_publisher_takes_over(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectPublisher(stream, fps=30) as first, DirectViewer(stream) as viewer:
+        await viewer.wait_kind("card")
+        async with DirectPublisher(stream, fps=30, width=512, height=256) as second:
+            await viewer.wait(lambda picture: picture.size == (512, 256), what="the second camera")
+            await eventually(lambda: first.state == "closed")
+            assert viewer.state == "connected"
+            assert await stream.end_session(first.session_id) is False
+            assert await stream.end_session(second.session_id) is True
+    assert echo.states[-1] is PublisherState.ABSENT
+    assert echo.states.count(PublisherState.ABSENT) == 1
+
+
+async def test_a_bad_offer_leaves_the_publisher_alone(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectPublisher(stream) as publisher:
+        await eventually(lambda: stream.statistics().publisher is PublisherState.CONNECTED)
+        for offer in ("", "v=0", OBS_WHEP, OBS_WHIP.replace("H264", "H265")):
+            with pytest.raises(InvalidSdp):
+                await stream.publish(offer)
+        assert publisher.state == "connected"
+    assert echo.states[:2] == [PublisherState.CONNECTING, PublisherState.CONNECTED]
+
+
+async def test_sessions_end_once(stream: EmbeddedStream, echo: Echo) -> None:
+    stream.send_placard(Placard("Hello"))
+    async with DirectViewer(stream) as viewer:
+        await viewer.wait_kind("placard")
+        assert await stream.end_session(viewer.session_id) is True
+        assert await stream.end_session(viewer.session_id) is False
+        assert await stream.end_session("unknown") is False
+        await eventually(lambda: viewer.state == "closed")
+    assert echo.viewers == [1, 0]
+
+
+async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
+    media = EmbeddedMedia(Settings(webrtc_addresses=("127.0.0.1",), max_viewers=2), SystemClock())
+    stream = echo.stream = await media.open_stream("stream", SIZE, echo)
+    answers = [await stream.watch(OBS_WHEP) for _ in range(2)]
+    with pytest.raises(CapacityReached, match="2 viewers"):
+        await stream.watch(OBS_WHEP)
+    await stream.end_session(answers[0].session_id)
+    assert (await stream.watch(OBS_WHEP)).session_id
+    await media.close()
+
+
+async def test_candidates_can_trickle_in(stream: EmbeddedStream) -> None:
+    answer = await stream.publish(browser_offer())
+    fragment = "a=ice-ufrag:w0Xp\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:0\r\n{}\r\n"
+    good = "a=candidate:1 1 udp 2122260223 127.0.0.1 9 typ host"
+    assert await stream.add_candidates(answer.session_id, fragment.format(good)) is True
+    assert await stream.add_candidates("unknown", fragment.format(good)) is False
+    with pytest.raises(InvalidSdp):
+        await stream.add_candidates(answer.session_id, fragment.format("a=candidate:what"))
+
+
+async def test_a_closed_stream_takes_nobody(stream: EmbeddedStream) -> None:
+    await stream.close()
+    await stream.close()
+    with pytest.raises(ShuttingDown):
+        await stream.publish(OBS_WHIP)
+
+
+async def test_ports_stay_in_their_range_and_run_out_politely(echo: Echo) -> None:
+    media = EmbeddedMedia(
+        Settings(webrtc_addresses=("127.0.0.1",), webrtc_ports=(47_310, 47_311), max_viewers=9), SystemClock()
+    )
+    stream = echo.stream = await media.open_stream("stream", SIZE, echo)
+    answers = [await stream.watch(OBS_WHEP) for _ in range(2)]
+    ports = {line.split()[5] for answer in answers for line in answer.sdp.splitlines() if "a=candidate" in line}
+    assert ports == {"47310", "47311"}
+    with pytest.raises(CapacityReached, match="47310-47311"):
+        await stream.watch(OBS_WHEP)
+    await stream.end_session(answers[0].session_id)
+    await stream.watch(OBS_WHEP)
+    await media.close()
+
+
+async def test_an_address_behind_a_router_is_advertised_as_given(echo: Echo) -> None:
+    media = EmbeddedMedia(Settings(webrtc_addresses=("203.0.113.7",)), SystemClock())
+    stream = echo.stream = await media.open_stream("stream", SIZE, echo)
+    answer = await stream.watch(OBS_WHEP)
+    candidates = [line.split()[4] for line in answer.sdp.splitlines() if line.startswith("a=candidate")]
+    assert set(candidates) == {"203.0.113.7"}
+    await media.close()
+
+
+def open_files() -> int:
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.exists() else 0
+
+
+async def settled() -> tuple[int, int, int]:
+    """Tasks, media threads and open files, once they do not change any more."""
+    gc.collect()
+    await asyncio.sleep(0.05)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "encode-"))]
+    return len(asyncio.all_tasks()), len(threads), open_files()
+
+
+async def test_thirty_sessions_leave_nothing_behind(stream: EmbeddedStream) -> None:
+    stream.send_placard(Placard("Hello"))
+
+    async def visit() -> None:
+        async with DirectPublisher(stream) as publisher, DirectViewer(stream) as viewer:
+            await publisher.wait_connected()
+            await eventually(lambda: viewer.count > 0, interval=0.005)
+
+    await visit()
+    before = await settled()
+    for _ in range(30):
+        await visit()
+    await eventually(lambda: stream.statistics().viewers == 0)
+    after = await settled()
+    assert after <= before, "tasks, threads and open files"
+
+
+async def test_offers_that_nobody_follows_up_leave_nothing_behind(stream: EmbeddedStream) -> None:
+    await stream.end_session((await stream.publish(OBS_WHIP)).session_id)
+    before = await settled()
+    for index in range(30):
+        offer = (OBS_WHIP, OBS_WHEP)[index % 2]
+        answer = await (stream.watch(offer) if index % 2 else stream.publish(offer))
+        await stream.end_session(answer.session_id)
+        with pytest.raises(InvalidSdp):
+            await stream.publish("v=0\r\n")
+    assert await settled() <= before
+
+
+@given(data=st.data())
+@hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_fuzzed_offers_leak_no_socket(data: st.DataObject) -> None:
+    media = EmbeddedMedia(Settings(webrtc_addresses=("127.0.0.1",)), SystemClock())
+    echo = Echo()
+    stream = echo.stream = await media.open_stream("stream", SIZE, echo)
+    before = open_files()
+    lines = browser_offer().splitlines()
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at] = lines[at][: data.draw(st.integers(0, len(lines[at])))] + data.draw(st.text(max_size=12))
+    try:
+        answer = await stream.publish("\r\n".join(lines))
+        await stream.end_session(answer.session_id)
+    except InvalidSdp:
+        pass
+    await media.close()
+    await asyncio.sleep(0)
+    assert open_files() <= before
