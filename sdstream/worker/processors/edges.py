@@ -92,16 +92,21 @@ def _is_ridge(right: torch.Tensor, down: torch.Tensor, size: torch.Tensor) -> to
 
 
 def _follow(edge: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-    """Grow `edge` through touching candidates until nothing is added: bool [N, 1, H, W]."""
-    passable = candidate.float()
-    grown = edge.float()
+    """Grow `edge` through touching candidates until nothing is added, or for `FOLLOW_LIMIT` pixels."""
     for _ in range(0, FOLLOW_LIMIT, FOLLOW_STEPS):
-        before = grown
+        before = edge
         for _ in range(FOLLOW_STEPS):
-            grown = functional.max_pool2d(grown, 3, 1, 1) * passable
-        if torch.equal(before, grown):
+            edge = _dilate(edge) & candidate
+        if torch.equal(before, edge):
             break
-    return grown > 0
+    return edge
+
+
+def _dilate(mask: torch.Tensor) -> torch.Tensor:
+    """A pixel is set when it or one of its eight neighbours is."""
+    padded = functional.pad(mask, (1, 1, 1, 1))
+    row = padded[:, :, :, :-2] | padded[:, :, :, 1:-1] | padded[:, :, :, 2:]
+    return row[:, :, :-2] | row[:, :, 1:-1] | row[:, :, 2:]
 
 
 __all__ = ["brightness", "canny", "soft_edge", "standard_lineart"]
