@@ -22,6 +22,12 @@ from sdstream.streams.views import StreamRecord
 FILE_NAME = "state.sqlite"
 WAITING_WRITES = 4096
 WRITES_IN_A_TRANSACTION = 256
+QUIET_SECONDS = 0.5
+"""After so long without a write the log is moved into the database file, which waits for the disk."""
+
+MOST_UNMOVED_WRITES = 4096
+"""With more writes than this in the log it is moved although others wait: some ten megabytes."""
+
 LOCK_SECONDS = 5.0
 """How long a start waits for the server before it to let go of the file."""
 
@@ -141,14 +147,27 @@ class StreamStore:
             ) from error
 
     def _run(self) -> None:
+        unmoved = 0  # writes that are in the log and not in the database file yet
         while True:
-            first = self._writes.get()
+            try:
+                first = self._writes.get(timeout=QUIET_SECONDS if unmoved else None)
+            except queue.Empty:
+                unmoved = self._move_log()
+                continue
             if first is None:
                 return
             batch, last = self._gather(first)
             self._commit(batch)
             if last:
                 return
+            unmoved += len(batch)
+            if unmoved >= MOST_UNMOVED_WRITES:
+                unmoved = self._move_log()
+
+    def _move_log(self) -> int:
+        with contextlib.suppress(sqlite3.Error):  # the log still has everything; the next write tells of a full disk
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        return 0
 
     def _gather(self, first: _Write) -> tuple[list[_Write], bool]:
         batch = [first]
@@ -233,6 +252,8 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # A killed process loses nothing with NORMAL; a power cut may lose the last moments, never the file.
     connection.execute("PRAGMA synchronous = NORMAL")
+    # Moving the log waits for the disk, which no caller should: the writer does it in quiet moments.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise ConfigurationError(

@@ -22,6 +22,7 @@ from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.store import StreamStore
 from sdstream.streams.views import StreamRecord
 from tests.streams.conftest import SceneMaker
+from tests.support.waiting import eventually
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX users, limits or signals")
 
@@ -99,6 +100,24 @@ async def test_writes_that_wait_are_committed_by_close(tmp_path: Path) -> None:
     again = StreamStore(tmp_path / "a.sqlite", SystemClock())
     assert len(again.load()) == 40
     await again.close()
+
+
+async def test_the_log_is_moved_in_a_quiet_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdstream.streams.store.QUIET_SECONDS", 0.05)
+    store = StreamStore(tmp_path / "a.sqlite", SystemClock())
+    await store.insert(make_record(), "x" * 50_000)
+    await eventually(lambda: (tmp_path / "a.sqlite").stat().st_size >= 50_000, what="moving the log")
+    await store.close()
+
+
+async def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdstream.streams.store.MOST_UNMOVED_WRITES", 20)
+    store = StreamStore(tmp_path / "a.sqlite", SystemClock())
+    await store.insert(make_record(), "x")
+    for revision in range(2, 402):
+        await store.update("str_0", "y" * 4000, revision)
+    assert (tmp_path / "a.sqlite-wal").stat().st_size < 1_000_000
+    await store.close()
 
 
 async def test_the_loop_turns_while_the_disk_is_slow(tmp_path: Path) -> None:
