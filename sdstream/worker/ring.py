@@ -14,6 +14,7 @@ import itertools
 import os
 import secrets
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -172,10 +173,16 @@ class Inbox(Generic[Item]):
 
     def clear(self) -> list[Item]:
         """Empty it; returns what was in it."""
-        items = [*self._kept, *(() if self._newest is None else (self._newest,))]
+        items = list(self)
         self._kept.clear()
         self._newest = None
         return items
+
+    def __iter__(self) -> Iterator[Item]:
+        """What waits, in the order of `take`."""
+        yield from self._kept
+        if self._newest is not None:
+            yield self._newest
 
     def __len__(self) -> int:
         return len(self._kept) + (self._newest is not None)
