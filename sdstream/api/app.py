@@ -1,6 +1,8 @@
 """The FastAPI application: which path leads to which method, and what surrounds them all."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import contextlib
+import gc
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -52,6 +54,7 @@ def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_settle,
         exception_handlers={RequestError: _answer_error, HTTPException: _answer_error},
     )
     for name, endpoint in endpoints(context).items():
@@ -108,6 +111,18 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "ping": server.ping,
         "get_metrics": server.metrics,
     }
+
+
+@contextlib.asynccontextmanager
+async def _settle(app: FastAPI) -> AsyncGenerator[None]:
+    """When the server starts: spare the garbage collector what has been imported, which lives to the end anyway.
+
+    A full collection over it takes tens of milliseconds, in which no request and no picture moves.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
