@@ -94,7 +94,7 @@ async def _publish(
             loop.add_signal_handler(signal.SIGTERM, task.cancel)
     track = CameraTrack(pictures, session.codec, bitrate, **options)
     console = Console(stderr=True, highlight=False)
-    started = loop.time()
+    started, ended = loop.time(), 0.0
     interrupted = False
     try:
         await session.open(track)
@@ -103,9 +103,11 @@ async def _publish(
         if session.playback_url:
             console.print(f"Watch (WHEP): {session.playback_url}", soft_wrap=True)
         await _until_ended(session, track, console)
+        ended = loop.time()
         await asyncio.sleep(LINGER_SECONDS)
     except asyncio.CancelledError:
         interrupted = True
+    ended = ended or loop.time()
     facts = await session.statistics()
     await track.close()
     await session.close()
@@ -120,7 +122,7 @@ async def _publish(
         packets=outbound.packetsSent if outbound else 0,
         packets_lost=remote.packetsLost if remote else 0,
         round_trip=remote.roundTripTime if remote else None,
-        seconds=round(loop.time() - started, 3),
+        seconds=round(ended - started, 3),
         codec=session.codec,
         width=size.width,
         height=size.height,

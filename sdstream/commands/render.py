@@ -96,7 +96,8 @@ def render(
         console = Console(stderr=True, highlight=False)
         for warning in job.warnings:
             console.print(f"note: {warning}")
-        return asyncio.run(_Rendering(job, reader, facts, settings, console).run())
+        alone = settings.model_copy(update={"worker_spare": False})  # nothing waits for a quick restart here
+        return asyncio.run(_Rendering(job, reader, facts, alone, console).run())
 
 
 class _Rendering:

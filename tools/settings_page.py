@@ -1,0 +1,91 @@
+"""Writes docs/settings.md from `Settings`: python tools/settings_page.py docs/settings.md"""
+
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
+
+from sdstream.commands.flags import default_text, flag_name, variable_name
+from sdstream.settings import Settings
+
+HEAD = """\
+# Settings
+
+This page is written by `python tools/settings_page.py docs/settings.md`; a test keeps it current.
+
+A setting comes from a flag of `sdstream serve`, else from an `SDSTREAM_*` variable, else from one YAML file, named by
+`--config` or `SDSTREAM_CONFIG`, else it has its default. A wrong value or an unknown name stops the program with a clear
+line. `sdstream doctor` shows what is in force and where it came from. An empty variable counts as unset.
+
+```yaml
+# sdstream.yaml, for `sdstream serve --config sdstream.yaml`
+host: 0.0.0.0
+public_url: https://video.example.org
+webrtc_addresses: [203.0.113.7]
+webrtc_ports: 40000-40100
+max_streams: 4
+```
+
+| Setting and flag | Variable | Values | Default | Meaning |
+|---|---|---|---|---|
+"""
+
+NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "directory"}
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = default_text(field)
+    cells = (
+        f"`{flag_name(name)}`",
+        f"`{variable_name(name)}`",
+        _values(field),
+        f"`{default}`" if default else "",
+        _escape(field.description or ""),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _values(field: FieldInfo) -> str:
+    annotation = field.annotation
+    alternatives = [part for part in typing.get_args(annotation) if part is not types.NoneType] or [annotation]
+    if typing.get_origin(annotation) is tuple:
+        alternatives = [tuple]
+    if typing.get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+    text = {"models": "JSON object", "webrtc_ports": "`FIRST-LAST`"}.get(_name_of(field))
+    text = text or NAMES.get(alternatives[0], "list")
+    return ", ".join([text, *_limits(field)])
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return [
+        f"{words} {_plain(getattr(limit, sign))}"
+        for limit in field.metadata
+        for sign, words in signs.items()
+        if hasattr(limit, sign)
+    ]
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def _name_of(field: FieldInfo) -> str:
+    return next(name for name, other in Settings.model_fields.items() if other is field)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), "utf-8")
