@@ -3,8 +3,8 @@
     python bench/api.py [--calls 20] [--pace 10] [--only update_stream] [--json FILE]
 
 The server, the two publishers and this program are separate processes. Callers keep their connection and send the
-next request when the answer is there (`closed`), or `--pace` times a second each as Daydream's plugins do (`paced`). A closed
-loop of 50 callers measures throughput: its latency is 50 times the service time whatever the server does.
+next request when the answer is there (`closed`), or `--pace` times a second each as Daydream's plugins do (`paced`).
+A closed loop of 50 callers measures throughput: its latency is 50 times the service time whatever the server does.
 Rate and stream limits are lifted by settings; nothing else differs from a default server.
 """
 
