@@ -1,0 +1,48 @@
+"""One Chromium for each module of these tests, a profile and a page of its own for each test."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from tests.playground.browser import CHROMIUM, FLAGS, PlaygroundPage
+from tests.support.server import LiveServer
+
+DESKTOP = {"width": 1440, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # The module is the longest scope in which no asynchronous test can run: Playwright keeps a running event loop here.
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Opens a fresh profile: `open_context(viewport={...}, color_scheme="dark")`."""
+    opened: list[BrowserContext] = []
+
+    def start(**options: object) -> BrowserContext:
+        context = browser.new_context(**{"viewport": DESKTOP} | options)  # pyright: ignore[reportArgumentType]
+        opened.append(context)
+        return context
+
+    yield start
+    for context in opened:
+        context.close()
+
+
+@pytest.fixture
+def playground(open_context: Callable[..., BrowserContext], server: LiveServer) -> Iterator[PlaygroundPage]:
+    """The page, signed in on a desktop; its streams are gone afterwards and it must not have complained."""
+    page = PlaygroundPage(open_context(), server).open()
+    yield page
+    if not page.page.is_closed() and page.element("stop").is_visible():
+        page.stop()
+    assert page.complaints == []
+    assert [address for address in page.addresses if not address.startswith(server.url)] == []
