@@ -6,6 +6,7 @@ import httpx
 
 from sdstream.errors import RequestError
 from sdstream.media.ports import MediaStream
+from sdstream.settings import Settings
 from tests.support.offers import Edit, without_candidates
 from tests.support.peers import CardTrack, Peer, Publisher, Viewer
 
@@ -55,11 +56,11 @@ a=ice-pwd:Qc7Bm0mLbGqnZsjKx1JhVw
 
 OBS_WHEP = OBS_WHIP.replace("a=sendonly", "a=recvonly")
 
-_BROWSER_HEAD = f"""v=0
+_BROWSER_HEAD = """v=0
 o=- 4611731400430051336 2 IN IP4 127.0.0.1
 s=-
 t=0 0
-a=group:BUNDLE {{mids}}
+a=group:BUNDLE {mids}
 a=extmap-allow-mixed
 a=msid-semantic: WMS
 """
@@ -139,6 +140,11 @@ CLIENTS = {
 """WHIP offers by client; TouchDesigner and the extension send video only."""
 
 
+def make_settings(**values: Any) -> Settings:
+    """Settings as they are without a file or variables, media on loopback."""
+    return Settings.model_validate({"webrtc_addresses": ("127.0.0.1",), "video_encoder": "x264"} | values)
+
+
 class _Direct(Peer):
     """Posts to a stream instead of to a URL."""
 
@@ -176,4 +182,13 @@ class DirectViewer(_Direct, Viewer):
         self.stream = stream
 
 
-__all__ = ["CLIENTS", "OBS_WHEP", "OBS_WHIP", "CardTrack", "DirectPublisher", "DirectViewer", "browser_offer"]
+__all__ = [
+    "CLIENTS",
+    "OBS_WHEP",
+    "OBS_WHIP",
+    "CardTrack",
+    "DirectPublisher",
+    "DirectViewer",
+    "browser_offer",
+    "make_settings",
+]

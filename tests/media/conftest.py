@@ -12,6 +12,7 @@ from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import PublisherState
 from sdstream.settings import Settings
+from tests.media.clients import make_settings
 
 SIZE = PictureSize(384, 384)
 
@@ -43,7 +44,7 @@ class Echo:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(webrtc_addresses=("127.0.0.1",), video_encoder="x264")
+    return make_settings()
 
 
 @pytest.fixture

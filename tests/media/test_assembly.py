@@ -1,5 +1,6 @@
 """The jitter buffer with made-up packets; loss patterns are data."""
 
+import itertools
 import random
 from collections.abc import Iterable
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.media.embedded.assembly import CAPACITY, KEYFRAME_PATIENCE, Packet, Picture, PictureAssembler
+from sdstream.media.embedded.rtp import Part
 
 START_SEQUENCE, START_TIME = 65_530, 2**32 - 9000  # both wrap within the first pictures
 
@@ -20,7 +22,7 @@ def picture_packets(index: int, first: int, count: int, *, key: bool = False, ma
             timestamp=(START_TIME + 3000 * index) & 0xFFFFFFFF,
             marker=marker and part == count - 1,
             data=b"%d.%d " % (index, part),
-            keyframe=key and part == 0,
+            part=Part.OPENING if key and part == 0 else Part.ORDINARY,
         )
         for part in range(count)
     ]
@@ -53,7 +55,7 @@ def test_without_markers_a_picture_is_released_by_the_next() -> None:
 def test_time_stamps_do_not_wrap() -> None:
     assembler = PictureAssembler()
     stamps = [picture.timestamp for packet in film(6) for picture in assembler.push(packet, 0.0)]
-    assert [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)] == [3000] * 5
+    assert [later - earlier for earlier, later in itertools.pairwise(stamps)] == [3000] * 5
 
 
 def test_data_are_joined_in_order_whatever_the_arrival() -> None:
@@ -82,7 +84,7 @@ def test_twice_sent_and_late_packets_change_nothing() -> None:
 
 def test_padding_packets_make_no_picture() -> None:
     assembler = PictureAssembler()
-    padding = Packet((START_SEQUENCE + 3) & 0xFFFF, START_TIME, False, b"", False)
+    padding = Packet((START_SEQUENCE + 3) & 0xFFFF, START_TIME, False, b"")
     first, second = picture_packets(0, 0, 3, key=True), picture_packets(1, 4, 3)
     released = [numbers(assembler.push(packet, 0.0)) for packet in [*first, padding, *second]]
     assert released == [[], [], [0], [], [], [], [1]]
@@ -94,6 +96,14 @@ def test_pictures_before_the_first_keyframe_are_thrown_away() -> None:
     assert assembler.wants_keyframe is False
     assert [number for packet in packets for number in numbers(assembler.push(packet, 0.0))] == [1, 2]
     assert assembler.discarded == 1
+
+
+def test_a_first_keyframe_without_its_parameter_sets_is_taken_for_torn() -> None:
+    """The packets before the connection was up are gone; a slice of a keyframe alone cannot be decoded."""
+    assembler = PictureAssembler()
+    torn = [Packet(10, 0, False, b"0.1 ", Part.KEYFRAME), Packet(11, 0, True, b"0.2 ", Part.KEYFRAME)]
+    whole = [Packet(12, 3000, False, b"1.0 ", Part.OPENING), Packet(13, 3000, True, b"1.1 ", Part.KEYFRAME)]
+    assert [number for packet in torn + whole for number in numbers(assembler.push(packet, 0.0))] == [1]
 
 
 def test_a_sender_without_keyframes_is_shown_after_a_while() -> None:

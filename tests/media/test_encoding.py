@@ -35,9 +35,7 @@ def encode(
     count: int, *, codec: VideoCodec = "H264", size: PictureSize = SIZE, bitrate: int = 800_000, every: int = 30
 ) -> list[EncodedPicture]:
     encoder = PictureEncoder(codec, size, bitrate)
-    made = [
-        encoder.encode(noisy(index, size), index * RATE, keyframe=index % every == 0) for index in range(count)
-    ]
+    made = [encoder.encode(noisy(index, size), index * RATE, keyframe=index % every == 0) for index in range(count)]
     return [picture for picture in made if picture is not None]
 
 

@@ -1,5 +1,6 @@
 """The small decisions: output clock, viewer gate, reports, addresses, counters of loss."""
 
+import itertools
 import struct
 from fractions import Fraction
 
@@ -22,14 +23,14 @@ from sdstream.media.embedded.reports import (
 )
 from sdstream.media.embedded.timeline import OutputTimeline
 from sdstream.media.embedded.viewer import ViewerGate
-from sdstream.settings import Settings
+from tests.media.clients import make_settings
 
 
 def test_the_clock_follows_the_publishers_time_stamps() -> None:
     timeline = OutputTimeline()
     jittery = (0.0, 0.05, 0.06, 0.11)
     ticks = [timeline.map(1000 + index, Fraction(1, 30), now) for index, now in enumerate(jittery)]
-    assert [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)] == [3000] * 3
+    assert [later - earlier for earlier, later in itertools.pairwise(ticks)] == [3000] * 3
 
 
 def test_the_clock_runs_on_when_the_publisher_changes() -> None:
@@ -49,9 +50,7 @@ def test_made_up_pictures_run_by_the_wall_and_hand_back() -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.one_of(st.none(), st.integers(-(2**40), 2**40)), st.floats(0, 20)), min_size=2, max_size=30
-    )
+    st.lists(st.tuples(st.one_of(st.none(), st.integers(-(2**40), 2**40)), st.floats(0, 20)), min_size=2, max_size=30)
 )
 def test_the_clock_never_stands_or_turns_back(pictures: list[tuple[int | None, float]]) -> None:
     timeline = OutputTimeline()
@@ -59,7 +58,7 @@ def test_the_clock_never_stands_or_turns_back(pictures: list[tuple[int | None, f
     for pts, wait in pictures:
         now += wait
         ticks.append(timeline.map(pts, VIDEO_CLOCK, now))
-    assert all(earlier < later for earlier, later in zip(ticks, ticks[1:], strict=False))
+    assert all(earlier < later for earlier, later in itertools.pairwise(ticks))
 
 
 def test_the_gate_opens_at_a_keyframe() -> None:
@@ -153,17 +152,19 @@ def test_no_rtcp_breaks_the_reader(packet: bytes) -> None:
 
 
 def test_given_addresses_are_the_only_ones() -> None:
-    addressing = Addressing.from_settings(Settings(webrtc_addresses=("203.0.113.9",), host="127.0.0.1"))
+    addressing = Addressing.from_settings(make_settings(webrtc_addresses=("203.0.113.9",), host="127.0.0.1"))
     assert addressing.candidates() == ["203.0.113.9"]
 
 
 def test_loopback_is_advertised_when_http_listens_there() -> None:
-    assert Addressing.from_settings(Settings(host="127.0.0.1")).candidates()[-1] == "127.0.0.1"
-    abroad = Addressing.from_settings(Settings(host="0.0.0.0")).candidates()
+    assert (
+        Addressing.from_settings(make_settings(host="127.0.0.1", webrtc_addresses=())).candidates()[-1] == "127.0.0.1"
+    )
+    abroad = Addressing.from_settings(make_settings(host="0.0.0.0", webrtc_addresses=())).candidates()
     assert abroad == interface_addresses() or abroad == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize("url", ["http://example.org", "stun:", "turn", "x"])
 def test_ice_servers_that_cannot_be_used_stop_the_start(url: str) -> None:
     with pytest.raises(ConfigurationError, match="webrtc_ice_servers"):
-        Addressing.from_settings(Settings(webrtc_ice_servers=(url,)))
+        Addressing.from_settings(make_settings(webrtc_ice_servers=(url,)))

@@ -24,7 +24,7 @@ def test_a_placard_has_the_asked_size_and_words_that_stand_out(size: PictureSize
 def test_nothing_touches_the_edges(size: PictureSize) -> None:
     words = Placard("Words that need more than one line at any size", "and a long detail " * 12, 100)
     frame = draw_placard(words, size)
-    edge = size.width // 40
+    edge = min(size.width, size.height) // 40
     for strip in (frame.y[:edge], frame.y[-edge:], frame.y[:, :edge], frame.y[:, -edge:]):
         assert int(strip.max()) - int(strip.min()) <= 2
 

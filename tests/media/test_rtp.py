@@ -3,18 +3,18 @@
 import itertools
 import random
 
-import av
 import pytest
 from aiortc.codecs.h264 import H264Encoder, h264_depayload
 from aiortc.codecs.vpx import Vp8Encoder, vp8_depayload
-from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParameters
+from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.media.embedded.negotiation import TRANSPORT_SEQUENCE
 from sdstream.media.embedded.rtp import (
     MAX_PAYLOAD,
+    Part,
     SequenceUnwrapper,
     pack_h264,
     pack_vp8,
@@ -49,8 +49,6 @@ def test_h264_survives_packing_and_unpacking(sizes: list[int], seed: int) -> Non
 def test_h264_packets_mean_the_same_to_aiortc(sizes: list[int], seed: int) -> None:
     picture = b"".join(b"\0\0\1" + unit for unit in make_units(seed, sizes))
     ours = b"".join(h264_depayload(payload) for payload in pack_h264(picture))
-    packet = av.Packet(picture)
-    packet.pts, packet.time_base = 0, 1
     theirs = b"".join(unpack_h264(payload)[0] for payload in H264Encoder._packetize(iter(split_units(picture))))
     assert split_units(ours) == split_units(theirs) == split_units(picture)
 
@@ -70,16 +68,23 @@ def test_vp8_of_aiortc_is_read(picture: bytes, picture_id: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "keyframe"), [([7, 8, 5], True), ([5], True), ([1], False), ([6, 1], False), ([9, 7], True)]
+    ("units", "part"),
+    [
+        ([7, 8, 5], Part.OPENING),
+        ([5], Part.KEYFRAME),
+        ([1], Part.ORDINARY),
+        ([6, 1], Part.ORDINARY),
+        ([9, 7], Part.OPENING),
+    ],
 )
-def test_h264_keyframes_are_known_by_their_units(units: list[int], keyframe: bool) -> None:
+def test_h264_keyframes_are_known_by_their_units(units: list[int], part: Part) -> None:
     picture = b"".join(b"\0\0\0\1" + bytes((kind, 1, 2)) for kind in units)
-    assert any(unpack_h264(payload)[1] for payload in pack_h264(picture)) is keyframe
+    assert max(unpack_h264(payload)[1] for payload in pack_h264(picture)) is part
 
 
 def test_a_fragmented_keyframe_is_known_by_its_first_fragment() -> None:
     payloads = pack_h264(b"\0\0\0\1\x65" + b"\7" * 5000)
-    assert [unpack_h264(payload)[1] for payload in payloads] == [True, False, False, False, False]
+    assert [unpack_h264(payload)[1] for payload in payloads] == [Part.KEYFRAME, *[Part.ORDINARY] * 4]
 
 
 @given(st.binary(max_size=60))

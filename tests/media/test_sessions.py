@@ -16,8 +16,7 @@ from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
-from sdstream.settings import Settings
-from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer
+from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer, make_settings
 from tests.media.conftest import SIZE, Echo
 from tests.support.waiting import eventually
 
@@ -72,7 +71,7 @@ async def test_sessions_end_once(stream: EmbeddedStream, echo: Echo) -> None:
 
 
 async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
-    media = EmbeddedMedia(Settings(webrtc_addresses=("127.0.0.1",), max_viewers=2), SystemClock())
+    media = EmbeddedMedia(make_settings(max_viewers=2), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
     answers = [await stream.watch(OBS_WHEP) for _ in range(2)]
     with pytest.raises(CapacityReached, match="2 viewers"):
@@ -100,9 +99,7 @@ async def test_a_closed_stream_takes_nobody(stream: EmbeddedStream) -> None:
 
 
 async def test_ports_stay_in_their_range_and_run_out_politely(echo: Echo) -> None:
-    media = EmbeddedMedia(
-        Settings(webrtc_addresses=("127.0.0.1",), webrtc_ports=(47_310, 47_311), max_viewers=9), SystemClock()
-    )
+    media = EmbeddedMedia(make_settings(webrtc_ports=(47_310, 47_311), max_viewers=9), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
     answers = [await stream.watch(OBS_WHEP) for _ in range(2)]
     ports = {line.split()[5] for answer in answers for line in answer.sdp.splitlines() if "a=candidate" in line}
@@ -115,7 +112,7 @@ async def test_ports_stay_in_their_range_and_run_out_politely(echo: Echo) -> Non
 
 
 async def test_an_address_behind_a_router_is_advertised_as_given(echo: Echo) -> None:
-    media = EmbeddedMedia(Settings(webrtc_addresses=("203.0.113.7",)), SystemClock())
+    media = EmbeddedMedia(make_settings(webrtc_addresses=("203.0.113.7",)), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
     answer = await stream.watch(OBS_WHEP)
     candidates = [line.split()[4] for line in answer.sdp.splitlines() if line.startswith("a=candidate")]
@@ -166,11 +163,9 @@ async def test_offers_that_nobody_follows_up_leave_nothing_behind(stream: Embedd
 
 
 @given(data=st.data())
-@hypothesis_settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_fuzzed_offers_leak_no_socket(data: st.DataObject) -> None:
-    media = EmbeddedMedia(Settings(webrtc_addresses=("127.0.0.1",)), SystemClock())
+    media = EmbeddedMedia(make_settings(), SystemClock())
     echo = Echo()
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
     before = open_files()

@@ -8,7 +8,7 @@ are thrown away up to the next keyframe, which the caller must ask for (PLI).
 
 from dataclasses import dataclass
 
-from sdstream.media.embedded.rtp import SequenceUnwrapper
+from sdstream.media.embedded.rtp import Part, SequenceUnwrapper
 
 CAPACITY = 2048
 """Packets held while one is missing: about a second of 20 Mbit/s."""
@@ -28,7 +28,7 @@ class Packet:
     timestamp: int
     marker: bool
     data: bytes
-    keyframe: bool
+    part: Part = Part.ORDINARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ class PictureAssembler:
         self._next = sequence
         self._highest = sequence - 1
         self._scanned = sequence - 1
+        self._torn = True  # nobody knows what was sent before
         if not self._started:
             self._started = True
             self.want_keyframe(now)
@@ -183,9 +184,10 @@ class PictureAssembler:
         data = b"".join(part.data for part in parts)
         if not data:
             return  # padding, which probes the path
-        keyframe = any(part.keyframe for part in parts)
-        torn, self._torn = self._torn and not parts[0].keyframe, False
+        best = max(part.part for part in parts)
+        torn, self._torn = self._torn and best is not Part.OPENING, False
         timestamp = self._timestamps.unwrap(parts[0].timestamp)
+        keyframe = best is not Part.ORDINARY
         if torn:
             self.discarded += 1
             return

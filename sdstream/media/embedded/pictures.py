@@ -83,6 +83,7 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
     Odd sides lose their last row or column. Pixel formats other than 8-bit 4:2:0 are converted.
     `frame.pts` is taken to count `frame.time_base`.
     """
+    pts, time_base = frame.pts or 0, frame.time_base or VIDEO_CLOCK
     full_range = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
     if frame.format.name not in _PLANAR:
         converted = frame.reformat(
@@ -91,7 +92,6 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
             dst_color_range=ColorRange.MPEG,
             threads=1,
         )
-        converted.pts, converted.time_base = frame.pts, frame.time_base
         frame, full_range = converted, False
     width, height = frame.width & ~1, frame.height & ~1
     if width < 2 or height < 2:
@@ -101,8 +101,8 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
         y[:height, :width],
         u[: height // 2, : width // 2],
         v[: height // 2, : width // 2],
-        pts=frame.pts or 0,
-        time_base=frame.time_base or VIDEO_CLOCK,
+        pts=pts,
+        time_base=time_base,
         received_at=received_at,
         sequence=sequence,
         full_range=full_range,

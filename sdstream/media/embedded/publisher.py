@@ -23,7 +23,7 @@ from sdstream.media.embedded.reports import (
     read_rtcp,
     receiver_report,
 )
-from sdstream.media.embedded.rtp import RtpHeader, read_header, unpack_h264, unpack_vp8
+from sdstream.media.embedded.rtp import Part, RtpHeader, read_header, unpack_h264, unpack_vp8
 from sdstream.media.embedded.sdp import VIDEO_CLOCK_RATE
 from sdstream.media.ports import TrackStatistics
 
@@ -158,15 +158,15 @@ class PublisherSession:
         return True
 
     def _take_video(self, sequence: int, header: RtpHeader, payload: bytes, now: float) -> None:
-        data, keyframe = b"", False
+        data, part = b"", Part.ORDINARY
         if payload:
             try:
-                data, keyframe = self._unpack(payload)
+                data, part = self._unpack(payload)
             except ValueError:
                 self._counters.decode_errors += 1
                 self._assembler.want_keyframe(now)
         assembler = self._assembler
-        pictures = assembler.push(Packet(sequence, header.timestamp, header.marker, data, keyframe), now)
+        pictures = assembler.push(Packet(sequence, header.timestamp, header.marker, data, part), now)
         if assembler.waiting:
             self._repair()
         if pictures:

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 
 MAX_PAYLOAD = 1200
 """Bytes of payload in one packet we send; with every header it stays below the 1,280 that any path carries."""
@@ -73,8 +74,18 @@ def write_packet(payload_type: int, marker: bool, sequence: int, timestamp: int,
     return _FIXED_HEADER.pack(128, payload_type | (marker << 7), sequence, timestamp, source) + payload
 
 
-def unpack_h264(payload: bytes) -> tuple[bytes, bool]:
-    """The Annex B bytes of one packet, and whether a keyframe begins in it.
+class Part(IntEnum):
+    """What a packet says of the picture it belongs to."""
+
+    ORDINARY = 0
+    KEYFRAME = 1
+    """The picture is a keyframe."""
+    OPENING = 2
+    """It is a keyframe, and nothing that it needs came before this packet."""
+
+
+def unpack_h264(payload: bytes) -> tuple[bytes, Part]:
+    """The Annex B bytes of one packet, and what it says of its picture.
 
     Raises `ValueError` for what is no H.264 payload of mode 0 or 1.
     """
@@ -85,14 +96,14 @@ def unpack_h264(payload: bytes) -> tuple[bytes, bool]:
     if kind == _FRAGMENT:
         inner = payload[1]
         if inner & 128:
-            return START_CODE + bytes((head & 0xE0 | inner & 31,)) + payload[2:], inner & 31 in (_NAL_IDR, _NAL_SPS)
-        return payload[2:], False
+            return START_CODE + bytes((head & 0xE0 | inner & 31,)) + payload[2:], _UNIT_PARTS.get(inner & 31, ORDINARY)
+        return payload[2:], ORDINARY
     if 1 <= kind <= 23:
-        return START_CODE + payload, kind in (_NAL_IDR, _NAL_SPS)
+        return START_CODE + payload, _UNIT_PARTS.get(kind, ORDINARY)
     if kind != _AGGREGATE:
         raise ValueError(f"H.264 payloads of type {kind} are not of mode 0 or 1")
     parts: list[bytes] = []
-    keyframe = False
+    part = ORDINARY
     position, length = 1, len(payload)
     while position < length:
         if position + 2 > length:
@@ -101,14 +112,14 @@ def unpack_h264(payload: bytes) -> tuple[bytes, bool]:
         position += 2
         if size == 0 or position + size > length:
             raise ValueError("a part of an aggregate is cut off")
-        keyframe = keyframe or payload[position] & 31 in (_NAL_IDR, _NAL_SPS)
+        part = max(part, _UNIT_PARTS.get(payload[position] & 31, ORDINARY))
         parts += (START_CODE, payload[position : position + size])
         position += size
-    return b"".join(parts), keyframe
+    return b"".join(parts), part
 
 
-def unpack_vp8(payload: bytes) -> tuple[bytes, bool]:
-    """The VP8 bytes of one packet, and whether a keyframe begins in it. Raises `ValueError` when it is cut off."""
+def unpack_vp8(payload: bytes) -> tuple[bytes, Part]:
+    """The VP8 bytes of one packet, and what it says of its picture. Raises `ValueError` when it is cut off."""
     if not payload:
         raise ValueError("a VP8 payload has a descriptor")
     head = payload[0]
@@ -128,7 +139,11 @@ def unpack_vp8(payload: bytes) -> tuple[bytes, bool]:
         raise ValueError("a VP8 descriptor is cut off")
     data = payload[position:]
     begins = bool(head & 16) and head & 7 == 0
-    return data, begins and bool(data) and not data[0] & 1
+    return data, Part.OPENING if begins and data and not data[0] & 1 else ORDINARY
+
+
+ORDINARY = Part.ORDINARY
+_UNIT_PARTS = {_NAL_IDR: Part.KEYFRAME, _NAL_SPS: Part.OPENING}
 
 
 def pack_h264(picture: bytes) -> list[bytes]:
@@ -225,6 +240,7 @@ class SequenceUnwrapper:
 
 __all__ = [
     "MAX_PAYLOAD",
+    "Part",
     "RtpHeader",
     "SequenceUnwrapper",
     "pack_h264",
