@@ -33,6 +33,7 @@ KEY_PREFIX = "sds_"
 LONGEST_KEY = 4096
 """Characters; anything longer is refused before it is hashed."""
 LONGEST_NAME = 200
+REREAD_SECONDS = 1.0
 logger = structlog.get_logger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -62,6 +63,7 @@ class KeyRing:
         self._clock = clock or SystemClock()
         self._stamp: tuple[int, int, int] | None = None
         self._stored: tuple[KeyEntry, ...] = ()
+        self._read_at = float("-inf")
         self._read_again()
 
     @classmethod
@@ -93,16 +95,26 @@ class KeyRing:
         return entry.author if entry else None
 
     def find(self, key: str) -> KeyEntry | None:
-        """The entry of `key`, None when it is not one of ours. Takes the same time for every wrong key."""
+        """The entry of `key`, None when it is not one of ours. Takes the same time for every wrong key.
+
+        A key made by another process is known at once, one revoked there is forgotten within a second.
+        """
         if not key or len(key) > LONGEST_KEY:
             return None
+        digest = _digest(key)
+        fresh = self._clock.monotonic() - self._read_at < REREAD_SECONDS
+        found = self._compare(digest) if fresh else None
+        if found is not None:
+            return found
         try:
             self._read_again()
         except ConfigurationError as error:  # a spoilt file must not lock out those who work
             logger.error("keys.json was not read again", problem=error.message)
-        digest = _digest(key)
+        return self._compare(digest)
+
+    def _compare(self, digest: str) -> KeyEntry | None:
         found: KeyEntry | None = None
-        for entry in (*self._fixed, *self._stored):
+        for entry in (*self._fixed, *self._stored):  # all of them, so that the time tells nothing
             if hmac.compare_digest(entry.digest, digest):
                 found = entry
         return found
@@ -141,6 +153,7 @@ class KeyRing:
 
     def _read_again(self) -> None:
         """Raises `ConfigurationError` when the file is there and cannot be read or understood."""
+        self._read_at = self._clock.monotonic()
         try:
             status = self._file.stat()
         except FileNotFoundError:

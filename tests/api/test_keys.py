@@ -90,6 +90,16 @@ def test_a_revoked_key_is_forgotten(tmp_path: Path) -> None:
     assert not ring.revoke(entry.id)
 
 
+def test_a_key_revoked_by_another_process_is_forgotten_within_a_second(tmp_path: Path) -> None:
+    clock = ManualClock()
+    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
+    key = ring.create("a")
+    other = KeyRing.open(tmp_path, NO_KEYS)
+    assert other.revoke(other.entries()[0].id)
+    clock.advance(1.0)
+    assert ring.check(key) is None
+
+
 def test_a_spoilt_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text('{"keys": [{"digest": 1}]}')
     with pytest.raises(ConfigurationError, match=r"keys\.json"):
@@ -97,9 +107,11 @@ def test_a_spoilt_file_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_a_file_spoilt_while_serving_locks_nobody_out(tmp_path: Path) -> None:
-    ring = KeyRing.open(tmp_path, NO_KEYS)
+    clock = ManualClock()
+    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
     key = ring.create("a")
     (tmp_path / "keys.json").write_text("{")
+    clock.advance(2.0)
     assert ring.check(key) is not None
 
 
