@@ -181,7 +181,7 @@ class Unpacker:
                 break
             try:
                 messages.append(self._decoder.decode(bytes(pending[start + HEADER : end])))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise InternalError(f"an unknown message between server and worker: {error}") from error
             start = end
         del pending[:start]
