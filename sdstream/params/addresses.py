@@ -66,6 +66,7 @@ def read_style_image(value: Any) -> StyleImage | None:
     if len(text) > MAX_STYLE_IMAGE:
         raise _wrong(f"has more than {MAX_STYLE_IMAGE} characters; make the picture smaller")
     if text[:5].lower() == "data:":
+        text = "".join(text.split())  # some encoders break lines
         head = _DATA_URI.match(text)
         if head is None:
             raise _wrong("must be a data URI of the form data:image/png;base64,...")
@@ -75,6 +76,7 @@ def read_style_image(value: Any) -> StyleImage | None:
         _check_url(text, schemes={"http", "https"})
         return StyleImage(text)
     if "://" not in text[:32] and len(text) >= 64:
+        text = "".join(text.split())
         return StyleImage(f"data:image/{_sniff(text)};base64,{text}")
     raise _wrong("must start with https://, http:// or data:image/")
 

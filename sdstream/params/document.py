@@ -30,8 +30,8 @@ changes the size of the output (switching an upscaler on or off) is refused as w
 _MODELS = """\
 ## Models and families
 
-`SDSTREAM_MODELS` serves these from other sources and adds further ids. Further ones are for raw HTTP clients: Daydream's
-SDKs neither send nor read them.
+`SDSTREAM_MODELS` serves these from other sources and adds further ids. Those are for raw HTTP clients: the
+Daydream SDKs neither send nor read them.
 """
 _ALL = "## All parameters\n"
 _RULES = """\
@@ -130,7 +130,7 @@ def _parameter_row(entry: dict[str, Any]) -> Sequence[str]:
 def _block_row(entry: dict[str, Any], name: str | None = None) -> tuple[str, str, str, str, str]:
     return (
         f"`{name or entry['name'].partition('.')[2]}`",
-        _TYPES.get(entry["type"], entry["type"]),
+        _TYPES.get(entry["type"], str(entry["type"])),
         _accepted(entry),
         _default(entry),
         entry["description"],

@@ -41,11 +41,10 @@ def load_params(text: str, models: ModelTable | None = None) -> StreamParams:
     if not is_object(stored):
         raise refuse([Problem("params", "must be an object")])
     values = dict(stored)
-    family: Family | None = values.pop("family", None)
+    written = values.pop("family", None)
     entry = models.get(str(values.get("model_id"))) if models is not None else None
-    if entry is not None:
-        family = entry.family
-    if family not in VARIANTS:
+    family: Family | None = entry.family if entry else next((name for name in VARIANTS if name == written), None)
+    if family is None:
         raise refuse([Problem("params.family", "is not a family of models")])
     params, problems = check(values, family, Notes())
     if params is None:

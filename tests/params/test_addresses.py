@@ -1,0 +1,96 @@
+"""Style images: which addresses are taken, and that a picture in the address is one."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from sdstream.params import StyleImage, wire_params
+from sdstream.params.addresses import MAX_STYLE_IMAGE, read_style_image
+from tests.params.requests import DREAMSHAPER, SDXL_TURBO, created, refusal
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 60
+JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 60
+WEBP = b"RIFF\x10\x00\x00\x00WEBPVP8 " + b"\x00" * 60
+
+
+def _uri(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org/x.png",
+        "http://example.org:8000/x?y=1#z",
+        "HTTPS://example.org/x.png",
+        _uri(PNG),
+        _uri(JPEG, "jpeg"),
+        _uri(WEBP, "webp"),
+    ],
+)
+@pytest.mark.parametrize("model_id", [SDXL_TURBO, DREAMSHAPER])
+def test_good_addresses_are_kept_as_they_are(model_id: str, address: str) -> None:
+    assert wire_params(created(model_id, ip_adapter_style_image_url=address))["ip_adapter_style_image_url"] == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://example.org/x.png",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https://",
+        "https:///x.png",
+        "https://exa mple.org/x",
+        "https://[::1",
+        "https://example.org/" + "x" * 2048,
+        "https://example.org/\u00e9.png",
+        "example.org/x.png",
+        "data:image/png;base64,",
+        "data:image/png;base64,not base64!",
+        "data:image/png;base64,iVBORw0KGgo",
+        "data:image/png,abc",
+        "data:text/html;base64,PGI+",
+        _uri(b"just some text, no picture at all"),
+        base64.b64encode(b"no picture " * 20).decode(),
+        5,
+        ["https://example.org/x.png"],
+    ],
+)
+def test_bad_addresses_are_refused(address: object) -> None:
+    details = refusal({"params": {"model_id": SDXL_TURBO, "ip_adapter_style_image_url": address}})
+    assert set(details) == {"params.ip_adapter_style_image_url"}
+
+
+def test_bare_base64_becomes_a_data_uri_of_its_kind() -> None:
+    assert read_style_image(base64.b64encode(JPEG).decode()) == _uri(JPEG, "jpeg")
+
+
+def test_line_breaks_in_base64_are_taken_out() -> None:
+    assert read_style_image("data:image/png;base64," + base64.encodebytes(PNG).decode()) == _uri(PNG)
+
+
+def test_a_picture_of_ten_megabytes_is_accepted_and_one_above_refused() -> None:
+    def picture(characters: int) -> str:
+        head = "data:image/png;base64,iVBORw0KGgoA"
+        return head + "A" * ((characters - len(head)) // 4 * 4)
+
+    fits: Any = read_style_image(picture(MAX_STYLE_IMAGE))
+    assert len(fits) > 10_000_000
+    body = {"params": {"model_id": SDXL_TURBO, "ip_adapter_style_image_url": picture(MAX_STYLE_IMAGE + 100)}}
+    assert "more than 10485760 characters" in str(refusal(body)["params.ip_adapter_style_image_url"]["problem"])
+
+
+def test_a_checked_address_is_not_checked_again() -> None:
+    checked = StyleImage("anything at all")
+    assert read_style_image(checked) is checked
+
+
+def test_the_content_of_a_data_uri_is_its_picture() -> None:
+    assert StyleImage(_uri(PNG)).content() == PNG
+
+
+def test_a_url_has_no_content() -> None:
+    with pytest.raises(ValueError, match="fetched"):
+        StyleImage("https://example.org/x").content()
