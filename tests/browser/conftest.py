@@ -51,7 +51,7 @@ async def origin() -> AsyncIterator[str]:
     if reason := missing_clients():
         pytest.skip(reason)
     application = web.Application()
-    application.router.add_get("/", lambda _: _file(Path(__file__).parent / "page.html"))
+    application.router.add_get("/", _page)
     application.router.add_static("/daydream", PACKAGE)
     runner = web.AppRunner(application)
     await runner.setup()
@@ -61,8 +61,8 @@ async def origin() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-async def _file(path: Path) -> web.FileResponse:
-    return web.FileResponse(path)
+async def _page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(Path(__file__).parent / "page.html")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.peers import CardTrack, Publisher, Viewer
+from tests.support.peers import CardTrack, Publisher, Viewer, bare_offer
 from tests.support.pictures import TestCard
 from tests.support.rest import SMALL, Rest, check_error
 from tests.support.server import LiveServer
@@ -78,7 +78,7 @@ async def test_a_body_that_does_not_say_its_length_is_cut_off_too(rest: Rest) ->
 
 
 async def test_sessions_of_unknown_streams_are_404(rest: Rest) -> None:
-    offer = await Publisher("http://unused").prepare()
+    offer = await bare_offer()
     for path in ("/live/video-to-video/stk_unknown/whip", "/playback/pb_unknown/whep"):
         check_error(await rest.http.post(path, content=offer, headers=SDP), 404, "STREAMS/NOT_FOUND")
         check_error(await rest.http.delete(f"{path}/session"), 404)

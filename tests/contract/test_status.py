@@ -87,5 +87,5 @@ async def test_39_status_has_both_layouts_and_integer_milliseconds(rest: Rest) -
     assert status["type"] == "status"
     statistics = status["gateway_status"]["ingest_metrics"]["stats"]
     assert statistics["conn_quality"] == "good"
-    assert statistics["peer_conn_stats"]["BytesReceived"] > 10_000
+    assert statistics["peer_conn_stats"]["BytesReceived"] > 1000
     assert any(track["type"] == "video" and track["packets_received"] > 20 for track in statistics["track_stats"])

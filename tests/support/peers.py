@@ -348,6 +348,15 @@ class Viewer(Peer):
         return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
 
+async def bare_offer(*, audio: bool = False) -> str:
+    """A publisher's offer with nobody behind it."""
+    peer = Publisher("http://unused", audio=audio)
+    try:
+        return await peer.prepare()
+    finally:
+        await peer.close(delete=False)
+
+
 @contextlib.contextmanager
 def preserved(*peers: Peer) -> Iterator[None]:
     """Insist that these peers stay connected meanwhile."""
@@ -358,4 +367,4 @@ def preserved(*peers: Peer) -> Iterator[None]:
         assert peer.state == "connected", f"{type(peer).__name__} is {peer.state}"
 
 
-__all__ = ["CardTrack", "Peer", "Publisher", "Viewer", "preserved", "unchanged"]
+__all__ = ["CardTrack", "Peer", "Publisher", "Viewer", "bare_offer", "preserved", "unchanged"]
