@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, Route
 
 from tests.playground.browser import PlaygroundPage
 from tests.support.server import LiveServer
@@ -161,31 +161,52 @@ def test_page_allows_no_script_but_its_own(server: LiveServer) -> None:
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", answer.text)
 
 
-def test_stream_that_cannot_work_shows_why(
-    make_server: Callable[..., LiveServer], open_context: Callable[..., BrowserContext]
-) -> None:
-    models = json.dumps({"somebody/nowhere": {"source": "/nonexistent/weights", "family": "sd-turbo"}})
-    server = make_server(models=models)
-    playground = PlaygroundPage(open_context(), server).open()
-    playground.element("model").select_option("somebody/nowhere")
-    playground.element("diffusion").check()
+def test_stream_that_cannot_work_shows_why(playground: PlaygroundPage) -> None:
+    reason = "The model somebody/nowhere cannot be loaded here."
+
+    def fail(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        body["data"] |= {"state": "ERROR", "reason": reason}
+        route.fulfill(response=answer, json=body)
+
+    playground.page.route("**/status", fail)
     playground.choose_source("test")
     playground.element("start").click()
-    playground.until(lambda: playground.text("state-badge") == "Error", seconds=30, what="the state ERROR")
-    assert len(playground.text("state-reason")) > 10
+    playground.until(lambda: playground.text("state-badge") == "Error", what="the state ERROR")
+    assert playground.text("state-reason") == reason
+    playground.page.unroute_all(behavior="wait")
     playground.stop()
-    assert playground.complaints == []
+    assert playground.text("state-badge") == "Idle"
 
 
-def test_server_that_is_gone_is_told_in_words(
-    make_server: Callable[..., LiveServer], open_context: Callable[..., BrowserContext]
-) -> None:
-    server = make_server(ready=False)
-    playground = PlaygroundPage(open_context(), server).open()
-    server.stop()
+def test_server_that_does_not_answer_is_told_in_words(playground: PlaygroundPage) -> None:
+    playground.page.route("**/v1/streams", lambda route: route.abort())
+    playground.choose_source("test")
     playground.element("start").click()
     playground.until(lambda: "did not answer" in playground.text("messages"), what="the message")
     assert playground.element("start").is_enabled()
+    playground.complaints.clear()  # the browser's own note of the failed request
+
+
+def test_capacity_reached_is_told_with_the_words_of_the_server(playground: PlaygroundPage) -> None:
+    refusal = {
+        "success": False,
+        "error": "this server carries 16 streams already",
+        "code": "STREAMS/CAPACITY",
+        "status": 429,
+        "details": [{"field": "params.width", "problem": "too wide", "suggestion": "512"}],
+        "requestId": "req_1234",
+        "traceId": None,
+    }
+    playground.page.route("**/v1/streams", lambda route: route.fulfill(status=429, json=refusal))
+    playground.element("start").click()
+    playground.element("messages").locator(".message").wait_for()
+    words = playground.text("messages")
+    assert "This server carries 16 streams already." in words
+    assert "width: too wide (did you mean 512?)" in words
+    assert "req_1234" in words
+    playground.complaints.clear()
 
 
 EVENTS = """async () => {

@@ -6,10 +6,10 @@ import { blendField, choiceField, jsonField, numberField, sliderField, stepsFiel
 import { imageField, listField, objectField } from "./groups.js";
 import { ProcessorList } from "./processors.js";
 
-/** Sections of the panel in order. Parameters that no section names come last, so a new one on the server shows up by itself. */
+/** Sections of the panel in order; without diffusion those that need it sink to the end. A parameter that none names shows in the last. */
 const SECTIONS = [
-  { title: "Processors", names: ["image_preprocessing", "image_postprocessing"], open: true },
   { title: "Prompt", names: ["prompt", "negative_prompt", "prompt_interpolation_method", "normalize_prompt_weights"], diffusion: true, open: true },
+  { title: "Processors", names: ["image_preprocessing", "image_postprocessing"], open: true },
   { title: "Diffusion", names: ["guidance_scale", "delta", "num_inference_steps", "t_index_list", "seed", "seed_interpolation_method", "normalize_seed_weights", "use_safety_checker"], diffusion: true, open: true },
   { title: "Guidance by picture", names: ["controlnets", "ip_adapter", "ip_adapter_style_image_url", "cached_attention"], diffusion: true },
   { title: "Latent processors", names: ["latent_preprocessing", "latent_postprocessing"], diffusion: true },
@@ -27,6 +27,9 @@ const LABELS = {
   latent_postprocessing: "After denoising",
   controlnets: "ControlNets",
   ip_adapter: "IP-Adapter",
+  prompt_interpolation_method: "Prompt blending",
+  seed_interpolation_method: "Seed blending",
+  similar_image_filter_max_skip_frame: "Similar image filter: most skipped",
   ip_adapter_style_image_url: "Style image URL",
   lora_dict: "LoRAs",
   use_lcm_lora: "LCM-LoRA",
@@ -60,7 +63,6 @@ export class ControlPanel {
     const sections = SECTIONS.map((section) => ({ ...section, parameters: section.names.filter((name) => left.has(name)).map((name) => take(left, name)) }));
     sections.push({ ...REST, parameters: [...left.values()] });
     this.#sections = sections.filter((section) => section.parameters.length).map((section) => this.#section(section, params));
-    this.root.replaceChildren(...this.#sections.map((section) => section.node));
   }
 
   /** Show values that came from elsewhere, without telling anyone. */
@@ -85,6 +87,8 @@ export class ControlPanel {
       if (diffusion && !diffusing) node.open = false;
       else if (diffusion && node.dataset.open === "true") node.open = true;
     }
+    const idle = (section) => Number(Boolean(section.diffusion && !diffusing));
+    this.root.replaceChildren(...[...this.#sections].sort((left, right) => idle(left) - idle(right)).map(({ node }) => node));
   }
 
   #section({ title, parameters, diffusion, open = false }, params) {
@@ -111,7 +115,7 @@ export class ControlPanel {
 
 /** The field that fits a parameter of the catalogue. `context` is {catalogue, params, family}, for fields that depend on others. */
 export function buildField(parameter, value, changed, context = {}) {
-  const label = LABELS[parameter.name] ?? humanName(parameter.name);
+  const label = labelOf(parameter.name);
   const common = { label, value, changed, describedBy: parameter.describedBy };
   switch (parameter.type) {
     case "image_processing":
@@ -134,6 +138,8 @@ export function buildField(parameter, value, changed, context = {}) {
       return switchField(common);
     case "string":
       return textField(common);
+    case "weights":
+      return jsonField({ ...common, placeholder: '{"owner/lora": 0.8}' });
     case "seed":
       return Array.isArray(value) ? jsonField(common) : numberField({ ...common, minimum: 0, step: 1, dice: true });
     case "number":
@@ -156,6 +162,9 @@ function quantityField({ type, minimum, maximum, step: given }, common) {
 function fineStep(range) {
   return 10 ** Math.min(0, Math.floor(Math.log10(range / 100)));
 }
+
+/** What the panel calls a parameter. */
+export const labelOf = (name) => LABELS[name] ?? humanName(name);
 
 const isOf = (parameter, family) => !parameter.families?.length || !family || parameter.families.includes(family);
 

@@ -176,10 +176,10 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
 }
 
 /** Any JSON value; sent when the box is left and the text is JSON. */
-export function jsonField({ label, value, changed, describedBy }) {
+export function jsonField({ label, value, changed, describedBy, placeholder }) {
   const id = uniqueId("json");
   const error = element("p", { class: "field-error", role: "alert", id: `${id}-error` });
-  const area = element("textarea", { id, rows: 2, class: "code", spellcheck: "false", "aria-describedby": `${describedBy ?? ""} ${id}-error`.trim(), onchange: () => {
+  const area = element("textarea", { id, rows: 2, class: "code", placeholder, spellcheck: "false", "aria-describedby": `${describedBy ?? ""} ${id}-error`.trim(), onchange: () => {
     try {
       const parsed = area.value.trim() === "" ? null : JSON.parse(area.value);
       error.textContent = "";

@@ -2,8 +2,8 @@
 
 import { Api, ApiError, BASE } from "./api.js";
 import { defaultOf, readCatalogue } from "./catalogue.js";
-import { ControlPanel } from "./controls.js";
-import { byId, element, humanName } from "./dom.js";
+import { ControlPanel, labelOf } from "./controls.js";
+import { byId, element } from "./dom.js";
 import { clearMessage, clearMessages, showError } from "./messages.js";
 import { StreamSession } from "./session.js";
 import { LANGUAGES, snippet } from "./snippets.js";
@@ -74,10 +74,11 @@ class Playground {
     byId("key").focus();
   }
 
-  #signOut() {
+  async #signOut() {
     forgetKey();
-    this.stop();
+    await this.stop();
     this.#api.key = "";
+    this.#catalogue = null;
     byId("key").value = "";
     this.#signIn();
   }
@@ -127,7 +128,7 @@ class Playground {
     if (name === "width" || name === "height") this.#shape();
     this.#save();
     if (!this.#session?.live) return;
-    this.#stage.showApplied(`Sending ${name}…`);
+    this.#stage.showApplied(`${labelOf(name)}: sending`);
     this.#session.update({ model_id: this.#params.model_id, [name]: value });
   }
 
@@ -245,6 +246,7 @@ class Playground {
     await this.#session?.stop();
     byId("stop").disabled = false;
     this.#closeAll();
+    if (this.#catalogue) this.#showServer();
   }
 
   #listen(session) {
@@ -276,7 +278,7 @@ class Playground {
 
   #showUpdated({ reply, params, sentAt, answeredAt }) {
     clearMessage("update");
-    const names = Object.keys(params).filter((name) => name !== "model_id").map(humanName).join(", ") || "Model";
+    const names = Object.keys(params).filter((name) => name !== "model_id").map(labelOf).join(", ") || "Model";
     const words = { hot: "applied live", reload: "needs a reload, under way", unchanged: "changes nothing" }[reply.applied] ?? "accepted";
     this.#stage.showApplied(`${names}: ${words}`, reply.applied);
     for (const warning of reply.warnings ?? []) this.#stage.note(warning);
@@ -348,7 +350,6 @@ class Playground {
     this.#stage.showApplied("");
     this.#panel?.setLive(false);
     this.#drawPhase("idle");
-    if (!byId("page").hidden) this.#showServer();
   }
 
   async #followFacts(session) {
@@ -419,7 +420,10 @@ class Playground {
       onclick: () => this.#choose(key),
       onkeydown: (event) => this.#stepTab(event),
     })));
-    addEventListener("pagehide", () => this.#session?.abandon());
+    addEventListener("pagehide", () => {
+      this.#session?.abandon();
+      this.#closeAll(); // the browser may show this very page again when a person goes back
+    });
     navigator.mediaDevices?.addEventListener?.("devicechange", () => this.#drawSource());
   }
 
