@@ -1,0 +1,251 @@
+"""The worker's end of a lane, without a process: the fast path and its twin, failure, new params, rings."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from sdstream import platform
+from sdstream.clock import ManualClock
+from sdstream.errors import InternalError, ModelUnavailable
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.params import StreamParams, dump_params
+from sdstream.worker.messages import (
+    IN_PLACE,
+    LaneReport,
+    Message,
+    PictureIn,
+    PictureOut,
+    SlotsReturned,
+    UseRing,
+)
+from sdstream.worker.ring import FrameRing, memory_prefix
+from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.work import LaneWork
+from tests.worker.pictures import MODELS, make_params, noise
+
+PREFIX = f"{memory_prefix()}test-"
+SIZE = PictureSize(384, 384)
+
+
+class Bench:
+    """One lane, and the server's side of its rings."""
+
+    def __init__(self, params: StreamParams, pass_unchanged: bool = True) -> None:
+        self.sent: list[Message] = []
+        self.scheduler = Scheduler(ManualClock())
+        self.work = LaneWork(
+            1,
+            "stream",
+            device=torch.device("cpu"),
+            models=MODELS,
+            memory_prefix=PREFIX,
+            scheduler=self.scheduler,
+            send=self.sent.append,
+            clock=ManualClock(),
+            pass_unchanged=pass_unchanged,
+        )
+        self.scheduler.open(1, WantedParams(dump_params(params), 1))
+        self.input: FrameRing | None = None
+        self.output: FrameRing | None = None
+        self.slots: list[int] = []
+
+    def turns(self) -> None:
+        """Do all there is to do, as the worker's loop does."""
+        while (turn := self.scheduler.take()) is not None:
+            try:
+                if turn.params is not None:
+                    self.work.apply(turn.params)
+                if turn.picture is not None:
+                    self.work.make(turn.picture)
+            except (ModelUnavailable, RuntimeError) as error:
+                self.work.fail(error, None if turn.params is None else turn.params.revision, turn.picture)
+
+    def put(self, frame: I420Frame, slot: int = 0, returned: Sequence[int] = (), keep: bool = False) -> None:
+        if self.input is None or not self.input.fits(frame.size):
+            number = 1 if self.input is None else self.input.number + 1
+            ring = self.input = FrameRing.create(PREFIX, number, frame.size.byte_count)
+            self.work.use_ring(UseRing(1, ring.number, ring.name, ring.slot_bytes, ring.slots))
+        self.input.write(slot, frame)
+        returned_ring = 0 if self.output is None else self.output.number
+        message = PictureIn(
+            1,
+            self.input.number,
+            slot,
+            frame.size.width,
+            frame.size.height,
+            frame.sequence,
+            0.0,
+            0.0,
+            frame.full_range,
+            frame.matrix == "bt709",
+            keep,
+            returned_ring,
+            list(returned),
+        )
+        self.work.accept(message)
+
+    def of(self, kind: type[Message]) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def result(self) -> I420Frame:
+        """The last picture made."""
+        for message in self.of(UseRing):
+            if self.output is None or self.output.number < message.ring:
+                self.output = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
+                self.output.unlink()
+        done = self.of(PictureOut)[-1]
+        ring = self.input if done.ring == IN_PLACE else self.output
+        assert ring is not None
+        return I420Frame(*ring.planes(done.slot, PictureSize(done.width, done.height)))
+
+    def make(self, frame: I420Frame, **how: Any) -> I420Frame:
+        self.put(frame, **how)
+        self.turns()
+        return self.result()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_fast_path_and_its_plain_twin_give_the_same_picture(seed: int) -> None:
+    frame = noise(SIZE, seed)
+    fast, plain = Bench(make_params("passthrough")), Bench(make_params("passthrough"), pass_unchanged=False)
+    for one, other in zip(fast.make(frame).planes, plain.make(frame).planes, strict=True):
+        assert int(numpy.abs(one.astype(int) - other.astype(int)).max()) <= 1
+    assert fast.of(PictureOut)[0].ring == IN_PLACE
+    assert plain.of(PictureOut)[0].ring != IN_PLACE
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [noise(SIZE, matrix="bt709"), noise(SIZE, full_range=True), noise(PictureSize(640, 480))],
+    ids=["bt709", "full range", "another size"],
+)
+def test_a_picture_that_must_change_is_not_passed_on(frame: I420Frame) -> None:
+    bench = Bench(make_params())
+    result = bench.make(frame)
+    assert bench.of(PictureOut)[0].ring != IN_PLACE
+    assert result.size == SIZE
+
+
+def test_a_processor_works_on_the_picture() -> None:
+    frame = noise(SIZE)
+    result = Bench(make_params("canny")).make(frame)
+    assert set(numpy.unique(result.y)) <= {16, 235}
+    assert (result.u == 128).all()
+
+
+def test_the_first_picture_under_new_params_is_reported() -> None:
+    bench = Bench(make_params())
+    bench.make(replace(noise(SIZE), sequence=5))
+    bench.make(replace(noise(SIZE), sequence=6))
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("blur")), 7))
+    bench.make(replace(noise(SIZE), sequence=7))
+    ready = [report for report in bench.of(LaneReport) if report.phase == "ready"]
+    assert [(report.revision, report.effective_sequence) for report in ready] == [
+        (1, None),
+        (1, 5),
+        (7, None),
+        (7, 7),
+    ]
+    assert [done.revision for done in bench.of(PictureOut)] == [1, 1, 7]
+
+
+def test_a_hot_change_does_not_load_again() -> None:
+    bench = Bench(make_params("blur"))
+    bench.turns()
+    before = len([report for report in bench.of(LaneReport) if report.phase == "loading"])
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("canny")), 2))
+    bench.turns()
+    assert len([report for report in bench.of(LaneReport) if report.phase == "loading"]) == before == 1
+
+
+def test_a_lane_that_cannot_load_fails_by_name_and_gives_pictures_back() -> None:
+    bench = Bench(make_params("depth"))
+    bench.put(noise(SIZE), slot=0)
+    bench.turns()
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.error_code) == ("failed", 1, ModelUnavailable.code)
+    assert "depth" in report.error_message
+    bench.put(noise(SIZE), slot=1)
+    assert [returned.slots for returned in bench.of(SlotsReturned)] == [[0], [1]]
+
+
+def test_a_failed_lane_comes_back_with_params_it_can_run() -> None:
+    bench = Bench(make_params("depth"))
+    bench.turns()
+    bench.scheduler.update(1, WantedParams(dump_params(make_params()), 2))
+    bench.turns()
+    bench.make(noise(SIZE, sequence=3))
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.effective_sequence, report.error_code) == ("ready", 2, 3, None)
+
+
+def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(*_: object) -> torch.Tensor:
+        raise RuntimeError("the device is on fire")
+
+    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", burst)
+    bench = Bench(make_params("blur"))
+    bench.put(noise(SIZE), slot=2)
+    bench.turns()
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.error_code) == ("failed", InternalError.code)
+    assert report.error_message == "RuntimeError: the device is on fire"
+    assert bench.of(SlotsReturned)[-1].slots == [2]
+
+
+def test_superseded_pictures_give_their_slots_back() -> None:
+    bench = Bench(make_params())
+    for slot in range(3):
+        bench.put(noise(SIZE, sequence=slot), slot=slot)
+    bench.turns()
+    assert [returned.slots for returned in bench.of(SlotsReturned)] == [[0], [1]]
+    assert [done.source_slot for done in bench.of(PictureOut)] == [2]
+
+
+def test_a_lane_makes_no_more_results_than_the_server_has_room_for() -> None:
+    bench = Bench(make_params("blur"))
+    for slot in range(4):
+        bench.make(noise(SIZE), slot=slot)
+    bench.put(noise(SIZE), slot=0)
+    bench.turns()
+    assert len(bench.of(PictureOut)) == 4
+    bench.work.take_back(1, [bench.of(PictureOut)[0].slot])
+    bench.turns()
+    assert len(bench.of(PictureOut)) == 5
+
+
+def test_results_carry_their_way_back_with_the_next_picture() -> None:
+    bench = Bench(make_params("blur"))
+    for number in range(12):
+        done = bench.of(PictureOut)
+        bench.make(noise(SIZE), slot=number % 4, returned=[done[-1].slot] if done else [])
+    assert len(bench.of(PictureOut)) == 12
+    assert len(bench.of(UseRing)) == 1
+
+
+def test_a_larger_output_gets_a_ring_of_its_own() -> None:
+    bench = Bench(make_params("blur"))
+    bench.make(noise(SIZE))
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("upscale")), 2))
+    result = bench.make(noise(SIZE), slot=1)
+    assert result.size == PictureSize(768, 768)
+    assert [ring.ring for ring in bench.of(UseRing)] == [1, 2]
+
+
+def test_an_input_that_grows_gets_a_ring_of_its_own_and_old_pictures_survive_it() -> None:
+    bench = Bench(make_params("blur"))
+    small = noise(PictureSize(64, 64), seed=1)
+    bench.put(small, slot=0, keep=True)
+    bench.put(noise(PictureSize(640, 480), seed=2), slot=0, keep=True)
+    bench.turns()
+    assert [(done.source_ring, done.source_slot) for done in bench.of(PictureOut)] == [(1, 0), (2, 0)]
+
+
+def test_no_name_of_memory_is_left() -> None:
+    bench = Bench(make_params("blur"))
+    bench.make(noise(SIZE))
+    assert platform.shared_memory_names(PREFIX) == []
