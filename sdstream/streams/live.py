@@ -68,6 +68,7 @@ class LiveStream:
         self._lane: Lane | None = None
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
+        self._reload_revision: int | None = None
         self._loading: tuple[str, int | None] | None = None
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
@@ -127,16 +128,19 @@ class LiveStream:
         self._ended_lanes += _lane_drops(lane.statistics())
         self.lane_status = None
         self._lane_changed_at = None
+        self._reload_revision = None
         await lane.close()
 
     @property
     def has_lane(self) -> bool:
         return self._lane is not None
 
-    def apply(self, params: StreamParams, revision: int) -> None:
-        """Hand new params to the lane; returns at once."""
+    def apply(self, params: StreamParams, revision: int, *, reload: bool = False) -> None:
+        """Hand new params to the lane; returns at once. With `reload` the lane counts as loading until it has them."""
         self.resize(params.output_size)
         if self._lane is not None:
+            if reload:
+                self._reload_revision = revision
             self._lane.update(params, revision)
 
     def resize(self, size: PictureSize) -> None:
@@ -182,7 +186,10 @@ class LiveStream:
     def on_lane_status(self, status: LaneStatus) -> None:
         before = self.lane_status
         self.lane_status = status
-        if before is None or (before.phase is LanePhase.READY) != (status.phase is LanePhase.READY):
+        was_ready = before is not None and before.phase is LanePhase.READY and self._reload_revision is None
+        self._end_reload(status)
+        is_ready = status.phase is LanePhase.READY and self._reload_revision is None
+        if before is None or was_ready != is_ready:
             self._lane_changed_at = self._clock.monotonic()
         if status.phase in (LanePhase.WAITING, LanePhase.LOADING):
             progress = (status.detail, None if status.percent is None else int(status.percent))
@@ -216,6 +223,7 @@ class LiveStream:
             worker=health.phase,
             worker_error=health.last_error,
             lane=self.lane_status,
+            reloading=self._reload_revision is not None,
             lane_changed_at=self._lane_changed_at,
             restart_at=self.restart_at,
         )
@@ -252,6 +260,13 @@ class LiveStream:
         if media is not None:
             await media.close()
             self._final = media.statistics()
+
+    def _end_reload(self, status: LaneStatus) -> None:
+        awaited = self._reload_revision
+        settled = status.phase in (LanePhase.READY, LanePhase.FAILED)
+        # An error with the old revision in force means that the lane stayed with what it had.
+        if awaited is not None and settled and (status.revision >= awaited or status.error_message is not None):
+            self._reload_revision = None
 
     def _opened(self) -> MediaStream:
         if self._media is None:

@@ -184,10 +184,10 @@ class StreamService:
             raise
         if not kept:
             raise StreamNotFound("This stream was deleted.")
-        stream.commit(record)
         stream.events.emit(
             "updated", {"revision": record.revision, "applied": applied.value, "changed": list(change.fields)}
         )
+        stream.commit(record, applied)
         return UpdateOutcome(record, applied, change.fields, wanted.warnings)
 
     async def delete(self, stream_id: str) -> None:

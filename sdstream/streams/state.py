@@ -52,6 +52,8 @@ class Moments:
     worker: WorkerPhase = WorkerPhase.STARTING
     worker_error: str | None = None
     lane: LaneStatus | None = None
+    reloading: bool = False
+    """New params were given to the lane that it must load anew for, and it has not said yet that they are in force."""
     lane_changed_at: float | None = None
     """When the lane last became ready, or stopped being it."""
     error: str | None = None
@@ -81,8 +83,9 @@ def compute_state(moments: Moments, now: float, thresholds: Thresholds) -> Verdi
 
 
 def is_ready(moments: Moments) -> bool:
-    """Whether a picture given to the worker now would come back processed."""
-    return moments.lane is not None and moments.lane.phase is LanePhase.READY and moments.worker is WorkerPhase.READY
+    """Whether a picture given to the worker now would come back processed, and with the params that were asked for."""
+    lane_ready = moments.lane is not None and moments.lane.phase is LanePhase.READY
+    return lane_ready and moments.worker is WorkerPhase.READY and not moments.reloading
 
 
 def _hopeless(moments: Moments, now: float, thresholds: Thresholds) -> Verdict | None:
@@ -106,6 +109,8 @@ def _unready(moments: Moments) -> Verdict | None:
         return None
     if moments.worker is WorkerPhase.STARTING or moments.lane is None:
         return Verdict(StreamState.LOADING, "The worker is starting.")
+    if moments.reloading:
+        return Verdict(StreamState.LOADING, moments.lane.detail or "The new parameters are being loaded.")
     return Verdict(StreamState.LOADING, moments.lane.detail or "The stream is being loaded.")
 
 

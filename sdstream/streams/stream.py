@@ -17,7 +17,7 @@ from sdstream.streams.events import EventLog
 from sdstream.streams.live import LiveStream
 from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
 from sdstream.streams.totals import Totals
-from sdstream.streams.views import StreamRecord, StreamState, StreamStatus
+from sdstream.streams.views import Applied, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import WorkerClient, WorkerHealth
 
 log = structlog.get_logger(__name__)
@@ -124,7 +124,7 @@ class Stream:
         self.accepted = replace(self.accepted, params=params, revision=self._revision)
         return self.accepted
 
-    def commit(self, record: StreamRecord) -> None:
+    def commit(self, record: StreamRecord, applied: Applied) -> None:
         """`record` is on disk: have the worker apply it, unless a newer one already is."""
         if record.revision > self.accepted.revision:
             self.accepted = record
@@ -134,7 +134,8 @@ class Stream:
         self.updated_at = self._clock.now()
         self._last_params = wire_params(record.params)
         if self.live is not None:
-            self.live.apply(record.params, record.revision)
+            self.live.apply(record.params, record.revision, reload=applied is Applied.RELOAD)
+            self.observe()
 
     def abandon(self, record: StreamRecord) -> None:
         """`record` could not be saved: updates build on what was."""

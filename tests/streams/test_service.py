@@ -415,6 +415,37 @@ async def test_a_stream_goes_from_loading_to_online(scene: Scene) -> None:
     assert scene.service.status(record.id).state is StreamState.ONLINE
 
 
+async def test_a_reload_is_loading_until_the_lane_has_the_new_params(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    media, lane = scene.media_of(record), scene.lane_of(record)
+    events = scene.service.events(record.id)
+    assert (await scene.service.update(record.id, {"params": {"acceleration": "none"}})).applied is Applied.RELOAD
+    assert scene.service.status(record.id).state is StreamState.LOADING
+    await scene.flow(record, 2)  # the worker still gives pictures of the old params
+    assert scene.service.status(record.id).state is StreamState.LOADING
+    assert media.placard is None
+    lane.report(LanePhase.READY)
+    await scene.flow(record, 1)
+    assert scene.service.status(record.id).state is StreamState.ONLINE
+    assert media.publisher is not None
+    await scene.service.delete(record.id)
+    states = [event.data["state"] async for event in events if event.name == "state"]
+    assert states == ["LOADING", "ONLINE", "OFFLINE"]
+
+
+async def test_a_reload_that_fails_leaves_the_old_params_running(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    scene.lane_of(record).report(LanePhase.READY, revision=1, error_code="MODELS/UNAVAILABLE", error_message="no room")
+    await scene.flow(record, 1)
+    status = scene.service.status(record.id)
+    assert (status.state, status.reason) == (StreamState.DEGRADED_INFERENCE, "no room")
+    await scene.flow(record, 15)
+    assert scene.service.status(record.id).state is StreamState.ONLINE
+
+
 async def test_words_come_with_the_answer_to_the_publisher(scene: Scene) -> None:
     scene.worker.ready_lanes = False
     record = await scene.create()
