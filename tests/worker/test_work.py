@@ -1,6 +1,6 @@
 """The worker's end of a lane, without a process: the fast path and its twin, failure, new params, rings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,20 @@ from sdstream.worker.messages import (
     SlotsReturned,
     UseRing,
 )
-from sdstream.worker.ring import FrameRing, memory_prefix
+from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
 from tests.worker.pictures import MODELS, make_params, noise
 
-PREFIX = f"{memory_prefix()}test-"
+PREFIX = f"{memory_prefix()}work-"
 SIZE = PictureSize(384, 384)
+
+
+@pytest.fixture(autouse=True)
+def _tidy() -> Iterator[None]:
+    """Most tests do not look at output memory, so nobody opens and unlinks it."""
+    yield
+    sweep_own_memory(PREFIX)
 
 
 class Bench:
@@ -248,4 +255,5 @@ def test_an_input_that_grows_gets_a_ring_of_its_own_and_old_pictures_survive_it(
 def test_no_name_of_memory_is_left() -> None:
     bench = Bench(make_params("blur"))
     bench.make(noise(SIZE))
+    assert bench.output is not None
     assert platform.shared_memory_names(PREFIX) == []
