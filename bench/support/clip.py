@@ -1,0 +1,90 @@
+"""A film of 512x512 pictures that say their own number, encoded once and sent many times."""
+
+from dataclasses import dataclass
+
+import av
+import numpy
+from numpy.typing import NDArray
+
+from sdstream.frames import PictureSize
+from sdstream.media.embedded.encoding import EncodedPicture, PictureEncoder
+
+SIZE = PictureSize(512, 512)
+LENGTH = 90
+FRAME_RATE = 30
+TICKS = 90_000 // FRAME_RATE
+CELL = 32
+BITS = 12
+"""Seven of number, five of check; each is one cell in the top row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """`pictures[n]` shows number n; every thirtieth is a keyframe."""
+
+    pictures: tuple[EncodedPicture, ...]
+    frames: tuple[av.VideoFrame, ...]
+    byte_rate: float
+
+    def picture(self, index: int) -> EncodedPicture:
+        """Picture `index` of the endless repetition, with its time stamp."""
+        made = self.pictures[index % LENGTH]
+        return EncodedPicture(made.payloads, index * TICKS, made.keyframe, made.byte_count)
+
+
+def make_clip(bitrate: int = 1_500_000) -> Clip:
+    """A textured picture that moves, as a camera's does."""
+    encoder = PictureEncoder("H264", SIZE, bitrate)
+    rng = numpy.random.default_rng(11)
+    coarse = rng.integers(30, 225, (48, 48), dtype=numpy.uint8).repeat(32, 0).repeat(32, 1).astype(numpy.float32)
+    kernel = numpy.ones(24, numpy.float32) / 24
+    smooth = numpy.apply_along_axis(lambda row: numpy.convolve(row, kernel, "same"), 1, coarse)
+    texture = (smooth + rng.normal(0, 4, smooth.shape)).clip(16, 235).astype(numpy.uint8)
+    pictures: list[EncodedPicture] = []
+    frames: list[av.VideoFrame] = []
+    for index in range(LENGTH):
+        frame = av.VideoFrame(SIZE.width, SIZE.height, "yuv420p")
+        shift = round(120 * numpy.sin(2 * numpy.pi * index / LENGTH)) + 200
+        luma = texture[shift : shift + 512, 3 * index : 3 * index + 512].copy()
+        stamp(luma, index)
+        _plane(frame, 0)[:] = luma
+        for plane in (1, 2):
+            _plane(frame, plane)[:] = 118 + 20 * ((index // 10) % 2)
+        made = encoder.encode(frame, index * TICKS, keyframe=index % FRAME_RATE == 0)
+        assert made is not None
+        pictures.append(made)
+        frames.append(frame)
+    byte_count = sum(picture.byte_count for picture in pictures)
+    return Clip(tuple(pictures), tuple(frames), byte_count * FRAME_RATE / LENGTH)
+
+
+def stamp(luma: NDArray[numpy.uint8], number: int) -> None:
+    """Write `number`, 0 to 127, into the top row of cells."""
+    for cell, bit in enumerate(_bits(number)):
+        luma[:CELL, cell * CELL : (cell + 1) * CELL] = 225 if bit else 25
+
+
+def read_stamp(luma: NDArray[numpy.uint8]) -> int | None:
+    """The number in the picture, None when it cannot be read."""
+    row = luma[CELL // 4 : -CELL // 4 if luma.shape[0] == CELL else CELL * 3 // 4, : BITS * CELL]
+    means = row.reshape(row.shape[0], BITS, CELL)[:, :, CELL // 4 : CELL * 3 // 4].mean((0, 2))
+    if ((means > 90) & (means < 160)).any():
+        return None
+    bits = [bool(mean > 125) for mean in means]
+    number = sum(bit << (6 - place) for place, bit in enumerate(bits[:7]))
+    return number if bits == _bits(number) else None
+
+
+def _bits(number: int) -> list[bool]:
+    bits = [bool(number >> place & 1) for place in range(6, -1, -1)]
+    check = (number * 13 + 5) % 31
+    return bits + [bool(check >> place & 1) for place in range(4, -1, -1)]
+
+
+def _plane(frame: av.VideoFrame, index: int) -> NDArray[numpy.uint8]:
+    plane = frame.planes[index]
+    flat = numpy.frombuffer(memoryview(plane), numpy.uint8)
+    return flat.reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+__all__ = ["FRAME_RATE", "LENGTH", "SIZE", "TICKS", "Clip", "make_clip", "read_stamp"]

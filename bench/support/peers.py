@@ -1,0 +1,221 @@
+"""Lean WHIP cameras and WHEP viewers, so that the server is measured and not its clients.
+
+They are built from the media room's own sender and receiver. One viewer reads every server: it completes a picture at
+the RTP marker bit, where a stock aiortc viewer would add a frame interval.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import httpx
+
+from bench.support.clip import FRAME_RATE, LENGTH, TICKS, Clip, read_stamp
+from sdstream.clock import SystemClock
+from sdstream.frames import I420Frame
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.negotiation import Negotiation, VideoChoice
+from sdstream.media.embedded.peer import Peer
+from sdstream.media.embedded.publisher import PublisherSession
+from sdstream.media.embedded.rtp import read_header
+from sdstream.media.embedded.sdp import MediaSection, Transport, parse_offer
+from sdstream.media.embedded.viewer import ViewerSession
+
+VIDEO = VideoChoice("H264", 96, 97, ("nack", "nack pli", "ccm fir"))
+LOOPBACK = Addressing(addresses=("127.0.0.1",))
+CONNECT_SECONDS = 15.0
+clock = SystemClock()
+
+
+class Camera:
+    """Publishes a clip at 30 pictures a second; `sent[n]` is when picture n of the endless film was handed over."""
+
+    def __init__(self, clip: Clip, http: httpx.AsyncClient) -> None:
+        self._clip = clip
+        self._http = http
+        self._connected = asyncio.Event()
+        self._sources = (random.getrandbits(32), random.getrandbits(32))
+        self._session = ViewerSession(
+            "camera",
+            VIDEO,
+            self._sources,
+            "bench",
+            LOOPBACK,
+            StreamCounters(),
+            clock,
+            on_connected=lambda session: self._connected.set(),
+            on_closed=lambda session, reason: None,
+            on_keyframe_request=lambda session: None,
+            fast=True,
+        )
+        self._sending: asyncio.Task[None] | None = None
+        self.sent: dict[int, float] = {}
+        self.late = 0
+        """Pictures that this program itself sent more than half an interval after their time."""
+
+    async def open(self, url: str) -> httpx.Headers:
+        """Connect and start to send; the headers of the answer."""
+        headers = await exchange(self._http, url, self._session.peer, "sendonly", self._sources)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await self._connected.wait()
+        self._sending = asyncio.create_task(self._send())
+        return headers
+
+    async def close(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        await self._session.close()
+
+    async def _send(self) -> None:
+        start = clock.monotonic() + random.random() / FRAME_RATE
+        index = 0
+        while True:
+            due = start + index / FRAME_RATE
+            await asyncio.sleep(max(0.0, due - clock.monotonic()))
+            now = clock.monotonic()
+            self.late += now - due > 0.5 / FRAME_RATE
+            self.sent[index] = now
+            self._session.deliver(self._clip.picture(index))
+            self.sent.pop(index - 10 * LENGTH, None)
+            index += 1
+
+
+class PictureViewer:
+    """Decodes every picture and takes its age by the number in it."""
+
+    def __init__(self, camera: Camera, http: httpx.AsyncClient) -> None:
+        self._camera = camera
+        self._http = http
+        self._connected = asyncio.Event()
+        self.ages: list[tuple[float, float]] = []
+        """Moment and age of each picture, in seconds."""
+        self.unreadable = 0
+        negotiation = Negotiation(VIDEO, {}, _NOWHERE)
+        self._session = PublisherSession(
+            "viewer",
+            negotiation,
+            LOOPBACK,
+            StreamCounters(),
+            clock,
+            deliver=self._on_picture,
+            on_connected=lambda session: self._connected.set(),
+            on_closed=lambda session, reason: None,
+            fast=True,
+        )
+
+    async def open(self, url: str) -> None:
+        await exchange(self._http, url, self._session.peer, "recvonly", None)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await self._connected.wait()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _on_picture(self, session: PublisherSession, frame: I420Frame) -> None:
+        now = clock.monotonic()
+        number = read_stamp(frame.y)
+        if number is None:
+            self.unreadable += 1
+            return
+        newest = len(self._camera.sent) and max(self._camera.sent)
+        index = newest - (newest - number) % LENGTH
+        if index in self._camera.sent:
+            self.ages.append((now, now - self._camera.sent[index]))
+
+
+class MarkerViewer:
+    """Counts pictures by their last packet and decodes none; `arrivals` are moments by RTP time in pictures."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._connected = asyncio.Event()
+        self._first: int | None = None
+        self.arrivals: dict[int, float] = {}
+        self.peer = Peer(LOOPBACK, self, fast=True)
+
+    async def open(self, url: str) -> None:
+        await exchange(self._http, url, self.peer, "recvonly", None)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await self._connected.wait()
+
+    async def close(self) -> None:
+        await self.peer.close()
+
+    def on_connected(self) -> None:
+        self._connected.set()
+
+    def on_closed(self, reason: str) -> None:
+        """Seen by the missing pictures."""
+
+    def on_rtcp(self, packet: bytes) -> None:
+        """Nothing to answer."""
+
+    def on_rtp(self, packet: bytes) -> None:
+        header = read_header(packet)
+        if header is None or not header.marker or header.payload_type != VIDEO.payload_type:
+            return
+        if self._first is None:
+            self._first = header.timestamp
+        ticks = (header.timestamp - self._first + 2**31) % 2**32 - 2**31
+        self.arrivals[round(ticks / TICKS)] = clock.monotonic()
+
+
+async def exchange(
+    http: httpx.AsyncClient, url: str, peer: Peer, direction: str, sources: tuple[int, int] | None
+) -> httpx.Headers:
+    """Post an offer of one H.264 video, start to connect, return the headers of the answer."""
+    transport = await peer.gather("actpass")
+    reply = await http.post(
+        url, content=_offer(transport, direction, sources), headers={"Content-Type": "application/sdp"}
+    )
+    if reply.status_code not in (200, 201):
+        raise RuntimeError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
+    peer.connect(parse_offer(reply.text).sections[0])
+    return reply.headers
+
+
+async def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for `condition`; `RuntimeError` after `seconds`."""
+    deadline = clock.monotonic() + seconds
+    while not condition():
+        if clock.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not happen within {seconds} s")
+        await asyncio.sleep(0.02)
+
+
+def _offer(transport: Transport, direction: str, sources: tuple[int, int] | None) -> str:
+    lines = [
+        "v=0",
+        "o=- 1 1 IN IP4 127.0.0.1",
+        "s=-",
+        "t=0 0",
+        "a=group:BUNDLE 0",
+        "m=video 9 UDP/TLS/RTP/SAVPF 96 97",
+        "c=IN IP4 0.0.0.0",
+        "a=mid:0",
+        f"a={direction}",
+        "a=rtcp-mux",
+        "a=rtpmap:96 H264/90000",
+        "a=rtcp-fb:96 nack",
+        "a=rtcp-fb:96 nack pli",
+        "a=fmtp:96 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+        "a=rtpmap:97 rtx/90000",
+        "a=fmtp:97 apt=96",
+        f"a=ice-ufrag:{transport.ice_username}",
+        f"a=ice-pwd:{transport.ice_password}",
+        *(f"a=fingerprint:{algorithm} {digest}" for algorithm, digest in transport.fingerprints),
+        "a=setup:actpass",
+        *(f"a=candidate:{candidate}" for candidate in transport.candidates),
+        "a=end-of-candidates",
+    ]
+    if sources is not None:
+        lines.append(f"a=ssrc-group:FID {sources[0]} {sources[1]}")
+        lines += [f"a=ssrc:{source} cname:bench" for source in sources]
+    return "\r\n".join(lines) + "\r\n"
+
+
+_NOWHERE = MediaSection("video", 9, "", (), None, "sendonly", (), "", "", (), "actpass", (), {})
+
+__all__ = ["Camera", "MarkerViewer", "PictureViewer", "clock", "until"]
