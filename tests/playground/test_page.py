@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +146,25 @@ def test_code_holds_the_present_settings(playground: PlaygroundPage) -> None:
         assert playground.server.url in code
         assert playground.server.key not in code
         assert read(code) == settings, language
+
+
+def test_python_code_runs_as_it_is(playground: PlaygroundPage) -> None:
+    playground.element("code-drawer").locator("summary").click()
+    playground.page.get_by_role("tab", name="Python").click()
+    code = playground.text("code").replace(
+        "    daydream.streams.delete_stream", "    print(stream)\n    daydream.streams.delete_stream"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DAYDREAM_BEARER": playground.server.key},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "send a camera to http" in done.stdout
+    assert "canny" in done.stdout
 
 
 def test_tabs_move_with_the_arrow_keys(playground: PlaygroundPage) -> None:

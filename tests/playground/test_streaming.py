@@ -134,6 +134,15 @@ def test_video_file_is_sent_in_a_loop(playground: PlaygroundPage, tmp_path: Path
     assert "clip.webm" in playground.text("input-facts")
 
 
+def test_screen_is_sent(playground: PlaygroundPage) -> None:
+    playground.choose_source("screen")
+    playground.start()
+    settings = playground.page.evaluate(
+        "() => document.getElementById('input').srcObject.getVideoTracks()[0].getSettings()"
+    )
+    assert settings["displaySurface"] in ("monitor", "window", "browser")
+
+
 def test_source_is_changed_without_a_new_stream(playground: PlaygroundPage) -> None:
     playground.choose_source("camera")
     playground.start()

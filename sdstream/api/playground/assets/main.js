@@ -1,13 +1,13 @@
 // The page: signs in, draws the controls from the server's catalogue, and ties one stream to them.
 
-import { Api, ApiError, BASE } from "./api.js";
+import { Api, ApiError } from "./api.js";
 import { defaultOf, readCatalogue } from "./catalogue.js";
+import { CodePanel } from "./code_panel.js";
 import { ControlPanel, labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
 import { clearMessage, clearMessages, showError } from "./messages.js";
 import { StreamSession } from "./session.js";
-import { LANGUAGES, snippet } from "./snippets.js";
-import { canShareScreen, listCameras, openSource } from "./sources.js";
+import { SourcePicker } from "./source_picker.js";
 import { Stage } from "./stage.js";
 import { forgetKey, forgetSettings, keepKey, loadSettings, saveSettings, takeKey } from "./store.js";
 
@@ -20,15 +20,16 @@ const DEFAULT_PARAMS = {
 class Playground {
   #api = new Api(takeKey());
   #stage = new Stage();
+  #code = new CodePanel();
+  #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: () => this.stop() });
   #panel = null;
   #models = [];
   #catalogue = null;
   #params = {};
-  #source = "camera";
-  #language = LANGUAGES[0].key;
   #session = null;
-  #input = null;
-  #pending = null;
+  #pending = null; // the update that was answered and is not known to be in force
+  #effective = null; // the newest revision in force
+  #attempt = null; // the start under way, so that Stop can end it before there is a session
   #busy = false;
 
   async open() {
@@ -56,8 +57,8 @@ class Playground {
     this.#loadParams();
     this.#drawModels();
     this.#drawPanel();
-    this.#drawSource();
-    this.#drawCode();
+    this.#sources.draw();
+    this.#code.show(this.#params);
     this.#showServer();
   }
 
@@ -98,8 +99,7 @@ class Playground {
     const kept = loadSettings();
     const known = this.#models.some(({ id }) => id === kept?.params.model_id);
     this.#params = known ? kept.params : this.#defaults();
-    if (kept?.source) this.#source = kept.source;
-    byId("mirror").checked = kept?.mirror ?? false;
+    this.#sources.choice = kept ?? {};
   }
 
   #defaults() {
@@ -108,8 +108,8 @@ class Playground {
   }
 
   #save() {
-    saveSettings({ params: this.#params, source: this.#source, mirror: byId("mirror").checked });
-    this.#drawCode();
+    saveSettings({ params: this.#params, ...this.#sources.choice });
+    this.#code.show(this.#params);
   }
 
   #value(name) {
@@ -180,21 +180,6 @@ class Playground {
     this.#stage.setShape(this.#value("width") ?? 512, this.#value("height") ?? 512);
   }
 
-  async #drawSource() {
-    for (const radio of document.getElementsByName("source")) {
-      radio.checked = radio.value === this.#source;
-      if (radio.value === "screen") radio.closest("label").hidden = !canShareScreen();
-    }
-    byId("mirror-option").hidden = this.#source !== "camera";
-    byId("file-option").hidden = this.#source !== "file";
-    const cameras = this.#source === "camera" ? await listCameras().catch(() => []) : [];
-    const list = byId("camera-list");
-    const chosen = list.value;
-    list.hidden = this.#source !== "camera" || cameras.length < 1 || !cameras[0].id;
-    list.replaceChildren(...cameras.map(({ id, label }) => element("option", { value: id, text: label })));
-    if (cameras.some(({ id }) => id === chosen)) list.value = chosen;
-  }
-
   #drawPhase(phase) {
     document.body.dataset.phase = phase;
     const running = phase !== "idle";
@@ -204,32 +189,24 @@ class Playground {
     byId("reset").disabled = running;
   }
 
-  #drawCode() {
-    byId("code").textContent = snippet(this.#language, { base: BASE.href.replace(/\/$/, ""), params: this.#params });
-    for (const tab of byId("code-tabs").children) {
-      const chosen = tab.dataset.language === this.#language;
-      tab.setAttribute("aria-selected", String(chosen));
-      tab.tabIndex = chosen ? 0 : -1;
-      if (chosen) byId("code-panel").setAttribute("aria-labelledby", tab.id);
-    }
-  }
-
   // ---- streaming --------------------------------------------------------------------------------------------------------------
 
   async start() {
     if (this.#busy || this.#session) return;
     this.#busy = true;
+    const attempt = (this.#attempt = Symbol("start"));
     clearMessages();
     this.#drawPhase("starting");
     this.#stage.reset();
     this.#stage.showApplied("");
     this.#stage.showState("IDLE", "Opening the source");
     try {
-      await this.#openInput();
+      const track = await this.#openInput();
+      if (this.#attempt !== attempt) return void this.#closeAll(); // stopped while the browser asked for the camera
       const session = new StreamSession(this.#api);
       this.#session = session;
       this.#listen(session);
-      await session.start(this.#input.track, { pipeline: "streamdiffusion", name: "playground", params: this.#params });
+      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params });
       this.#panel.setLive(true);
       this.#showServer();
     } catch (error) {
@@ -260,7 +237,7 @@ class Playground {
     on("status", (data) => {
       clearMessage("fault");
       const status = this.#stage.showStatus(data);
-      this.#noticeEffective(status.inForce);
+      this.#noticeEffective(status.inForce, status.effectiveFrame);
     });
     on("event", ({ event, data }) => {
       this.#stage.noteEvent(event, data);
@@ -276,21 +253,29 @@ class Playground {
     });
   }
 
-  #showUpdated({ reply, params, sentAt, answeredAt }) {
+  #showUpdated({ reply, params, sentAt }) {
     clearMessage("update");
     const names = Object.keys(params).filter((name) => name !== "model_id").map(labelOf).join(", ") || "Model";
     const words = { hot: "applied live", reload: "needs a reload, under way", unchanged: "changes nothing" }[reply.applied] ?? "accepted";
     this.#stage.showApplied(`${names}: ${words}`, reply.applied);
     for (const warning of reply.warnings ?? []) this.#stage.note(warning);
-    this.#pending = reply.applied === "unchanged" ? null : { revision: reply.revision, names, words, sentAt, answeredAt };
+    this.#pending = reply.applied === "unchanged" ? null : { revision: reply.revision, names, sentAt };
+    this.#showEffective();
   }
 
-  #noticeEffective(revision, frame = null) {
-    const pending = this.#pending;
-    if (!pending || revision === null || revision === undefined || revision < pending.revision) return;
+  /** The server says which revision is in force; by an event, which may come before the answer to the update, or by the status. */
+  #noticeEffective(revision, frame) {
+    if (revision === null || revision === undefined || revision <= (this.#effective?.revision ?? 0)) return;
+    this.#effective = { revision, frame, at: performance.now() };
+    this.#showEffective();
+  }
+
+  #showEffective() {
+    const [pending, effective] = [this.#pending, this.#effective];
+    if (!pending || !effective || effective.revision < pending.revision) return;
     this.#pending = null;
-    const after = Math.round(performance.now() - pending.sentAt);
-    const where = frame === null || frame === undefined ? "" : ` from picture ${frame}`;
+    const after = Math.round(effective.at - pending.sentAt);
+    const where = effective.frame === null || effective.frame === undefined ? "" : ` from picture ${effective.frame}`;
     this.#stage.showApplied(`${pending.names}: in force${where}, ${after} ms after it was sent`, "effective");
   }
 
@@ -307,29 +292,17 @@ class Playground {
   }
 
   async #openInput() {
-    const input = await openSource(this.#source, {
-      deviceId: byId("camera-list").value,
-      mirror: byId("mirror").checked,
-      file: byId("file").files[0],
-      width: this.#value("width") ?? 512,
-      height: this.#value("height") ?? 512,
-      onEnded: () => this.#input === input && this.stop(),
-    });
-    this.#input?.close();
-    this.#input = input;
+    const input = await this.#sources.open(this.#value("width") ?? 512, this.#value("height") ?? 512);
     this.#stage.showPicture("input", new MediaStream([input.track]));
-    this.#drawSource(); // names of cameras are known from the first permission on
+    return input.track;
   }
 
   /** Another source while the stream runs: the same session goes on with its pictures. */
   async #swapInput() {
     this.#save();
-    this.#drawSource();
-    if (!this.#session?.live) return;
-    if (this.#source === "file" && !byId("file").files[0]) return;
+    if (!this.#session?.live || !this.#sources.complete) return;
     try {
-      await this.#openInput();
-      await this.#session.replaceTrack(this.#input.track);
+      await this.#session.replaceTrack(await this.#openInput());
       clearMessage("source");
     } catch (error) {
       showError("source", error, "The source was not changed.");
@@ -338,10 +311,10 @@ class Playground {
 
   #closeAll() {
     this.#session = null;
+    this.#attempt = null;
     this.#pending = null;
-    const input = this.#input;
-    this.#input = null;
-    input?.close();
+    this.#effective = null;
+    this.#sources.close();
     this.#stage.showPicture("input", null);
     this.#stage.showPicture("output", null);
     this.#stage.showFacts("input", null);
@@ -356,7 +329,7 @@ class Playground {
     if (session.followed) return;
     session.followed = true;
     while (session === this.#session) {
-      this.#stage.showFacts("input", await session.describeSent(), this.#input?.label);
+      this.#stage.showFacts("input", await session.describeSent(), this.#sources.input?.label);
       this.#stage.showFacts("output", await session.describeReceived());
       await new Promise((resolve) => setTimeout(resolve, FACTS_PAUSE_MS));
     }
@@ -373,18 +346,6 @@ class Playground {
     } catch (error) {
       showError("snapshot", error, "No snapshot.");
     }
-  }
-
-  async #copy() {
-    const label = byId("copy").querySelector("span");
-    try {
-      await navigator.clipboard.writeText(byId("code").textContent);
-      label.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(byId("code")); // no permission: the text is selected, ready for the keyboard
-      label.textContent = "Selected";
-    }
-    setTimeout(() => (label.textContent = "Copy"), 1500);
   }
 
   // ---- listeners --------------------------------------------------------------------------------------------------------------
@@ -404,41 +365,10 @@ class Playground {
     on("model", "change", (event) => this.#changeModel(event.target.value));
     on("diffusion", "change", (event) => this.#changeDiffusion(event.target.checked));
     on("reset", "click", () => this.#reset());
-    on("copy", "click", () => this.#copy());
-    on("mirror", "change", () => this.#swapInput());
-    on("camera-list", "change", () => this.#swapInput());
-    on("file", "change", (event) => {
-      byId("file-name").textContent = event.target.files[0]?.name ?? "Choose a video…";
-      this.#swapInput();
-    });
-    on("source-kinds", "change", (event) => {
-      this.#source = event.target.value;
-      this.#swapInput();
-    });
-    byId("code-tabs").append(...LANGUAGES.map(({ key, name }) => element("button", {
-      type: "button", role: "tab", id: `tab-${key}`, "data-language": key, "aria-controls": "code-panel", text: name,
-      onclick: () => this.#choose(key),
-      onkeydown: (event) => this.#stepTab(event),
-    })));
     addEventListener("pagehide", () => {
       this.#session?.abandon();
       this.#closeAll(); // the browser may show this very page again when a person goes back
     });
-    navigator.mediaDevices?.addEventListener?.("devicechange", () => this.#drawSource());
-  }
-
-  #choose(language) {
-    this.#language = language;
-    this.#drawCode();
-  }
-
-  #stepTab(event) {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!by) return;
-    const place = LANGUAGES.findIndex(({ key }) => key === this.#language);
-    const next = LANGUAGES[(place + by + LANGUAGES.length) % LANGUAGES.length].key;
-    this.#choose(next);
-    byId(`tab-${next}`).focus();
   }
 }
 

@@ -9,8 +9,8 @@ const PUBLISH_PAUSES_MS = [1000, 2000, 4000, 8000, 16000];
 const WATCH_PAUSES_MS = [200, 200, 300, 500, 1000, 2000];
 
 /**
- * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {…reply, sentAt},
- * "output" (MediaStream), "fault" (Error), "ended" {reason}. Phases: creating, publishing, live, reconnecting, ended.
+ * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {reply, params, sentAt},
+ * "refused" {error, params}, "output" (MediaStream), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
  */
 export class StreamSession extends EventTarget {
   #api;
@@ -152,7 +152,7 @@ export class StreamSession extends EventTarget {
     try {
       const reply = await this.#api.updateStream(this.record.id, params);
       this.record = { ...this.record, ...reply };
-      this.#emit("updated", { reply, params, sentAt, answeredAt: performance.now() });
+      this.#emit("updated", { reply, params, sentAt });
     } catch (error) {
       if (!this.#ended) this.#emit("refused", { error, params });
     } finally {

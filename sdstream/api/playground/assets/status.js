@@ -11,7 +11,10 @@ export const STATES = {
   ERROR: { word: "Error", tone: "bad" },
 };
 
-/** {state, reason, detail, percent, inputFps, outputFps, p50, p95, dropped, drops, viewers, revision, inForce, sizes, warnings} */
+/**
+ * The members that the page shows. Rates are pictures a second, latencies milliseconds, null where unknown. `inForce` is the revision
+ * whose first picture, `effectiveFrame`, has been made.
+ */
 export function readStatus(data) {
   const lane = data.lane ?? null;
   const total = data.latency_ms?.total ?? null;
@@ -28,10 +31,8 @@ export function readStatus(data) {
     hops: data.latency_ms ?? {},
     drops,
     dropped: Object.values(drops).reduce((sum, count) => sum + count, 0),
-    viewers: data.viewers ?? 0,
-    inForce: lane?.revision ?? null,
-    inputSize: data.media?.input_size ?? null,
-    outputSize: data.media?.output_size ?? null,
+    inForce: lane?.effective_frame === null || lane?.effective_frame === undefined ? null : lane.revision,
+    effectiveFrame: lane?.effective_frame ?? null,
     warnings: data.media?.warnings ?? [],
   };
 }
