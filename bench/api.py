@@ -11,6 +11,7 @@ Rate and stream limits are lifted by settings; nothing else differs from a defau
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -217,6 +218,7 @@ def endpoints(offer: bytes, live: dict[str, Any]) -> list[Endpoint]:
 
 async def measure(endpoint: Endpoint, callers: list[Caller], calls: int, pace: float | None) -> Result:
     """Let every caller make `calls` calls; with `pace`, that many a second each, spread evenly."""
+    gc.collect()  # now, and not within a call
     count = min(calls, endpoint.most or calls)
     latencies: list[float] = []
     errors = 0
@@ -398,6 +400,8 @@ async def main() -> None:
     parser.add_argument("--only", help="only endpoints with this in their name")
     parser.add_argument("--json", type=Path, help="write the results here too")
     arguments = parser.parse_args()
+    gc.freeze()
+    gc.disable()
     async with _server() as (host, port):
         results = await measure_all(host, port, arguments)
     show(results)
