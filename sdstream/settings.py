@@ -41,36 +41,39 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
-    port: int = Field(8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
     public_url: str | None = Field(
-        None,
+        default=None,
         description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
     )
     trust_proxy_headers: bool = Field(
-        False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
+        default=False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
     )
     data_dir: Path | None = Field(
-        None,
+        default=None,
         description="Where streams, keys and models are kept. Unset: a writable /runpod-volume or /workspace, else the "
         "user's data directory.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="How log lines look; auto is console on a terminal, JSON elsewhere."
+        default="auto", description="How log lines look; auto is console on a terminal, JSON elsewhere."
     )
 
     authentication: bool = Field(
-        True, description="Ask for a bearer key on the REST API. Can be switched off only on a loopback host."
+        default=True, description="Ask for a bearer key on the REST API. Can be switched off only on a loopback host."
     )
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Bearer keys that are accepted besides those of keys.json, separated by commas."
+        default=(), description="Bearer keys that are accepted besides those of keys.json, separated by commas."
     )
     anonymous_status: bool = Field(
-        True, description="Answer GET /v1/streams/{id}/status without a key, as Daydream's Chrome extension needs."
+        default=True,
+        description="Answer GET /v1/streams/{id}/status without a key, as Daydream's Chrome extension needs.",
     )
     api_key_endpoint: bool = Field(
-        False, description="Offer POST /v1/api-key, which gives a new key to the holder of a good one."
+        default=False, description="Offer POST /v1/api-key, which gives a new key to the holder of a good one."
     )
 
     models: Mapping[str, ModelSource] = Field(
@@ -79,70 +82,76 @@ class Settings(BaseModel):
         '{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family needed for further ids.',
     )
     default_model: str = Field(
-        "stabilityai/sd-turbo", description="The model of a stream whose create request names none."
+        default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
     )
     size_policy: Literal["reject", "clamp"] = Field(
-        "reject",
+        default="reject",
         description="What happens to a width or height outside 384..1024 or off the 64 grid: 400, or the nearest good "
         "value (for TouchDesigner's size menu).",
     )
 
-    max_streams: int = Field(16, ge=1, description="Streams that may exist with a publisher or a recent use; then 429.")
-    max_viewers: int = Field(20, ge=1, description="Viewers of one stream; then 429.")
-    max_body_bytes: int = Field(12_000_000, ge=10_000, description="Largest REST body; larger ones are answered 413.")
+    max_streams: int = Field(
+        default=16, ge=1, description="Streams that may exist with a publisher or a recent use; then 429."
+    )
+    max_viewers: int = Field(default=20, ge=1, description="Viewers of one stream; then 429.")
+    max_body_bytes: int = Field(
+        default=12_000_000, ge=10_000, description="Largest REST body; larger ones are answered 413."
+    )
     create_rate: float = Field(
-        5.0, gt=0, description="Streams one key may create a second, with bursts of ten seconds' worth."
+        default=5.0, gt=0, description="Streams one key may create a second, with bursts of ten seconds' worth."
     )
     update_rate: float = Field(
-        60.0, ge=30, description="PATCH requests one stream takes a second, with bursts of two seconds' worth."
+        default=60.0, ge=30, description="PATCH requests one stream takes a second, with bursts of two seconds' worth."
     )
     publisher_timeout: float = Field(
-        60.0, gt=0, description="Seconds without a picture from the publisher before its session is ended."
+        default=60.0, gt=0, description="Seconds without a picture from the publisher before its session is ended."
     )
     idle_stream_timeout: float = Field(
-        3600.0, gt=0, description="Seconds without publisher, viewer or request before a stream is deleted."
+        default=3600.0, gt=0, description="Seconds without publisher, viewer or request before a stream is deleted."
     )
     max_frame_rate: float = Field(
-        60.0,
+        default=60.0,
         gt=0,
         le=240,
         description="Pictures a second that one stream may give the worker; more are dropped before it.",
     )
 
     webrtc_addresses: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="IP addresses put into SDP answers, separated by commas. Unset: those of this machine's "
         "interfaces, loopback included when the HTTP server listens there.",
     )
     webrtc_ports: tuple[int, int] | None = Field(
-        None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."
+        default=None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
-        (), description="STUN or TURN URLs that this server itself uses, separated by commas; none by default."
+        default=(), description="STUN or TURN URLs that this server itself uses, separated by commas; none by default."
     )
     video_bitrate: int = Field(
-        1_500_000,
+        default=1_500_000,
         ge=100_000,
         le=50_000_000,
         description="Bits a second of a 512x512 output at 30 frames a second; other sizes scale with the pixel count.",
     )
     video_encoder: Literal["auto", "x264", "nvenc"] = Field(
-        "auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
+        default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
     )
 
-    worker_device: str = Field("auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
+    worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
     worker_threads: int | None = Field(
-        None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."
+        default=None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."
     )
     worker_ping_timeout: float = Field(
-        2.0, gt=0.2, description="Seconds without a sign of life before a ready worker is killed and started again."
+        default=2.0,
+        gt=0.2,
+        description="Seconds without a sign of life before a ready worker is killed and started again.",
     )
     worker_start_timeout: float = Field(
-        120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
+        default=120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
     )
 
     worker_spare: bool = Field(
-        True,
+        default=True,
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "
         "second; costs some 200 MB of memory.",
     )

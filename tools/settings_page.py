@@ -17,8 +17,8 @@ HEAD = """\
 This page is written by `python tools/settings_page.py docs/settings.md`; a test keeps it current.
 
 A setting comes from a flag of `sdstream serve`, else from an `SDSTREAM_*` variable, else from one YAML file, named by
-`--config` or `SDSTREAM_CONFIG`, else it has its default. A wrong value or an unknown name stops the program with a clear
-line. `sdstream doctor` shows what is in force and where it came from. An empty variable counts as unset.
+`--config` or `SDSTREAM_CONFIG`, else it has its default. A wrong value or an unknown name stops the program with a line
+that names it. `sdstream doctor` shows what is in force and where it came from. An empty variable counts as unset.
 
 ```yaml
 # sdstream.yaml, for `sdstream serve --config sdstream.yaml`

@@ -1,0 +1,166 @@
+"""Exit codes, messages, and settings as flags."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdstream.cli import COMMANDS, EXIT_USAGE, run
+from sdstream.commands.flags import flag_name, sources_of, with_settings
+from sdstream.settings import Settings
+from tests.project.commands import environment, sdstream
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SDSTREAM_{name.upper()}", raising=False)
+    monkeypatch.delenv("SDSTREAM_CONFIG", raising=False)
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "Usage: sdstream" in capsys.readouterr().out
+
+
+def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [name for name in Settings.model_fields if flag_name(name) not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sevre"], "serve"),
+        (["serve", "--prot", "1"], "--port"),
+        (["serve", "--port", "x"], "port: "),
+        (["serve", "--port", "70000"], "port: "),
+        (["serve", "--video-encoder", "nvnc"], "nvenc"),
+        (["serve", "--host", "0.0.0.0", "--no-authentication"], "loopback"),
+        (["serve", "--host", "198.51.100.1", "--port", "0"], "not an address of this machine"),
+        (["serve", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["publish", "testsrc", "--url", "nowhere"], "--url"),
+        (["publish", "testsrc", "--url", "http://127.0.0.1:1/", "--fps", "0"], "--fps"),
+        (["publish"], "FILE"),
+        (["render", "in.mp4", "out"], "no ending"),
+        (["key", "revoke", "nothing"], "nothing"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_words(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == EXIT_USAGE
+    assert words in said(capsys)
+
+
+def test_an_unknown_variable_stops_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDSTREAM_MAX_STREEMS", "3")
+    assert run(["serve", "--port", "0"]) == EXIT_USAGE
+    assert "SDSTREAM_MAX_STREEMS is not a setting of sdstream; did you mean SDSTREAM_MAX_STREAMS?" in said(capsys)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/data", "/proc/data"])
+def test_a_data_directory_that_cannot_be_written_is_told_at_start(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["serve", "--port", "0", "--data-dir", place]) == EXIT_USAGE
+    assert f"the data directory {place} cannot be used" in said(capsys)
+
+
+def test_a_flag_beats_a_variable_and_a_variable_beats_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("port: 1\nmax_streams: 2\nmax_viewers: 3\n")
+    monkeypatch.setenv("SDSTREAM_MAX_STREAMS", "20")
+    monkeypatch.setenv("SDSTREAM_PORT", "10")
+    seen: dict[str, Any] = {}
+
+    @with_settings()
+    def command(*, settings: Settings, sources: dict[str, str]) -> None:
+        seen.update(settings=settings, sources=sources)
+
+    command(port="100", config=file)
+    settings, sources = seen["settings"], seen["sources"]
+    assert (settings.port, settings.max_streams, settings.max_viewers) == (100, 20, 3)
+    assert [sources[name] for name in ("port", "max_streams", "max_viewers", "host")] == [
+        "--port",
+        "SDSTREAM_MAX_STREAMS",
+        str(file),
+        "default",
+    ]
+
+
+def test_the_source_of_an_empty_variable_is_the_default() -> None:
+    assert sources_of({}, {"SDSTREAM_PORT": ""}, None)["port"] == "default"
+
+
+def test_flags_replace_the_settings_argument_of_a_command() -> None:
+    @with_settings(only=("port",))
+    def command(name: str, /, *, settings: Settings) -> None: ...
+
+    assert list(inspect.signature(command).parameters) == ["name", "port", "config"]
+
+
+def test_openapi_prints_the_document_of_the_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["openapi"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["openapi"].startswith("3.1")
+    assert "/v1/streams" in document["paths"]
+
+
+def test_keys_are_made_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "--name", "phone"]) == 0
+    key = capsys.readouterr().out.strip()
+    assert key.startswith("sds_")
+    assert run(["key", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "phone" in listed
+    assert key not in listed
+    (entry,) = [line.split()[0] for line in listed.splitlines() if "phone" in line]
+    assert run(["key", "revoke", entry]) == 0
+    capsys.readouterr()
+    assert run(["key", "list"]) == 0
+    assert "phone" not in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdstream", "openapi"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(30) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_python_m_sdstream_is_the_program(tmp_path: Path) -> None:
+    done = sdstream("--version", environment=environment(tmp_path))
+    assert done.returncode == 0
+    assert done.stdout.strip()

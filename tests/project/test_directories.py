@@ -1,0 +1,70 @@
+"""Which data directory is taken, and what is said when it cannot be used."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdstream import directories
+from sdstream.directories import SUBDIRECTORIES, choose_data_directory, prove_writable
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Settings
+
+VOLUMES = (Path("/first"), Path("/second"))
+
+
+def choose(settings: Settings, *writable: str) -> Path:
+    return choose_data_directory(
+        settings, volumes=VOLUMES, is_writable=lambda path: str(path) in writable, user_directory=Path("/home/data")
+    ).path
+
+
+def test_the_setting_comes_first() -> None:
+    assert choose(Settings(data_dir=Path("/mine")), "/first") == Path("/mine")
+
+
+def test_then_a_writable_volume_in_a_folder_of_its_own() -> None:
+    assert choose(Settings(), "/first", "/second") == Path("/first/sdstream")
+    assert choose(Settings(), "/second") == Path("/second/sdstream")
+
+
+def test_then_the_users_own() -> None:
+    assert choose(Settings()) == Path("/home/data")
+
+
+def test_choosing_makes_nothing(tmp_path: Path) -> None:
+    choose_data_directory(Settings(data_dir=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_preparing_makes_every_part_for_this_user_only(tmp_path: Path) -> None:
+    path = choose_data_directory(Settings(data_dir=tmp_path / "new")).prepare()
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(SUBDIRECTORIES)
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="file/data cannot be used"):
+        choose_data_directory(Settings(data_dir=tmp_path / "file" / "data")).prepare()
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
+    monkeypatch.setattr(directories.shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(ConfigurationError, match="10 MiB free"):
+        choose_data_directory(Settings(data_dir=tmp_path)).prepare()
+
+
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(directories.os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        prove_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

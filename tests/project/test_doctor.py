@@ -1,0 +1,175 @@
+"""The doctor's findings: each check in both verdicts, and the exit code."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from sdstream.cli import run
+from sdstream.commands import checks
+from sdstream.commands.checks import (
+    Check,
+    Verdict,
+    check_access,
+    check_address,
+    check_data_directory,
+    check_encoder,
+    check_gpu,
+    check_models,
+    check_port,
+    check_torch,
+)
+from sdstream.commands.doctor import printable
+from sdstream.commands.machine import Gpu, MachineFacts
+from sdstream.settings import ModelSource, Settings
+from tests.project.commands import environment, sdstream
+
+BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
+CARD = MachineFacts("Linux", "x86_64", (Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1"),), "", ("127.0.0.1",), "")
+
+
+@pytest.mark.slow
+def test_a_good_machine_gets_exit_code_0_and_every_check(tmp_path: Path) -> None:
+    given = environment(tmp_path / "data", port=0, webrtc_addresses="127.0.0.1", api_keys="top-secret")
+    done = sdstream("doctor", "--json", environment=given, seconds=150)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ok"]
+    assert {check["subject"] for check in found["checks"]} == {
+        "port",
+        "access",
+        "UDP 127.0.0.1",
+        "GPU",
+        "torch",
+        "encoder",
+        "data",
+        "models",
+    }
+    assert found["settings"]["port"] == {"value": "0", "source": "SDSTREAM_PORT"}
+    assert "top-secret" not in done.stdout
+    assert not (tmp_path / "data").exists(), "doctor changes nothing"
+
+
+def test_a_bad_setting_gets_exit_code_1_and_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checks, "TORCH_PROGRAM", "raise SystemExit('not looked at here')")
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, value in environment(tmp_path, webrtc_addresses="127.0.0.1").items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert run(["doctor", "--port", str(other.getsockname()[1])]) == 1
+    said = capsys.readouterr().out
+    assert "BAD" in said
+    assert "in use by another program" in said
+    assert "Choose another --port" in said
+    assert "What `sdstream serve` will do:" in said
+
+
+def test_a_free_port_is_good() -> None:
+    assert check_port(Settings(port=0)).verdict is Verdict.GOOD
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [
+        (Settings(), Verdict.GOOD),
+        (Settings(authentication=False), Verdict.NOTE),
+        (Settings(host="0.0.0.0"), Verdict.NOTE),
+        (Settings(host="0.0.0.0", public_url="https://video.example.org"), Verdict.GOOD),
+    ],
+)
+def test_access(settings: Settings, verdict: Verdict) -> None:
+    assert check_access(settings).verdict is verdict
+
+
+async def test_an_address_of_this_machine_is_reached_by_udp() -> None:
+    assert (await check_address("127.0.0.1", Settings())).verdict is Verdict.GOOD
+
+
+async def test_an_address_that_nothing_answers_on_is_not_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "ECHO_SECONDS", 0.2)
+    # 127.0.0.2 is routed to this machine, but the socket below listens on 127.0.0.1 only
+    original = checks.bind_udp
+    monkeypatch.setattr(checks, "bind_udp", lambda _address, ports, make: original("127.0.0.1", ports, make))
+    assert (await check_address("127.0.0.2", Settings())).verdict is Verdict.BAD
+    named = await check_address("127.0.0.2", Settings(webrtc_addresses=("127.0.0.2",)))
+    assert named.verdict is Verdict.NOTE, "a configured address may be a router's"
+
+
+async def test_a_range_of_ports_that_is_taken_is_bad() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        check = await check_address("127.0.0.1", Settings(webrtc_ports=(port, port)))
+    assert check.verdict is Verdict.BAD
+    assert str(port) in check.finding
+
+
+def test_gpu() -> None:
+    assert check_gpu(BARE) == Check("GPU", Verdict.NOTE, "no NVIDIA driver answers", check_gpu(BARE).remedy)
+    assert check_gpu(CARD).finding == "NVIDIA L4 23 GiB; driver 580.1"
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "facts", "verdict", "words"),
+    [
+        ("import sys; sys.exit('no torch here')", Settings(), BARE, Verdict.BAD, "no torch here"),
+        ("{'cuda_available': False}", Settings(), BARE, Verdict.GOOD, "computes on the CPU"),
+        ("{'cuda_available': False}", Settings(), CARD, Verdict.BAD, "does not see the GPU"),
+        ("{'cuda_available': False}", Settings(worker_device="cuda:0"), BARE, Verdict.BAD, "sees no CUDA device"),
+        ("{'cuda_available': True, 'device': 'NVIDIA L4'}", Settings(), CARD, Verdict.GOOD, "computes on NVIDIA L4"),
+    ],
+)
+def test_torch(
+    program: str,
+    settings: Settings,
+    facts: MachineFacts,
+    verdict: Verdict,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if program.startswith("{"):
+        base = "{'version': '2', 'seconds': 1.0, 'threads': 1, 'cuda': None, 'mps_available': False}"
+        program = f"import json; print(json.dumps({base} | {program}))"
+    monkeypatch.setattr(checks, "TORCH_PROGRAM", program)
+    check = check_torch(settings, facts)
+    assert check.verdict is verdict
+    assert words in check.finding
+
+
+def test_encoder() -> None:
+    assert check_encoder(Settings(), BARE).verdict is Verdict.GOOD
+    assert check_encoder(Settings(video_encoder="nvenc"), BARE).verdict is Verdict.BAD
+    assert check_encoder(Settings(), CARD).finding == "NVENC made a picture"
+
+
+def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_data_directory(Settings(data_dir=tmp_path)).verdict in (Verdict.GOOD, Verdict.NOTE)
+    assert "will be made" in check_data_directory(Settings(data_dir=tmp_path / "a" / "b")).finding
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    assert check_data_directory(Settings(data_dir=tmp_path / "file")).verdict is Verdict.BAD
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _path: usage._replace(free=1))
+    assert check_data_directory(Settings(data_dir=tmp_path)).verdict is Verdict.BAD
+
+
+def test_models(tmp_path: Path) -> None:
+    assert check_models(Settings(data_dir=tmp_path)).verdict is Verdict.NOTE
+    weights = tmp_path / "mine.safetensors"
+    named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(weights), family="sd15")})
+    assert check_models(named).verdict is Verdict.BAD
+    weights.write_bytes(b"")
+    assert "present: me/mine" in check_models(named).finding
+    assert check_models(Settings(default_model="no/such")).verdict is Verdict.BAD
+
+
+def test_settings_are_printed_without_secrets() -> None:
+    settings = Settings.model_validate({"api_keys": "a,b", "webrtc_ports": "1-2", "models": {"a": "b"}})
+    assert printable(settings.api_keys) == "2 hidden"
+    assert printable(settings.webrtc_ports) == "1, 2"
+    assert printable(settings.models) == "a from b"
+    assert printable(None) == "unset"

@@ -1,0 +1,205 @@
+"""The documentation against what it describes: nothing missing, nothing made up, no dead link."""
+
+import importlib.util
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sdstream import errors
+from sdstream.cli import COMMANDS, make_application
+from sdstream.commands.flags import flag_name, variable_name
+from sdstream.metrics import ServerStatistics
+from sdstream.params import parameter_catalogue, processor_catalogue
+from sdstream.settings import Settings
+from tests.support.server import LiveServer
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+CLIENT_PACKAGES = ROOT / "tests/clients/node_modules"
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def snippets(page: str, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall(read(page)) if kind == language]
+
+
+def error_classes() -> Iterator[type[errors.SdstreamError]]:
+    for _, member in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(member, errors.SdstreamError):
+            yield member
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as hosting sites make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+def test_the_page_of_settings_is_current() -> None:
+    source = ROOT / "tools/settings_page.py"
+    description = importlib.util.spec_from_file_location("settings_page", source)
+    assert description is not None
+    assert description.loader is not None
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    assert read("docs/settings.md") == module.page(), "run: python tools/settings_page.py docs/settings.md"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name: str) -> None:
+    assert Settings.model_fields[name].description
+    assert f"`{variable_name(name)}`" in read("docs/settings.md")
+    assert f"`{flag_name(name)}`" in read("docs/settings.md")
+
+
+def test_every_variable_that_a_page_names_exists() -> None:
+    known = {variable_name(name) for name in Settings.model_fields} | {"SDSTREAM_CONFIG", "SDSTREAM_URL"}
+    named = {
+        (name_of(page), variable)
+        for page in PAGES
+        if page.name != "design.md"  # it names what is planned, too
+        for variable in re.findall(r"\bSDSTREAM_[A-Z_]*[A-Z]\b", page.read_text("utf-8"))
+    }
+    assert {entry for entry in named if entry[1] not in known} == set()
+
+
+def test_every_parameter_and_processor_is_described() -> None:
+    page = read("docs/parameters.md")
+    names = [entry["name"] for entry in parameter_catalogue()] + [
+        entry["name"] for entry in processor_catalogue() if "name" in entry
+    ]
+    assert names
+    assert [name for name in names if f"`{name.rpartition('.')[2]}`" not in page] == []
+
+
+def test_every_error_code_is_described() -> None:
+    page = read("docs/errors.md")
+    codes = {member.code for member in error_classes() if issubclass(member, errors.RequestError)}
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_every_error_class_is_in_the_tree() -> None:
+    tree = errors.__doc__ or ""
+    assert [member.__name__ for member in error_classes() if member.__name__ not in tree] == []
+
+
+def test_every_metric_is_described() -> None:
+    page = read("docs/metrics.md")
+    named = set(re.findall(r'"(sdstream_[a-z0-9_]+)"', Path(inspect.getfile(ServerStatistics)).read_text("utf-8")))
+    assert named
+    assert {name for name in named if name not in page} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_described(name: str) -> None:
+    assert f"## `sdstream {name}`" in read("docs/cli.md")
+    assert name in read("README.md")
+
+
+def test_every_command_that_a_page_shows_can_be_parsed() -> None:
+    application = make_application()
+    shown = [
+        (name_of(page), line)
+        for page in PAGES
+        for kind, text in FENCE.findall(page.read_text("utf-8"))
+        if kind == "bash"
+        for line in re.findall(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?sdstream (.+)$", text, re.MULTILINE)
+    ]
+    assert len(shown) > 10
+    for page, line in shown:
+        tokens = [token.strip('"') for token in re.findall(r'"[^"]*"|\S+', line.partition(" #")[0])]
+        try:
+            application.parse_args(tokens, exit_on_error=False, print_error=False)
+        except Exception as error:  # noqa: BLE001 - whichever error it is, the page is wrong
+            pytest.fail(f"{page}: sdstream {line}: {error}")
+
+
+def test_every_make_target_that_a_page_names_exists() -> None:
+    targets = make_targets()
+    assert {"run", "test", "check", "bench", "clean"} <= targets
+    for page in PAGES:
+        for target in re.findall(r"^make (\w+)|`make (\w+)", page.read_text("utf-8"), re.MULTILINE):
+            assert (target[0] or target[1]) in targets, name_of(page)
+
+
+def test_continuous_integration_runs_the_same_targets() -> None:
+    assert "make test" in read(".ci/run")
+    assert ".ci/run" in read(".github/workflows/ci.yml")
+    assert "artifacts/" in read(".github/workflows/ci.yml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set[Path](), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        links = (link.partition("#")[0] for link in LINK.findall(page.read_text("utf-8")))
+        found = {(page.parent / link).resolve() for link in links if link.endswith(".md") and "://" not in link}
+        waiting += [target for target in found - reached if target.exists()]
+    assert {name_of(page) for page in PAGES} - {name_of(page) for page in reached} == set()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_python_snippets_run(server: LiveServer, number: int) -> None:
+    program = snippets("docs/clients/python.md", "python")[number]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "SDSTREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("whip" if number == 0 else "OFFLINE") in done.stdout
+
+
+@pytest.mark.node
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.skipif(not CLIENT_PACKAGES.is_dir(), reason="the npm packages of tests/clients are not installed")
+def test_the_typescript_snippet_runs(server: LiveServer) -> None:
+    (program,) = snippets("docs/clients/typescript.md", "typescript")
+    program = program.replace('"@daydreamlive/sdk"', '"sdk-with-zod-newest"')  # the name it is installed under here
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", program],
+        cwd=CLIENT_PACKAGES.parent,
+        env={**os.environ, "SDSTREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/whip" in done.stdout

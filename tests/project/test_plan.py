@@ -1,0 +1,54 @@
+"""What `serve` says it will do, from settings and facts alone."""
+
+from pathlib import Path
+
+import pytest
+
+from sdstream.commands.machine import Gpu, MachineFacts
+from sdstream.commands.plan import plan_serve
+from sdstream.settings import Settings
+
+BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
+CARD = Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1")
+
+
+def line(subject: str, settings: Settings, facts: MachineFacts = BARE) -> str:
+    settings = settings.model_copy(update={"data_dir": Path("/data")})
+    return next(entry.text.strip() for entry in plan_serve(settings, facts) if entry.subject == subject)
+
+
+@pytest.mark.parametrize(
+    ("facts", "choice"),
+    [
+        (BARE, "cpu (no NVIDIA driver answers)"),
+        (MachineFacts("Darwin", "arm64", (), "none", (), ""), "mps"),
+        (MachineFacts("Linux", "x86_64", (CARD,), "", (), ""), "cuda, NVIDIA L4 with 23 GiB (driver 580.1)"),
+    ],
+)
+def test_the_device_follows_the_machine(facts: MachineFacts, choice: str) -> None:
+    assert choice in line("device", Settings(), facts)
+
+
+def test_the_device_of_the_settings_wins() -> None:
+    assert "cpu (worker_device asks for it)" in line(
+        "device", Settings(worker_device="cpu"), MachineFacts("Linux", "x86_64", (CARD,), "", (), "")
+    )
+
+
+def test_the_encoder_is_nvenc_only_after_a_good_probe() -> None:
+    assert "x264 (the NVENC probe failed: no such device)" in line("encoder", Settings())
+    assert "nvenc (a probe" in line("encoder", Settings(), MachineFacts("Linux", "x86_64", (CARD,), "", (), ""))
+    assert "but the probe failed" in line("encoder", Settings(video_encoder="nvenc"))
+
+
+def test_addresses_name_their_ports_and_their_source() -> None:
+    assert "127.0.0.1 on any UDP port (this machine's interfaces)" in line("addresses", Settings())
+    settings = Settings(webrtc_addresses=("203.0.113.7",), webrtc_ports=(40000, 40010))
+    facts = MachineFacts("Linux", "x86_64", (), "", ("203.0.113.7",), "")
+    assert "203.0.113.7 on UDP 40000-40010 (webrtc_addresses names them)" in line("addresses", settings, facts)
+
+
+def test_access_says_how_far_the_server_can_be_reached() -> None:
+    assert "this machine only" in line("access", Settings())
+    assert "every network" in line("access", Settings(host="0.0.0.0"))
+    assert "switched off" in line("access", Settings(authentication=False))

@@ -1,0 +1,132 @@
+"""`sdstream publish` against a live server, and its pictures on their own."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy
+import pytest
+
+from sdstream.commands.camera import FilePictures, TestCard
+from sdstream.commands.publish import choose_size
+from sdstream.commands.video import VideoFacts, VideoReader, to_i420
+from sdstream.frames import PictureSize
+from tests.project.commands import environment, sdstream
+from tests.support.server import LiveServer
+from tests.support.waiting import eventually_sync
+
+SMALL = {"skip_diffusion": True, "width": 384, "height": 384}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+def test_it_sends_every_picture_and_ends_its_session(codec: str, server: LiveServer, tmp_path: Path) -> None:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.key}"}, timeout=10) as api:
+        stream = api.post("/v1/streams", json={"params": SMALL}).json()
+        options = ["--duration", "2", "--fps", "20", "--width", "384", "--height", "384", "--report", "json"]
+        done = sdstream(
+            "publish",
+            "testsrc",
+            "--url",
+            stream["whip_url"],
+            "--codec",
+            codec,
+            *options,
+            environment=environment(tmp_path),
+        )
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert report["frames"] == 40
+        assert report["codec"] == codec
+        assert report["playback_url"].endswith("/whep")
+        status = api.get(f"/v1/streams/{stream['id']}/status").json()["data"]
+        assert status["state"] == "OFFLINE"
+        api.delete(f"/v1/streams/{stream['id']}")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_session(server: LiveServer, tmp_path: Path) -> None:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.key}"}, timeout=10) as api:
+        stream = api.post("/v1/streams", json={"params": SMALL}).json()
+
+        def state() -> str:
+            return api.get(f"/v1/streams/{stream['id']}/status").json()["data"]["state"]
+
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sdstream", "publish", "testsrc", "--url", stream["whip_url"]],
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            eventually_sync(lambda: state() == "ONLINE", seconds=20, what="ONLINE")
+            process.send_signal(signal.SIGINT)
+            said, complaints = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == 0
+        assert said.startswith("sent ")
+        assert "Traceback" not in complaints
+        assert state() == "OFFLINE"
+        api.delete(f"/v1/streams/{stream['id']}")
+
+
+def test_a_refusal_is_told_in_the_servers_words(server: LiveServer, tmp_path: Path) -> None:
+    url = f"{server.url}/live/video-to-video/stk_nobody/whip"
+    done = sdstream("publish", "testsrc", "--url", url, environment=environment(tmp_path))
+    assert done.returncode == 1
+    assert "the server refused the stream: 404" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    done = sdstream("publish", "testsrc", "--url", "http://127.0.0.1:1/whip", environment=environment(tmp_path))
+    assert done.returncode == 1
+    assert "no answer from http://127.0.0.1:1/whip" in done.stderr
+
+
+def test_the_test_card_moves_and_keeps_its_colours() -> None:
+    first, second = (
+        to_i420(timed.picture, 0, timed.picture.time_base, 0)
+        for timed in itertools.islice(TestCard(PictureSize(512, 512), 30).pictures(), 2)
+    )
+    assert numpy.any(first.y != second.y)
+    assert [int(first.y[10, x]) for x in (20, 500)] == [180, 35]
+    assert [timed.seconds for timed in itertools.islice(TestCard(PictureSize(64, 64), 25).pictures(), 3)] == [
+        0,
+        0.04,
+        0.08,
+    ]
+
+
+def test_a_looped_file_goes_on_without_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        pictures = FilePictures(reader, PictureSize(64, 64), None, loop=True).pictures()
+        times = [timed.seconds for timed in itertools.islice(pictures, 12)]
+    assert numpy.allclose(numpy.diff(times), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [((None, None), "640x480"), ((320, None), "320x240"), ((None, 240), "320x240"), ((100, 100), "100x100")],
+)
+def test_one_side_keeps_the_aspect(wanted: tuple[int | None, int | None], expected: str) -> None:
+    facts = VideoFacts(640, 480, Fraction(25), Fraction(1, 25), None, None)
+    assert str(choose_size(facts, *wanted)) == expected

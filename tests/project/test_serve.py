@@ -1,0 +1,158 @@
+"""Starting and ending the server: what it prints, what it waits for, how it ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sdstream.errors import ConfigurationError
+from sdstream.serve import bind, url_of
+from tests.project.commands import environment, sdstream
+from tests.support.server import LiveServer
+from tests.support.waiting import eventually_sync
+
+
+class Serving:
+    """`sdstream serve` on a free port, whose printed lines are read one by one."""
+
+    def __init__(self, data_dir: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sdstream", "serve", "--port", "0", *arguments],
+            env=environment(data_dir),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()), daemon=True)
+        self._reader.start()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def release(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        self._reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    made: list[Serving] = []
+
+    def begin(*arguments: str) -> Serving:
+        made.append(Serving(tmp_path / "data", *arguments))
+        return made[-1]
+
+    yield begin
+    for serving in made:
+        serving.release()
+
+
+def test_the_first_start_prints_a_link_that_signs_in_and_the_next_one_none(start: Callable[..., Serving]) -> None:
+    first = start()
+    url = first.line().removeprefix("sdstream is listening on ")
+    opened = first.line()
+    assert opened.startswith(f"Open {url}/#key=sds_")
+    key = opened.partition("#key=")[2]
+    answer = httpx.get(f"{url}/v1/streams", headers={"Authorization": f"Bearer {key}"}, timeout=10)
+    assert answer.status_code == 200
+    assert first.end() == 0
+
+    second = start()
+    second.line()
+    assert "#key=" not in second.line()
+    assert second.end() == 0
+
+
+def test_rest_answers_while_the_worker_is_still_starting(start: Callable[..., Serving]) -> None:
+    serving = start("--no-authentication")
+    url = serving.line().removeprefix("sdstream is listening on ")
+    health = httpx.get(f"{url}/health", timeout=5).json()
+    assert health["worker"]["phase"] == "starting"
+    assert httpx.get(f"{url}/v1/streams", timeout=5).status_code == 200
+    eventually_sync(lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200, seconds=60, what="/ready")
+
+
+def test_it_says_what_it_does_and_why(start: Callable[..., Serving]) -> None:
+    serving = start()
+    lines = [serving.line() for _ in range(7)]
+    assert [line.split(":")[0].strip() for line in lines[2:]] == ["device", "encoder", "addresses", "access", "data"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_second_signal_ends_at_once(start: Callable[..., Serving]) -> None:
+    serving = start("--no-authentication")
+    url = serving.line().removeprefix("sdstream is listening on ")
+    stream = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=10).json()
+    with httpx.stream("GET", f"{url}/v1/streams/{stream['id']}/events", timeout=10) as events:
+        assert events.status_code == 200
+        serving.process.send_signal(signal.SIGTERM)
+        eventually_sync(lambda: any("draining" in line for line in serving.log) or None, seconds=10, what="draining")
+        serving.process.send_signal(signal.SIGINT)
+        assert serving.process.wait(5) in (0, 128 + signal.SIGINT)
+
+
+def test_ending_it_leaves_no_process_and_closes_open_event_streams(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server()
+    headers = {"Authorization": f"Bearer {live.key}"}
+    body = {"params": {"skip_diffusion": True}}
+    stream = httpx.post(f"{live.url}/v1/streams", json=body, headers=headers, timeout=10).json()
+    with httpx.stream("GET", f"{live.url}/v1/streams/{stream['id']}/events", headers=headers, timeout=20) as events:
+        assert events.status_code == 200
+        assert live.stop() == 0
+
+
+def test_a_port_in_use_is_told_in_words(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = sdstream("serve", "--port", str(port), environment=environment(tmp_path))
+    assert done.returncode == 2
+    assert f"port: {port} on 127.0.0.1 is in use by another program" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_free_port_is_taken_and_shown(host: str) -> None:
+    with bind(host, 0) as listener:
+        assert url_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_wildcard_host_is_shown_as_an_address_one_can_open() -> None:
+    with bind("0.0.0.0", 0) as listener:
+        assert url_of(listener).startswith("http://127.0.0.1:")
+
+
+def test_a_name_that_is_none_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="is not an address of this machine"):
+        bind("no-such-name.invalid", 0)
+
+
+def test_two_servers_cannot_have_one_port() -> None:
+    with bind("127.0.0.1", 0) as first, pytest.raises(ConfigurationError, match="in use"):
+        bind("127.0.0.1", first.getsockname()[1])
+
+
+async def test_the_bound_socket_takes_connections_before_the_server_runs() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.close()
+        await writer.wait_closed()
