@@ -1,6 +1,7 @@
 """The whole page, clicked through against a real server with a real browser and a camera that Chromium makes up."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -8,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Route
+from playwright.sync_api import BrowserContext, Response, Route
 
 from tests.playground.browser import PlaygroundPage, difference
+from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -181,6 +183,46 @@ def test_stream_deleted_elsewhere_is_told(playground: PlaygroundPage) -> None:
     playground.element("start").wait_for()
     assert "The stream ended" in playground.text("messages")
     playground.complaints.clear()  # a status that was under way may have met the 404
+
+
+def test_lost_session_is_made_again(playground: PlaygroundPage) -> None:
+    sessions: list[str] = []
+
+    def note_session(response: Response) -> None:
+        if response.url.endswith("/whip") and response.status == 201:
+            sessions.append(response.headers["location"])
+
+    playground.page.on("response", note_session)
+    playground.choose_source("test")
+    playground.start()
+    stream = playground.stream()["id"]
+    httpx.delete(sessions[0]).raise_for_status()
+    playground.until(lambda: len(sessions) == 2, seconds=20, what="a second offer")
+    playground.until(lambda: playground.text("state-badge") not in ("Offline", "Poor input"), what="pictures again")
+    begun = playground.output_time()
+    playground.until(lambda: playground.output_time() > begun + 0.5, what="the output to go on")
+    assert playground.stream()["id"] == stream
+    playground.complaints.clear()  # the browser's own note of a session that was not there to be ended
+
+
+def test_streaming_phone_shows_every_figure_whole(
+    open_context: Callable[..., BrowserContext], server: LiveServer, artifacts: Path
+) -> None:
+    context = open_context(viewport={"width": 360, "height": 780}, has_touch=True, is_mobile=True)
+    playground = PlaygroundPage(context, server).open()
+    playground.choose_source("test")
+    playground.start()
+    playground.until(lambda: "\u2013" not in playground.text("plots"), what="a value in every plot")
+    playground.page.screenshot(path=artifacts / "playground-phone.png")
+    cut = playground.page.evaluate(
+        "() => [...document.querySelectorAll('.plot-head, .bar, .transport, figcaption')]"
+        ".filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.className)"
+    )
+    wide = playground.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    playground.stop()
+    assert cut == []
+    assert wide <= 0
+    assert playground.complaints == []
 
 
 def test_player_tries_again_while_there_is_nothing_to_see(playground: PlaygroundPage) -> None:
