@@ -1,7 +1,7 @@
 """The two places where a caller hands over an address: the style image and the RTMP target."""
 
-import base64
 import binascii
+import ipaddress
 import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -14,6 +14,8 @@ from sdstream.params.vocabulary import MAX_URL
 MAX_STYLE_IMAGE = 10 * 1024 * 1024
 """Characters of a style image given as a data URI."""
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32};base64,", re.ASCII)
+_PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "arpa", "invalid", "test", "onion"})
+"""Last labels of host names that are never of the public internet."""
 _SIGNATURES = {
     "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "jpeg": re.compile(rb"\xff\xd8\xff"),
@@ -44,12 +46,6 @@ class StyleImage(str):
         head = self.partition(",")[0]
         return f"{head},... ({len(self)} characters)"
 
-    def content(self) -> bytes:
-        """The encoded picture inside a data URI. Raises `ValueError` for a URL."""
-        if not self.is_data:
-            raise ValueError("a URL has to be fetched")
-        return base64.b64decode(self.partition(",")[2])
-
 
 def read_style_image(value: Any) -> StyleImage | None:
     """Check a style image: `https://`, `http://`, `data:image/...;base64,` or bare base64; empty means none.
@@ -74,6 +70,8 @@ def read_style_image(value: Any) -> StyleImage | None:
         return StyleImage(text)
     if re.match(r"https?://", text, re.IGNORECASE):
         _check_url(text, schemes={"http", "https"})
+        if not _may_be_public(urlsplit(text).hostname or ""):
+            raise _wrong("must not point into a private network; send the picture as a data URI instead")
         return StyleImage(text)
     if "://" not in text[:32] and len(text) >= 64:
         text = "".join(text.split())
@@ -104,6 +102,20 @@ def _check_url(text: str, schemes: set[str]) -> None:
         good = False
     if not good:
         raise _wrong("is not a URL with a host")
+
+
+def _may_be_public(host: str) -> bool:
+    """Whether `host` can be of the public internet, as far as its text tells.
+
+    A server that fetched from anywhere would be its callers' door into the network behind it. Whoever fetches must
+    still check what the name resolves to.
+    """
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.rstrip(".").lower()
+        # `127.1` and `0x7f000001` are numbers to a resolver: a name ends in a word.
+        return "." in name and name.rpartition(".")[2] not in _PRIVATE_ENDINGS and name.rpartition(".")[2][0].isalpha()
 
 
 def _sniff(text: str) -> str:

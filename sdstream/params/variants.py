@@ -267,7 +267,7 @@ class SdxlTurboParams(StreamParams):
     ip_adapter: Annotated[IpAdapter, Field(description="Style from an image.")] = IpAdapter(enabled=False)
     ip_adapter_style_image_url: Annotated[
         StyleImageField,
-        Field(description="The style image: an http(s) URL or a data URI of at most 10 MiB; empty for none."),
+        Field(description="The style image: a public http(s) URL, or a data URI of at most 10 MiB; empty for none."),
     ] = None
     cached_attention: Annotated[CachedAttention, Field(description="Attention to earlier pictures.")] = CachedAttention(
         enabled=False
@@ -291,7 +291,7 @@ class Sd15Params(StreamParams):
     ip_adapter: Annotated[RegularIpAdapter, Field(description="Style from an image.")] = RegularIpAdapter(enabled=False)
     ip_adapter_style_image_url: Annotated[
         StyleImageField,
-        Field(description="The style image: an http(s) URL or a data URI of at most 10 MiB; empty for none."),
+        Field(description="The style image: a public http(s) URL, or a data URI of at most 10 MiB; empty for none."),
     ] = None
     cached_attention: Annotated[CachedAttention, Field(description="Attention to earlier pictures.")] = CachedAttention(
         enabled=False

@@ -1,6 +1,6 @@
 """The closed lists of the wire: exactly the values that the published SDKs know."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
@@ -72,7 +72,6 @@ def _refuse_boolean(value: Any) -> Any:
 
 NOT_BOOLEAN = BeforeValidator(_refuse_boolean)
 """Put it after the bounds in `Annotated`, so that the bounds stay in the JSON schema."""
-Weight = Annotated[float, NOT_BOOLEAN]
 
 __all__ = [
     "IMAGE_PROCESSOR_NAMES",
@@ -90,6 +89,5 @@ __all__ = [
     "ImageProcessorName",
     "Interpolation",
     "LatentProcessorName",
-    "Weight",
     "WeightType",
 ]
