@@ -92,6 +92,8 @@ class Peer:
         Raises `ConfigurationError` when no address can be opened, `CapacityReached` when no port is free.
         """
         self._setup = setup
+        # Before the sockets are open: a check of the other side may come at once, and both must know their parts.
+        self._connection.ice_controlling = setup == "actpass"
         await self._gatherer.gather()
         candidates = tuple(candidate.to_sdp() for candidate in self._connection.local_candidates)
         if not candidates:
@@ -109,6 +111,8 @@ class Peer:
 
     def connect(self, remote: MediaSection, *, ice_lite: bool = False) -> None:
         """Start to connect to the peer that `remote` describes; the handler hears of success and failure."""
+        if ice_lite:
+            self._connection.ice_controlling = True
         self._connecting = asyncio.ensure_future(self._connect(remote, ice_lite))
 
     async def add_candidate(self, line: str) -> None:
@@ -161,8 +165,6 @@ class Peer:
             async with asyncio.timeout(CONNECT_SECONDS):
                 for line in remote.candidates:
                     await self.add_candidate(line)
-                offering = self._setup == "actpass"
-                self._connection.ice_controlling = offering or ice_lite
                 # End of candidates is never signalled: a client that names none, or none we can dial, is learnt from
                 # its own checks.
                 await self._ice.start(
@@ -173,6 +175,7 @@ class Peer:
                 if self._ice.state != "completed":
                     self._end("ICE failed")
                     return
+                offering = self._setup == "actpass"
                 passive = remote.setup == "active" if offering else self._setup == "passive"
                 self._dtls.become("server" if passive else "client")
                 await self._dtls.start(
