@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -202,7 +202,8 @@ class Settings(BaseModel):
         if isinstance(value, str):
             value = json.loads(value)
         if isinstance(value, Mapping):
-            return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
+            entries = cast("Mapping[Any, Any]", value)
+            return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
         return value
 
     @model_validator(mode="after")
@@ -249,15 +250,16 @@ def _from_file(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read the settings file {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the settings file {file} is not YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigurationError(f"the settings file {file} must hold `name: value` lines")
-    for name in content:
-        _refuse_unknown(str(name), str(name))
-    return {str(name): value for name, value in content.items()}
+    values = {str(name): value for name, value in cast("dict[Any, Any]", content).items()}
+    for name in values:
+        _refuse_unknown(name, name)
+    return values
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
