@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import av
 import numpy
 import pytest
-from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from sdstream.commands.stamp import CELLS, read_stamp
@@ -22,6 +22,7 @@ from tests.support.rest import SMALL, Rest
 from tests.support.waiting import eventually
 
 Pixels = NDArray[numpy.float32]
+BT601 = (0.299, 0.114)
 
 
 def film(name: str) -> Path:
@@ -32,20 +33,24 @@ def film(name: str) -> Path:
     return Path(package.origin).parent / "datasets" / "data" / name
 
 
-def read_film(file: Path, size: tuple[int, int]) -> list[Pixels]:
-    """All pictures as RGB float32 [height, width, 3]."""
+def read_film(file: Path, size: tuple[int, int]) -> Iterator[Pixels]:
+    """The pictures as RGB float32 [height, width, 3], one at a time: a whole film in memory is gigabytes."""
     with av.open(str(file)) as container:
-        return [as_pixels(frame, size) for frame in container.decode(video=0)]
+        for frame in container.decode(video=0):
+            yield as_pixels(frame, size)
 
 
 def as_pixels(frame: Any, size: tuple[int, int]) -> Pixels:
-    """The picture as a player shows it: high definition that does not say its matrix is BT.709."""
-    unmarked = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
-    matrix = {1: Colorspace.ITU709, 5: Colorspace.ITU601, 6: Colorspace.ITU601}.get(int(frame.colorspace), unmarked)
-    scaled = frame.reformat(
-        width=size[0], height=size[1], format="rgb24", interpolation="BILINEAR", src_colorspace=matrix
-    )
-    return scaled.to_ndarray().astype(numpy.float32)
+    """The picture as a player shows it: high definition that does not say its matrix is BT.709.
+
+    The matrix is applied here, for libswscale's quick conversions shift colours by more than a codec does.
+    """
+    red, blue = (0.2126, 0.0722) if frame.colorspace == 1 or (frame.colorspace == 2 and frame.height >= 720) else BT601
+    planes = frame.reformat(width=size[0], height=size[1], format="yuv444p", interpolation="BILINEAR").to_ndarray()
+    y, u, v = planes.astype(numpy.float32)
+    grey, from_u, from_v = (y - 16) / 219, (u - 128) / 112 * (1 - blue), (v - 128) / 112 * (1 - red)
+    green = grey - (blue * from_u + red * from_v) / (1 - red - blue)
+    return 255 * numpy.clip(numpy.stack((grey + from_v, green, grey + from_u), axis=-1), 0, 1)
 
 
 def difference(seen: Pixels, drawn: Pixels, skip_rows: int = 0) -> float:
@@ -65,7 +70,6 @@ def clean_environment() -> dict[str, str]:
 async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_colours(rest: Rest) -> None:
     clip = film("carphone_pristine.mp4")  # 120 pictures shown as 4:3
     size = (512, 384)
-    originals = await asyncio.to_thread(read_film, clip, (384, 288))
     stream = await rest.create(SMALL | {"width": size[0], "height": size[1]})
     seen: list[tuple[int, Picture]] = []
 
@@ -91,19 +95,29 @@ async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_col
         await viewer.wait_kind("placard")
         drops = (await rest.status(stream["id"]))["drops"]
     report = json.loads(output)
-    assert report["frames"] == len(originals) == 120
+    assert report["frames"] == 120
     numbers = [number for number, _ in seen]
-    assert numbers == sorted(set(numbers))
+    # In order; a picture is sent a second time only where nothing follows it for a moment.
+    assert numbers == sorted(numbers)
+    assert len(numbers) - len(set(numbers)) < 12
     # On an idle machine nothing is missing; what a busy one drops is dropped by rule, and counted.
     missing = sorted(set(range(120)) - set(numbers))
-    assert len(missing) <= min(12, sum(drops.values())), f"{missing} are missing, counted drops: {drops}"
+    assert len(missing) <= min(60, sum(drops.values())), f"{missing} are missing, counted drops: {drops}"
     skip = size[0] // CELLS + 10  # the row of cells and what the codec smears of it
     errors: list[float] = []
-    for number, picture in seen[::10]:
-        assert picture.size == size
-        enlarged = av.VideoFrame.from_ndarray(originals[number].astype(numpy.uint8), format="rgb24")
-        errors.append(difference(as_pixels(picture.frame, size), as_pixels(enlarged, size), skip))
-    assert max(errors) < 3.0, f"mean error of every tenth picture: {[round(error, 2) for error in errors]}"
+    shifts: list[Pixels] = []
+    received = dict(seen)
+    for number, theirs in enumerate(read_film(clip, size)):
+        if number % 10 or number not in received:
+            continue
+        assert received[number].size == size
+        mine = as_pixels(received[number].frame, size)
+        errors.append(difference(mine, theirs, skip))
+        shifts.append((mine - theirs)[skip:].mean(axis=(0, 1)))
+    told = f"errors of every tenth picture {numpy.round(errors, 2)}, mean shift of RGB {numpy.mean(shifts, axis=0)}"
+    assert numpy.mean(errors) < 3.0, told
+    assert max(errors) < 4.0, told
+    assert numpy.abs(numpy.mean(shifts, axis=0)).max() < 1.0, told
 
 
 @pytest.mark.slow
@@ -133,16 +147,16 @@ def test_a_rendered_film_keeps_count_order_colours_aspect_and_sound(tmp_path: Pa
             for container in (source, result)
         ]
         assert abs(lengths[0] - lengths[1]) < 0.05
-    originals, rendered = read_film(clip, size), read_film(target, size)
-    assert len(rendered) == len(originals) == 132
-    errors = [difference(mine, theirs) for mine, theirs in zip(rendered, originals, strict=True)]
+    errors = [
+        difference(mine, theirs) for mine, theirs in zip(read_film(target, size), read_film(clip, size), strict=True)
+    ]
+    assert len(errors) == 132
     assert max(errors) < 3.0, f"mean errors up to {max(errors):.2f} of 255"
     # In order: each picture is nearer to its own original than to the ones three before and after.
+    originals, rendered = list(read_film(clip, (128, 72))), list(read_film(target, (128, 72)))
     for number in range(3, 129, 7):
-        own = difference(rendered[number], originals[number])
-        assert own <= min(
-            difference(rendered[number], originals[number - 3]), difference(rendered[number], originals[number + 3])
-        )
+        own, before, after = (difference(rendered[number], originals[number + step]) for step in (0, -3, 3))
+        assert own < min(before, after), f"picture {number}"
 
 
 @pytest.mark.slow
