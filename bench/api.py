@@ -36,6 +36,7 @@ GOAL_MAXIMUM_MS = 250.0
 SETTINGS = {
     "SDSTREAM_API_KEYS": KEY,
     "SDSTREAM_MAX_STREAMS": "5000",
+    "SDSTREAM_MAX_VIEWERS": "5000",
     "SDSTREAM_CREATE_RATE": "100000",
     "SDSTREAM_UPDATE_RATE": "100000",
     "SDSTREAM_API_KEY_ENDPOINT": "true",
@@ -127,7 +128,7 @@ class Endpoint:
     most: int | None = None
     """Calls of one caller, where each costs more than an answer."""
     fastest: float | None = None
-    """Paced calls a second of one caller, where all callers call the same stream and its rate is limited."""
+    """Paced calls a second of one caller, where `--pace` would be more than 50 callers ever ask for."""
 
 
 def endpoints(offer: bytes, live: dict[str, Any]) -> list[Endpoint]:
@@ -180,7 +181,7 @@ def endpoints(offer: bytes, live: dict[str, Any]) -> list[Endpoint]:
         Endpoint("get_health", 200, plain("GET", "/health")),
         Endpoint("get_readiness", 200, plain("GET", "/ready")),
         Endpoint("ping", 200, plain("GET", "/ping")),
-        Endpoint("get_metrics", 200, plain("GET", "/metrics")),
+        Endpoint("get_metrics", 200, plain("GET", "/metrics"), fastest=1.0),
         Endpoint("list_models", 200, plain("GET", "/v1/models")),
         Endpoint("list_parameters", 200, plain("GET", "/v1/parameters")),
         Endpoint("get_capacity", 200, plain("GET", "/v1/capacity")),
@@ -192,25 +193,35 @@ def endpoints(offer: bytes, live: dict[str, Any]) -> list[Endpoint]:
         Endpoint("update_stream", 200, update),
         Endpoint("update_stream (live)", 200, update_live, fastest=1.0),
         Endpoint("update_prompts", 200, update_prompts),
-        Endpoint("list_streams (52 of them)", 200, plain("GET", "/v1/streams"), most=10),
+        Endpoint("list_streams (52 of them)", 200, plain("GET", "/v1/streams"), most=10, fastest=1.0),
         Endpoint("create_stream", 201, create, prepare=delete),
         Endpoint("delete_stream_by_path", 200, delete, restore=create),
         Endpoint("delete_stream", 200, plain("DELETE", "/v1/streams?id={id}"), restore=create),
         Endpoint(
-            "get_snapshot", 200, lambda caller: caller.call("GET", f"/v1/streams/{live['id']}/snapshot.jpg"), most=10
+            "get_snapshot",
+            200,
+            lambda caller: caller.call("GET", f"/v1/streams/{live['id']}/snapshot.jpg"),
+            most=10,
+            fastest=1.0,
         ),
         Endpoint(
             "follow_events (first byte)",
             200,
             lambda caller: caller.call("GET", f"/v1/streams/{caller.stream['id']}/events", endless=True),
         ),
-        Endpoint("create_api_key", 201, lambda caller: caller.call("POST", "/v1/api-key", b'{"name": "x"}'), most=1),
-        Endpoint("publish", 201, publish, restore=end, most=2),
-        Endpoint("trickle_publish", 204, trickle, prepare=publish, restore=end, most=2),
-        Endpoint("end_publish_session", 200, end, prepare=publish, most=2),
-        Endpoint("watch", 201, watch, restore=end, most=2),
-        Endpoint("trickle_watch", 204, trickle, prepare=watch, restore=end, most=2),
-        Endpoint("end_watch_session", 200, end, prepare=watch, most=2),
+        Endpoint(
+            "create_api_key",
+            201,
+            lambda caller: caller.call("POST", "/v1/api-key", b'{"name": "x"}'),
+            most=1,
+            fastest=0.5,
+        ),
+        Endpoint("publish", 201, publish, restore=end, most=2, fastest=0.5),
+        Endpoint("trickle_publish", 204, trickle, prepare=publish, restore=end, most=2, fastest=0.5),
+        Endpoint("end_publish_session", 200, end, prepare=publish, most=2, fastest=0.5),
+        Endpoint("watch", 201, watch, restore=end, most=2, fastest=0.5),
+        Endpoint("trickle_watch", 204, trickle, prepare=watch, restore=end, most=2, fastest=0.5),
+        Endpoint("end_watch_session", 200, end, prepare=watch, most=2, fastest=0.5),
         Endpoint("openapi.json", 200, plain("GET", "/openapi.json"), most=10),
         Endpoint("playground", 200, plain("GET", "/")),
     ]

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -55,7 +56,7 @@ class KeyEntry:
 
 
 class KeyRing:
-    """All keys that are accepted. Reads `keys.json` again when another process has changed it."""
+    """All keys that are accepted. Reads `keys.json` again when another process has changed it. Safe between threads."""
 
     def __init__(self, file: Path, fixed: Iterable[KeyEntry] = (), clock: Clock | None = None) -> None:
         self._file = file
@@ -64,6 +65,7 @@ class KeyRing:
         self._stamp: tuple[int, int, int] | None = None
         self._stored: tuple[KeyEntry, ...] = ()
         self._read_at = float("-inf")
+        self._writing = threading.Lock()
         self._read_again()
 
     @classmethod
@@ -125,16 +127,17 @@ class KeyRing:
         `author` defaults to a new one, `operator` to whether this is the first key of all. Raises `ConfigurationError`
         when keys.json cannot be written.
         """
-        self._read_again()
         key = KEY_PREFIX + secrets.token_urlsafe(32)
-        entry = KeyEntry(
-            digest=_digest(key),
-            name=name.strip()[:LONGEST_NAME] or "unnamed",
-            author=author or f"usr_{secrets.token_hex(6)}",
-            created_at=self._clock.now().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            operator=(not self._stored and not self._fixed) if operator is None else operator,
-        )
-        self._write((*self._stored, entry))
+        with self._writing:
+            self._read_again()
+            entry = KeyEntry(
+                digest=_digest(key),
+                name=name.strip()[:LONGEST_NAME] or "unnamed",
+                author=author or f"usr_{secrets.token_hex(6)}",
+                created_at=self._clock.now().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                operator=(not self._stored and not self._fixed) if operator is None else operator,
+            )
+            self._write((*self._stored, entry))
         return key
 
     def entries(self) -> tuple[KeyEntry, ...]:
@@ -144,12 +147,13 @@ class KeyRing:
 
     def revoke(self, key_id: str) -> bool:
         """Forget the stored key with this `id`; False when there is none. Keys of the settings cannot be revoked."""
-        self._read_again()
-        left = tuple(entry for entry in self._stored if entry.id != key_id)
-        if len(left) == len(self._stored):
-            return False
-        self._write(left)
-        return True
+        with self._writing:
+            self._read_again()
+            left = tuple(entry for entry in self._stored if entry.id != key_id)
+            if len(left) == len(self._stored):
+                return False
+            self._write(left)
+            return True
 
     def _read_again(self) -> None:
         """Raises `ConfigurationError` when the file is there and cannot be read or understood."""

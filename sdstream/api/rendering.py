@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from sdstream.api.addresses import PublicAddress
 from sdstream.clock import epoch_milliseconds
 from sdstream.media.ports import MediaStatistics, TrackStatistics
-from sdstream.params import wire_params
 from sdstream.streams.views import StreamEvent, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import LaneStatus
 
@@ -24,19 +25,17 @@ def stream_object(
     record: StreamRecord,
     address: PublicAddress,
     state: StreamState,
-    *,
+    params: Mapping[str, Any] | msgspec.Raw,
     warnings: tuple[str, ...] = (),
-    shorten: bool = False,
 ) -> dict[str, Any]:
     """The stream object: Daydream's 13 members, `id` first for OBS's text search, then the extensions."""
-    params = wire_params(record.params)
     whep_url = address.whep_url(record)
     return {
         "id": record.id,
         "stream_key": record.stream_key,
         "created_at": iso_milliseconds(record.created_at),
         "pipeline": PIPELINE,
-        "params": shorten_data_uris(params) if shorten else params,
+        "params": params,
         "name": record.name,
         "author": record.author,
         "from_playground": record.from_playground,

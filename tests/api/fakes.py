@@ -50,6 +50,7 @@ class FakeStreams:
         self.log: dict[str, list[StreamEvent]] = {}
         self.logged = asyncio.Event()
         self.followers = 0
+        self.snapshots = 0
         self.followed = asyncio.Event()
         self.fragments: list[str] = []
         self.links: tuple[str, ...] = ()
@@ -186,6 +187,8 @@ class FakeStreams:
         self.get(stream_id)
         if stream_id not in self.publishers:
             raise NoPictureYet("This stream has no picture yet.")
+        self.snapshots += 1
+        await asyncio.sleep(0.02)
         return b"\xff\xd8\xff\xd9"
 
     def emit(self, stream_id: str, name: str, **data: object) -> None:

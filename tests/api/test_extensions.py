@@ -28,6 +28,23 @@ async def test_no_snapshot_before_the_first_picture(site: Site) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, NoPictureYet.code)
 
 
+async def test_a_snapshot_is_encoded_once_for_all_who_wait(site: Site) -> None:
+    stream = await site.create()
+    await site.publish(stream)
+    client = site.client
+    answers = await asyncio.gather(*(client.get(f"/v1/streams/{stream['id']}/snapshot.jpg") for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert site.streams.snapshots < 10
+
+
+async def test_a_later_snapshot_is_a_new_one(site: Site) -> None:
+    stream = await site.create()
+    await site.publish(stream)
+    for _ in range(2):
+        await site.client.get(f"/v1/streams/{stream['id']}/snapshot.jpg")
+    assert site.streams.snapshots == 2
+
+
 async def test_models_name_the_default(site: Site) -> None:
     models = (await site.client.get("/v1/models")).json()["data"]
     assert {model["id"] for model in models} == set(site.streams.models.ids())

@@ -26,14 +26,29 @@ class ExtensionRoutes:
         self._context = context
         self._streams = context.streams
         self._heartbeat = heartbeat_seconds
+        self._snapshots: dict[str, asyncio.Future[bytes]] = {}
         catalogue = {"success": True, "data": parameter_catalogue(), "processors": processor_catalogue()}
         self._catalogue = encode_json(catalogue)
         self._models = ModelTable.from_settings(context.settings)
 
     async def snapshot(self, request: Request) -> Response:
         record = self._context.owned(request, request.path_params["id"])
-        picture = await self._streams.snapshot(record.id)
+        picture = await self._shared_snapshot(record.id)
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    async def _shared_snapshot(self, stream_id: str) -> bytes:
+        """One picture is encoded once, however many ask for it at the same time."""
+        encoding = self._snapshots.get(stream_id)
+        if encoding is None:
+            encoding = asyncio.ensure_future(self._streams.snapshot(stream_id))
+            self._snapshots[stream_id] = encoding
+            encoding.add_done_callback(lambda done: self._forget_snapshot(stream_id, done))
+        return await asyncio.shield(encoding)  # who leaves must not take the picture from the others
+
+    def _forget_snapshot(self, stream_id: str, done: asyncio.Future[bytes]) -> None:
+        self._snapshots.pop(stream_id, None)
+        if not done.cancelled():
+            done.exception()  # looked at, so that nobody complains when all who asked have left
 
     async def events(self, request: Request) -> Response:
         record = self._context.owned(request, request.path_params["id"])
@@ -103,7 +118,8 @@ class ExtensionRoutes:
                 "name must be a string",
                 details=[{"field": "name", "problem": "not a string", "suggestion": None}],
             )
-        key = context.keys.create(name, author=caller.author, operator=False)
+        # In a thread, because it waits for the disk.
+        key = await asyncio.to_thread(context.keys.create, name, author=caller.author, operator=False)
         return json_answer({"apiKey": key}, 201)
 
 

@@ -5,10 +5,13 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sdstream.api.addresses import PublicAddress
 from sdstream.api.answers import json_answer
 from sdstream.api.context import Context
+from sdstream.api.params_cache import ParamsCache
 from sdstream.api.rendering import status_object, stream_object
 from sdstream.errors import BadRequest
+from sdstream.streams.views import StreamRecord
 
 FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
@@ -19,6 +22,7 @@ class StreamRoutes:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._streams = context.streams
+        self._params = ParamsCache()
 
     async def create(self, request: Request) -> Response:
         context = self._context
@@ -27,9 +31,7 @@ class StreamRoutes:
         body = await context.read_object(request)
         from_playground = request.headers.get("x-client-source") == "playground"
         created = await self._streams.create(body, caller.author, from_playground=from_playground)
-        record = created.record
-        state = self._streams.status(record.id).state
-        return json_answer(stream_object(record, context.address(request), state, warnings=created.warnings), 201)
+        return json_answer(self._stream(created.record, context.address(request), created.warnings), 201)
 
     async def list(self, request: Request) -> Response:
         context = self._context
@@ -38,16 +40,13 @@ class StreamRoutes:
         records = self._streams.list_streams(owner if caller.operator else caller.author)
         address = context.address(request)
         data = [
-            stream_object(record, address, self._streams.status(record.id).state, shorten=True)
-            for record in records
-            if owner is None or record.author == owner
+            self._stream(record, address, shorten=True) for record in records if owner is None or record.author == owner
         ]
         return json_answer({"success": True, "data": data})
 
     async def read(self, request: Request) -> Response:
         record = self._context.owned(request, request.path_params["id"])
-        state = self._streams.status(record.id).state
-        return json_answer(stream_object(record, self._context.address(request), state))
+        return json_answer(self._stream(record, self._context.address(request)))
 
     async def update(self, request: Request) -> Response:
         context = self._context
@@ -55,8 +54,7 @@ class StreamRoutes:
         dry_run = _flag(request, "dry_run")
         context.update_limit.take(record.id)
         outcome = await self._streams.update(record.id, await context.read_object(request), dry_run=dry_run)
-        state = self._streams.status(record.id).state
-        answer = stream_object(outcome.record, context.address(request), state, warnings=outcome.warnings)
+        answer = self._stream(outcome.record, context.address(request), outcome.warnings)
         answer |= {"applied": outcome.applied.value, "changed": list(outcome.changed), "dry_run": dry_run}
         return json_answer(answer)
 
@@ -77,6 +75,12 @@ class StreamRoutes:
         record = self._context.owned(request, stream_id)
         await self._streams.delete(record.id)
         return json_answer({"success": True, "data": {}})
+
+    def _stream(
+        self, record: StreamRecord, address: PublicAddress, warnings: tuple[str, ...] = (), *, shorten: bool = False
+    ) -> dict[str, Any]:
+        state = self._streams.status(record.id).state
+        return stream_object(record, address, state, self._params.encoded(record, shorten=shorten), warnings)
 
     async def status(self, request: Request) -> Response:
         context = self._context
