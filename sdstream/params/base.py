@@ -11,14 +11,13 @@ from sdstream.params.problems import Notes
 class WireModel(BaseModel):
     """A frozen object of the wire.
 
-    `place` is its path for warnings. A null member counts as absent unless `null_means_something` names it. Unknown
-    members are dropped and, when the validation context has a `Notes` under `notes`, noted there.
+    `place` is its path for warnings. A null member counts as absent, so it takes its default, which
+    for a nullable member is null. Unknown members are dropped and, when the validation context has a `Notes` under `notes`, noted there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_default=True)
 
     place: ClassVar[str] = "params"
-    null_means_something: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -31,7 +30,7 @@ class WireModel(BaseModel):
             if name not in cls.model_fields:
                 if notes is not None:
                     notes.ignored(f"{cls.place}.{name}", cls.model_fields)
-            elif value is not None or name in cls.null_means_something:
+            elif value is not None:
                 kept[name] = value
         return kept
 

@@ -89,7 +89,6 @@ class StreamParams(WireModel):
     """
 
     family: ClassVar[Family]
-    null_means_something: ClassVar[frozenset[str]] = frozenset({"lora_dict"})
 
     model_id: Annotated[
         str, Field(min_length=1, max_length=MAX_URL, description="The diffusion model; it decides the family.")
