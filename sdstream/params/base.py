@@ -11,8 +11,9 @@ from sdstream.params.problems import Notes
 class WireModel(BaseModel):
     """A frozen object of the wire.
 
-    `place` is its path for warnings. A null member counts as absent, so it takes its default, which
-    for a nullable member is null. Unknown members are dropped and, when the validation context has a `Notes` under `notes`, noted there.
+    `place` is its path for warnings. A null member counts as absent, so it takes its default, which for a nullable
+    member is null. Unknown members are dropped and, when the validation context has a `Notes` under `notes`, noted
+    there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_default=True)
