@@ -25,6 +25,7 @@ from sdstream.worker.messages import (
     SlotsReturned,
     Stop,
     UseRing,
+    Warm,
 )
 from sdstream.worker.ports import Lane, LaneListener, WorkerHealth, WorkerPhase
 from sdstream.worker.ring import memory_prefix, sweep_own_memory, sweep_stale_memory
@@ -47,6 +48,7 @@ class WorkerProcess:
         self._child: WorkerChild | None = None
         self._spare: WorkerChild | None = None
         """A process that has imported torch and waits to be configured: the import is most of a restart."""
+        self._spare_is_warm = False
         self._lanes: dict[int, WorkerLane] = {}
         self._lane_numbers = itertools.count(1)
         self._generations = itertools.count(1)
@@ -107,7 +109,13 @@ class WorkerProcess:
             last_restart_logs=self._last_logs,
         )
 
+    @property
+    def spare_is_warm(self) -> bool:
+        """Whether a spare process stands ready, so that a restart takes a fraction of a second."""
+        return self._spare is not None and self._spare_is_warm
+
     async def close(self) -> None:
+        was_ready = self._state.phase is WorkerPhase.READY
         self._state = replace(self._state, phase=WorkerPhase.STOPPED)
         if self._supervisor is not None:
             self._supervisor.cancel()
@@ -118,9 +126,12 @@ class WorkerProcess:
             await self._spare.ended.wait()
         child = self._child
         if child is not None:
-            child.send(Stop())
             try:
                 async with asyncio.timeout(STOP_SECONDS):
+                    if was_ready:
+                        child.send(Stop())
+                    else:  # deaf while it imports torch
+                        child.kill()
                     await child.ended.wait()
             except TimeoutError:
                 child.kill()
@@ -198,6 +209,7 @@ class WorkerProcess:
             self._state = supervision.spare_ended(self._state, now)
             return
         self._spare = spare
+        self._spare_is_warm = False
 
     def _on_child_end(self, child: WorkerChild, reason: str | None = None) -> None:
         if child is self._spare:
@@ -237,6 +249,8 @@ class WorkerProcess:
     # -- messages, on the reader thread of a child
 
     def _on_message(self, child: WorkerChild, message: Any) -> None:
+        if child is self._spare and isinstance(message, Warm):
+            self._spare_is_warm = True
         if child is not self._child:
             return
         self._heard_at = self._clock.monotonic()
@@ -257,6 +271,8 @@ class WorkerProcess:
             case LaneReport():
                 if lane := self._lanes.get(message.lane):
                     lane.on_report(message, child.channel)
+            case Warm():
+                pass
             case _:
                 raise InternalError(f"a message the server does not take: {type(message).__name__}")
 

@@ -29,6 +29,7 @@ from sdstream.worker.messages import (
     Stop,
     UpdateLane,
     UseRing,
+    Warm,
 )
 from sdstream.worker.reception import Reception
 from sdstream.worker.scheduler import Scheduler, Turn, WantedParams
@@ -64,6 +65,7 @@ class Worker:
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        self._channel.send(Warm())
         self._configured.wait()
         if self._configure is None:
             return  # stopped before it began

@@ -98,8 +98,12 @@ class SlotsReturned(Message):
     slots: list[int]
 
 
+class Warm(Message):
+    """The process has imported torch; a spare one waits from here on."""
+
+
 class Ready(Message):
-    """The worker has torch and its device."""
+    """The worker was configured and has its device."""
 
     device: str
     processor: str
@@ -143,7 +147,7 @@ class LaneReport(Message):
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned
-ToServer = Ready | Pong | UseRing | PictureOut | SlotsReturned | LaneReport
+ToServer = Warm | Ready | Pong | UseRing | PictureOut | SlotsReturned | LaneReport
 
 _ENCODER = msgspec.msgpack.Encoder()
 TO_WORKER: "msgspec.msgpack.Decoder[ToWorker]" = msgspec.msgpack.Decoder(ToWorker)
@@ -209,5 +213,6 @@ __all__ = [
     "Unpacker",
     "UpdateLane",
     "UseRing",
+    "Warm",
     "pack",
 ]

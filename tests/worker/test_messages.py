@@ -11,6 +11,7 @@ from sdstream.worker.messages import (
     TO_SERVER,
     TO_WORKER,
     CloseLane,
+    Message,
     OpenLane,
     PictureOut,
     Ping,
@@ -31,7 +32,7 @@ messages = st.one_of(
 
 
 @given(st.lists(messages), st.lists(st.integers(1, 64), min_size=1))
-def test_messages_survive_any_cutting_of_the_stream(sent: list[object], cuts: list[int]) -> None:
+def test_messages_survive_any_cutting_of_the_stream(sent: list[Message], cuts: list[int]) -> None:
     data = b"".join(pack(message) for message in sent)
     unpacker = Unpacker(TO_WORKER)
     received: list[object] = []

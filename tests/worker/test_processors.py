@@ -27,7 +27,7 @@ def picture(width: int = 48, height: int = 40, seed: int = 0) -> torch.Tensor:
     return (image * 255).round() / 255
 
 
-def run(name: str, image: torch.Tensor, context: ProcessorContext = NOTHING, **params: Any) -> torch.Tensor:
+def run(name: str, image: torch.Tensor, context: ProcessorContext = NOTHING, /, **params: Any) -> torch.Tensor:
     return run_processor(name, image, IMAGE_PROCESSORS[name].defaults | params, context)
 
 

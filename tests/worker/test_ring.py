@@ -71,7 +71,7 @@ class SlotProtocol(RuleBasedStateMachine):
             self.superseded += 1
             self.to_writer.append(replaced[0])
 
-    @precondition(lambda self: self.working is None and len(self.inbox))
+    @precondition(lambda self: self.working is None and len(self.inbox) > 0)
     @rule()
     def reader_begins(self) -> None:
         self.working = self.inbox.take()

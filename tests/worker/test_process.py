@@ -1,0 +1,313 @@
+"""The real worker process: lanes over it, and what happens when it dies, stands still or loses its parent."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+import pytest
+import pytest_asyncio
+
+from sdstream import platform
+from sdstream.clock import SystemClock
+from sdstream.errors import ModelUnavailable, WorkerUnavailable
+from sdstream.frames import PictureSize
+from sdstream.settings import Settings
+from sdstream.worker.client import WorkerProcess
+from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
+from sdstream.worker.ring import memory_prefix
+from tests.worker.pictures import Recorder, flat, make_params, noise, until
+
+SIZE = PictureSize(384, 384)
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+IDLE_FILES = 6
+"""Open files of a worker without lanes: standard input, output and error, and its line, which is there twice."""
+Start = Callable[..., Awaitable[WorkerProcess]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts a worker; closes it, and checks that nothing of it is left."""
+    workers: list[WorkerProcess] = []
+    others = psutil.Process().children()
+
+    async def start(*, ready: bool = True, **settings: Any) -> WorkerProcess:
+        worker = WorkerProcess(Settings.model_validate({"worker_spare": False} | settings), SystemClock())
+        workers.append(worker)
+        await worker.start()
+        if ready:
+            assert await worker.wait_ready(60)
+        return worker
+
+    yield start
+    children = psutil.Process().children()
+    for worker in workers:
+        await worker.close()
+        assert worker.health().phase is WorkerPhase.STOPPED
+    for child in set(children) - set(others):
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert platform.shared_memory_names(memory_prefix()) == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[WorkerProcess]:
+    """The worker of the tests that do it no harm."""
+    worker = WorkerProcess(Settings(worker_spare=False), SystemClock())
+    await worker.start()
+    assert await worker.wait_ready(60)
+    yield worker
+    await worker.close()
+
+
+class Feeder:
+    """Submits pictures at a camera's pace from a thread, as a decoder does."""
+
+    def __init__(self, lane: Lane, rate: float = 60.0) -> None:
+        self._lane = lane
+        self._pause = 1 / rate
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Feeder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        sequence = 0
+        while not self._over.wait(self._pause):
+            self._lane.submit(flat(SIZE, 16 + sequence % 200, sequence))
+            sequence += 1
+
+
+def _settled(lane: Lane) -> bool:
+    """Whether every picture submitted has come to an end."""
+    statistics = lane.statistics()
+    return statistics.submitted == statistics.processed + statistics.superseded + statistics.lost
+
+
+def worker_process(worker: WorkerProcess) -> psutil.Process:
+    process_id = worker.health().process_id
+    assert process_id is not None
+    return psutil.Process(process_id)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_lanes_share_a_worker_each_with_its_own_pictures_and_a_failed_one_alone(shared: WorkerProcess) -> None:
+    worker = shared
+    plain, lines, broken = Recorder(), Recorder(), Recorder()
+    lanes = [
+        await worker.open_lane("plain", make_params(), 1, plain),
+        await worker.open_lane("lines", make_params("canny"), 4, lines),
+        await worker.open_lane("broken", make_params("depth"), 2, broken),
+    ]
+    health = worker.health()
+    assert (health.phase, health.device, health.restarts) == (WorkerPhase.READY, "cpu", 0)
+    frame = noise(SIZE, sequence=3, pts=900)
+    await until(lambda: broken.statuses and broken.statuses[-1].phase is LanePhase.FAILED)
+    for lane in lanes:
+        lane.submit(frame)
+    await until(lambda: plain.pictures and lines.pictures)
+    assert numpy.array_equal(plain.pictures[0].frame.u, frame.u)
+    assert set(numpy.unique(lines.pictures[0].frame.y)) <= {16, 235}
+    assert (lines.pictures[0].revision, lines.pictures[0].frame.pts) == (4, 900)
+    assert (broken.statuses[-1].error_code, broken.statuses[-1].revision) == (ModelUnavailable.code, 2)
+    with pytest.raises(ModelUnavailable, match="depth"):
+        await lanes[2].process(frame)
+
+    lanes[2].update(make_params("blur"), 3)
+    await until(lambda: broken.statuses[-1].phase is LanePhase.READY)
+    lanes[2].submit(frame)
+    await until(lambda: broken.pictures)
+    assert broken.pictures[0].revision == broken.statuses[-1].revision == 3
+    await until(lambda: broken.statuses[-1].effective_sequence == 3)
+
+    frames = await asyncio.gather(*(lanes[1].process(flat(SIZE, 50, number)) for number in range(12)))
+    assert [out.sequence for out in frames] == list(range(12))
+    for lane in lanes:
+        await lane.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_many_updates_end_with_the_last_in_force(shared: WorkerProcess) -> None:
+    worker = shared
+    listener = Recorder()
+    lane = await worker.open_lane("stream", make_params("blur"), 1, listener)
+    with Feeder(lane):
+        for revision in range(2, 200):
+            strength = 0.1 + revision % 50 / 10
+            lane.update(make_params({"type": "blur", "params": {"blur_intensity": strength}}), revision)
+            await asyncio.sleep(0)
+        await until(lambda: listener.pictures and listener.pictures[-1].revision == 199)
+    revisions = [status.revision for status in listener.statuses]
+    assert revisions == sorted(revisions)
+    sequences = listener.sequences
+    assert sequences == sorted(sequences)
+    await lane.close()
+
+
+@posix_only
+@pytest.mark.slow
+async def test_viewers_get_pictures_again_within_five_seconds_of_a_kill_and_of_a_standstill(start: Start) -> None:
+    worker = await start(worker_spare=True)
+    listeners = [Recorder(), Recorder()]
+    lanes = [await worker.open_lane(str(index), make_params(), 1, each) for index, each in enumerate(listeners)]
+
+    async def seconds_until_all_are_back(restarts: int) -> float:
+        since = time.monotonic()
+        await until(lambda: worker.health().restarts == restarts)
+        before = [len(each.pictures) for each in listeners]
+        await until(lambda: all(len(each.pictures) > n for each, n in zip(listeners, before, strict=True)))
+        return time.monotonic() - since
+
+    with Feeder(lanes[0]), Feeder(lanes[1]):
+        await until(lambda: all(each.pictures for each in listeners))
+        for lane in lanes:
+            lane.update(make_params(seed=5), 2)
+        await until(lambda: all(each.pictures[-1].revision == 2 for each in listeners))
+        await until(lambda: worker.spare_is_warm, 60)
+        worker_process(worker).kill()
+        assert await seconds_until_all_are_back(1) < 5
+        assert worker.health().last_error == "the worker was ended by signal 9"
+        assert all(each.pictures[-1].revision == 2 for each in listeners)
+        assert LanePhase.WAITING in {status.phase for status in listeners[0].statuses}
+
+        await until(lambda: worker.spare_is_warm, 60)
+        worker_process(worker).suspend()
+        assert await seconds_until_all_are_back(2) < 5
+    health = worker.health()
+    assert health.last_error == "the worker was killed: mute"
+    assert health.last_restart_logs[-1] == "sdstream killed the worker: mute"
+    await until(lambda: _settled(lanes[0]))
+    assert lanes[0].statistics().lost >= 1
+
+
+@posix_only
+async def test_a_killed_worker_fails_the_call_that_waits_and_comes_back_without_a_spare(start: Start) -> None:
+    worker = await start()
+    lane = await worker.open_lane("stream", make_params(), 1, Recorder())
+    await lane.process(flat(SIZE, 40))
+    worker_process(worker).suspend()
+    call = asyncio.create_task(lane.process(flat(SIZE, 40)))
+    await asyncio.sleep(0)
+    worker_process(worker).kill()
+    with pytest.raises(WorkerUnavailable, match="signal 9"):
+        await call
+    assert (await lane.process(flat(SIZE, 41))).y[0, 0] == 41
+    assert worker.health().restarts == 1
+
+
+@posix_only
+async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho there is no torch here\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    worker = await start(ready=False)
+    await until(lambda: worker.health().restarts >= 3)
+    health = worker.health()
+    assert health.phase is WorkerPhase.RESTARTING
+    assert health.last_error == "the worker ended with status 3"
+    assert health.last_restart_logs == ("there is no torch here",)
+    assert not await worker.wait_ready(0.01)
+
+
+async def test_a_program_that_is_not_there_is_no_crash(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    worker = await start(ready=False)
+    assert "cannot be started" in (worker.health().last_error or "")
+
+
+@posix_only
+async def test_the_worker_ends_with_its_parent() -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from sdstream.clock import SystemClock\n"
+        "from sdstream.settings import Settings\n"
+        "from sdstream.worker.client import WorkerProcess\n"
+        "async def main():\n"
+        "    worker = WorkerProcess(Settings(worker_spare=False), SystemClock())\n"
+        "    await worker.start()\n"
+        "    assert await worker.wait_ready(60)\n"
+        "    print('worker', worker.health().process_id, flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-c", program]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - it starts at once
+    try:
+        assert parent.stdout is not None
+        lines = iter(parent.stdout.readline, "")
+        line = await asyncio.to_thread(lambda: next(line for line in lines if line.startswith("worker ")))
+        child = psutil.Process(int(line.split()[1]))
+        child.suspend()  # not even one that cannot notice may stay
+    finally:
+        parent.kill()
+        parent.wait()
+        assert parent.stdout is not None
+        parent.stdout.close()
+    if sys.platform != "linux":
+        child.resume()
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    assert platform.shared_memory_names(memory_prefix(parent.pid)) == []
+
+
+@posix_only
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_worker_outlives_an_interrupt_from_the_terminal(shared: WorkerProcess) -> None:
+    worker = shared
+    process = worker_process(worker)
+    process.send_signal(signal.SIGINT)
+    lane = await worker.open_lane("stream", make_params(), 1, Recorder())
+    assert (await lane.process(flat(SIZE, 61))).y[0, 0] == 61
+    assert worker.health().restarts == 0
+    await lane.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> None:
+    worker = shared
+    process = worker_process(worker)
+
+    async def use(number: int) -> None:
+        listener = Recorder()
+        params = make_params("passthrough" if number % 2 else "feedback")
+        lane = await worker.open_lane(f"stream {number}", params, 1, listener)
+        lane.submit(flat(PictureSize(16, 16), 50, number))
+        await until(lambda: listener.pictures, 30)
+        await lane.close()
+
+    await asyncio.gather(*(use(number) for number in range(4)))
+    await until(lambda: process.num_fds() <= IDLE_FILES)
+    before = psutil.Process().num_fds()
+    for first in range(0, 100, 10):
+        await asyncio.gather(*(use(number) for number in range(first, first + 10)))
+    assert platform.shared_memory_names(memory_prefix()) == []
+    await until(lambda: process.num_fds() <= IDLE_FILES)
+    await until(lambda: psutil.Process().num_fds() <= before)
+    mapped = [region.path for region in psutil.Process().memory_maps() if "sdstream-" in region.path]
+    assert len(mapped) <= 1, "memory of closed lanes is still mapped"
+
+
+async def test_closing_is_quick_and_idempotent_even_while_the_worker_starts(start: Start) -> None:
+    worker = await start(ready=False)
+    listener = Recorder()
+    await worker.open_lane("stream", make_params(), 1, listener)
+    await until(lambda: listener.statuses)
+    assert listener.statuses[0].phase is LanePhase.WAITING
+    began = time.monotonic()
+    await worker.close()
+    await worker.close()
+    assert time.monotonic() - began < 2
