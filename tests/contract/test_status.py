@@ -64,6 +64,14 @@ async def test_39_status_has_both_layouts_and_integer_milliseconds(rest: Rest) -
 
         await eventually(settled, what="an output rate above 20 a second")
         await rest.change(stream["id"], {"prompt": "noted"})
+
+        async def counted() -> bool:
+            statistics = (await rest.status(stream["id"]))["gateway_status"]["ingest_metrics"]["stats"]
+            return any(
+                track["type"] == "video" and track["packets_received"] > 20 for track in statistics["track_stats"]
+            )
+
+        await eventually(counted, what="twenty packets in track_stats")
         status = await rest.status(stream["id"])
     inference, source = status["inference_status"], status["input_status"]
     for rate in (inference["fps"], inference["input_fps"], inference["output_fps"], source["fps"]):
@@ -88,4 +96,3 @@ async def test_39_status_has_both_layouts_and_integer_milliseconds(rest: Rest) -
     statistics = status["gateway_status"]["ingest_metrics"]["stats"]
     assert statistics["conn_quality"] == "good"
     assert statistics["peer_conn_stats"]["BytesReceived"] > 1000
-    assert any(track["type"] == "video" and track["packets_received"] > 20 for track in statistics["track_stats"])
