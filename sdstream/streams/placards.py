@@ -44,8 +44,8 @@ def _loading(moments: Moments) -> Placard | None:
     if moments.worker is WorkerPhase.RESTARTING:
         return Placard("Restarting", "The worker ended and is being started again.")
     if moments.worker is WorkerPhase.STARTING or moments.lane is None:
-        detail = "The worker is starting." if moments.lane is None else moments.lane.detail or "The worker is starting."
-        return Placard("Starting", detail)
+        detail = "" if moments.lane is None else moments.lane.detail
+        return Placard("Starting", detail or "The worker is starting.")
     return Placard("Loading", moments.lane.detail, moments.lane.percent)
 
 

@@ -19,23 +19,34 @@ from sdstream.errors import (
 )
 from sdstream.media.ports import MediaBackend
 from sdstream.metrics import ServerStatistics
-from sdstream.params import ChangeKind, ModelTable, apply_update, classify, dump_params, load_params, parse_create
+from sdstream.params import (
+    Change,
+    ChangeKind,
+    ModelTable,
+    apply_update,
+    classify,
+    dump_params,
+    load_params,
+    parse_create,
+)
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
+from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
 from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
-from sdstream.streams.store import FILE_NAME, StoredStream, StreamStore
+from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
+from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
+from sdstream.streams.summary import summarize
 from sdstream.streams.views import (
     Applied,
     Capacity,
     CreateOutcome,
     SessionOpened,
     StreamRecord,
-    StreamState,
     StreamStatus,
     UpdateOutcome,
 )
@@ -68,6 +79,7 @@ class StreamService:
         data_dir: Path,
         clock: Clock,
         tick_seconds: float | None = TICK_SECONDS,
+        fetcher: PublicFetcher | None = None,
     ) -> None:
         """`tick_seconds` None leaves `tick` to the caller, as tests with a manual clock want it."""
         self._settings = settings
@@ -80,6 +92,7 @@ class StreamService:
         self._thresholds = Thresholds(max_frame_rate=settings.max_frame_rate)
         self._streams = StreamDirectory(settings.max_streams)
         self._keeper = StreamKeeper(self._streams, worker, settings, clock, self._collect)
+        self._style_images = StyleImageChecker(fetcher or PublicFetcher())
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
@@ -136,6 +149,7 @@ class StreamService:
         except RequestError:
             self._streams.remove(stream)
             raise
+        self._look_at_style_image(stream)
         log.info("stream created", stream_id=record.id, model_id=record.params.model_id)
         return CreateOutcome(record, request.warnings)
 
@@ -161,13 +175,7 @@ class StreamService:
         wanted = apply_update(current.params, body, self._models, self._settings.size_policy)
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         if change.kind is ChangeKind.REFUSED:
-            raise Conflict(
-                change.reason or "A live stream cannot take this change.",
-                details=[
-                    {"field": f"params.{field}", "problem": change.reason, "suggestion": None}
-                    for field in change.fields
-                ],
-            )
+            raise _conflict(change)
         applied = _APPLIED[change.kind]
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
@@ -188,6 +196,8 @@ class StreamService:
             "updated", {"revision": record.revision, "applied": applied.value, "changed": list(change.fields)}
         )
         stream.commit(record, applied)
+        if STYLE_IMAGE in change.fields:
+            self._look_at_style_image(stream)
         return UpdateOutcome(record, applied, change.fields, wanted.warnings)
 
     async def delete(self, stream_id: str) -> None:
@@ -204,7 +214,13 @@ class StreamService:
         stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):
             self._streams.refuse_crowd(self._busy_since())
-        return SessionOpened(stream.saved, await stream.publish(offer))
+        before = stream.used_at
+        stream.use()  # before the answer, or several could take the last place at once
+        try:
+            return SessionOpened(stream.saved, await stream.publish(offer))
+        except RequestError:
+            stream.used_at = before
+            raise
 
     async def watch(self, playback_id: str, offer: str) -> SessionOpened:
         """Answer a WHEP offer. Raises `StreamNotFound`, `NoPictureYet`, `InvalidSdp` or `CapacityReached`."""
@@ -271,36 +287,8 @@ class StreamService:
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""
-        streams = self._streams
-        states = Counter({state.value: 0 for state in StreamState})
-        for stream in streams:
-            states[stream.state.value] += 1
-        totals = streams.totals()
-        health = self._worker.health()
-        written = self._store.statistics if self._store is not None else None
-        return ServerStatistics(
-            streams=len(streams),
-            publishers=sum(stream.is_publishing for stream in streams),
-            viewers=sum(stream.viewers for stream in streams),
-            states=states,
-            frames_in=totals.frames_in,
-            frames_out=totals.frames_out,
-            frames_encoded=totals.frames_encoded,
-            keyframes=totals.keyframes,
-            decode_errors=totals.decode_errors,
-            bytes_received=totals.bytes_received,
-            bytes_sent=totals.bytes_sent,
-            drops=totals.drops,
-            latencies=totals.latencies,
-            updates=self._updates,
-            worker_phase=health.phase.value,
-            worker_phases=tuple(phase.value for phase in WorkerPhase),
-            worker_restarts=health.restarts,
-            worker_memory_used=health.memory_used,
-            worker_memory_total=health.memory_total,
-            store_commits=written.commits if written else 0,
-            store_seconds=written.seconds if written else 0.0,
-        )
+        written = self._store.statistics if self._store is not None else StoreStatistics()
+        return summarize(self._streams, self._worker.health(), written, self._updates)
 
     async def tick(self) -> None:
         """Look after every stream once, as the ticker does five times a second."""
@@ -315,6 +303,7 @@ class StreamService:
             stack.push_async_callback(self._media.close)
             stack.push_async_callback(self._worker.close)
             await self._keeper.close()
+            await self._style_images.close()
             await asyncio.gather(
                 *(stream.shut(ShuttingDown("The server is shutting down.")) for stream in self._streams)
             )
@@ -328,22 +317,7 @@ class StreamService:
         except InvalidParams as error:
             log.error("stream cannot be restored", stream_id=row.id, problem=error.message)
             return
-        self._add(
-            StreamRecord(
-                id=row.id,
-                stream_key=row.stream_key,
-                output_playback_id=row.output_playback_id,
-                created_at=row.created_at,
-                name=row.name,
-                author=row.author,
-                params=params,
-                revision=row.revision,
-                output_rtmp_url=row.output_rtmp_url,
-                from_playground=row.from_playground,
-                is_smoke_test=row.is_smoke_test,
-            ),
-            used_at=None,
-        )
+        self._add(row.record(params), used_at=None)
 
     def _add(self, record: StreamRecord, used_at: float | None) -> Stream:
         stream = Stream(
@@ -369,6 +343,7 @@ class StreamService:
             await store.delete(stream.saved.id)
             self._streams.remove(stream)
             await stream.shut(gone)
+        self._style_images.forget(stream.saved.id)
         self._streams.retire(stream)
         stream.end_events(reason)
         log.info("stream deleted", stream_id=stream.saved.id, reason=reason)
@@ -380,6 +355,13 @@ class StreamService:
             raise RuntimeError("the stream service was not started")
         return self._store
 
+    def _look_at_style_image(self, stream: Stream) -> None:
+        image = style_image_of(stream.saved.params)
+        if image is None:
+            self._style_images.forget(stream.saved.id)
+        else:
+            self._style_images.check(stream.saved.id, image, stream.note_bad_params)
+
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout
 
@@ -389,6 +371,11 @@ class StreamService:
         if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
             return f"The worker does not run: {health.last_error or 'see the log'}."
         return self._streams.crowd(self._busy_since())
+
+
+def _conflict(change: Change) -> Conflict:
+    problems = [{"field": f"params.{name}", "problem": change.reason, "suggestion": None} for name in change.fields]
+    return Conflict(change.reason, details=problems)
 
 
 __all__ = ["StreamService"]

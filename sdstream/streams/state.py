@@ -107,8 +107,10 @@ def _unready(moments: Moments) -> Verdict | None:
         return Verdict(StreamState.DEGRADED_INFERENCE, "The worker ended and is being started again.")
     if is_ready(moments):
         return None
-    if moments.worker is WorkerPhase.STARTING or moments.lane is None:
+    if moments.worker is WorkerPhase.STARTING:
         return Verdict(StreamState.LOADING, "The worker is starting.")
+    if moments.lane is None:
+        return Verdict(StreamState.LOADING, "The stream is being given to the worker.")
     if moments.reloading:
         return Verdict(StreamState.LOADING, moments.lane.detail or "The new parameters are being loaded.")
     return Verdict(StreamState.LOADING, moments.lane.detail or "The stream is being loaded.")

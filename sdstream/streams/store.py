@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, Unavailable
+from sdstream.params import StreamParams
 from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.views import StreamRecord
 
@@ -25,8 +26,8 @@ WRITES_IN_A_TRANSACTION = 256
 QUIET_SECONDS = 0.5
 """After so long without a write the log is moved into the database file, which waits for the disk."""
 
-MOST_UNMOVED_WRITES = 4096
-"""With more writes than this in the log it is moved although others wait: some ten megabytes."""
+MOST_UNMOVED_BYTES = 16 * 1024 * 1024
+"""With more params than this in the log it is moved although others wait."""
 
 LOCK_SECONDS = 5.0
 """How long a start waits for the server before it to let go of the file."""
@@ -57,6 +58,22 @@ class StoredStream:
     from_playground: bool
     is_smoke_test: bool
 
+    def record(self, params: StreamParams) -> StreamRecord:
+        """The record, given what `params` says."""
+        return StreamRecord(
+            id=self.id,
+            stream_key=self.stream_key,
+            output_playback_id=self.output_playback_id,
+            created_at=self.created_at,
+            name=self.name,
+            author=self.author,
+            params=params,
+            revision=self.revision,
+            output_rtmp_url=self.output_rtmp_url,
+            from_playground=self.from_playground,
+            is_smoke_test=self.is_smoke_test,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
@@ -70,9 +87,14 @@ class StoreStatistics:
 
 @dataclass(frozen=True, slots=True)
 class _Write:
+    stream_id: str
     statement: str
     values: tuple[object, ...]
     done: asyncio.Future[int]
+
+    @property
+    def size(self) -> int:
+        return 100 + sum(len(value) for value in self.values if isinstance(value, str))
 
 
 class StreamStore:
@@ -96,6 +118,7 @@ class StreamStore:
     async def insert(self, record: StreamRecord, params: str) -> None:
         """Store a new stream. Raises `Unavailable` when the disk refuses; nothing is stored then."""
         await self._write(
+            record.id,
             _INSERT,
             (
                 record.id,
@@ -114,11 +137,11 @@ class StreamStore:
 
     async def update(self, stream_id: str, params: str, revision: int) -> bool:
         """Store new params; a lower revision never replaces a higher. False when nothing changed."""
-        return await self._write(_UPDATE, (params, revision, stream_id, revision)) > 0
+        return await self._write(stream_id, _UPDATE, (params, revision, stream_id, revision)) > 0
 
     async def delete(self, stream_id: str) -> bool:
         """Delete a stream; False when it was not there."""
-        return await self._write(_DELETE, (stream_id,)) > 0
+        return await self._write(stream_id, _DELETE, (stream_id,)) > 0
 
     async def close(self) -> None:
         """Commit what waits and let go of the file. Idempotent."""
@@ -129,10 +152,10 @@ class StreamStore:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
-    async def _write(self, statement: str, values: tuple[object, ...]) -> int:
+    async def _write(self, stream_id: str, statement: str, values: tuple[object, ...]) -> int:
         if self._closed:
             raise Unavailable("The stream store is closed.")
-        write = _Write(statement, values, asyncio.get_running_loop().create_future())
+        write = _Write(stream_id, statement, values, asyncio.get_running_loop().create_future())
         try:
             self._writes.put_nowait(write)
         except queue.Full:
@@ -147,7 +170,7 @@ class StreamStore:
             ) from error
 
     def _run(self) -> None:
-        unmoved = 0  # writes that are in the log and not in the database file yet
+        unmoved = 0  # bytes that are in the log and not in the database file yet
         while True:
             try:
                 first = self._writes.get(timeout=QUIET_SECONDS if unmoved else None)
@@ -160,8 +183,8 @@ class StreamStore:
             self._commit(batch)
             if last:
                 return
-            unmoved += len(batch)
-            if unmoved >= MOST_UNMOVED_WRITES:
+            unmoved += sum(write.size for write in batch)
+            if unmoved >= MOST_UNMOVED_BYTES:
                 unmoved = self._move_log()
 
     def _move_log(self) -> int:
@@ -203,17 +226,42 @@ class StreamStore:
         for write, count in zip(batch, outcomes, strict=True):
             _answer(write, lambda done, count=count: done.set_result(count))
 
+    def _execute(self, batch: list[_Write]) -> list[int]:
+        outcomes = [0] * len(batch)
+        replaced_by = _superseded(batch)
+        for place, write in enumerate(batch):
+            if replaced_by[place] is None:
+                outcomes[place] = self._connection.execute(write.statement, write.values).rowcount
+        for place in reversed(range(len(batch))):
+            after = replaced_by[place]
+            if after is not None:
+                outcomes[place] = outcomes[after]
+        return outcomes
+
     def _apply(self, batch: list[_Write]) -> list[int]:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [connection.execute(write.statement, write.values).rowcount for write in batch]
+            outcomes = self._execute(batch)
             connection.execute("COMMIT")
         except sqlite3.Error:
             with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 connection.execute("ROLLBACK")
             raise
         return outcomes
+
+
+def _superseded(batch: list[_Write]) -> list[int | None]:
+    """For each write the place of the update that replaces it, if it is an update that another directly follows."""
+    replaced_by: list[int | None] = [None] * len(batch)
+    newest: dict[str, int] = {}
+    for place in reversed(range(len(batch))):
+        write = batch[place]
+        after = newest.get(write.stream_id)
+        if after is not None and write.statement == _UPDATE == batch[after].statement:
+            replaced_by[place] = after
+        newest[write.stream_id] = place
+    return replaced_by
 
 
 def _answer(write: _Write, settle: Callable[[asyncio.Future[int]], None]) -> None:

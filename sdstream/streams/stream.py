@@ -132,7 +132,7 @@ class Stream:
             return
         self.saved = record
         self.updated_at = self._clock.now()
-        self._last_params = wire_params(record.params)
+        self._last_params = wire_params(record.params, short_images=True)
         if self.live is not None:
             self.live.apply(record.params, record.revision, reload=applied is Applied.RELOAD)
             self.observe()
@@ -141,6 +141,10 @@ class Stream:
         """`record` could not be saved: updates build on what was."""
         if self.accepted.revision >= record.revision:
             self.accepted = self.saved
+
+    def note_bad_params(self, message: str) -> None:
+        """Accepted params turned out to be of no use."""
+        self._note_error("STREAMS/INVALID_PARAMS", message)
 
     # Time
 

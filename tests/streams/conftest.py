@@ -10,6 +10,7 @@ import pytest
 from sdstream.clock import ManualClock
 from sdstream.params import ModelTable
 from sdstream.settings import load_settings
+from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.service import StreamService
 from sdstream.streams.views import StreamRecord
 from tests.streams.fakes import OFFER, FakeLane, FakeMedia, FakeMediaStream, FakeWorker, picture
@@ -86,6 +87,7 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
         data_dir: Path | None = None,
         worker: FakeWorker | None = None,
         clock: ManualClock | None = None,
+        fetcher: PublicFetcher | None = None,
         **settings: Any,
     ) -> Scene:
         clock = clock or ManualClock()
@@ -100,6 +102,7 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
             data_dir=data_dir or tmp_path,
             clock=clock,
             tick_seconds=None,
+            fetcher=fetcher,
         )
         scene = Scene(service, media, worker, clock)
         made.append(scene)

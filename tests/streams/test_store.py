@@ -79,6 +79,27 @@ async def test_writes_that_wait_share_a_transaction(tmp_path: Path) -> None:
         assert database.execute("SELECT params, revision FROM streams").fetchall() == [("301", 301)]
 
 
+async def test_a_waiting_update_is_replaced_by_the_next_but_not_across_a_delete(tmp_path: Path) -> None:
+    store = StreamStore(tmp_path / "a.sqlite", SystemClock())
+    store._connection.create_function("nap", 0, lambda: __import__("time").sleep(0.2))
+    store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
+    store._connection.execute("CREATE TEMP TABLE written (params)")
+    store._connection.execute(
+        "CREATE TEMP TRIGGER note AFTER UPDATE ON streams BEGIN INSERT INTO written VALUES (new.params); END"
+    )
+    results = await asyncio.gather(
+        store.insert(make_record(), "1"),  # holds the writer while the others come
+        store.update("str_0", "2", 2),
+        store.update("str_0", "3", 3),
+        store.delete("str_0"),
+        store.update("str_0", "4", 4),
+        store.update("str_0", "5", 5),
+    )
+    assert results == [None, True, True, True, False, False]
+    assert store._connection.execute("SELECT params FROM written").fetchall() == [("3",)]
+    await store.close()
+
+
 async def test_one_bad_write_does_not_fail_its_neighbours(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
     await store.insert(make_record(1), "x")
@@ -111,7 +132,7 @@ async def test_the_log_is_moved_in_a_quiet_moment(tmp_path: Path, monkeypatch: p
 
 
 async def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdstream.streams.store.MOST_UNMOVED_WRITES", 20)
+    monkeypatch.setattr("sdstream.streams.store.MOST_UNMOVED_BYTES", 80_000)
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
     await store.insert(make_record(), "x")
     for revision in range(2, 402):

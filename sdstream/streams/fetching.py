@@ -1,0 +1,112 @@
+"""Fetches what users point to: from public addresses only, with limits on size, time and redirects.
+
+A server that fetches for others can be sent after its own network. So the name is resolved here, every address it has
+must be public, and the connection goes to the address that was checked, with the name only in `Host` and in TLS. Each
+redirect is checked the same way. Proxies of the environment are not used: they would resolve the name again.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from urllib.parse import urljoin
+
+import httpx
+
+MAX_BYTES = 10 * 1024 * 1024
+MAX_SECONDS = 5.0
+MAX_REDIRECTS = 3
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+class FetchProblem(Exception):
+    """Why something could not be fetched, in a sentence part for a person: `has no public address`."""
+
+
+class PublicFetcher:
+    """Fetches over http and https. `is_allowed` decides on addresses; tests let loopback pass."""
+
+    def __init__(self, is_allowed: Callable[[str], bool] | None = None, seconds: float = MAX_SECONDS) -> None:
+        self._is_allowed = is_allowed or is_public
+        self._seconds = seconds
+
+    async def fetch(self, url: str, media_type: str = "image/") -> bytes:
+        """The body of `url`, whose `Content-Type` must start with `media_type`. Raises `FetchProblem`."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                async with httpx.AsyncClient(trust_env=False, timeout=self._seconds) as client:
+                    return await self._follow(client, url, media_type)
+        except TimeoutError:
+            raise FetchProblem(f"gave no answer within {self._seconds:g} s") from None
+        except httpx.HTTPError as error:
+            raise FetchProblem(f"cannot be fetched: {error or type(error).__name__}") from error
+
+    async def _follow(self, client: httpx.AsyncClient, url: str, media_type: str) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            request = await self._prepare(client, url)
+            response = await client.send(request, stream=True)
+            try:
+                if response.status_code not in _REDIRECTS:
+                    return await _read(response, media_type)
+                url = urljoin(url, response.headers.get("Location", ""))
+            finally:
+                await response.aclose()
+        raise FetchProblem(f"redirects more than {MAX_REDIRECTS} times")
+
+    async def _prepare(self, client: httpx.AsyncClient, url: str) -> httpx.Request:
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL:
+            raise FetchProblem("is not a URL") from None
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise FetchProblem("is not an http or https URL")
+        address = await self._resolve(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
+        return client.build_request(
+            "GET",
+            parts.copy_with(host=address),
+            headers={"Host": parts.netloc.decode("ascii"), "Accept": "image/*", "User-Agent": "sdstream"},
+            extensions={"sni_hostname": parts.host},
+        )
+
+    async def _resolve(self, host: str, port: int) -> str:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise FetchProblem("has a host that cannot be found") from None
+        addresses = [str(entry[4][0]) for entry in found]
+        # One private address among public ones is how a rebinding host looks.
+        if not addresses or not all(self._is_allowed(address) for address in addresses):
+            raise FetchProblem("has no public address")
+        return addresses[0]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is reachable by anybody: not private, loopback, link-local, multicast or reserved."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return is_public(str(parsed.ipv4_mapped))
+        if parsed.sixtofour is not None or parsed.teredo is not None:
+            return False  # they carry an IPv4 address that nobody has checked
+    return parsed.is_global and not parsed.is_multicast
+
+
+async def _read(response: httpx.Response, media_type: str) -> bytes:
+    if response.status_code != 200:
+        raise FetchProblem(f"is answered with {response.status_code}")
+    kind = response.headers.get("Content-Type", "")
+    if not kind.lower().startswith(media_type):
+        raise FetchProblem(f"is of type {kind[:80] or 'unknown'}, not {media_type}*")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise FetchProblem(f"is larger than {MAX_BYTES} bytes")
+    return bytes(body)
+
+
+__all__ = ["MAX_BYTES", "MAX_REDIRECTS", "MAX_SECONDS", "FetchProblem", "PublicFetcher", "is_public"]

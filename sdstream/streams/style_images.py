@@ -1,0 +1,103 @@
+"""Looks at the style images that streams point to, so that a bad one is reported at once and not when it is needed."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable
+
+from PIL import Image
+
+from sdstream.params import StreamParams, StyleImage
+from sdstream.streams.fetching import FetchProblem, PublicFetcher
+
+STYLE_IMAGE = "ip_adapter_style_image_url"
+"""The parameter that names a style image."""
+
+MAX_PIXELS = 32_000_000
+CHECKS_AT_ONCE = 4
+
+
+class StyleImageChecker:
+    """Checks one style image per stream behind the answers; a newer one replaces the check of the one before."""
+
+    def __init__(self, fetcher: PublicFetcher) -> None:
+        self._fetcher = fetcher
+        self._checks: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(CHECKS_AT_ONCE)
+
+    @property
+    def pending(self) -> int:
+        """Checks under way."""
+        return len(self._checks)
+
+    def check(self, stream_id: str, image: StyleImage, report: Callable[[str], None]) -> None:
+        """Start looking at `image`; `report` is told what is wrong with it, if anything."""
+        self.forget(stream_id)
+        task = asyncio.create_task(self._check(image, report), name=f"style image of {stream_id}")
+        self._checks[stream_id] = task
+        task.add_done_callback(lambda done: self._drop(stream_id, done))
+
+    def forget(self, stream_id: str) -> None:
+        """The stream has another image now, or is gone."""
+        task = self._checks.pop(stream_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """End all checks."""
+        tasks = list(self._checks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _check(self, image: StyleImage, report: Callable[[str], None]) -> None:
+        try:
+            async with self._places:
+                if image.is_data:
+                    await asyncio.to_thread(decode_data, str(image))
+                else:
+                    await asyncio.to_thread(decode, await self._fetcher.fetch(str(image)))
+        except FetchProblem as problem:
+            report(f"The style image {problem}.")
+
+    def _drop(self, stream_id: str, task: asyncio.Task[None]) -> None:
+        if self._checks.get(stream_id) is task:
+            del self._checks[stream_id]
+
+
+def decode_data(uri: str) -> Image.Image:
+    """The picture in a base64 data URI. Raises `FetchProblem`."""
+    try:
+        content = base64.b64decode(uri.partition(",")[2], validate=True)
+    except ValueError:
+        raise FetchProblem("is not base64") from None
+    return decode(content)
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture in `content`. Raises `FetchProblem` when there is none or it is too large."""
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise FetchProblem(f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+        image.load()
+    # Pillow's decoders raise nearly anything on broken files; these are the roots that its documentation names.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FetchProblem("is not a picture that can be read") from error
+    return image
+
+
+def style_image_of(params: StreamParams) -> StyleImage | None:
+    """The style image of the variants that have one."""
+    return getattr(params, STYLE_IMAGE, None)
+
+
+__all__ = [
+    "CHECKS_AT_ONCE",
+    "MAX_PIXELS",
+    "STYLE_IMAGE",
+    "StyleImageChecker",
+    "decode",
+    "decode_data",
+    "style_image_of",
+]

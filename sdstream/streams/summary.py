@@ -1,0 +1,45 @@
+"""The numbers of the whole server, for the metrics."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from sdstream.metrics import ServerStatistics
+from sdstream.streams.directory import StreamDirectory
+from sdstream.streams.store import StoreStatistics
+from sdstream.streams.views import StreamState
+from sdstream.worker.ports import WorkerHealth, WorkerPhase
+
+
+def summarize(
+    streams: StreamDirectory, health: WorkerHealth, written: StoreStatistics, updates: Mapping[str, int]
+) -> ServerStatistics:
+    """Add up what all streams, the worker and the store have done; `updates` counts by what they did."""
+    states = Counter({state.value: 0 for state in StreamState})
+    states.update(stream.state.value for stream in streams)
+    totals = streams.totals()
+    return ServerStatistics(
+        streams=len(streams),
+        publishers=sum(stream.is_publishing for stream in streams),
+        viewers=sum(stream.viewers for stream in streams),
+        states=states,
+        frames_in=totals.frames_in,
+        frames_out=totals.frames_out,
+        frames_encoded=totals.frames_encoded,
+        keyframes=totals.keyframes,
+        decode_errors=totals.decode_errors,
+        bytes_received=totals.bytes_received,
+        bytes_sent=totals.bytes_sent,
+        drops=totals.drops,
+        latencies=totals.latencies,
+        updates=updates,
+        worker_phase=health.phase.value,
+        worker_phases=tuple(phase.value for phase in WorkerPhase),
+        worker_restarts=health.restarts,
+        worker_memory_used=health.memory_used,
+        worker_memory_total=health.memory_total,
+        store_commits=written.commits,
+        store_seconds=written.seconds,
+    )
+
+
+__all__ = ["summarize"]

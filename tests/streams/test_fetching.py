@@ -1,0 +1,204 @@
+"""Fetching for users: nothing private, nothing large, nothing slow; and what bad style images lead to."""
+
+import asyncio
+import base64
+import contextlib
+import io
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sdstream.streams.fetching import MAX_BYTES, FetchProblem, PublicFetcher, is_public
+from sdstream.streams.style_images import MAX_PIXELS, decode
+from tests.streams.conftest import Scene, SceneMaker
+from tests.support.waiting import eventually
+
+SDXL = "stabilityai/sdxl-turbo"
+
+
+def png(width: int = 8, height: int = 8) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+@contextlib.asynccontextmanager
+async def web(answer: bytes, *, hang: bool = False) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server on loopback that gives `answer` to whatever is asked; yields its URL and the requests it saw."""
+    seen: list[bytes] = []
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                seen.append(await reader.readuntil(b"\r\n\r\n"))
+                if hang:
+                    await reader.read()
+                writer.write(answer)
+                await writer.drain()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://localhost:{server.sockets[0].getsockname()[1]}", seen
+    await asyncio.wait_for(asyncio.gather(*serving), 5)
+
+
+def ok(body: bytes, kind: str = "image/png") -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def redirect(to: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def near(address: str) -> bool:
+    return address in ("127.0.0.1", "::1")
+
+
+async def test_a_picture_is_fetched_with_the_name_it_was_asked_by() -> None:
+    async with web(ok(png())) as (url, seen):
+        assert await PublicFetcher(near).fetch(f"{url}/a.png?x=1") == png()
+    assert seen[0].startswith(b"GET /a.png?x=1 ")
+    assert f"host: {url.removeprefix('http://')}".encode() in seen[0].lower()
+
+
+async def test_a_private_address_is_not_even_connected_to() -> None:
+    async with web(ok(png())) as (url, seen):
+        with pytest.raises(FetchProblem, match="no public address"):
+            await PublicFetcher().fetch(url)
+    assert seen == []
+
+
+async def test_a_redirect_to_a_private_address_is_not_followed() -> None:
+    async with web(redirect("http://192.168.0.1/admin")) as (url, seen):
+        with pytest.raises(FetchProblem, match="no public address"):
+            await PublicFetcher(near).fetch(url)
+    assert len(seen) == 1
+
+
+async def test_a_redirect_to_a_file_is_not_followed() -> None:
+    async with web(redirect("file:///etc/passwd")) as (url, _):
+        with pytest.raises(FetchProblem, match="not an http"):
+            await PublicFetcher(near).fetch(url)
+
+
+async def test_redirects_end() -> None:
+    async with web(redirect("/again")) as (url, seen):
+        with pytest.raises(FetchProblem, match="redirects more than"):
+            await PublicFetcher(near).fetch(url)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "answered with 404"),
+        (ok(b"<html>", "text/html"), "text/html"),
+        (ok(b"x" * (MAX_BYTES + 1)), "larger than"),
+        (b"nonsense\r\n\r\n", "cannot be fetched"),
+    ],
+)
+async def test_a_bad_answer_is_named(answer: bytes, problem: str) -> None:
+    async with web(answer) as (url, _):
+        with pytest.raises(FetchProblem, match=problem):
+            await PublicFetcher(near).fetch(url)
+
+
+async def test_a_slow_answer_ends() -> None:
+    async with web(b"", hang=True) as (url, _):
+        with pytest.raises(FetchProblem, match="no answer within"):
+            await PublicFetcher(near, seconds=0.2).fetch(url)
+
+
+PRIVATE = """127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1
+    ::1 :: fe80::1%eth0 fc00::1 ::ffff:10.0.0.1 2002:7f00:1:: ff02::1 no-address"""
+
+
+@pytest.mark.parametrize("address", PRIVATE.split())
+def test_these_addresses_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:93.184.216.34"])
+def test_these_addresses_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_decoder(content: bytes) -> None:
+    for candidate in (content, png()[:20] + content, png()[: len(content)]):
+        with contextlib.suppress(FetchProblem):
+            decode(candidate)
+
+
+def test_a_picture_of_too_many_pixels_is_refused() -> None:
+    with pytest.raises(FetchProblem, match="pixels"):
+        decode(png(MAX_PIXELS // 1000 + 1, 1000))
+
+
+class FakeFetcher(PublicFetcher):
+    """Knows one picture, and never ends for URLs of `slow`."""
+
+    async def fetch(self, url: str, media_type: str = "image/") -> bytes:
+        if "slow" in url:
+            await asyncio.Event().wait()
+        if "good" in url:
+            return png()
+        raise FetchProblem("is answered with 404")
+
+
+BROKEN_DATA = "data:image/png;base64," + base64.b64encode(png()[:30]).decode()
+
+
+@pytest.fixture
+async def style_scene(make_scene: SceneMaker) -> Scene:
+    return await make_scene(fetcher=FakeFetcher())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://example.org/gone.png", "The style image is answered with 404."),
+        (BROKEN_DATA, "The style image is not a picture that can be read."),
+    ],
+)
+async def test_a_bad_style_image_is_reported(style_scene: Scene, url: str, message: str) -> None:
+    service = style_scene.service
+    record = await style_scene.create_live(model_id=SDXL)
+    events = service.events(record.id)
+    await service.update(record.id, {"params": {"ip_adapter_style_image_url": url}})
+    assert await eventually(lambda: service.status(record.id).last_error, what="last_error") == message
+    await service.delete(record.id)
+    assert "STREAMS/INVALID_PARAMS" in [event.data.get("code") async for event in events]
+
+
+async def test_a_good_style_image_is_not_reported(style_scene: Scene) -> None:
+    service = style_scene.service
+    record = await style_scene.create(model_id=SDXL, ip_adapter_style_image_url="https://example.org/good.png")
+    await eventually(lambda: not service._style_images.pending, what="the check")
+    assert service.status(record.id).last_error is None
+
+
+async def test_a_newer_style_image_replaces_the_check_of_the_one_before(style_scene: Scene) -> None:
+    service = style_scene.service
+    record = await style_scene.create(model_id=SDXL, ip_adapter_style_image_url="https://example.org/slow.png")
+    await service.update(record.id, {"params": {"ip_adapter_style_image_url": "https://example.org/good.png"}})
+    await eventually(lambda: not service._style_images.pending, what="the check")
+
+
+async def test_the_check_ends_with_the_stream(style_scene: Scene) -> None:
+    service = style_scene.service
+    record = await style_scene.create(model_id=SDXL, ip_adapter_style_image_url="https://example.org/slow.png")
+    assert service._style_images.pending == 1
+    await service.delete(record.id)
+    assert service._style_images.pending == 0
