@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,13 +10,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
 
 from sdstream import __version__
 from sdstream.api.answers import as_request_error, error_answer
 from sdstream.api.context import Context
-from sdstream.api.edge import Edge
+from sdstream.api.edge import Edge, allowed_methods
 from sdstream.api.keys import KeyRing
 from sdstream.api.pages import Pages
 from sdstream.api.ports import Streams
@@ -133,15 +131,4 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
-    """Every method that the path of `scope` takes, also those of its other routes."""
-    methods = {"OPTIONS"}
-    for route in routes:
-        if route.matches(scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    if "GET" in methods:
-        methods.add("HEAD")
-    return sorted(methods)
-
-
-__all__ = ["PlainRoute", "allowed_methods", "create_app", "endpoints"]
+__all__ = ["PlainRoute", "create_app", "endpoints"]

@@ -6,10 +6,11 @@ Plain ASGI: it adds no task, no copy of the body and no buffering.
 import itertools
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdstream.api.answers import HEAD, REQUEST_ID, as_request_error, error_answer
@@ -87,7 +88,8 @@ class Edge:
         self._log(scope, status, started)
 
     async def _preflight(self, scope: Scope, send: Send) -> None:
-        headers = [*PREFLIGHT_HEADERS, (b"allow", METHODS.encode())]
+        allowed = ", ".join(allowed_methods(scope["app"].router.routes, scope))
+        headers = [*PREFLIGHT_HEADERS, (b"allow", allowed.encode())]
         if scope["path"].endswith(("/whip", "/whep")):
             headers += [(b"link", link.encode("latin-1", "ignore")) for link in self._links()]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
@@ -105,6 +107,17 @@ class Edge:
         )
 
 
+def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:
+    """Every method that the path of `scope` takes, by whichever route."""
+    methods = {"OPTIONS"}
+    for route in routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    if "GET" in methods:
+        methods.add("HEAD")
+    return sorted(methods)
+
+
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
@@ -118,4 +131,4 @@ def _template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "unknown"))
 
 
-__all__ = ["CORS_HEADERS", "METHODS", "PREFLIGHT_HEADERS", "Edge"]
+__all__ = ["CORS_HEADERS", "METHODS", "PREFLIGHT_HEADERS", "Edge", "allowed_methods"]

@@ -1,6 +1,6 @@
 """What answers look like, as pydantic models. They describe and test; no answer is built through them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -302,10 +302,13 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+Pipeline = Annotated[str, Field(pattern="^(streamdiffusion|stream-diffusion|pip_)")] | None
+
+
 class CreateBody(Body):
     """A new stream."""
 
-    pipeline: str | None = Field(None, description="`streamdiffusion`; other values are understood as it.")
+    pipeline: Pipeline = Field(None, description="`streamdiffusion`; older names are understood as it.")
     params: Params | None = Field(None, description="Without `model_id` the server's default model is taken.")
     name: str | None = Field(None, description="A label.")
     output_rtmp_url: str | None = Field(None, description="A further rtmp(s) destination.")
@@ -314,14 +317,14 @@ class CreateBody(Body):
 class UpdateBody(Body):
     """What changes."""
 
-    pipeline: str | None = Field(None, description="May be left out.")
+    pipeline: Pipeline = Field(None, description="May be left out.")
     params: Params | None = Field(None, description="Only the members that change.")
 
 
 class PromptsBody(Body):
     """The older form of an update."""
 
-    pipeline: str | None = None
+    pipeline: Pipeline = None
     model_id: str | None = None
     params: Params | None = None
 

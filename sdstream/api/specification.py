@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
@@ -21,6 +21,7 @@ DESCRIPTION = (
 )
 JSON = "application/json"
 REFERENCE = "#/components/schemas/{model}"
+_VARIANTS = {variant.__name__ for variant in get_args(schemas.Params)}
 
 TAGS = {
     "Streams": "Daydream's stream operations.",
@@ -411,6 +412,7 @@ def build_document() -> dict[str, Any]:
     _, definitions = models_json_schema(
         sorted(wanted, key=lambda pair: pair[0].__name__), ref_template=REFERENCE, schema_generator=_Generator
     )
+    _loosen(definitions["$defs"])
     paths: dict[str, dict[str, Any]] = {}
     for operation_id, operation in OPERATIONS.items():
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation_id, operation)
@@ -432,10 +434,23 @@ def _in_mode(models: Iterable[type[BaseModel]], mode: JsonSchemaMode) -> list[tu
 
 
 class _Generator(GenerateJsonSchema):
-    """Answers have every member; requests need none, because every one has a default or a stored value."""
+    """Answers have every member."""
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        return self.mode == "serialization"
+        return self.mode == "serialization" or super().field_is_required(field, total)
+
+
+def _loosen(definitions: dict[str, Any]) -> None:
+    """Say in the schemas of requests what is true of them: null counts as absent, and no parameter is needed."""
+    for name, schema in definitions.items():
+        if not name.endswith("-Input"):
+            continue
+        if name.removesuffix("-Input") in _VARIANTS:
+            schema.pop("required", None)
+        needed = schema.get("required", [])
+        for member, described in schema.get("properties", {}).items():
+            if member not in needed:
+                schema["properties"][member] = {"anyOf": [described, {"type": "null"}]}
 
 
 def _describe(operation_id: str, operation: Operation) -> dict[str, Any]:

@@ -40,6 +40,19 @@ async def test_preflight_is_204_with_everything_allowed(site: Site, path: str) -
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/streams", "DELETE, GET, HEAD, OPTIONS, POST"),
+        ("/live/video-to-video/x/whip", "OPTIONS, POST"),
+        ("/live/video-to-video/x/whip/y", "DELETE, OPTIONS, PATCH"),
+        ("/nothing", "OPTIONS"),
+    ],
+)
+async def test_options_tells_the_methods_of_the_path(site: Site, path: str, allowed: str) -> None:
+    assert (await site.client.options(path)).headers["allow"] == allowed
+
+
 async def test_a_whip_preflight_tells_the_ice_servers(site: Site) -> None:
     site.streams.links = ('<stun:a.example>; rel="ice-server"',)
     answer = await site.client.options("/live/video-to-video/x/whip")

@@ -112,7 +112,9 @@ class ExtensionRoutes:
         caller = context.caller(request)
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
-        name = body.get("name", "unnamed")
+        name = body.get("name")
+        if name is None:
+            name = "unnamed"
         if not isinstance(name, str):
             raise BadRequest(
                 "name must be a string",
