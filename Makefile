@@ -47,7 +47,7 @@ bench: $(DEV_STAMP)
 	done
 
 clean:
-	@rm -rf $(VENV) artifacts build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(CLIENTS)/node_modules
+	@rm -rf $(VENV) artifacts build dist .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache $(CLIENTS)/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 pins: $(DEV_STAMP)
