@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +53,8 @@ class WorkerProcess:
         self._lanes: dict[int, WorkerLane] = {}
         self._lane_numbers = itertools.count(1)
         self._generations = itertools.count(1)
-        self._memory_prefix = ""
+        self._own_prefix = f"{memory_prefix()}{secrets.token_hex(3)}-"
+        self._memory_prefix = self._own_prefix
         self._supervisor: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._is_ready = asyncio.Event()
@@ -121,9 +123,10 @@ class WorkerProcess:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
-        if self._spare is not None:
-            self._spare.kill()
-            await self._spare.ended.wait()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            await spare.ended.wait()
         child = self._child
         if child is not None:
             try:
@@ -138,7 +141,7 @@ class WorkerProcess:
                 await child.ended.wait()
         for lane in list(self._lanes.values()):
             await lane.close()
-        sweep_own_memory(memory_prefix())
+        sweep_own_memory(self._own_prefix)
 
     # -- supervision, on the event loop
 
@@ -182,7 +185,7 @@ class WorkerProcess:
                 pass
 
     def _start_child(self, now: float) -> None:
-        self._memory_prefix = f"{memory_prefix()}{next(self._generations)}-"
+        self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
         self._ready = self._pong = None
         if child is None:

@@ -219,12 +219,12 @@ class WorkerLane:
 
     def on_use_ring(self, message: UseRing, channel: Channel) -> None:
         """The worker made memory for its output."""
-        ring = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
-        ring.unlink()
         with self._lock:
-            if channel is self._channel:
-                self._output = ring
-                self._returned.clear()
+            if channel is not self._channel:
+                return
+            self._output = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
+            self._output.unlink()
+            self._returned.clear()
 
     def on_report(self, message: LaneReport, channel: Channel) -> None:
         """The worker says where the lane stands."""

@@ -21,7 +21,7 @@ class WaitingPicture:
     ring: FrameRing
 
     @property
-    def unchanged_if_copied(self) -> bool:
+    def means_the_same(self) -> bool:
         """Whether its planes mean what output planes mean: BT.601, limited range."""
         return not (self.message.full_range or self.message.bt709)
 

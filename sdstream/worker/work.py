@@ -7,7 +7,7 @@ import torch
 
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, SdstreamError
-from sdstream.frames import PictureSize
+from sdstream.frames import PictureSize, Plane
 from sdstream.params import ModelTable, StreamParams, load_params
 from sdstream.worker import colour
 from sdstream.worker.messages import IN_PLACE, LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
@@ -55,6 +55,8 @@ class LaneWork:
         self._pipeline: Pipeline | None = None
         self._revision = 0
         self._reported_sequence = True
+        self._converted = False
+        """Whether the last picture could not stay as it was."""
         self.failed = False
 
     # -- the reading thread
@@ -107,7 +109,7 @@ class LaneWork:
     @property
     def is_slow(self) -> bool:
         """Whether pictures of this lane are expected to take long."""
-        return self._pipeline is not None and not self._pipeline.changes_nothing
+        return self._pipeline is not None and (self._converted or not self._pipeline.changes_nothing)
 
     def make(self, picture: WaitingPicture) -> None:
         """Make one picture and send it."""
@@ -116,12 +118,12 @@ class LaneWork:
             return
         started = self._clock.monotonic()
         pipeline = self._pipeline
-        if self._stays(pipeline, picture):
+        self._converted = not self._stays(pipeline, picture)
+        if not self._converted:
             size, ring, slot = picture.size, IN_PLACE, picture.message.slot
         else:
             output, slot = self._take_output(pipeline.output_size)
-            image = colour.upload(picture.frame(), pipeline.input_size, self._device)
-            size = colour.download(pipeline.process(image), output.slot(slot))
+            size = self._convert(pipeline, picture, output.slot(slot))
             ring = output.number
         if not self._reported_sequence:
             self._reported_sequence = True
@@ -164,12 +166,19 @@ class LaneWork:
         progress(f"preparing {params.model_id}", None)
         self._pipeline = make_pipeline(params, self._device, progress)
 
+    def _convert(self, pipeline: Pipeline, picture: WaitingPicture, target: Plane) -> PictureSize:
+        frame = picture.frame()
+        if self._pass_unchanged and pipeline.changes_nothing and picture.means_the_same:
+            return colour.scale(frame, pipeline.output_size, target, self._device)
+        image = colour.upload(frame, pipeline.input_size, self._device)
+        return colour.download(pipeline.process(image), target)
+
     def _stays(self, pipeline: Pipeline, picture: WaitingPicture) -> bool:
         """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
         return (
             self._pass_unchanged
             and pipeline.changes_nothing
-            and picture.unchanged_if_copied
+            and picture.means_the_same
             and picture.size == pipeline.input_size
         )
 

@@ -125,6 +125,15 @@ def test_the_fast_path_and_its_plain_twin_give_the_same_picture(seed: int) -> No
     assert plain.of(PictureOut)[0].ring != IN_PLACE
 
 
+@pytest.mark.parametrize("size", [PictureSize(640, 480), PictureSize(1280, 720), PictureSize(320, 240)], ids=str)
+def test_a_picture_of_another_size_is_the_same_with_and_without_the_way_over_rgb(size: PictureSize) -> None:
+    frame = noise(size, 7)
+    fast, plain = Bench(make_params()), Bench(make_params(), pass_unchanged=False)
+    for one, other in zip(fast.make(frame).planes, plain.make(frame).planes, strict=True):
+        assert one.shape == other.shape
+        assert int(numpy.abs(one.astype(int) - other.astype(int)).max()) <= 1
+
+
 @pytest.mark.parametrize(
     "frame",
     [noise(SIZE, matrix="bt709"), noise(SIZE, full_range=True), noise(PictureSize(640, 480))],
