@@ -333,7 +333,7 @@ class KeyBody(Body):
     """For whom a key is."""
 
     name: str | None = None
-    user_type: str | None = None
+    user_type: Any = None
 
 
 BODIES: tuple[type[Body], ...] = (CreateBody, UpdateBody, PromptsBody, KeyBody)
