@@ -26,7 +26,7 @@ import psutil
 
 from bench.support.clip import FRAME_RATE, LENGTH, SIZE, TICKS, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, clock, until
-from bench.support.targets import Target, machine, processor_seconds, run_echo, run_sdstream
+from bench.support.targets import Target, machine, processor_seconds, run_echo, run_sdstream, settle
 from sdstream.media.embedded.encoding import PictureEncoder
 from sdstream.media.embedded.rtp import unpack_h264
 
@@ -123,9 +123,7 @@ def codec_cost(clip: Clip, repeats: int = 3) -> dict[str, float]:
 
 async def measure_cost(target: Target, clip: Clip, seconds: float) -> dict[str, float]:
     """CPU per picture with one viewer, and what four more viewers add."""
-    idle_before, idle_from = processor_seconds(target.process), clock.monotonic()
-    await asyncio.sleep(min(5.0, seconds))
-    idle = (processor_seconds(target.process) - idle_before) / (clock.monotonic() - idle_from)
+    idle = settle(target.process)
     async with streams_of(target, clip, 1) as (stream,):
         spent, pictures, duration = await _spend(target, stream, seconds)
         for _ in range(4):

@@ -21,7 +21,7 @@ import psutil
 
 from bench.support.clip import Clip, make_clip
 from bench.support.peers import Camera, PictureViewer, clock, until
-from bench.support.targets import Target, machine, run_echo, run_sdstream
+from bench.support.targets import Target, machine, run_echo, run_sdstream, settle
 
 WARM_UP = 3.0
 GOALS = {"p50": 0.35, "p99": 0.5}
@@ -86,6 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     clip = make_clip()
     with run_sdstream() as ours, run_echo() as echo:
+        settle(ours.process)
         all_series = {target.name: Series() for target in (ours, echo)}
         for number in range(options.rounds):
             for target in (ours, echo):

@@ -30,6 +30,7 @@ from aiortc.rtcicetransport import RTCIceParameters, connection_kwargs
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded.addresses import Addressing, bind
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
+from sdstream.media.embedded.srtp import ShortSession, short_way_known
 
 CONNECT_SECONDS = 15.0
 """Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
@@ -83,8 +84,12 @@ class Peer:
         self._sending: set[asyncio.Task[None]] = set()
         self._setup: Setup = "active"
         self._ended = False
+        self.connected = False
+        """Whether packets can be sent at this moment."""
         self._address: tuple[str, int] | None = None
         self._datagrams: Any = None
+        self._sender: Any = None
+        self._receiver: Any = None
 
     async def gather(self, setup: Setup) -> Transport:
         """Open the sockets and say what the answer (or the offer, with `actpass`) must.
@@ -124,31 +129,28 @@ class Peer:
         if candidate is not None and not self._ended:
             await self._connection.add_remote_candidate(candidate)
 
-    @property
-    def connected(self) -> bool:
-        return self._dtls.state == "connected" and not self._ended
-
-    def send_rtp(self, packet: bytes) -> int:
-        """Encrypt and send; returns the bytes that wait in the socket, 0 when all are out."""
+    def send_rtp(self, packet: bytes) -> None:
+        """Encrypt and send one packet; nothing happens while not connected."""
         if not self.connected:
-            return 0
-        if not self._fast:
+            return
+        if self._fast:
+            self._send_datagram(self._sender.protect(packet))
+        else:
             self._send_plainly(packet)
-            return 0
-        return self._send_datagram(self._dtls.sender.protect(packet))
 
     def send_rtcp(self, packet: bytes) -> None:
         """Encrypt and send one compound RTCP packet."""
         if not self.connected:
             return
-        if not self._fast:
+        if self._fast:
+            self._send_datagram(self._sender.protect_rtcp(packet))
+        else:
             self._send_plainly(packet)
-            return
-        self._send_datagram(self._dtls.sender.protect_rtcp(packet))
 
     async def close(self) -> None:
         """Take the connection down and free its sockets. Idempotent."""
         self._ended = True
+        self.connected = False
         self._connection.media_sink = None
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
@@ -196,7 +198,9 @@ class Peer:
         if self._ended:
             return
         if state == "connected":
+            self.connected = True
             if self._fast:
+                self._sender, self._receiver = ShortSession(self._dtls.sender), ShortSession(self._dtls.receiver)
                 self._connection.media_sink = self._on_media
             self._handler.on_connected()
         elif state == "failed":
@@ -207,30 +211,30 @@ class Peer:
     def _end(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
+            self.connected = False
             self._connection.media_sink = None
             self._handler.on_closed(reason)
 
     def _on_media(self, data: bytes) -> None:
         try:
             if 192 <= data[1] <= 223:
-                packet = self._dtls.receiver.unprotect_rtcp(data)
+                packet = self._receiver.unprotect_rtcp(data)
                 self._handler.on_rtcp(packet)
             else:
-                packet = self._dtls.receiver.unprotect(data)
+                packet = self._receiver.unprotect(data)
                 self._handler.on_rtp(packet)
         except pylibsrtp.Error:
             return  # a packet sent twice, an old one, or not from the client at all
 
-    def _send_datagram(self, data: bytes) -> int:
+    def _send_datagram(self, data: bytes) -> None:
         datagrams = self._datagrams
         if datagrams is None:
             pair = self._connection.selected_pair
             if pair is None:
-                return 0
+                return
             datagrams = self._datagrams = pair.protocol.transport
             self._address = pair.remote_addr
         datagrams.sendto(data, self._address)
-        return self.backlog
 
     @property
     def backlog(self) -> int:
@@ -377,7 +381,7 @@ def fast_path_known() -> bool:
                 f"{owner.__module__}.{owner.__name__} has no {name}",
                 hint="Install aiortc 1.16 and aioice 0.13, which sdstream was tried with.",
             )
-    return all(
+    return short_way_known() and all(
         version(package).startswith(tuple(prefix if prefix.endswith(".") else f"{prefix}." for prefix in prefixes))
         for package, prefixes in TRIED_VERSIONS.items()
     )
