@@ -72,6 +72,7 @@ class Stream:
             if self.refusal is not None:
                 raise self.refusal
             live = self.live or await self._open_live()
+            answer: SessionAnswer | None = None
             try:
                 answer = await live.publish(offer)
                 given = self.saved.revision
@@ -79,6 +80,8 @@ class Stream:
             except BaseException:
                 if self.live is not live:
                     await live.close()
+                elif answer is not None:  # a publisher that was told no must not stay
+                    await live.end_publish_session(answer.session_id)
                 raise
             self.live = live
             live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered

@@ -20,6 +20,7 @@ from sdstream.errors import (
     SessionNotFound,
     ShuttingDown,
     StreamNotFound,
+    WorkerUnavailable,
 )
 from sdstream.media.ports import MediaStatistics, Placard
 from sdstream.streams.views import Applied, StreamState
@@ -216,6 +217,22 @@ async def test_a_bad_offer_leaves_the_publisher_alone(scene: Scene) -> None:
         await scene.service.publish(record.stream_key, "nonsense")
     assert scene.media_of(record).publisher == session
     assert not scene.media_of(record).closed
+
+
+async def test_a_publisher_that_gets_no_lane_is_not_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await scene.create_live()
+    await scene.watch(record)
+    scene.media_of(record).lose_publisher()
+    await scene.wait(61)  # the lane is freed, the viewer stays
+
+    async def refuse(*_: object) -> None:
+        raise WorkerUnavailable("The worker is going away.")
+
+    monkeypatch.setattr(scene.worker, "open_lane", refuse)
+    with pytest.raises(WorkerUnavailable):
+        await scene.publish(record)
+    assert scene.media_of(record).publisher is None
+    assert len(scene.media_of(record).watchers) == 1
 
 
 async def test_a_second_publisher_takes_over_and_viewers_stay(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -81,7 +82,7 @@ async def test_writes_that_wait_share_a_transaction(tmp_path: Path) -> None:
 
 async def test_a_waiting_update_is_replaced_by_the_next_but_not_across_a_delete(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: __import__("time").sleep(0.2))
+    store._connection.create_function("nap", 0, lambda: time.sleep(0.2))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     store._connection.execute("CREATE TEMP TABLE written (params)")
     store._connection.execute(
@@ -143,7 +144,7 @@ async def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: 
 
 async def test_the_loop_turns_while_the_disk_is_slow(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: __import__("time").sleep(0.3))
+    store._connection.create_function("nap", 0, lambda: time.sleep(0.3))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     writing = asyncio.ensure_future(store.insert(make_record(), "x"))
     turns = 0
