@@ -72,7 +72,7 @@ async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow:
             assert recovery < 5.0, (
                 f"pictures came back {recovery:.1f} s after {blow}; placard after {placard.at - struck:.1f} s"
             )
-            assert max(times) < 0.25, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
+            assert max(times) < 0.5, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
             assert fragile.worker().pid != victim.pid
             after = await rest.status(stream["id"])
             assert after["inference_status"]["restart_count"] == before["inference_status"]["restart_count"] + 1

@@ -106,9 +106,14 @@ async def test_43_vp8_is_accepted_from_clients_without_h264(rest: Rest) -> None:
 
 async def test_43_h264_is_selected_even_when_vp8_is_offered_first(rest: Rest) -> None:
     stream = await rest.create()
-    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, codecs=("VP8", "H264")) as viewer:
-        first = payload_types(viewer.answer, "video")[0]
-        assert f"a=rtpmap:{first} H264/90000" in viewer.answer
+    both = ("VP8", "H264")
+    async with (
+        Publisher(stream["whip_url"], offered=both) as publisher,
+        Viewer(publisher.whep_url, codecs=both) as viewer,
+    ):
+        for peer in (publisher, viewer):
+            first = payload_types(peer.answer, "video")[0]
+            assert f"a=rtpmap:{first} H264/90000" in peer.answer
         await viewer.wait_kind("card")
 
 

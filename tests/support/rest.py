@@ -136,7 +136,7 @@ class Rest:
         assert response.status_code == 200, response.text
         return response.json()["data"]
 
-    async def wait_state(self, stream_id: str, *states: str, seconds: float = 10.0) -> dict[str, Any]:
+    async def wait_state(self, stream_id: str, *states: str, seconds: float = 15.0) -> dict[str, Any]:
         """Wait until the stream is in one of `states`; returns the status data."""
         last: dict[str, Any] = {}
 
