@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Callable
 
+import structlog.testing
+
 from sdstream.errors import Conflict
 from tests.api.conftest import CREATE, KEY, Site
 
@@ -233,3 +235,13 @@ async def test_the_old_prompts_endpoint_merges(site: Site) -> None:
 async def test_the_playground_is_told_by_its_client_source(site: Site) -> None:
     answer = await site.client.post("/v1/streams", json=CREATE, headers={"x-client-source": "playground"})
     assert answer.json()["from_playground"] is True
+
+
+async def test_warnings_come_back_and_are_logged_once(site: Site) -> None:
+    stream = await site.create()
+    body = {"params": {"prompt": "x", "no_such_parameter": 1}}
+    with structlog.testing.capture_logs() as lines:
+        answers = [await site.client.patch(f"/v1/streams/{stream['id']}", json=body) for _ in range(3)]
+    assert all("no_such_parameter" in answer.json()["warnings"][0] for answer in answers)
+    noted = [line for line in lines if line.get("warnings")]
+    assert [line["stream_id"] for line in noted] == [stream["id"]]

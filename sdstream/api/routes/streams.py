@@ -1,7 +1,9 @@
 """Daydream's stream operations, E1 to E6 and E11 of the contract."""
 
+from collections import OrderedDict
 from typing import Any, cast
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +15,11 @@ from sdstream.api.rendering import status_object, stream_object
 from sdstream.errors import BadRequest
 from sdstream.streams.views import StreamRecord
 
+MOST_NOTED = 1024
+"""Streams whose last warnings are remembered, so that they are logged once."""
 FLAGS = {"true": True, "1": True, "": True, "false": False, "0": False}
+
+logger = structlog.get_logger(__name__)
 
 
 class StreamRoutes:
@@ -23,6 +29,7 @@ class StreamRoutes:
         self._context = context
         self._streams = context.streams
         self._params = ParamsCache()
+        self._noted: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     async def create(self, request: Request) -> Response:
         context = self._context
@@ -31,6 +38,7 @@ class StreamRoutes:
         body = await context.read_object(request)
         from_playground = request.headers.get("x-client-source") == "playground"
         created = await self._streams.create(body, caller.author, from_playground=from_playground)
+        self._note(created.record.id, created.warnings)
         return json_answer(self._stream(created.record, context.address(request), created.warnings), 201)
 
     async def list(self, request: Request) -> Response:
@@ -54,6 +62,7 @@ class StreamRoutes:
         dry_run = _flag(request, "dry_run")
         context.update_limit.take(record.id)
         outcome = await self._streams.update(record.id, await context.read_object(request), dry_run=dry_run)
+        self._note(record.id, outcome.warnings)
         answer = self._stream(outcome.record, context.address(request), outcome.warnings)
         answer |= {"applied": outcome.applied.value, "changed": list(outcome.changed), "dry_run": dry_run}
         return json_answer(answer)
@@ -82,6 +91,16 @@ class StreamRoutes:
         state = self._streams.status(record.id).state
         return stream_object(record, address, state, self._params.encoded(record, shorten=shorten), warnings)
 
+    def _note(self, stream_id: str, warnings: tuple[str, ...]) -> None:
+        """Log what a request got warnings for; not again for the next one like it, which may come in a tenth second."""
+        if not warnings or self._noted.get(stream_id) == warnings:
+            return
+        self._noted[stream_id] = warnings
+        self._noted.move_to_end(stream_id)
+        if len(self._noted) > MOST_NOTED:
+            self._noted.popitem(last=False)
+        logger.info("parameters ignored or changed", stream_id=stream_id, warnings=list(warnings))
+
     async def status(self, request: Request) -> Response:
         context = self._context
         stream_id = request.path_params["id"]
@@ -99,6 +118,7 @@ class StreamRoutes:
         context.update_limit.take(record.id)
         body = await context.read_object(request)
         outcome = await self._streams.update(record.id, _modern_update(body))
+        self._note(record.id, outcome.warnings)
         answer: dict[str, Any] = {
             "success": True,
             "message": f"parameters {outcome.applied.value}",
