@@ -29,6 +29,7 @@ def test_camera_comes_back_processed(playground: PlaygroundPage, artifacts: Path
         lambda: float(playground.page.locator(".reading-input b").text_content() or "nan") > 5, what="the input rate"
     )
     playground.page.screenshot(path=artifacts / "playground.png")
+    assert playground.stream()["from_playground"] is True
     playground.stop()
     assert playground.streams() == []
 
