@@ -73,7 +73,8 @@ class LaneStatistics:
     submitted: int = 0
     processed: int = 0
     superseded: int = 0
-    """Pictures replaced by a newer one before the worker took them."""
+    """Pictures replaced by a newer one before the worker took them, or that came while no worker or only a failed lane
+    was there."""
     lost: int = 0
     """Pictures that were in the worker when it ended."""
 
@@ -115,8 +116,9 @@ class Lane(Protocol):
     async def process(self, frame: I420Frame) -> I420Frame:
         """Hand a picture over and wait for its result, in memory of its own: nothing is dropped. For whole files.
 
-        Raises `WorkerUnavailable` when the worker ends before the result is there, `ModelUnavailable` when the lane
-        failed.
+        Waits for a worker that is only starting. Raises `WorkerUnavailable` when the worker ends before the result is
+        there or the lane is closed, `ModelUnavailable` when the lane failed for want of a model, `InternalError` when it
+        failed otherwise.
         Several calls may be under way; results come in order.
         """
         ...
