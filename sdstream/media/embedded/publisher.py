@@ -76,13 +76,13 @@ class PublisherSession:
         self._ended = False
 
     def statistics(self) -> tuple[TrackStatistics, ...]:
-        """What was counted of each source."""
+        """What was counted of each source. Lost is what did not come by itself, also when it was repaired."""
         return tuple(
             TrackStatistics(
                 kind=reception.kind,
                 codec=reception.codec,
                 packets_received=reception.packets,
-                packets_lost=reception.lost,
+                packets_lost=self._assembler.lost if reception.kind == "video" else reception.lost,
                 jitter=reception.jitter,
                 round_trip=self._assembler.round_trip if self._assembler.lost and reception.kind == "video" else None,
             )
