@@ -117,8 +117,8 @@ class Lane(Protocol):
         """Hand a picture over and wait for its result, in memory of its own: nothing is dropped. For whole files.
 
         Waits for a worker that is only starting. Raises `WorkerUnavailable` when the worker ends before the result is
-        there or the lane is closed, `ModelUnavailable` when the lane failed for want of a model, `InternalError` when it
-        failed otherwise.
+        there or the lane is closed, `ModelUnavailable` when the lane failed for want of a model, `InternalError` when
+        it failed otherwise.
         Several calls may be under way; results come in order.
         """
         ...
