@@ -24,6 +24,7 @@ from bench.support.peers import Camera, PictureViewer, clock, until
 from bench.support.targets import Target, machine, run_echo, run_sdstream, settle
 
 WARM_UP = 3.0
+BUSY_PERCENT = 15
 GOALS = {"p50": 0.35, "p99": 0.5}
 
 
@@ -105,6 +106,8 @@ def main() -> int:
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=2)
+    if min(row["machine_idle_percent"] for row in figures.values()) < BUSY_PERCENT:
+        print(f"the machine was idle for less than {BUSY_PERCENT} %: other work is in these figures")
     missed = [f"{cut} {ratios[cut]} > {goal}" for cut, goal in GOALS.items() if ratios[cut] > goal]
     print("goals met" if not missed else f"goals missed: {', '.join(missed)}")
     return 1 if missed else 0

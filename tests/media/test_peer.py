@@ -176,3 +176,21 @@ def test_a_library_without_what_is_needed_stops_the_start(monkeypatch: pytest.Mo
     monkeypatch.setattr(peer_module, "SEAMS", ((Peer, "no_such_method"),))
     with pytest.raises(ConfigurationError, match="no_such_method"):
         fast_path_known()
+
+
+async def test_sending_while_the_sockets_go_is_harmless() -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    packet = write_packet(96, True, 1, 2, 3, b"good")
+    one.send_rtp(packet)
+    await one._connection.close()  # as the end of consent does
+    while not here.reasons:
+        one.send_rtp(packet)
+        await asyncio.sleep(0)
+    assert here.reasons == ["the client went away"]
+    await asyncio.gather(one.close(), two.close())

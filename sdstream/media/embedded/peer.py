@@ -88,6 +88,7 @@ class Peer:
         """Whether packets can be sent at this moment."""
         self._address: tuple[str, int] | None = None
         self._datagrams: Any = None
+        self._is_closing: Callable[[], bool] = _never
         self._sender: Any = None
         self._receiver: Any = None
 
@@ -234,7 +235,9 @@ class Peer:
                 return
             datagrams = self._datagrams = pair.protocol.transport
             self._address = pair.remote_addr
-        datagrams.sendto(data, self._address)
+            self._is_closing = getattr(datagrams, "is_closing", _never)
+        if not self._is_closing():  # when consent has ended, the sockets go some turns of the loop before DTLS does
+            datagrams.sendto(data, self._address)
 
     @property
     def backlog(self) -> int:
@@ -368,6 +371,10 @@ class _Dtls(RTCDtlsTransport):
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
         self._handler.on_rtcp(data)
+
+
+def _never() -> bool:
+    return False
 
 
 def fast_path_known() -> bool:

@@ -93,6 +93,7 @@ class EmbeddedStream:
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
         former, self._sessions.publisher = self._sessions.publisher, session
+        self._counters.warnings.clear()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
             self._later(former.close())
