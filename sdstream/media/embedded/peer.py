@@ -1,4 +1,4 @@
-"""One ICE, DTLS and SRTP connection: the only module that reaches into aiortc and aioice.
+"""One ICE, DTLS and SRTP connection: with `ice` and `srtp` the only module that reaches into aiortc and its parts.
 
 aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They
 are taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
@@ -13,44 +13,32 @@ listed in `SEAMS` and looked up at start, so another version of the libraries ca
 
 import asyncio
 import inspect
-import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Protocol
 
 import pylibsrtp
-import structlog
-from aioice import Candidate, Connection
-from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol, server_reflexive_candidate
-from aiortc import RTCCertificate, RTCConfiguration, RTCIceGatherer, RTCIceServer, RTCIceTransport
+from aiortc import RTCCertificate, RTCIceTransport
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
-from aiortc.rtcicetransport import RTCIceParameters, connection_kwargs
+from aiortc.rtcicetransport import RTCIceParameters
 
 from sdstream.errors import ConfigurationError, InvalidSdp
-from sdstream.media.embedded.addresses import Addressing, bind
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.ice import SEAMS as ICE_SEAMS
+from sdstream.media.embedded.ice import AddressedGatherer, parse_candidate
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
 from sdstream.media.embedded.srtp import ShortSession, short_way_known
 
 CONNECT_SECONDS = 15.0
 """Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
-STUN_SECONDS = 1.0
-"""What a STUN or TURN server of the settings may hold an answer up."""
-MAX_PACKET = 1480
-"""Bytes: libsrtp's work space is 1500 and its trailer must fit in."""
 TRIED_VERSIONS = {"aiortc": ("1.16",), "aioice": ("0.13",), "pylibsrtp": ("0.", "1.")}
 SEAMS: tuple[tuple[Any, str], ...] = (
+    *ICE_SEAMS,
     (RTCDtlsTransport, "_handle_rtp_data"),
     (RTCDtlsTransport, "_handle_rtcp_data"),
     (RTCDtlsTransport, "_send_rtp"),
     (RTCDtlsTransport, "_set_role"),
-    (Connection, "gather_candidates"),
-    (Connection, "get_component_candidates"),
-    (Connection, "data_received"),
-    (StunProtocol, "datagram_received"),
 )
-
-log = structlog.get_logger(__name__)
 
 
 class PeerHandler(Protocol):
@@ -73,7 +61,7 @@ class Peer:
     def __init__(self, addressing: Addressing, handler: PeerHandler, *, fast: bool = True) -> None:
         self._handler = handler
         self._fast = fast
-        self._gatherer = _Gatherer(addressing)
+        self._gatherer = AddressedGatherer(addressing)
         self._connection = self._gatherer.connection
         self._connection.queues_media = not fast
         self._ice = RTCIceTransport(self._gatherer)
@@ -126,7 +114,7 @@ class Peer:
 
         Raises `InvalidSdp` when the line is no candidate.
         """
-        candidate = _parse_candidate(line)
+        candidate = parse_candidate(line)
         if candidate is not None and not self._ended:
             await self._connection.add_remote_candidate(candidate)
 
@@ -255,88 +243,6 @@ class Peer:
         task.add_done_callback(self._sending.discard)
 
 
-class _Datagrams(StunProtocol):
-    """A socket that hands media packets to the connection's sink before anybody tries to read them as STUN."""
-
-    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        connection = self.receiver
-        if isinstance(data, bytes) and isinstance(connection, _Connection) and len(data) > 1 and 127 < data[0] < 192:
-            sink = connection.media_sink
-            if sink is not None:
-                if 12 <= len(data) <= MAX_PACKET + 20:
-                    sink(data)
-                return
-            if len(data) > MAX_PACKET + 20 or not connection.queues_media:
-                return
-        super().datagram_received(data, addr)
-
-
-class _Connection(Connection):
-    """An ICE agent that advertises the addresses it is told to, loopback included, from the ports it is given."""
-
-    def __init__(self, addressing: Addressing, **servers: Any) -> None:
-        super().__init__(ice_controlling=False, **servers)
-        self._addressing = addressing
-        self.media_sink: Callable[[bytes], None] | None = None
-        self.queues_media = True
-
-    @property
-    def selected_pair(self) -> Any:
-        return self._nominated.get(1)
-
-    async def gather_candidates(self) -> None:
-        if self._local_candidates_start:
-            return
-        self._local_candidates_start = True
-        for index, address in enumerate(self._addressing.candidates()):
-            opened = await bind(address, self._addressing.ports, lambda: _Datagrams(self))
-            if opened is None:
-                log.warning("cannot open a UDP socket for this address", address=address)
-                continue
-            transport, protocol = opened
-            self._protocols.append(protocol)
-            protocol.local_candidate = Candidate(
-                foundation=candidate_foundation("host", "udp", address),
-                component=1,
-                transport="udp",
-                priority=candidate_priority(1, "host", 65535 - index),
-                host=address,
-                port=transport.get_extra_info("sockname")[1],
-                type="host",
-            )
-            self._local_candidates.append(protocol.local_candidate)
-        await self._gather_from_servers()
-        self._local_candidates_end = True
-
-    async def _gather_from_servers(self) -> None:
-        if self.turn_server is not None:
-            stun, self.stun_server = self.stun_server, None
-            self._local_candidates += await self.get_component_candidates(1, [], timeout=int(STUN_SECONDS))
-            self.stun_server = stun
-        if self.stun_server is not None:
-            queries = [
-                asyncio.ensure_future(server_reflexive_candidate(protocol, self.stun_server))
-                for protocol in self._protocols
-                if isinstance(protocol, _Datagrams) and ":" not in protocol.local_candidate.host
-            ]
-            if not queries:
-                return
-            done, late = await asyncio.wait(queries, timeout=STUN_SECONDS)
-            for query in late:
-                query.cancel()
-            for query in done:
-                if query.exception() is None:
-                    self._local_candidates.append(query.result()[0])
-
-
-class _Gatherer(RTCIceGatherer):
-    def __init__(self, addressing: Addressing) -> None:
-        super().__init__(iceServers=[])
-        servers = RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in addressing.servers]).iceServers or []
-        self.connection = _Connection(addressing, **connection_kwargs(servers))
-        self._connection = self.connection
-
-
 class _Dtls(RTCDtlsTransport):
     """DTLS whose decrypted packets go to a handler instead of to aiortc's receivers."""
 
@@ -394,30 +300,4 @@ def fast_path_known() -> bool:
     )
 
 
-_CANDIDATE = re.compile(
-    r"(?P<foundation>\S{1,64}) (?P<component>\d{1,5}) (?P<transport>\S+) (?P<priority>\d{1,10}) "
-    r"(?P<host>\S{1,255}) (?P<port>\d{1,5}) typ (?P<type>\S+)(?: .*)?"
-)
-
-
-def _parse_candidate(line: str) -> Candidate | None:
-    match = _CANDIDATE.fullmatch(line.strip())
-    if match is None:
-        raise InvalidSdp(f"cannot read the ICE candidate {line[:80]!r}")
-    host = match["host"]
-    component, port = int(match["component"]), int(match["port"])
-    dialled = match["transport"].lower() == "udp" and component == 1 and 0 < port < 65536
-    if not dialled or not re.fullmatch(r"[0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
-        return None  # TCP, mDNS names, or RTCP's own component
-    return Candidate(
-        foundation=match["foundation"],
-        component=1,
-        transport="udp",
-        priority=int(match["priority"]),
-        host=host,
-        port=port,
-        type=match["type"],
-    )
-
-
-__all__ = ["CONNECT_SECONDS", "MAX_PACKET", "Peer", "PeerHandler", "fast_path_known"]
+__all__ = ["CONNECT_SECONDS", "Peer", "PeerHandler", "fast_path_known"]
