@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sdstream.commands.video import VideoFacts, VideoReader
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
-from tests.project.commands import environment, sdstream
+from tests.project.commands import environment, sdstream, started
 from tests.support.waiting import eventually_sync
 
 FACTS = VideoFacts(640, 480, Fraction(25), Fraction(1, 12800), 24, 1.0)
@@ -111,7 +110,8 @@ def test_without_a_model_it_says_so_and_leaves_nothing(film: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_leaves_no_half_file(film: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_no_half_file(number: int, film: Path, tmp_path: Path) -> None:
     long_film = tmp_path / "long.mp4"
     loops = ["ffmpeg", "-v", "error", "-stream_loop", "200", "-i", str(film), "-c", "copy", str(long_film)]
     try:
@@ -120,21 +120,14 @@ def test_ctrl_c_leaves_no_half_file(film: Path, tmp_path: Path) -> None:
         pytest.skip("ffmpeg is not installed")
     folder = tmp_path / "out"
     folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdstream", "render", str(long_film), str(folder / "out.mp4"), "--skip-diffusion"],
-        env=environment(tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    arguments = ["render", str(long_film), str(folder / "out.mp4"), "--skip-diffusion"]
+    with started(*arguments, environment=environment(tmp_path)) as process:
         eventually_sync(
             lambda: sum(entry.stat().st_size for entry in folder.iterdir()) or None, seconds=60, what="a growing file"
         )
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-    finally:
-        process.kill()
-        _, said = process.communicate()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
     assert "Traceback" not in said
     assert list(folder.iterdir()) == []
 
