@@ -1,6 +1,5 @@
 """The documentation against what it describes: nothing missing, nothing made up, no dead link."""
 
-import importlib.util
 import inspect
 import os
 import re
@@ -18,6 +17,7 @@ from sdstream.commands.flags import flag_name, variable_name
 from sdstream.metrics import ServerStatistics
 from sdstream.params import IMAGE_PROCESSORS, LATENT_PROCESSORS, parameter_catalogue
 from sdstream.settings import Settings
+from tests.project import settings_page
 from tests.support.server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -56,13 +56,7 @@ def make_targets() -> set[str]:
 
 
 def test_the_page_of_settings_is_current() -> None:
-    source = ROOT / "tools/settings_page.py"
-    description = importlib.util.spec_from_file_location("settings_page", source)
-    assert description is not None
-    assert description.loader is not None
-    module = importlib.util.module_from_spec(description)
-    description.loader.exec_module(module)
-    assert read("docs/settings.md") == module.page(), "run: python tools/settings_page.py docs/settings.md"
+    assert read("docs/settings.md") == settings_page.page(), "run python -m tests.project.settings_page"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
