@@ -39,6 +39,10 @@ class StreamDirectory:
         del self._by_key[record.stream_key]
         del self._by_playback[record.output_playback_id]
 
+    def peek(self, stream_id: str) -> Stream:
+        """Raises `StreamNotFound`. Does not count as a use of the stream."""
+        return _existing(self._by_id.get(stream_id))
+
     def find(self, stream_id: str) -> Stream:
         """Raises `StreamNotFound`. Whoever asks for a stream keeps it from being collected."""
         return _touched(self._by_id.get(stream_id))
@@ -94,11 +98,16 @@ class StreamDirectory:
         return totals
 
 
-def _touched(stream: Stream | None) -> Stream:
+def _existing(stream: Stream | None) -> Stream:
     if stream is None:
         raise StreamNotFound("There is no such stream.")
-    stream.touch()
     return stream
+
+
+def _touched(stream: Stream | None) -> Stream:
+    found = _existing(stream)
+    found.touch()
+    return found
 
 
 def _with_sessions(stream: Stream | None) -> Stream:

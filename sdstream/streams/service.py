@@ -47,6 +47,7 @@ from sdstream.streams.views import (
     CreateOutcome,
     SessionOpened,
     StreamRecord,
+    StreamState,
     StreamStatus,
     UpdateOutcome,
 )
@@ -249,6 +250,13 @@ class StreamService:
     def status(self, stream_id: str) -> StreamStatus:
         """Raises `StreamNotFound`."""
         return self._streams.find(stream_id).status()
+
+    def state(self, stream_id: str) -> StreamState:
+        """The state that was computed last, at most a tick old. Raises `StreamNotFound`.
+
+        Cheap, and no use of the stream: a page that shows a list must not keep all that it shows from being collected.
+        """
+        return self._streams.peek(stream_id).state
 
     async def snapshot(self, stream_id: str) -> bytes:
         """The newest output picture as JPEG. Raises `StreamNotFound` or `NoPictureYet`."""

@@ -51,6 +51,7 @@ class FakeStreams:
         self.logged = asyncio.Event()
         self.followers = 0
         self.snapshots = 0
+        self.statuses = 0
         self.followed = asyncio.Event()
         self.fragments: list[str] = []
         self.links: tuple[str, ...] = ()
@@ -110,6 +111,7 @@ class FakeStreams:
         del self.records[stream_id]
 
     def status(self, stream_id: str) -> StreamStatus:
+        self.statuses += 1
         record = self.get(stream_id)
         live = stream_id in self.publishers
         track = TrackStatistics("video", "H264", packets_received=90, packets_lost=10, jitter=0.002, round_trip=0.01)
@@ -139,6 +141,10 @@ class FakeStreams:
             latencies={"total": LatencySummary(0.0123, 0.0456)} if live else {},
             drops={"superseded": 3} if live else {},
         )
+
+    def state(self, stream_id: str) -> StreamState:
+        self.get(stream_id)
+        return StreamState.ONLINE if stream_id in self.publishers else StreamState.OFFLINE
 
     def by_key(self, stream_key: str) -> StreamRecord:
         self.check()

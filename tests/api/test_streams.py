@@ -67,6 +67,15 @@ async def test_list_shows_whole_streams(site: Site) -> None:
     assert (await site.client.get("/v1/streams")).json()["data"] == [stream]
 
 
+async def test_lists_and_stream_objects_show_the_state_without_a_whole_status(site: Site) -> None:
+    stream = await site.create()
+    await site.publish(stream)
+    listed = (await site.client.get("/v1/streams")).json()["data"][0]
+    patched = (await site.client.patch(f"/v1/streams/{stream['id']}", json={"params": {"prompt": "x"}})).json()
+    assert (stream["status"], listed["status"], patched["status"]) == ("OFFLINE", "ONLINE", "ONLINE")
+    assert site.streams.statuses == 0
+
+
 async def test_user_id_filters_the_list(site: Site) -> None:
     stream = await site.create()
     client = site.client

@@ -411,6 +411,25 @@ async def test_an_idle_stream_is_collected(make_scene: SceneMaker) -> None:
     assert scene.service.list_streams(None) == []
 
 
+async def test_a_stream_that_is_only_listed_is_collected(make_scene: SceneMaker) -> None:
+    scene = await make_scene(idle_stream_timeout=100)
+    await scene.create()
+    for _ in range(150):
+        await scene.wait(1, step=1)
+        for listed in scene.service.list_streams(None):
+            assert scene.service.state(listed.id) is StreamState.OFFLINE
+    assert scene.service.list_streams(None) == []
+
+
+async def test_the_state_is_that_of_the_status_and_unknown_for_a_stream_that_is_not_there(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    assert scene.service.state(record.id) is scene.service.status(record.id).state is StreamState.ONLINE
+    await scene.service.delete(record.id)
+    with pytest.raises(StreamNotFound):
+        scene.service.state(record.id)
+
+
 async def test_a_watched_stream_is_not_collected(make_scene: SceneMaker) -> None:
     scene = await make_scene(idle_stream_timeout=100)
     record = await scene.create_live()

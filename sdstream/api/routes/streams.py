@@ -88,7 +88,7 @@ class StreamRoutes:
     def _stream(
         self, record: StreamRecord, address: PublicAddress, warnings: tuple[str, ...] = (), *, shorten: bool = False
     ) -> dict[str, Any]:
-        state = self._streams.status(record.id).state
+        state = self._streams.state(record.id)
         return stream_object(record, address, state, self._params.encoded(record, shorten=shorten), warnings)
 
     def _note(self, stream_id: str, warnings: tuple[str, ...]) -> None:
