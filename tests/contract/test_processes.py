@@ -115,6 +115,7 @@ async def test_a_killed_server_comes_back_with_the_same_streams(make_server: Cal
             await viewer.wait_kind("card")
 
 
+@pytest.mark.slow
 async def test_sigterm_ends_server_and_worker_with_status_zero(make_server: Callable[..., LiveServer]) -> None:
     live = make_server()
     async with Rest(live) as rest:

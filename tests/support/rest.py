@@ -1,7 +1,6 @@
 """A plain HTTP client of a live server, for what the SDKs cannot send or would hide."""
 
 import json
-import time
 from types import TracebackType
 from typing import Any
 
@@ -148,6 +147,11 @@ class Rest:
         return last
 
 
+def whep_of(rest: Rest, stream: dict[str, Any]) -> str:
+    """The stream's playback URL, which is good before anybody publishes."""
+    return f"{rest.server.url}/playback/{stream['output_playback_id']}/whep"
+
+
 def check_error(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
     """Insist on the seven-key envelope of an error; returns it."""
     assert response.status_code == status, f"{response.status_code}: {response.text[:500]}"
@@ -170,7 +174,3 @@ def fields_of(error: dict[str, Any]) -> list[str]:
     """The names of the fields that an error's `details` complain of."""
     assert isinstance(error["details"], list), json.dumps(error)
     return [entry["field"] for entry in error["details"]]
-
-
-def seconds_since(start: float) -> float:
-    return time.monotonic() - start

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -136,10 +137,12 @@ class LiveServer:
         time.sleep(0.3)
         return bool(spares) and [_cpu_seconds(member) for member in spares] == before
 
-    def open_files(self) -> int:
-        """Number of file descriptors that the server process holds (POSIX)."""
+    def footprint(self) -> "Footprint":
+        """What the server process holds at this moment (POSIX)."""
         assert self.process is not None
-        return psutil.Process(self.process.pid).num_fds()
+        process = psutil.Process(self.process.pid)
+        with process.oneshot():
+            return Footprint(process.num_fds(), process.num_threads(), process.memory_info().rss)
 
     def stop(self, seconds: float = 15.0) -> int:
         """End it as an operator does, and insist that it and its children are gone. Returns the exit status."""
@@ -183,6 +186,15 @@ class LiveServer:
             return ""
         content = self.log_file.read_bytes()[start:]
         return content[-limit:].decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Open file descriptors, threads, and bytes of resident memory."""
+
+    files: int
+    threads: int
+    memory: int
 
 
 def _alive(process: psutil.Process) -> bool:
