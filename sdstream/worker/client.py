@@ -34,6 +34,8 @@ from sdstream.worker.supervision import Action, Limits, SupervisionState
 
 STOP_SECONDS = 2.0
 """How long a worker may take to end in good order before it is killed."""
+KILL_SECONDS = 2.0
+"""How long a killed worker may take to be gone: one that hangs in a driver is left to the kernel."""
 
 logger = structlog.get_logger(__name__)
 
@@ -126,7 +128,7 @@ class WorkerProcess:
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.kill()
-            await spare.ended.wait()
+            await _wait_until_gone(spare)
         child = self._child
         if child is not None:
             try:
@@ -138,7 +140,7 @@ class WorkerProcess:
                     await child.ended.wait()
             except TimeoutError:
                 child.kill()
-                await child.ended.wait()
+                await _wait_until_gone(child)
         for lane in list(self._lanes.values()):
             await lane.close()
         sweep_own_memory(self._own_prefix)
@@ -278,6 +280,14 @@ class WorkerProcess:
                 pass
             case _:
                 raise InternalError(f"a message the server does not take: {type(message).__name__}")
+
+
+async def _wait_until_gone(child: WorkerChild) -> None:
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
+            await child.ended.wait()
+    except TimeoutError:
+        logger.error("worker_not_gone", process_id=child.process_id, seconds=KILL_SECONDS)
 
 
 __all__ = ["WorkerProcess"]

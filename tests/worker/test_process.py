@@ -20,6 +20,7 @@ from sdstream.clock import SystemClock
 from sdstream.errors import ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
 from sdstream.settings import Settings
+from sdstream.worker.child import WorkerChild
 from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
 from sdstream.worker.ring import memory_prefix
@@ -222,6 +223,27 @@ async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
     assert health.last_error == "the worker ended with status 3"
     assert health.last_restart_logs == ("there is no torch here",)
     assert not await worker.wait_ready(0.01)
+
+
+@posix_only
+async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deaf = tmp_path / "python"
+    deaf.write_text("#!/bin/sh\nexec sleep 60\n")
+    deaf.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(deaf))
+    monkeypatch.setattr("sdstream.worker.client.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("sdstream.worker.client.KILL_SECONDS", 0.1)
+    worker = await start(ready=False)
+    process = worker_process(worker)
+    with monkeypatch.context() as immortal:
+        immortal.setattr(WorkerChild, "kill", lambda self: None)
+        async with asyncio.timeout(5):
+            await worker.close()
+    assert process.is_running()
+    process.kill()
+    await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5)
 
 
 async def test_a_program_that_is_not_there_is_no_crash(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
