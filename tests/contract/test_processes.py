@@ -58,7 +58,7 @@ async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow:
         stream = await rest.create(SMALL | {"image_preprocessing": block("passthrough")})
         async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
             await viewer.wait_kind("card")
-            await rest.wait_state(stream["id"], "ONLINE")
+            await rest.wait_state(stream["id"], "ONLINE", seconds=30)
             # A server that has run for some seconds; one just started still fills the page cache with torch.
             await eventually(lambda: asyncio.to_thread(fragile.has_settled), seconds=40, what="a warm spare worker")
             before = await rest.status(stream["id"])

@@ -143,7 +143,11 @@ class Rest:
             last.update(await self.status(stream_id))
             return last["state"] in states
 
-        await eventually(probe, seconds=seconds, what=lambda: f"state {'/'.join(states)}; it is {last.get('state')}")
+        await eventually(
+            probe,
+            seconds=seconds,
+            what=lambda: f"state {'/'.join(states)}; it is {last.get('state')}: {last.get('reason')}",
+        )
         return last
 
 
