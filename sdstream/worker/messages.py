@@ -144,6 +144,7 @@ class LaneReport(Message):
     percent: float | None
     error_code: str | None
     error_message: str | None
+    refused_revision: int | None
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

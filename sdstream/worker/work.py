@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +18,14 @@ from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
 
 Send = Callable[[Message], None]
+
+
+class Refusal(NamedTuple):
+    """Params that could not be brought into force, and why."""
+
+    revision: int
+    code: str
+    message: str
 
 
 class LaneWork:
@@ -54,7 +63,8 @@ class LaneWork:
         self._ledger = SlotLedger(0)
         self._pipeline: Pipeline | None = None
         self._revision = 0
-        self._reported_sequence = True
+        self._refusal: Refusal | None = None
+        self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
         self.failed = False
@@ -91,14 +101,19 @@ class LaneWork:
     # -- the working thread
 
     def apply(self, wanted: WantedParams) -> None:
-        """Bring params into force, by a new pipeline where the present one cannot take them."""
+        """Bring params into force, by a new pipeline where the present one cannot take them.
+
+        When it raises, the lane is as it was: `fail` with the revision says what that means.
+        """
+        self._refusal = None
+        if self._pipeline is None:
+            self._revision = wanted.revision
         params = load_params(wanted.text, self._models)
-        self._revision = wanted.revision
         if self._pipeline is None or not self._pipeline.apply(params):
-            self._pipeline = None
-            self._load(params)
+            self._pipeline = self._load(params)
+        self._revision = wanted.revision
         self.failed = False
-        self._reported_sequence = False
+        self._effective_sequence = None
         self._report(LanePhase.READY)
 
     def is_short(self, picture: WaitingPicture) -> bool:
@@ -125,9 +140,9 @@ class LaneWork:
             output, slot = self._take_output(pipeline.output_size)
             size = self._convert(pipeline, picture, output.slot(slot))
             ring = output.number
-        if not self._reported_sequence:
-            self._reported_sequence = True
-            self._report(LanePhase.READY, picture.message.sequence)
+        if self._effective_sequence is None:
+            self._effective_sequence = picture.message.sequence
+            self._report(LanePhase.READY)
         self._send(
             PictureOut(
                 self.number,
@@ -144,13 +159,21 @@ class LaneWork:
         )
 
     def fail(self, error: Exception, revision: int | None, picture: WaitingPicture | None) -> None:
-        """The lane cannot go on: say why, and give up what it has until new params come."""
-        self.failed = True
-        self._pipeline = None
-        self._revision = self._revision if revision is None else revision
+        """`apply` of `revision` or `make` of `picture` raised: say why.
+
+        Where `apply` did and older params are in force, the lane goes on with them. Otherwise it gives up what it has
+        until new params come.
+        """
         known = isinstance(error, SdstreamError)
         code = error.code if known else InternalError.code
         message = error.message if known else f"{type(error).__name__}: {error}"
+        if revision is not None and self._pipeline is not None:
+            self._refusal = Refusal(revision, code, message)
+            self._report(LanePhase.READY)
+            return
+        self.failed = True
+        self._pipeline = None
+        self._refusal = None
         self._report(LanePhase.FAILED, error_code=code, error_message=message)
         self.give_up([*(() if picture is None else (picture,)), *self._scheduler.drain(self.number)])
 
@@ -159,12 +182,13 @@ class LaneWork:
         for picture in pictures:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
-    def _load(self, params: StreamParams) -> None:
+    def _load(self, params: StreamParams) -> Pipeline:
+        # The pipeline before stays until this one stands, or there would be nothing to go back to.
         def progress(detail: str, percent: float | None) -> None:
             self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
         progress(f"preparing {params.model_id}", None)
-        self._pipeline = make_pipeline(params, self._device, progress)
+        return make_pipeline(params, self._device, progress)
 
     def _convert(self, pipeline: Pipeline, picture: WaitingPicture, target: Plane) -> PictureSize:
         frame = picture.frame()
@@ -198,23 +222,24 @@ class LaneWork:
     def _report(
         self,
         phase: LanePhase,
-        effective_sequence: int | None = None,
         *,
         detail: str = "",
         percent: float | None = None,
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> None:
+        refusal = self._refusal
         self._send(
             LaneReport(
                 self.number,
                 phase.value,
                 self._revision,
-                effective_sequence,
+                self._effective_sequence if phase is LanePhase.READY else None,
                 detail,
                 percent,
-                error_code,
-                error_message,
+                error_code if refusal is None else refusal.code,
+                error_message if refusal is None else refusal.message,
+                None if refusal is None else refusal.revision,
             )
         )
 

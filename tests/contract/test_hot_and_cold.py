@@ -162,17 +162,41 @@ async def test_28_every_cold_row_is_a_reload(rest: Rest, row: str, params: dict[
         assert (await rest.get(stream["id"]))["params"] == stream["params"]
 
 
-async def test_28_a_switch_to_diffusion_before_it_exists_says_so_and_can_be_undone(rest: Rest) -> None:
+@pytest.mark.parametrize(
+    ("applied", "params", "undone"),
+    [
+        ("reload", {"skip_diffusion": False}, {"skip_diffusion": True}),
+        (
+            "hot",
+            {"image_preprocessing": {"processors": [{"type": "depth"}]}},
+            {"image_preprocessing": {"processors": []}},
+        ),
+    ],
+    ids=["reload", "hot"],
+)
+async def test_28_params_that_cannot_be_loaded_leave_the_picture_and_are_reported(
+    rest: Rest, applied: str, params: dict[str, Any], undone: dict[str, Any]
+) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
         await viewer.wait_kind("card")
+        await rest.wait_state(stream["id"], "ONLINE")
         with preserved(publisher, viewer):
-            assert (await rest.change(stream["id"], {"skip_diffusion": False}))["applied"] == "reload"
-            status = await rest.wait_state(stream["id"], "ERROR")
-            assert status["inference_status"]["last_error"]
-            await viewer.wait_kind("placard")
-            await rest.change(stream["id"], {"skip_diffusion": True})
-            await viewer.wait_kind("card", seconds=15)
+            async with event_log(rest, stream["id"]) as log:
+                start = time.monotonic()
+                answer = await rest.change(stream["id"], params)
+                assert answer["applied"] == applied
+                await log.wait("error", code="MODELS/UNAVAILABLE")
+                status = await rest.status(stream["id"])
+                assert status["inference_status"]["last_error"] == status["lane"]["error_message"] != ""
+                assert (status["lane"]["phase"], status["lane"]["revision"]) == ("ready", stream["revision"])
+                await rest.wait_state(stream["id"], "DEGRADED_INFERENCE")
+                assert (await rest.change(stream["id"], undone))["revision"] == answer["revision"] + 1
+                await rest.wait_state(stream["id"], "ONLINE")
+            status = await rest.status(stream["id"])
+            assert (status["inference_status"]["last_error"], status["lane"]["error_message"]) == (None, None)
+            assert viewer.longest_gap(start) < 1.0
+            await viewer.wait_kind("card")
 
 
 async def test_28_a_stream_that_asks_for_diffusion_shows_a_placard_with_the_reason(rest: Rest) -> None:

@@ -23,7 +23,7 @@ from sdstream.errors import (
     WorkerUnavailable,
 )
 from sdstream.media.ports import MediaStatistics, Placard
-from sdstream.streams.views import Applied, StreamState
+from sdstream.streams.views import Applied, StreamRecord, StreamState
 from sdstream.worker.ports import LanePhase, WorkerPhase
 from tests.streams.conftest import CREATE, Scene, SceneMaker
 from tests.streams.fakes import OFFER, FakeWorker
@@ -474,12 +474,73 @@ async def test_a_reload_that_fails_leaves_the_old_params_running(scene: Scene) -
     record = await scene.create_live()
     await scene.flow(record, 3)
     await scene.service.update(record.id, {"params": {"acceleration": "none"}})
-    scene.lane_of(record).report(LanePhase.READY, revision=1, error_code="MODELS/UNAVAILABLE", error_message="no room")
+    refuse(scene, record, "no room")
     await scene.flow(record, 1)
     status = scene.service.status(record.id)
-    assert (status.state, status.reason) == (StreamState.DEGRADED_INFERENCE, "no room")
+    assert (status.state, status.reason, status.last_error) == (StreamState.DEGRADED_INFERENCE, "no room", "no room")
+    assert scene.media_of(record).placard is None
     await scene.flow(record, 15)
     assert scene.service.status(record.id).state is StreamState.ONLINE
+    assert scene.service.status(record.id).last_error == "no room"
+
+
+async def test_params_that_load_after_some_that_did_not_clear_the_error(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    refuse(scene, record, "no room")
+    await scene.flow(record, 1)
+    await scene.service.update(record.id, {"params": {"acceleration": "tensorrt"}})
+    scene.lane_of(record).report(LanePhase.READY)
+    await scene.flow(record, 1)
+    status = scene.service.status(record.id)
+    assert (status.state, status.last_error, status.last_error_at) == (StreamState.ONLINE, None, None)
+
+
+async def test_an_error_of_another_cause_outlives_the_lanes_recovery(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    refuse(scene, record, "no room")
+    scene.worker.die()
+    await scene.service.tick()
+    scene.worker.revive()
+    await scene.flow(record, 1)
+    assert scene.service.status(record.id).last_error == "The worker was killed by SIGKILL."
+
+
+async def test_each_refused_update_is_an_error_event_and_a_repeated_report_is_none(scene: Scene) -> None:
+    record = await scene.create_live()
+    events = scene.service.events(record.id)
+    for prompt in ("one", "two"):
+        await scene.service.update(record.id, {"params": {"prompt": prompt}})
+        for _ in range(2):
+            refuse(scene, record, "depth is not here")
+    await scene.service.delete(record.id)
+    errors = [event.data async for event in events if event.name == "error"]
+    assert errors == [{"code": "MODELS/UNAVAILABLE", "message": "depth is not here"}] * 2
+
+
+async def test_a_refusal_of_an_older_update_does_not_end_the_loading_of_a_newer_one(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    first = scene.lane_of(record).revision
+    await scene.service.update(record.id, {"params": {"acceleration": "tensorrt"}})
+    refuse(scene, record, "no room", revision=first)
+    await scene.flow(record, 1)
+    assert scene.service.status(record.id).state is StreamState.LOADING
+
+
+def refuse(scene: Scene, record: StreamRecord, message: str, revision: int | None = None) -> None:
+    """The lane could not load the newest params, or those of `revision`, and goes on with those it was opened with."""
+    lane = scene.lane_of(record)
+    lane.report(
+        LanePhase.READY,
+        revision=1,
+        error_code="MODELS/UNAVAILABLE",
+        error_message=message,
+        refused_revision=lane.revision if revision is None else revision,
+    )
 
 
 async def test_words_come_with_the_answer_to_the_publisher(scene: Scene) -> None:

@@ -75,8 +75,15 @@ class PlayedWorker:
         for picture in pictures:
             self.lane.on_slots_returned(SlotsReturned(1, picture.ring, [picture.slot]), self.channel)
 
-    def report(self, phase: str, revision: int, code: str | None = None, message: str | None = None) -> None:
-        report = LaneReport(1, phase, revision, None, "", None, code, message)
+    def report(
+        self,
+        phase: str,
+        revision: int,
+        code: str | None = None,
+        message: str | None = None,
+        refused: int | None = None,
+    ) -> None:
+        report = LaneReport(1, phase, revision, None, "", None, code, message, refused)
         self.lane.on_report(report, self.channel)
 
 
@@ -190,6 +197,35 @@ async def test_updates_wait_for_an_answer_and_the_newest_wins(bench: Bench) -> N
     assert load_params(bench.worker.of(UpdateLane)[-1].params, MODELS) == make_params(seed=29)
     bench.worker.report("ready", 29)
     assert len(bench.worker.of(UpdateLane)) == 2
+
+
+async def test_a_refused_update_is_not_sent_again_and_a_newer_one_is(bench: Bench) -> None:
+    bench.lane.update(make_params("depth"), 2)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=2)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2]
+    bench.lane.update(make_params("blur"), 3)
+    bench.lane.update(make_params("canny"), 4)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=3)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2, 3, 4]
+
+
+async def test_after_a_restart_params_that_were_refused_do_not_cost_the_picture(bench: Bench) -> None:
+    bench.lane.update(make_params("depth"), 2)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=2)
+    bench.lane.detach("killed")
+    bench.worker = PlayedWorker(bench.lane)
+    bench.attach()
+    (opened,) = bench.worker.of(OpenLane)
+    assert (opened.revision, load_params(opened.params, MODELS)) == (1, make_params())
+    bench.worker.report("ready", 1)
+    await until(lambda: [status.phase for status in bench.listener.statuses].count(LanePhase.READY) == 3)
+    status = bench.listener.statuses[-1]
+    assert (status.revision, status.refused_revision, status.error_message) == (1, 2, "no depth")
+    assert bench.worker.of(UpdateLane) == []
+    bench.lane.update(make_params("blur"), 3)
+    bench.worker.report("ready", 3)
+    await until(lambda: bench.listener.statuses[-1].revision == 3)
+    assert bench.listener.statuses[-1].error_message is None
 
 
 async def test_a_late_update_does_not_undo_a_newer_one(bench: Bench) -> None:

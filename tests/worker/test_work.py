@@ -199,11 +199,51 @@ def test_a_failed_lane_comes_back_with_params_it_can_run() -> None:
     assert (report.phase, report.revision, report.effective_sequence, report.error_code) == ("ready", 2, 3, None)
 
 
-def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def burst(*_: object) -> torch.Tensor:
-        raise RuntimeError("the device is on fire")
+@pytest.mark.parametrize(
+    "wanted", [make_params("depth"), make_params("canny", skip_diffusion=False)], ids=["hot", "reload"]
+)
+def test_params_that_cannot_be_loaded_leave_the_picture_as_it_was(wanted: StreamParams) -> None:
+    bench = Bench(make_params("blur"))
+    frame = noise(SIZE, sequence=4)
+    before = bench.make(frame).copy()
+    bench.scheduler.update(1, WantedParams(dump_params(wanted), 2))
+    bench.put(noise(SIZE, sequence=4), slot=1)
+    bench.turns()
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.effective_sequence) == ("ready", 1, 4)
+    assert (report.refused_revision, report.error_code) == (2, ModelUnavailable.code)
+    assert report.error_message
+    done = bench.of(PictureOut)
+    assert [picture.revision for picture in done] == [1, 1]
+    assert bench.of(SlotsReturned) == []
+    for one, other in zip(before.planes, bench.result().planes, strict=True):
+        assert numpy.array_equal(one, other)
 
-    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", burst)
+
+def test_the_error_of_refused_params_goes_with_the_next_ones() -> None:
+    bench = Bench(make_params("blur"))
+    bench.turns()
+    for revision, wanted in ((2, make_params("depth")), (3, make_params("canny"))):
+        bench.scheduler.update(1, WantedParams(dump_params(wanted), revision))
+        bench.make(noise(SIZE, sequence=revision))
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.effective_sequence) == ("ready", 3, 3)
+    assert (report.refused_revision, report.error_message) == (None, None)
+
+
+def test_a_picture_that_cannot_be_made_fails_the_lane_although_params_are_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(make_params("blur"))
+    bench.turns()
+    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
+    bench.put(noise(SIZE))
+    bench.turns()
+    assert bench.of(LaneReport)[-1].phase == "failed"
+
+
+def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
     bench = Bench(make_params("blur"))
     bench.put(noise(SIZE), slot=2)
     bench.turns()
@@ -266,3 +306,7 @@ def test_no_name_of_memory_is_left() -> None:
     bench.make(noise(SIZE))
     assert bench.output is not None
     assert platform.shared_memory_names(PREFIX) == []
+
+
+def _burst(*_: object) -> torch.Tensor:
+    raise RuntimeError("the device is on fire")
