@@ -10,7 +10,7 @@ from pylibsrtp import Policy, Session
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
-from sdstream.media.embedded.peer import Peer, fast_path_known
+from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import MediaSection, Transport
 from sdstream.media.embedded.srtp import LARGEST, ShortSession
@@ -138,6 +138,64 @@ async def test_a_candidate_that_is_none_is_refused(line: str) -> None:
     peer = Peer(Addressing(addresses=("127.0.0.1",)), Recorder())
     with pytest.raises(InvalidSdp):
         await peer.add_candidate(line)
+    await peer.close()
+
+
+async def test_candidates_past_the_limit_are_not_dialled_however_they_come() -> None:
+    handler = Recorder()
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), handler)
+    transport = await peer.gather("active")
+    lines = tuple(f"{index} 1 udp {index} 127.0.0.1 {20_000 + index} typ host" for index in range(1, 200))
+    peer.connect(section(transport, candidates=lines[:20]))
+    await eventually(lambda: len(peer._connection.remote_candidates) == 20)
+    for line in lines[20:]:
+        await peer.add_candidate(line)
+    assert len(peer._connection.remote_candidates) == MOST_CANDIDATES
+    await peer.close()
+
+
+async def test_candidates_that_cannot_be_dialled_take_no_place() -> None:
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), Recorder())
+    await peer.gather("active")
+    for index in range(MOST_CANDIDATES):
+        await peer.add_candidate(f"1 1 tcp {index} 127.0.0.1 9 typ host tcptype active")
+        await peer.add_candidate(f"1 1 udp {index} 0b0f-4d2e.local {index + 1} typ host")
+    await peer.add_candidate("1 1 udp 1 127.0.0.1 20000 typ host")
+    assert [candidate.port for candidate in peer._connection.remote_candidates] == [20_000]
+    await peer.close()
+
+
+@dataclass
+class Failing(Recorder):
+    """A session that cannot take its connection."""
+
+    def on_connected(self) -> None:
+        raise RuntimeError("no thread to be had")
+
+
+async def test_a_connection_that_fails_in_an_unexpected_way_ends_its_session() -> None:
+    here, there = Recorder(), Failing()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: there.reasons == ["the connection failed"])
+    assert two.connected is False
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_an_ice_agent_that_fails_in_an_unexpected_way_ends_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Recorder()
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), handler)
+    transport = await peer.gather("active")
+
+    async def fail(_: object) -> None:
+        raise AssertionError("inside the library")
+
+    monkeypatch.setattr(peer._ice, "start", fail)
+    peer.connect(section(transport))
+    await eventually(lambda: handler.reasons == ["the connection failed"])
     await peer.close()
 
 

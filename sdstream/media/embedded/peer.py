@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 import pylibsrtp
+import structlog
 from aiortc import RTCCertificate, RTCIceTransport
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceParameters
@@ -31,6 +32,10 @@ from sdstream.media.embedded.srtp import ShortSession, short_way_known
 
 CONNECT_SECONDS = 15.0
 """Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
+MOST_CANDIDATES = 32
+"""Remote candidates that are dialled, of the offer and of later fragments together. aioice sorts all pairs again for
+each, and each has checks sent to an address of the client's choice; a client behind others is learnt from its checks.
+"""
 TRIED_VERSIONS = {"aiortc": ("1.16",), "aioice": ("0.13",), "pylibsrtp": ("0.", "1.")}
 SEAMS: tuple[tuple[Any, str], ...] = (
     *ICE_SEAMS,
@@ -39,6 +44,8 @@ SEAMS: tuple[tuple[Any, str], ...] = (
     (RTCDtlsTransport, "_send_rtp"),
     (RTCDtlsTransport, "_set_role"),
 )
+
+log = structlog.get_logger(__name__)
 
 
 class PeerHandler(Protocol):
@@ -70,6 +77,7 @@ class Peer:
         self._dtls.on("statechange", self._on_dtls_state)
         self._connecting: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._candidates = 0
         self._setup: Setup = "active"
         self._ended = False
         self.connected = False
@@ -110,12 +118,14 @@ class Peer:
         self._connecting = asyncio.ensure_future(self._connect(remote, ice_lite))
 
     async def add_candidate(self, line: str) -> None:
-        """Take the value of an `a=candidate` line. Candidates that cannot be dialled from here are passed over.
+        """Take the value of an `a=candidate` line.
 
+        Candidates that cannot be dialled from here are passed over, and so are those past `MOST_CANDIDATES`.
         Raises `InvalidSdp` when the line is no candidate.
         """
         candidate = parse_candidate(line)
-        if candidate is not None and not self._ended:
+        if candidate is not None and not self._ended and self._candidates < MOST_CANDIDATES:
+            self._candidates += 1
             await self._connection.add_remote_candidate(candidate)
 
     def send_rtp(self, packet: bytes) -> None:
@@ -181,6 +191,9 @@ class Peer:
             self._end("the client did not connect in time")
         except InvalidSdp as error:
             self._end(error.message)
+        except Exception as error:  # the supervisor of this connection: whatever fails, its place is freed
+            log.warning("a connection could not be made", error=type(error).__name__, exc_info=error)
+            self._end("the connection failed")
 
     def _on_dtls_state(self) -> None:
         state = self._dtls.state
