@@ -288,6 +288,7 @@ class Health(Shape):
     status: Literal["ok"]
     version: str
     worker: WorkerState
+    faults: int = Field(description="Defects that were caught since the start, and that the server went on after.")
 
 
 class Readiness(Shape):

@@ -290,13 +290,17 @@ class StreamService:
     def worker_health(self) -> WorkerHealth:
         return self._worker.health()
 
+    def faults(self) -> int:
+        """Defects that the supervisors of streams and worker caught; the log has each."""
+        return self._keeper.faults + self._worker.health().faults
+
     def ice_links(self) -> tuple[str, ...]:
         return self._media.ice_links()
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""
         written = self._store.statistics if self._store is not None else StoreStatistics()
-        return summarize(self._streams, self._worker.health(), written, self._updates)
+        return summarize(self._streams, self._worker.health(), written, self._updates, self.faults())
 
     async def tick(self) -> None:
         """Look after every stream once, as the ticker does five times a second."""

@@ -11,6 +11,7 @@ import structlog
 
 from sdstream.clock import Clock, epoch_milliseconds
 from sdstream.errors import InternalError
+from sdstream.logs import FoldedReporter
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker import supervision
@@ -36,6 +37,8 @@ STOP_SECONDS = 2.0
 """How long a worker may take to end in good order before it is killed."""
 KILL_SECONDS = 2.0
 """How long a killed worker may take to be gone: one that hangs in a driver is left to the kernel."""
+FAULT_SECONDS = 1.0
+"""How long the supervisor pauses after a defect of its own."""
 
 logger = structlog.get_logger(__name__)
 
@@ -66,6 +69,8 @@ class WorkerProcess:
         self._pong: Pong | None = None
         self._last_error: str | None = None
         self._last_logs: tuple[str, ...] = ()
+        self._faults = 0
+        self._reporter = FoldedReporter(logger, clock)
 
     # -- worker.ports.WorkerClient
 
@@ -111,6 +116,7 @@ class WorkerProcess:
             memory_total=None if pong is None else pong.memory_total,
             last_error=self._last_error,
             last_restart_logs=self._last_logs,
+            faults=self._faults,
         )
 
     @property
@@ -149,22 +155,31 @@ class WorkerProcess:
 
     async def _supervise(self) -> None:
         while True:
-            now = self._clock.monotonic()
-            heard_at = max(self._state.heard_at, self._heard_at)
-            busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
-            self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
-            action = supervision.decide(self._state, now, self._limits)
-            if action is not Action.WAIT:
-                self._carry_out(action)
-            if self._settings.worker_spare and self._spare is None and supervision.wants_spare(self._state, now):
-                self._start_spare(now)
+            try:
+                pause = self._take_turn()
+            except Exception as error:  # noqa: BLE001 -- supervisor of the supervision: without it no worker returns
+                self._faults += 1
+                self._reporter.report("turn", "worker_supervision_fault", exc_info=error)
+                pause = FAULT_SECONDS
             self._look.clear()
-            pause = supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
             try:
                 async with asyncio.timeout(pause):
                     await self._look.wait()
             except TimeoutError:
                 pass
+
+    def _take_turn(self) -> float:
+        """Do what is due now; returns how many seconds nothing else will be."""
+        now = self._clock.monotonic()
+        heard_at = max(self._state.heard_at, self._heard_at)
+        busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
+        self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
+        action = supervision.decide(self._state, now, self._limits)
+        if action is not Action.WAIT:
+            self._carry_out(action)
+        if self._settings.worker_spare and self._spare is None and supervision.wants_spare(self._state, now):
+            self._start_spare(now)
+        return supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
 
     def _carry_out(self, action: Action) -> None:
         now = self._clock.monotonic()

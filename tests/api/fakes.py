@@ -52,6 +52,7 @@ class FakeStreams:
         self.followers = 0
         self.snapshots = 0
         self.statuses = 0
+        self.caught = 0
         self.followed = asyncio.Event()
         self.fragments: list[str] = []
         self.links: tuple[str, ...] = ()
@@ -226,6 +227,9 @@ class FakeStreams:
     def worker_health(self) -> WorkerHealth:
         self.check()
         return self.health
+
+    def faults(self) -> int:
+        return self.caught
 
     def statistics(self) -> ServerStatistics:
         self.check()
