@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -156,7 +157,7 @@ def mutations(offer: str, seed: int) -> Iterator[str]:
         broken = list(lines)
         for _ in range(dice.randint(1, 4)):
             at = dice.randrange(len(broken))
-            match dice.randrange(8):
+            match dice.randrange(9):
                 case 0:
                     del broken[at]
                 case 1:
@@ -179,6 +180,9 @@ def mutations(offer: str, seed: int) -> Iterator[str]:
                     broken[at] = broken[at] * dice.randint(2, 40)
                 case 7:
                     del broken[at:]
+                case 8:  # Python converts no number of more than 4300 digits
+                    digits = dice.choice("9٩") * dice.choice((20, 3500, 5000))
+                    broken[at] = re.sub("[0-9]+", digits, broken[at], count=1)
             if not broken:
                 broken = [""]
         yield "\r\n".join(broken)
