@@ -49,7 +49,8 @@ logger = structlog.get_logger(__name__)
 class Server:
     """One server process: `run()` blocks until a signal and returns the exit code.
 
-    The first signal drains; the second ends the process at once, and the worker notices that its parent is gone.
+    The first signal drains; the second ends the process at once, and the worker notices that its parent is gone. From
+    the first on the process has `LEAVE_SECONDS`, those after `run` included: the interpreter waits for threads too.
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
@@ -64,11 +65,8 @@ class Server:
         configure_logging(self._settings)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it would tell of every start and stop a second time
         with contextlib.closing(bind(self._settings.host, self._settings.port)) as listener:
-            try:
-                with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
-                    runner.run(self._serve(listener))
-            finally:
-                self._leaving.cancel()
+            with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+                runner.run(self._serve(listener))
         return 0
 
     async def _serve(self, listener: socket.socket) -> None:

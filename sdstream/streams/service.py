@@ -133,6 +133,7 @@ class StreamService:
         store = self._open_store()
         request = parse_create(body, self._models, self._settings.size_policy)
         self._streams.refuse_crowd(self._busy_since())
+        self._streams.refuse_glut()
         record = StreamRecord(
             id=new_stream_id(),
             stream_key=new_stream_key(),
@@ -382,7 +383,7 @@ class StreamService:
             return "The server is shutting down."
         if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
             return f"The worker does not run: {health.last_error or 'see the log'}."
-        return self._streams.crowd(self._busy_since())
+        return self._streams.crowd(self._busy_since()) or self._streams.glut()
 
 
 def _conflict(change: Change) -> Conflict:

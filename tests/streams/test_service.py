@@ -400,6 +400,20 @@ async def test_a_viewer_keeps_its_session_when_the_lane_is_freed(scene: Scene) -
     assert scene.service.status(record.id).state is StreamState.ONLINE
 
 
+async def test_a_full_store_refuses_new_streams_but_not_publishers_of_those_it_has(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdstream.streams.directory.MAX_RECORDS", 2)
+    first = await scene.create()
+    await scene.create()
+    with pytest.raises(CapacityReached, match="on record"):
+        await scene.create()
+    assert not scene.service.capacity().accepting
+    await scene.wait(120, step=10)
+    await scene.publish(first)
+    assert scene.service.capacity().publishing == 1
+
+
 async def test_an_idle_stream_is_collected(make_scene: SceneMaker) -> None:
     scene = await make_scene(idle_stream_timeout=100)
     record = await scene.create()
