@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from sdstream.params.adapters import AdapterSettings
@@ -33,15 +34,22 @@ class Update:
     warnings: tuple[str, ...] = ()
 
 
-def apply_update(current: StreamParams, body: object, models: ModelTable, size_policy: SizePolicy = "reject") -> Update:
+def apply_update(
+    current: StreamParams,
+    body: object,
+    models: ModelTable,
+    size_policy: SizePolicy = "reject",
+    fixed: Mapping[str, object] = MappingProxyType({}),
+) -> Update:
     """Merge an update body, as decoded from JSON, over `current`, which stays as it is.
 
     Absent and null members keep their value (`lora_dict: null` clears). `{pipeline, params}`, bare `{params}` and loose
-    parameters are taken. A new `model_id` of another family carries over what that family has too.
+    parameters are taken. `fixed` are the stream's `name` and `output_rtmp_url`, which an update that differs is warned
+    about. A new `model_id` of another family carries over what that family has too.
     Raises `InvalidParams`, whose `details` list everything that is wrong with the merged parameters.
     """
     notes, problems = Notes(), list[Problem]()
-    envelope = open_envelope(body, notes, problems, creating=False)
+    envelope = open_envelope(body, notes, problems, creating=False, fixed=fixed)
     sent = dict(envelope.params)
     wanted = sent.pop("model_id", None)
     family, model_id, doubtful = current.family, current.model_id, frozenset[str]()

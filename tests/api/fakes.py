@@ -95,7 +95,8 @@ class FakeStreams:
 
     async def update(self, stream_id: str, body: object, *, dry_run: bool = False) -> UpdateOutcome:
         current = self.get(stream_id)
-        wanted = apply_update(current.params, body, self.models)
+        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
+        wanted = apply_update(current.params, body, self.models, fixed=fixed)
         change = classify(current.params, wanted.params, live=stream_id in self.publishers)
         if change.kind is ChangeKind.REFUSED:
             raise Conflict(change.reason)

@@ -118,6 +118,22 @@ async def test_update_says_what_it_did(site: Site) -> None:
     assert body["params"]["prompt"] == "x"
 
 
+async def test_a_client_that_sends_back_what_it_got_is_not_warned(site: Site) -> None:
+    stream = await site.create()
+    path = f"/v1/streams/{stream['id']}"
+    first = (await site.client.patch(path, json=stream)).json()
+    second = (await site.client.patch(path, json={**first, "params": {**first["params"], "prompt": "x"}})).json()
+    made = (await site.client.post("/v1/streams", json=second)).json()
+    assert [answer["warnings"] for answer in (first, second, made)] == [[], [], []]
+    assert (first["applied"], second["applied"]) == ("unchanged", "hot")
+
+
+async def test_a_client_that_sends_another_name_is_warned(site: Site) -> None:
+    stream = await site.create()
+    answer = await site.client.patch(f"/v1/streams/{stream['id']}", json={**stream, "name": "another"})
+    assert answer.json()["warnings"] == ["name is fixed when a stream is created and was ignored"]
+
+
 async def test_update_keeps_what_is_not_sent(site: Site) -> None:
     stream = await site.create(seed=5, t_index_list=[1, 2])
     body = (await site.client.patch(f"/v1/streams/{stream['id']}", json={"params": {"prompt": "x"}})).json()

@@ -108,6 +108,14 @@ async def test_a_live_stream_refuses_another_size_and_stays_as_it_was(scene: Sce
     assert scene.lane_of(record).updates == []
 
 
+async def test_the_fixed_name_sent_again_is_no_warning(scene: Scene) -> None:
+    record = await scene.create()
+    same = await scene.service.update(record.id, {"name": record.name, "params": {"prompt": "x"}})
+    other = await scene.service.update(record.id, {"name": "another", "params": {"prompt": "x"}})
+    assert same.warnings == ()
+    assert other.warnings == ("name is fixed when a stream is created and was ignored",)
+
+
 async def test_an_idle_stream_takes_another_size(scene: Scene) -> None:
     record = await scene.create()
     await scene.service.update(record.id, {"params": {"width": 640}})
