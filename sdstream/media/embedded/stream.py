@@ -13,6 +13,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ShuttingDown
 from sdstream.frames import I420Frame, PictureSize
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.broadcast import Broadcast, Outgoing
 from sdstream.media.embedded.counters import StreamCounters
@@ -25,6 +26,9 @@ from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, writ
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.placard import draw_placard
 from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+
+FAULT_SECONDS = 10.0
+"""The same fault of a stream's encoders and decoders is logged once in this time."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +73,7 @@ class EmbeddedStream:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._log = log.bind(stream_id=stream_id)
+        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
 
     @property
     def closed(self) -> bool:
@@ -89,6 +94,7 @@ class EmbeddedStream:
             deliver=self._on_picture,
             on_connected=self._on_publisher_connected,
             on_closed=self._on_publisher_closed,
+            faults=self._faults,
             fast=self._options.fast,
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
@@ -215,7 +221,7 @@ class EmbeddedStream:
             bytes_sent=counters.bytes_sent,
             input_size=counters.input_size,
             output_size=counters.output_size,
-            drops={reason: count for reason, count in counters.drops.items() if count},
+            drops=counters.drops,
             warnings=tuple(counters.warnings),
             tracks=publisher.statistics() if publisher is not None else (),
             encode_seconds=counters.encode_seconds,
@@ -249,7 +255,12 @@ class EmbeddedStream:
         broadcast = self._broadcasts.get(session.codec)
         if broadcast is None:
             broadcast = Broadcast(
-                session.codec, self._options.bitrate, self._options.h264_encoder, self._counters, self._clock
+                session.codec,
+                self._options.bitrate,
+                self._options.h264_encoder,
+                self._counters,
+                self._clock,
+                self._faults,
             )
             self._broadcasts[session.codec] = broadcast
         broadcast.viewers.add(session)

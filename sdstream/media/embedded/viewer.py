@@ -102,7 +102,7 @@ class ViewerSession:
             return
         dropped = self._gate.dropped
         if not self._gate.admit(keyframe=picture.keyframe, backlog=self.peer.backlog):
-            self._counters.drops["viewer_slow"] += self._gate.dropped - dropped
+            self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
         timestamp = (self._origin + picture.timestamp) & 0xFFFFFFFF
