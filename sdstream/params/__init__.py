@@ -23,7 +23,7 @@ from sdstream.params.processors import (
 )
 from sdstream.params.update import Update, apply_update
 from sdstream.params.variants import Sd15Params, SdTurboParams, SdxlTurboParams, StreamParams
-from sdstream.params.wire import dump_params, load_params, wire_params
+from sdstream.params.wire import dump_params, image_apart, load_params, wire_params
 
 __all__ = [
     "CONTROLNETS",
@@ -54,6 +54,7 @@ __all__ = [
     "apply_update",
     "classify",
     "dump_params",
+    "image_apart",
     "load_params",
     "parameter_catalogue",
     "parse_create",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from sdstream.params import (
     Change,
     ChangeKind,
     ModelTable,
+    StyleImage,
     apply_update,
     classify,
     dump_params,
+    image_apart,
     load_params,
     parse_create,
 )
@@ -104,8 +107,9 @@ class StreamService:
         Raises `ConfigurationError` when the store or the media cannot be used.
         """
         self._store = await asyncio.to_thread(StreamStore, self._file, self._clock)
-        for row in self._store.load():
-            self._restore(row)
+        rows, images = self._store.load()
+        for row in rows:
+            self._restore(row, images)
         try:
             await self._media.start()
             await self._worker.start()
@@ -147,7 +151,7 @@ class StreamService:
         )
         stream = self._add(record, used_at=self._clock.monotonic())
         try:
-            await store.insert(record, dump_params(record.params))
+            await store.insert(record, dump_params(record.params), image_apart(record.params))
         except RequestError:
             self._streams.remove(stream)
             raise
@@ -174,8 +178,7 @@ class StreamService:
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
-        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
-        wanted = apply_update(current.params, body, self._models, self._settings.size_policy, fixed)
+        wanted = apply_update(current.params, body, self._models, self._settings.size_policy)
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         if change.kind is ChangeKind.REFUSED:
             raise _conflict(change)
@@ -189,7 +192,9 @@ class StreamService:
             return UpdateOutcome(current, applied, (), wanted.warnings)
         record = stream.accept(wanted.params)
         try:
-            kept = await store.update(record.id, dump_params(record.params), record.revision)
+            kept = await store.update(
+                record.id, dump_params(record.params), record.revision, image_apart(record.params)
+            )
         except RequestError:
             stream.abandon(record)
             raise
@@ -325,9 +330,9 @@ class StreamService:
                 stream.events.close()
         log.info("streams closed")
 
-    def _restore(self, row: StoredStream) -> None:
+    def _restore(self, row: StoredStream, images: Mapping[str, StyleImage]) -> None:
         try:
-            params = load_params(row.params, self._models)
+            params = load_params(row.params, self._models, images)
         except InvalidParams as error:
             log.error("stream cannot be restored", stream_id=row.id, problem=error.message)
             return

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdstream.params import StreamParams
+from sdstream.params import StreamParams, StyleImage, dump_params, image_apart
 from sdstream.worker.ports import LanePhase, LaneStatus
 
 
@@ -12,6 +12,14 @@ class Wanted(NamedTuple):
 
     params: StreamParams
     revision: int
+
+
+class Given(NamedTuple):
+    """What is sent: `text` is what `dump_params` wrote, `image` what it left out and the worker does not have yet."""
+
+    text: str
+    revision: int
+    image: str | None
 
 
 class ParamsHandover:
@@ -26,6 +34,8 @@ class ParamsHandover:
         """The revision of the update under way."""
         self._refusal: LaneStatus | None = None
         """What the worker said of the params it was given last, if it could not load them and runs older ones."""
+        self._image: StyleImage | None = None
+        """The last style image that this worker was given."""
 
     @property
     def revision(self) -> int:
@@ -39,15 +49,15 @@ class ParamsHandover:
         self._wanted = Wanted(params, revision)
         return True
 
-    def begin(self) -> Wanted:
+    def begin(self) -> Given:
         """What a new worker is to open the lane with."""
+        self._image = None
         # Params that the worker before could not load would leave this one with nothing to run.
         if self._refusal is not None and self._given.revision == self._wanted.revision:
-            self._unanswered = self._in_force.revision
-            return self._in_force
+            return self._send(self._in_force)
         return self._give()
 
-    def next(self) -> Wanted | None:
+    def next(self) -> Given | None:
         """What the worker is to be given now, if anything."""
         if self._unanswered is not None or self._given.revision >= self._wanted.revision:
             return None
@@ -76,11 +86,18 @@ class ParamsHandover:
             )
         return status
 
-    def _give(self) -> Wanted:
+    def _give(self) -> Given:
         self._given = self._wanted
         self._refusal = None
-        self._unanswered = self._wanted.revision
-        return self._wanted
+        return self._send(self._wanted)
+
+    def _send(self, wanted: Wanted) -> Given:
+        self._unanswered = wanted.revision
+        image = image_apart(wanted.params)
+        if image is None or image == self._image:
+            return Given(dump_params(wanted.params), wanted.revision, None)
+        self._image = image
+        return Given(dump_params(wanted.params), wanted.revision, str(image))
 
 
-__all__ = ["ParamsHandover", "Wanted"]
+__all__ = ["Given", "ParamsHandover"]

@@ -13,7 +13,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerUnavailable
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.params import StreamParams, dump_params
+from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
 from sdstream.worker.handover import ParamsHandover
 from sdstream.worker.messages import (
@@ -152,9 +152,9 @@ class WorkerLane:
                 return
             self._channel = channel
             self._memory_prefix = memory_prefix
-            params, revision = self._handover.begin()
-            channel.send(OpenLane(self.number, self.stream_id, dump_params(params), revision))
-            self._set_status(LaneStatus(LanePhase.LOADING, revision))
+            given = self._handover.begin()
+            channel.send(OpenLane(self.number, self.stream_id, given.text, given.revision, given.image))
+            self._set_status(LaneStatus(LanePhase.LOADING, given.revision))
             self._pump()
 
     def detach(self, reason: str) -> None:
@@ -328,9 +328,9 @@ class WorkerLane:
                 self._hand_over(self._channel, slot, frame, None)
 
     def _send_update(self) -> None:
-        wanted = None if self._channel is None else self._handover.next()
-        if self._channel is not None and wanted is not None:
-            self._channel.send(UpdateLane(self.number, dump_params(wanted.params), wanted.revision))
+        given = None if self._channel is None else self._handover.next()
+        if self._channel is not None and given is not None:
+            self._channel.send(UpdateLane(self.number, given.text, given.revision, given.image))
 
     def _let_go(self, error: RequestError) -> None:
         self._channel = None

@@ -9,9 +9,19 @@ import torch
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, SdstreamError
 from sdstream.frames import PictureSize, Plane
-from sdstream.params import ModelTable, StreamParams, load_params
+from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
-from sdstream.worker.messages import IN_PLACE, LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
+from sdstream.worker.messages import (
+    IN_PLACE,
+    LaneReport,
+    Message,
+    OpenLane,
+    PictureIn,
+    PictureOut,
+    SlotsReturned,
+    UpdateLane,
+    UseRing,
+)
 from sdstream.worker.pipelines import Pipeline, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
@@ -31,8 +41,8 @@ class Refusal(NamedTuple):
 class LaneWork:
     """One lane in the worker.
 
-    Whichever thread reads the line calls `use_ring`, `accept` and `take_back`; the working thread calls `apply`, `make`
-    and `fail`.
+    Whichever thread reads the line calls `take_params`, `use_ring`, `accept` and `take_back`; the working thread calls
+    `apply`, `make` and `fail`.
     """
 
     def __init__(
@@ -61,6 +71,7 @@ class LaneWork:
         self._input: FrameRing | None = None
         self._output: FrameRing | None = None
         self._ledger = SlotLedger(0)
+        self._image: StyleImage | None = None
         self._pipeline: Pipeline | None = None
         self._revision = 0
         self._refusal: Refusal | None = None
@@ -70,6 +81,12 @@ class LaneWork:
         self.failed = False
 
     # -- the reading thread
+
+    def take_params(self, message: OpenLane | UpdateLane) -> WantedParams:
+        """What `apply` is to be given for this message, with the style image that it or one before it brought."""
+        if message.image is not None:
+            self._image = StyleImage(message.image)
+        return WantedParams(message.params, message.revision, self._image)
 
     def use_ring(self, message: UseRing) -> None:
         """The server made memory for its pictures."""
@@ -108,7 +125,8 @@ class LaneWork:
         self._refusal = None
         if self._pipeline is None:
             self._revision = wanted.revision
-        params = load_params(wanted.text, self._models)
+        images = {} if wanted.image is None else {wanted.image.digest: wanted.image}
+        params = load_params(wanted.text, self._models, images)
         if self._pipeline is None or not self._pipeline.apply(params):
             self._pipeline = self._load(params)
         self._revision = wanted.revision

@@ -11,7 +11,7 @@ from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
-from sdstream.params import load_params
+from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.worker.channel import Channel
 from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
@@ -226,6 +226,27 @@ async def test_after_a_restart_params_that_were_refused_do_not_cost_the_picture(
     bench.worker.report("ready", 3)
     await until(lambda: bench.listener.statuses[-1].revision == 3)
     assert bench.listener.statuses[-1].error_message is None
+
+
+def styled(letter: str, **fields: Any) -> StreamParams:
+    uri = "data:image/png;base64,iVBORw0KGgo" + letter * 4001
+    return make_params(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=uri, **fields)
+
+
+async def test_a_style_image_goes_to_each_worker_once(bench: Bench) -> None:
+    wanted = [styled("A"), styled("A", prompt="x"), make_params(), styled("A"), styled("B"), styled("B", seed=5)]
+    for revision, params in enumerate(wanted, 2):
+        bench.lane.update(params, revision)
+        bench.worker.report("ready", revision)
+    updates = bench.worker.of(UpdateLane)
+    assert [update.image and update.image[-1] for update in updates] == ["A", None, None, None, "B", None]
+    assert max(len(update.params) for update in updates) < 4000
+    bench.lane.detach("killed")
+    bench.worker = PlayedWorker(bench.lane)
+    bench.attach()
+    (opened,) = bench.worker.of(OpenLane)
+    image = StyleImage(opened.image)
+    assert load_params(opened.params, MODELS, {image.digest: image}) == wanted[-1]
 
 
 async def test_a_late_update_does_not_undo_a_newer_one(bench: Bench) -> None:

@@ -12,16 +12,19 @@ from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.params import StreamParams, dump_params
+from sdstream.params import StreamParams, dump_params, image_apart
 from sdstream.worker.messages import (
     IN_PLACE,
     LaneReport,
     Message,
+    OpenLane,
     PictureIn,
     PictureOut,
     SlotsReturned,
+    UpdateLane,
     UseRing,
 )
+from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
@@ -29,6 +32,7 @@ from tests.worker.pictures import MODELS, make_params, noise
 
 PREFIX = f"{memory_prefix()}work-"
 SIZE = PictureSize(384, 384)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +233,23 @@ def test_the_error_of_refused_params_goes_with_the_next_ones() -> None:
     report = bench.of(LaneReport)[-1]
     assert (report.phase, report.revision, report.effective_sequence) == ("ready", 3, 3)
     assert (report.refused_revision, report.error_message) == (None, None)
+
+
+def test_params_name_the_style_image_that_came_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "sdstream.worker.work.make_pipeline", lambda params, *_: seen.append(params) or ProcessorPipeline(params, CPU)
+    )
+    bench = Bench(make_params())
+    uri = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+    styled = make_params(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=uri)
+    wanted = [bench.work.take_params(OpenLane(1, "stream", dump_params(styled), 1, str(image_apart(styled))))]
+    other = styled.model_copy(update={"prompt": "beside it"})
+    wanted.append(bench.work.take_params(UpdateLane(1, dump_params(other), 2, None)))
+    for each in wanted:
+        bench.work.apply(each)
+        bench.work.fail(RuntimeError("so that it loads anew"), None, None)
+    assert seen == [styled, other]
 
 
 def test_a_picture_that_cannot_be_made_fails_the_lane_although_params_are_in_force(
