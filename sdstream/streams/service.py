@@ -178,7 +178,8 @@ class StreamService:
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
-        wanted = apply_update(current.params, body, self._models, self._settings.size_policy)
+        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
+        wanted = apply_update(current.params, body, self._models, self._settings.size_policy, fixed)
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         if change.kind is ChangeKind.REFUSED:
             raise _conflict(change)
