@@ -210,6 +210,13 @@ class Peer:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.connection.close()
 
+    def vanish(self) -> None:
+        """Stop answering from one moment to the next, as a machine that lost its power does."""
+        for transceiver in self.connection.getTransceivers():
+            ice = transceiver.sender.transport.transport
+            for protocol in ice._connection._protocols:
+                protocol.transport.abort()
+
     async def wait_connected(self, seconds: float = 10.0) -> None:
         """Wait until ICE and DTLS are done."""
         deadline = time.monotonic() + seconds
@@ -256,13 +263,6 @@ class Publisher(Peer):
         """The playback URL of the answer, which every Daydream client reads from this header."""
         assert self.response is not None
         return self.response.headers["livepeer-playback-url"]
-
-    def vanish(self) -> None:
-        """Stop answering from one moment to the next, as a machine that lost its power does."""
-        for transceiver in self.connection.getTransceivers():
-            ice = transceiver.sender.transport.transport
-            for protocol in ice._connection._protocols:
-                protocol.transport.abort()
 
 
 class Viewer(Peer):

@@ -27,6 +27,11 @@ from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.placard import draw_placard
 from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
 
+SILENT_SECONDS = 10.0
+"""A viewer not heard of for so long gives its place to one that asks for it.
+
+One that was killed says no goodbye, and ICE takes half a minute to notice; the slowest clients report every 7.5 s.
+"""
 FAULT_SECONDS = 10.0
 """The same fault of a stream's encoders and decoders is logged once in this time."""
 
@@ -112,7 +117,7 @@ class EmbeddedStream:
         sources = (random.getrandbits(32), random.getrandbits(32))
         name = f"sdstream-{secrets.token_hex(4)}"
         negotiation = negotiate_watch(parsed, sources, name, f"{name}-video")
-        if len(self._sessions.viewers) + self._sessions.opening >= self._options.max_viewers:
+        if not self._has_place():
             raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
         session = ViewerSession(
             _session_id(),
@@ -292,6 +297,17 @@ class EmbeddedStream:
         answer = write_answer(offer, negotiation.accepted, transport, secrets.randbits(53))
         peer.connect(negotiation.anchor, ice_lite=offer.ice_lite)
         return answer
+
+    def _has_place(self) -> bool:
+        """Whether one more viewer may come, if need be instead of one that fell silent."""
+        viewers = self._sessions.viewers
+        if len(viewers) + self._sessions.opening < self._options.max_viewers:
+            return True
+        quietest = min(viewers.values(), key=lambda viewer: viewer.heard_at, default=None)
+        if quietest is None or self._clock.monotonic() - quietest.heard_at < SILENT_SECONDS:
+            return False
+        self._on_viewer_closed(quietest, "it fell silent and its place is wanted")
+        return True
 
     async def _drop_viewer(self, session: ViewerSession) -> None:
         broadcast = self._broadcasts.get(session.codec)
