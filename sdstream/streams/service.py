@@ -193,9 +193,8 @@ class StreamService:
             return UpdateOutcome(current, applied, (), wanted.warnings)
         record = stream.accept(wanted.params)
         try:
-            kept = await store.update(
-                record.id, dump_params(record.params), record.revision, image_apart(record.params)
-            )
+            text, image = dump_params(record.params), image_apart(record.params)
+            kept = await store.update(record.id, text, record.revision, image)
         except RequestError:
             stream.abandon(record)
             raise
