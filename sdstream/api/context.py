@@ -8,6 +8,7 @@ from starlette.requests import Request
 from sdstream.api.addresses import AddressBook, PublicAddress
 from sdstream.api.bodies import read_object
 from sdstream.api.keys import KeyRing, parse_bearer
+from sdstream.api.origins import LocalCallers
 from sdstream.api.ports import Streams
 from sdstream.api.rates import RateLimit
 from sdstream.clock import Clock
@@ -41,6 +42,7 @@ class Context:
         self.keys = keys
         self.clock = clock
         self.addresses = AddressBook(settings)
+        self._local_callers = LocalCallers(settings)
         self.create_limit = RateLimit(
             settings.create_rate, settings.create_rate * CREATE_BURST_SECONDS, clock, "creates with this key"
         )
@@ -49,8 +51,9 @@ class Context:
         )
 
     def caller(self, request: Request) -> Caller:
-        """Who sends this request. Raises `Unauthorized`."""
+        """Who sends this request. Raises `Unauthorized`; with authentication off, `Forbidden` for pages of the web."""
         if not self.settings.authentication:
+            self._local_callers.check(request.headers)
             return LOCAL_CALLER
         header = request.headers.get("authorization")
         key = parse_bearer(header)

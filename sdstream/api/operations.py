@@ -76,7 +76,7 @@ OPERATIONS: dict[str, Operation] = {
         "Only `params.model_id` is needed, and even it has a default. The stream is ready for WHIP at once; the model "
         "loads behind it. Older bodies with `pipeline_id` and `pipeline_params` are understood.",
         {201: _STREAM},
-        (400, 401, 413, 429, 503),
+        (400, 401, 403, 413, 429, 503),
         bodies={JSON: {"schema": {"$ref": "#/components/schemas/CreateBody"}, "example": CREATE_EXAMPLE}},
     ),
     "list_streams": Operation(
@@ -86,7 +86,7 @@ OPERATIONS: dict[str, Operation] = {
         "List streams",
         "The streams of the caller; an operator's key lists all.",
         {200: Answer("The streams", schemas.StreamList)},
-        (401,),
+        (401, 403,),
         query=({"name": "user_id", "in": "query", "schema": TEXT, "description": "Only streams of this author."},),
     ),
     "delete_stream": Operation(
@@ -178,7 +178,7 @@ OPERATIONS: dict[str, Operation] = {
         "For the login of Daydream's plugins: a new key of the same author. 404 unless SDSTREAM_API_KEY_ENDPOINT is "
         "true.",
         {201: Answer("The key, shown this once", schemas.ApiKey, example={"apiKey": "sds_..."})},
-        (400, 401, 404, 413, 429),
+        (400, 401, 403, 404, 413, 429),
         bodies={
             JSON: {
                 "schema": {"$ref": "#/components/schemas/KeyBody"},
@@ -268,7 +268,7 @@ OPERATIONS: dict[str, Operation] = {
         "Server-sent events: state, publisher, viewers, updated, effective, loading, error, worker, deleted. A comment "
         "comes every ten seconds; a Last-Event-ID header resumes after that event as far as it is kept.",
         {200: Answer("An endless stream of events", None, "text/event-stream", TEXT)},
-        (401, 403, 404),
+        (401, 403, 404, 429),
         query=(
             {
                 "name": "Last-Event-ID",
@@ -286,7 +286,7 @@ OPERATIONS: dict[str, Operation] = {
         "Models that streams may ask for",
         "Ids, families and which is the default.",
         {200: Answer("The models", schemas.ModelList)},
-        (401,),
+        (401, 403,),
         extension=True,
     ),
     "list_parameters": Operation(
@@ -307,7 +307,7 @@ OPERATIONS: dict[str, Operation] = {
         "How much more this server takes",
         "Streams, viewers, memory.",
         {200: Answer("The capacity", schemas.CapacityAnswer)},
-        (401,),
+        (401, 403,),
         extension=True,
     ),
     "get_version": Operation(
