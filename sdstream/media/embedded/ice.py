@@ -20,12 +20,11 @@ from sdstream.errors import InvalidSdp
 from sdstream.media.embedded.addresses import Addressing, bind
 
 STUN_SECONDS = 1.0
-"""What a STUN or TURN server of the settings may hold an answer up."""
+"""What the STUN server of the settings may hold an answer up."""
 MAX_DATAGRAM = 1500
 """Bytes of the largest media packet that is read: libsrtp's work space."""
 SEAMS: tuple[tuple[Any, str], ...] = (
     (Connection, "gather_candidates"),
-    (Connection, "get_component_candidates"),
     (Connection, "data_received"),
     (StunProtocol, "datagram_received"),
 )
@@ -67,14 +66,10 @@ class AddressedConnection(Connection):
                 type="host",
             )
             self._local_candidates.append(protocol.local_candidate)
-        await self._gather_from_servers()
+        await self._ask_stun_server()
         self._local_candidates_end = True
 
-    async def _gather_from_servers(self) -> None:
-        if self.turn_server is not None:
-            stun, self.stun_server = self.stun_server, None
-            self._local_candidates += await self.get_component_candidates(1, [], timeout=int(STUN_SECONDS))
-            self.stun_server = stun
+    async def _ask_stun_server(self) -> None:
         if self.stun_server is not None:
             queries = [
                 asyncio.ensure_future(server_reflexive_candidate(protocol, self.stun_server))
@@ -86,9 +81,10 @@ class AddressedConnection(Connection):
             done, late = await asyncio.wait(queries, timeout=STUN_SECONDS)
             for query in late:
                 query.cancel()
-            for query in done:
-                if query.exception() is None:
-                    self._local_candidates.append(query.result()[0])
+            found = [query.result()[0] for query in done if query.exception() is None]
+            if not found:
+                log.warning("the STUN server gave no address", server=":".join(map(str, self.stun_server)))
+            self._local_candidates += found
 
 
 class Datagrams(StunProtocol):
