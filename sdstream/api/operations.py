@@ -86,7 +86,7 @@ OPERATIONS: dict[str, Operation] = {
         "List streams",
         "The streams of the caller; an operator's key lists all.",
         {200: Answer("The streams", schemas.StreamList)},
-        (401, 403,),
+        (401, 403),
         query=({"name": "user_id", "in": "query", "schema": TEXT, "description": "Only streams of this author."},),
     ),
     "delete_stream": Operation(
@@ -286,7 +286,7 @@ OPERATIONS: dict[str, Operation] = {
         "Models that streams may ask for",
         "Ids, families and which is the default.",
         {200: Answer("The models", schemas.ModelList)},
-        (401, 403,),
+        (401, 403),
         extension=True,
     ),
     "list_parameters": Operation(
@@ -307,7 +307,7 @@ OPERATIONS: dict[str, Operation] = {
         "How much more this server takes",
         "Streams, viewers, memory.",
         {200: Answer("The capacity", schemas.CapacityAnswer)},
-        (401, 403,),
+        (401, 403),
         extension=True,
     ),
     "get_version": Operation(
