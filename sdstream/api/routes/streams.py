@@ -13,6 +13,7 @@ from sdstream.api.context import Context
 from sdstream.api.params_cache import ParamsCache
 from sdstream.api.rendering import status_object, stream_object
 from sdstream.errors import BadRequest
+from sdstream.params import STYLE_IMAGE
 from sdstream.streams.views import StreamRecord
 
 MOST_NOTED = 1024
@@ -33,7 +34,7 @@ class StreamRoutes:
 
     async def create(self, request: Request) -> Response:
         context = self._context
-        caller = context.caller(request)
+        caller = await context.caller(request)
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
         from_playground = request.headers.get("x-client-source") == "playground"
@@ -43,7 +44,7 @@ class StreamRoutes:
 
     async def list(self, request: Request) -> Response:
         context = self._context
-        caller = context.caller(request)
+        caller = await context.caller(request)
         owner = request.query_params.get("user_id") or None
         records = self._streams.list_streams(owner if caller.operator else caller.author)
         address = context.address(request)
@@ -53,22 +54,24 @@ class StreamRoutes:
         return json_answer({"success": True, "data": data})
 
     async def read(self, request: Request) -> Response:
-        record = self._context.owned(request, request.path_params["id"])
+        record = await self._context.owned(request, request.path_params["id"])
         return json_answer(self._stream(record, self._context.address(request)))
 
     async def update(self, request: Request) -> Response:
         context = self._context
-        record = context.owned(request, request.path_params["id"])
+        record = await context.owned(request, request.path_params["id"])
         dry_run = _flag(request, "dry_run")
         context.update_limit.take(record.id)
         outcome = await self._streams.update(record.id, await context.read_object(request), dry_run=dry_run)
         self._note(record.id, outcome.warnings)
-        answer = self._stream(outcome.record, context.address(request), outcome.warnings)
+        # Megabytes that the caller did not send are not sent back with each move of a slider.
+        shorten = STYLE_IMAGE not in outcome.changed
+        answer = self._stream(outcome.record, context.address(request), outcome.warnings, shorten=shorten)
         answer |= {"applied": outcome.applied.value, "changed": list(outcome.changed), "dry_run": dry_run}
         return json_answer(answer)
 
     async def delete_by_query(self, request: Request) -> Response:
-        self._context.caller(request)
+        await self._context.caller(request)
         stream_id = request.query_params.get("id")
         if not stream_id:
             raise BadRequest(
@@ -81,7 +84,7 @@ class StreamRoutes:
         return await self._delete(request, request.path_params["id"])
 
     async def _delete(self, request: Request, stream_id: str) -> Response:
-        record = self._context.owned(request, stream_id)
+        record = await self._context.owned(request, stream_id)
         await self._streams.delete(record.id)
         return json_answer({"success": True, "data": {}})
 
@@ -107,14 +110,14 @@ class StreamRoutes:
         if context.settings.anonymous_status:  # ids are unguessable, and the Chrome extension sends no key
             record = self._streams.get(stream_id)
         else:
-            record = context.owned(request, stream_id)
+            record = await context.owned(request, stream_id)
         data = status_object(record, self._streams.status(record.id), context.address(request))
         return json_answer({"success": True, "error": None, "data": data})
 
     async def update_by_old_path(self, request: Request) -> Response:
         """E11, deprecated: the same merge as PATCH, answered in the old shape."""
         context = self._context
-        record = context.owned(request, request.path_params["id"])
+        record = await context.owned(request, request.path_params["id"])
         context.update_limit.take(record.id)
         body = await context.read_object(request)
         outcome = await self._streams.update(record.id, _modern_update(body))
