@@ -19,7 +19,8 @@ KEPT_APART = "stored:"
 def wire_params(params: StreamParams, *, short_images: bool = False) -> dict[str, Any]:
     """`params` as a JSON-safe dict with every key of the variant, for answers.
 
-    With `short_images` a style image given as data URI is shortened, for lists and logs; that form cannot be sent back.
+    With `short_images` a style image given as data URI is shortened, for lists and logs; sent back to that stream,
+    that form changes nothing.
     """
     style: StyleImage | None = getattr(params, STYLE_IMAGE, None)
     if not short_images or style is None:

@@ -91,6 +91,22 @@ async def test_a_long_data_uri_is_shortened_in_lists_only(site: Site) -> None:
     assert len(listed["params"]["ip_adapter_style_image_url"]) < 100
 
 
+async def test_an_update_of_something_else_does_not_answer_with_the_whole_data_uri(site: Site) -> None:
+    images = [
+        "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(n)).decode() for n in (4000, 5000)
+    ]
+    stream = await site.create(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=images[0])
+    path = f"/v1/streams/{stream['id']}"
+    answer = (await site.client.patch(path, json={"params": {"prompt": "new"}})).json()
+    assert len(answer["params"]["ip_adapter_style_image_url"]) < 100
+    again = (await site.client.patch(path, json={"params": answer["params"]})).json()
+    assert again["applied"] == "unchanged"
+    changed = (await site.client.patch(path, json={"params": {"ip_adapter_style_image_url": images[1]}})).json()
+    assert changed["params"]["ip_adapter_style_image_url"] == images[1]
+    read = (await site.client.get(path)).json()
+    assert read["params"]["ip_adapter_style_image_url"] == images[1]
+
+
 async def test_delete_by_query_and_then_404(site: Site) -> None:
     stream = await site.create()
     first = await site.client.delete("/v1/streams", params={"id": stream["id"]})
