@@ -48,6 +48,19 @@ class Submission:
     result: "asyncio.Future[I420Frame] | None"
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """There was no memory for a ring of pictures of `size`; the lane's status was `before` and became `failed`."""
+
+    size: PictureSize
+    before: LaneStatus
+    failed: LaneStatus
+
+    def ended_by(self, status: LaneStatus, size: PictureSize) -> bool:
+        """Whether a picture of `size` is worth another try: that failure is still the status, and it is smaller."""
+        return status is self.failed and size.byte_count < self.size.byte_count
+
+
 class WorkerLane:
     """Implements `worker.ports.Lane`.
 
@@ -81,6 +94,7 @@ class WorkerLane:
         self._ledger = SlotLedger(0)
         self._output: FrameRing | None = None
         self._rings = 0
+        self._no_room: NoRoom | None = None
         self._returned: list[int] = []
         self._under_way: dict[tuple[int, int], Submission] = {}
         self._waiting: deque[tuple[I420Frame, asyncio.Future[I420Frame]]] = deque()
@@ -93,6 +107,8 @@ class WorkerLane:
     def submit(self, frame: I420Frame) -> None:
         with self._lock:
             self._submitted += 1
+            if self._no_room is not None and self._no_room.ended_by(self._status, frame.size):
+                self._set_status(self._no_room.before)
             if self._channel is None or self._status.phase is LanePhase.FAILED:
                 self._superseded += 1
                 return
@@ -100,9 +116,9 @@ class WorkerLane:
             if slot is not None:
                 self._hand_over(self._channel, slot, frame, None)
                 return
-            if self._stash is not None:
-                self._superseded += 1
-            self._stash = frame.copy()
+            failed = self._no_room is not None and self._status is self._no_room.failed  # just now
+            self._superseded += failed or self._stash is not None
+            self._stash = None if failed else frame.copy()
 
     async def process(self, frame: I420Frame) -> I420Frame:
         result: asyncio.Future[I420Frame] = self._loop.create_future()
@@ -252,14 +268,13 @@ class WorkerLane:
             try:
                 ring = FrameRing.create(self._memory_prefix, self._rings, size.byte_count)
             except MemoryError as error:
-                self._set_status(
-                    LaneStatus(
-                        LanePhase.FAILED,
-                        self._status.revision,
-                        error_code=InternalError.code,
-                        error_message=f"{error}; give the container more shared memory (docker run --shm-size)",
-                    )
-                )
+                words = f"{error}; give the container more shared memory (docker run --shm-size)"
+                revision, code = self._status.revision, InternalError.code
+                failed = LaneStatus(LanePhase.FAILED, revision, error_code=code, error_message=words)
+                self._superseded += self._stash is not None
+                self._stash = None  # it would ask for that memory again
+                self._no_room = NoRoom(size, self._status, failed)
+                self._set_status(failed)
                 return None
             self._input = ring
             self._ledger = SlotLedger(ring.slots)

@@ -380,6 +380,32 @@ async def test_no_room_for_pictures_fails_the_lane_and_not_the_decoder(
     assert "no room" in (bench.listener.statuses[-1].error_message or "")
 
 
+async def test_a_picture_for_which_there_was_no_room_does_not_keep_smaller_ones_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = FrameRing.create
+
+    def small(prefix: str, number: int, slot_bytes: int) -> FrameRing:
+        if slot_bytes > SIZE.byte_count:
+            raise MemoryError("no room")
+        return create(prefix, number, slot_bytes)
+
+    monkeypatch.setattr(FrameRing, "create", small)
+    bench.worker.report("ready", 1)
+    large = flat(PictureSize(128, 128), 40)
+    bench.lane.submit(large)
+    bench.lane.submit(large)
+    await until(lambda: bench.listener.statuses[-1].phase is LanePhase.FAILED)
+    bench.submit(7)
+    await until(lambda: bench.listener.statuses[-1].phase is LanePhase.READY)
+    (picture,) = bench.worker.pictures
+    assert picture.sequence == 7
+    bench.worker.pass_on(picture)
+    bench.submit(8)
+    assert [picture.sequence for picture in bench.worker.pictures] == [7, 8]
+    assert bench.lane.statistics().superseded == 2
+
+
 async def test_closing_tells_the_worker_ends_calls_and_is_idempotent(bench: Bench) -> None:
     call = asyncio.create_task(bench.lane.process(flat(SIZE, 40)))
     await until(lambda: bench.worker.pictures)
