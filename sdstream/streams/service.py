@@ -274,10 +274,7 @@ class StreamService:
         return await asyncio.to_thread(encode_jpeg, picture)
 
     def events(self, stream_id: str, after: int | None = None) -> EventSubscription:
-        """Follow a stream from now on, or from the kept event past sequence `after`.
-
-        Raises `StreamNotFound`, or `CapacityReached` when too many follow already.
-        """
+        """Follow a stream from now on, or past the kept event `after`. Raises `StreamNotFound` or `CapacityReached`."""
         return self._streams.find(stream_id).events.subscribe(after)
 
     def capacity(self) -> Capacity:
