@@ -113,7 +113,7 @@ class Frame(nn.Module):
             predicted = torch.where(knobs.guidance > 1.0, guided, predicted)
         pictures = _picture(predicted, noisy, knobs)
         if self.guidance in ("self", "initialize"):
-            change = _picture(predicted, knobs.beta * residual, knobs) * knobs.alpha_next / knobs.beta_next
+            change = _picture(predicted, knobs.beta * residual, knobs) * knobs.next_alpha / knobs.next_beta
             residual = _next_noise(knobs, slots) + change
         return pictures, residual
 
@@ -133,7 +133,7 @@ class Frame(nn.Module):
         extra: dict[str, Any] = {}
         if self._is_xl:
             extra["added_cond_kwargs"] = {
-                "text_embeds": texts(knobs.negative_pooled, knobs.pooled),
+                "text_embeds": texts(knobs.pooled_negative, knobs.pooled_prompt),
                 "time_ids": texts(knobs.time_ids, knobs.time_ids),
             }
         answer: torch.Tensor = self.unet(
@@ -176,7 +176,7 @@ def _slots(knobs: Knobs, slot: int) -> Knobs:
     return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
 
 
-_PER_SLOT = ("timesteps", "alpha", "beta", "alpha_next", "beta_next", "skip", "out")
+_PER_SLOT = ("timesteps", "alpha", "beta", "next_alpha", "next_beta", "skip", "out")
 
 
 def _next_noise(knobs: Knobs, slots: int) -> torch.Tensor:

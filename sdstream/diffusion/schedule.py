@@ -24,15 +24,15 @@ LEAST_SIGNAL = 1e-6
 class StepTables(NamedTuple):
     """The numbers of N denoising steps, float32 [N] each but `timesteps`, int64 [N].
 
-    `alpha` and `beta` are the shares of picture and noise at the step, `alpha_next` and `beta_next` those of the step
+    `alpha` and `beta` are the shares of picture and noise at the step, `next_alpha` and `next_beta` those of the step
     after (1 after the last), `skip` and `out` the boundary condition of a consistency model.
     """
 
     timesteps: torch.Tensor
     alpha: torch.Tensor
     beta: torch.Tensor
-    alpha_next: torch.Tensor
-    beta_next: torch.Tensor
+    next_alpha: torch.Tensor
+    next_beta: torch.Tensor
     skip: torch.Tensor
     out: torch.Tensor
 
@@ -81,8 +81,8 @@ class Schedule:
             timesteps=timesteps,
             alpha=alpha,
             beta=beta,
-            alpha_next=torch.cat((alpha[1:], one)),
-            beta_next=torch.cat((beta[1:], one)),
+            next_alpha=torch.cat((alpha[1:], one)),
+            next_beta=torch.cat((beta[1:], one)),
             skip=SIGMA_DATA**2 / power,
             out=scaled / power.sqrt(),
         )

@@ -17,14 +17,15 @@ class Knobs(NamedTuple):
 
     `timesteps` int64 [S, N]; the six tables float32 [S, N, 1, 1, 1]; `guidance`, `delta` and `renoise` float32
     [S, 1, 1, 1, 1], `renoise` 1 or 0; `noise` float32 [S, N, C, h, w]; `prompt` and `negative` [S, tokens, width];
-    `pooled` and `negative_pooled` [S, width]; `time_ids` [S, 6]. The last three have no columns but for SDXL.
+    `pooled_prompt` and `pooled_negative` [S, width]; `time_ids` [S, 6]. The last three have no columns but for SDXL.
+    No name begins with another: the guards that `torch.export` writes would mix them up.
     """
 
     timesteps: torch.Tensor
     alpha: torch.Tensor
     beta: torch.Tensor
-    alpha_next: torch.Tensor
-    beta_next: torch.Tensor
+    next_alpha: torch.Tensor
+    next_beta: torch.Tensor
     skip: torch.Tensor
     out: torch.Tensor
     guidance: torch.Tensor
@@ -33,8 +34,8 @@ class Knobs(NamedTuple):
     noise: torch.Tensor
     prompt: torch.Tensor
     negative: torch.Tensor
-    pooled: torch.Tensor
-    negative_pooled: torch.Tensor
+    pooled_prompt: torch.Tensor
+    pooled_negative: torch.Tensor
     time_ids: torch.Tensor
 
 
@@ -87,8 +88,8 @@ def make_knobs(
         timesteps=tables.timesteps.to(device)[None],
         alpha=table(tables.alpha),
         beta=table(tables.beta),
-        alpha_next=table(tables.alpha_next),
-        beta_next=table(tables.beta_next),
+        next_alpha=table(tables.next_alpha),
+        next_beta=table(tables.next_beta),
         skip=table(tables.skip),
         out=table(tables.out),
         guidance=number(guidance),
@@ -97,8 +98,8 @@ def make_knobs(
         noise=noise.float()[None],
         prompt=prompt.tokens.to(device)[None],
         negative=negative.tokens.to(device)[None],
-        pooled=prompt.pooled.to(device)[None],
-        negative_pooled=negative.pooled.to(device)[None],
+        pooled_prompt=prompt.pooled.to(device)[None],
+        pooled_negative=negative.pooled.to(device)[None],
         time_ids=sizes.to(device, prompt.tokens.dtype)[None],
     )
 
@@ -131,6 +132,11 @@ def empty(like: Block, streams: int) -> Block:
     return type(like)(*(tensor.new_zeros((streams, *tensor.shape[1:])) for tensor in like))
 
 
+def row(block: Block, index: int) -> Block:
+    """One stream of a block, S = 1, in the storage of the block."""
+    return type(block)(*(tensor[index : index + 1] for tensor in block))
+
+
 def gather(block: Block, rows: torch.Tensor) -> Block:
     """The streams at `rows`, int64 [K], in new storage."""
     return type(block)(*(tensor.index_select(0, rows) for tensor in block))
@@ -161,6 +167,7 @@ __all__ = [
     "gather",
     "make_knobs",
     "make_memory",
+    "row",
     "scatter",
     "stack",
 ]

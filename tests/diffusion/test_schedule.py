@@ -60,8 +60,8 @@ def test_tables_are_those_of_the_lcm_scheduler(config: dict[str, Any]) -> None:
 
 def test_the_next_step_of_the_last_is_the_picture() -> None:
     tables = Schedule.from_config(SD).tables([4, 30])
-    assert tables.alpha_next.tolist() == [tables.alpha[1].item(), 1.0]
-    assert tables.beta_next.tolist() == [tables.beta[1].item(), 1.0]
+    assert tables.next_alpha.tolist() == [tables.alpha[1].item(), 1.0]
+    assert tables.next_beta.tolist() == [tables.beta[1].item(), 1.0]
 
 
 def test_an_index_that_equals_the_number_of_steps_means_the_last() -> None:
