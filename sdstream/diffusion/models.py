@@ -26,7 +26,7 @@ VARIANTS = ("", ".fp16")
 """Of weight files, the best first; half precision is what some repositories have alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Model:
     """A loaded model. Its networks are shared by all streams that use it and are never changed by one."""
 
@@ -64,20 +64,21 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     taesd: bool = True,
+    taesd_elsewhere: Path | None = None,
     progress: Progress = lambda detail, percent: None,
 ) -> Model:
     """Load a diffusers directory.
 
-    `taesd` takes the small VAE in its folder `taesd` if there is one, else the model's own VAE is used. Raises
-    `ModelUnavailable`, naming the file: something is missing, pickled, corrupt, incomplete or not finite, or the model is
-    of another family.
+    `taesd` takes the small VAE in its folder `taesd`, else the one at `taesd_elsewhere`; where neither is given the
+    model's own VAE is used. Raises `ModelUnavailable`, naming the file: something is missing, pickled, corrupt, incomplete
+    or not finite, or the model is of another family.
     """
     folder = _Folder(directory, default_dtype(device) if dtype is None else dtype, device)
     folder.json("model_index.json")
     _check_unet(folder, family)
     own_vae = folder.json("vae/config.json").get("_class_name")
-    has_taesd = own_vae == "AutoencoderTiny" or (taesd and (directory / "taesd" / "config.json").is_file())
-    vae_part = "taesd" if has_taesd and own_vae != "AutoencoderTiny" else "vae"
+    small = _find_taesd(directory, taesd_elsewhere) if taesd and own_vae != "AutoencoderTiny" else None
+    has_taesd = own_vae == "AutoencoderTiny" or small is not None
     schedule = Schedule.from_config(folder.json("scheduler/scheduler_config.json"))
     names = ("", "_2") if family == "sdxl-turbo" else ("",)
     encoders: list[TextEncoder] = []
@@ -87,14 +88,16 @@ def load_model(
         model = folder.network(f"text_encoder{name}", transformers, made)
         encoders.append(TextEncoder(folder.tokenizer(f"tokenizer{name}"), model))
     progress("loading the VAE", 40.0)
-    vae = folder.network(vae_part, diffusers, "AutoencoderTiny" if has_taesd else "AutoencoderKL")
+    vae_folder = folder if small is None else _Folder(small.parent, folder.dtype, device)
+    vae_part = "vae" if small is None else small.name
+    vae = vae_folder.network(vae_part, diffusers, "AutoencoderTiny" if has_taesd else "AutoencoderKL")
     progress("loading the UNet", 50.0)
     unet = folder.network("unet", diffusers, "UNet2DConditionModel")
     progress("loaded", 100.0)
     config: Any = vae.config
     channels = config.latent_channels
     if channels != LATENT_CHANNELS:
-        raise ModelUnavailable(f"{directory / vae_part}: has {channels} latent channels, and {family} has 4")
+        raise ModelUnavailable(f"{vae_folder.path / vae_part}: has {channels} latent channels, and {family} has 4")
     stages = config.decoder_block_out_channels if has_taesd else config.block_out_channels
     index = folder.json("model_index.json")
     return Model(
@@ -206,6 +209,11 @@ class _Folder:
             raise ModelUnavailable(
                 f"{self.path / part} holds weights that are not finite numbers in {self.dtype}, such as {bad[0]}"
             )
+
+
+def _find_taesd(directory: Path, elsewhere: Path | None) -> Path | None:
+    inside = directory / "taesd"
+    return inside if (inside / "config.json").is_file() else elsewhere
 
 
 def _look_into(file: Path) -> None:

@@ -180,7 +180,18 @@ def _make_taesd() -> Any:
         num_decoder_blocks=(1, 1, 1, 1),
     ).eval()
     _spread(vae, vae.decoder.layers[-1], 1.0)
+    _widen(vae)
     return vae
+
+
+@torch.no_grad()
+def _widen(vae: Any) -> None:
+    """Make the latents of `vae` as strong as the noise they are mixed with, so that pictures can be told apart."""
+    latents = vae.encode(torch.rand(1, 3, 128, 128) * 2 - 1, return_dict=False)[0]
+    last = vae.encoder.layers[-1]
+    factor = 1.0 / latents.std((0, 2, 3))
+    last.weight.mul_(factor[:, None, None, None])
+    last.bias.copy_((last.bias - latents.mean((0, 2, 3))) * factor)
 
 
 @torch.no_grad()

@@ -162,7 +162,7 @@ class LaneWork:
             self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
         progress(f"preparing {params.model_id}", None)
-        self._pipeline = make_pipeline(params, self._device, progress)
+        self._pipeline = make_pipeline(params, self._device, progress, self._models)
 
     def _stays(self, pipeline: Pipeline, picture: WaitingPicture) -> bool:
         """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
