@@ -46,22 +46,27 @@ def slerp(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Te
         return linear(tensors, weights)
     points = torch.stack([tensor.double().flatten() for tensor in tensors])
     shares = torch.tensor([weight / total for weight in weights], dtype=torch.float64, device=points.device)
-    lengths = points.norm(dim=1)
+    lengths = _length(points)
     directions = points / lengths.clamp(min=LEAST)[:, None]
     heaviest = directions[shares.abs().argmax()]
     mean = shares @ directions
     # Opposite points of equal weight have no mean: any of the great circles would do, so stay at the heaviest.
-    mean = torch.where(mean.norm() > 1e-6, mean / mean.norm().clamp(min=LEAST), heaviest)
+    mean = torch.where(_length(mean) > 1e-6, mean / _length(mean).clamp(min=LEAST), heaviest)
     for _ in range(ROUNDS):
         cosines = (directions @ mean).clamp(-1, 1)
         across = directions - cosines[:, None] * mean
-        sines = across.norm(dim=1)
+        sines = _length(across)
         angles = torch.atan2(sines, cosines)
         step = (shares * angles / sines.clamp(min=LEAST)) @ across
-        size = step.norm()
+        size = _length(step)
         mean = torch.cos(size) * mean + torch.sin(size) * step / size.clamp(min=LEAST)
-        mean = mean / mean.norm()
+        mean = mean / _length(mean)
     return (mean * (shares @ lengths) * total).view(tensors[0].shape).to(tensors[0].dtype)
+
+
+def _length(points: torch.Tensor) -> torch.Tensor:
+    """Of vectors along the last axis."""
+    return points.square().sum(-1).sqrt()
 
 
 __all__ = ["Method", "blend", "linear", "normalised", "slerp"]

@@ -143,19 +143,21 @@ class Frame(nn.Module):
             return_dict=False,
             **extra,
         )[0]
-        predicted = answer.unflatten(0, (noisy.shape[0], -1)).float()
+        predicted = answer.view(noisy.shape[0], -1, *answer.shape[1:]).float()
         if self.prediction == "v_prediction":
             predicted = rows(knobs.alpha) * predicted + rows(knobs.beta) * latents
         return predicted[:, against:], predicted[:, :against]
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
-        encoded: Any = self.vae.encode((image * 2.0 - 1.0).to(self._vae_dtype), return_dict=False)[0]  # pyright: ignore[reportCallIssue]
+        vae: Any = self.vae
+        encoded = vae.encode((image * 2.0 - 1.0).to(self._vae_dtype), return_dict=False)[0]
         # The mean of the posterior: upstream draws from it anew for every picture, which flickers.
         latent: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
         return latent.float() * self._scale
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        image: torch.Tensor = self.vae.decode((latent / self._scale).to(self._vae_dtype), return_dict=False)[0]  # pyright: ignore[reportCallIssue]
+        vae: Any = self.vae
+        image: torch.Tensor = vae.decode((latent / self._scale).to(self._vae_dtype), return_dict=False)[0]
         return image.float() * 0.5 + 0.5
 
 

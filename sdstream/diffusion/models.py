@@ -70,8 +70,8 @@ def load_model(
     """Load a diffusers directory.
 
     `taesd` takes the small VAE in its folder `taesd`, else the one at `taesd_elsewhere`; where neither is given the
-    model's own VAE is used. Raises `ModelUnavailable`, naming the file: something is missing, pickled, corrupt, incomplete
-    or not finite, or the model is of another family.
+    model's own VAE is used. Raises `ModelUnavailable`, naming the file: something is missing, pickled, corrupt,
+    incomplete or not finite, or the model is of another family.
     """
     folder = _Folder(directory, default_dtype(device) if dtype is None else dtype, device)
     folder.json("model_index.json")
@@ -203,7 +203,8 @@ class _Folder:
     def _refuse_what_is_not_finite(self, part: str, network: nn.Module) -> None:
         # One sum for each tensor and one look at all of them: a look at each would wait for the GPU hundreds of times.
         tensors = {name: tensor for name, tensor in network.named_parameters() if tensor.is_floating_point()}
-        finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
+        looked: Any = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+        finite: list[bool] = looked.tolist()
         bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
         if bad:
             raise ModelUnavailable(

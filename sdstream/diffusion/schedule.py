@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -54,7 +54,7 @@ class Schedule:
         signal = torch.cumprod(1.0 - _betas(config), dim=0)
         if config.get("rescale_betas_zero_snr"):
             signal = _without_signal_at_the_end(signal)
-        return cls(signal, cast("Prediction", prediction))
+        return cls(signal, prediction)
 
     def timesteps(self, steps: int) -> list[int]:
         """The `steps` timesteps of the whole schedule, 1 to 100, noisiest first."""

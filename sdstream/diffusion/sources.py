@@ -1,12 +1,16 @@
-"""Where a model's files are on this machine. Nothing is fetched here; what is not here is refused with the way to get it."""
+"""Where a model's files are on this machine. Nothing is fetched; what is not here is refused with the way to get it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
+import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
+
+_hub: Any = huggingface_hub
 
 TAESD: dict[Family, str] = {
     "sd-turbo": "madebyollin/taesd",
@@ -22,9 +26,9 @@ def find_model(source: str) -> Path:
     Raises `ModelUnavailable` when it is not here.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and _is(path.is_dir):
         return path
-    if path.suffix == ".safetensors" or path.is_file():
+    if path.suffix == ".safetensors" or _is(path.is_file):
         raise ModelUnavailable(
             f"{source} is a single file; this version of sdstream reads diffusers directories",
             hint="Convert it with `StableDiffusionPipeline.from_single_file(...).save_pretrained(DIRECTORY)`.",
@@ -39,6 +43,13 @@ def find_model(source: str) -> Path:
     return cached
 
 
+def _is(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a name longer than names can be is nothing
+        return False
+
+
 def find_taesd(family: Family) -> Path | None:
     """The small VAE in the hub's cache, if it is there."""
     return find_cached(TAESD[family])
@@ -47,7 +58,7 @@ def find_taesd(family: Family) -> Path | None:
 def find_cached(repository: str) -> Path | None:
     """The newest snapshot of a hub repository in the cache, None when there is none."""
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        return Path(_hub.snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 

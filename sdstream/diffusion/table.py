@@ -68,7 +68,7 @@ class StreamTable:
         return gather(self._memory, self._order[seat : seat + 1])
 
     def turn(self, seat: int, knobs: Knobs) -> None:
-        """Put new knobs into force from the next run on. Raises `ValueError` when they do not fit; the old ones stay."""
+        """Put new knobs into force from the next run on. Raises `ValueError` when they do not fit; the old stay."""
         self._refuse_free(seat)
         self._check(knobs)
         copy_into(row(self._knobs, seat), knobs)

@@ -87,10 +87,13 @@ def write_tiny_model(
     """
     kind = KINDS[family]
     directory.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    random: Any = torch.random
+    with random.fork_rng(devices=[]):
+        random.manual_seed(seed)
         tokenizer, vocabulary = _make_tokenizer(kind.pad)
-        encoders = [_make_text_encoder(activation, vocabulary, index) for index, activation in enumerate(kind.activations)]
+        encoders = [
+            _make_text_encoder(activation, vocabulary, index) for index, activation in enumerate(kind.activations)
+        ]
         parts: dict[str, Any] = {
             "unet": _make_unet(kind, width),
             "vae": _make_vae(kind),

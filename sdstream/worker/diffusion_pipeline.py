@@ -156,15 +156,13 @@ class DiffusionPipeline:
 def choose_guidance(params: StreamParams) -> Guidance:
     """Where the unconditional prediction comes from; the wire does not say.
 
-    A negative prompt needs the network's own answer to it, once for each picture; that is one row more of N. Without one
-    the residual does for nothing. All kinds keep the same memory, so this may change between two pictures.
+    A negative prompt needs the network's own answer to it, once for each picture; that is one row more than N. Without
+    one the residual does for nothing. All kinds keep the same memory, so this may change between two pictures.
     """
     return "initialize" if params.guidance_scale > 1 and params.negative_prompt.strip() else "self"
 
 
-def load_diffusion(
-    params: StreamParams, source: str, device: torch.device, progress: Progress
-) -> DiffusionPipeline:
+def load_diffusion(params: StreamParams, source: str, device: torch.device, progress: Progress) -> DiffusionPipeline:
     """A pipeline for `params` on the model at `source`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
     pipeline = DiffusionPipeline(params, _shelf.get(source, params, device, progress))

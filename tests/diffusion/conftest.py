@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.settings import Family
 
@@ -25,7 +26,7 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
     """Writes a tiny model of a family once; do not change it."""
 
     @cache
-    def write(family: Family, prediction: str = "epsilon") -> Path:
+    def write(family: Family, prediction: Prediction = "epsilon") -> Path:
         directory = tmp_path_factory.mktemp("models") / family
         write_tiny_model(directory, family, width=16, prediction=prediction)
         return directory
@@ -38,7 +39,7 @@ def tiny_model(tiny_directory: Callable[..., Path]) -> Callable[..., Model]:
     """Loads a tiny model of a family once."""
 
     @cache
-    def load(family: Family, prediction: str = "epsilon", taesd: bool = True) -> Model:
+    def load(family: Family, prediction: Prediction = "epsilon", taesd: bool = True) -> Model:
         return load_model(tiny_directory(family, prediction), family, CPU, taesd=taesd)
 
     return load

@@ -41,9 +41,7 @@ def knobs_of(
 
 
 def frame_of(model: Model, slots: int, guidance: Any = "self", **options: Any) -> Frame:
-    return Frame(
-        model.unet, model.vae, slots=slots, guidance=guidance, prediction=model.schedule.prediction, **options
-    )
+    return Frame(model.unet, model.vae, slots=slots, guidance=guidance, prediction=model.schedule.prediction, **options)
 
 
 def run(frame: Frame, knobs: Knobs, images: Sequence[torch.Tensor], memory: Memory | None = None) -> list[Result]:

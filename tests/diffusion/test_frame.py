@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import LCMScheduler
 
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.state import make_memory
 from sdstream.settings import Family
@@ -22,7 +22,7 @@ def plain_loop(model: Model, image: torch.Tensor, slots: int, full_guidance: flo
     knobs = knobs_of(model, STEPS[slots])
     unet: Any = model.unet
     vae: Any = model.vae
-    scheduler = LCMScheduler(
+    scheduler = diffusers.LCMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=model.schedule.prediction
     )
     scheduler.set_timesteps(50)

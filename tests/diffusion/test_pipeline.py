@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.clock import SystemClock
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
-from sdstream.settings import Family, Settings
+from sdstream.settings import Family
 from sdstream.worker import diffusion_pipeline
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline, choose_guidance
 from sdstream.worker.pipelines import Pipeline, ProcessorPipeline, make_pipeline
@@ -75,7 +74,9 @@ def test_the_first_picture_fills_all_steps_and_leaves_first(make: Make, tiny_mod
     model = tiny_model("sd-turbo")
     frame = frame_of(model, 3)
     expected = run(frame, knobs_of_run(model, (12, 20, 32)), [images[0]] * 2 + images)[2:]
-    assert all(distance(a, b.image.clamp(0, 1)) < 1e-4 for a, b in zip(process(pipeline, images), expected, strict=True))
+    assert all(
+        distance(a, b.image.clamp(0, 1)) < 1e-4 for a, b in zip(process(pipeline, images), expected, strict=True)
+    )
 
 
 def test_streams_of_one_model_share_its_weights(make: Make) -> None:

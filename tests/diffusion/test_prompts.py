@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from sdstream.diffusion import prompts
 from sdstream.diffusion.blending import slerp
+from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.models import Model
 from sdstream.settings import Family
 
@@ -21,8 +20,8 @@ Load = Callable[..., Model]
 def test_prompts_are_encoded_as_diffusers_does(
     tiny_model: Load, tiny_directory: Callable[..., Path], family: Family, negative: str
 ) -> None:
-    made: Any = StableDiffusionXLPipeline if family == "sdxl-turbo" else StableDiffusionPipeline
-    pipeline = made.from_pretrained(tiny_directory(family))
+    name = "StableDiffusionXLPipeline" if family == "sdxl-turbo" else "StableDiffusionPipeline"
+    pipeline = getattr(diffusers, name).from_pretrained(tiny_directory(family))
     theirs = pipeline.encode_prompt(
         prompt="the cat",
         device="cpu",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import LCMScheduler
 
+from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.schedule import Schedule
 from sdstream.errors import ModelUnavailable
 
@@ -24,8 +24,8 @@ CONFIGS = [
 ]
 
 
-def reference(config: dict[str, Any], steps: int) -> LCMScheduler:
-    scheduler = LCMScheduler.from_config(config)
+def reference(config: dict[str, Any], steps: int) -> Any:
+    scheduler = diffusers.LCMScheduler.from_config(config)
     scheduler.set_timesteps(steps, original_inference_steps=50 if steps <= 50 else 100)
     return scheduler
 
@@ -72,7 +72,7 @@ def test_an_index_that_equals_the_number_of_steps_means_the_last() -> None:
 def test_a_checkpoint_without_signal_at_the_end_stays_finite() -> None:
     config = SD | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
     schedule = Schedule.from_config(config)
-    share = LCMScheduler.from_config(config).alphas_cumprod
+    share = diffusers.LCMScheduler.from_config(config).alphas_cumprod
     torch.testing.assert_close(schedule.signal, share.clamp(min=1e-6), rtol=1e-3, atol=1e-6)
     assert schedule.tables([0]).alpha.item() == pytest.approx(1e-3)
 

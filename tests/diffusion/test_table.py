@@ -83,7 +83,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_turned_knob_is_that_of_a_run_that_had_it_from_there(tiny_model: Load, name: str) -> None:
     model = tiny_model("sd-turbo")
-    before = {"guidance": 1.6, "delta": 0.7}
+    before: dict[str, Any] = {"guidance": 1.6, "delta": 0.7}
     old, new = knobs_of(model, **before), knobs_of(model, **(before | CHANGES[name]))
     frame = frame_of(model, SLOTS, "full" if name == "negative" else "self")
     table = StreamTable(frame, old, 1)

@@ -16,13 +16,13 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def answers(tiny_directory: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    return upstream.run_upstream(tiny_directory("sd-turbo"), tmp_path_factory.mktemp("upstream") / "answers.safetensors")
+    return upstream.run_upstream(
+        tiny_directory("sd-turbo"), tmp_path_factory.mktemp("upstream") / "answers.safetensors"
+    )
 
 
 @pytest.mark.slow
-def test_every_frame_is_that_of_upstream(
-    answers: dict[str, torch.Tensor], tiny_model: Callable[..., Model]
-) -> None:
+def test_every_frame_is_that_of_upstream(answers: dict[str, torch.Tensor], tiny_model: Callable[..., Model]) -> None:
     worst: dict[str, float] = {}
     for case in upstream.cases():
         latents, images = upstream.run_ours(tiny_model("sd-turbo"), case)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sdstream.diffusion.libraries import diffusers
 from tests.diffusion import upstream
 
 
@@ -62,12 +63,11 @@ def main() -> None:
     package, model, answers = map(Path, sys.argv[1:])
     sys.path.insert(0, str(package))
     torch.set_num_threads(1)
-    setattr(torch.cuda, "Event", Event)
-    setattr(torch.cuda, "synchronize", lambda: None)
-    from diffusers import AutoencoderTiny, StableDiffusionPipeline
+    cuda: Any = torch.cuda
+    cuda.Event, cuda.synchronize = Event, lambda: None
 
-    taesd = AutoencoderTiny.from_pretrained(model / "taesd")
-    pipe: Any = StableDiffusionPipeline.from_pretrained(model, vae=taesd)
+    taesd = diffusers.AutoencoderTiny.from_pretrained(model / "taesd")
+    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(model, vae=taesd)
     made: dict[str, torch.Tensor] = {}
     for case in upstream.cases():
         latent, image = run(pipe, case)
