@@ -35,7 +35,7 @@ def linear(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.T
 
 
 def slerp(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """The weighted mean on the sphere (Buss and Fillmore 2001), whole tensors being points; their order is nothing.
+    """The weighted mean on the sphere, whole tensors being its points; their order means nothing.
 
     The direction is the point whose weighted squared angles to all are least, which for two points is their slerp; the
     length is the weighted mean of lengths, times the sum of the weights. Where weights sum to nothing or less there is
