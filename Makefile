@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.sdstream-run
 DEV_STAMP := $(VENV)/.sdstream-dev
-INPUTS := pyproject.toml constraints.txt tools/environment.sh
+INPUTS := pyproject.toml constraints.txt .ci/environment.sh
 CLIENTS := tests/clients
 NODE_STAMP := $(CLIENTS)/node_modules/.package-lock.json
 ARGS ?=
@@ -47,7 +47,7 @@ bench: $(DEV_STAMP)
 	done
 
 clean:
-	@rm -rf $(VENV) artifacts build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache $(CLIENTS)/node_modules
+	@rm -rf $(VENV) artifacts build dist .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache $(CLIENTS)/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 pins: $(DEV_STAMP)
@@ -65,9 +65,9 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
 	@touch $@
 
 $(RUN_STAMP): $(INPUTS)
-	@bash tools/environment.sh $(VENV) run
+	@bash .ci/environment.sh $(VENV) run
 	@touch $@
 
 $(DEV_STAMP): $(INPUTS)
-	@bash tools/environment.sh $(VENV) dev
+	@bash .ci/environment.sh $(VENV) dev
 	@touch $(RUN_STAMP) $@

@@ -1,6 +1,6 @@
 """How long every endpoint takes, with 1 and with 50 concurrent callers, while two 30-fps no-op streams run.
 
-    python bench/api.py [--calls 20] [--pace 10] [--only update_stream] [--json FILE]
+    python -m bench.api [--calls 20] [--pace 10] [--only update_stream] [--json FILE]
 
 The server, the two publishers and this program are separate processes. Callers keep their connection and send the
 next request when the answer is there (`closed`), or `--pace` times a second each as Daydream's plugins do (`paced`).
@@ -13,34 +13,32 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiortc import RTCPeerConnection
 from rich.console import Console
 from rich.table import Table
 
-KEY = "the-key-of-this-measurement"
+from bench.support.caller import Caller, Reply
+from bench.support.targets import machine, run_sdstream
+
 NO_OP = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}
 GOAL_UPDATE_P99_MS = 20.0
 GOAL_MAXIMUM_MS = 250.0
 SETTINGS = {
-    "SDSTREAM_API_KEYS": KEY,
-    "SDSTREAM_MAX_STREAMS": "5000",
-    "SDSTREAM_MAX_VIEWERS": "5000",
-    "SDSTREAM_CREATE_RATE": "100000",
-    "SDSTREAM_UPDATE_RATE": "100000",
-    "SDSTREAM_API_KEY_ENDPOINT": "true",
-    "SDSTREAM_LOG_LEVEL": "warning",
+    "max_streams": "5000",
+    "max_viewers": "5000",
+    "create_rate": "100000",
+    "update_rate": "100000",
+    "api_key_endpoint": "true",
 }
 
 
@@ -57,60 +55,6 @@ class Result:
     p50: float
     p99: float
     maximum: float
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer: its status, its headers in lower case, its body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Caller:
-    """One connection that is kept; the least HTTP client there is, so that it measures the server and not itself."""
-
-    def __init__(self, host: str, port: int, number: int) -> None:
-        self.host, self.port, self.number = host, port, number
-        self.stream: dict[str, Any] = {}
-        self.count = 0
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        content_type: str = "application/json",
-        *,
-        endless: bool = False,
-    ) -> Reply:
-        """Send and wait for the whole answer; of an `endless` one only for the headers and its first bytes."""
-        if self._writer is None or self._reader is None:
-            self._reader, self._writer = await asyncio.open_connection(self.host, self.port)
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nAuthorization: Bearer {KEY}\r\n"
-            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        self._writer.write(head.encode() + body)
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:] if line)}
-        status = int(lines[0].split(" ", 2)[1])
-        if endless:
-            content = await self._reader.read(1)
-            await self.close()
-        else:
-            content = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return Reply(status, headers, content)
-
-    async def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            with contextlib.suppress(ConnectionError):
-                await self._writer.wait_closed()
-        self._reader = self._writer = None
 
 
 Call = Callable[[Caller], Awaitable[Reply]]
@@ -354,39 +298,11 @@ def _publisher(url: str) -> Iterator[None]:
         process.wait(20)
 
 
-@contextlib.asynccontextmanager
-async def _server() -> AsyncIterator[tuple[str, int]]:
-    """A server on a free port with a data directory of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, **SETTINGS, "SDSTREAM_DATA_DIR": folder}
-        log = Path(folder) / "log"
-        with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sdstream", "serve", "--port", "0"),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-            )
-        assert process.stdout is not None
-        try:
-            first = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
-            if "http://" not in first:
-                raise SystemExit(f"the server did not start:\n{log.read_text()[-3000:]}")
-            host, _, port = first.strip().rpartition("http://")[2].rpartition(":")
-            yield host, int(port)
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await asyncio.wait_for(process.communicate(), 30)
-            sys.stderr.write(log.read_text()[-2000:])
-
-
 def show(results: list[Result]) -> None:
     """The table, slowest columns marked where a goal is missed."""
     table = Table("endpoint", "callers", "load", "calls", "errors", "calls/s", "p50 ms", "p99 ms", "max ms")
     for result in results:
-        update = result.endpoint.startswith("update_stream") and result.load == "paced"
-        late = update and result.p99 > GOAL_UPDATE_P99_MS
+        late = _is_judged_update(result) and result.p99 > GOAL_UPDATE_P99_MS
         table.add_row(
             result.endpoint,
             str(result.callers),
@@ -401,7 +317,7 @@ def show(results: list[Result]) -> None:
     Console(width=120).print(table)
 
 
-async def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--callers", type=int, default=50)
     parser.add_argument(
@@ -413,14 +329,37 @@ async def main() -> None:
     arguments = parser.parse_args()
     gc.freeze()
     gc.disable()
-    async with _server() as (host, port):
-        results = await measure_all(host, port, arguments)
+    with run_sdstream(**SETTINGS) as server:
+        address = urlsplit(server.url)
+        assert address.hostname is not None
+        assert address.port is not None
+        results = asyncio.run(measure_all(address.hostname, address.port, arguments))
     show(results)
     if arguments.json:
-        machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
-        content = {"machine": machine, "results": [asdict(result) for result in results]}
+        content = {"machine": machine(), "results": [asdict(result) for result in results]}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    missed = missed_goals(results)
+    print("goals met" if not missed else "goals missed:\n  " + "\n  ".join(missed))
+    return 1 if missed else 0
+
+
+def missed_goals(results: list[Result]) -> list[str]:
+    """What the results fall short of, a line each: errors, a slow PATCH, any call that took too long."""
+    missed: list[str] = []
+    for result in results:
+        name = f"{result.endpoint}, {result.callers} callers, {result.load}"
+        if result.errors:
+            missed.append(f"{name}: {result.errors} of {result.calls} calls failed")
+        if _is_judged_update(result) and result.p99 > GOAL_UPDATE_P99_MS:
+            missed.append(f"{name}: p99 {result.p99:.1f} ms > {GOAL_UPDATE_P99_MS:g}")
+        if result.maximum > GOAL_MAXIMUM_MS:
+            missed.append(f"{name}: slowest {result.maximum:.0f} ms > {GOAL_MAXIMUM_MS:g}")
+    return missed
+
+
+def _is_judged_update(result: Result) -> bool:
+    return result.endpoint.startswith("update_stream") and result.load == "paced"
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    raise SystemExit(main())

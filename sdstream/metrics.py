@@ -54,6 +54,7 @@ class ServerStatistics:
     worker_memory_total: int | None = None
     store_commits: int = 0
     store_seconds: float = 0.0
+    faults: int = 0
 
 
 METRICS: dict[str, str] = {
@@ -77,6 +78,7 @@ METRICS: dict[str, str] = {
     "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
     "sdstream_store_commits_total": "Transactions of the stream store.",
     "sdstream_store_commit_seconds_total": "Time spent in transactions of the stream store.",
+    "sdstream_faults_total": "Defects of sdstream that its supervisors caught and went on after; the log has each.",
 }
 """Name and help of every metric; those of the server process itself start with `sdstream_process_`."""
 
@@ -116,6 +118,7 @@ class StatisticsCollector(Collector):
             yield _gauge("sdstream_worker_memory_bytes", statistics.worker_memory_total)
         yield _counter("sdstream_store_commits_total", statistics.store_commits)
         yield _counter("sdstream_store_commit_seconds_total", statistics.store_seconds)
+        yield _counter("sdstream_faults_total", statistics.faults)
 
 
 def build_registry(source: Callable[[], ServerStatistics]) -> CollectorRegistry:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import FrameType
 
@@ -34,10 +35,13 @@ from sdstream.streams.service import StreamService
 from sdstream.worker.client import WorkerProcess
 
 DRAIN_SECONDS = 10.0
-"""How long the streams may take to end in order before the server ends without them."""
+"""How long the streams may take to end in order before the server goes on ending without them."""
 
 LINGER_SECONDS = 3
 """How long open HTTP requests may take to finish after the streams have ended."""
+
+LEAVE_SECONDS = DRAIN_SECONDS + LINGER_SECONDS + 5.0
+"""How long the whole end may take. What has not ended by then hangs: a dead disk, a driver; the process goes anyway."""
 
 logger = structlog.get_logger(__name__)
 
@@ -45,13 +49,16 @@ logger = structlog.get_logger(__name__)
 class Server:
     """One server process: `run()` blocks until a signal and returns the exit code.
 
-    The first signal drains; the second ends the process at once, and the worker notices that its parent is gone.
+    The first signal drains; the second ends the process at once, and the worker notices that its parent is gone. From
+    the first on the process has `LEAVE_SECONDS`, those after `run` included: the interpreter waits for threads too.
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._signals = 0
+        self._leaving = threading.Timer(LEAVE_SECONDS, _leave)
+        self._leaving.daemon = True
 
     def run(self) -> int:
         """Serve until a signal. Raises `ConfigurationError` when the port or the data directory cannot be used."""
@@ -79,9 +86,15 @@ class Server:
         with self._stop_event() as stop:
             await service.start()
             try:
-                await _serve_until(http, listener, stop, service.close)
+                await _serve_until(http, listener, stop, lambda: self._end(service))
             finally:
-                await service.close()
+                await self._end(service)
+
+    async def _end(self, service: StreamService) -> None:
+        """Close the streams; from the first call on the process has `LEAVE_SECONDS`, whatever hangs and wherever."""
+        if self._leaving.ident is None:
+            self._leaving.start()
+        await service.close()
 
     def _announce(self, url: str, keys: KeyRing) -> None:
         """Say where the server is; the first key is made only now, when the line that shows it is sure to come."""
@@ -169,6 +182,12 @@ async def _serve_until(
         raise ConfigurationError("the HTTP server could not start; the log has the reason")
 
 
+def _leave() -> None:
+    # Nothing softer helps here: asyncio and the interpreter both wait for threads that may never return.
+    os.write(2, f"sdstream: not ended after {LEAVE_SECONDS:g} s, leaving what hangs behind\n".encode())
+    os._exit(1)
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to `host` and `port` (0: a free one), not listening yet.
 
@@ -223,4 +242,4 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["DRAIN_SECONDS", "Server", "bind", "url_of"]
+__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "Server", "bind", "url_of"]

@@ -125,7 +125,9 @@ class Settings(BaseModel):
         default=None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
-        default=(), description="STUN or TURN URLs that this server itself uses, separated by commas; none by default."
+        default=(),
+        description="STUN URLs such as stun:stun.example.org:3478, separated by commas; none by default. This server "
+        "asks the first for its own address, and clients are told all of them. TURN does not work yet.",
     )
     video_bitrate: int = Field(
         default=1_500_000,

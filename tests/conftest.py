@@ -1,6 +1,5 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.when == "teardown":
         for live in [live for live in _servers if live.process_ended]:
             del _servers[live]
-
-
-def pytest_report_header() -> str:
-    return f"python: {sys.executable}"

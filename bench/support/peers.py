@@ -9,10 +9,12 @@ import random
 from collections.abc import Callable
 
 import httpx
+import structlog
 
 from bench.support.clip import FRAME_RATE, LENGTH, TICKS, Clip, read_stamp
 from sdstream.clock import SystemClock
 from sdstream.frames import I420Frame
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.negotiation import Negotiation, VideoChoice
@@ -102,6 +104,7 @@ class PictureViewer:
             deliver=self._on_picture,
             on_connected=lambda session: self._connected.set(),
             on_closed=lambda session, reason: None,
+            faults=FoldedReporter(structlog.get_logger(__name__), clock),
             fast=True,
         )
 

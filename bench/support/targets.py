@@ -110,6 +110,19 @@ def processor_seconds(process: "subprocess.Popen[str]") -> float:
     return total
 
 
+def settle(process: "subprocess.Popen[str]", seconds: float = 60.0) -> float:
+    """Wait until a started server is done with its start; the share of a core it still uses, of one second."""
+    pause = threading.Event()
+    share = 0.0
+    for _ in range(round(seconds)):
+        before = processor_seconds(process)
+        pause.wait(1.0)
+        share = processor_seconds(process) - before
+        if share < 0.03:
+            break
+    return share
+
+
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     model = platform.processor()
@@ -170,4 +183,4 @@ def _wait_ready(url: str) -> None:
     raise RuntimeError("sdstream's worker did not get ready")
 
 
-__all__ = ["Echo", "Sdstream", "Target", "machine", "processor_seconds", "run_echo", "run_sdstream"]
+__all__ = ["Echo", "Sdstream", "Target", "machine", "processor_seconds", "run_echo", "run_sdstream", "settle"]

@@ -16,6 +16,7 @@ from sdstream.api.answers import as_request_error, error_answer
 from sdstream.api.context import Context
 from sdstream.api.edge import Edge, allowed_methods
 from sdstream.api.keys import KeyRing
+from sdstream.api.operations import OPERATIONS
 from sdstream.api.pages import Pages
 from sdstream.api.ports import Streams
 from sdstream.api.reference import ReferencePage
@@ -23,7 +24,7 @@ from sdstream.api.routes.extensions import ExtensionRoutes
 from sdstream.api.routes.server import ServerRoutes
 from sdstream.api.routes.sessions import SessionRoutes
 from sdstream.api.routes.streams import StreamRoutes
-from sdstream.api.specification import DESCRIPTION, OPERATIONS, build_document
+from sdstream.api.specification import DESCRIPTION, build_document
 from sdstream.clock import Clock
 from sdstream.errors import RequestError
 from sdstream.settings import Settings

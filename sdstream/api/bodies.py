@@ -3,6 +3,7 @@
 Content types of JSON bodies are not looked at: Daydream's clients always send JSON, and `curl -d` says form data.
 """
 
+import asyncio
 import json
 from typing import Any, NoReturn, cast
 
@@ -12,6 +13,8 @@ from sdstream.errors import BadRequest, BodyTooLarge, InvalidSdp, UnsupportedMed
 
 SDP_TYPE = "application/sdp"
 FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
+LARGE_BODY = 256 * 1024
+"""Bytes; longer ones are parsed off the event loop, on which every stream's packets travel."""
 LONGEST_SDP = 256 * 1024
 """Bytes; a browser's offer with every codec is about 10 kB."""
 
@@ -19,8 +22,8 @@ LONGEST_SDP = 256 * 1024
 async def read_bytes(request: Request, limit: int) -> bytes:
     """The whole body. Raises `BodyTooLarge` past `limit` bytes, whether or not the sender announced its length."""
     announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced) > limit:
-        raise BodyTooLarge(f"the body has {announced} bytes, the limit is {limit}")
+    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        raise BodyTooLarge(f"the body has {announced[:20]} bytes, the limit is {limit}")
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
@@ -33,7 +36,10 @@ async def read_bytes(request: Request, limit: int) -> bytes:
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The body as a JSON object. Raises `BadRequest` for anything else."""
-    return parse_object(await read_bytes(request, limit))
+    body = await read_bytes(request, limit)
+    if len(body) > LARGE_BODY:
+        return await asyncio.to_thread(parse_object, body)
+    return parse_object(body)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -92,8 +98,8 @@ def _finite(text: str) -> float:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # one pass: a body may have a million
         raise BadRequest(
             f"the JSON body holds the member {twice[:100]!r} twice",
             details=[{"field": twice[:100], "problem": "given twice", "suggestion": None}],

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from sdstream.api.addresses import AddressBook, PublicAddress
 from sdstream.api.bodies import read_object
 from sdstream.api.keys import KeyRing, parse_bearer
+from sdstream.api.origins import LocalCallers
 from sdstream.api.ports import Streams
 from sdstream.api.rates import RateLimit
 from sdstream.clock import Clock
@@ -41,6 +42,7 @@ class Context:
         self.keys = keys
         self.clock = clock
         self.addresses = AddressBook(settings)
+        self._local_callers = LocalCallers(settings)
         self.create_limit = RateLimit(
             settings.create_rate, settings.create_rate * CREATE_BURST_SECONDS, clock, "creates with this key"
         )
@@ -48,23 +50,24 @@ class Context:
             settings.update_rate, settings.update_rate * UPDATE_BURST_SECONDS, clock, "updates of this stream"
         )
 
-    def caller(self, request: Request) -> Caller:
-        """Who sends this request. Raises `Unauthorized`."""
+    async def caller(self, request: Request) -> Caller:
+        """Who sends this request. Raises `Unauthorized`; with authentication off, `Forbidden` for pages of the web."""
         if not self.settings.authentication:
+            self._local_callers.check(request.headers)
             return LOCAL_CALLER
         header = request.headers.get("authorization")
         key = parse_bearer(header)
         if key is None:
             problem = "no bearer key was sent" if header is None else "the Authorization header is not `Bearer KEY`"
             raise Unauthorized(problem)
-        entry = self.keys.find(key)
+        entry = await self.keys.find_soon(key)
         if entry is None:
             raise Unauthorized("this bearer key is not known here")
         return Caller(entry.author, entry.id, entry.operator)
 
-    def owned(self, request: Request, stream_id: str) -> StreamRecord:
+    async def owned(self, request: Request, stream_id: str) -> StreamRecord:
         """The stream, if the caller may touch it. Raises `Unauthorized`, `StreamNotFound` or `Forbidden`."""
-        caller = self.caller(request)
+        caller = await self.caller(request)
         record = self.streams.get(stream_id)
         if not caller.operator and record.author != caller.author:
             raise Forbidden("this stream was made with another key")

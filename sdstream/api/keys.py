@@ -8,6 +8,7 @@ Streams belong to the author of the key that made them. An operator's key sees a
 `SDSTREAM_API_KEYS` are such, the first key of a data directory is, and whatever `create(..., operator=True)` makes.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -35,6 +36,13 @@ LONGEST_KEY = 4096
 """Characters; anything longer is refused before it is hashed."""
 LONGEST_NAME = 200
 REREAD_SECONDS = 1.0
+"""How old may be what is known of a key that is accepted."""
+UNKNOWN_REREAD_SECONDS = 0.1
+"""How often a key that is not known makes the file be looked at."""
+SLOW_DISK_SECONDS = 0.5
+"""How long a request waits for a disk that does not answer, before it is judged by what is known."""
+MOST_KEYS = 1000
+"""Keys in the file; every request is compared with all of them."""
 logger = structlog.get_logger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -66,6 +74,8 @@ class KeyRing:
         self._stored: tuple[KeyEntry, ...] = ()
         self._read_at = float("-inf")
         self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._refreshing: asyncio.Future[None] | None = None
         self._read_again()
 
     @classmethod
@@ -108,10 +118,30 @@ class KeyRing:
         found = self._compare(digest) if fresh else None
         if found is not None:
             return found
+        self._refresh()
+        return self._compare(digest)
+
+    def _refresh(self) -> None:
         try:
             self._read_again()
         except ConfigurationError as error:  # a spoilt file must not lock out those who work
             logger.error("keys.json was not read again", problem=error.message)
+
+    async def find_soon(self, key: str) -> KeyEntry | None:
+        """As `find`, for an event loop: the file is looked at in a thread, and a disk that hangs holds nobody up long.
+
+        Keys that are not known make it be looked at ten times a second at most.
+        """
+        if not key or len(key) > LONGEST_KEY:
+            return None
+        digest = _digest(key)
+        found = self._compare(digest)
+        age = self._clock.monotonic() - self._read_at
+        if age < (UNKNOWN_REREAD_SECONDS if found is None else REREAD_SECONDS):
+            return found
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(asyncio.to_thread(self._refresh))
+        await asyncio.wait((self._refreshing,), timeout=SLOW_DISK_SECONDS)
         return self._compare(digest)
 
     def _compare(self, digest: str) -> KeyEntry | None:
@@ -130,6 +160,10 @@ class KeyRing:
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         with self._writing:
             self._read_again()
+            if len(self._stored) >= MOST_KEYS:
+                raise ConfigurationError(
+                    f"there are {len(self._stored)} keys already", hint="`sdstream key` shows and revokes keys."
+                )
             entry = KeyEntry(
                 digest=_digest(key),
                 name=name.strip()[:LONGEST_NAME] or "unnamed",
@@ -157,6 +191,10 @@ class KeyRing:
 
     def _read_again(self) -> None:
         """Raises `ConfigurationError` when the file is there and cannot be read or understood."""
+        with self._reading:
+            self._read_file()
+
+    def _read_file(self) -> None:
         self._read_at = self._clock.monotonic()
         try:
             status = self._file.stat()

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from sdstream.api.answers import encode_json
-from sdstream.api.rendering import shorten_data_uris
-from sdstream.params import StreamParams, wire_params
+from sdstream.params import StreamParams, image_apart, wire_params
 from sdstream.streams.views import StreamRecord
 
 MOST_ENTRIES = 1024
@@ -31,15 +30,13 @@ class ParamsCache:
         return len(self._entries)
 
     def encoded(self, record: StreamRecord, *, shorten: bool = False) -> msgspec.Raw:
-        """The parameters of `record` as JSON; with `shorten`, a long data URI is only begun."""
+        """The parameters of `record` as JSON; with `shorten`, a data URI is shown without its data."""
         entry = self._entries.get(record.id)
         if entry is not None and entry.params is record.params:  # frozen, so the same object has the same JSON
             self._entries.move_to_end(record.id)
             return entry.encoded
-        wire = wire_params(record.params)
-        short = shorten_data_uris(wire)
-        encoded = msgspec.Raw(encode_json(short if shorten else wire))
-        if short != wire or len(encoded) > LONGEST_ENTRY:
+        encoded = msgspec.Raw(encode_json(wire_params(record.params, short_images=shorten)))
+        if image_apart(record.params) is not None or len(encoded) > LONGEST_ENTRY:
             return encoded
         self._entries[record.id] = _Entry(record.params, encoded)
         self._entries.move_to_end(record.id)

@@ -1,5 +1,6 @@
 """`/openapi.json`, and `/docs`: the same document as one plain page, made here, without a script or an outside host."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -42,18 +43,25 @@ class ReferencePage:
             "frame-ancestors 'none'"
         )
 
+    async def _body(self, name: str, render: Callable[[dict[str, Any]], bytes]) -> bytes:
+        if name not in self._bodies:  # in a thread: it takes a tenth of a second, which no picture shall wait for
+            self._bodies[name] = await asyncio.to_thread(lambda: render(self._build()))
+        return self._bodies[name]
+
     async def document(self, request: Request) -> Response:
-        if "json" not in self._bodies:
-            self._bodies["json"] = encode_json(self._build())
-        return Response(self._bodies["json"], media_type="application/json", headers={"Cache-Control": "no-cache"})
+        return Response(
+            await self._body("json", encode_json), media_type="application/json", headers={"Cache-Control": "no-cache"}
+        )
 
     async def page(self, request: Request) -> Response:
-        if "html" not in self._bodies:
-            self._bodies["html"] = "".join(_page(self._build())).encode()
-        return Response(self._bodies["html"], media_type="text/html; charset=utf-8", headers=self._headers)
+        return Response(await self._body("html", _page), media_type="text/html; charset=utf-8", headers=self._headers)
 
 
-def _page(document: dict[str, Any]) -> Iterator[str]:
+def _page(document: dict[str, Any]) -> bytes:
+    return "".join(_lines(document)).encode()
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'

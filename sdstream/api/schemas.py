@@ -288,6 +288,7 @@ class Health(Shape):
     status: Literal["ok"]
     version: str
     worker: WorkerState
+    faults: int = Field(description="Defects that were caught since the start, and that the server went on after.")
 
 
 class Readiness(Shape):
@@ -333,7 +334,7 @@ class KeyBody(Body):
     """For whom a key is."""
 
     name: str | None = None
-    user_type: str | None = None
+    user_type: Any = None
 
 
 BODIES: tuple[type[Body], ...] = (CreateBody, UpdateBody, PromptsBody, KeyBody)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ def doctor(
 
     Takes the flags of `serve`, so that a start can be checked before it is made. Exit code 1 when something is BAD.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)  # a pipe has no width
     facts = read_machine(settings)
     plan = plan_serve(settings, facts)
     with Console(stderr=True).status("checking") as status:

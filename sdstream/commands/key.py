@@ -41,7 +41,8 @@ def show(*, settings: Settings) -> int:
         sees = "every stream" if entry.operator else "its own streams"
         table.add_row(entry.id, entry.name, entry.author, entry.created_at or "in the settings", sees)
     if table.row_count:
-        Console(soft_wrap=True, highlight=False).print(table)
+        width = None if sys.stdout.isatty() else 200  # a pipe has no width; nothing may be cut off there
+        Console(width=width, highlight=False).print(table)
     else:
         print("There is no key yet: the first `sdstream serve` makes one.")
     return 0

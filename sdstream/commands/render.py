@@ -97,7 +97,10 @@ def render(
         for warning in job.warnings:
             console.print(f"note: {warning}")
         alone = settings.model_copy(update={"worker_spare": False})  # nothing waits for a quick restart here
-        return asyncio.run(_Rendering(job, reader, facts, alone, console).run())
+        try:
+            return asyncio.run(_Rendering(job, reader, facts, alone, console).run())
+        except asyncio.CancelledError:  # SIGTERM; what Ctrl-C raises is made of it by asyncio itself
+            raise KeyboardInterrupt from None
 
 
 class _Rendering:

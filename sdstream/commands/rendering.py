@@ -57,7 +57,11 @@ class VideoWriter:
         frame = from_i420(picture)
         if not self._started:
             self._start(frame)
-        self._mux(self._video.encode(frame))
+        try:
+            packets = self._video.encode(frame)
+        except av.error.FFmpegError as error:
+            raise _write_failure(self.target, error) from None
+        self._mux(packets)
 
     def write_sound(self, packet: Any) -> None:
         """Take a sound packet of the source."""
@@ -67,7 +71,11 @@ class VideoWriter:
         if not self._started:
             self._early.append(packet)
             return
-        self._mux(track.convert(packet))
+        try:
+            packets = track.convert(packet)
+        except av.error.FFmpegError as error:
+            raise _write_failure(self.target, error) from None
+        self._mux(packets)
 
     def finish(self) -> None:
         """Flush the encoders, close the file and give it its name."""
@@ -150,7 +158,11 @@ class _SoundTrack:
             packet.stream = self._target
             return [packet]
         made: list[Any] = []
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:  # a moment of silence, as in any player
+            return made
+        for frame in frames:
             made += self._encode(self._resampler.resample(frame))
         return made
 

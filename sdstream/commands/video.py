@@ -75,12 +75,7 @@ class VideoReader:
 
     def decode(self, packet: Any) -> list[I420Frame]:
         """The pictures that a packet of the video stream completes, in display order, in memory of their own."""
-        try:
-            decoded = packet.decode()
-        except av.error.InvalidDataError:
-            self.undecodable += 1
-            return []
-        return [self._picture(frame) for frame in decoded]
+        return [self._picture(frame) for frame in self._decode(packet)]
 
     def pictures(self) -> Iterator[I420Frame]:
         """Every picture of the file."""
@@ -101,16 +96,27 @@ class VideoReader:
         aspect = stream.sample_aspect_ratio or context.sample_aspect_ratio
         if aspect and aspect != 1:
             width = round(width * float(aspect))
-        first = next((frame for packet in self.packets() if packet.stream is stream for frame in packet.decode()), None)
+        frames = (frame for packet in self.packets() if packet.stream is stream for frame in self._decode(packet))
+        first = next(frames, None)
         if first is None:
             raise CommandFailed(f"{self.path} has no picture that can be decoded")
         if first.rotation % 180:
             width, height = height, width
         self.rewind()
+        self.undecodable = 0  # they come again
         rate: Fraction | None = stream.average_rate or stream.guessed_rate
         duration = _duration(stream, self.container)
         count = stream.frames or (round(duration * rate) if duration and rate else None)
         return VideoFacts(width, height, rate, stream.time_base, count, duration)
+
+    def _decode(self, packet: Any) -> list[Any]:
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            self.undecodable += 1
+            return []
+        except av.error.FFmpegError as error:
+            raise CommandFailed(f"{self.path} cannot be decoded after {self._sequence} pictures: {error}") from None
 
     def _picture(self, frame: Any) -> I420Frame:
         pts: int | None = frame.pts

@@ -23,13 +23,14 @@ from sdstream.params.processors import (
 )
 from sdstream.params.update import Update, apply_update
 from sdstream.params.variants import Sd15Params, SdTurboParams, SdxlTurboParams, StreamParams
-from sdstream.params.wire import dump_params, load_params, wire_params
+from sdstream.params.wire import STYLE_IMAGE, dump_params, image_apart, load_params, wire_params
 
 __all__ = [
     "CONTROLNETS",
     "IMAGE_PROCESSORS",
     "LATENT_PROCESSORS",
     "PUBLIC_MODELS",
+    "STYLE_IMAGE",
     "CachedAttention",
     "Change",
     "ChangeKind",
@@ -54,6 +55,7 @@ __all__ = [
     "apply_update",
     "classify",
     "dump_params",
+    "image_apart",
     "load_params",
     "parameter_catalogue",
     "parse_create",

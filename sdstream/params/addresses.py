@@ -1,6 +1,7 @@
 """The two places where a caller hands over an address: the style image and the RTMP target."""
 
 import binascii
+import hashlib
 import ipaddress
 import re
 from typing import Annotated, Any
@@ -32,7 +33,17 @@ class StyleImage(str):
     A type of its own, so that merging an update into a stream does not check megabytes again.
     """
 
-    __slots__ = ()
+    __slots__ = ("_digest",)
+    _digest: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the address, in hexadecimal: the name under which a data URI is kept. Computed once."""
+        try:
+            return self._digest
+        except AttributeError:
+            self._digest = hashlib.sha256(self.encode()).hexdigest()
+            return self._digest
 
     @property
     def is_data(self) -> bool:

@@ -51,6 +51,8 @@ def parse_create(body: object, models: ModelTable, size_policy: SizePolicy = "re
     problems += more
     if params is None or problems:
         raise refuse(problems)
+    if envelope.output_rtmp_url is not None:
+        notes.add("output_rtmp_url is stored; this version does not push to it yet")
     return CreateRequest(params, envelope.name, envelope.output_rtmp_url, notes.as_tuple())
 
 

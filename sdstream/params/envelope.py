@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from pydantic_core import PydanticCustomError
@@ -35,9 +36,17 @@ _ANSWER_MEMBERS = frozenset(
         "output_playback_id",
         "output_stream_url",
         "whip_url",
+        "whep_url",
+        "status",
+        "revision",
+        "warnings",
+        "applied",
+        "changed",
+        "dry_run",
     }
 )
-"""Members of the stream object: a client may send back what it got; they change nothing and need no warning."""
+"""Members of the stream object and of the answer to an update: a client may send back what it got. They change nothing
+and need no warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +59,17 @@ class Envelope:
     pipeline_id: str | None
 
 
-def open_envelope(body: object, notes: Notes, problems: list[Problem], *, creating: bool) -> Envelope:
+def open_envelope(
+    body: object,
+    notes: Notes,
+    problems: list[Problem],
+    *,
+    creating: bool,
+    fixed: Mapping[str, object] = MappingProxyType({}),
+) -> Envelope:
     """Take a create or update body apart; what is wrong with the envelope itself goes to `problems`.
 
+    `fixed` are the members that an update cannot change, as they are: sending the same again is worth no warning.
     Takes `{pipeline, params}`, `{pipeline_id, pipeline_params}`, loose parameters beside either, and `{}`.
     Raises `InvalidParams` at once when `body` is no object or breaks the bounds of any JSON.
     """
@@ -67,7 +84,7 @@ def open_envelope(body: object, notes: Notes, problems: list[Problem], *, creati
     pipeline_id = _read_pipeline_id(params.pop("pipeline_id", None) or sent.get("pipeline_id"), notes, creating)
     if not creating:
         for member in ("name", "output_rtmp_url"):
-            if member in sent:
+            if member in sent and sent[member] != fixed.get(member):
                 notes.add(f"{member} is fixed when a stream is created and was ignored")
     for member in sent:
         if member not in _MEMBERS and member not in PARAMETER_NAMES and member not in _ANSWER_MEMBERS:

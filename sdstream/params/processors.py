@@ -295,11 +295,28 @@ class Processor(WireModel):
         return value if kind is None else complete_params(kind, value, notes_of(info), f"{cls.place}.params")
 
     @property
+    def working_size(self) -> tuple[int, int] | None:
+        """Width and height in pixels at which it works; None for the picture's own."""
+        return working_size(self.params)
+
+    @property
     def output_factor(self) -> float:
         """By how much it multiplies width and height at the end of the pipeline."""
         if not self.enabled or not IMAGE_PROCESSORS[self.type].scales_output:
             return 1.0
         return float(self.params.get("scale_factor", 2.0))
+
+
+def working_size(params: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height in pixels that a processor's parameters ask for; None for the picture's own.
+
+    `detect_resolution` (a square), else `image_width` and `image_height`, else `image_resolution` (a square).
+    """
+    square = params.get("detect_resolution")
+    if square is None and params.get("image_width") and params.get("image_height"):
+        return int(params["image_width"]), int(params["image_height"])
+    square = square or params.get("image_resolution")
+    return None if square is None else (int(square), int(square))
 
 
 class LatentProcessor(WireModel):
@@ -370,4 +387,5 @@ __all__ = [
     "ProcessorParameter",
     "ProcessorParams",
     "complete_params",
+    "working_size",
 ]

@@ -7,10 +7,13 @@ from sdstream.params.controlnets import controlnet_ids, counterpart
 from sdstream.params.problems import Problem
 
 if TYPE_CHECKING:
+    from sdstream.params.processors import ImageProcessing
     from sdstream.params.variants import StreamParams
 
 MAX_OUTPUT_SIDE = 4096
 """Pixels; what an H.264 level 5.1 picture can have, and 1024 times four."""
+MAX_PIXELS_AT_WORK = 4 * MAX_OUTPUT_SIDE**2
+"""Pixels of all processors' working pictures together: one stream must not keep the others waiting for long."""
 MAX_SDXL_CONTROLNETS = 3
 CACHED_FRAMES_BY_STEPS = {1: 4, 2: 2, 3: 1}
 """Most pictures that SDXL can keep for cached attention, by the number of denoising steps."""
@@ -151,6 +154,36 @@ def _output_size(params: "StreamParams") -> Iterator[Problem]:
         )
 
 
+def _work(params: "StreamParams") -> Iterator[Problem]:
+    pixels = 0
+    blocks = frozenset({"image_preprocessing", "image_postprocessing"})
+    for field in ("image_preprocessing", "image_postprocessing"):
+        block: ImageProcessing | None = getattr(params, field)
+        size = float(params.width), float(params.height)
+        for processor in () if block is None else block.active:
+            factor = processor.output_factor
+            width, height = (side * factor for side in processor.working_size or size)
+            size = size[0] * factor, size[1] * factor
+            pixels += int(width * height)
+            if max(size) > MAX_OUTPUT_SIDE and field == "image_postprocessing":
+                return  # `_output_size` says so
+            if (side := max(width, height, *size)) > MAX_OUTPUT_SIDE:
+                yield Problem(
+                    field,
+                    f"has {processor.type} work on pictures of {side:g} pixels a side; {MAX_OUTPUT_SIDE} is the most",
+                    "use a smaller scale_factor, resolution, or fewer upscalers",
+                    frozenset({field, "width", "height"}),
+                )
+                return
+    if pixels > MAX_PIXELS_AT_WORK:
+        yield Problem(
+            "image_preprocessing",
+            f"and image_postprocessing work on {pixels} pixels together; {MAX_PIXELS_AT_WORK} is the most",
+            "use smaller resolutions or fewer processors",
+            blocks | {"width", "height"},
+        )
+
+
 RULES: tuple[Callable[["StreamParams"], Iterator[Problem]], ...] = (
     _steps,
     _weights,
@@ -158,6 +191,7 @@ RULES: tuple[Callable[["StreamParams"], Iterator[Problem]], ...] = (
     _control_window,
     _cached_attention,
     _output_size,
+    _work,
 )
 
 __all__ = [

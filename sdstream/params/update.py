@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from sdstream.params.adapters import AdapterSettings
+from sdstream.params.addresses import StyleImage
 from sdstream.params.controlnets import ControlNet, counterpart
 from sdstream.params.envelope import open_envelope
 from sdstream.params.models import ModelEntry, ModelTable
@@ -12,6 +14,7 @@ from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare
 from sdstream.params.problems import Notes, Problem, is_object, refuse
 from sdstream.params.validation import check
 from sdstream.params.variants import VARIANTS, StreamParams
+from sdstream.params.wire import STYLE_IMAGE
 from sdstream.settings import Family
 
 MERGED_OBJECTS = (
@@ -33,15 +36,22 @@ class Update:
     warnings: tuple[str, ...] = ()
 
 
-def apply_update(current: StreamParams, body: object, models: ModelTable, size_policy: SizePolicy = "reject") -> Update:
+def apply_update(
+    current: StreamParams,
+    body: object,
+    models: ModelTable,
+    size_policy: SizePolicy = "reject",
+    fixed: Mapping[str, object] = MappingProxyType({}),
+) -> Update:
     """Merge an update body, as decoded from JSON, over `current`, which stays as it is.
 
     Absent and null members keep their value (`lora_dict: null` clears). `{pipeline, params}`, bare `{params}` and loose
-    parameters are taken. A new `model_id` of another family carries over what that family has too.
+    parameters are taken. `fixed` are the stream's `name` and `output_rtmp_url`, which an update that differs is warned
+    about. A new `model_id` of another family carries over what that family has too.
     Raises `InvalidParams`, whose `details` list everything that is wrong with the merged parameters.
     """
     notes, problems = Notes(), list[Problem]()
-    envelope = open_envelope(body, notes, problems, creating=False)
+    envelope = open_envelope(body, notes, problems, creating=False, fixed=fixed)
     sent = dict(envelope.params)
     wanted = sent.pop("model_id", None)
     family, model_id, doubtful = current.family, current.model_id, frozenset[str]()
@@ -54,6 +64,7 @@ def apply_update(current: StreamParams, body: object, models: ModelTable, size_p
             doubtful = frozenset({"model_id"})
     values = prepare(sent, family, size_policy, notes)
     base = dict(current) if family == current.family else _carry_over(current, family, values, notes)
+    _keep_shortened_image(base, values)
     _note_face_flip(base, values, notes)
     merged = _merge(base, values)
     if "num_inference_steps" in values and "t_index_list" not in values:
@@ -84,6 +95,14 @@ def _clamp_steps(merged: dict[str, Any], notes: Notes) -> None:
     if clamped != steps:
         merged["t_index_list"] = clamped
         notes.add(f"params.t_index_list was cut to {list(clamped)} to fit num_inference_steps {length}")
+
+
+def _keep_shortened_image(base: Mapping[str, Any], values: dict[str, Any]) -> None:
+    # Lists, and answers to updates of something else, show a data URI without its data; clients send back what they
+    # were given.
+    stored = base.get(STYLE_IMAGE)
+    if isinstance(stored, StyleImage) and stored.is_data and values.get(STYLE_IMAGE) == stored.short:
+        del values[STYLE_IMAGE]
 
 
 def _note_face_flip(base: Mapping[str, Any], values: Mapping[str, Any], notes: Notes) -> None:

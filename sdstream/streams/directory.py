@@ -39,6 +39,10 @@ class StreamDirectory:
         del self._by_key[record.stream_key]
         del self._by_playback[record.output_playback_id]
 
+    def peek(self, stream_id: str) -> Stream:
+        """Raises `StreamNotFound`. Does not count as a use of the stream."""
+        return _existing(self._by_id.get(stream_id))
+
     def find(self, stream_id: str) -> Stream:
         """Raises `StreamNotFound`. Whoever asks for a stream keeps it from being collected."""
         return _touched(self._by_id.get(stream_id))
@@ -66,18 +70,26 @@ class StreamDirectory:
         return sum(stream.is_busy(since) for stream in self._by_id.values())
 
     def crowd(self, since: float) -> str:
-        """Why one more stream has no place, in a sentence; empty when it has one."""
+        """Why one more stream cannot be used, in a sentence; empty when it can."""
         busy = self.count_busy(since)
         if busy >= self._max_streams:
             return f"{busy} streams are in use and this server takes {self._max_streams}."
+        return ""
+
+    def glut(self) -> str:
+        """Why one more stream cannot be kept, in a sentence; empty when it can."""
         if len(self._by_id) >= MAX_RECORDS:
             return f"{len(self._by_id)} streams are on record and this server keeps {MAX_RECORDS}."
         return ""
 
     def refuse_crowd(self, since: float) -> None:
-        """Raises `CapacityReached` with the reason when one more stream has no place."""
-        reason = self.crowd(since)
-        if reason:
+        """Raises `CapacityReached` with the reason when one more stream cannot be used."""
+        if reason := self.crowd(since):
+            raise CapacityReached(reason)
+
+    def refuse_glut(self) -> None:
+        """Raises `CapacityReached` with the reason when one more stream cannot be kept."""
+        if reason := self.glut():
             raise CapacityReached(reason)
 
     # Counters
@@ -94,11 +106,16 @@ class StreamDirectory:
         return totals
 
 
-def _touched(stream: Stream | None) -> Stream:
+def _existing(stream: Stream | None) -> Stream:
     if stream is None:
         raise StreamNotFound("There is no such stream.")
-    stream.touch()
     return stream
+
+
+def _touched(stream: Stream | None) -> Stream:
+    found = _existing(stream)
+    found.touch()
+    return found
 
 
 def _with_sessions(stream: Stream | None) -> Stream:

@@ -4,11 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from weakref import WeakSet
 
 from sdstream.clock import Clock
+from sdstream.errors import CapacityReached
 from sdstream.streams.views import EVENT_NAMES, StreamEvent
 
 KEPT_EVENTS = 256
+MOST_FOLLOWERS = 50
 
 
 class EventLog:
@@ -18,7 +21,8 @@ class EventLog:
         self._stream_id = stream_id
         self._clock = clock
         self._events: deque[StreamEvent] = deque(maxlen=KEPT_EVENTS)
-        self._subscriptions: set[EventSubscription] = set()
+        self._subscriptions: WeakSet[EventSubscription] = WeakSet()
+        """Weak: a reader that is dropped before its first event tells nobody."""
         self._sequence = 0
         self.closed = False
 
@@ -36,7 +40,10 @@ class EventLog:
         """Follow the log: from now on, or from what is kept after sequence `after`.
 
         An `after` that lies ahead of the log is from before a restart of the server: all that is kept is given.
+        Raises `CapacityReached` when 50 follow already.
         """
+        if len(self._subscriptions) >= MOST_FOLLOWERS:
+            raise CapacityReached(f"{MOST_FOLLOWERS} event streams of this stream are open, and more are not served.")
         if after is None:
             after = self._sequence
         subscription = EventSubscription(self, after if after <= self._sequence else 0)
@@ -90,4 +97,4 @@ class EventSubscription(AsyncIterator[StreamEvent]):
         self._log.forget(self)
 
 
-__all__ = ["KEPT_EVENTS", "EventLog", "EventSubscription"]
+__all__ = ["KEPT_EVENTS", "MOST_FOLLOWERS", "EventLog", "EventSubscription"]

@@ -9,6 +9,8 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import urljoin
 
 import httpx
@@ -17,7 +19,12 @@ MAX_BYTES = 10 * 1024 * 1024
 MAX_SECONDS = 5.0
 MAX_REDIRECTS = 3
 
+LOOK_UPS_AT_ONCE = 4
+
 _REDIRECTS = {301, 302, 303, 307, 308}
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+_UNCHECKED = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+"""IPv4-compatible addresses, and those that a network translates in ways of its own."""
 
 
 class FetchProblem(Exception):
@@ -30,6 +37,12 @@ class PublicFetcher:
     def __init__(self, is_allowed: Callable[[str], bool] | None = None, seconds: float = MAX_SECONDS) -> None:
         self._is_allowed = is_allowed or is_public
         self._seconds = seconds
+        # Threads of their own: a look-up cannot be ended, and one that hangs must not hold up the work of others.
+        self._look_ups = ThreadPoolExecutor(LOOK_UPS_AT_ONCE, thread_name_prefix="look-up")
+
+    def close(self) -> None:
+        """Look nothing up any more."""
+        self._look_ups.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, url: str, media_type: str = "image/") -> bytes:
         """The body of `url`, whose `Content-Type` must start with `media_type`. Raises `FetchProblem`."""
@@ -49,7 +62,7 @@ class PublicFetcher:
             try:
                 if response.status_code not in _REDIRECTS:
                     return await _read(response, media_type)
-                url = urljoin(url, response.headers.get("Location", ""))
+                url = _redirected(url, response.headers.get("Location", ""))
             finally:
                 await response.aclose()
         raise FetchProblem(f"redirects more than {MAX_REDIRECTS} times")
@@ -71,7 +84,9 @@ class PublicFetcher:
 
     async def _resolve(self, host: str, port: int) -> str:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._look_ups, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            )
         except (OSError, UnicodeError):
             raise FetchProblem("has a host that cannot be found") from None
         addresses = [str(entry[4][0]) for entry in found]
@@ -90,9 +105,20 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             return is_public(str(parsed.ipv4_mapped))
-        if parsed.sixtofour is not None or parsed.teredo is not None:
+        if parsed in _TRANSLATED:  # behind NAT64 every public IPv4 address looks so
+            return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
+        if parsed.sixtofour is not None or parsed.teredo is not None or any(parsed in net for net in _UNCHECKED):
             return False  # they carry an IPv4 address that nobody has checked
+        if parsed.is_site_local:
+            return False
     return parsed.is_global and not parsed.is_multicast
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise FetchProblem("redirects to what is no URL") from None
 
 
 async def _read(response: httpx.Response, media_type: str) -> bytes:

@@ -39,7 +39,9 @@ class StreamKeeper:
         self._collect = collect
         self._health: WorkerHealth | None = None
         self._duties: dict[str, asyncio.Task[None]] = {}
-        self._faults = FoldedReporter(log, clock)
+        self.faults = 0
+        """Defects that were caught here; what raised them was left out once and is tried again at the next tick."""
+        self._reporter = FoldedReporter(log, clock)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, seconds: float = TICK_SECONDS) -> None:
@@ -58,25 +60,33 @@ class StreamKeeper:
 
     async def tick(self) -> None:
         """Look after every stream once. Waits a moment at most for duties, which may take longer."""
-        self._watch_worker()
+        self._guard("worker", self._watch_worker)
         for stream in self._streams:
+            name = stream.saved.id
             if stream.live is not None:
-                self._observe(stream)
-            self._look_for_duty(stream)
+                self._guard(f"observe {name}", stream.observe, stream)
+            self._guard(f"look for a duty of {name}", lambda stream=stream: self._look_for_duty(stream), stream)
         if self._duties:
             await asyncio.wait(self._duties.values(), timeout=TICK_SECONDS)
 
     async def _run(self, seconds: float) -> None:
         while True:
-            await self.tick()
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001 -- supervisor: without ticks no state, placard or duty follows
+                self._note_fault("tick", error, None)
             await asyncio.sleep(seconds)
 
-    def _observe(self, stream: Stream) -> None:
+    def _guard(self, what: str, work: Callable[[], object], stream: Stream | None = None) -> None:
         try:
-            stream.observe()
+            work()
         except Exception as error:  # noqa: BLE001 -- supervisor: one broken stream must not blind the others
-            name = stream.saved.id
-            self._faults.report(f"observe {name}", "stream cannot be observed", stream_id=name, exc_info=error)
+            self._note_fault(what, error, stream)
+
+    def _note_fault(self, what: str, error: Exception, stream: Stream | None) -> None:
+        self.faults += 1
+        named = {} if stream is None else {"stream_id": stream.saved.id}
+        self._reporter.report(what, "stream keeper fault", what=what, exc_info=error, **named)
 
     def _look_for_duty(self, stream: Stream) -> None:
         name = stream.saved.id
@@ -95,7 +105,7 @@ class StreamKeeper:
             log.info("stream duty", stream_id=name, duty=duty.value)
             await self._carry_out(stream, duty)
         except Exception as error:  # noqa: BLE001 -- supervisor: the duty is tried again at the next tick
-            self._faults.report(f"{duty} {name}", "stream duty failed", stream_id=name, duty=duty.value, exc_info=error)
+            self._note_fault(f"{duty} {name}", error, stream)
         finally:
             del self._duties[name]
 
@@ -118,7 +128,8 @@ class StreamKeeper:
         restarted = health.restarts > before.restarts
         log.info("worker", phase=health.phase.value, restarts=health.restarts, error=health.last_error)
         for stream in self._streams:
-            stream.note_worker(health, restarted)
+            name = stream.saved.id
+            self._guard(f"worker of {name}", lambda stream=stream: stream.note_worker(health, restarted), stream)
 
 
 __all__ = ["TICK_SECONDS", "StreamKeeper"]

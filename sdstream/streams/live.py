@@ -39,7 +39,8 @@ Emit = Callable[[str, Mapping[str, Any]], None]
 class LiveStream:
     """Media stream, lane and meters of one stream; listens to both ends.
 
-    `emit` is given events by name and data, `on_error` a code and a message; both on the event loop.
+    `emit` is given events by name and data, `on_error` a code and a message of the lane, `on_recovery` the message when
+    the lane runs without that error again; all on the event loop.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class LiveStream:
         *,
         emit: Emit,
         on_error: Callable[[str, str], None],
+        on_recovery: Callable[[str], None],
     ) -> None:
         self.stream_id = stream_id
         self.traffic = StreamTraffic(clock, thresholds.max_frame_rate)
@@ -64,6 +66,9 @@ class LiveStream:
         self._thresholds = thresholds
         self._emit = emit
         self._on_error = on_error
+        self._on_recovery = on_recovery
+        self._lane_error: tuple[str, int | None] | None = None
+        """The last error of the lane and what it refused, until it is ready without one."""
         self._media: MediaStream | None = None
         self._lane: Lane | None = None
         self._lane_changed_at: float | None = None
@@ -198,9 +203,7 @@ class LiveStream:
                 self._emit("loading", {"detail": status.detail, "percent": status.percent})
         else:
             self._loading = None
-        failed_before = before is not None and before.error_message == status.error_message
-        if status.error_message is not None and not failed_before:
-            self._on_error(status.error_code or "INTERNAL/ERROR", status.error_message)
+        self._tell_error(before, status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
             self._emit("effective", {"revision": status.revision, "effective_frame": status.effective_sequence})
@@ -263,10 +266,24 @@ class LiveStream:
 
     def _end_reload(self, status: LaneStatus) -> None:
         awaited = self._reload_revision
-        settled = status.phase in (LanePhase.READY, LanePhase.FAILED)
-        # An error with the old revision in force means that the lane stayed with what it had.
-        if awaited is not None and settled and (status.revision >= awaited or status.error_message is not None):
+        if awaited is None:
+            return
+        # With the awaited revision refused the lane stays with what it had.
+        answered = status.phase is LanePhase.READY and max(status.revision, status.refused_revision or 0) >= awaited
+        if answered or status.phase is LanePhase.FAILED:
             self._reload_revision = None
+
+    def _tell_error(self, before: LaneStatus | None, status: LaneStatus) -> None:
+        message = status.error_message
+        if message is not None:
+            error = message, status.refused_revision
+            known = before is not None and error == (before.error_message, before.refused_revision)
+            if not known and (status.refused_revision is None or error != self._lane_error):
+                self._on_error(status.error_code or "INTERNAL/ERROR", message)
+            self._lane_error = error
+        elif status.phase is LanePhase.READY and self._lane_error is not None:
+            (recovered, _), self._lane_error = self._lane_error, None
+            self._on_recovery(recovered)
 
     def _opened(self) -> MediaStream:
         if self._media is None:

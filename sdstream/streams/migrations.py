@@ -2,6 +2,9 @@
 
 import sqlite3
 
+_FORGET_UNNAMED = """DELETE FROM style_images WHERE digest = OLD.style_image
+    AND NOT EXISTS (SELECT 1 FROM streams WHERE style_image = OLD.style_image)"""
+
 _STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE streams (
@@ -18,6 +21,15 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             is_smoke_test INTEGER NOT NULL
         ) STRICT""",
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    ),
+    (
+        # Pictures that params only name, by the SHA-256 of `uri`. Each goes with the last stream that names it.
+        "CREATE TABLE style_images (digest TEXT PRIMARY KEY, uri TEXT NOT NULL) STRICT",
+        "ALTER TABLE streams ADD COLUMN style_image TEXT",
+        "CREATE INDEX streams_by_style_image ON streams (style_image)",
+        f"""CREATE TRIGGER stream_left_style_image AFTER UPDATE OF style_image ON streams
+            WHEN OLD.style_image IS NOT NEW.style_image BEGIN {_FORGET_UNNAMED}; END""",
+        f"CREATE TRIGGER stream_took_style_image_along AFTER DELETE ON streams BEGIN {_FORGET_UNNAMED}; END",
     ),
 )
 """The statements that take the schema from version n to n + 1, for n from 0; a released step is never edited."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from sdstream.params import (
     Change,
     ChangeKind,
     ModelTable,
+    StyleImage,
     apply_update,
     classify,
     dump_params,
+    image_apart,
     load_params,
     parse_create,
 )
@@ -47,6 +50,7 @@ from sdstream.streams.views import (
     CreateOutcome,
     SessionOpened,
     StreamRecord,
+    StreamState,
     StreamStatus,
     UpdateOutcome,
 )
@@ -103,8 +107,9 @@ class StreamService:
         Raises `ConfigurationError` when the store or the media cannot be used.
         """
         self._store = await asyncio.to_thread(StreamStore, self._file, self._clock)
-        for row in self._store.load():
-            self._restore(row)
+        rows, images = self._store.load()
+        for row in rows:
+            self._restore(row, images)
         try:
             await self._media.start()
             await self._worker.start()
@@ -132,6 +137,7 @@ class StreamService:
         store = self._open_store()
         request = parse_create(body, self._models, self._settings.size_policy)
         self._streams.refuse_crowd(self._busy_since())
+        self._streams.refuse_glut()
         record = StreamRecord(
             id=new_stream_id(),
             stream_key=new_stream_key(),
@@ -145,7 +151,7 @@ class StreamService:
         )
         stream = self._add(record, used_at=self._clock.monotonic())
         try:
-            await store.insert(record, dump_params(record.params))
+            await store.insert(record, dump_params(record.params), image_apart(record.params))
         except RequestError:
             self._streams.remove(stream)
             raise
@@ -172,7 +178,8 @@ class StreamService:
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
-        wanted = apply_update(current.params, body, self._models, self._settings.size_policy)
+        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
+        wanted = apply_update(current.params, body, self._models, self._settings.size_policy, fixed)
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         if change.kind is ChangeKind.REFUSED:
             raise _conflict(change)
@@ -186,7 +193,8 @@ class StreamService:
             return UpdateOutcome(current, applied, (), wanted.warnings)
         record = stream.accept(wanted.params)
         try:
-            kept = await store.update(record.id, dump_params(record.params), record.revision)
+            text, image = dump_params(record.params), image_apart(record.params)
+            kept = await store.update(record.id, text, record.revision, image)
         except RequestError:
             stream.abandon(record)
             raise
@@ -250,6 +258,13 @@ class StreamService:
         """Raises `StreamNotFound`."""
         return self._streams.find(stream_id).status()
 
+    def state(self, stream_id: str) -> StreamState:
+        """The state that was computed last, at most a tick old. Raises `StreamNotFound`.
+
+        Cheap, and no use of the stream: a page that shows a list must not keep all that it shows from being collected.
+        """
+        return self._streams.peek(stream_id).state
+
     async def snapshot(self, stream_id: str) -> bytes:
         """The newest output picture as JPEG. Raises `StreamNotFound` or `NoPictureYet`."""
         stream = self._streams.find(stream_id)
@@ -259,7 +274,10 @@ class StreamService:
         return await asyncio.to_thread(encode_jpeg, picture)
 
     def events(self, stream_id: str, after: int | None = None) -> EventSubscription:
-        """Follow a stream from now on, or from the kept event past sequence `after`. Raises `StreamNotFound`."""
+        """Follow a stream from now on, or from the kept event past sequence `after`.
+
+        Raises `StreamNotFound`, or `CapacityReached` when too many follow already.
+        """
         return self._streams.find(stream_id).events.subscribe(after)
 
     def capacity(self) -> Capacity:
@@ -282,13 +300,17 @@ class StreamService:
     def worker_health(self) -> WorkerHealth:
         return self._worker.health()
 
+    def faults(self) -> int:
+        """Defects that the supervisors of streams and worker caught; the log has each."""
+        return self._keeper.faults + self._worker.health().faults
+
     def ice_links(self) -> tuple[str, ...]:
         return self._media.ice_links()
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""
         written = self._store.statistics if self._store is not None else StoreStatistics()
-        return summarize(self._streams, self._worker.health(), written, self._updates)
+        return summarize(self._streams, self._worker.health(), written, self._updates, self.faults())
 
     async def tick(self) -> None:
         """Look after every stream once, as the ticker does five times a second."""
@@ -311,9 +333,9 @@ class StreamService:
                 stream.events.close()
         log.info("streams closed")
 
-    def _restore(self, row: StoredStream) -> None:
+    def _restore(self, row: StoredStream, images: Mapping[str, StyleImage]) -> None:
         try:
-            params = load_params(row.params, self._models)
+            params = load_params(row.params, self._models, images)
         except InvalidParams as error:
             log.error("stream cannot be restored", stream_id=row.id, problem=error.message)
             return
@@ -370,7 +392,7 @@ class StreamService:
             return "The server is shutting down."
         if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
             return f"The worker does not run: {health.last_error or 'see the log'}."
-        return self._streams.crowd(self._busy_since())
+        return self._streams.crowd(self._busy_since()) or self._streams.glut()
 
 
 def _conflict(change: Change) -> Conflict:

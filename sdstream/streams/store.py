@@ -9,14 +9,14 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, Unavailable
-from sdstream.params import StreamParams
+from sdstream.params import StreamParams, StyleImage
 from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.views import StreamRecord
 
@@ -36,9 +36,15 @@ _COLUMNS = (
     "id, stream_key, output_playback_id, created_at, name, author, params, revision, output_rtmp_url,"
     " from_playground, is_smoke_test"
 )
-_INSERT = f"INSERT INTO streams ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_UPDATE = "UPDATE streams SET params = ?, revision = ? WHERE id = ? AND revision < ?"
+_INSERT = f"INSERT INTO streams ({_COLUMNS}, style_image) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPDATE = "UPDATE streams SET params = ?, revision = ?, style_image = ? WHERE id = ? AND revision < ?"
 _DELETE = "DELETE FROM streams WHERE id = ?"
+_HAS_IMAGE = "SELECT 1 FROM style_images WHERE digest = ?"
+_INSERT_IMAGE = "INSERT INTO style_images (digest, uri) VALUES (?, ?)"
+_DELETE_UNNAMED_IMAGE = (
+    "DELETE FROM style_images WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE style_image = digest)"
+)
+_SELECT_IMAGES = "SELECT digest, uri FROM style_images"
 _SELECT = f"SELECT {_COLUMNS} FROM streams ORDER BY created_at, id"
 
 
@@ -90,6 +96,7 @@ class _Write:
     stream_id: str
     statement: str
     values: tuple[object, ...]
+    image: StyleImage | None
     done: asyncio.Future[int]
 
     @property
@@ -108,15 +115,25 @@ class StreamStore:
         self._closed = False
         self.statistics = StoreStatistics()
         self._thread = threading.Thread(target=self._run, name="stream-store", daemon=True)
-        self._rows = _read(self._connection, file)
+        self._unmoved = 0
+        """Bytes that are in the log and not in the database file yet."""
+        self._rows, self._images = _read(self._connection, file)
         self._thread.start()
 
-    def load(self) -> list[StoredStream]:
-        """The rows that were there when the store was opened, oldest first."""
-        return list(self._rows)
+    def load(self) -> tuple[list[StoredStream], Mapping[str, StyleImage]]:
+        """What was there when the store was opened: rows, oldest first, and by digest the style images they name.
 
-    async def insert(self, record: StreamRecord, params: str) -> None:
-        """Store a new stream. Raises `Unavailable` when the disk refuses; nothing is stored then."""
+        Once: megabytes that no stream names any more are not to stay in memory.
+        """
+        rows, self._rows = self._rows, []
+        images, self._images = self._images, {}
+        return rows, images
+
+    async def insert(self, record: StreamRecord, params: str, image: StyleImage | None = None) -> None:
+        """Store a new stream, with the style image that `params` only name.
+
+        Raises `Unavailable` when the disk refuses; nothing is stored then.
+        """
         await self._write(
             record.id,
             _INSERT,
@@ -132,12 +149,18 @@ class StreamStore:
                 record.output_rtmp_url,
                 int(record.from_playground),
                 int(record.is_smoke_test),
+                None if image is None else image.digest,
             ),
+            image,
         )
 
-    async def update(self, stream_id: str, params: str, revision: int) -> bool:
-        """Store new params; a lower revision never replaces a higher. False when nothing changed."""
-        return await self._write(stream_id, _UPDATE, (params, revision, stream_id, revision)) > 0
+    async def update(self, stream_id: str, params: str, revision: int, image: StyleImage | None = None) -> bool:
+        """Store new params; a lower revision never replaces a higher. False when nothing changed.
+
+        `image` is the style image that `params` only name; it is written when it is not there yet.
+        """
+        digest = None if image is None else image.digest
+        return await self._write(stream_id, _UPDATE, (params, revision, digest, stream_id, revision), image) > 0
 
     async def delete(self, stream_id: str) -> bool:
         """Delete a stream; False when it was not there."""
@@ -152,10 +175,12 @@ class StreamStore:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
-    async def _write(self, stream_id: str, statement: str, values: tuple[object, ...]) -> int:
+    async def _write(
+        self, stream_id: str, statement: str, values: tuple[object, ...], image: StyleImage | None = None
+    ) -> int:
         if self._closed:
             raise Unavailable("The stream store is closed.")
-        write = _Write(stream_id, statement, values, asyncio.get_running_loop().create_future())
+        write = _Write(stream_id, statement, values, image, asyncio.get_running_loop().create_future())
         try:
             self._writes.put_nowait(write)
         except queue.Full:
@@ -170,12 +195,11 @@ class StreamStore:
             ) from error
 
     def _run(self) -> None:
-        unmoved = 0  # bytes that are in the log and not in the database file yet
         while True:
             try:
-                first = self._writes.get(timeout=QUIET_SECONDS if unmoved else None)
+                first = self._writes.get(timeout=QUIET_SECONDS if self._unmoved else None)
             except queue.Empty:
-                unmoved = self._move_log()
+                self._move_log()
                 continue
             if first is None:
                 return
@@ -183,14 +207,14 @@ class StreamStore:
             self._commit(batch)
             if last:
                 return
-            unmoved += sum(write.size for write in batch)
-            if unmoved >= MOST_UNMOVED_BYTES:
-                unmoved = self._move_log()
+            self._unmoved += sum(write.size for write in batch)
+            if self._unmoved >= MOST_UNMOVED_BYTES:
+                self._move_log()
 
-    def _move_log(self) -> int:
+    def _move_log(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # the log still has everything; the next write tells of a full disk
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        return 0
+        self._unmoved = 0
 
     def _gather(self, first: _Write) -> tuple[list[_Write], bool]:
         batch = [first]
@@ -231,12 +255,23 @@ class StreamStore:
         replaced_by = _superseded(batch)
         for place, write in enumerate(batch):
             if replaced_by[place] is None:
-                outcomes[place] = self._connection.execute(write.statement, write.values).rowcount
+                outcomes[place] = self._execute_one(write)
         for place in reversed(range(len(batch))):
             after = replaced_by[place]
             if after is not None:
                 outcomes[place] = outcomes[after]
         return outcomes
+
+    def _execute_one(self, write: _Write) -> int:
+        image = write.image
+        is_new = image is not None and self._connection.execute(_HAS_IMAGE, (image.digest,)).fetchone() is None
+        if image is not None and is_new:
+            self._connection.execute(_INSERT_IMAGE, (image.digest, str(image)))
+            self._unmoved += len(image)
+        count = self._connection.execute(write.statement, write.values).rowcount
+        if image is not None and is_new and not count:
+            self._connection.execute(_DELETE_UNNAMED_IMAGE, (image.digest,))
+        return count
 
     def _apply(self, batch: list[_Write]) -> list[int]:
         connection = self._connection
@@ -320,10 +355,11 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
     connection.execute("COMMIT")
 
 
-def _read(connection: sqlite3.Connection, file: Path) -> list[StoredStream]:
+def _read(connection: sqlite3.Connection, file: Path) -> tuple[list[StoredStream], dict[str, StyleImage]]:
     try:
         rows = connection.execute(_SELECT).fetchall()
-        return [_stored(row) for row in rows]
+        images = {digest: StyleImage(uri) for digest, uri in connection.execute(_SELECT_IMAGES)}
+        return [_stored(row) for row in rows], images
     except (sqlite3.Error, ValueError) as error:
         connection.close()
         raise ConfigurationError(f"{file} cannot be read: {error}.") from error

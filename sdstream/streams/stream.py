@@ -72,6 +72,7 @@ class Stream:
             if self.refusal is not None:
                 raise self.refusal
             live = self.live or await self._open_live()
+            answer: SessionAnswer | None = None
             try:
                 answer = await live.publish(offer)
                 given = self.saved.revision
@@ -79,6 +80,8 @@ class Stream:
             except BaseException:
                 if self.live is not live:
                     await live.close()
+                elif answer is not None:  # a publisher that was told no must not stay
+                    await live.end_publish_session(answer.session_id)
                 raise
             self.live = live
             live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered
@@ -297,7 +300,12 @@ class Stream:
 
     async def _open_live(self) -> LiveStream:
         live = LiveStream(
-            self.saved.id, self._clock, self._thresholds, emit=self.events.emit, on_error=self._note_error
+            self.saved.id,
+            self._clock,
+            self._thresholds,
+            emit=self.events.emit,
+            on_error=self._note_error,
+            on_recovery=self._forget_error,
         )
         await live.open(self._media, self.saved.params.output_size)
         return live
@@ -307,6 +315,11 @@ class Stream:
         self._error_at = self._clock.monotonic()
         self.events.emit("error", {"code": code, "message": message})
         log.warning("stream error", stream_id=self.saved.id, code=code, message=message)
+
+    def _forget_error(self, message: str) -> None:
+        """The lane runs without the error of that message again; what another cause noted since stays."""
+        if self._error == message:
+            self._error = self._error_at = None
 
     def _moments(self, health: WorkerHealth) -> Moments:
         if self.live is None:

@@ -4,7 +4,9 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
+from functools import cache
 
+import structlog
 from PIL import Image
 
 from sdstream.params import StreamParams, StyleImage
@@ -15,6 +17,11 @@ STYLE_IMAGE = "ip_adapter_style_image_url"
 
 MAX_PIXELS = 32_000_000
 CHECKS_AT_ONCE = 4
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
+"""What is opened, as Pillow calls it; the same that `params` lets pass in data URIs. Pillow knows many more, and some
+of its readers start other programs."""
+
+log = structlog.get_logger(__name__)
 
 
 class StyleImageChecker:
@@ -33,7 +40,7 @@ class StyleImageChecker:
     def check(self, stream_id: str, image: StyleImage, report: Callable[[str], None]) -> None:
         """Start looking at `image`; `report` is told what is wrong with it, if anything."""
         self.forget(stream_id)
-        task = asyncio.create_task(self._check(image, report), name=f"style image of {stream_id}")
+        task = asyncio.create_task(self._check(stream_id, image, report), name=f"style image of {stream_id}")
         self._checks[stream_id] = task
         task.add_done_callback(lambda done: self._drop(stream_id, done))
 
@@ -49,8 +56,9 @@ class StyleImageChecker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._fetcher.close()
 
-    async def _check(self, image: StyleImage, report: Callable[[str], None]) -> None:
+    async def _check(self, stream_id: str, image: StyleImage, report: Callable[[str], None]) -> None:
         try:
             async with self._places:
                 if image.is_data:
@@ -59,6 +67,9 @@ class StyleImageChecker:
                     await asyncio.to_thread(decode, await self._fetcher.fetch(str(image)))
         except FetchProblem as problem:
             report(f"The style image {problem}.")
+        except Exception as error:  # supervisor of a check: its end must be told, whatever it was
+            log.warning("style image check failed", stream_id=stream_id, exc_info=error)
+            report("The style image cannot be read.")
 
     def _drop(self, stream_id: str, task: asyncio.Task[None]) -> None:
         if self._checks.get(stream_id) is task:
@@ -77,7 +88,7 @@ def decode_data(uri: str) -> Image.Image:
 def decode(content: bytes) -> Image.Image:
     """The picture in `content`. Raises `FetchProblem` when there is none or it is too large."""
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=_readable_formats())
         if image.width * image.height > MAX_PIXELS:
             raise FetchProblem(f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS}")
         image.load()
@@ -87,6 +98,12 @@ def decode(content: bytes) -> Image.Image:
     return image
 
 
+@cache
+def _readable_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # a Pillow may be built without one, and then asks in vain
+
+
 def style_image_of(params: StreamParams) -> StyleImage | None:
     """The style image of the variants that have one."""
     return getattr(params, STYLE_IMAGE, None)
@@ -94,6 +111,7 @@ def style_image_of(params: StreamParams) -> StyleImage | None:
 
 __all__ = [
     "CHECKS_AT_ONCE",
+    "FORMATS",
     "MAX_PIXELS",
     "STYLE_IMAGE",
     "StyleImageChecker",

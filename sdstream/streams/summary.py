@@ -11,9 +11,12 @@ from sdstream.worker.ports import WorkerHealth, WorkerPhase
 
 
 def summarize(
-    streams: StreamDirectory, health: WorkerHealth, written: StoreStatistics, updates: Mapping[str, int]
+    streams: StreamDirectory, health: WorkerHealth, written: StoreStatistics, updates: Mapping[str, int], faults: int
 ) -> ServerStatistics:
-    """Add up what all streams, the worker and the store have done; `updates` counts by what they did."""
+    """Add up what all streams, the worker and the store have done; `updates` counts by what they did.
+
+    `faults` is the number of defects that supervisors caught.
+    """
     states = Counter({state.value: 0 for state in StreamState})
     states.update(stream.state.value for stream in streams)
     totals = streams.totals()
@@ -39,6 +42,7 @@ def summarize(
         worker_memory_total=health.memory_total,
         store_commits=written.commits,
         store_seconds=written.seconds,
+        faults=faults,
     )
 
 

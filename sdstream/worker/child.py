@@ -22,7 +22,8 @@ from sdstream.worker.messages import TO_SERVER, Message
 
 LOG_LINES = 50
 LONGEST_LINE = 2000
-END_SECONDS = 5.0
+END_SECONDS = 1.0
+"""How long a killed process that could not be listened to is waited for."""
 
 logger = structlog.get_logger(__name__)
 
@@ -59,8 +60,15 @@ class WorkerChild:
         with contextlib.suppress(BrokenPipeError):  # it ended already; the reader thread says so
             self._process.stdin.write(json.dumps(greeting).encode() + b"\n")
             self._process.stdin.close()
-        threading.Thread(target=self._read_lines, name="worker-log", daemon=True).start()
-        threading.Thread(target=self._read_messages, name="worker-reader", daemon=True).start()
+        try:
+            threading.Thread(target=self._read_lines, name="worker-log", daemon=True).start()
+            threading.Thread(target=self._read_messages, name="worker-reader", daemon=True).start()
+        except RuntimeError as error:  # a process that nobody listens to must not stay
+            self._process.kill()
+            self._channel.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+            raise OSError(str(error)) from error
 
     @property
     def channel(self) -> Channel:

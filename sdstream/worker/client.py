@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import structlog
 
 from sdstream.clock import Clock, epoch_milliseconds
 from sdstream.errors import InternalError
+from sdstream.logs import FoldedReporter
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker import supervision
@@ -33,6 +35,10 @@ from sdstream.worker.supervision import Action, Limits, SupervisionState
 
 STOP_SECONDS = 2.0
 """How long a worker may take to end in good order before it is killed."""
+KILL_SECONDS = 2.0
+"""How long a killed worker may take to be gone: one that hangs in a driver is left to the kernel."""
+FAULT_SECONDS = 1.0
+"""How long the supervisor pauses after a defect of its own."""
 
 logger = structlog.get_logger(__name__)
 
@@ -52,7 +58,8 @@ class WorkerProcess:
         self._lanes: dict[int, WorkerLane] = {}
         self._lane_numbers = itertools.count(1)
         self._generations = itertools.count(1)
-        self._memory_prefix = ""
+        self._own_prefix = f"{memory_prefix()}{secrets.token_hex(3)}-"
+        self._memory_prefix = self._own_prefix
         self._supervisor: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._is_ready = asyncio.Event()
@@ -62,6 +69,8 @@ class WorkerProcess:
         self._pong: Pong | None = None
         self._last_error: str | None = None
         self._last_logs: tuple[str, ...] = ()
+        self._faults = 0
+        self._reporter = FoldedReporter(logger, clock)
 
     # -- worker.ports.WorkerClient
 
@@ -107,6 +116,7 @@ class WorkerProcess:
             memory_total=None if pong is None else pong.memory_total,
             last_error=self._last_error,
             last_restart_logs=self._last_logs,
+            faults=self._faults,
         )
 
     @property
@@ -121,9 +131,10 @@ class WorkerProcess:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
-        if self._spare is not None:
-            self._spare.kill()
-            await self._spare.ended.wait()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            await _wait_until_gone(spare)
         child = self._child
         if child is not None:
             try:
@@ -135,31 +146,40 @@ class WorkerProcess:
                     await child.ended.wait()
             except TimeoutError:
                 child.kill()
-                await child.ended.wait()
+                await _wait_until_gone(child)
         for lane in list(self._lanes.values()):
             await lane.close()
-        sweep_own_memory(memory_prefix())
+        sweep_own_memory(self._own_prefix)
 
     # -- supervision, on the event loop
 
     async def _supervise(self) -> None:
         while True:
-            now = self._clock.monotonic()
-            heard_at = max(self._state.heard_at, self._heard_at)
-            busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
-            self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
-            action = supervision.decide(self._state, now, self._limits)
-            if action is not Action.WAIT:
-                self._carry_out(action)
-            if self._settings.worker_spare and self._spare is None and supervision.wants_spare(self._state, now):
-                self._start_spare(now)
+            try:
+                pause = self._take_turn()
+            except Exception as error:  # noqa: BLE001 -- supervisor of the supervision: without it no worker returns
+                self._faults += 1
+                self._reporter.report("turn", "worker_supervision_fault", exc_info=error)
+                pause = FAULT_SECONDS
             self._look.clear()
-            pause = supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
             try:
                 async with asyncio.timeout(pause):
                     await self._look.wait()
             except TimeoutError:
                 pass
+
+    def _take_turn(self) -> float:
+        """Do what is due now; returns how many seconds nothing else will be."""
+        now = self._clock.monotonic()
+        heard_at = max(self._state.heard_at, self._heard_at)
+        busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
+        self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
+        action = supervision.decide(self._state, now, self._limits)
+        if action is not Action.WAIT:
+            self._carry_out(action)
+        if self._settings.worker_spare and self._spare is None and supervision.wants_spare(self._state, now):
+            self._start_spare(now)
+        return supervision.seconds_until_next(self._state, self._clock.monotonic(), self._limits)
 
     def _carry_out(self, action: Action) -> None:
         now = self._clock.monotonic()
@@ -182,7 +202,7 @@ class WorkerProcess:
                 pass
 
     def _start_child(self, now: float) -> None:
-        self._memory_prefix = f"{memory_prefix()}{next(self._generations)}-"
+        self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
         self._ready = self._pong = None
         if child is None:
@@ -275,6 +295,14 @@ class WorkerProcess:
                 pass
             case _:
                 raise InternalError(f"a message the server does not take: {type(message).__name__}")
+
+
+async def _wait_until_gone(child: WorkerChild) -> None:
+    try:
+        async with asyncio.timeout(KILL_SECONDS):
+            await child.ended.wait()
+    except TimeoutError:
+        logger.error("worker_not_gone", process_id=child.process_id, seconds=KILL_SECONDS)
 
 
 __all__ = ["WorkerProcess"]

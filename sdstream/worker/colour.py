@@ -50,15 +50,17 @@ def upload(frame: I420Frame, size: PictureSize, device: torch.device) -> torch.T
 
     Another shape is cropped at its centre to fill `size` (see `crop_to_fill`).
     """
-    box = crop_to_fill(frame.size, size)
-    y = _cut(frame.y, box.left, box.top, box.width, box.height, device)
-    u = _cut(frame.u, box.left // 2, box.top // 2, box.width // 2, box.height // 2, device)
-    v = _cut(frame.v, box.left // 2, box.top // 2, box.width // 2, box.height // 2, device)
-    chroma = torch.stack((u, v)).unsqueeze(0).float()
-    luma = y[None, None].float()
-    luma = resize(luma, size.width, size.height)
-    chroma = resize(chroma, size.width // 2, size.height // 2)
+    luma, chroma = _sized_planes(frame, size, device)
     return rgb_from_planes(luma, chroma, frame.matrix, frame.full_range)
+
+
+def scale(frame: I420Frame, size: PictureSize, target: Plane, device: torch.device) -> PictureSize:
+    """Write the picture in another size into `target`, as `download` does, without a way over RGB.
+
+    Only for BT.601 limited range; what `upload` and `download` would make of it differs by one level at most.
+    """
+    luma, chroma = _sized_planes(frame, size, device)
+    return _store(_to_bytes(luma), _to_bytes(chroma), target)
 
 
 def download(image: torch.Tensor, target: Plane) -> PictureSize:
@@ -67,13 +69,7 @@ def download(image: torch.Tensor, target: Plane) -> PictureSize:
     `target` is uint8 [at least width * height * 3 / 2] in host memory. Returns the size. Values outside 0..1 are
     clipped to what eight bits can hold.
     """
-    size = PictureSize(image.shape[3], image.shape[2])
-    luma, chroma = planes_from_rgb(image.float())
-    y, u, v = (_tensor(plane) for plane in split_planes(target, size))
-    y.copy_(luma[0, 0])
-    u.copy_(chroma[0, 0])
-    v.copy_(chroma[0, 1])
-    return size
+    return _store(*planes_from_rgb(image.float()), target)
 
 
 def rgb_from_planes(luma: torch.Tensor, chroma: torch.Tensor, matrix: ColourMatrix, full_range: bool) -> torch.Tensor:
@@ -111,6 +107,26 @@ def resize(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
 
 def _even(value: float, limit: int) -> int:
     return max(2, min(limit, round(value / 2) * 2))
+
+
+def _sized_planes(frame: I420Frame, size: PictureSize, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luma float [1, 1, height, width] and chroma float [1, 2, height/2, width/2] of 0 to 255, cropped and resized."""
+    box = crop_to_fill(frame.size, size)
+    y = _cut(frame.y, box.left, box.top, box.width, box.height, device)
+    u = _cut(frame.u, box.left // 2, box.top // 2, box.width // 2, box.height // 2, device)
+    v = _cut(frame.v, box.left // 2, box.top // 2, box.width // 2, box.height // 2, device)
+    luma = y[None, None].float()
+    chroma = torch.stack((u, v)).unsqueeze(0).float()
+    return resize(luma, size.width, size.height), resize(chroma, size.width // 2, size.height // 2)
+
+
+def _store(luma: torch.Tensor, chroma: torch.Tensor, target: Plane) -> PictureSize:
+    size = PictureSize(luma.shape[3], luma.shape[2])
+    y, u, v = (_tensor(plane) for plane in split_planes(target, size))
+    y.copy_(luma[0, 0])
+    u.copy_(chroma[0, 0])
+    v.copy_(chroma[0, 1])
+    return size
 
 
 def _cut(plane: Plane, left: int, top: int, width: int, height: int, device: torch.device) -> torch.Tensor:
@@ -161,5 +177,6 @@ __all__ = [
     "planes_from_rgb",
     "resize",
     "rgb_from_planes",
+    "scale",
     "upload",
 ]

@@ -13,8 +13,9 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerUnavailable
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.params import StreamParams, dump_params
+from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
+from sdstream.worker.handover import ParamsHandover
 from sdstream.worker.messages import (
     IN_PLACE,
     CloseLane,
@@ -66,8 +67,7 @@ class WorkerLane:
     ) -> None:
         self.number = number
         self.stream_id = stream_id
-        self._params = params
-        self._revision = revision
+        self._handover = ParamsHandover(params, revision)
         self._listener = listener
         self._clock = clock
         self._forget = forget
@@ -82,8 +82,6 @@ class WorkerLane:
         self._output: FrameRing | None = None
         self._rings = 0
         self._returned: list[int] = []
-        self._unanswered: int | None = None
-        """The revision of the one update the worker has not answered yet; newer ones wait here for the answer."""
         self._under_way: dict[tuple[int, int], Submission] = {}
         self._waiting: deque[tuple[I420Frame, asyncio.Future[I420Frame]]] = deque()
         self._stash: I420Frame | None = None
@@ -120,10 +118,8 @@ class WorkerLane:
 
     def update(self, params: StreamParams, revision: int) -> None:
         with self._lock:
-            if revision < self._revision:
+            if not self._handover.want(params, revision):
                 return
-            self._params = params
-            self._revision = revision
             if self._status.phase is LanePhase.WAITING:
                 self._set_status(LaneStatus(LanePhase.WAITING, revision))
             self._send_update()
@@ -156,9 +152,9 @@ class WorkerLane:
                 return
             self._channel = channel
             self._memory_prefix = memory_prefix
-            self._unanswered = self._revision
-            channel.send(OpenLane(self.number, self.stream_id, dump_params(self._params), self._revision))
-            self._set_status(LaneStatus(LanePhase.LOADING, self._revision))
+            given = self._handover.begin()
+            channel.send(OpenLane(self.number, self.stream_id, given.text, given.revision, given.image))
+            self._set_status(LaneStatus(LanePhase.LOADING, given.revision))
             self._pump()
 
     def detach(self, reason: str) -> None:
@@ -167,7 +163,7 @@ class WorkerLane:
             if self._closed:
                 return
             self._let_go(WorkerUnavailable(reason))
-            self._set_status(LaneStatus(LanePhase.WAITING, self._revision, detail=reason))
+            self._set_status(LaneStatus(LanePhase.WAITING, self._handover.revision, detail=reason))
 
     def on_picture_out(self, message: PictureOut, channel: Channel) -> None:
         """A picture is done; on the reader thread. `channel` tells it from a message of an earlier worker."""
@@ -219,31 +215,29 @@ class WorkerLane:
 
     def on_use_ring(self, message: UseRing, channel: Channel) -> None:
         """The worker made memory for its output."""
-        ring = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
-        ring.unlink()
         with self._lock:
-            if channel is self._channel:
-                self._output = ring
-                self._returned.clear()
+            if channel is not self._channel:
+                return
+            self._output = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
+            self._output.unlink()
+            self._returned.clear()
 
     def on_report(self, message: LaneReport, channel: Channel) -> None:
         """The worker says where the lane stands."""
         with self._lock:
             if channel is not self._channel:
                 return
-            if self._unanswered is not None and message.revision >= self._unanswered:
-                self._unanswered = None
-            self._set_status(
-                LaneStatus(
-                    LanePhase(message.phase),
-                    message.revision,
-                    message.effective_sequence,
-                    message.detail,
-                    message.percent,
-                    message.error_code,
-                    message.error_message,
-                )
+            status = LaneStatus(
+                LanePhase(message.phase),
+                message.revision,
+                message.effective_sequence,
+                message.detail,
+                message.percent,
+                message.error_code,
+                message.error_message,
+                message.refused_revision,
             )
+            self._set_status(self._handover.hear(status))
             self._send_update()
             if self._status.phase is LanePhase.FAILED:
                 self._fail_waiting(_failure(message.error_code, message.error_message))
@@ -334,10 +328,9 @@ class WorkerLane:
                 self._hand_over(self._channel, slot, frame, None)
 
     def _send_update(self) -> None:
-        if self._channel is None or self._unanswered is not None or self._status.revision >= self._revision:
-            return
-        self._unanswered = self._revision
-        self._channel.send(UpdateLane(self.number, dump_params(self._params), self._revision))
+        given = None if self._channel is None else self._handover.next()
+        if self._channel is not None and given is not None:
+            self._channel.send(UpdateLane(self.number, given.text, given.revision, given.image))
 
     def _let_go(self, error: RequestError) -> None:
         self._channel = None
@@ -352,7 +345,7 @@ class WorkerLane:
         self._fail_waiting(error)
         self._input = self._output = None
         self._returned.clear()
-        self._unanswered = None
+        self._handover.stop()
 
     def _fail_waiting(self, error: RequestError) -> None:
         self._lost += len(self._waiting)

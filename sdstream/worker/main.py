@@ -32,7 +32,7 @@ from sdstream.worker.messages import (
     Warm,
 )
 from sdstream.worker.reception import Reception
-from sdstream.worker.scheduler import Scheduler, Turn, WantedParams
+from sdstream.worker.scheduler import Scheduler, Turn
 
 if TYPE_CHECKING:
     from sdstream.worker.devices import Device
@@ -122,7 +122,8 @@ class Worker:
                 if lane := self._lanes.get(message.lane):
                     lane.use_ring(message)
             case UpdateLane():
-                self._scheduler.update(message.lane, WantedParams(message.params, message.revision))
+                if lane := self._lanes.get(message.lane):
+                    self._scheduler.update(message.lane, lane.take_params(message))
             case OpenLane():
                 self._open(message)
             case CloseLane():
@@ -141,7 +142,7 @@ class Worker:
     def _open(self, message: OpenLane) -> None:
         assert self._device is not None
         assert self._configure is not None
-        self._lanes[message.lane] = self._make_lane(
+        lane = self._make_lane(
             message.lane,
             message.stream_id,
             device=self._device.torch_device,
@@ -151,7 +152,8 @@ class Worker:
             send=self._channel.send,
             clock=self._clock,
         )
-        self._scheduler.open(message.lane, WantedParams(message.params, message.revision))
+        self._lanes[message.lane] = lane
+        self._scheduler.open(message.lane, lane.take_params(message))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ HEADER = 4
 IN_PLACE = 0
 """The `PictureOut.ring` of a picture that stayed in its input slot; true rings count from 1."""
 LARGEST_MESSAGE = 64 * 1024 * 1024
-"""Bytes; params may carry a style image as a data URI, far below this."""
+"""Bytes; a style image is far below this."""
 
 
 class Message(msgspec.Struct, tag=True, array_like=True):
@@ -49,12 +49,15 @@ class OpenLane(Message):
     params: str
     """What `sdstream.params.dump_params` wrote."""
     revision: int
+    image: str | None = None
+    """The style image that `params` only name, a data URI; None when the worker was given it for this lane before."""
 
 
 class UpdateLane(Message):
     lane: int
     params: str
     revision: int
+    image: str | None = None
 
 
 class CloseLane(Message):
@@ -144,6 +147,7 @@ class LaneReport(Message):
     percent: float | None
     error_code: str | None
     error_message: str | None
+    refused_revision: int | None
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

@@ -25,7 +25,7 @@ class WorkerPhase(StrEnum):
 
 
 class LanePhase(StrEnum):
-    """Where a lane stands. FAILED lanes still exist and can be updated out of it."""
+    """Where a lane stands. A FAILED one has nothing to run; it still exists and can be updated out of it."""
 
     WAITING = "waiting"
     """The worker is not ready; the lane will be opened when it is."""
@@ -40,6 +40,9 @@ class LaneStatus:
 
     `revision` is the params revision in force. `effective_sequence` is the sequence of the first picture made under it,
     None until there is one. `percent` is 0 to 100 while loading. `error_code` is a code of `sdstream.errors`.
+
+    A READY lane with an error could not load `refused_revision`, a newer one, and goes on with `revision`; the error
+    goes with the next update that the lane takes up.
     """
 
     phase: LanePhase
@@ -49,6 +52,7 @@ class LaneStatus:
     percent: float | None = None
     error_code: str | None = None
     error_message: str | None = None
+    refused_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class LaneStatistics:
     submitted: int = 0
     processed: int = 0
     superseded: int = 0
-    """Pictures replaced by a newer one before the worker took them."""
+    """Pictures replaced by a newer one before the worker took them, or that came while no worker or only a failed lane
+    was there."""
     lost: int = 0
     """Pictures that were in the worker when it ended."""
 
@@ -91,6 +96,8 @@ class WorkerHealth:
     memory_total: int | None = None
     last_error: str | None = None
     last_restart_logs: tuple[str, ...] = ()
+    faults: int = 0
+    """Defects in the supervision of the process that were caught."""
 
 
 class LaneListener(Protocol):
@@ -115,14 +122,18 @@ class Lane(Protocol):
     async def process(self, frame: I420Frame) -> I420Frame:
         """Hand a picture over and wait for its result, in memory of its own: nothing is dropped. For whole files.
 
-        Raises `WorkerUnavailable` when the worker ends before the result is there, `ModelUnavailable` when the lane
-        failed.
+        Waits for a worker that is only starting. Raises `WorkerUnavailable` when the worker ends before the result is
+        there or the lane is closed, `ModelUnavailable` when the lane failed for want of a model, `InternalError` when
+        it failed otherwise.
         Several calls may be under way; results come in order.
         """
         ...
 
     def update(self, params: StreamParams, revision: int) -> None:
-        """Have the worker apply `params` at a picture boundary; newest wins. `on_lane_status` tells when it did."""
+        """Have the worker apply `params` at a picture boundary; newest wins. `on_lane_status` tells when it did.
+
+        Params that cannot be loaded leave those before in force, also across a restart of the worker.
+        """
         ...
 
     def statistics(self) -> LaneStatistics: ...

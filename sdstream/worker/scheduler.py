@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
+from sdstream.params import StyleImage
 from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import Arrival, FrameRing, Inbox
 
@@ -21,7 +22,7 @@ class WaitingPicture:
     ring: FrameRing
 
     @property
-    def unchanged_if_copied(self) -> bool:
+    def means_the_same(self) -> bool:
         """Whether its planes mean what output planes mean: BT.601, limited range."""
         return not (self.message.full_range or self.message.bt709)
 
@@ -46,10 +47,12 @@ class WaitingPicture:
 
 @dataclass(frozen=True, slots=True)
 class WantedParams:
-    """Params that are to be in force from the next picture on; `text` is what `dump_params` wrote."""
+    """Params that are to be in force from the next picture on; `text` is what `dump_params` wrote, and `image` what it
+    left out, if anything."""
 
     text: str
     revision: int
+    image: StyleImage | None = None
 
 
 @dataclass(slots=True)

@@ -2,15 +2,26 @@
 
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, SdstreamError
-from sdstream.frames import PictureSize
-from sdstream.params import ModelTable, StreamParams, load_params
+from sdstream.frames import PictureSize, Plane
+from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
-from sdstream.worker.messages import IN_PLACE, LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
+from sdstream.worker.messages import (
+    IN_PLACE,
+    LaneReport,
+    Message,
+    OpenLane,
+    PictureIn,
+    PictureOut,
+    SlotsReturned,
+    UpdateLane,
+    UseRing,
+)
 from sdstream.worker.pipelines import Pipeline, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
@@ -19,11 +30,19 @@ from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
 Send = Callable[[Message], None]
 
 
+class Refusal(NamedTuple):
+    """Params that could not be brought into force, and why."""
+
+    revision: int
+    code: str
+    message: str
+
+
 class LaneWork:
     """One lane in the worker.
 
-    Whichever thread reads the line calls `use_ring`, `accept` and `take_back`; the working thread calls `apply`, `make`
-    and `fail`.
+    Whichever thread reads the line calls `take_params`, `use_ring`, `accept` and `take_back`; the working thread calls
+    `apply`, `make` and `fail`.
     """
 
     def __init__(
@@ -52,12 +71,22 @@ class LaneWork:
         self._input: FrameRing | None = None
         self._output: FrameRing | None = None
         self._ledger = SlotLedger(0)
+        self._image: StyleImage | None = None
         self._pipeline: Pipeline | None = None
         self._revision = 0
-        self._reported_sequence = True
+        self._refusal: Refusal | None = None
+        self._effective_sequence: int | None = None
+        self._converted = False
+        """Whether the last picture could not stay as it was."""
         self.failed = False
 
     # -- the reading thread
+
+    def take_params(self, message: OpenLane | UpdateLane) -> WantedParams:
+        """What `apply` is to be given for this message, with the style image that it or one before it brought."""
+        if message.image is not None:
+            self._image = StyleImage(message.image)
+        return WantedParams(message.params, message.revision, self._image)
 
     def use_ring(self, message: UseRing) -> None:
         """The server made memory for its pictures."""
@@ -89,14 +118,20 @@ class LaneWork:
     # -- the working thread
 
     def apply(self, wanted: WantedParams) -> None:
-        """Bring params into force, by a new pipeline where the present one cannot take them."""
-        params = load_params(wanted.text, self._models)
-        self._revision = wanted.revision
+        """Bring params into force, by a new pipeline where the present one cannot take them.
+
+        When it raises, the lane is as it was: `fail` with the revision says what that means.
+        """
+        self._refusal = None
+        if self._pipeline is None:
+            self._revision = wanted.revision
+        images = {} if wanted.image is None else {wanted.image.digest: wanted.image}
+        params = load_params(wanted.text, self._models, images)
         if self._pipeline is None or not self._pipeline.apply(params):
-            self._pipeline = None
-            self._load(params)
+            self._pipeline = self._load(params)
+        self._revision = wanted.revision
         self.failed = False
-        self._reported_sequence = False
+        self._effective_sequence = None
         self._report(LanePhase.READY)
 
     def is_short(self, picture: WaitingPicture) -> bool:
@@ -107,7 +142,7 @@ class LaneWork:
     @property
     def is_slow(self) -> bool:
         """Whether pictures of this lane are expected to take long."""
-        return self._pipeline is not None and not self._pipeline.changes_nothing
+        return self._pipeline is not None and (self._converted or not self._pipeline.changes_nothing)
 
     def make(self, picture: WaitingPicture) -> None:
         """Make one picture and send it."""
@@ -116,16 +151,16 @@ class LaneWork:
             return
         started = self._clock.monotonic()
         pipeline = self._pipeline
-        if self._stays(pipeline, picture):
+        self._converted = not self._stays(pipeline, picture)
+        if not self._converted:
             size, ring, slot = picture.size, IN_PLACE, picture.message.slot
         else:
             output, slot = self._take_output(pipeline.output_size)
-            image = colour.upload(picture.frame(), pipeline.input_size, self._device)
-            size = colour.download(pipeline.process(image), output.slot(slot))
+            size = self._convert(pipeline, picture, output.slot(slot))
             ring = output.number
-        if not self._reported_sequence:
-            self._reported_sequence = True
-            self._report(LanePhase.READY, picture.message.sequence)
+        if self._effective_sequence is None:
+            self._effective_sequence = picture.message.sequence
+            self._report(LanePhase.READY)
         self._send(
             PictureOut(
                 self.number,
@@ -142,13 +177,21 @@ class LaneWork:
         )
 
     def fail(self, error: Exception, revision: int | None, picture: WaitingPicture | None) -> None:
-        """The lane cannot go on: say why, and give up what it has until new params come."""
-        self.failed = True
-        self._pipeline = None
-        self._revision = self._revision if revision is None else revision
+        """`apply` of `revision` or `make` of `picture` raised: say why.
+
+        Where `apply` did and older params are in force, the lane goes on with them. Otherwise it gives up what it has
+        until new params come.
+        """
         known = isinstance(error, SdstreamError)
         code = error.code if known else InternalError.code
         message = error.message if known else f"{type(error).__name__}: {error}"
+        if revision is not None and self._pipeline is not None:
+            self._refusal = Refusal(revision, code, message)
+            self._report(LanePhase.READY)
+            return
+        self.failed = True
+        self._pipeline = None
+        self._refusal = None
         self._report(LanePhase.FAILED, error_code=code, error_message=message)
         self.give_up([*(() if picture is None else (picture,)), *self._scheduler.drain(self.number)])
 
@@ -157,19 +200,27 @@ class LaneWork:
         for picture in pictures:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
-    def _load(self, params: StreamParams) -> None:
+    def _load(self, params: StreamParams) -> Pipeline:
+        # The pipeline before stays until this one stands, or there would be nothing to go back to.
         def progress(detail: str, percent: float | None) -> None:
             self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
         progress(f"preparing {params.model_id}", None)
-        self._pipeline = make_pipeline(params, self._device, progress, self._models)
+        return make_pipeline(params, self._device, progress, self._models)
+
+    def _convert(self, pipeline: Pipeline, picture: WaitingPicture, target: Plane) -> PictureSize:
+        frame = picture.frame()
+        if self._pass_unchanged and pipeline.changes_nothing and picture.means_the_same:
+            return colour.scale(frame, pipeline.output_size, target, self._device)
+        image = colour.upload(frame, pipeline.input_size, self._device)
+        return colour.download(pipeline.process(image), target)
 
     def _stays(self, pipeline: Pipeline, picture: WaitingPicture) -> bool:
         """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
         return (
             self._pass_unchanged
             and pipeline.changes_nothing
-            and picture.unchanged_if_copied
+            and picture.means_the_same
             and picture.size == pipeline.input_size
         )
 
@@ -189,23 +240,24 @@ class LaneWork:
     def _report(
         self,
         phase: LanePhase,
-        effective_sequence: int | None = None,
         *,
         detail: str = "",
         percent: float | None = None,
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> None:
+        refusal = self._refusal
         self._send(
             LaneReport(
                 self.number,
                 phase.value,
                 self._revision,
-                effective_sequence,
+                self._effective_sequence if phase is LanePhase.READY else None,
                 detail,
                 percent,
-                error_code,
-                error_message,
+                error_code if refusal is None else refusal.code,
+                error_message if refusal is None else refusal.message,
+                None if refusal is None else refusal.revision,
             )
         )
 

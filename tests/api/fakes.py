@@ -51,6 +51,8 @@ class FakeStreams:
         self.logged = asyncio.Event()
         self.followers = 0
         self.snapshots = 0
+        self.statuses = 0
+        self.caught = 0
         self.followed = asyncio.Event()
         self.fragments: list[str] = []
         self.links: tuple[str, ...] = ()
@@ -93,7 +95,8 @@ class FakeStreams:
 
     async def update(self, stream_id: str, body: object, *, dry_run: bool = False) -> UpdateOutcome:
         current = self.get(stream_id)
-        wanted = apply_update(current.params, body, self.models)
+        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
+        wanted = apply_update(current.params, body, self.models, fixed=fixed)
         change = classify(current.params, wanted.params, live=stream_id in self.publishers)
         if change.kind is ChangeKind.REFUSED:
             raise Conflict(change.reason)
@@ -110,6 +113,7 @@ class FakeStreams:
         del self.records[stream_id]
 
     def status(self, stream_id: str) -> StreamStatus:
+        self.statuses += 1
         record = self.get(stream_id)
         live = stream_id in self.publishers
         track = TrackStatistics("video", "H264", packets_received=90, packets_lost=10, jitter=0.002, round_trip=0.01)
@@ -139,6 +143,10 @@ class FakeStreams:
             latencies={"total": LatencySummary(0.0123, 0.0456)} if live else {},
             drops={"superseded": 3} if live else {},
         )
+
+    def state(self, stream_id: str) -> StreamState:
+        self.get(stream_id)
+        return StreamState.ONLINE if stream_id in self.publishers else StreamState.OFFLINE
 
     def by_key(self, stream_key: str) -> StreamRecord:
         self.check()
@@ -220,6 +228,9 @@ class FakeStreams:
     def worker_health(self) -> WorkerHealth:
         self.check()
         return self.health
+
+    def faults(self) -> int:
+        return self.caught
 
     def statistics(self) -> ServerStatistics:
         self.check()

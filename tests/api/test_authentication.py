@@ -7,6 +7,8 @@ import pytest
 
 from tests.api.conftest import CREATE, KEY, Site
 
+LOCAL = "http://127.0.0.1:8080"
+
 
 async def test_a_doubled_bearer_is_tolerated(site: Site) -> None:
     headers = {"Authorization": f"Bearer Bearer {KEY}"}
@@ -15,8 +17,45 @@ async def test_a_doubled_bearer_is_tolerated(site: Site) -> None:
 
 async def test_without_authentication_everybody_is_the_local_author(make_site: Callable[..., Site]) -> None:
     site = make_site(authentication=False)
-    answer = await site.client_with(None).post("/v1/streams", json=CREATE)
+    answer = await site.client_with(None, LOCAL).post("/v1/streams", json=CREATE)
     assert (answer.status_code, answer.json()["author"]) == (201, "local")
+
+
+@pytest.mark.parametrize(
+    ("base", "origin", "status"),
+    [
+        (LOCAL, None, 200),
+        (LOCAL, LOCAL, 200),
+        (LOCAL, "http://localhost:5173", 200),
+        (LOCAL, "chrome-extension://abcdef", 200),
+        ("http://[::1]:8080", None, 200),
+        ("http://studio.example", "https://studio.example", 200),
+        (LOCAL, "https://pages.example", 403),
+        (LOCAL, "HTTPS://pages.example", 403),
+        (LOCAL, "https://localhost.pages.example", 403),
+        (LOCAL, "http://[", 403),
+        (LOCAL, "null", 403),
+        ("http://rebound.example:8080", None, 403),
+        ("http://rebound.example:8080", "http://rebound.example:8080", 403),
+    ],
+)
+async def test_without_authentication_pages_of_the_web_are_kept_out(
+    make_site: Callable[..., Site], base: str, origin: str | None, status: int
+) -> None:
+    site = make_site(authentication=False, public_url="https://studio.example")
+    headers = {} if origin is None else {"Origin": origin}
+    client = site.client_with(None, base)
+    answers = [
+        await client.get("/v1/streams", headers=headers),
+        await client.get("/v1/capacity", headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [status, status]
+    assert {answer.headers["access-control-allow-origin"] for answer in answers} == {"*"}
+
+
+async def test_with_authentication_any_page_may_call(site: Site) -> None:
+    answer = await site.client.get("/v1/streams", headers={"Origin": "https://pages.example"})
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(

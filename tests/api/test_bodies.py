@@ -91,3 +91,16 @@ async def test_an_offer_of_any_bytes_is_answered(site: Site, content: bytes) -> 
     stream = await site.create()
     answer = await site.client.post(stream["whip_url"], content=content, headers={"Content-Type": "application/sdp"})
     assert answer.status_code in (201, 400)
+
+
+def test_a_repeated_member_among_very_many_is_found_in_one_pass() -> None:
+    # Quadratic work would take hours here, and the test's time limit ends it.
+    members = ",".join(f'"member{number}":0' for number in range(200_000))
+    with pytest.raises(BadRequest, match="'member199999' twice"):
+        parse_object(f'{{{members},"member199999":0}}'.encode())
+
+
+async def test_a_long_body_is_answered_like_a_short_one(site: Site) -> None:
+    params = {"model_id": "stabilityai/sd-turbo", "unknown": ["x" * 100] * 4000}
+    answer = await site.client.post("/v1/streams", json={"params": params})
+    assert answer.status_code == 201, answer.text

@@ -82,6 +82,12 @@ async def test_health_ready_and_ping_follow_the_worker(site: Site, phase: Worker
     assert answers["/health"].json()["worker"]["phase"] == phase.value
 
 
+async def test_health_tells_of_defects_that_were_caught(site: Site) -> None:
+    site.streams.caught = 3
+    body = (await site.client_with(None).get("/health")).json()
+    assert (body["status"], body["faults"]) == ("ok", 3)
+
+
 async def test_metrics_are_prometheus_text(site: Site) -> None:
     await site.create()
     answer = await site.client_with(None).get("/metrics")

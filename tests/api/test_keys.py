@@ -1,13 +1,15 @@
 """Keys: hashed, private, replaced in one piece, read again when another process changes them."""
 
+import asyncio
 import json
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from sdstream.api.keys import KeyRing, parse_bearer
+from sdstream.api.keys import REREAD_SECONDS, UNKNOWN_REREAD_SECONDS, KeyRing, parse_bearer
 from sdstream.clock import ManualClock
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
@@ -144,3 +146,73 @@ def test_the_time_of_creation_is_the_clocks(tmp_path: Path) -> None:
 )
 def test_parse_bearer(header: str | None, key: str | None) -> None:
     assert parse_bearer(header) == key
+
+
+async def test_on_an_event_loop_keys_of_other_processes_come_and_go(tmp_path: Path) -> None:
+    clock = ManualClock()
+    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
+    other = KeyRing.open(tmp_path, NO_KEYS)
+    key = other.create("theirs")
+    clock.advance(UNKNOWN_REREAD_SECONDS)
+    assert await ring.find_soon(key) is not None
+    assert other.revoke(other.entries()[0].id)
+    clock.advance(REREAD_SECONDS)
+    assert await ring.find_soon(key) is None
+    assert await ring.find_soon("x" * 5000) is None
+
+
+async def test_a_disk_that_hangs_holds_neither_the_loop_nor_known_keys_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
+    key = ring.create("mine")
+    over, looks = threading.Event(), list[str]()
+
+    def hang(_: KeyRing) -> None:
+        looks.append(threading.current_thread().name)
+        over.wait(20)
+
+    monkeypatch.setattr(KeyRing, "_read_file", hang)
+    monkeypatch.setattr("sdstream.api.keys.SLOW_DISK_SECONDS", 0.05)
+    clock.advance(2.0)
+    try:
+        async with asyncio.timeout(10):
+            found = [await ring.find_soon(each) for each in (key, "wrong", key)]
+        assert [entry is not None for entry in found] == [True, False, True]
+        assert len(looks) == 1
+        assert looks != [threading.main_thread().name]
+    finally:
+        over.set()
+        assert ring._refreshing is not None
+        await ring._refreshing
+
+
+async def test_wrong_keys_look_at_the_file_ten_times_a_second_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
+    looks = 0
+    read = KeyRing._read_file
+
+    def count(self: KeyRing) -> None:
+        nonlocal looks
+        looks += 1
+        read(self)
+
+    monkeypatch.setattr(KeyRing, "_read_file", count)
+    for _ in range(100):
+        clock.advance(0.01)
+        assert await ring.find_soon("wrong") is None
+    assert 5 <= looks <= 10
+
+
+def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdstream.api.keys.MOST_KEYS", 2)
+    ring = KeyRing.open(tmp_path, NO_KEYS)
+    ring.create("a")
+    ring.create("b")
+    with pytest.raises(ConfigurationError, match="2 keys already"):
+        ring.create("c")
+    assert len(ring.entries()) == 2

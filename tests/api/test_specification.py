@@ -8,7 +8,8 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from sdstream.api.specification import OPERATIONS, build_document
+from sdstream.api.operations import OPERATIONS
+from sdstream.api.specification import build_document
 from sdstream.params import ModelTable, apply_update, parse_create
 from sdstream.settings import Settings
 from tests.api.conftest import CREATE, OFFER, Site

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Callable
 
+import structlog.testing
+
 from sdstream.errors import Conflict
 from tests.api.conftest import CREATE, KEY, Site
 
@@ -65,6 +67,15 @@ async def test_list_shows_whole_streams(site: Site) -> None:
     assert (await site.client.get("/v1/streams")).json()["data"] == [stream]
 
 
+async def test_lists_and_stream_objects_show_the_state_without_a_whole_status(site: Site) -> None:
+    stream = await site.create()
+    await site.publish(stream)
+    listed = (await site.client.get("/v1/streams")).json()["data"][0]
+    patched = (await site.client.patch(f"/v1/streams/{stream['id']}", json={"params": {"prompt": "x"}})).json()
+    assert (stream["status"], listed["status"], patched["status"]) == ("OFFLINE", "ONLINE", "ONLINE")
+    assert site.streams.statuses == 0
+
+
 async def test_user_id_filters_the_list(site: Site) -> None:
     stream = await site.create()
     client = site.client
@@ -78,6 +89,22 @@ async def test_a_long_data_uri_is_shortened_in_lists_only(site: Site) -> None:
     assert stream["params"]["ip_adapter_style_image_url"] == image
     listed = (await site.client.get("/v1/streams")).json()["data"][0]
     assert len(listed["params"]["ip_adapter_style_image_url"]) < 100
+
+
+async def test_an_update_of_something_else_does_not_answer_with_the_whole_data_uri(site: Site) -> None:
+    images = [
+        "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(n)).decode() for n in (4000, 5000)
+    ]
+    stream = await site.create(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=images[0])
+    path = f"/v1/streams/{stream['id']}"
+    answer = (await site.client.patch(path, json={"params": {"prompt": "new"}})).json()
+    assert len(answer["params"]["ip_adapter_style_image_url"]) < 100
+    again = (await site.client.patch(path, json={"params": answer["params"]})).json()
+    assert again["applied"] == "unchanged"
+    changed = (await site.client.patch(path, json={"params": {"ip_adapter_style_image_url": images[1]}})).json()
+    assert changed["params"]["ip_adapter_style_image_url"] == images[1]
+    read = (await site.client.get(path)).json()
+    assert read["params"]["ip_adapter_style_image_url"] == images[1]
 
 
 async def test_delete_by_query_and_then_404(site: Site) -> None:
@@ -105,6 +132,22 @@ async def test_update_says_what_it_did(site: Site) -> None:
     body = (await site.client.patch(f"/v1/streams/{stream['id']}", json={"params": {"prompt": "x"}})).json()
     assert (body["applied"], body["changed"], body["revision"]) == ("hot", ["prompt"], 2)
     assert body["params"]["prompt"] == "x"
+
+
+async def test_a_client_that_sends_back_what_it_got_is_not_warned(site: Site) -> None:
+    stream = await site.create()
+    path = f"/v1/streams/{stream['id']}"
+    first = (await site.client.patch(path, json=stream)).json()
+    second = (await site.client.patch(path, json={**first, "params": {**first["params"], "prompt": "x"}})).json()
+    made = (await site.client.post("/v1/streams", json=second)).json()
+    assert [answer["warnings"] for answer in (first, second, made)] == [[], [], []]
+    assert (first["applied"], second["applied"]) == ("unchanged", "hot")
+
+
+async def test_a_client_that_sends_another_name_is_warned(site: Site) -> None:
+    stream = await site.create()
+    answer = await site.client.patch(f"/v1/streams/{stream['id']}", json={**stream, "name": "another"})
+    assert answer.json()["warnings"] == ["name is fixed when a stream is created and was ignored"]
 
 
 async def test_update_keeps_what_is_not_sent(site: Site) -> None:
@@ -233,3 +276,13 @@ async def test_the_old_prompts_endpoint_merges(site: Site) -> None:
 async def test_the_playground_is_told_by_its_client_source(site: Site) -> None:
     answer = await site.client.post("/v1/streams", json=CREATE, headers={"x-client-source": "playground"})
     assert answer.json()["from_playground"] is True
+
+
+async def test_warnings_come_back_and_are_logged_once(site: Site) -> None:
+    stream = await site.create()
+    body = {"params": {"prompt": "x", "no_such_parameter": 1}}
+    with structlog.testing.capture_logs() as lines:
+        answers = [await site.client.patch(f"/v1/streams/{stream['id']}", json=body) for _ in range(3)]
+    assert all("no_such_parameter" in answer.json()["warnings"][0] for answer in answers)
+    noted = [line for line in lines if line.get("warnings")]
+    assert [line["stream_id"] for line in noted] == [stream["id"]]

@@ -1,6 +1,5 @@
 """A headless Chromium with a fake camera, and a page on an origin of its own that holds the browser package."""
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,27 +7,10 @@ import pytest
 from aiohttp import web
 from playwright.async_api import BrowserContext, Page, async_playwright
 
+from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
 from tests.support.sdks import CLIENTS, missing_clients
 
 PACKAGE = CLIENTS / "node_modules" / "@daydreamlive" / "browser" / "dist"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-]
-
-
-def chromium() -> str | None:
-    """The Chromium of this machine."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 @pytest.fixture
@@ -36,10 +18,10 @@ async def context(tmp_path: Path) -> AsyncIterator[BrowserContext]:
     """A fresh browser profile."""
     path = chromium()
     if path is None:
-        pytest.skip("Chromium is not installed")
+        pytest.skip(NO_CHROMIUM)
     async with async_playwright() as playwright:
         context = await playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=path, headless=True, args=FLAGS
+            tmp_path / "profile", executable_path=path, headless=True, args=list(FLAGS)
         )
         yield context
         await context.close()

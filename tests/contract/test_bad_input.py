@@ -198,6 +198,7 @@ def test_a_port_in_use_stops_the_start_with_a_clear_line(tmp_path: Path, server:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 async def test_two_servers_cannot_share_a_data_directory_by_mistake(
     make_server: Callable[..., LiveServer],
 ) -> None:

@@ -66,10 +66,8 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SDSTREAM_")}
 
 
-@pytest.mark.slow
-async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_colours(rest: Rest) -> None:
-    clip = film("carphone_pristine.mp4")  # 120 pictures shown as 4:3
-    size = (512, 384)
+async def play(rest: Rest, clip: Path, size: tuple[int, int]) -> list[tuple[int, Picture]]:
+    """Publish `clip`, 120 pictures, into a new stream of `size`; the numbered pictures that a viewer sees, in order."""
     stream = await rest.create(SMALL | {"width": size[0], "height": size[1]})
     seen: list[tuple[int, Picture]] = []
 
@@ -93,22 +91,32 @@ async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_col
         assert process.returncode == 0, complaints.decode()
         # A stock aiortc viewer completes a picture when the next one begins: here, the placard after the film.
         await viewer.wait_kind("placard")
-        drops = (await rest.status(stream["id"]))["drops"]
-    report = json.loads(output)
-    assert report["frames"] == 120
+    assert json.loads(output)["frames"] == 120
+    return seen
+
+
+@pytest.mark.slow
+async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_colours(rest: Rest) -> None:
+    clip = film("carphone_pristine.mp4")  # 120 pictures shown as 4:3
+    size = (512, 384)
+    missing: list[int] = []
+    seen: list[tuple[int, Picture]] = []
+    for _ in range(3):  # late pictures are dropped by rule, so a machine busy with something else gets another try
+        seen = await play(rest, clip, size)
+        missing = sorted(set(range(120)) - {number for number, _ in seen})
+        if not missing:
+            break
+    assert not missing
     numbers = [number for number, _ in seen]
     # In order; a picture is sent a second time only where nothing follows it for a moment.
     assert numbers == sorted(numbers)
     assert len(numbers) - len(set(numbers)) < 12
-    # On an idle machine nothing is missing; what a busy one drops is dropped by rule, and counted.
-    missing = sorted(set(range(120)) - set(numbers))
-    assert len(missing) <= min(60, sum(drops.values())), f"{missing} are missing, counted drops: {drops}"
     skip = size[0] // CELLS + 10  # the row of cells and what the codec smears of it
     errors: list[float] = []
     shifts: list[Pixels] = []
     received = dict(seen)
     for number, theirs in enumerate(read_film(clip, size)):
-        if number % 10 or number not in received:
+        if number % 10:
             continue
         assert received[number].size == size
         mine = as_pixels(received[number].frame, size)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import statistics
 import sys
@@ -57,25 +58,34 @@ async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow:
         stream = await rest.create(SMALL | {"image_preprocessing": block("passthrough")})
         async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
             await viewer.wait_kind("card")
-            await rest.wait_state(stream["id"], "ONLINE")
+            await rest.wait_state(stream["id"], "ONLINE", seconds=30)
+            # A server that has run for some seconds; one just started still fills the page cache with torch.
+            await eventually(lambda: asyncio.to_thread(fragile.has_settled), seconds=40, what="a warm spare worker")
             before = await rest.status(stream["id"])
             victim = fragile.worker()
-            seen: list[str] = []
-            viewer.on_picture = lambda picture: seen.append("placard" if picture.is_placard() else "card")
+            cards: list[float] = []
+            placards: list[float] = []
+            viewer.on_picture = lambda picture: (cards if picture.is_card() else placards).append(picture.at)
+
+            async def replaced() -> bool:
+                inference = (await rest.status(stream["id"]))["inference_status"]
+                return inference["restart_count"] == before["inference_status"]["restart_count"] + 1
+
             with preserved(publisher, viewer):
                 async with polled(rest, stream["id"]) as times:
                     victim.send_signal(getattr(signal, blow))
                     struck = time.monotonic()
-                    placard = await viewer.wait_kind("placard", seconds=5)
-                    back = await viewer.wait_kind("card", seconds=20)
-            recovery = back.at - struck
-            assert recovery < 5.0, (
-                f"pictures came back {recovery:.1f} s after {blow}; placard after {placard.at - struck:.1f} s"
-            )
-            assert max(times) < 0.25, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
-            assert fragile.worker().pid != victim.pid
+                    await eventually(replaced, what="a restart in the status")
+                    await eventually(lambda: fragile.worker_pid() != victim.pid, what="another worker")
+                    await viewer.wait_kind("card", seconds=20)
+            # A warm spare may take over so fast that there is nothing to show a placard for.
+            gaps = itertools.pairwise([struck, *(at for at in cards if at > struck)])
+            lost, back = max(gaps, key=lambda gap: gap[1] - gap[0])
+            assert back - struck < 5.0, f"pictures came back {back - struck:.1f} s after {blow}"
+            if back - lost > 3.0:
+                assert any(lost < at < back for at in placards), f"{back - lost:.1f} s without pictures or placard"
+            assert max(times) < 0.5, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
             after = await rest.status(stream["id"])
-            assert after["inference_status"]["restart_count"] == before["inference_status"]["restart_count"] + 1
             assert after["inference_status"]["last_restart_time"]
             assert not psutil.pid_exists(victim.pid) or victim.status() == psutil.STATUS_ZOMBIE
             # Updates reach the new worker as they reached the old one.
@@ -105,6 +115,7 @@ async def test_a_killed_server_comes_back_with_the_same_streams(make_server: Cal
             await viewer.wait_kind("card")
 
 
+@pytest.mark.slow
 async def test_sigterm_ends_server_and_worker_with_status_zero(make_server: Callable[..., LiveServer]) -> None:
     live = make_server()
     async with Rest(live) as rest:

@@ -1,6 +1,7 @@
 """The small decisions: output clock, viewer gate, reports, addresses, counters of loss."""
 
 import itertools
+import socket
 import struct
 from fractions import Fraction
 
@@ -8,10 +9,13 @@ import pytest
 from aiortc.rtp import RtcpPacket, RtcpRrPacket, RtcpRtpfbPacket, RtcpSrPacket
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from sdstream.errors import ConfigurationError
 from sdstream.frames import VIDEO_CLOCK
+from sdstream.media.embedded import ice as ice_module
 from sdstream.media.embedded.addresses import Addressing, interface_addresses
+from sdstream.media.embedded.ice import AddressedGatherer
 from sdstream.media.embedded.reports import (
     ArrivalReport,
     Reception,
@@ -164,7 +168,28 @@ def test_loopback_is_advertised_when_http_listens_there() -> None:
     assert abroad == interface_addresses() or abroad == ["127.0.0.1"]
 
 
-@pytest.mark.parametrize("url", ["http://example.org", "stun:", "turn", "x"])
+@pytest.mark.parametrize(
+    "url", ["http://example.org", "stun:", "turn", "x", "stun:a b", "stun:[::1", "stun:host:x", "stun:host:70000"]
+)
 def test_ice_servers_that_cannot_be_used_stop_the_start(url: str) -> None:
     with pytest.raises(ConfigurationError, match="webrtc_ice_servers"):
         Addressing.from_settings(make_settings(webrtc_ice_servers=(url,)))
+
+
+@pytest.mark.parametrize("url", ["turn:turn.example.org:3478", "turns:turn.example.org?transport=tcp"])
+def test_turn_servers_are_refused_as_long_as_they_do_not_work(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="do not work yet"):
+        Addressing.from_settings(make_settings(webrtc_ice_servers=(url,)))
+
+
+async def test_a_stun_server_that_does_not_answer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice_module, "STUN_SECONDS", 0.05)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"stun:127.0.0.1:{silent.getsockname()[1]}"
+        gatherer = AddressedGatherer(Addressing(addresses=("127.0.0.1",), servers=(server,)))
+        with capture_logs() as lines:
+            await gatherer.gather()
+    assert [line["server"] for line in lines] == [server.removeprefix("stun:")]
+    assert [candidate.type for candidate in gatherer.connection.local_candidates] == ["host"]
+    await gatherer.connection.close()

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdstream.errors import InvalidSdp
@@ -158,7 +158,12 @@ def test_transport_is_that_of_the_first_accepted_section_of_the_bundle() -> None
         (re.sub("a=setup:actpass", "a=setup:holdconn", browser_offer()), "setup"),
         (browser_offer().replace("rtpmap:96 VP8/90000", "rtpmap:96 VP8"), "rtpmap"),
         ("v=0\n" + "a=x:y\n" * 100_000, "longer"),
+        ("v=0\n" + "a=x:y\n" * 2001, "more than 2000 lines"),
+        ("v=0\na=x:" + "y" * 4000, "line of more than 4000"),
         ("v=0\n" + "m=audio 9 RTP/AVP 0\n" * 65, "media sections"),
+        (browser_offer().replace("rtpmap:96 ", f"rtpmap:{'9' * 3900} "), "rtpmap"),
+        (browser_offer().replace("rtpmap:96 ", "rtpmap:\u0669\u0666 "), "rtpmap"),
+        (browser_offer().replace("VP8/90000", f"VP8/{'9' * 3900}"), "rtpmap"),
     ],
 )
 def test_bad_offers_say_what_is_wrong(text: str, words: str) -> None:
@@ -198,7 +203,28 @@ def test_damaged_offers_are_answered_or_refused(data: st.DataObject) -> None:
     assert len(parse_offer(answer).sections) == len(offer.sections)
 
 
+NUMBERS = ("9" * 3500, "9" * 4301, "9" * 5000, "\u0669" * 20, "\u00b2", "-1", "0", str(2**64))
+"""What generators hardly find: Python converts no text of more than 4300 digits, and `isdigit` is true of a square."""
+
+
+@pytest.mark.parametrize("client", ["obs", "browser"])
+def test_strange_numbers_anywhere_are_answered_or_refused(client: str) -> None:
+    text = CLIENTS[client]
+    outcomes: dict[bool, int] = {True: 0, False: 0}
+    for place in re.finditer("[0-9]+", text):
+        for number in NUMBERS:
+            try:
+                answer = publish_answer(text[: place.start()] + number + text[place.end() :])
+            except InvalidSdp:
+                outcomes[False] += 1
+            else:
+                parse_offer(answer)
+                outcomes[True] += 1
+    assert min(outcomes.values()) > 100, outcomes
+
+
 @given(st.text(max_size=400))
+@example("v=0\na=rtpmap:" + "9" * 5000)
 @settings(max_examples=200, deadline=None)
 def test_noise_is_no_offer(text: str) -> None:
     with pytest.raises(InvalidSdp):
@@ -216,7 +242,7 @@ def test_fragment_gives_its_candidates() -> None:
     assert parse_fragment(text) == ("1387637174 1 udp 2122260223 192.0.2.1 61764 typ host generation 0",)
 
 
-@pytest.mark.parametrize("text", ["", "no fragment", "x", "a=sendrecv"])
+@pytest.mark.parametrize("text", ["", "no fragment", "x", "a=sendrecv", f"a=candidate:{'9' * 5000} 1 udp"])
 def test_what_is_no_fragment_is_refused(text: str) -> None:
     with pytest.raises(InvalidSdp):
         parse_fragment(text)

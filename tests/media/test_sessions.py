@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sdstream.clock import SystemClock
 from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
 from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded import stream as stream_module
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
 from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer, make_settings
@@ -118,6 +120,56 @@ async def test_an_address_behind_a_router_is_advertised_as_given(echo: Echo) -> 
     candidates = [line.split()[4] for line in answer.sdp.splitlines() if line.startswith("a=candidate")]
     assert set(candidates) == {"203.0.113.7"}
     await media.close()
+
+
+@pytest.fixture
+async def narrow(echo: Echo) -> AsyncIterator[EmbeddedStream]:
+    """A stream with a place for one viewer."""
+    media = EmbeddedMedia(make_settings(max_viewers=1), SystemClock())
+    echo.stream = await media.open_stream("stream", SIZE, echo)
+    yield echo.stream
+    await media.close()
+
+
+async def test_a_viewer_that_fell_silent_gives_its_place_to_the_next(
+    narrow: EmbeddedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow.send_placard(Placard("Hello"))
+    async with DirectViewer(narrow) as first:
+        await eventually(lambda: first.count > 0)
+        with pytest.raises(CapacityReached):
+            await narrow.watch(OBS_WHEP)
+        session = narrow._sessions.viewers[first.session_id]
+        first.vanish()
+        monkeypatch.setattr(stream_module, "SILENT_SECONDS", 0.3)
+        await eventually(lambda: SystemClock().monotonic() - session.heard_at > 0.3)
+        async with DirectViewer(narrow) as second:
+            await eventually(lambda: second.count > 0)
+            assert narrow.statistics().viewers == 1
+            assert await narrow.end_session(first.session_id) is False
+
+
+async def test_a_viewer_that_reports_keeps_its_place(narrow: EmbeddedStream) -> None:
+    narrow.send_placard(Placard("Hello"))
+    async with DirectViewer(narrow) as viewer:
+        await eventually(lambda: viewer.count > 0)
+        session = narrow._sessions.viewers[viewer.session_id]
+        connected_at = session.heard_at
+        await eventually(lambda: session.heard_at > connected_at + 1)
+        with pytest.raises(CapacityReached):
+            await narrow.watch(OBS_WHEP)
+
+
+async def test_a_killed_publisher_is_replaced_at_once(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectPublisher(stream) as first:
+        await eventually(lambda: stream.statistics().publisher is PublisherState.CONNECTED)
+        first.vanish()
+        async with DirectPublisher(stream) as second:
+            count = echo.count
+            await eventually(lambda: echo.count > count + 5, seconds=5)
+            assert PublisherState.ABSENT not in echo.states
+            assert await stream.end_session(first.session_id) is False
+            assert await stream.end_session(second.session_id) is True
 
 
 def open_files() -> int:

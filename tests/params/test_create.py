@@ -139,6 +139,7 @@ def test_params_must_be_an_object(member: str) -> None:
 def test_name_and_target_are_read() -> None:
     request = parse_create({"name": " my stream ", "output_rtmp_url": "rtmp://example.org/live/key"}, MODELS)
     assert (request.name, request.output_rtmp_url) == ("my stream", "rtmp://example.org/live/key")
+    assert request.warnings == ("output_rtmp_url is stored; this version does not push to it yet",)
 
 
 def test_name_and_target_may_be_absent_or_null() -> None:

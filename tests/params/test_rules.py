@@ -269,6 +269,27 @@ def test_output_size_counts_the_upscalers_in_force(params: dict[str, Any], size:
     assert str(created(SD_TURBO, **params).output_size) == size
 
 
+@pytest.mark.parametrize(
+    ("field", "processors"),
+    [
+        ("image_preprocessing", [{"type": "upscale", "params": {"scale_factor": 4}}] * 5),
+        ("image_preprocessing", [{"type": "upscale", "params": {"scale_factor": 4, "image_resolution": 4096}}]),
+        ("image_postprocessing", [{"type": "upscale", "params": {"scale_factor": 4, "image_resolution": 4096}}]),
+    ],
+)
+def test_pictures_between_processors_beyond_4096_are_refused(field: str, processors: list[dict[str, Any]]) -> None:
+    problems = refusal({"params": {field: {"processors": processors}}})
+    assert "4096 is the most" in problems[f"params.{field}"]["problem"]
+    created(SD_TURBO, **{field: {"processors": processors, "enabled": False}})
+
+
+def test_processors_at_large_sizes_are_bounded_together() -> None:
+    large = {"type": "canny", "params": {"detect_resolution": 4096}}
+    created(SD_TURBO, image_preprocessing={"processors": [large] * 2}, image_postprocessing={"processors": [large] * 2})
+    body = {"image_preprocessing": {"processors": [large] * 3}, "image_postprocessing": {"processors": [large] * 2}}
+    assert "together" in refusal({"params": body})["params.image_preprocessing"]["problem"]
+
+
 def test_an_output_beyond_4096_is_refused() -> None:
     assert str(created(SD_TURBO, width=1024, **_upscale(4)).output_size) == "4096x2048"
     assert refused_fields(SD_TURBO, **_upscale(4, 2.25)) == {"params.image_postprocessing"}

@@ -230,3 +230,14 @@ def test_a_refused_update_is_atomic() -> None:
     with pytest.raises(InvalidParams):
         updated(before, prompt="good", width=100)
     assert before.model_dump_json() == text
+
+
+def test_a_shortened_style_image_that_is_sent_back_changes_nothing() -> None:
+    picture = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+    stream = created(SDXL_TURBO, ip_adapter_style_image_url=picture)
+    wire = wire_params(stream, short_images=True)
+    assert apply_update(stream, {"params": wire | {"prompt": "new"}}, MODELS).params == stream.model_copy(
+        update={"prompt": "new"}
+    )
+    with pytest.raises(InvalidParams):
+        apply_update(created(SDXL_TURBO), {"params": wire}, MODELS)

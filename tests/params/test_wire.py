@@ -9,7 +9,7 @@ from daydream.models.getstreambyidop import GetStreamByIDResponse
 from daydream.models.updatestreamop import UpdateStreamResponse
 
 from sdstream.errors import InvalidParams
-from sdstream.params import ModelTable, Sd15Params, StreamParams, dump_params, load_params, wire_params
+from sdstream.params import ModelTable, Sd15Params, StreamParams, dump_params, image_apart, load_params, wire_params
 from sdstream.params.controlnets import CONTROLNETS, controlnet_ids
 from sdstream.params.presets import daydream_preset
 from sdstream.params.variants import VARIANTS
@@ -131,6 +131,40 @@ def test_the_store_gives_back_what_it_got(make: Any, model_id: str) -> None:
     assert load_params(dump_params(params)) == params
 
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+
+
+def test_a_style_image_is_kept_apart_from_stored_parameters() -> None:
+    params = created(SDXL_TURBO, ip_adapter_style_image_url=PICTURE, prompt="beside it")
+    text, image = dump_params(params), image_apart(params)
+    assert image is not None
+    assert image == PICTURE
+    assert "AAAA" not in text
+    assert load_params(text, MODELS, {image.digest: image}) == params
+    with pytest.raises(InvalidParams, match="not kept"):
+        load_params(text, MODELS)
+
+
+def test_a_style_image_in_stored_parameters_of_an_earlier_version_is_read() -> None:
+    params = created(SDXL_TURBO, ip_adapter_style_image_url=PICTURE)
+    text = json.dumps({"family": params.family, **wire_params(params)})
+    assert load_params(text, MODELS) == params
+
+
+def test_a_style_image_with_an_address_is_not_kept_apart() -> None:
+    params = created(SDXL_TURBO, ip_adapter_style_image_url="https://example.org/a.png")
+    assert image_apart(params) is None
+    assert load_params(dump_params(params), MODELS) == params
+
+
+def test_the_name_of_a_kept_style_image_is_no_value_of_the_wire() -> None:
+    name = json.loads(dump_params(created(SDXL_TURBO, ip_adapter_style_image_url=PICTURE)))[
+        "ip_adapter_style_image_url"
+    ]
+    with pytest.raises(InvalidParams):
+        created(SDXL_TURBO, ip_adapter_style_image_url=name)
+
+
 def test_stored_parameters_of_a_lost_model_keep_their_family() -> None:
     table = ModelTable()
     text = dump_params(created(DREAMSHAPER)).replace(DREAMSHAPER, "gone/model")
@@ -153,8 +187,8 @@ def test_a_broken_store_text_is_refused(text: str) -> None:
 
 
 def test_a_long_style_image_is_short_in_lists_and_whole_elsewhere() -> None:
-    picture = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
-    params = created(SDXL_TURBO, ip_adapter_style_image_url=picture)
-    assert wire_params(params)["ip_adapter_style_image_url"] == picture
-    short = wire_params(params, short_images=True)["ip_adapter_style_image_url"]
-    assert short == f"data:image/png;base64,... ({len(picture)} characters)"
+    params = created(SDXL_TURBO, ip_adapter_style_image_url=PICTURE)
+    whole, short = wire_params(params), wire_params(params, short_images=True)
+    assert whole["ip_adapter_style_image_url"] == PICTURE
+    assert short["ip_adapter_style_image_url"] == f"data:image/png;base64,... ({len(PICTURE)} characters)"
+    assert list(short) == list(whole)

@@ -1,7 +1,6 @@
 """A real Chromium that looks at the playground, with everything it complained about and every address it asked for."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,19 +9,6 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, R
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-)
 READ_PICTURE = """(id) => {
   const video = document.getElementById(id);
   const canvas = document.createElement("canvas");

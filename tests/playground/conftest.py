@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from tests.playground.browser import CHROMIUM, FLAGS, PlaygroundPage
+from tests.playground.browser import PlaygroundPage
+from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
 from tests.support.server import LiveServer
 
 DESKTOP = {"width": 1440, "height": 900}
@@ -14,10 +15,11 @@ DESKTOP = {"width": 1440, "height": 900}
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # The module is the longest scope in which no asynchronous test can run: Playwright keeps a running event loop here.
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
+    path = chromium()
+    if path is None:
+        pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
         yield browser
         browser.close()
 

@@ -148,6 +148,18 @@ def test_code_holds_the_present_settings(playground: PlaygroundPage) -> None:
         assert read(code) == settings, language
 
 
+def test_shorter_schedule_takes_the_steps_along(playground: PlaygroundPage) -> None:
+    playground.element("diffusion").check()
+    schedule = playground.page.get_by_role("slider", name="Schedule length")
+    schedule.fill("15")
+    assert playground.settings()["t_index_list"] == [12, 15, 15]
+    schedule.press("ArrowRight")  # still the same slider: it was not drawn anew under the hand
+    assert playground.settings()["num_inference_steps"] == 16
+    playground.page.get_by_role("slider", name="Step 1").fill("14")
+    playground.page.get_by_role("slider", name="Step 3").fill("9")
+    assert playground.settings()["t_index_list"] == [9, 9, 9]
+
+
 def test_python_code_runs_as_it_is(playground: PlaygroundPage) -> None:
     playground.element("code-drawer").locator("summary").click()
     playground.page.get_by_role("tab", name="Python").click()

@@ -29,6 +29,7 @@ def test_camera_comes_back_processed(playground: PlaygroundPage, artifacts: Path
         lambda: float(playground.page.locator(".reading-input b").text_content() or "nan") > 5, what="the input rate"
     )
     playground.page.screenshot(path=artifacts / "playground.png")
+    assert playground.stream()["from_playground"] is True
     playground.stop()
     assert playground.streams() == []
 
@@ -105,11 +106,14 @@ def test_snapshot_is_a_picture_of_the_stream_size(playground: PlaygroundPage) ->
 def test_refused_change_is_told_and_taken_back(playground: PlaygroundPage) -> None:
     playground.choose_source("test")
     playground.start()
+    size = playground.page.locator("details", has_text="Width")
+    size.locator("summary").click()
     after = playground.page.get_by_role("group", name="After diffusion")
     after.get_by_label("Add a processor").select_option("upscale")
     playground.until(lambda: "Not changed." in playground.text("messages"), what="the message")
     assert "409" in playground.text("messages")
     assert after.locator("li").count() == 0
+    assert size.get_attribute("open") is not None, "the panel was drawn anew"
     assert playground.stream()["params"]["image_postprocessing"] in (None, {"enabled": True, "processors": []})
     # The browser itself notes each answer of 400 and above in the console; here it is the point of the test.
     playground.complaints.clear()

@@ -1,9 +1,11 @@
 """Running `sdstream` as a user does, in a process of its own, with no setting from the environment."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -26,3 +28,27 @@ def sdstream(
         check=False,
         timeout=seconds,
     )
+
+
+@contextlib.contextmanager
+def started(*arguments: str, environment: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A run to be interrupted; killed at the end if it still runs.
+
+    Children of a background job inherit that Ctrl-C is ignored, and so would the command: a handler here undoes that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sdstream", *arguments],
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

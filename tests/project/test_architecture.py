@@ -11,12 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdstream"
 LONGEST_FILE = 400
-LONGER = {
-    "sdstream/api/specification.py": 560,  # one table: every operation of the OpenAPI document
-    "sdstream/media/embedded/peer.py": 420,  # one connection: splitting it would share its private state
-}
-"""Files that may be longer than the others, and why."""
-
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "ctypes", "mmap"}
 SERVER_SIDE = (
     "sdstream.cli",
@@ -79,9 +73,7 @@ def exported(tree: ast.Module) -> list[str] | None:
 
 def test_no_file_is_longer_than_a_person_reads_at_once() -> None:
     lengths = {name_of(file): len(file.read_text("utf-8").splitlines()) for file in sources()}
-    too_long = {name: lines for name, lines in lengths.items() if lines > LONGER.get(name, LONGEST_FILE)}
-    assert not too_long
-    assert not [name for name in LONGER if lengths.get(name, 0) <= LONGEST_FILE], "no longer an exception"
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
 
 
 @pytest.mark.parametrize("file", sources(), ids=name_of)

@@ -3,8 +3,6 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from sdstream.commands.camera import FilePictures, TestCard
 from sdstream.commands.publish import choose_size
 from sdstream.commands.video import VideoFacts, VideoReader, to_i420
 from sdstream.frames import PictureSize
-from tests.project.commands import environment, sdstream
+from tests.project.commands import environment, sdstream, started
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
@@ -59,20 +57,10 @@ def test_ctrl_c_ends_the_session(server: LiveServer, tmp_path: Path) -> None:
         def state() -> str:
             return api.get(f"/v1/streams/{stream['id']}/status").json()["data"]["state"]
 
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sdstream", "publish", "testsrc", "--url", stream["whip_url"]],
-            env=environment(tmp_path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
+        with started("publish", "testsrc", "--url", stream["whip_url"], environment=environment(tmp_path)) as process:
             eventually_sync(lambda: state() == "ONLINE", seconds=20, what="ONLINE")
             process.send_signal(signal.SIGINT)
             said, complaints = process.communicate(timeout=20)
-        finally:
-            process.kill()
-            process.wait()
         assert process.returncode == 0
         assert said.startswith("sent ")
         assert "Traceback" not in complaints

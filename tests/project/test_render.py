@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy
 import pytest
 
@@ -19,7 +19,7 @@ from sdstream.commands.video import VideoFacts, VideoReader
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
-from tests.project.commands import environment, sdstream
+from tests.project.commands import environment, sdstream, started
 from tests.support.waiting import eventually_sync
 
 FACTS = VideoFacts(640, 480, Fraction(25), Fraction(1, 12800), 24, 1.0)
@@ -35,6 +35,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
         video: Any = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = 640, 480, "yuv420p"
         video.time_base = video.codec_context.time_base = Fraction(1, 12800)
+        video.codec_context.gop_size = 8
         sound: Any = container.add_stream("aac", rate=48000)
         sound.layout = "mono"
         for number, time in enumerate(TIMES):
@@ -54,6 +55,45 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(sound.encode(heard))
         container.mux(sound.encode(None))
     return path
+
+
+def damaged(film: Path, target: Path, packets: range) -> Path:
+    """A copy of `film` whose video `packets`, by number, are noise."""
+    content = bytearray(film.read_bytes())
+    with av.open(str(film)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if number in packets and packet.pos is not None:
+                content[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    target.write_bytes(content)
+    return target
+
+
+def test_a_film_that_begins_damaged_gives_the_pictures_that_are_left(film: Path, tmp_path: Path) -> None:
+    with VideoReader(damaged(film, tmp_path / "begins.mp4", range(1))) as reader:
+        facts = reader.facts()
+        assert (facts.width, facts.height) == (640, 480)
+        assert reader.undecodable == 0
+        assert len(list(reader.pictures())) < len(TIMES)
+        assert reader.undecodable > 0
+
+
+def test_a_film_without_one_good_picture_is_told_in_a_line(film: Path, tmp_path: Path) -> None:
+    bad = damaged(film, tmp_path / "bad.mp4", range(len(TIMES)))
+    done = sdstream(
+        "render", str(bad), str(tmp_path / "out.mp4"), "--skip-diffusion", environment=environment(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "has no picture that can be decoded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_decoder_that_fails_otherwise_is_told_in_a_line(film: Path) -> None:
+    class Unlucky:
+        def decode(self) -> list[Any]:
+            raise av.error.MemoryError(12, "Cannot allocate memory")
+
+    with VideoReader(film) as reader, pytest.raises(CommandFailed, match="cannot be decoded after 0 pictures"):
+        reader.decode(Unlucky())
 
 
 def sound_packets(path: Path) -> list[tuple[int | None, bytes]]:
@@ -111,7 +151,8 @@ def test_without_a_model_it_says_so_and_leaves_nothing(film: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_leaves_no_half_file(film: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_no_half_file(number: int, film: Path, tmp_path: Path) -> None:
     long_film = tmp_path / "long.mp4"
     loops = ["ffmpeg", "-v", "error", "-stream_loop", "200", "-i", str(film), "-c", "copy", str(long_film)]
     try:
@@ -120,21 +161,14 @@ def test_ctrl_c_leaves_no_half_file(film: Path, tmp_path: Path) -> None:
         pytest.skip("ffmpeg is not installed")
     folder = tmp_path / "out"
     folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdstream", "render", str(long_film), str(folder / "out.mp4"), "--skip-diffusion"],
-        env=environment(tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    arguments = ["render", str(long_film), str(folder / "out.mp4"), "--skip-diffusion"]
+    with started(*arguments, environment=environment(tmp_path)) as process:
         eventually_sync(
             lambda: sum(entry.stat().st_size for entry in folder.iterdir()) or None, seconds=60, what="a growing file"
         )
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-    finally:
-        process.kill()
-        _, said = process.communicate()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
     assert "Traceback" not in said
     assert list(folder.iterdir()) == []
 

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,9 +24,9 @@ from tests.support.waiting import eventually_sync
 class Serving:
     """`sdstream serve` on a free port, whose printed lines are read one by one."""
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, program: Sequence[str] = ("-m", "sdstream")) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sdstream", "serve", "--port", "0", *arguments],
+            [sys.executable, *program, "serve", "--port", "0", *arguments],
             env=environment(data_dir),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -58,8 +59,8 @@ class Serving:
 def start(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
     made: list[Serving] = []
 
-    def begin(*arguments: str) -> Serving:
-        made.append(Serving(tmp_path / "data", *arguments))
+    def begin(*arguments: str, **more: Any) -> Serving:
+        made.append(Serving(tmp_path / "data", *arguments, **more))
         return made[-1]
 
     yield begin
@@ -111,6 +112,31 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Serving]) -> None:
         assert serving.process.wait(5) in (0, 128 + signal.SIGINT)
 
 
+HANGING = """
+import asyncio, threading
+from sdstream import cli, serve
+from sdstream.streams.store import StreamStore
+
+async def hang(self):
+    await asyncio.to_thread(threading.Event().wait)
+
+StreamStore.close = hang
+serve.DRAIN_SECONDS, serve.LEAVE_SECONDS = 0.2, 1.5
+cli.main()
+"""
+"""A server whose disk never answers again when the store is closed."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_server_with_something_that_hangs_ends_all_the_same(start: Callable[..., Serving]) -> None:
+    serving = start("--no-authentication", program=("-c", HANGING))
+    serving.line()
+    assert serving.end() == 1
+    eventually_sync(
+        lambda: any("not ended after 1.5 s" in line for line in serving.log) or None, seconds=5, what="the last words"
+    )
+
+
 def test_ending_it_leaves_no_process_and_closes_open_event_streams(make_server: Callable[..., LiveServer]) -> None:
     live = make_server()
     headers = {"Authorization": f"Bearer {live.key}"}
@@ -144,6 +170,21 @@ def test_a_wildcard_host_is_shown_as_an_address_one_can_open() -> None:
 def test_a_name_that_is_none_is_told() -> None:
     with pytest.raises(ConfigurationError, match="is not an address of this machine"):
         bind("no-such-name.invalid", 0)
+
+
+@pytest.mark.slow
+def test_a_second_server_with_the_same_data_is_refused_and_the_first_goes_on(
+    start: Callable[..., Serving], tmp_path: Path
+) -> None:
+    first = start("--no-authentication")
+    url = first.line().removeprefix("sdstream is listening on ")
+    second = sdstream("serve", "--port", "0", environment=environment(tmp_path / "data"))
+    assert second.returncode == 2
+    assert "is in use by another sdstream server; one data directory serves one server" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert "listening" not in second.stdout
+    answer = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=10)
+    assert answer.status_code == 201
 
 
 def test_two_servers_cannot_have_one_port() -> None:

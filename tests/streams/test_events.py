@@ -1,11 +1,13 @@
 """The event log and those who follow it."""
 
 import asyncio
+import gc
 
 import pytest
 
 from sdstream.clock import ManualClock
-from sdstream.streams.events import KEPT_EVENTS, EventLog
+from sdstream.errors import CapacityReached
+from sdstream.streams.events import KEPT_EVENTS, MOST_FOLLOWERS, EventLog
 
 
 def make_log() -> EventLog:
@@ -88,3 +90,20 @@ async def test_nothing_is_said_after_the_end() -> None:
 async def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         make_log().emit("nonsense", {})
+
+
+async def test_a_follower_who_is_dropped_before_the_first_event_leaves_its_place() -> None:
+    log = make_log()
+    for _ in range(3 * MOST_FOLLOWERS):
+        log.subscribe()
+    gc.collect()
+    assert len(log._subscriptions) == 0
+
+
+async def test_followers_are_limited_and_a_place_that_is_left_is_taken_again() -> None:
+    log = make_log()
+    followers = [log.subscribe() for _ in range(MOST_FOLLOWERS)]
+    with pytest.raises(CapacityReached, match="50 event streams"):
+        log.subscribe()
+    await followers[0].aclose()
+    assert log.subscribe() is not None

@@ -4,6 +4,8 @@ import asyncio
 import base64
 import contextlib
 import io
+import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdstream.streams.fetching import MAX_BYTES, FetchProblem, PublicFetcher, is_public
-from sdstream.streams.style_images import MAX_PIXELS, decode
+from sdstream.params import addresses
+from sdstream.streams.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchProblem, PublicFetcher, is_public
+from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
 from tests.streams.conftest import Scene, SceneMaker
 from tests.support.waiting import eventually
 
@@ -92,6 +95,34 @@ async def test_a_redirect_to_a_file_is_not_followed() -> None:
             await PublicFetcher(near).fetch(url)
 
 
+async def test_a_redirect_to_what_is_no_url_is_told() -> None:
+    async with web(redirect("http://[x")) as (url, _):
+        with pytest.raises(FetchProblem, match="no URL"):
+            await PublicFetcher(near).fetch(url)
+
+
+async def test_look_ups_that_hang_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    looked_up: list[str] = []
+
+    def hang(host: str, *_: object, **__: object) -> list[object]:
+        looked_up.append(host)
+        over.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    fetcher = PublicFetcher(near, seconds=20)
+    fetches = [asyncio.create_task(fetcher.fetch(f"http://h{number}.example/")) for number in range(40)]
+    try:
+        await eventually(lambda: looked_up, seconds=5, what="a look-up")
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 5) == "done"
+        assert len(looked_up) <= LOOK_UPS_AT_ONCE
+    finally:
+        over.set()
+        fetcher.close()
+        await asyncio.gather(*fetches, return_exceptions=True)
+
+
 async def test_redirects_end() -> None:
     async with web(redirect("/again")) as (url, seen):
         with pytest.raises(FetchProblem, match="redirects more than"):
@@ -121,7 +152,8 @@ async def test_a_slow_answer_ends() -> None:
 
 
 PRIVATE = """127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1
-    ::1 :: fe80::1%eth0 fc00::1 ::ffff:10.0.0.1 2002:7f00:1:: ff02::1 no-address"""
+    ::1 :: fe80::1%eth0 fc00::1 ::ffff:10.0.0.1 2002:7f00:1:: ff02::1 fec0::1 64:ff9b::a00:1 64:ff9b:1::a00:1
+    ::7f00:1 ::5db8:d822 no-address"""
 
 
 @pytest.mark.parametrize("address", PRIVATE.split())
@@ -129,7 +161,9 @@ def test_these_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:93.184.216.34"])
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"]
+)
 def test_these_addresses_are_public(address: str) -> None:
     assert is_public(address)
 
@@ -139,6 +173,25 @@ def test_no_bytes_break_the_decoder(content: bytes) -> None:
     for candidate in (content, png()[:20] + content, png()[: len(content)]):
         with contextlib.suppress(FetchProblem):
             decode(candidate)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_pictures_of_every_format_that_a_data_uri_may_have_are_read(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(file, kind)
+    assert decode(file.getvalue()).size == (8, 8)
+
+
+def test_the_formats_are_those_of_data_uris() -> None:
+    assert {name.lower() for name in FORMATS} == set(addresses._SIGNATURES)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICNS", "EPS"])
+def test_no_other_format_is_opened(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    with pytest.raises(FetchProblem, match="not a picture"):
+        decode(file.getvalue())
 
 
 def test_a_picture_of_too_many_pixels_is_refused() -> None:
@@ -154,6 +207,8 @@ class FakeFetcher(PublicFetcher):
             await asyncio.Event().wait()
         if "good" in url:
             return png()
+        if "defect" in url:
+            raise LookupError("a defect")
         raise FetchProblem("is answered with 404")
 
 
@@ -170,6 +225,7 @@ async def style_scene(make_scene: SceneMaker) -> Scene:
     [
         ("https://example.org/gone.png", "The style image is answered with 404."),
         (BROKEN_DATA, "The style image is not a picture that can be read."),
+        ("https://example.org/defect.png", "The style image cannot be read."),
     ],
 )
 async def test_a_bad_style_image_is_reported(style_scene: Scene, url: str, message: str) -> None:

@@ -20,9 +20,10 @@ from sdstream.errors import (
     SessionNotFound,
     ShuttingDown,
     StreamNotFound,
+    WorkerUnavailable,
 )
 from sdstream.media.ports import MediaStatistics, Placard
-from sdstream.streams.views import Applied, StreamState
+from sdstream.streams.views import Applied, StreamRecord, StreamState
 from sdstream.worker.ports import LanePhase, WorkerPhase
 from tests.streams.conftest import CREATE, Scene, SceneMaker
 from tests.streams.fakes import OFFER, FakeWorker
@@ -105,6 +106,14 @@ async def test_a_live_stream_refuses_another_size_and_stays_as_it_was(scene: Sce
     assert "params.width" in {detail["field"] for detail in caught.value.details}
     assert scene.service.get(record.id) == record
     assert scene.lane_of(record).updates == []
+
+
+async def test_the_fixed_name_sent_again_is_no_warning(scene: Scene) -> None:
+    record = await scene.create()
+    same = await scene.service.update(record.id, {"name": record.name, "params": {"prompt": "x"}})
+    other = await scene.service.update(record.id, {"name": "another", "params": {"prompt": "x"}})
+    assert same.warnings == ()
+    assert other.warnings == ("name is fixed when a stream is created and was ignored",)
 
 
 async def test_an_idle_stream_takes_another_size(scene: Scene) -> None:
@@ -216,6 +225,22 @@ async def test_a_bad_offer_leaves_the_publisher_alone(scene: Scene) -> None:
         await scene.service.publish(record.stream_key, "nonsense")
     assert scene.media_of(record).publisher == session
     assert not scene.media_of(record).closed
+
+
+async def test_a_publisher_that_gets_no_lane_is_not_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await scene.create_live()
+    await scene.watch(record)
+    scene.media_of(record).lose_publisher()
+    await scene.wait(61)  # the lane is freed, the viewer stays
+
+    async def refuse(*_: object) -> None:
+        raise WorkerUnavailable("The worker is going away.")
+
+    monkeypatch.setattr(scene.worker, "open_lane", refuse)
+    with pytest.raises(WorkerUnavailable):
+        await scene.publish(record)
+    assert scene.media_of(record).publisher is None
+    assert len(scene.media_of(record).watchers) == 1
 
 
 async def test_a_second_publisher_takes_over_and_viewers_stay(scene: Scene) -> None:
@@ -383,6 +408,20 @@ async def test_a_viewer_keeps_its_session_when_the_lane_is_freed(scene: Scene) -
     assert scene.service.status(record.id).state is StreamState.ONLINE
 
 
+async def test_a_full_store_refuses_new_streams_but_not_publishers_of_those_it_has(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdstream.streams.directory.MAX_RECORDS", 2)
+    first = await scene.create()
+    await scene.create()
+    with pytest.raises(CapacityReached, match="on record"):
+        await scene.create()
+    assert not scene.service.capacity().accepting
+    await scene.wait(120, step=10)
+    await scene.publish(first)
+    assert scene.service.capacity().publishing == 1
+
+
 async def test_an_idle_stream_is_collected(make_scene: SceneMaker) -> None:
     scene = await make_scene(idle_stream_timeout=100)
     record = await scene.create()
@@ -392,6 +431,25 @@ async def test_an_idle_stream_is_collected(make_scene: SceneMaker) -> None:
     assert scene.service.list_streams(None) == [record]
     await scene.wait(3, step=1)
     assert scene.service.list_streams(None) == []
+
+
+async def test_a_stream_that_is_only_listed_is_collected(make_scene: SceneMaker) -> None:
+    scene = await make_scene(idle_stream_timeout=100)
+    await scene.create()
+    for _ in range(150):
+        await scene.wait(1, step=1)
+        for listed in scene.service.list_streams(None):
+            assert scene.service.state(listed.id) is StreamState.OFFLINE
+    assert scene.service.list_streams(None) == []
+
+
+async def test_the_state_is_that_of_the_status_and_unknown_for_a_stream_that_is_not_there(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    assert scene.service.state(record.id) is scene.service.status(record.id).state is StreamState.ONLINE
+    await scene.service.delete(record.id)
+    with pytest.raises(StreamNotFound):
+        scene.service.state(record.id)
 
 
 async def test_a_watched_stream_is_not_collected(make_scene: SceneMaker) -> None:
@@ -438,12 +496,73 @@ async def test_a_reload_that_fails_leaves_the_old_params_running(scene: Scene) -
     record = await scene.create_live()
     await scene.flow(record, 3)
     await scene.service.update(record.id, {"params": {"acceleration": "none"}})
-    scene.lane_of(record).report(LanePhase.READY, revision=1, error_code="MODELS/UNAVAILABLE", error_message="no room")
+    refuse(scene, record, "no room")
     await scene.flow(record, 1)
     status = scene.service.status(record.id)
-    assert (status.state, status.reason) == (StreamState.DEGRADED_INFERENCE, "no room")
+    assert (status.state, status.reason, status.last_error) == (StreamState.DEGRADED_INFERENCE, "no room", "no room")
+    assert scene.media_of(record).placard is None
     await scene.flow(record, 15)
     assert scene.service.status(record.id).state is StreamState.ONLINE
+    assert scene.service.status(record.id).last_error == "no room"
+
+
+async def test_params_that_load_after_some_that_did_not_clear_the_error(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    refuse(scene, record, "no room")
+    await scene.flow(record, 1)
+    await scene.service.update(record.id, {"params": {"acceleration": "tensorrt"}})
+    scene.lane_of(record).report(LanePhase.READY)
+    await scene.flow(record, 1)
+    status = scene.service.status(record.id)
+    assert (status.state, status.last_error, status.last_error_at) == (StreamState.ONLINE, None, None)
+
+
+async def test_an_error_of_another_cause_outlives_the_lanes_recovery(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    refuse(scene, record, "no room")
+    scene.worker.die()
+    await scene.service.tick()
+    scene.worker.revive()
+    await scene.flow(record, 1)
+    assert scene.service.status(record.id).last_error == "The worker was killed by SIGKILL."
+
+
+async def test_each_refused_update_is_an_error_event_and_a_repeated_report_is_none(scene: Scene) -> None:
+    record = await scene.create_live()
+    events = scene.service.events(record.id)
+    for prompt in ("one", "two"):
+        await scene.service.update(record.id, {"params": {"prompt": prompt}})
+        for _ in range(2):
+            refuse(scene, record, "depth is not here")
+    await scene.service.delete(record.id)
+    errors = [event.data async for event in events if event.name == "error"]
+    assert errors == [{"code": "MODELS/UNAVAILABLE", "message": "depth is not here"}] * 2
+
+
+async def test_a_refusal_of_an_older_update_does_not_end_the_loading_of_a_newer_one(scene: Scene) -> None:
+    record = await scene.create_live()
+    await scene.flow(record, 3)
+    await scene.service.update(record.id, {"params": {"acceleration": "none"}})
+    first = scene.lane_of(record).revision
+    await scene.service.update(record.id, {"params": {"acceleration": "tensorrt"}})
+    refuse(scene, record, "no room", revision=first)
+    await scene.flow(record, 1)
+    assert scene.service.status(record.id).state is StreamState.LOADING
+
+
+def refuse(scene: Scene, record: StreamRecord, message: str, revision: int | None = None) -> None:
+    """The lane could not load the newest params, or those of `revision`, and goes on with those it was opened with."""
+    lane = scene.lane_of(record)
+    lane.report(
+        LanePhase.READY,
+        revision=1,
+        error_code="MODELS/UNAVAILABLE",
+        error_message=message,
+        refused_revision=lane.revision if revision is None else revision,
+    )
 
 
 async def test_words_come_with_the_answer_to_the_publisher(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """Stream records on disk, through kills, full disks and foreign files."""
 
 import asyncio
+import base64
 import os
 import shutil
 import sqlite3
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ import pytest
 
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, StreamNotFound, Unavailable
+from sdstream.params import StyleImage, wire_params
 from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.store import StreamStore
 from sdstream.streams.views import StreamRecord
@@ -48,12 +51,115 @@ async def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     await store.insert(record, '{"prompt":"x"}')
     await store.close()
     again = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    (row,) = again.load()
+    (row,), _ = again.load()
     await again.close()
     for name in ("id", "stream_key", "output_playback_id", "created_at", "name", "author", "revision"):
         assert getattr(row, name) == getattr(record, name)
     assert (row.params, row.output_rtmp_url) == ('{"prompt":"x"}', record.output_rtmp_url)
     assert (row.from_playground, row.is_smoke_test) == (True, False)
+
+
+def make_image(letter: str, length: int = 2000) -> StyleImage:
+    return StyleImage("data:image/png;base64," + letter * length)
+
+
+async def images_after_restart(file: Path) -> list[str]:
+    """The style images that a new server finds, each checked against its name."""
+    store = StreamStore(file, SystemClock())
+    _, images = store.load()
+    await store.close()
+    assert {digest: image.digest for digest, image in images.items()} == {digest: digest for digest in images}
+    return sorted(image[-1] for image in images.values())
+
+
+async def test_a_style_image_is_kept_once_and_as_long_as_a_stream_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.sqlite"
+    store = StreamStore(file, SystemClock())
+    for number in range(3):
+        await store.insert(make_record(number), "x", make_image("A"))
+    await store.update("str_0", "x", 2, make_image("B"))
+    await store.close()
+    assert await images_after_restart(file) == ["A", "B"]
+    store = StreamStore(file, SystemClock())
+    await store.update("str_1", "x", 2, None)
+    assert await store.delete("str_2")
+    await store.update("str_0", "y", 3, make_image("B"))
+    await store.close()
+    assert await images_after_restart(file) == ["B"]
+    store = StreamStore(file, SystemClock())
+    assert await store.delete("str_0")
+    await store.close()
+    assert await images_after_restart(file) == []
+
+
+async def test_the_image_of_an_update_that_changes_nothing_is_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.sqlite"
+    store = StreamStore(file, SystemClock())
+    await store.insert(make_record(), "x", make_image("A"))
+    assert not await store.update("str_0", "x", 1, make_image("B"))
+    assert not await store.update("str_9", "x", 5, make_image("C"))
+    await store.close()
+    assert await images_after_restart(file) == ["A"]
+
+
+async def test_of_updates_that_wait_together_the_last_image_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a.sqlite"
+    store = StreamStore(file, SystemClock())
+    inserted = asyncio.ensure_future(store.insert(make_record(), "x"))
+    updates = [
+        asyncio.ensure_future(store.update("str_0", "x", revision, image))
+        for revision, image in ((2, make_image("A")), (3, make_image("B")), (4, make_image("B")))
+    ]
+    await asyncio.gather(inserted, *updates)
+    await store.close()
+    assert await images_after_restart(file) == ["B"]
+
+
+async def test_a_change_beside_a_large_style_image_writes_little(tmp_path: Path) -> None:
+    file = tmp_path / "a.sqlite"
+    store = StreamStore(file, SystemClock())
+    image = make_image("A", 5_000_000)
+    await store.insert(make_record(), "x", image)
+    log = tmp_path / "a.sqlite-wal"
+    await eventually(lambda: _is_moved(file, len(image)), what="the image in the database file")
+    await store.update("str_0", "y", 2, image)  # begins the log anew
+    before = log.stat().st_mtime_ns, _frames(log)
+    for revision in range(3, 23):
+        await store.update("str_0", "y" * 400, revision, image)
+    assert log.stat().st_mtime_ns > before[0]
+    assert (_frames(log) - before[1]) * 4096 <= 20 * 4 * 4096
+    await store.close()
+
+
+async def test_a_stream_with_a_style_image_survives_a_restart_and_forgets_it_with_its_last_stream(
+    make_scene: SceneMaker, tmp_path: Path
+) -> None:
+    scene = await make_scene()
+    image = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(9000)).decode()
+    given = {"model_id": "stabilityai/sdxl-turbo", "ip_adapter_style_image_url": image}
+    record = await scene.create(**given)
+    await scene.service.update(record.id, {"params": {"prompt": "other"}})
+    await scene.service.close()
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
+        assert connection.execute("SELECT max(length(params)) < 5000 FROM streams").fetchone() == (1,)
+        assert connection.execute("SELECT count(*), sum(length(uri)) FROM style_images").fetchone() == (1, len(image))
+    again = await make_scene()
+    restored = again.service.get(record.id).params
+    assert wire_params(restored)["ip_adapter_style_image_url"] == image
+    await again.service.delete(record.id)
+    await again.service.close()
+    assert await images_after_restart(tmp_path / "state.sqlite") == []
+
+
+def _is_moved(file: Path, size: int) -> bool:
+    return file.stat().st_size > size
+
+
+def _frames(log: Path) -> int:
+    """Pages in the log since it was begun anew: frames that carry the salt of its header."""
+    data = log.read_bytes()
+    salt = data[16:24]
+    return sum(data[start + 8 : start + 16] == salt for start in range(32, len(data), 4096 + 24))
 
 
 async def test_updates_rise_and_deletes_are_final(tmp_path: Path) -> None:
@@ -81,7 +187,7 @@ async def test_writes_that_wait_share_a_transaction(tmp_path: Path) -> None:
 
 async def test_a_waiting_update_is_replaced_by_the_next_but_not_across_a_delete(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: __import__("time").sleep(0.2))
+    store._connection.create_function("nap", 0, lambda: time.sleep(0.2))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     store._connection.execute("CREATE TEMP TABLE written (params)")
     store._connection.execute(
@@ -119,7 +225,7 @@ async def test_writes_that_wait_are_committed_by_close(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await store.insert(make_record(99), "x")
     again = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    assert len(again.load()) == 40
+    assert len(again.load()[0]) == 40
     await again.close()
 
 
@@ -143,7 +249,7 @@ async def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: 
 
 async def test_the_loop_turns_while_the_disk_is_slow(tmp_path: Path) -> None:
     store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: __import__("time").sleep(0.3))
+    store._connection.create_function("nap", 0, lambda: time.sleep(0.3))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     writing = asyncio.ensure_future(store.insert(make_record(), "x"))
     turns = 0

@@ -210,7 +210,14 @@ class Peer:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.connection.close()
 
-    async def wait_connected(self, seconds: float = 5.0) -> None:
+    def vanish(self) -> None:
+        """Stop answering from one moment to the next, as a machine that lost its power does."""
+        for transceiver in self.connection.getTransceivers():
+            ice = transceiver.sender.transport.transport
+            for protocol in ice._connection._protocols:
+                protocol.transport.abort()
+
+    async def wait_connected(self, seconds: float = 10.0) -> None:
         """Wait until ICE and DTLS are done."""
         deadline = time.monotonic() + seconds
         while self.state != "connected":
@@ -219,7 +226,10 @@ class Peer:
 
 
 class Publisher(Peer):
-    """Sends test cards to a WHIP URL. `audio` adds an audio section that never carries a packet."""
+    """Sends test cards to a WHIP URL. `audio` adds an audio section that never carries a packet.
+
+    `offered` are the codecs of the offer in order, by default only the one that is sent.
+    """
 
     def __init__(
         self,
@@ -230,6 +240,7 @@ class Publisher(Peer):
         fps: float = 20.0,
         codec: Codec = "H264",
         slices: int = 1,
+        offered: tuple[str, ...] = (),
         audio: bool = False,
         track: CardTrack | None = None,
         key: str | None = None,
@@ -238,13 +249,12 @@ class Publisher(Peer):
         super().__init__(url, key=key, edit=edit)
         self.audio = audio
         self.track = track or CardTrack(TestCard(width, height).draw, fps=fps, codec=codec, slices=slices)
+        self.offered = offered or (self.track.codec,)
 
     def arrange(self) -> None:
         transceiver = self.connection.addTransceiver(self.track, direction="sendonly")
         self.track.obey(transceiver.sender)
-        wanted = f"video/{self.track.codec}"
-        known = [codec for codec in RTCRtpSender.getCapabilities("video").codecs if codec.mimeType == wanted]
-        transceiver.setCodecPreferences(known)
+        transceiver.setCodecPreferences(_codecs(self.offered))
         if self.audio:
             self.connection.addTransceiver("audio", direction="sendonly")
 
@@ -253,13 +263,6 @@ class Publisher(Peer):
         """The playback URL of the answer, which every Daydream client reads from this header."""
         assert self.response is not None
         return self.response.headers["livepeer-playback-url"]
-
-    def vanish(self) -> None:
-        """Stop answering from one moment to the next, as a machine that lost its power does."""
-        for transceiver in self.connection.getTransceivers():
-            ice = transceiver.sender.transport.transport
-            for protocol in ice._connection._protocols:
-                protocol.transport.abort()
 
 
 class Viewer(Peer):
@@ -286,10 +289,7 @@ class Viewer(Peer):
     def arrange(self) -> None:
         transceiver = self.connection.addTransceiver("video", direction="recvonly")
         if self.codecs:
-            known = RTCRtpSender.getCapabilities("video").codecs
-            transceiver.setCodecPreferences(
-                [codec for name in self.codecs for codec in known if codec.mimeType == f"video/{name}"]
-            )
+            transceiver.setCodecPreferences(_codecs(self.codecs))
         if self.audio:
             self.connection.addTransceiver("audio", direction="recvonly")
 
@@ -310,7 +310,7 @@ class Viewer(Peer):
             self.on_picture(self.newest)
             self._arrived.set()
 
-    async def wait(self, wanted: Callable[[Picture], bool], *, seconds: float = 8.0, what: str = "") -> Picture:
+    async def wait(self, wanted: Callable[[Picture], bool], *, seconds: float = 15.0, what: str = "") -> Picture:
         """The first picture from now on that is `wanted`."""
         deadline = time.monotonic() + seconds
         seen = 0
@@ -327,7 +327,7 @@ class Viewer(Peer):
                     f"no picture of the wanted kind ({what}) among {seen} in {seconds} s; {self.describe()}"
                 )
 
-    async def wait_kind(self, kind: Kind, *, seconds: float = 8.0) -> Picture:
+    async def wait_kind(self, kind: Kind, *, seconds: float = 15.0) -> Picture:
         """The first picture from now on that looks like `kind`."""
         return await self.wait(lambda picture: looks_like(kind, picture), seconds=seconds, what=kind)
 
@@ -346,6 +346,11 @@ class Viewer(Peer):
         end = time.monotonic() if until is None else until
         moments = [since, *(moment for moment in self.arrivals if since <= moment <= end), end]
         return max(later - earlier for earlier, later in itertools.pairwise(moments))
+
+
+def _codecs(names: tuple[str, ...]) -> list[Any]:
+    known = RTCRtpSender.getCapabilities("video").codecs
+    return [codec for name in names for codec in known if codec.mimeType == f"video/{name}"]
 
 
 async def bare_offer(*, audio: bool = False) -> str:

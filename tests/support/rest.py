@@ -1,7 +1,6 @@
 """A plain HTTP client of a live server, for what the SDKs cannot send or would hide."""
 
 import json
-import time
 from types import TracebackType
 from typing import Any
 
@@ -136,7 +135,7 @@ class Rest:
         assert response.status_code == 200, response.text
         return response.json()["data"]
 
-    async def wait_state(self, stream_id: str, *states: str, seconds: float = 10.0) -> dict[str, Any]:
+    async def wait_state(self, stream_id: str, *states: str, seconds: float = 15.0) -> dict[str, Any]:
         """Wait until the stream is in one of `states`; returns the status data."""
         last: dict[str, Any] = {}
 
@@ -144,8 +143,17 @@ class Rest:
             last.update(await self.status(stream_id))
             return last["state"] in states
 
-        await eventually(probe, seconds=seconds, what=lambda: f"state {'/'.join(states)}; it is {last.get('state')}")
+        await eventually(
+            probe,
+            seconds=seconds,
+            what=lambda: f"state {'/'.join(states)}; it is {last.get('state')}: {last.get('reason')}",
+        )
         return last
+
+
+def whep_of(rest: Rest, stream: dict[str, Any]) -> str:
+    """The stream's playback URL, which is good before anybody publishes."""
+    return f"{rest.server.url}/playback/{stream['output_playback_id']}/whep"
 
 
 def check_error(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
@@ -170,7 +178,3 @@ def fields_of(error: dict[str, Any]) -> list[str]:
     """The names of the fields that an error's `details` complain of."""
     assert isinstance(error["details"], list), json.dumps(error)
     return [entry["field"] for entry in error["details"]]
-
-
-def seconds_since(start: float) -> float:
-    return time.monotonic() - start

@@ -1,6 +1,7 @@
 """A real `sdstream serve` in a process of its own, on a free port, with a data directory of its own."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -113,15 +115,34 @@ class LiveServer:
         return [member for member in self._family.values() if _alive(member)]
 
     def worker(self) -> psutil.Process:
-        """The worker process: the descendant that holds the most memory, which is the one that imported torch."""
-        members = [member for member in self.family() if "resource_tracker" not in " ".join(_command(member))]
-        assert members, "the server has no worker process"
-        return max(members, key=_memory)
+        """The worker process at work; a warm spare that looks just like it may stand beside it."""
+        return psutil.Process(self.worker_pid())
 
-    def open_files(self) -> int:
-        """Number of file descriptors that the server process holds (POSIX)."""
+    def worker_pid(self) -> int:
+        """The process id that the log names last; the process may have ended since."""
+        started: list[int] = []
+        for line in self.log_tail(limit=10_000_000).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                if entry.get("event") == "worker_started":
+                    started.append(entry["process_id"])
+        assert started, "the log names no worker process"
+        return started[-1]
+
+    def has_settled(self) -> bool:
+        """Whether a spare process stands beside the worker, with torch imported and nothing more to do."""
+        worker = self.worker_pid()
+        spares = [member for member in self.family() if member.pid != worker and _memory(member) > 100_000_000]
+        before = [_cpu_seconds(member) for member in spares]
+        time.sleep(0.3)
+        return bool(spares) and [_cpu_seconds(member) for member in spares] == before
+
+    def footprint(self) -> "Footprint":
+        """What the server process holds at this moment (POSIX)."""
         assert self.process is not None
-        return psutil.Process(self.process.pid).num_fds()
+        process = psutil.Process(self.process.pid)
+        with process.oneshot():
+            return Footprint(process.num_fds(), process.num_threads(), process.memory_info().rss)
 
     def stop(self, seconds: float = 15.0) -> int:
         """End it as an operator does, and insist that it and its children are gone. Returns the exit status."""
@@ -167,6 +188,15 @@ class LiveServer:
         return content[-limit:].decode("utf-8", "replace")
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Open file descriptors, threads, and bytes of resident memory."""
+
+    files: int
+    threads: int
+    memory: int
+
+
 def _alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -183,3 +213,10 @@ def _memory(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.memory_info().rss
     return 0
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return times.user + times.system
+    return 0.0

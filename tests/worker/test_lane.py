@@ -11,7 +11,7 @@ from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
-from sdstream.params import load_params
+from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.worker.channel import Channel
 from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
@@ -75,8 +75,15 @@ class PlayedWorker:
         for picture in pictures:
             self.lane.on_slots_returned(SlotsReturned(1, picture.ring, [picture.slot]), self.channel)
 
-    def report(self, phase: str, revision: int, code: str | None = None, message: str | None = None) -> None:
-        report = LaneReport(1, phase, revision, None, "", None, code, message)
+    def report(
+        self,
+        phase: str,
+        revision: int,
+        code: str | None = None,
+        message: str | None = None,
+        refused: int | None = None,
+    ) -> None:
+        report = LaneReport(1, phase, revision, None, "", None, code, message, refused)
         self.lane.on_report(report, self.channel)
 
 
@@ -190,6 +197,56 @@ async def test_updates_wait_for_an_answer_and_the_newest_wins(bench: Bench) -> N
     assert load_params(bench.worker.of(UpdateLane)[-1].params, MODELS) == make_params(seed=29)
     bench.worker.report("ready", 29)
     assert len(bench.worker.of(UpdateLane)) == 2
+
+
+async def test_a_refused_update_is_not_sent_again_and_a_newer_one_is(bench: Bench) -> None:
+    bench.lane.update(make_params("depth"), 2)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=2)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2]
+    bench.lane.update(make_params("blur"), 3)
+    bench.lane.update(make_params("canny"), 4)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=3)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2, 3, 4]
+
+
+async def test_after_a_restart_params_that_were_refused_do_not_cost_the_picture(bench: Bench) -> None:
+    bench.lane.update(make_params("depth"), 2)
+    bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=2)
+    bench.lane.detach("killed")
+    bench.worker = PlayedWorker(bench.lane)
+    bench.attach()
+    (opened,) = bench.worker.of(OpenLane)
+    assert (opened.revision, load_params(opened.params, MODELS)) == (1, make_params())
+    bench.worker.report("ready", 1)
+    await until(lambda: [status.phase for status in bench.listener.statuses].count(LanePhase.READY) == 3)
+    status = bench.listener.statuses[-1]
+    assert (status.revision, status.refused_revision, status.error_message) == (1, 2, "no depth")
+    assert bench.worker.of(UpdateLane) == []
+    bench.lane.update(make_params("blur"), 3)
+    bench.worker.report("ready", 3)
+    await until(lambda: bench.listener.statuses[-1].revision == 3)
+    assert bench.listener.statuses[-1].error_message is None
+
+
+def styled(letter: str, **fields: Any) -> StreamParams:
+    uri = "data:image/png;base64,iVBORw0KGgo" + letter * 4001
+    return make_params(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=uri, **fields)
+
+
+async def test_a_style_image_goes_to_each_worker_once(bench: Bench) -> None:
+    wanted = [styled("A"), styled("A", prompt="x"), make_params(), styled("A"), styled("B"), styled("B", seed=5)]
+    for revision, params in enumerate(wanted, 2):
+        bench.lane.update(params, revision)
+        bench.worker.report("ready", revision)
+    updates = bench.worker.of(UpdateLane)
+    assert [update.image and update.image[-1] for update in updates] == ["A", None, None, None, "B", None]
+    assert max(len(update.params) for update in updates) < 4000
+    bench.lane.detach("killed")
+    bench.worker = PlayedWorker(bench.lane)
+    bench.attach()
+    (opened,) = bench.worker.of(OpenLane)
+    image = StyleImage(opened.image)
+    assert load_params(opened.params, MODELS, {image.digest: image}) == wanted[-1]
 
 
 async def test_a_late_update_does_not_undo_a_newer_one(bench: Bench) -> None:

@@ -20,9 +20,12 @@ from sdstream.clock import SystemClock
 from sdstream.errors import ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
 from sdstream.settings import Settings
+from sdstream.worker import supervision
+from sdstream.worker.child import WorkerChild
 from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
 from sdstream.worker.ring import memory_prefix
+from sdstream.worker.supervision import Action, Limits, SupervisionState
 from tests.worker.pictures import Recorder, flat, make_params, noise, until
 
 SIZE = PictureSize(384, 384)
@@ -224,6 +227,27 @@ async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
     assert not await worker.wait_ready(0.01)
 
 
+@posix_only
+async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deaf = tmp_path / "python"
+    deaf.write_text("#!/bin/sh\nexec sleep 60\n")
+    deaf.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(deaf))
+    monkeypatch.setattr("sdstream.worker.client.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("sdstream.worker.client.KILL_SECONDS", 0.1)
+    worker = await start(ready=False)
+    process = worker_process(worker)
+    with monkeypatch.context() as immortal:
+        immortal.setattr(WorkerChild, "kill", lambda self: None)
+        async with asyncio.timeout(5):
+            await worker.close()
+    assert process.is_running()
+    process.kill()
+    await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5)
+
+
 async def test_a_program_that_is_not_there_is_no_crash(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     worker = await start(ready=False)
@@ -311,3 +335,49 @@ async def test_closing_is_quick_and_idempotent_even_while_the_worker_starts(star
     await worker.close()
     await worker.close()
     assert time.monotonic() - began < 2
+
+
+@posix_only
+async def test_a_process_that_nobody_can_listen_to_is_ended_and_started_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+    refused: list[str] = []
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "worker-reader" and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    before = psutil.Process().children()
+    worker = await start(ready=False)
+    assert "can't start new thread" in (worker.health().last_error or "")
+    assert worker.health().process_id is None
+    assert psutil.Process().children() == before
+    await until(lambda: worker.health().process_id is not None, 5)
+    assert worker.health().faults == 0
+
+
+@posix_only
+async def test_the_supervision_outlives_a_defect_of_its_own(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    short = tmp_path / "python"
+    short.write_text("#!/bin/sh\nexit 3\n")
+    short.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(short))
+    monkeypatch.setattr("sdstream.worker.client.FAULT_SECONDS", 0.05)
+    decide = supervision.decide
+
+    def broken(state: SupervisionState, now: float, limits: Limits) -> Action:
+        if state.restarts == 1:
+            raise LookupError("a defect")
+        return decide(state, now, limits)
+
+    monkeypatch.setattr(supervision, "decide", broken)
+    worker = await start(ready=False)
+    await until(lambda: worker.health().faults >= 2)
+    monkeypatch.setattr(supervision, "decide", decide)
+    await until(lambda: worker.health().restarts >= 2, 5)

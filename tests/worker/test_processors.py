@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdstream.params import IMAGE_PROCESSORS
-from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, run_processor
+from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, filters, run_processor, scaling
 from sdstream.worker.processors.filters import gaussian
 from sdstream.worker.processors.scaling import lanczos
 
@@ -265,3 +265,15 @@ def test_a_gaussian_keeps_the_mean_and_adds_no_brightness() -> None:
     image = picture()
     assert float(gaussian(torch.ones(1, 1, 20, 20), 3.0).sub(1).abs().max()) < 1e-6
     assert float(gaussian(image, 2.0).mean()) == pytest.approx(float(image.mean()), abs=0.01)
+
+
+def test_weights_of_values_that_are_used_no_more_go() -> None:
+    image = torch.rand(1, 3, 16, 16)
+    for number in range(300):
+        filters.gaussian_weights(1.0 + number / 100, 3)
+        scaling.lanczos(image, 16 + number % 30, 16)
+    for function in (filters.gaussian_weights, scaling._lanczos_weights):
+        kept = function.cache_info()
+        assert kept.maxsize is not None
+        assert kept.currsize <= kept.maxsize <= 256
+    assert (scaling._lanczos_weights.cache_info().maxsize or 0) <= 8

@@ -12,16 +12,19 @@ from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.params import StreamParams, dump_params
+from sdstream.params import StreamParams, dump_params, image_apart
 from sdstream.worker.messages import (
     IN_PLACE,
     LaneReport,
     Message,
+    OpenLane,
     PictureIn,
     PictureOut,
     SlotsReturned,
+    UpdateLane,
     UseRing,
 )
+from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
@@ -29,6 +32,7 @@ from tests.worker.pictures import MODELS, make_params, noise
 
 PREFIX = f"{memory_prefix()}work-"
 SIZE = PictureSize(384, 384)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +129,15 @@ def test_the_fast_path_and_its_plain_twin_give_the_same_picture(seed: int) -> No
     assert plain.of(PictureOut)[0].ring != IN_PLACE
 
 
+@pytest.mark.parametrize("size", [PictureSize(640, 480), PictureSize(1280, 720), PictureSize(320, 240)], ids=str)
+def test_a_picture_of_another_size_is_the_same_with_and_without_the_way_over_rgb(size: PictureSize) -> None:
+    frame = noise(size, 7)
+    fast, plain = Bench(make_params()), Bench(make_params(), pass_unchanged=False)
+    for one, other in zip(fast.make(frame).planes, plain.make(frame).planes, strict=True):
+        assert one.shape == other.shape
+        assert int(numpy.abs(one.astype(int) - other.astype(int)).max()) <= 1
+
+
 @pytest.mark.parametrize(
     "frame",
     [noise(SIZE, matrix="bt709"), noise(SIZE, full_range=True), noise(PictureSize(640, 480))],
@@ -190,11 +203,68 @@ def test_a_failed_lane_comes_back_with_params_it_can_run() -> None:
     assert (report.phase, report.revision, report.effective_sequence, report.error_code) == ("ready", 2, 3, None)
 
 
-def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def burst(*_: object) -> torch.Tensor:
-        raise RuntimeError("the device is on fire")
+@pytest.mark.parametrize(
+    "wanted", [make_params("depth"), make_params("canny", skip_diffusion=False)], ids=["hot", "reload"]
+)
+def test_params_that_cannot_be_loaded_leave_the_picture_as_it_was(wanted: StreamParams) -> None:
+    bench = Bench(make_params("blur"))
+    frame = noise(SIZE, sequence=4)
+    before = bench.make(frame).copy()
+    bench.scheduler.update(1, WantedParams(dump_params(wanted), 2))
+    bench.put(noise(SIZE, sequence=4), slot=1)
+    bench.turns()
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.effective_sequence) == ("ready", 1, 4)
+    assert (report.refused_revision, report.error_code) == (2, ModelUnavailable.code)
+    assert report.error_message
+    done = bench.of(PictureOut)
+    assert [picture.revision for picture in done] == [1, 1]
+    assert bench.of(SlotsReturned) == []
+    for one, other in zip(before.planes, bench.result().planes, strict=True):
+        assert numpy.array_equal(one, other)
 
-    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", burst)
+
+def test_the_error_of_refused_params_goes_with_the_next_ones() -> None:
+    bench = Bench(make_params("blur"))
+    bench.turns()
+    for revision, wanted in ((2, make_params("depth")), (3, make_params("canny"))):
+        bench.scheduler.update(1, WantedParams(dump_params(wanted), revision))
+        bench.make(noise(SIZE, sequence=revision))
+    report = bench.of(LaneReport)[-1]
+    assert (report.phase, report.revision, report.effective_sequence) == ("ready", 3, 3)
+    assert (report.refused_revision, report.error_message) == (None, None)
+
+
+def test_params_name_the_style_image_that_came_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "sdstream.worker.work.make_pipeline", lambda params, *_: seen.append(params) or ProcessorPipeline(params, CPU)
+    )
+    bench = Bench(make_params())
+    uri = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+    styled = make_params(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=uri)
+    wanted = [bench.work.take_params(OpenLane(1, "stream", dump_params(styled), 1, str(image_apart(styled))))]
+    other = styled.model_copy(update={"prompt": "beside it"})
+    wanted.append(bench.work.take_params(UpdateLane(1, dump_params(other), 2, None)))
+    for each in wanted:
+        bench.work.apply(each)
+        bench.work.fail(RuntimeError("so that it loads anew"), None, None)
+    assert seen == [styled, other]
+
+
+def test_a_picture_that_cannot_be_made_fails_the_lane_although_params_are_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(make_params("blur"))
+    bench.turns()
+    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
+    bench.put(noise(SIZE))
+    bench.turns()
+    assert bench.of(LaneReport)[-1].phase == "failed"
+
+
+def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
     bench = Bench(make_params("blur"))
     bench.put(noise(SIZE), slot=2)
     bench.turns()
@@ -257,3 +327,7 @@ def test_no_name_of_memory_is_left() -> None:
     bench.make(noise(SIZE))
     assert bench.output is not None
     assert platform.shared_memory_names(PREFIX) == []
+
+
+def _burst(*_: object) -> torch.Tensor:
+    raise RuntimeError("the device is on fire")

@@ -32,7 +32,7 @@ class ExtensionRoutes:
         self._models = ModelTable.from_settings(context.settings)
 
     async def snapshot(self, request: Request) -> Response:
-        record = self._context.owned(request, request.path_params["id"])
+        record = await self._context.owned(request, request.path_params["id"])
         picture = await self._shared_snapshot(record.id)
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
@@ -51,7 +51,7 @@ class ExtensionRoutes:
             done.exception()  # looked at, so that nobody complains when all who asked have left
 
     async def events(self, request: Request) -> Response:
-        record = self._context.owned(request, request.path_params["id"])
+        record = await self._context.owned(request, request.path_params["id"])
         after = _last_event_id(request)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.scope.get(HEAD):
@@ -88,7 +88,7 @@ class ExtensionRoutes:
                 await close()
 
     async def models(self, request: Request) -> Response:
-        self._context.caller(request)
+        await self._context.caller(request)
         default = self._context.settings.default_model
         data = [
             {"id": entry.id, "family": entry.family, "default": entry.id == default}
@@ -101,7 +101,7 @@ class ExtensionRoutes:
         return Response(self._catalogue, media_type="application/json")
 
     async def capacity(self, request: Request) -> Response:
-        self._context.caller(request)
+        await self._context.caller(request)
         return json_answer({"success": True, "data": asdict(self._streams.capacity())})
 
     async def create_key(self, request: Request) -> Response:
@@ -109,7 +109,7 @@ class ExtensionRoutes:
         context = self._context
         if not context.settings.api_key_endpoint:
             raise NotFound("this server gives no keys", hint="SDSTREAM_API_KEY_ENDPOINT=true offers this endpoint.")
-        caller = context.caller(request)
+        caller = await context.caller(request)
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
         name = body.get("name")

@@ -33,7 +33,8 @@ class ServerRoutes:
             "memory_used": health.memory_used,
             "memory_total": health.memory_total,
         }
-        return json_answer({"status": "ok", "version": __version__, "worker": worker}, headers=NO_STORE)
+        body = {"status": "ok", "version": __version__, "worker": worker, "faults": self._streams.faults()}
+        return json_answer(body, headers=NO_STORE)
 
     async def ready(self, request: Request) -> Response:
         """Ready: a stream that starts now gets pictures. Raises `WorkerUnavailable` otherwise."""

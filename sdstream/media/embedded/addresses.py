@@ -4,6 +4,7 @@ import asyncio
 import errno
 import ipaddress
 import random
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ LOOPBACK = "127.0.0.1"
 RECEIVE_BUFFER = 1 << 20
 """Bytes: a keyframe comes as one burst, and the default buffer of some systems holds less than two of them."""
 
+_STUN_URL = re.compile(r"stun:[A-Za-z0-9.-]{1,253}(?::(?P<port>[0-9]{1,5}))?")
+
 ProtocolType = TypeVar("ProtocolType", bound=asyncio.DatagramProtocol)
 
 
@@ -26,7 +29,7 @@ class Addressing:
     """How candidates are made.
 
     `addresses` are advertised; empty means the interfaces of the machine. `ports` is an inclusive range of UDP ports.
-    `servers` are STUN and TURN URLs that this end asks for further candidates.
+    `servers` are STUN URLs; this end asks the first for further candidates.
     """
 
     addresses: tuple[str, ...] = ()
@@ -36,12 +39,16 @@ class Addressing:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Addressing":
-        """Raises `ConfigurationError` for a STUN or TURN URL that cannot be used."""
+        """Raises `ConfigurationError` for a server URL that cannot be used."""
         for server in settings.webrtc_ice_servers:
-            if server.partition(":")[0] not in ("stun", "turn", "turns") or not server.partition(":")[2]:
+            if server.startswith(("turn:", "turns:")):
                 raise ConfigurationError(
-                    f"webrtc_ice_servers: {server!r} is no STUN or TURN URL; write stun:host:port or turn:host:port"
+                    f"webrtc_ice_servers: {server.partition('?')[0]!r} is a TURN server, and those do not work yet",
+                    hint="Leave it out; clients must reach this machine by UDP, see SDSTREAM_WEBRTC_ADDRESSES.",
                 )
+            match = _STUN_URL.fullmatch(server)
+            if match is None or not 0 < int(match["port"] or 3478) < 65536:
+                raise ConfigurationError(f"webrtc_ice_servers: {server!r} is no STUN URL; write stun:host:port")
         return cls(
             addresses=settings.webrtc_addresses,
             with_loopback=is_loopback(settings.host),

@@ -7,6 +7,7 @@ are thrown away up to the next keyframe, which the caller must ask for (PLI).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sdstream.media.embedded.rtp import Part, SequenceUnwrapper
 
@@ -20,8 +21,7 @@ KEYFRAME_PATIENCE = 2.0
 MAX_REQUESTED = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """One media packet, its payload already taken out of its RTP wrapping. `timestamp` is the raw 32 bits."""
 
     sequence: int

@@ -1,13 +1,12 @@
 """One encoder for all viewers of a codec: newest picture in, packets out to each of them."""
 
 import functools
+import threading
 from collections.abc import Callable
-
-import structlog
-from av.error import FFmpegError
 
 from sdstream.clock import Clock
 from sdstream.frames import LatestSlot
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import (
     EncodedPicture,
@@ -24,20 +23,29 @@ from sdstream.media.embedded.viewer import ViewerSession
 
 REPEAT_SECONDS = 0.5
 """A picture that nothing follows is sent again after this time, so that viewers who lost or missed it have it."""
-MEAN_WEIGHT = 0.05
+RESTART_SECONDS = 0.5
+"""The pause after a failure, so that an encoder which fails on every picture costs little."""
 JOIN_SECONDS = 5.0
 
 Outgoing = Callable[[], OwnedPicture]
 """Gives the picture to encode; called on the encoder's thread, so that placards are drawn there."""
 
-log = structlog.get_logger(__name__)
-
 
 class Broadcast:
-    """The encoder thread of one codec, and its viewers. All methods are for the event loop, `put` for any thread."""
+    """The encoder thread of one codec, and its viewers. All methods are for the event loop, `put` for any thread.
+
+    A failure ends no viewer's session: the encoder is made anew after a pause, and by x264 once NVENC has failed,
+    whose sessions on one card are few.
+    """
 
     def __init__(
-        self, codec: VideoCodec, bitrate: int, h264_encoder: H264Encoder, counters: StreamCounters, clock: Clock
+        self,
+        codec: VideoCodec,
+        bitrate: int,
+        h264_encoder: H264Encoder,
+        counters: StreamCounters,
+        clock: Clock,
+        faults: FoldedReporter,
     ) -> None:
         self.codec: VideoCodec = codec
         self.viewers: set[ViewerSession] = set()
@@ -45,6 +53,8 @@ class Broadcast:
         self._h264_encoder: H264Encoder = h264_encoder
         self._counters = counters
         self._clock = clock
+        self._faults = faults
+        self._closing = threading.Event()
         self._slot: LatestSlot[Outgoing] = LatestSlot()
         self._policy = KeyframePolicy()
         self._timeline = OutputTimeline()
@@ -66,14 +76,34 @@ class Broadcast:
 
     async def close(self) -> None:
         """End the thread. Idempotent."""
+        self._closing.set()
         self._slot.close()
         await self._thread.ended(JOIN_SECONDS)
 
     def _run(self) -> None:
+        """The supervisor of the encoder: whatever fails on its thread is logged, and it begins again."""
+        while not self._closing.is_set():
+            try:
+                self._encode_pictures()
+            except Exception as error:  # noqa: BLE001 -- supervisor: without its thread no viewer gets a picture
+                self._encoder = None
+                self._counters.drop("encoder_failed")
+                self._faults.report(
+                    f"encoder {self.codec} {type(error).__name__}",
+                    "the encoder failed and is made anew",
+                    codec=self.codec,
+                    next_encoder=self._h264_encoder if self.codec == "H264" else "libvpx",
+                    error=type(error).__name__,
+                    exc_info=error,
+                )
+                self._closing.wait(RESTART_SECONDS)
+        self._encoder = None
+
+    def _encode_pictures(self) -> None:
         while not self._slot.closed:
             item = self._slot.take(timeout=REPEAT_SECONDS)
             if self._slot.closed:
-                break
+                return
             repeated = item is None
             if item is not None:
                 self._current = item
@@ -82,41 +112,35 @@ class Broadcast:
             self._count_superseded()
             made = self._encode(self._current(), repeated=repeated)
             if made is not None and not self._thread.call(functools.partial(self._fan_out, made)):
-                break  # the loop is closed: nobody is left to send it
-        self._encoder = None
+                self._closing.set()  # the loop is closed: nobody is left to send it
+                return
 
     def _encode(self, picture: OwnedPicture, *, repeated: bool) -> EncodedPicture | None:
         started = self._clock.monotonic()
         self._taken_at = started
         timestamp = self._timeline.map(None if repeated else picture.pts, picture.time_base, started)
-        if self._encoder is None or self._encoder.size != picture.size:
-            self._encoder = PictureEncoder(
-                self.codec, picture.size, scaled_bitrate(self._bitrate, picture.size), self._h264_encoder
-            )
-            self._policy = KeyframePolicy()
+        frame = picture.for_encoder()
         try:
-            made = self._encoder.encode(picture.for_encoder(), timestamp, keyframe=self._policy.due(started))
-        except FFmpegError as error:
-            log.error("the encoder failed and is made anew", codec=self.codec, size=str(picture.size), error=str(error))
-            self._encoder = None
-            self._counters.drops["encoder_failed"] += 1
-            return None
+            if self._encoder is None or self._encoder.size != picture.size:
+                self._encoder = PictureEncoder(
+                    self.codec, picture.size, scaled_bitrate(self._bitrate, picture.size), self._h264_encoder
+                )
+                self._policy = KeyframePolicy()
+            made = self._encoder.encode(frame, timestamp, keyframe=self._policy.due(started))
+        except Exception:
+            self._h264_encoder = "x264"
+            raise
         if made is None:
             return None
         if made.keyframe:
             self._policy.made(started)
-            self._counters.keyframes += 1
-        counters = self._counters
-        counters.frames_encoded += 1
-        counters.output_size = picture.size
-        spent = self._clock.monotonic() - started
-        counters.encode_seconds += (spent - counters.encode_seconds) * (MEAN_WEIGHT if counters.encode_seconds else 1)
+        self._counters.encoded(picture.size, self._clock.monotonic() - started, keyframe=made.keyframe)
         return made
 
     def _count_superseded(self) -> None:
         superseded = self._slot.superseded
         if superseded != self._superseded_before:
-            self._counters.drops["encoder_busy"] += superseded - self._superseded_before
+            self._counters.drop("encoder_busy", superseded - self._superseded_before)
             self._superseded_before = superseded
 
     def _fan_out(self, picture: EncodedPicture) -> None:

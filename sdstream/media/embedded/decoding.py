@@ -12,6 +12,7 @@ from av.video.frame import PictureType, VideoFrame
 
 from sdstream.clock import Clock
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.assembly import Picture
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.negotiation import VideoCodec
@@ -20,6 +21,8 @@ from sdstream.media.embedded.threads import LoopThread
 
 MOST_WAITING = 15
 """Encoded pictures that may wait: half a second. Behind that all are dropped up to a keyframe."""
+LARGEST_SIDE = 4096
+"""Samples of a picture's longest side; the worker takes no more, and a ring of larger ones would fill shared memory."""
 DAMAGED_PATIENCE = 1.0
 """Seconds for which pictures that the decoder calls damaged are held back; then they are better than none."""
 JOIN_SECONDS = 5.0
@@ -27,13 +30,17 @@ B_FRAMES_WARNING = (
     "The publisher sends B-frames, which WebRTC does not allow: pictures come late and out of order. "
     "Set its encoder to 0 B-frames (OBS: x264 option bframes=0)."
 )
+TOO_LARGE_WARNING = (
+    f"The publisher sends pictures of more than {LARGEST_SIDE} samples a side: they are dropped. Send a smaller size."
+)
 _LIBRARIES = {"H264": "h264", "VP8": "libvpx"}
 
 
 class DecoderThread:
     """Decodes on a thread of its own, on which `deliver` is called for each picture.
 
-    `on_trouble` is called on the event loop when a keyframe is needed.
+    On the event loop, `on_trouble` is called when a keyframe is needed, and `on_failed` once when the thread ended
+    because something failed that is not the picture's fault.
     """
 
     def __init__(
@@ -41,14 +48,18 @@ class DecoderThread:
         codec: VideoCodec,
         deliver: Callable[[I420Frame], None],
         on_trouble: Callable[[], None],
+        on_failed: Callable[[], None],
         counters: StreamCounters,
         clock: Clock,
+        faults: FoldedReporter,
     ) -> None:
         self._codec = codec
         self._deliver = deliver
         self._on_trouble = on_trouble
+        self._on_failed = on_failed
         self._counters = counters
         self._clock = clock
+        self._faults = faults
         self._waiting: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
         self._skipping = False
         self._stopped = False
@@ -62,7 +73,7 @@ class DecoderThread:
             self._skipping = False
         if self._skipping or self._waiting.qsize() >= MOST_WAITING:
             self._skipping = True
-            self._counters.drops["decoder_busy"] += 1
+            self._counters.drop("decoder_busy")
             return False
         self._waiting.put(picture)
         return True
@@ -77,11 +88,27 @@ class DecoderThread:
         return await self._thread.ended(JOIN_SECONDS)
 
     def _run(self) -> None:
+        """The supervisor of the decoder: when it fails, its session is ended, and the publisher may come again."""
+        try:
+            self._decode()
+        except Exception as error:  # noqa: BLE001 -- supervisor: a session without its thread must end
+            self._stopped = True
+            self._faults.report(
+                f"decoder {type(error).__name__}",
+                "the decoder failed and its session is ended",
+                codec=self._codec,
+                error=type(error).__name__,
+                exc_info=error,
+            )
+            self._thread.call(self._on_failed)
+
+    def _decode(self) -> None:
         context = cast(Any, av.CodecContext.create(_LIBRARIES[self._codec], "r"))
         # One thread: frame threads would add a frame of delay each, slice threads cost more than they gain at camera
         # sizes, and a server has one decoder per stream anyway.
         context.thread_count = 1
         context.flags = int(context.flags) | int(Flags.low_delay)
+        context.options = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}  # before any memory is taken for them
         while True:
             picture = self._waiting.get()
             if picture is None or self._stopped:
@@ -92,7 +119,7 @@ class DecoderThread:
             try:
                 frames: list[VideoFrame] = context.decode(packet)
             except FFmpegError:
-                self._counters.decode_errors += 1
+                self._counters.decode_error()
                 self._thread.call(self._on_trouble)
                 continue
             for frame in frames:
@@ -100,11 +127,15 @@ class DecoderThread:
 
     def _take(self, frame: VideoFrame) -> None:
         now = self._clock.monotonic()
+        if max(frame.width, frame.height) > LARGEST_SIDE:
+            self._counters.drop("too_large")
+            self._counters.warn(TOO_LARGE_WARNING)
+            return
         if frame.is_corrupt:
-            self._counters.decode_errors += 1
+            self._counters.decode_error()
             self._thread.call(self._on_trouble)
             if now - self._good_at < DAMAGED_PATIENCE:
-                self._counters.drops["damaged"] += 1
+                self._counters.drop("damaged")
                 return
         else:
             self._good_at = now
@@ -112,7 +143,7 @@ class DecoderThread:
             self._counters.warn(B_FRAMES_WARNING)
         pts = frame.pts or 0
         if self._last_pts is not None and pts < self._last_pts:
-            self._counters.drops["out_of_order"] += 1
+            self._counters.drop("out_of_order")
             return
         self._last_pts = pts
         frame.time_base = VIDEO_CLOCK
@@ -128,4 +159,4 @@ class DecoderThread:
         self._deliver(view)
 
 
-__all__ = ["B_FRAMES_WARNING", "DecoderThread"]
+__all__ = ["B_FRAMES_WARNING", "LARGEST_SIDE", "TOO_LARGE_WARNING", "DecoderThread"]

@@ -1,4 +1,4 @@
-"""One ICE, DTLS and SRTP connection: the only module that reaches into aiortc and aioice.
+"""One ICE, DTLS and SRTP connection: with `ice` and `srtp` the only module that reaches into aiortc and its parts.
 
 aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They
 are taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
@@ -13,40 +13,36 @@ listed in `SEAMS` and looked up at start, so another version of the libraries ca
 
 import asyncio
 import inspect
-import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Protocol
 
 import pylibsrtp
 import structlog
-from aioice import Candidate, Connection
-from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol, server_reflexive_candidate
-from aiortc import RTCCertificate, RTCConfiguration, RTCIceGatherer, RTCIceServer, RTCIceTransport
+from aiortc import RTCCertificate, RTCIceTransport
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
-from aiortc.rtcicetransport import RTCIceParameters, connection_kwargs
+from aiortc.rtcicetransport import RTCIceParameters
 
 from sdstream.errors import ConfigurationError, InvalidSdp
-from sdstream.media.embedded.addresses import Addressing, bind
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.ice import SEAMS as ICE_SEAMS
+from sdstream.media.embedded.ice import AddressedGatherer, parse_candidate
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
+from sdstream.media.embedded.srtp import ShortSession, short_way_known
 
 CONNECT_SECONDS = 15.0
 """Time from the answer to the end of the DTLS handshake; a client that does not come gives its place back."""
-STUN_SECONDS = 1.0
-"""What a STUN or TURN server of the settings may hold an answer up."""
-MAX_PACKET = 1480
-"""Bytes: libsrtp's work space is 1500 and its trailer must fit in."""
+MOST_CANDIDATES = 32
+"""Remote candidates that are dialled, of the offer and of later fragments together. aioice sorts all pairs again for
+each, and each has checks sent to an address of the client's choice; a client behind others is learnt from its checks.
+"""
 TRIED_VERSIONS = {"aiortc": ("1.16",), "aioice": ("0.13",), "pylibsrtp": ("0.", "1.")}
 SEAMS: tuple[tuple[Any, str], ...] = (
+    *ICE_SEAMS,
     (RTCDtlsTransport, "_handle_rtp_data"),
     (RTCDtlsTransport, "_handle_rtcp_data"),
     (RTCDtlsTransport, "_send_rtp"),
     (RTCDtlsTransport, "_set_role"),
-    (Connection, "gather_candidates"),
-    (Connection, "get_component_candidates"),
-    (Connection, "data_received"),
-    (StunProtocol, "datagram_received"),
 )
 
 log = structlog.get_logger(__name__)
@@ -72,7 +68,7 @@ class Peer:
     def __init__(self, addressing: Addressing, handler: PeerHandler, *, fast: bool = True) -> None:
         self._handler = handler
         self._fast = fast
-        self._gatherer = _Gatherer(addressing)
+        self._gatherer = AddressedGatherer(addressing)
         self._connection = self._gatherer.connection
         self._connection.queues_media = not fast
         self._ice = RTCIceTransport(self._gatherer)
@@ -81,10 +77,16 @@ class Peer:
         self._dtls.on("statechange", self._on_dtls_state)
         self._connecting: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._candidates = 0
         self._setup: Setup = "active"
         self._ended = False
+        self.connected = False
+        """Whether packets can be sent at this moment."""
         self._address: tuple[str, int] | None = None
         self._datagrams: Any = None
+        self._is_closing: Callable[[], bool] = _never
+        self._sender: Any = None
+        self._receiver: Any = None
 
     async def gather(self, setup: Setup) -> Transport:
         """Open the sockets and say what the answer (or the offer, with `actpass`) must.
@@ -116,39 +118,38 @@ class Peer:
         self._connecting = asyncio.ensure_future(self._connect(remote, ice_lite))
 
     async def add_candidate(self, line: str) -> None:
-        """Take the value of an `a=candidate` line. Candidates that cannot be dialled from here are passed over.
+        """Take the value of an `a=candidate` line.
 
+        Candidates that cannot be dialled from here are passed over, and so are those past `MOST_CANDIDATES`.
         Raises `InvalidSdp` when the line is no candidate.
         """
-        candidate = _parse_candidate(line)
-        if candidate is not None and not self._ended:
+        candidate = parse_candidate(line)
+        if candidate is not None and not self._ended and self._candidates < MOST_CANDIDATES:
+            self._candidates += 1
             await self._connection.add_remote_candidate(candidate)
 
-    @property
-    def connected(self) -> bool:
-        return self._dtls.state == "connected" and not self._ended
-
-    def send_rtp(self, packet: bytes) -> int:
-        """Encrypt and send; returns the bytes that wait in the socket, 0 when all are out."""
+    def send_rtp(self, packet: bytes) -> None:
+        """Encrypt and send one packet; nothing happens while not connected."""
         if not self.connected:
-            return 0
-        if not self._fast:
+            return
+        if self._fast:
+            self._send_datagram(self._sender.protect(packet))
+        else:
             self._send_plainly(packet)
-            return 0
-        return self._send_datagram(self._dtls.sender.protect(packet))
 
     def send_rtcp(self, packet: bytes) -> None:
         """Encrypt and send one compound RTCP packet."""
         if not self.connected:
             return
-        if not self._fast:
+        if self._fast:
+            self._send_datagram(self._sender.protect_rtcp(packet))
+        else:
             self._send_plainly(packet)
-            return
-        self._send_datagram(self._dtls.sender.protect_rtcp(packet))
 
     async def close(self) -> None:
         """Take the connection down and free its sockets. Idempotent."""
         self._ended = True
+        self.connected = False
         self._connection.media_sink = None
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
@@ -190,13 +191,18 @@ class Peer:
             self._end("the client did not connect in time")
         except InvalidSdp as error:
             self._end(error.message)
+        except Exception as error:  # the supervisor of this connection: whatever fails, its place is freed
+            log.warning("a connection could not be made", error=type(error).__name__, exc_info=error)
+            self._end("the connection failed")
 
     def _on_dtls_state(self) -> None:
         state = self._dtls.state
         if self._ended:
             return
         if state == "connected":
+            self.connected = True
             if self._fast:
+                self._sender, self._receiver = ShortSession(self._dtls.sender), ShortSession(self._dtls.receiver)
                 self._connection.media_sink = self._on_media
             self._handler.on_connected()
         elif state == "failed":
@@ -207,30 +213,32 @@ class Peer:
     def _end(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
+            self.connected = False
             self._connection.media_sink = None
             self._handler.on_closed(reason)
 
     def _on_media(self, data: bytes) -> None:
         try:
             if 192 <= data[1] <= 223:
-                packet = self._dtls.receiver.unprotect_rtcp(data)
+                packet = self._receiver.unprotect_rtcp(data)
                 self._handler.on_rtcp(packet)
             else:
-                packet = self._dtls.receiver.unprotect(data)
+                packet = self._receiver.unprotect(data)
                 self._handler.on_rtp(packet)
         except pylibsrtp.Error:
             return  # a packet sent twice, an old one, or not from the client at all
 
-    def _send_datagram(self, data: bytes) -> int:
+    def _send_datagram(self, data: bytes) -> None:
         datagrams = self._datagrams
         if datagrams is None:
             pair = self._connection.selected_pair
             if pair is None:
-                return 0
+                return
             datagrams = self._datagrams = pair.protocol.transport
             self._address = pair.remote_addr
-        datagrams.sendto(data, self._address)
-        return self.backlog
+            self._is_closing = getattr(datagrams, "is_closing", _never)
+        if not self._is_closing():  # when consent has ended, the sockets go some turns of the loop before DTLS does
+            datagrams.sendto(data, self._address)
 
     @property
     def backlog(self) -> int:
@@ -246,88 +254,6 @@ class Peer:
         task = asyncio.ensure_future(self._dtls.send_slowly(packet))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
-
-
-class _Datagrams(StunProtocol):
-    """A socket that hands media packets to the connection's sink before anybody tries to read them as STUN."""
-
-    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        connection = self.receiver
-        if isinstance(data, bytes) and isinstance(connection, _Connection) and len(data) > 1 and 127 < data[0] < 192:
-            sink = connection.media_sink
-            if sink is not None:
-                if 12 <= len(data) <= MAX_PACKET + 20:
-                    sink(data)
-                return
-            if len(data) > MAX_PACKET + 20 or not connection.queues_media:
-                return
-        super().datagram_received(data, addr)
-
-
-class _Connection(Connection):
-    """An ICE agent that advertises the addresses it is told to, loopback included, from the ports it is given."""
-
-    def __init__(self, addressing: Addressing, **servers: Any) -> None:
-        super().__init__(ice_controlling=False, **servers)
-        self._addressing = addressing
-        self.media_sink: Callable[[bytes], None] | None = None
-        self.queues_media = True
-
-    @property
-    def selected_pair(self) -> Any:
-        return self._nominated.get(1)
-
-    async def gather_candidates(self) -> None:
-        if self._local_candidates_start:
-            return
-        self._local_candidates_start = True
-        for index, address in enumerate(self._addressing.candidates()):
-            opened = await bind(address, self._addressing.ports, lambda: _Datagrams(self))
-            if opened is None:
-                log.warning("cannot open a UDP socket for this address", address=address)
-                continue
-            transport, protocol = opened
-            self._protocols.append(protocol)
-            protocol.local_candidate = Candidate(
-                foundation=candidate_foundation("host", "udp", address),
-                component=1,
-                transport="udp",
-                priority=candidate_priority(1, "host", 65535 - index),
-                host=address,
-                port=transport.get_extra_info("sockname")[1],
-                type="host",
-            )
-            self._local_candidates.append(protocol.local_candidate)
-        await self._gather_from_servers()
-        self._local_candidates_end = True
-
-    async def _gather_from_servers(self) -> None:
-        if self.turn_server is not None:
-            stun, self.stun_server = self.stun_server, None
-            self._local_candidates += await self.get_component_candidates(1, [], timeout=int(STUN_SECONDS))
-            self.stun_server = stun
-        if self.stun_server is not None:
-            queries = [
-                asyncio.ensure_future(server_reflexive_candidate(protocol, self.stun_server))
-                for protocol in self._protocols
-                if isinstance(protocol, _Datagrams) and ":" not in protocol.local_candidate.host
-            ]
-            if not queries:
-                return
-            done, late = await asyncio.wait(queries, timeout=STUN_SECONDS)
-            for query in late:
-                query.cancel()
-            for query in done:
-                if query.exception() is None:
-                    self._local_candidates.append(query.result()[0])
-
-
-class _Gatherer(RTCIceGatherer):
-    def __init__(self, addressing: Addressing) -> None:
-        super().__init__(iceServers=[])
-        servers = RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in addressing.servers]).iceServers or []
-        self.connection = _Connection(addressing, **connection_kwargs(servers))
-        self._connection = self.connection
 
 
 class _Dtls(RTCDtlsTransport):
@@ -366,6 +292,10 @@ class _Dtls(RTCDtlsTransport):
         self._handler.on_rtcp(data)
 
 
+def _never() -> bool:
+    return False
+
+
 def fast_path_known() -> bool:
     """Whether the installed libraries are the versions that the fast path was tried with.
 
@@ -377,36 +307,10 @@ def fast_path_known() -> bool:
                 f"{owner.__module__}.{owner.__name__} has no {name}",
                 hint="Install aiortc 1.16 and aioice 0.13, which sdstream was tried with.",
             )
-    return all(
+    return short_way_known() and all(
         version(package).startswith(tuple(prefix if prefix.endswith(".") else f"{prefix}." for prefix in prefixes))
         for package, prefixes in TRIED_VERSIONS.items()
     )
 
 
-_CANDIDATE = re.compile(
-    r"(?P<foundation>\S{1,64}) (?P<component>\d{1,5}) (?P<transport>\S+) (?P<priority>\d{1,10}) "
-    r"(?P<host>\S{1,255}) (?P<port>\d{1,5}) typ (?P<type>\S+)(?: .*)?"
-)
-
-
-def _parse_candidate(line: str) -> Candidate | None:
-    match = _CANDIDATE.fullmatch(line.strip())
-    if match is None:
-        raise InvalidSdp(f"cannot read the ICE candidate {line[:80]!r}")
-    host = match["host"]
-    component, port = int(match["component"]), int(match["port"])
-    dialled = match["transport"].lower() == "udp" and component == 1 and 0 < port < 65536
-    if not dialled or not re.fullmatch(r"[0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
-        return None  # TCP, mDNS names, or RTCP's own component
-    return Candidate(
-        foundation=match["foundation"],
-        component=1,
-        transport="udp",
-        priority=int(match["priority"]),
-        host=host,
-        port=port,
-        type=match["type"],
-    )
-
-
-__all__ = ["CONNECT_SECONDS", "MAX_PACKET", "Peer", "PeerHandler", "fast_path_known"]
+__all__ = ["CONNECT_SECONDS", "Peer", "PeerHandler", "fast_path_known"]

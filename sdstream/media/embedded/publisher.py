@@ -9,6 +9,7 @@ from aiortc.rtp import RtcpSrPacket
 
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.assembly import Packet, Picture, PictureAssembler
 from sdstream.media.embedded.counters import StreamCounters
@@ -50,6 +51,7 @@ class PublisherSession:
         deliver: Callable[["PublisherSession", I420Frame], None],
         on_connected: Callable[["PublisherSession"], None],
         on_closed: Callable[["PublisherSession", str], None],
+        faults: FoldedReporter,
         fast: bool,
     ) -> None:
         self.session_id = session_id
@@ -62,6 +64,7 @@ class PublisherSession:
         self._deliver = deliver
         self._connected = on_connected
         self._closed = on_closed
+        self._faults = faults
         self._source = random.getrandbits(32)
         self._media_source = 0
         self._media_at = 0.0
@@ -76,13 +79,13 @@ class PublisherSession:
         self._ended = False
 
     def statistics(self) -> tuple[TrackStatistics, ...]:
-        """What was counted of each source."""
+        """What was counted of each source. Lost is what did not come by itself, also when it was repaired."""
         return tuple(
             TrackStatistics(
                 kind=reception.kind,
                 codec=reception.codec,
                 packets_received=reception.packets,
-                packets_lost=reception.lost,
+                packets_lost=self._assembler.lost if reception.kind == "video" else reception.lost,
                 jitter=reception.jitter,
                 round_trip=self._assembler.round_trip if self._assembler.lost and reception.kind == "video" else None,
             )
@@ -107,7 +110,15 @@ class PublisherSession:
     # What the peer tells
 
     def on_connected(self) -> None:
-        self._decoder = DecoderThread(self._video.codec, self._deliver_mine, self._recover, self._counters, self._clock)
+        self._decoder = DecoderThread(
+            self._video.codec,
+            self._deliver_mine,
+            self._recover,
+            self._on_decoder_failed,
+            self._counters,
+            self._clock,
+            self._faults,
+        )
         self._arm("report", REPORT_SECONDS, self._report)
         self._connected(self)
 
@@ -163,7 +174,7 @@ class PublisherSession:
             try:
                 data, part = self._unpack(payload)
             except ValueError:
-                self._counters.decode_errors += 1
+                self._counters.decode_error()
                 self._assembler.want_keyframe(now)
         assembler = self._assembler
         pictures = assembler.push(Packet(sequence, header.timestamp, header.marker, data, part), now)
@@ -202,6 +213,10 @@ class PublisherSession:
             self._assembler.want_keyframe(self._clock.monotonic())
             self.request_keyframe()
 
+    def _on_decoder_failed(self) -> None:
+        if not self._ended:
+            self.on_closed("its decoder failed")
+
     # Reports
 
     def _count(self, header: RtpHeader, now: float, kind: str, codec: str, clock_rate: int) -> None:
@@ -221,7 +236,7 @@ class PublisherSession:
         if self._assembler.wants_keyframe:
             self.request_keyframe()
         discarded = self._assembler.discarded
-        self._counters.drops["waiting_for_keyframe"] += max(0, discarded - self._discarded_before)
+        self._counters.drop("waiting_for_keyframe", max(0, discarded - self._discarded_before))
         self._discarded_before = discarded
 
     def _report_arrivals(self) -> None:

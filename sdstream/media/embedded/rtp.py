@@ -1,8 +1,8 @@
 """RTP as bytes: headers read and written, H.264 and VP8 payloads joined to pictures and cut to packets."""
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 MAX_PAYLOAD = 1200
 """Bytes of payload in one packet we send; with every header it stays below the 1,280 that any path carries."""
@@ -13,8 +13,7 @@ _AGGREGATE, _FRAGMENT = 24, 28
 _NAL_IDR, _NAL_SPS = 5, 7
 
 
-@dataclass(frozen=True, slots=True)
-class RtpHeader:
+class RtpHeader(NamedTuple):
     """The parts of a packet that are used. The payload is `packet[start:end]`."""
 
     payload_type: int

@@ -17,10 +17,13 @@ Setup = Literal["active", "passive", "actpass"]
 DIRECTIONS: tuple[Direction, ...] = ("sendrecv", "sendonly", "recvonly", "inactive")
 MAX_OFFER_LENGTH = 200_000
 """Characters of the longest offer that is read; a browser's with every codec has about 8,000."""
+MAX_LINES = 2000
+"""Lines of the longest offer that is read, blank ones aside; each section reads all lines of the session again."""
+MAX_LINE_LENGTH = 4000
 MAX_SECTIONS = 64
 VIDEO_CLOCK_RATE = 90_000
 
-_MEDIA_LINE = re.compile(r"([a-z]+) (\d{1,5})(?:/\d+)? ([A-Z/]+) (\S+(?: \S+)*)")
+_MEDIA_LINE = re.compile(r"([a-z]+) ([0-9]{1,5})(?:/[0-9]+)? ([A-Z/]+) (\S+(?: \S+)*)")
 _ICE_TOKEN = re.compile(r"[\x21-\x7e]{4,256}")
 _DIGEST = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
 _MID = re.compile(r"[\x21-\x7e]{1,64}")
@@ -100,9 +103,7 @@ class AcceptedSection:
 
 def parse_offer(text: str) -> Offer:
     """Read an SDP offer. Raises `InvalidSdp` with what is wrong."""
-    if len(text) > MAX_OFFER_LENGTH:
-        raise InvalidSdp(f"the SDP offer is longer than {MAX_OFFER_LENGTH} characters")
-    session, sections = _group_lines(text)
+    session, sections = _group_lines(_split_lines(text, "offer"))
     if not session or session[0] != "v=0":
         raise InvalidSdp("the body is not SDP: it does not start with v=0")
     if not sections:
@@ -126,9 +127,7 @@ def parse_fragment(text: str) -> tuple[str, ...]:
 
     Raises `InvalidSdp` when the text is no such fragment.
     """
-    if len(text) > MAX_OFFER_LENGTH:
-        raise InvalidSdp(f"the SDP fragment is longer than {MAX_OFFER_LENGTH} characters")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = _split_lines(text, "fragment")
     if not lines or any(len(line) < 2 or line[1] != "=" for line in lines):
         raise InvalidSdp("the body is not an SDP fragment")
     if not any(line.startswith(("a=candidate:", "a=end-of-candidates", "a=ice-ufrag:", "m=")) for line in lines):
@@ -156,13 +155,30 @@ def write_answer(offer: Offer, accepted: Mapping[int, AcceptedSection], transpor
     return "\r\n".join(lines) + "\r\n"
 
 
-def _group_lines(text: str) -> tuple[list[str], list[list[str]]]:
+def _split_lines(text: str, name: str) -> list[str]:
+    """The lines that are not blank, without the white space around them, within the limits on their number and size."""
+    if len(text) > MAX_OFFER_LENGTH:
+        raise InvalidSdp(f"the SDP {name} is longer than {MAX_OFFER_LENGTH} characters")
+    lines = [line for raw in text.splitlines() if (line := raw.strip())]
+    if len(lines) > MAX_LINES:
+        raise InvalidSdp(f"the SDP {name} has more than {MAX_LINES} lines")
+    if any(len(line) > MAX_LINE_LENGTH for line in lines):
+        raise InvalidSdp(f"the SDP {name} has a line of more than {MAX_LINE_LENGTH} characters")
+    return lines
+
+
+def _number(text: str, digits: int) -> int | None:
+    """A number of at most `digits` ASCII digits, else None.
+
+    The length comes first: `int` raises for thousands of digits, and it also reads the digits of other scripts.
+    """
+    return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else None
+
+
+def _group_lines(lines: Iterable[str]) -> tuple[list[str], list[list[str]]]:
     session: list[str] = []
     sections: list[list[str]] = []
-    for raw in text.splitlines():
-        line = raw.strip()
-        if not line:
-            continue
+    for line in lines:
         if line.startswith("m="):
             sections.append([line])
         else:
@@ -227,13 +243,14 @@ def _parse_codecs(lines: list[str], formats: list[str]) -> tuple[Codec, ...]:
         payload_type, _, encoding = value.partition(" ")
         name, _, rate = encoding.strip().partition("/")
         rate, _, channels = rate.partition("/")
-        if not (payload_type.isdecimal() and rate.isdecimal() and int(payload_type) < 128 and name):
+        number, clock_rate = _number(payload_type, 3), _number(rate, 9)
+        if number is None or number > 127 or clock_rate is None or not name:
             raise InvalidSdp(f"cannot read a=rtpmap:{value[:80]}")
         codecs[payload_type] = Codec(
-            payload_type=int(payload_type),
+            payload_type=number,
             name=name.upper(),
-            clock_rate=int(rate[:9]),
-            channels=int(channels[:3]) if channels.isdecimal() else 1,
+            clock_rate=clock_rate,
+            channels=_number(channels, 3) or 1,
             parameters=parameters.get(payload_type, {}),
             feedback=tuple(feedback.get(payload_type, []) + feedback.get("*", [])),
         )
@@ -253,10 +270,10 @@ def _parse_fingerprints(values: list[str]) -> tuple[tuple[str, str], ...]:
 def _parse_extensions(values: list[str]) -> dict[str, int]:
     extensions: dict[str, int] = {}
     for value in values:
-        number, _, rest = value.partition(" ")
-        number = number.partition("/")[0]
-        if number.isdecimal() and 1 <= int(number[:4]) <= 255 and rest:
-            extensions[rest.split()[0]] = int(number)
+        name, _, rest = value.partition(" ")
+        number = _number(name.partition("/")[0], 3)
+        if number is not None and 1 <= number <= 255 and rest:
+            extensions[rest.split()[0]] = number
     return extensions
 
 

@@ -13,6 +13,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ShuttingDown
 from sdstream.frames import I420Frame, PictureSize
+from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.broadcast import Broadcast, Outgoing
 from sdstream.media.embedded.counters import StreamCounters
@@ -25,6 +26,14 @@ from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, writ
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.placard import draw_placard
 from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+
+SILENT_SECONDS = 10.0
+"""A viewer not heard of for so long gives its place to one that asks for it.
+
+One that was killed says no goodbye, and ICE takes half a minute to notice; the slowest clients report every 7.5 s.
+"""
+FAULT_SECONDS = 10.0
+"""The same fault of a stream's encoders and decoders is logged once in this time."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +78,7 @@ class EmbeddedStream:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._log = log.bind(stream_id=stream_id)
+        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
 
     @property
     def closed(self) -> bool:
@@ -89,10 +99,12 @@ class EmbeddedStream:
             deliver=self._on_picture,
             on_connected=self._on_publisher_connected,
             on_closed=self._on_publisher_closed,
+            faults=self._faults,
             fast=self._options.fast,
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
         former, self._sessions.publisher = self._sessions.publisher, session
+        self._counters.warnings.clear()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
             self._later(former.close())
@@ -105,7 +117,7 @@ class EmbeddedStream:
         sources = (random.getrandbits(32), random.getrandbits(32))
         name = f"sdstream-{secrets.token_hex(4)}"
         negotiation = negotiate_watch(parsed, sources, name, f"{name}-video")
-        if len(self._sessions.viewers) + self._sessions.opening >= self._options.max_viewers:
+        if not self._has_place():
             raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
         session = ViewerSession(
             _session_id(),
@@ -214,7 +226,7 @@ class EmbeddedStream:
             bytes_sent=counters.bytes_sent,
             input_size=counters.input_size,
             output_size=counters.output_size,
-            drops={reason: count for reason, count in counters.drops.items() if count},
+            drops=counters.drops,
             warnings=tuple(counters.warnings),
             tracks=publisher.statistics() if publisher is not None else (),
             encode_seconds=counters.encode_seconds,
@@ -248,7 +260,12 @@ class EmbeddedStream:
         broadcast = self._broadcasts.get(session.codec)
         if broadcast is None:
             broadcast = Broadcast(
-                session.codec, self._options.bitrate, self._options.h264_encoder, self._counters, self._clock
+                session.codec,
+                self._options.bitrate,
+                self._options.h264_encoder,
+                self._counters,
+                self._clock,
+                self._faults,
             )
             self._broadcasts[session.codec] = broadcast
         broadcast.viewers.add(session)
@@ -280,6 +297,17 @@ class EmbeddedStream:
         answer = write_answer(offer, negotiation.accepted, transport, secrets.randbits(53))
         peer.connect(negotiation.anchor, ice_lite=offer.ice_lite)
         return answer
+
+    def _has_place(self) -> bool:
+        """Whether one more viewer may come, if need be instead of one that fell silent."""
+        viewers = self._sessions.viewers
+        if len(viewers) + self._sessions.opening < self._options.max_viewers:
+            return True
+        quietest = min(viewers.values(), key=lambda viewer: viewer.heard_at, default=None)
+        if quietest is None or self._clock.monotonic() - quietest.heard_at < SILENT_SECONDS:
+            return False
+        self._on_viewer_closed(quietest, "it fell silent and its place is wanted")
+        return True
 
     async def _drop_viewer(self, session: ViewerSession) -> None:
         broadcast = self._broadcasts.get(session.codec)

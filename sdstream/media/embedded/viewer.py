@@ -85,6 +85,8 @@ class ViewerSession:
         self._octets = 0
         self._timestamp = 0
         self._sent_at: float | None = None
+        self.heard_at = clock.monotonic()
+        """When the viewer last gave a sign of life: its reports come every few seconds at most."""
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
 
@@ -102,7 +104,7 @@ class ViewerSession:
             return
         dropped = self._gate.dropped
         if not self._gate.admit(keyframe=picture.keyframe, backlog=self.peer.backlog):
-            self._counters.drops["viewer_slow"] += self._gate.dropped - dropped
+            self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
         timestamp = (self._origin + picture.timestamp) & 0xFFFFFFFF
@@ -131,6 +133,7 @@ class ViewerSession:
     # What the peer tells
 
     def on_connected(self) -> None:
+        self.heard_at = self._clock.monotonic()
         self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
         self._connected(self)
 
@@ -142,6 +145,7 @@ class ViewerSession:
         """A viewer has nothing to send."""
 
     def on_rtcp(self, packet: bytes) -> None:
+        self.heard_at = self._clock.monotonic()
         for part in read_rtcp(packet):
             if isinstance(part, RtcpRtpfbPacket) and part.fmt == RTCP_RTPFB_NACK:
                 for sequence in part.lost:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sdstream.params.processors import working_size
 from sdstream.worker.colour import resize
 from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
 from sdstream.worker.processors.edges import canny, soft_edge, standard_lineart
@@ -46,13 +47,4 @@ def run_processor(name: str, image: torch.Tensor, params: Mapping[str, Any], con
     return resize(result, round(width * factor), round(height * factor))
 
 
-def working_size(params: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height that a processor's parameters ask for; None for the picture's own."""
-    square = params.get("detect_resolution")
-    if square is None and params.get("image_width") and params.get("image_height"):
-        return int(params["image_width"]), int(params["image_height"])
-    square = square or params.get("image_resolution")
-    return None if square is None else (int(square), int(square))
-
-
-__all__ = ["PROCESSORS", "ImageProcessor", "ProcessorContext", "changes_nothing", "run_processor", "working_size"]
+__all__ = ["PROCESSORS", "ImageProcessor", "ProcessorContext", "changes_nothing", "run_processor"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def laplacian(image: torch.Tensor) -> torch.Tensor:
     return across + along - 4 * image
 
 
-@cache
+@lru_cache(maxsize=256)
 def gaussian_weights(sigma: float, radius: int) -> list[float]:
     """The kernel from its middle outwards, `radius + 1` shares; with the mirrored half they add up to 1."""
     weights = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(radius + 1)]

@@ -1,7 +1,7 @@
 """The processor that changes the size: upscale."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def lanczos(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
     return rows @ image @ columns.T
 
 
-@cache
+@lru_cache(maxsize=8)
 def _lanczos_weights(source: int, target: int, device: str) -> torch.Tensor:
     """float [target, source]: the share of each source pixel in each target pixel; rows add up to 1."""
     centres = (torch.arange(target, device=device, dtype=torch.float32) + 0.5) * source / target - 0.5

@@ -82,7 +82,7 @@ export class Api {
   }
 
   async send(method, path, body, { signal, keepalive = false, headers = {} } = {}) {
-    const all = { ...headers };
+    const all = { "x-client-source": "playground", ...headers };
     if (this.key) all.Authorization = `Bearer ${this.key}`;
     if (body !== undefined) all["Content-Type"] = "application/json";
     let response;

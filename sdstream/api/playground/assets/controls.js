@@ -70,6 +70,11 @@ export class ControlPanel {
     for (const [name, { parameter, field }] of this.#controls) field.set(params[name] ?? defaultOf(parameter, this.#family));
   }
 
+  /** The denoising steps lie on the schedule, so a shorter schedule takes them along. */
+  limitSteps(length) {
+    this.#controls.get("t_index_list")?.field.limit(length);
+  }
+
   /** While a stream runs, parameters that the server would refuse cannot be moved. */
   setLive(live) {
     for (const { parameter, field, node } of this.#controls.values()) {

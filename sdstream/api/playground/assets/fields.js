@@ -167,6 +167,12 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
       steps = [...next];
       render();
     },
+    limit: (next) => {
+      maximum = next;
+      const inside = steps.map((step) => Math.min(step, maximum));
+      if (sameJson(inside, steps)) render();
+      else alter(inside);
+    },
     disable: (flag) => {
       disabled = flag;
       render();

@@ -124,10 +124,10 @@ class Playground {
   /** A person changed a parameter: remember it, send it. */
   #change(name, value) {
     this.#params[name] = value;
-    if (name === "num_inference_steps") this.#drawPanel(); // the denoising steps are bounded by it
+    if (name === "num_inference_steps") this.#panel.limitSteps(value); // may change t_index_list too, in the same update
     if (name === "width" || name === "height") this.#shape();
     this.#save();
-    if (!this.#session?.live) return;
+    if (!this.#session) return;
     this.#stage.showApplied(`${labelOf(name)}: sending`);
     this.#session.update({ model_id: this.#params.model_id, [name]: value });
   }
@@ -164,7 +164,7 @@ class Playground {
   #drawPanel() {
     this.#panel = new ControlPanel(byId("controls"), this.#catalogue, (parameter, value) => this.#change(parameter.name, value));
     this.#panel.render(this.#family, this.#params);
-    this.#panel.setLive(Boolean(this.#session?.live));
+    this.#panel.setLive(Boolean(this.#session));
     this.#drawDiffusion();
     this.#shape();
   }
@@ -206,8 +206,8 @@ class Playground {
       const session = new StreamSession(this.#api);
       this.#session = session;
       this.#listen(session);
-      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params });
       this.#panel.setLive(true);
+      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params });
       this.#showServer();
     } catch (error) {
       if (error.name !== "AbortError") showError("start", error, "Not started.");
@@ -287,7 +287,8 @@ class Playground {
     if (!record) return;
     for (const name of Object.keys(params)) if (name in record.params) this.#params[name] = record.params[name];
     this.#drawModels();
-    this.#drawPanel();
+    this.#panel.set(this.#params);
+    this.#drawDiffusion();
     this.#save();
   }
 

@@ -10,12 +10,13 @@ const MOST = 3;
  */
 export function showError(topic, error, title = "") {
   const words = error.message || String(error);
-  const problems = error.problems ?? [];
+  const said = words.toLowerCase();
+  const problems = (error.problems ?? []).filter((problem) => !said.includes(problem.replace(/^[^:]*: /, "").toLowerCase()));
   const facts = [error.status ? `HTTP ${error.status}` : "", error.code, error.requestId].filter(Boolean).join(" · ");
   const node = element("div", { class: "message", "data-topic": topic },
     element("div", { class: "message-text" },
       element("p", {}, title ? element("b", { text: `${title} ` }) : null, sentence(words)),
-      problems.length > 0 && !problems.every((problem) => words.includes(problem)) ? element("ul", {}, ...problems.map((problem) => element("li", { text: problem }))) : null,
+      problems.length ? element("ul", {}, ...problems.map((problem) => element("li", { text: problem }))) : null,
       facts ? element("p", { class: "fine", text: facts }) : null),
     element("button", { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close")));
   clearMessage(topic);

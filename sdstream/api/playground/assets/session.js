@@ -42,6 +42,7 @@ export class StreamSession extends EventTarget {
       this.record = await this.#api.createStream(body);
       if (this.#ended) throw new DOMException("stopped", "AbortError");
       this.#phase("publishing", "Connecting");
+      if (this.#waiting) this.#scheduleUpdate();
       this.#watchStatus();
       this.#watchEvents();
       await this.#publish();
@@ -51,11 +52,11 @@ export class StreamSession extends EventTarget {
     }
   }
 
-  /** Send these members of params soon; later calls win over members not yet sent. */
+  /** Send these members of params soon; later calls win over members not yet sent. Waits for the stream while it is being created. */
   update(params) {
-    if (!this.live) return;
+    if (this.#ended) return;
     this.#waiting = { ...this.#waiting, ...params };
-    if (this.#timer === null && !this.#updating) this.#timer = setTimeout(() => this.#sendUpdate(), UPDATE_PAUSE_MS);
+    if (this.record) this.#scheduleUpdate();
   }
 
   async replaceTrack(track) {
@@ -142,6 +143,10 @@ export class StreamSession extends EventTarget {
     }
   }
 
+  #scheduleUpdate() {
+    if (this.#timer === null && !this.#updating) this.#timer = setTimeout(() => this.#sendUpdate(), UPDATE_PAUSE_MS);
+  }
+
   async #sendUpdate() {
     this.#timer = null;
     const params = this.#waiting;
@@ -158,7 +163,7 @@ export class StreamSession extends EventTarget {
     } finally {
       this.#updating = false;
     }
-    if (this.#waiting && !this.#ended) this.#timer = setTimeout(() => this.#sendUpdate(), UPDATE_PAUSE_MS);
+    if (this.#waiting && !this.#ended) this.#scheduleUpdate();
   }
 
   async #watchStatus() {

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from `Settings`: python tools/settings_page.py docs/settings.md"""
+"""Writes docs/settings.md from `Settings`: python -m tests.project.settings_page docs/settings.md"""
 
 import sys
 import types
@@ -14,7 +14,7 @@ from sdstream.settings import Settings
 HEAD = """\
 # Settings
 
-This page is written by `python tools/settings_page.py docs/settings.md`; a test keeps it current.
+This page is written by `python -m tests.project.settings_page docs/settings.md`; a test keeps it current.
 
 A setting comes from a flag of `sdstream serve`, else from an `SDSTREAM_*` variable, else from one YAML file, named by
 `--config` or `SDSTREAM_CONFIG`, else it has its default. A wrong value or an unknown name stops the program with a line

@@ -1,0 +1,151 @@
+"""The ICE agent of aioice, with our addresses and a short way for media packets.
+
+aioice leaves loopback out, binds any port, and queues whatever comes; the subclasses here change just that. What they
+override is listed in `SEAMS`, which `peer.fast_path_known` looks up at start.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aioice import Candidate, Connection
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol, server_reflexive_candidate
+from aiortc import RTCIceGatherer, RTCIceServer
+from aiortc.rtcicetransport import connection_kwargs
+
+from sdstream.errors import InvalidSdp
+from sdstream.media.embedded.addresses import Addressing, bind
+
+STUN_SECONDS = 1.0
+"""What the STUN server of the settings may hold an answer up."""
+MAX_DATAGRAM = 1500
+"""Bytes of the largest media packet that is read: libsrtp's work space."""
+SEAMS: tuple[tuple[Any, str], ...] = (
+    (Connection, "gather_candidates"),
+    (Connection, "data_received"),
+    (StunProtocol, "datagram_received"),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class AddressedConnection(Connection):
+    """An ICE agent that advertises the addresses it is told to, loopback included, from the ports it is given."""
+
+    def __init__(self, addressing: Addressing, **servers: Any) -> None:
+        super().__init__(ice_controlling=False, **servers)
+        self._addressing = addressing
+        self.media_sink: Callable[[bytes], None] | None = None
+        self.queues_media = True
+
+    @property
+    def selected_pair(self) -> Any:
+        return self._nominated.get(1)
+
+    async def gather_candidates(self) -> None:
+        if self._local_candidates_start:
+            return
+        self._local_candidates_start = True
+        for index, address in enumerate(self._addressing.candidates()):
+            opened = await bind(address, self._addressing.ports, lambda: Datagrams(self))
+            if opened is None:
+                log.warning("cannot open a UDP socket for this address", address=address)
+                continue
+            transport, protocol = opened
+            self._protocols.append(protocol)
+            protocol.local_candidate = Candidate(
+                foundation=candidate_foundation("host", "udp", address),
+                component=1,
+                transport="udp",
+                priority=candidate_priority(1, "host", 65535 - index),
+                host=address,
+                port=transport.get_extra_info("sockname")[1],
+                type="host",
+            )
+            self._local_candidates.append(protocol.local_candidate)
+        await self._ask_stun_server()
+        self._local_candidates_end = True
+
+    async def _ask_stun_server(self) -> None:
+        if self.stun_server is not None:
+            queries = [
+                asyncio.ensure_future(server_reflexive_candidate(protocol, self.stun_server))
+                for protocol in self._protocols
+                if isinstance(protocol, Datagrams) and ":" not in protocol.local_candidate.host
+            ]
+            if not queries:
+                return
+            done, late = await asyncio.wait(queries, timeout=STUN_SECONDS)
+            for query in late:
+                query.cancel()
+            found = [query.result()[0] for query in done if query.exception() is None]
+            if not found:
+                log.warning("the STUN server gave no address", server=":".join(map(str, self.stun_server)))
+            self._local_candidates += found
+
+
+class Datagrams(StunProtocol):
+    """A socket that hands media packets to the connection's sink before anybody tries to read them as STUN."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        connection = self.receiver
+        if (
+            isinstance(data, bytes)
+            and isinstance(connection, AddressedConnection)
+            and len(data) > 1
+            and 127 < data[0] < 192
+        ):
+            sink = connection.media_sink
+            if sink is not None:
+                if 12 <= len(data) <= MAX_DATAGRAM:
+                    sink(data)
+                return
+            if len(data) > MAX_DATAGRAM or not connection.queues_media:
+                return
+        super().datagram_received(data, addr)
+
+
+class AddressedGatherer(RTCIceGatherer):
+    """A gatherer around an `AddressedConnection`, which asks no server but those of the settings."""
+
+    def __init__(self, addressing: Addressing) -> None:
+        super().__init__(iceServers=[])
+        servers = [RTCIceServer(urls=url) for url in addressing.servers]
+        self.connection = AddressedConnection(addressing, **connection_kwargs(servers))
+        self._connection = self.connection
+
+
+_CANDIDATE = re.compile(
+    r"(?P<foundation>\S{1,64}) (?P<component>\d{1,5}) (?P<transport>\S+) (?P<priority>\d{1,10}) "
+    r"(?P<host>\S{1,255}) (?P<port>\d{1,5}) typ (?P<type>\S+)(?: .*)?"
+)
+
+
+def parse_candidate(line: str) -> Candidate | None:
+    """The value of an `a=candidate` line; None when it cannot be dialled from here.
+
+    Raises `InvalidSdp` when it is no candidate.
+    """
+    match = _CANDIDATE.fullmatch(line.strip())
+    if match is None:
+        raise InvalidSdp(f"cannot read the ICE candidate {line[:80]!r}")
+    host = match["host"]
+    component, port = int(match["component"]), int(match["port"])
+    dialled = match["transport"].lower() == "udp" and component == 1 and 0 < port < 65536
+    if not dialled or not re.fullmatch(r"[0-9.]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*", host):
+        return None  # TCP, mDNS names, or RTCP's own component
+    return Candidate(
+        foundation=match["foundation"],
+        component=1,
+        transport="udp",
+        priority=int(match["priority"]),
+        host=host,
+        port=port,
+        type=match["type"],
+    )
+
+
+__all__ = ["MAX_DATAGRAM", "SEAMS", "AddressedConnection", "AddressedGatherer", "parse_candidate"]

@@ -1,0 +1,65 @@
+"""The short way into libsrtp: one work space for all packets, where pylibsrtp allocates for each.
+
+`ShortSession` borrows the keys and the state of a `pylibsrtp.Session`, which stays usable beside it.
+"""
+
+from typing import Any, cast
+
+import pylibsrtp
+from pylibsrtp import _binding  # pyright: ignore[reportPrivateUsage]
+
+LARGEST = 1500
+"""Bytes of the largest packet that is taken."""
+_TRAILER = 256
+"""Room for what libsrtp appends: at most a tag, a key identifier and an index."""
+
+_library: Any = getattr(_binding, "lib", None)
+_interface: Any = getattr(_binding, "ffi", None)
+
+
+class ShortSession:
+    """Encrypts and decrypts packets in the state of `session`. Not safe between threads."""
+
+    def __init__(self, session: pylibsrtp.Session) -> None:
+        self._session = session  # its end would free the state
+        self._state: Any = cast(Any, session)._srtp[0]
+        self._space: Any = _interface.new("char[]", LARGEST + _TRAILER)
+        self._buffer: Any = _interface.buffer(self._space)
+        self._length: Any = _interface.new("int *")
+
+    def protect(self, packet: bytes) -> bytes:
+        """Raises `pylibsrtp.Error` as the session does, `ValueError` for a packet over `LARGEST`."""
+        return self._run(packet, _library.srtp_protect)
+
+    def protect_rtcp(self, packet: bytes) -> bytes:
+        """As `protect`, for RTCP."""
+        return self._run(packet, _library.srtp_protect_rtcp)
+
+    def unprotect(self, packet: bytes) -> bytes:
+        """Raises `pylibsrtp.Error` for what the peer has not sent, or sent before."""
+        return self._run(packet, _library.srtp_unprotect)
+
+    def unprotect_rtcp(self, packet: bytes) -> bytes:
+        """As `unprotect`, for RTCP."""
+        return self._run(packet, _library.srtp_unprotect_rtcp)
+
+    def _run(self, packet: bytes, function: Any) -> bytes:
+        size = len(packet)
+        if size > LARGEST:
+            raise ValueError("the packet is too long for SRTP")
+        length, buffer = self._length, self._buffer
+        length[0] = size
+        buffer[0:size] = packet
+        code: int = function(self._state, self._space, length)
+        if code:
+            raise pylibsrtp.Error(code)
+        return buffer[0 : length[0]]
+
+
+def short_way_known() -> bool:
+    """Whether the installed pylibsrtp has what `ShortSession` borrows."""
+    names = ("srtp_protect", "srtp_protect_rtcp", "srtp_unprotect", "srtp_unprotect_rtcp")
+    return _interface is not None and all(hasattr(_library, name) for name in names)
+
+
+__all__ = ["LARGEST", "ShortSession", "short_way_known"]

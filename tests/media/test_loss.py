@@ -1,0 +1,66 @@
+"""Lost packets on real connections: asked for again, sent again, and the picture stays whole."""
+
+import random
+from typing import Any
+
+import pytest
+
+from sdstream.media.embedded.stream import EmbeddedStream
+from tests.media.clients import DirectPublisher, DirectViewer
+from tests.media.conftest import Echo
+from tests.support.waiting import eventually
+
+LOSS = 0.08
+
+
+def lose_on_the_way_in(publisher: DirectPublisher, rng: random.Random) -> None:
+    """Drop media packets of an aiortc publisher, retransmissions too."""
+    transport: Any = publisher.connection.getTransceivers()[0].sender.transport
+    send = transport._send_rtp
+
+    async def sometimes(data: bytes) -> None:
+        if len(data) < 200 or rng.random() >= LOSS:
+            await send(data)
+
+    transport._send_rtp = sometimes
+
+
+async def test_packets_lost_on_the_way_in_are_repaired(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectPublisher(stream, fps=30) as publisher:
+        await eventually(lambda: echo.count >= 5)
+        lose_on_the_way_in(publisher, random.Random(4))
+        start = publisher.track.sent
+        await eventually(lambda: publisher.track.sent >= start + 90)
+        video = next(track for track in stream.statistics().tracks if track.kind == "video")
+        assert video.packets_lost > 0
+        assert video.round_trip is not None
+        assert 0 <= video.round_trip < 0.5
+        await eventually(lambda: echo.count >= publisher.track.sent - 20)
+        assert stream.statistics().decode_errors == 0
+
+
+@pytest.mark.parametrize("codec", ["H264", "VP8"])
+async def test_packets_lost_on_the_way_out_are_sent_again(stream: EmbeddedStream, echo: Echo, codec: Any) -> None:
+    async with DirectPublisher(stream, fps=30), DirectViewer(stream, codecs=(codec,)) as viewer:
+        await viewer.wait_kind("card")
+        rng = random.Random(5)
+        (session,) = stream._sessions.viewers.values()
+        send = session.peer.send_rtp
+        dropped = 0
+
+        def sometimes(packet: bytes) -> None:
+            nonlocal dropped
+            if packet[1] & 127 == session._video.payload_type and rng.random() < LOSS:
+                dropped += 1
+            else:
+                send(packet)
+
+        session.peer.send_rtp = sometimes  # type: ignore[method-assign]
+        numbers: list[int | None] = []
+        viewer.on_picture = lambda picture: numbers.append(picture.number())
+        await eventually(lambda: len(numbers) >= 90, seconds=15)
+        assert dropped > 3
+        seen = [number for number in numbers if number is not None]
+        assert len(seen) == len(numbers)
+        missing = set(range(seen[0], seen[-1] + 1)) - set(seen)
+        assert len(missing) <= 2, "a picture may be skipped by a busy encoder, not by the loss"

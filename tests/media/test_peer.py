@@ -1,0 +1,254 @@
+"""The seam to aiortc: the fast way does what the plain way does, and other versions are noticed."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pylibsrtp
+import pytest
+from pylibsrtp import Policy, Session
+
+from sdstream.errors import ConfigurationError, InvalidSdp
+from sdstream.media.embedded import peer as peer_module
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
+from sdstream.media.embedded.rtp import write_packet
+from sdstream.media.embedded.sdp import MediaSection, Transport
+from sdstream.media.embedded.srtp import LARGEST, ShortSession
+from tests.support.waiting import eventually
+
+KEY = bytes(range(30))
+
+
+@dataclass
+class Recorder:
+    rtp: list[bytes] = field(default_factory=list[bytes])
+    rtcp: list[bytes] = field(default_factory=list[bytes])
+    connected: int = 0
+    reasons: list[str] = field(default_factory=list[str])
+
+    def on_connected(self) -> None:
+        self.connected += 1
+
+    def on_closed(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def on_rtp(self, packet: bytes) -> None:
+        self.rtp.append(packet)
+
+    def on_rtcp(self, packet: bytes) -> None:
+        self.rtcp.append(packet)
+
+
+def section(transport: Transport, *, candidates: tuple[str, ...] | None = None) -> MediaSection:
+    """What the other side reads of a transport."""
+    return MediaSection(
+        "video",
+        9,
+        "UDP/TLS/RTP/SAVPF",
+        ("96",),
+        "0",
+        "sendonly",
+        (),
+        transport.ice_username,
+        transport.ice_password,
+        transport.fingerprints,
+        transport.setup,
+        transport.candidates if candidates is None else candidates,
+        {},
+    )
+
+
+def session(kind: int) -> Session:
+    policy = Policy(key=KEY, ssrc_type=kind, srtp_profile=Policy.SRTP_PROFILE_AES128_CM_SHA1_80)
+    policy.allow_repeat_tx = True
+    return Session(policy)
+
+
+@pytest.mark.parametrize("fast", [(True, True), (True, False), (False, True)], ids=str)
+async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here, fast=fast[0]), Peer(addressing, there, fast=fast[1])
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer, candidates=()))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    packets = [write_packet(96, index % 3 == 0, index, index * 3000, 7, bytes(index * 7)) for index in range(150)]
+    report = bytes.fromhex("80c90001") + (5).to_bytes(4, "big")
+    for packet in packets:
+        one.send_rtp(packet)
+        two.send_rtp(packet)
+    one.send_rtcp(report)
+    await eventually(lambda: len(there.rtp) == len(here.rtp) == 150 and there.rtcp)
+    assert there.rtp == here.rtp == packets
+    assert there.rtcp == [report]
+    await one.close()
+    await eventually(lambda: there.reasons == ["the client went away"])
+    assert here.reasons == []
+    one.send_rtp(packets[0])
+    await two.close()
+
+
+async def test_a_wrong_fingerprint_is_no_connection() -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    forged = Transport(offer.ice_username, offer.ice_password, (("sha-256", ":".join(["AA"] * 32)),), "actpass", ())
+    two.connect(section(forged))
+    one.connect(section(answer))
+    await eventually(lambda: there.reasons == ["the DTLS handshake failed"])
+    assert there.connected == 0
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_what_is_no_packet_of_the_peer_is_passed_over() -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    port = int(answer.candidates[0].split()[5])
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=("127.0.0.1", port)
+    )
+    for noise in (b"", b"\x80", b"\x80\x60" + bytes(40), b"\x80\xc9" + bytes(40), b"\x80" + bytes(3000), bytes(50)):
+        transport.sendto(noise)
+    packet = write_packet(96, True, 1, 2, 3, b"good")
+    one.send_rtp(packet)
+    await eventually(lambda: there.rtp == [packet])
+    transport.close()
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_nobody_comes_and_the_place_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "CONNECT_SECONDS", 0.05)
+    handler = Recorder()
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), handler)
+    transport = await peer.gather("active")
+    peer.connect(section(transport, candidates=()))
+    await eventually(lambda: handler.reasons == ["the client did not connect in time"])
+    await peer.close()
+
+
+@pytest.mark.parametrize("line", ["", "x", "1 1 udp 5 127.0.0.1", "1 1 udp 5 127.0.0.1 port typ host"])
+async def test_a_candidate_that_is_none_is_refused(line: str) -> None:
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), Recorder())
+    with pytest.raises(InvalidSdp):
+        await peer.add_candidate(line)
+    await peer.close()
+
+
+async def test_candidates_past_the_limit_are_not_dialled_however_they_come() -> None:
+    handler = Recorder()
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), handler)
+    transport = await peer.gather("active")
+    lines = tuple(f"{index} 1 udp {index} 127.0.0.1 {20_000 + index} typ host" for index in range(1, 200))
+    peer.connect(section(transport, candidates=lines[:20]))
+    await eventually(lambda: len(peer._connection.remote_candidates) == 20)
+    for line in lines[20:]:
+        await peer.add_candidate(line)
+    assert len(peer._connection.remote_candidates) == MOST_CANDIDATES
+    await peer.close()
+
+
+async def test_candidates_that_cannot_be_dialled_take_no_place() -> None:
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), Recorder())
+    await peer.gather("active")
+    for index in range(MOST_CANDIDATES):
+        await peer.add_candidate(f"1 1 tcp {index} 127.0.0.1 9 typ host tcptype active")
+        await peer.add_candidate(f"1 1 udp {index} 0b0f-4d2e.local {index + 1} typ host")
+    await peer.add_candidate("1 1 udp 1 127.0.0.1 20000 typ host")
+    assert [candidate.port for candidate in peer._connection.remote_candidates] == [20_000]
+    await peer.close()
+
+
+@dataclass
+class Failing(Recorder):
+    """A session that cannot take its connection."""
+
+    def on_connected(self) -> None:
+        raise RuntimeError("no thread to be had")
+
+
+async def test_a_connection_that_fails_in_an_unexpected_way_ends_its_session() -> None:
+    here, there = Recorder(), Failing()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: there.reasons == ["the connection failed"])
+    assert two.connected is False
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_an_ice_agent_that_fails_in_an_unexpected_way_ends_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = Recorder()
+    peer = Peer(Addressing(addresses=("127.0.0.1",)), handler)
+    transport = await peer.gather("active")
+
+    async def fail(_: object) -> None:
+        raise AssertionError("inside the library")
+
+    monkeypatch.setattr(peer._ice, "start", fail)
+    peer.connect(section(transport))
+    await eventually(lambda: handler.reasons == ["the connection failed"])
+    await peer.close()
+
+
+def test_short_srtp_is_what_pylibsrtp_does() -> None:
+    stock, short = session(Policy.SSRC_ANY_OUTBOUND), ShortSession(session(Policy.SSRC_ANY_OUTBOUND))
+    stock_reader, short_reader = session(Policy.SSRC_ANY_INBOUND), ShortSession(session(Policy.SSRC_ANY_INBOUND))
+    for index in range(50):
+        packet = write_packet(96, False, index, index, 9, bytes(index * 20))
+        encrypted = short.protect(packet)
+        assert encrypted == stock.protect(packet)
+        assert short_reader.unprotect(encrypted) == stock_reader.unprotect(encrypted) == packet
+    report = bytes.fromhex("80c90001") + (5).to_bytes(4, "big")
+    encrypted = short.protect_rtcp(report)
+    assert encrypted == stock.protect_rtcp(report)
+    assert short_reader.unprotect_rtcp(encrypted) == report
+
+
+def test_short_srtp_refuses_what_pylibsrtp_refuses() -> None:
+    reader = ShortSession(session(Policy.SSRC_ANY_INBOUND))
+    with pytest.raises(pylibsrtp.Error):
+        reader.unprotect(write_packet(96, False, 1, 1, 9, bytes(30)))
+    with pytest.raises(ValueError, match="too long"):
+        reader.unprotect(bytes(LARGEST + 1))
+
+
+def test_the_installed_libraries_are_those_that_were_tried() -> None:
+    assert fast_path_known()
+
+
+def test_another_version_takes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "TRIED_VERSIONS", {"aiortc": ("0.9",)})
+    assert fast_path_known() is False
+
+
+def test_a_library_without_what_is_needed_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "SEAMS", ((Peer, "no_such_method"),))
+    with pytest.raises(ConfigurationError, match="no_such_method"):
+        fast_path_known()
+
+
+async def test_sending_while_the_sockets_go_is_harmless() -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    packet = write_packet(96, True, 1, 2, 3, b"good")
+    one.send_rtp(packet)
+    await one._connection.close()  # as the end of consent does
+    while not here.reasons:
+        one.send_rtp(packet)
+        await asyncio.sleep(0)
+    assert here.reasons == ["the client went away"]
+    await asyncio.gather(one.close(), two.close())
