@@ -53,10 +53,14 @@ def make_pipeline(
     """
     if params.skip_diffusion:
         return ProcessorPipeline(params, device)
-    from sdstream.worker.diffusion_pipeline import load_diffusion  # diffusers takes seconds to import
+    from sdstream.diffusion.sources import find_model
 
     entry = None if models is None else models.get(params.model_id)
-    return load_diffusion(params, params.model_id if entry is None else entry.source, device, progress)
+    source = params.model_id if entry is None else entry.source
+    find_model(source)  # first, because diffusers takes seconds to import, for nothing where there is no model
+    from sdstream.worker.diffusion_pipeline import load_diffusion
+
+    return load_diffusion(params, source, device, progress)
 
 
 class ProcessorPipeline:

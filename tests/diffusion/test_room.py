@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,10 +47,24 @@ def test_only_one_module_imports_diffusers_and_transformers() -> None:
     assert users == {"libraries"}
 
 
-def test_a_worker_that_does_not_diffuse_never_imports_diffusers() -> None:
-    program = "import sys, sdstream.worker.work; print('diffusers' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["False", "False"]
+def test_a_worker_without_the_model_never_imports_diffusers(tmp_path: Path) -> None:
+    program = """
+import sys
+import torch
+from sdstream.errors import ModelUnavailable
+from sdstream.params import ModelTable, parse_create
+from sdstream.worker import work
+from sdstream.worker.pipelines import make_pipeline
+params = parse_create({"params": {"model_id": "stabilityai/sd-turbo"}}, ModelTable()).params
+try:
+    make_pipeline(params, torch.device("cpu"), print)
+except ModelUnavailable as error:
+    print("diffusers" in sys.modules, "transformers" in sys.modules, error.message)
+"""
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    assert done.stdout.startswith("False False stabilityai/sd-turbo is not on this machine")
 
 
 @pytest.mark.slow
