@@ -7,7 +7,7 @@ import torch
 
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
-from sdstream.params import StreamParams
+from sdstream.params import ModelTable, StreamParams
 from sdstream.params.processors import ImageProcessing, Processor
 from sdstream.worker.colour import resize
 from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, run_processor
@@ -44,14 +44,23 @@ class Pipeline(Protocol):
         ...
 
 
-def make_pipeline(params: StreamParams, device: torch.device, progress: Progress) -> Pipeline:
-    """Load what `params` need. Raises `ModelUnavailable`, naming what is missing."""
-    if not params.skip_diffusion:
-        raise ModelUnavailable(
-            f"{params.model_id} cannot run: this version of sdstream has no diffusion engine yet; "
-            "set skip_diffusion to true to run image processors only"
-        )
-    return ProcessorPipeline(params, device)
+def make_pipeline(
+    params: StreamParams, device: torch.device, progress: Progress, models: ModelTable | None = None
+) -> Pipeline:
+    """Load what `params` need. Raises `ModelUnavailable`, naming what is missing.
+
+    `models` says where weights are; without it a model is looked for under its id.
+    """
+    if params.skip_diffusion:
+        return ProcessorPipeline(params, device)
+    from sdstream.diffusion.sources import find_model
+
+    entry = None if models is None else models.get(params.model_id)
+    source = params.model_id if entry is None else entry.source
+    find_model(source)  # first, because diffusers takes seconds to import, for nothing where there is no model
+    from sdstream.worker.diffusion_pipeline import load_diffusion
+
+    return load_diffusion(params, source, device, progress)
 
 
 class ProcessorPipeline:
@@ -95,20 +104,22 @@ class ProcessorPipeline:
         return image
 
     def _take(self, params: StreamParams) -> None:
-        before, after = _active(params.image_preprocessing), _active(params.image_postprocessing)
-        for processor in (*before, *after):
-            if processor.type not in PROCESSORS:
-                raise ModelUnavailable(
-                    f"the image processor {processor.type} needs a model that this version of sdstream cannot load"
-                )
+        before, after = usable_processors(params.image_preprocessing), usable_processors(params.image_postprocessing)
         self._before, self._after = before, after
         self._input_size = PictureSize(params.width, params.height)
         self._output_size = params.output_size
         self._remembers = any(processor.type == "feedback" for processor in (*before, *after))
 
 
-def _active(block: ImageProcessing | None) -> tuple[Processor, ...]:
-    return () if block is None else block.active
+def usable_processors(block: ImageProcessing | None) -> tuple[Processor, ...]:
+    """The active processors of a block. Raises `ModelUnavailable` for one that cannot run here."""
+    active = () if block is None else block.active
+    for processor in active:
+        if processor.type not in PROCESSORS:
+            raise ModelUnavailable(
+                f"the image processor {processor.type} needs a model that this version of sdstream cannot load"
+            )
+    return active
 
 
-__all__ = ["Pipeline", "ProcessorPipeline", "Progress", "make_pipeline"]
+__all__ = ["Pipeline", "ProcessorPipeline", "Progress", "make_pipeline", "usable_processors"]

@@ -206,7 +206,7 @@ class LaneWork:
             self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
         progress(f"preparing {params.model_id}", None)
-        return make_pipeline(params, self._device, progress)
+        return make_pipeline(params, self._device, progress, self._models)
 
     def _convert(self, pipeline: Pipeline, picture: WaitingPicture, target: Plane) -> PictureSize:
         frame = picture.frame()

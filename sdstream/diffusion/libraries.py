@@ -1,0 +1,21 @@
+"""The one door to diffusers and transformers: what they print is silenced, and their types are given up, here only."""
+
+import os
+from typing import Any
+
+# Loading must never wait for a network that nobody asked to use; what is fetched is fetched before, by name.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import diffusers as _diffusers
+import transformers as _transformers
+from diffusers.utils import logging as _diffusers_logging
+from transformers.utils import logging as _transformers_logging
+
+diffusers: Any = _diffusers
+transformers: Any = _transformers
+
+for _logging in (_diffusers_logging, _transformers_logging):
+    _logging.set_verbosity_error()
+    _logging.disable_progress_bar()
+
+__all__ = ["diffusers", "transformers"]

@@ -1,0 +1,92 @@
+"""What holds of the room as a whole: what it imports, who imports it, and that it does not grow."""
+
+import ast
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import sdstream.diffusion
+from sdstream.diffusion.models import Model
+from sdstream.diffusion.table import StreamTable
+from tests.diffusion.runs import frame_of, knobs_of, pictures
+
+ROOM = Path(sdstream.diffusion.__file__).parent
+KNOWN = {"torch", "safetensors", "diffusers", "transformers", "huggingface_hub", "sdstream"}
+"""What the room needs besides the standard library."""
+UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("file", sorted(ROOM.glob("*.py")), ids=lambda file: file.stem)
+def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
+    names = imported(file)
+    tops = {name.partition(".")[0] for name in names}
+    assert not tops & UNWANTED
+    assert not {top for top in tops if top not in sys.stdlib_module_names} - KNOWN
+    own = {name for name in names if name.startswith("sdstream") and not name.startswith("sdstream.diffusion")}
+    assert own <= {"sdstream.errors", "sdstream.settings"}
+
+
+def test_only_one_module_imports_diffusers_and_transformers() -> None:
+    users = {file.stem for file in ROOM.glob("*.py") if imported(file) & {"diffusers", "transformers"}}
+    assert users == {"libraries"}
+
+
+def test_a_worker_without_the_model_never_imports_diffusers(tmp_path: Path) -> None:
+    program = """
+import sys
+import torch
+from sdstream.errors import ModelUnavailable
+from sdstream.params import ModelTable, parse_create
+from sdstream.worker import work
+from sdstream.worker.pipelines import make_pipeline
+params = parse_create({"params": {"model_id": "stabilityai/sd-turbo"}}, ModelTable()).params
+try:
+    make_pipeline(params, torch.device("cpu"), print)
+except ModelUnavailable as error:
+    print("diffusers" in sys.modules, "transformers" in sys.modules, error.message)
+"""
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    assert done.stdout.startswith("False False stabilityai/sd-turbo is not on this machine")
+
+
+@pytest.mark.slow
+def test_a_thousand_joins_turns_and_leaves_leave_memory_flat(tiny_model: Callable[..., Model]) -> None:
+    model = tiny_model("sd-turbo")
+    image = pictures(1)[0]
+    table = StreamTable(frame_of(model, 2), knobs_of(model), 2)
+    stays = table.join(knobs_of(model))
+
+    def cycle(number: int) -> None:
+        seat = table.join(knobs_of(model, prompt=f"picture {number}", seed=number))
+        table.turn(seat, knobs_of(model, prompt=f"other {number}", guidance=2.0))
+        if number % 10 == 0:
+            table.run({stays: image, seat: image})
+        table.leave(seat)
+
+    process = psutil.Process()
+    for number in range(300):
+        cycle(number)
+    gc.collect()
+    before = process.memory_info().rss
+    for number in range(300, 1300):
+        cycle(number)
+    gc.collect()
+    assert process.memory_info().rss - before < 8 * 2**20
