@@ -10,8 +10,9 @@ import msgspec
 from sdstream.worker.messages import Message, Unpacker, pack
 
 READ_BYTES = 1 << 16
+DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 TICK = 3600.0
-"""Seconds a read waits before it is begun again; a finite value keeps the socket non-blocking for senders."""
+"""Seconds a read waits before it is begun again, where a socket must not block for its senders' sake (Windows)."""
 
 
 class Channel:
@@ -23,10 +24,11 @@ class Channel:
     """
 
     def __init__(self, connection: socket.socket, decoder: "msgspec.msgpack.Decoder[Any]") -> None:
-        connection.settimeout(TICK)
+        # A socket with a time limit polls before each read; where a send can refuse to wait by itself, none is needed.
+        connection.settimeout(TICK if DO_NOT_WAIT == 0 else None)
         self._connection = connection
         self._writer = connection.dup()
-        self._writer.settimeout(0.0)
+        self._writer.settimeout(0.0 if DO_NOT_WAIT == 0 else None)
         self._unpacker = Unpacker(decoder)
         self._lock = threading.Lock()
         self._backlog = bytearray()
@@ -43,7 +45,7 @@ class Channel:
                 self._backlog += data
                 return
             try:
-                sent = self._writer.send(data)
+                sent = self._writer.send(data, DO_NOT_WAIT)
             except BlockingIOError:
                 sent = 0
             except OSError:  # the other end is gone; the receiving thread sees it too and says so
@@ -99,7 +101,7 @@ class Channel:
             if self._closed:
                 return
             blocking = self._writer.dup()
-        blocking.settimeout(TICK)
+        blocking.settimeout(TICK if DO_NOT_WAIT == 0 else None)  # the reader's socket shares the mode
         with blocking:
             while True:
                 with self._lock:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy
 from av.video.frame import VideoFrame
@@ -35,7 +35,7 @@ class OwnedPicture:
         """Copy `picture`, whose planes may be gone after the call."""
         size = picture.size
         frame = VideoFrame(size.width, size.height, "yuv420p")
-        for plane, source in zip(_planes(frame), picture.planes, strict=True):
+        for plane, source in zip(_planes(frame, size.width, size.height), picture.planes, strict=True):
             plane[...] = source
         return cls(
             frame,
@@ -63,7 +63,7 @@ class OwnedPicture:
 
     def as_i420(self) -> I420Frame:
         """A copy for whoever keeps it."""
-        y, u, v = _planes(self.frame)
+        y, u, v = _planes(self.frame, self.size.width, self.size.height)
         return I420Frame(
             y,
             u,
@@ -84,8 +84,9 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
     `frame.pts` is taken to count `frame.time_base`.
     """
     pts, time_base = frame.pts or 0, frame.time_base or VIDEO_CLOCK
-    full_range = frame.format.name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
-    if frame.format.name not in _PLANAR:
+    name = frame.format.name
+    full_range = name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
+    if name not in _PLANAR:
         converted = frame.reformat(
             format="yuv420p",
             src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
@@ -96,11 +97,11 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
     width, height = frame.width & ~1, frame.height & ~1
     if width < 2 or height < 2:
         return None
-    y, u, v = _planes(frame)
+    y, u, v = _planes(frame, width, height)
     return I420Frame(
-        y[:height, :width],
-        u[: height // 2, : width // 2],
-        v[: height // 2, : width // 2],
+        y,
+        u,
+        v,
         pts=pts,
         time_base=time_base,
         received_at=received_at,
@@ -110,12 +111,14 @@ def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Fram
     )
 
 
-def _planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane]:
-    views: list[Plane] = []
-    for plane in frame.planes[:3]:
-        flat = numpy.frombuffer(cast(Any, plane), numpy.uint8)
-        views.append(flat.reshape(-1, plane.line_size)[: plane.height, : plane.width])
-    return views[0], views[1], views[2]
+def _planes(frame: VideoFrame, width: int, height: int) -> tuple[Plane, Plane, Plane]:
+    """Views of the upper left part of `width` x `height`, both even and not above the frame's."""
+    y, u, v = frame.planes[:3]
+    return _plane(y, width, height), _plane(u, width // 2, height // 2), _plane(v, width // 2, height // 2)
+
+
+def _plane(plane: Any, width: int, height: int) -> Plane:
+    return numpy.ndarray((height, width), numpy.uint8, plane, strides=(plane.line_size, 1))
 
 
 __all__ = ["OwnedPicture", "view_of"]

@@ -4,6 +4,8 @@ from fractions import Fraction
 
 from sdstream.frames import VIDEO_CLOCK
 
+TICKS = VIDEO_CLOCK.denominator
+"""In one second. Pictures of the publisher count in them, so the usual way needs no fractions."""
 LARGEST_STEP = 10.0
 """Seconds that one picture's time may differ from the wall clock before it is taken for another clock."""
 
@@ -21,15 +23,15 @@ class OutputTimeline:
 
         `now` is the monotonic second; results grow by at least one tick.
         """
-        wall = 0 if self._last is None else self._last + max(1, round((now - self._last_at) / VIDEO_CLOCK))
+        wall = 0 if self._last is None else self._last + max(1, round((now - self._last_at) * TICKS))
         if pts is None:
             ticks = wall
         else:
-            source = round(pts * time_base / VIDEO_CLOCK)
+            source = pts if time_base is VIDEO_CLOCK else round(pts * time_base * TICKS)
             if self._offset is None:
                 self._offset = wall - source
             ticks = source + self._offset
-            if abs(ticks - wall) > LARGEST_STEP / VIDEO_CLOCK:
+            if abs(ticks - wall) > LARGEST_STEP * TICKS:
                 self._offset = wall - source
                 ticks = wall
         if self._last is not None and ticks <= self._last:
