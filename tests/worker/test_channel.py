@@ -6,14 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from sdstream.worker import channel as channel_module
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import TO_WORKER, Ping, UpdateLane
 
 Ends = tuple[Channel, Channel]
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
+@pytest.fixture(params=["refusing to wait", "with a time limit"])
+def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
+    """By either way of keeping senders from waiting."""
+    if request.param == "with a time limit":
+        monkeypatch.setattr(channel_module, "DO_NOT_WAIT", 0)
     left, right = socket.socketpair()
     channels = Channel(left, TO_WORKER), Channel(right, TO_WORKER)
     yield channels
@@ -32,6 +36,23 @@ def test_a_sender_does_not_wait_for_a_reader_and_nothing_is_lost_or_mixed_up(end
     while len(received) < len(sent):
         received += far.read() or []
     assert received == sent
+
+
+def test_an_end_that_sends_a_backlog_goes_on_reading(ends: Ends) -> None:
+    near, far = ends
+    sent = [UpdateLane(number, "x" * 40_000, number) for number in range(30)]
+    heard: list[object] = []
+    reader = threading.Thread(target=lambda: [heard.append(near.read()) for _ in range(2)])
+    reader.start()
+    for message in sent:
+        near.send(message)
+    received: list[object] = []
+    while len(received) < len(sent):
+        received += far.read() or []
+    far.send(Ping(1))
+    far.close()
+    reader.join(5)
+    assert heard == [[Ping(1)], None]
 
 
 def test_a_reader_is_told_that_the_other_end_has_gone(ends: Ends) -> None:
