@@ -23,6 +23,7 @@
         ├── InternalError       500   INTERNAL/ERROR
         └── Unavailable         503   UNAVAILABLE
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
+            ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
@@ -219,6 +220,15 @@ class WorkerUnavailable(Unavailable):
 
     code = "WORKER/UNAVAILABLE"
     hint = "Wait for the restart; the log says why the worker ended."
+
+
+class WorkerEndedByStream(Unavailable):
+    """The worker process ended again and again while it was at work for this stream, which it gets no more."""
+
+    code = "WORKER/ENDED_BY_STREAM"
+    hint = "Change the stream's parameters; the log says how the worker ended."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
 
 
 class ModelUnavailable(Unavailable):

@@ -18,7 +18,7 @@ from sdstream import platform
 from sdstream.errors import SdstreamError
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
-from sdstream.worker.messages import TO_SERVER, Message
+from sdstream.worker.messages import TO_SERVER, AtWork, Message
 
 LOG_LINES = 50
 LONGEST_LINE = 2000
@@ -41,6 +41,8 @@ class WorkerChild:
         self._channel: Channel | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self.ended = asyncio.Event()
+        self.at_work: AtWork | None = None
+        """What it does for the first time just now, as far as it said."""
 
     def start(self, settings: Settings) -> None:
         """Start the process. Raises `OSError`. To be called on a thread that lasts (see `die_with_parent`)."""

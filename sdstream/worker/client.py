@@ -18,6 +18,7 @@ from sdstream.worker import supervision
 from sdstream.worker.child import WorkerChild
 from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
+    AtWork,
     Configure,
     LaneReport,
     PictureOut,
@@ -30,6 +31,7 @@ from sdstream.worker.messages import (
     Warm,
 )
 from sdstream.worker.ports import Lane, LaneListener, WorkerHealth, WorkerPhase
+from sdstream.worker.quarantine import Quarantine, clears, ends_work
 from sdstream.worker.ring import memory_prefix, sweep_own_memory, sweep_stale_memory
 from sdstream.worker.supervision import Action, Limits, SupervisionState
 
@@ -56,6 +58,7 @@ class WorkerProcess:
         """A process that has imported torch and waits to be configured: the import is most of a restart."""
         self._spare_is_warm = False
         self._lanes: dict[int, WorkerLane] = {}
+        self._quarantine = Quarantine()
         self._lane_numbers = itertools.count(1)
         self._generations = itertools.count(1)
         self._own_prefix = f"{memory_prefix()}{secrets.token_hex(3)}-"
@@ -242,17 +245,30 @@ class WorkerProcess:
         self._is_ready.clear()
         reason = reason or child.exit_reason
         self._last_logs = child.lines
+        suspect = None if child.at_work is None else self._lanes.get(child.at_work.lane)
+        convicted = suspect is not None and self._quarantine.note_death(suspect.number)
         if self._state.phase is not WorkerPhase.STOPPED:
             self._last_error = reason
-            self._state = supervision.ended(self._state, self._clock.monotonic())
-            logger.warning("worker_ended", reason=reason, restarts=self._state.restarts)
+            self._state = supervision.ended(self._state, self._clock.monotonic(), by_lane=suspect is not None)
+            stream_id = None if suspect is None else suspect.stream_id
+            logger.warning("worker_ended", reason=reason, restarts=self._state.restarts, at_work_for=stream_id)
+        if convicted and suspect is not None:
+            suspect.keep_away(reason, self._release_lane)
+            logger.error("stream_quarantined", stream_id=suspect.stream_id, reason=reason)
         for lane in self._lanes.values():
-            lane.detach(reason)
+            if not self._quarantine.holds(lane.number):
+                lane.detach(reason)
         sweep_own_memory(self._memory_prefix)
         self._look.set()
 
     def _forget_lane(self, lane: WorkerLane) -> None:
         self._lanes.pop(lane.number, None)
+        self._quarantine.forget(lane.number)
+
+    def _release_lane(self, lane: WorkerLane) -> None:
+        self._quarantine.release(lane.number)
+        if self._state.phase is WorkerPhase.READY and self._child is not None:
+            lane.attach(self._child.channel, self._memory_prefix)
 
     def _on_ready(self, child: WorkerChild, message: Ready) -> None:
         if child is not self._child or self._state.phase is WorkerPhase.STOPPED:
@@ -262,7 +278,8 @@ class WorkerProcess:
         logger.info("worker_ready", device=message.device, seconds=round(now - self._state.started_at, 3))
         self._state = supervision.became_ready(self._state, now)
         for lane in list(self._lanes.values()):
-            lane.attach(child.channel, self._memory_prefix)
+            if not self._quarantine.holds(lane.number):
+                lane.attach(child.channel, self._memory_prefix)
         self._is_ready.set()
         self._look.set()
 
@@ -288,7 +305,13 @@ class WorkerProcess:
             case UseRing():
                 if lane := self._lanes.get(message.lane):
                     lane.on_use_ring(message, child.channel)
+            case AtWork():
+                child.at_work = message
             case LaneReport():
+                if (work := child.at_work) is not None and ends_work(work, message):
+                    child.at_work = None
+                    if clears(work, message):
+                        self._loop.call_soon_threadsafe(self._quarantine.forget, work.lane)
                 if lane := self._lanes.get(message.lane):
                     lane.on_report(message, child.channel)
             case Warm():

@@ -6,12 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerUnavailable
+from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
@@ -29,23 +28,12 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
+from sdstream.worker.submission import Submission, failure, reject, resolve
 
 RETURN_AT = 2
 """So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
 
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What is remembered of a picture while the worker has it. `result` belongs to a waiting `process` call."""
-
-    pts: int
-    time_base: Fraction
-    received_at: float
-    sequence: int
-    ring: FrameRing
-    result: "asyncio.Future[I420Frame] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +76,8 @@ class WorkerLane:
         self._lock = threading.Lock()
         self._status = LaneStatus(LanePhase.WAITING, revision)
         self._closed = False
+        self._on_release: Callable[[WorkerLane], None] | None = None
+        """Called at the next update, if the lane is kept away from the worker until then."""
         self._channel: Channel | None = None
         self._memory_prefix = ""
         self._input: FrameRing | None = None
@@ -126,7 +116,7 @@ class WorkerLane:
             if self._closed:
                 raise WorkerUnavailable("the lane is closed")
             if self._status.phase is LanePhase.FAILED:
-                raise _failure(self._status.error_code, self._status.error_message)
+                raise failure(self._status.error_code, self._status.error_message)
             self._submitted += 1
             self._waiting.append((frame, result))
             self._pump()
@@ -136,9 +126,12 @@ class WorkerLane:
         with self._lock:
             if not self._handover.want(params, revision):
                 return
-            if self._status.phase is LanePhase.WAITING:
+            on_release, self._on_release = self._on_release, None
+            if on_release is not None or self._status.phase is LanePhase.WAITING:
                 self._set_status(LaneStatus(LanePhase.WAITING, revision))
             self._send_update()
+        if on_release is not None:
+            on_release(self)
 
     def statistics(self) -> LaneStatistics:
         with self._lock:
@@ -181,6 +174,17 @@ class WorkerLane:
             self._let_go(WorkerUnavailable(reason))
             self._set_status(LaneStatus(LanePhase.WAITING, self._handover.revision, detail=reason))
 
+    def keep_away(self, reason: str, on_release: Callable[["WorkerLane"], None]) -> None:
+        """The worker is gone, because of this lane: it stays FAILED until its next update, which calls `on_release`."""
+        with self._lock:
+            if self._closed:
+                return
+            error = WorkerEndedByStream(f"this stream ended the worker twice ({reason}); change its parameters")
+            self._on_release = on_release
+            self._let_go(error)
+            revision = self._handover.revision
+            self._set_status(LaneStatus(LanePhase.FAILED, revision, error_code=error.code, error_message=error.message))
+
     def on_picture_out(self, message: PictureOut, channel: Channel) -> None:
         """A picture is done; on the reader thread. `channel` tells it from a message of an earlier worker."""
         with self._lock:
@@ -201,7 +205,7 @@ class WorkerLane:
         frame = I420Frame(y, u, v, submission.pts, submission.time_base, submission.received_at, submission.sequence)
         try:
             if submission.result is not None:
-                self._on_loop(_resolve, submission.result, frame.copy())
+                self._on_loop(resolve, submission.result, frame.copy())
             else:
                 self._listener.on_picture(
                     ProcessedPicture(frame, message.revision, message.worker_seconds, message.queue_seconds)
@@ -226,8 +230,8 @@ class WorkerLane:
                 self._superseded += 1
                 self._give_back(message.ring, slot)
                 if submission.result is not None:
-                    error = _failure(self._status.error_code, self._status.error_message)
-                    self._on_loop(_reject, submission.result, error)
+                    error = failure(self._status.error_code, self._status.error_message)
+                    self._on_loop(reject, submission.result, error)
 
     def on_use_ring(self, message: UseRing, channel: Channel) -> None:
         """The worker made memory for its output."""
@@ -256,7 +260,7 @@ class WorkerLane:
             self._set_status(self._handover.hear(status))
             self._send_update()
             if self._status.phase is LanePhase.FAILED:
-                self._fail_waiting(_failure(message.error_code, message.error_message))
+                self._fail_waiting(failure(message.error_code, message.error_message))
 
     # -- below: with the lock held
 
@@ -352,7 +356,7 @@ class WorkerLane:
         self._lost += len(self._under_way)
         for submission in self._under_way.values():
             if submission.result is not None:
-                self._on_loop(_reject, submission.result, error)
+                self._on_loop(reject, submission.result, error)
         self._under_way.clear()
         if self._stash is not None:
             self._superseded += 1
@@ -365,7 +369,7 @@ class WorkerLane:
     def _fail_waiting(self, error: RequestError) -> None:
         self._lost += len(self._waiting)
         for _, result in self._waiting:
-            self._on_loop(_reject, result, error)
+            self._on_loop(reject, result, error)
         self._waiting.clear()
 
     def _set_status(self, status: LaneStatus) -> None:
@@ -376,22 +380,6 @@ class WorkerLane:
     def _on_loop(self, call: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(call, *arguments)
-
-
-def _resolve(result: "asyncio.Future[I420Frame]", frame: I420Frame) -> None:
-    if not result.done():
-        result.set_result(frame)
-
-
-def _reject(result: "asyncio.Future[I420Frame]", error: RequestError) -> None:
-    if not result.done():
-        result.set_exception(error)
-
-
-def _failure(code: str | None, message: str | None) -> RequestError:
-    if code == ModelUnavailable.code:
-        return ModelUnavailable(message or "the stream's model is not available")
-    return InternalError(message or "the lane gave the picture up")
 
 
 __all__ = ["WorkerLane"]

@@ -120,6 +120,14 @@ class Pong(Message):
     memory_total: int | None
 
 
+class AtWork(Message):
+    """The worker is about to do something for the first time: to bring params of `revision` into force, or to make the
+    first picture under them. What becomes of that, the lane's next report tells, or the end of the process."""
+
+    lane: int
+    revision: int
+
+
 class PictureOut(Message):
     """The picture of input slot `source_slot` is done, and lies in an output slot, or, with `ring` `IN_PLACE`, in the
     input slot itself because nothing changed it."""
@@ -151,7 +159,7 @@ class LaneReport(Message):
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned
-ToServer = Warm | Ready | Pong | UseRing | PictureOut | SlotsReturned | LaneReport
+ToServer = Warm | Ready | Pong | UseRing | AtWork | PictureOut | SlotsReturned | LaneReport
 
 _ENCODER = msgspec.msgpack.Encoder()
 TO_WORKER: "msgspec.msgpack.Decoder[ToWorker]" = msgspec.msgpack.Decoder(ToWorker)
@@ -200,6 +208,7 @@ __all__ = [
     "IN_PLACE",
     "TO_SERVER",
     "TO_WORKER",
+    "AtWork",
     "CloseLane",
     "Configure",
     "LaneReport",

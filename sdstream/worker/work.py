@@ -13,6 +13,7 @@ from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
 from sdstream.worker.messages import (
     IN_PLACE,
+    AtWork,
     LaneReport,
     Message,
     OpenLane,
@@ -122,6 +123,7 @@ class LaneWork:
 
         When it raises, the lane is as it was: `fail` with the revision says what that means.
         """
+        self._send(AtWork(self.number, wanted.revision))
         self._refusal = None
         if self._pipeline is None:
             self._revision = wanted.revision
@@ -149,6 +151,8 @@ class LaneWork:
         if self.failed or self._pipeline is None:
             self.give_up([picture])
             return
+        if self._effective_sequence is None:
+            self._send(AtWork(self.number, self._revision))
         started = self._clock.monotonic()
         pipeline = self._pipeline
         self._converted = not self._stays(pipeline, picture)

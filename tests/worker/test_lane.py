@@ -9,7 +9,7 @@ import pytest
 
 from sdstream import platform
 from sdstream.clock import ManualClock
-from sdstream.errors import InternalError, ModelUnavailable, WorkerUnavailable
+from sdstream.errors import InternalError, ModelUnavailable, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.worker.channel import Channel
@@ -420,3 +420,22 @@ async def test_closing_tells_the_worker_ends_calls_and_is_idempotent(bench: Benc
     assert len(bench.worker.of(CloseLane)) == 1
     assert bench.forgotten == [bench.lane]
     assert len(bench.worker.pictures) == 1
+
+
+async def test_a_lane_that_is_kept_away_from_the_worker_stays_failed_until_its_next_update(bench: Bench) -> None:
+    released: list[WorkerLane] = []
+    bench.lane.keep_away("signal 9", released.append)
+    bench.submit(1)
+    with pytest.raises(WorkerEndedByStream, match=r"twice \(signal 9\); change its parameters"):
+        await bench.lane.process(flat(SIZE, 20))
+    await until(lambda: bench.listener.statuses[-1].phase is LanePhase.FAILED)
+    assert bench.listener.statuses[-1].error_code == WorkerEndedByStream.code
+    assert (released, bench.worker.of(UpdateLane)) == ([], [])
+
+    bench.lane.update(make_params("blur"), 2)
+    bench.lane.update(make_params("canny"), 3)
+    assert released == [bench.lane]
+    await until(lambda: bench.listener.statuses[-1].revision == 3)
+    assert bench.listener.statuses[-1].phase is LanePhase.WAITING
+    bench.attach()
+    assert bench.worker.of(OpenLane)[-1].revision == 3

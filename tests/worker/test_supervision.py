@@ -138,3 +138,10 @@ def test_when_a_spare_is_started(state: SupervisionState, now: float, wanted: bo
 def test_the_supervisor_never_spins() -> None:
     for state in (STARTING, READY, replace(READY, heard_at=0.0, pinged_at=1.0)):
         assert seconds_until_next(state, 500.0, LIMITS) >= 0.01
+
+
+def test_deaths_that_are_held_against_a_lane_bring_the_worker_no_nearer_to_failed() -> None:
+    state = ended(STARTING, 100.0)
+    for _ in range(2 * QUICK_FAILURES_LIMIT):
+        state = ended(became_ready(started(state, 100.0), 101.0), 102.0, by_lane=True)
+    assert (state.phase, state.quick_failures, state.next_start_at) == (WorkerPhase.RESTARTING, 1, 102.0)

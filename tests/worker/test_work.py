@@ -15,6 +15,7 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams, dump_params, image_apart
 from sdstream.worker.messages import (
     IN_PLACE,
+    AtWork,
     LaneReport,
     Message,
     OpenLane,
@@ -331,3 +332,18 @@ def test_no_name_of_memory_is_left() -> None:
 
 def _burst(*_: object) -> torch.Tensor:
     raise RuntimeError("the device is on fire")
+
+
+def test_the_worker_says_what_it_does_for_the_first_time_and_only_then() -> None:
+    bench = Bench(make_params("blur"))
+    for slot in range(2):
+        bench.put(noise(SIZE, slot), slot=slot)
+        bench.turns()
+    kinds = [type(message).__name__ for message in bench.sent if isinstance(message, AtWork | LaneReport | PictureOut)]
+    first = ["AtWork", "LaneReport", "LaneReport", "AtWork", "LaneReport", "PictureOut"]
+    assert kinds == [*first, "PictureOut"]
+    assert bench.of(AtWork) == [AtWork(1, 1), AtWork(1, 1)]
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("blur", seed=9)), 2))
+    bench.put(noise(SIZE, 3), slot=2)
+    bench.turns()
+    assert bench.of(AtWork)[2:] == [AtWork(1, 2), AtWork(1, 2)]

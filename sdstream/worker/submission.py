@@ -1,0 +1,45 @@
+"""One picture on its way through the worker: what is remembered of it, and how whoever waits for it is told."""
+
+import asyncio
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerEndedByStream
+from sdstream.frames import I420Frame
+from sdstream.worker.ring import FrameRing
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is remembered of a picture while the worker has it. `result` belongs to a waiting `process` call."""
+
+    pts: int
+    time_base: Fraction
+    received_at: float
+    sequence: int
+    ring: FrameRing
+    result: "asyncio.Future[I420Frame] | None"
+
+
+def resolve(result: "asyncio.Future[I420Frame]", frame: I420Frame) -> None:
+    """Give the picture to the call, unless that was given up."""
+    if not result.done():
+        result.set_result(frame)
+
+
+def reject(result: "asyncio.Future[I420Frame]", error: RequestError) -> None:
+    """Raise `error` in the call, unless that was given up."""
+    if not result.done():
+        result.set_exception(error)
+
+
+def failure(code: str | None, message: str | None) -> RequestError:
+    """The error of a lane's status, as an exception."""
+    if code == ModelUnavailable.code:
+        return ModelUnavailable(message or "the stream's model is not available")
+    if code == WorkerEndedByStream.code:
+        return WorkerEndedByStream(message or "this stream ended the worker")
+    return InternalError(message or "the lane gave the picture up")
+
+
+__all__ = ["Submission", "failure", "reject", "resolve"]
