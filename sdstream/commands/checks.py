@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import httpx
 
 from sdstream.commands.machine import MachineFacts, probe_encoder
+from sdstream.commands.models import find_place
 from sdstream.directories import LEAST_FREE_BYTES, choose_data_directory, looks_writable, prove_writable
 from sdstream.errors import ConfigurationError, SdstreamError
 from sdstream.media.embedded.addresses import bind as bind_udp
@@ -129,7 +129,7 @@ async def check_address(address: str, settings: Settings) -> Check:
 def check_gpu(facts: MachineFacts) -> Check:
     """Which NVIDIA cards the driver shows."""
     if not facts.gpus:
-        remedy = "Image processors run on the CPU; diffusion will need a GPU."
+        remedy = "Everything runs on the CPU; diffusion is slow there."
         return Check("GPU", Verdict.NOTE, facts.gpu_problem, remedy)
     cards = ", ".join(f"{gpu.name} {gpu.memory / 2**30:.0f} GiB" for gpu in facts.gpus)
     return Check("GPU", Verdict.GOOD, f"{cards}; driver {facts.gpus[0].driver}")
@@ -198,18 +198,14 @@ def check_models(settings: Settings) -> Check:
         table = ModelTable.from_settings(settings)
     except ConfigurationError as error:
         return Check("models", Verdict.BAD, error.message, "Correct SDSTREAM_MODELS or SDSTREAM_DEFAULT_MODEL.")
-    folder = choose_data_directory(settings).path.expanduser() / "models"
-    absent: list[str] = []
-    present: list[str] = []
-    for entry in table.entries():
-        named = Path(entry.source).expanduser()
-        found = named.exists() or (folder / entry.source.replace("/", "--")).exists()
-        is_path = entry.source.endswith(".safetensors") or entry.source.startswith((".", "/", "~"))
-        if is_path and not found:
-            return Check("models", Verdict.BAD, f"{entry.id}: {named} is not there", "Correct SDSTREAM_MODELS.")
-        (present if found else absent).append(entry.id)
+    places = [find_place(entry) for entry in table.entries()]
+    for place in places:
+        if place.entry.id in settings.models and place.path is None:
+            return Check("models", Verdict.BAD, f"{place.entry.id}: {place.problem}", "Correct SDSTREAM_MODELS.")
+    present = [place.entry.id for place in places if place.path is not None]
+    absent = [place.entry.id for place in places if place.path is None]
     finding = f"present: {', '.join(present) or 'none'}; known: {', '.join(absent) or 'no more'}"
-    remedy = "" if present else "None is needed yet: this version runs image processors (skip_diffusion) only."
+    remedy = "" if present else "Without one only image processors run (skip_diffusion); SDSTREAM_MODELS names yours."
     return Check("models", Verdict.GOOD if present else Verdict.NOTE, finding, remedy)
 
 

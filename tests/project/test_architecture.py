@@ -19,6 +19,7 @@ SERVER_SIDE = (
     "sdstream.commands.doctor",
     "sdstream.commands.publish",
     "sdstream.commands.render",
+    "sdstream.commands.models",
     "sdstream.commands.openapi",
     "sdstream.commands.key",
 )

@@ -157,12 +157,19 @@ def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert check_data_directory(Settings(data_dir=tmp_path)).verdict is Verdict.BAD
 
 
-def test_models(tmp_path: Path) -> None:
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert check_models(Settings(data_dir=tmp_path)).verdict is Verdict.NOTE
     weights = tmp_path / "mine.safetensors"
     named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(weights), family="sd15")})
     assert check_models(named).verdict is Verdict.BAD
     weights.write_bytes(b"")
+    assert "single file" in check_models(named).finding
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(folder), family="sd15")})
+    assert "model_index.json" in check_models(named).finding
+    (folder / "model_index.json").write_text("{}")
     assert "present: me/mine" in check_models(named).finding
     assert check_models(Settings(default_model="no/such")).verdict is Verdict.BAD
 

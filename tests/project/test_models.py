@@ -1,0 +1,103 @@
+"""`sdstream models`: where models are is told, tiny ones are made whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from sdstream.cli import EXIT_FAILED, EXIT_USAGE, run
+from sdstream.commands import models
+from sdstream.settings import Family
+from tests.project.commands import environment, sdstream
+
+
+@pytest.fixture(autouse=True)
+def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting and no hub cache of this machine."""
+    monkeypatch.delenv("SDSTREAM_MODELS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def line_of(said: str, name: str) -> str:
+    (line,) = [line for line in said.splitlines() if line.split()[:1] == [name]]
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", get_args(Family))
+def test_a_tiny_model_is_made_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, family: Family
+) -> None:
+    target = tmp_path / "new" / "model"
+    assert run(["models", "tiny", str(target), "--family", family]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    assert [entry.name for entry in target.parent.iterdir()] == ["model"], "nothing is left beside it"
+    assert {"model_index.json", "unet", "vae", "taesd", "text_encoder", "tokenizer"} <= {
+        entry.name for entry in target.iterdir()
+    }
+    monkeypatch.setenv("SDSTREAM_MODELS", json.dumps({"my/own": {"source": str(target), "family": family}}))
+    assert run(["models", "list"]) == 0
+    assert line_of(capsys.readouterr().out, "my/own").split()[1:] == [family, str(target)]
+
+
+def test_models_that_are_not_here_are_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "list"]) == 0
+    said = capsys.readouterr()
+    assert "is not on this machine" in line_of(said.out, "stabilityai/sd-turbo")
+    assert "No model is here" in said.err
+
+
+def test_a_directory_without_an_index_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = json.dumps({"stabilityai/sd-turbo": str(tmp_path)})
+    assert run(["models", "list", "--models", given]) == 0
+    assert "has no model_index.json" in line_of(capsys.readouterr().out, "stabilityai/sd-turbo")
+
+
+@pytest.mark.parametrize("kind", ["a file", "not empty"])
+def test_what_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    target = tmp_path / "model"
+    if kind == "a file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    assert run(["models", "tiny", str(target)]) == EXIT_USAGE
+    assert kind in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    assert (target if kind == "a file" else target / "mine").read_text() == "mine"
+
+
+def test_an_unknown_family_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "tiny", str(tmp_path / "model"), "--family", "sd3"]) == EXIT_USAGE
+    assert "sd3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_half_way_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = "import sys, pathlib; pathlib.Path(sys.argv[1]).mkdir(); raise SystemExit('the disk is full')"
+    monkeypatch.setattr(models, "TINY_PROGRAM", half)
+    assert run(["models", "tiny", str(tmp_path / "model")]) == EXIT_FAILED
+    assert "the disk is full" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = "import sys, pathlib; pathlib.Path(sys.argv[1]).mkdir(); pathlib.Path(sys.argv[1], 'made').touch()"
+    monkeypatch.setattr(models, "TINY_PROGRAM", made)
+    target = tmp_path / "model"
+    target.mkdir()
+    assert run(["models", "tiny", str(target)]) == 0
+    assert [entry.name for entry in target.iterdir()] == ["made"]
+
+
+@pytest.mark.slow
+def test_the_list_needs_no_torch(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "torch.py").write_text("raise ImportError('torch is not for the command line')")
+    done = sdstream("models", "list", environment=environment(tmp_path / "data") | {"PYTHONPATH": str(blocked)})
+    assert done.returncode == 0, done.stderr
+    assert "stabilityai/sd-turbo" in done.stdout
