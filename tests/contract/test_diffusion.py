@@ -1,10 +1,14 @@
 """The whole way with a model: camera in, diffusion in the worker, picture out. The model is tiny and random."""
 
+import asyncio
+import io
 import json
 from collections.abc import Iterator
 
 import numpy
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from tests.project.commands import environment, sdstream
 from tests.support.peers import CardTrack, Publisher, Viewer
@@ -12,15 +16,19 @@ from tests.support.pictures import Picture, TestCard
 from tests.support.rest import Rest
 from tests.support.sdks import PythonSdk
 from tests.support.server import LiveServer
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
 SIZE = {"width": 384, "height": 384}
 TURBO = {"model_id": "stabilityai/sd-turbo", "t_index_list": [20], "prompt": "a cat", "seed": 1, **SIZE}
-STEADY = 6.0
-"""Mean difference of colour channels that the codec alone stays below, 0 to 255."""
+Pixels = NDArray[numpy.uint8]
+STEADY = 0.25
+"""Mean difference of colour channels, 0 to 255, that two snapshots of an unchanged stream stay below."""
+CHANGED = 1.0
+"""What a turned knob exceeds."""
 DIFFERENT = 12.0
-"""Mean difference of colour channels that two pictures of one thing do not reach."""
+"""What a diffused picture differs from its original at least."""
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +54,17 @@ async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: L
     track = CardTrack(lambda number: card.draw(0), fps=16)  # always the same picture: only knobs change what comes out
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         await rest.wait_state(stream["id"], "ONLINE", seconds=25)
-        first = await settled(viewer)
-        assert first.size == (384, 384)
-        assert not first.is_card()
-        assert first.number() is None
-        assert not first.is_placard()
-        assert distance(first, Picture(card.draw(0))) > DIFFERENT
+        seen = await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
+        assert seen.size == (384, 384)
+        assert not seen.is_card()
+        before = await settled(rest, stream["id"])
+        assert distance(before, Picture(card.draw(0)).rgb) > DIFFERENT
         for change in ({"prompt": "an ant in the inn"}, {"seed": 2}):
-            before = await settled(viewer)
             answer = await rest.change(stream["id"], change)
             assert (answer["applied"], answer["changed"]) == ("hot", list(change))
-            await viewer.wait(lambda picture, old=before: distance(picture, old) > DIFFERENT, what=f"{change} seen")
+            after = await settled(rest, stream["id"], unlike=before)
+            assert distance(after, before) > CHANGED
+            before = after
 
 
 async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:
@@ -67,17 +75,39 @@ async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:
         await viewer.wait_kind("placard")
 
 
-async def settled(viewer: Viewer) -> Picture:
-    """A picture that the next one equals but for the codec."""
-    last: list[Picture] = []
+async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None) -> Pixels:
+    """The output once the camera's codec has come to rest: four new pictures in a row are equal, and not `unlike`."""
+    equal, made_at = 0, 0
+    last: Pixels | None = None
+    async with asyncio.timeout(30):
+        while equal < 3:
+            made_at = await next_output(rest, stream_id, made_at)
+            picture = await snapshot(rest, stream_id)
+            same = last is not None and distance(picture, last) < STEADY
+            other = unlike is None or distance(picture, unlike) > CHANGED
+            equal = equal + 1 if same and other else 0
+            last = picture
+    assert last is not None
+    return last
 
-    def is_steady(picture: Picture) -> bool:
-        last.append(picture)
-        return len(last) > 1 and distance(picture, last[-2]) < STEADY
 
-    return await viewer.wait(is_steady, what="two equal pictures")
+async def next_output(rest: Rest, stream_id: str, made_at: int) -> int:
+    """Wait for a picture of the worker that is younger than `made_at`; when it came, in milliseconds."""
+
+    async def newer() -> int | None:
+        newest = (await rest.status(stream_id))["inference_status"]["last_output_time"]
+        return newest if newest and newest > made_at else None
+
+    return await eventually(newer, what="another picture")
 
 
-def distance(one: Picture, other: Picture) -> float:
+async def snapshot(rest: Rest, stream_id: str) -> Pixels:
+    """The output before any codec but JPEG, RGB [height, width, 3]."""
+    reply = await rest.http.get(f"/v1/streams/{stream_id}/snapshot.jpg")
+    assert reply.status_code == 200
+    return numpy.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"))
+
+
+def distance(one: Pixels, other: Pixels) -> float:
     """Mean absolute difference of the colour channels, 0 to 255."""
-    return float(numpy.abs(one.rgb.astype(numpy.int16) - other.rgb.astype(numpy.int16)).mean())
+    return float(numpy.abs(one.astype(numpy.int16) - other.astype(numpy.int16)).mean())
