@@ -27,7 +27,8 @@ Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
 class ModelSource(BaseModel):
     """Where the weights of one public model id come from.
 
-    `source` is a hub id, a directory or a `.safetensors` file; `family` is needed for ids that Daydream does not have.
+    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine; `family` is needed
+    for ids that Daydream does not have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,8 +79,9 @@ class Settings(BaseModel):
 
     models: Mapping[str, ModelSource] = Field(
         default_factory=dict[str, ModelSource],
-        description="Public model id to hub id, directory or .safetensors file, as JSON; a value is the source or "
-        '{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family needed for further ids.',
+        description="Public model id to a diffusers directory, or to a hub id whose files are in the hub's cache here, "
+        'as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family '
+        "needed for further ids.",
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."

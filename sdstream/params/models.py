@@ -18,7 +18,7 @@ PUBLIC_MODELS: dict[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model: its id on the wire, its family, and a hub id, directory or `.safetensors` file."""
+    """One model: its id on the wire, its family, and a diffusers directory or hub id."""
 
     id: str
     family: Family
