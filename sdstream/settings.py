@@ -27,8 +27,8 @@ Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
 class ModelSource(BaseModel):
     """Where the weights of one public model id come from.
 
-    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine; `family` is needed
-    for ids that Daydream does not have.
+    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine. `family` is for
+    ids that Daydream does not have, and needed there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
