@@ -175,8 +175,10 @@ class WorkerProcess:
         """Do what is due now; returns how many seconds nothing else will be."""
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
-        busy_seconds = 0.0 if self._pong is None else self._pong.busy_seconds
-        self._state = supervision.checked(replace(self._state, heard_at=heard_at, busy_seconds=busy_seconds), now)
+        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading=False)
+        if self._pong is not None:
+            state = replace(state, busy_seconds=self._pong.busy_seconds, loading=self._pong.loading)
+        self._state = supervision.checked(state, now)
         action = supervision.decide(self._state, now, self._limits)
         if action is not Action.WAIT:
             self._carry_out(action)

@@ -117,7 +117,9 @@ class Worker:
                     lane.take_back(message.ring, message.slots)
             case Ping():
                 used, total = (None, None) if self._device is None else self._device.memory()
-                self._channel.send(Pong(message.number, self._scheduler.busy_seconds, used, total))
+                self._channel.send(
+                    Pong(message.number, self._scheduler.busy_seconds, self._scheduler.is_loading, used, total)
+                )
             case UseRing():
                 if lane := self._lanes.get(message.lane):
                     lane.use_ring(message)

@@ -115,7 +115,9 @@ class Ready(Message):
 class Pong(Message):
     number: int
     busy_seconds: float
-    """How long the picture under way has taken so far; 0 between pictures."""
+    """How long the picture or load under way has taken so far; 0 between them."""
+    loading: bool
+    """It is a load: params are being brought into force."""
     memory_used: int | None
     memory_total: int | None
 

@@ -85,6 +85,8 @@ class Scheduler:
         self._queues: OrderedDict[int, _Queue] = OrderedDict()
         self._woken = False
         self._busy_since: float | None = None
+        self.is_loading = False
+        """The present turn brings params into force, which may load a model."""
 
     def open(self, lane: int, params: WantedParams) -> None:
         with self._condition:
@@ -127,6 +129,7 @@ class Scheduler:
         with self._condition:
             turn = self._pick()
             self._busy_since = None if turn is None else self._clock.monotonic()
+            self.is_loading = turn is not None and turn.params is not None
             return turn
 
     def wait(self) -> None:

@@ -23,6 +23,8 @@ BLIND_GAP = 1.0
 """A supervisor that did not run for this many seconds cannot say that the worker was mute meanwhile."""
 PICTURE_LIMIT = 60.0
 """Seconds after which one picture counts as hung although the process answers pings."""
+LOAD_LIMIT = 900.0
+"""The same for bringing params into force: a large model on a network volume takes minutes."""
 
 
 class Action(StrEnum):
@@ -43,6 +45,7 @@ class Limits:
     ping_timeout: float
     start_timeout: float
     picture_limit: float = PICTURE_LIMIT
+    load_limit: float = LOAD_LIMIT
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Limits":
@@ -69,7 +72,9 @@ class SupervisionState:
     checked_at: float = 0.0
     """When the supervisor last looked."""
     busy_seconds: float = 0.0
-    """How long the present picture took at the last pong."""
+    """How long the present picture, or load, took at the last pong."""
+    loading: bool = False
+    """At the last pong it was a load."""
     quick_failures: int = 0
     next_spare_at: float = 0.0
     restarts: int = 0
@@ -86,7 +91,7 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
     if state.pinged_at > state.heard_at and now - state.heard_at > limits.ping_timeout:
         return Action.KILL_MUTE
-    if state.busy_seconds > limits.picture_limit:
+    if state.busy_seconds > (limits.load_limit if state.loading else limits.picture_limit):
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
 

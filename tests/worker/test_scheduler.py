@@ -149,3 +149,14 @@ def test_busy_seconds_count_the_present_turn_only() -> None:
     assert scheduler.busy_seconds == 3.0
     scheduler.take()
     assert scheduler.busy_seconds == 0.0
+
+
+def test_a_turn_for_params_is_a_load_and_one_for_a_picture_is_not() -> None:
+    scheduler = Scheduler(ManualClock())
+    scheduler.open(1, WantedParams("", 1))
+    assert not scheduler.is_loading
+    scheduler.take()
+    assert scheduler.is_loading
+    scheduler.put(1, picture(1))
+    scheduler.take()
+    assert not scheduler.is_loading
