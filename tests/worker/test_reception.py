@@ -12,11 +12,6 @@ from sdstream.worker.channel import Channel
 from sdstream.worker.messages import TO_WORKER, Ping
 from sdstream.worker.reception import Reception
 
-# The way out of a thread that stands for the end of the process.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:Exception in thread reception[\s\S]*SystemExit:pytest.PytestUnhandledThreadExceptionWarning"
-)
-
 
 class Bench:
     """A reception with a server's end to send from."""
@@ -37,6 +32,8 @@ class Bench:
 
     def _on_end(self, error: Exception | None) -> NoReturn:
         self.ended.put(error)
+        if threading.current_thread() is not threading.main_thread():
+            threading.Event().wait()  # stands for the end of the process: nothing runs after it on this daemon thread
         raise SystemExit
 
     def close(self) -> None:
