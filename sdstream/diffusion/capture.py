@@ -2,24 +2,26 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-
-from sdstream.diffusion.frame import Result
 
 WARM_UP = 3
 """Runs before a capture: libraries choose their algorithms and make their workspaces then, which cannot be captured."""
 CAPTURE_ERRORS = range(900, 910)
 """CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
 
-Step = Callable[[], Result]
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Recording(Protocol):
-    """A recorded step. `result` are the tensors that each replay writes."""
+class Recording(Protocol[T_co]):
+    """A recorded step."""
 
-    result: Result
+    @property
+    def result(self) -> T_co:
+        """The tensors that each replay writes."""
+        ...
 
     def replay(self) -> None:
         """Do it again, on whatever the tensors it was recorded over hold now. Does not wait for the device."""
@@ -35,7 +37,7 @@ class Capture(Protocol):
 
     name: str
 
-    def record(self, step: Step) -> Recording:
+    def record(self, step: Callable[[], T]) -> Recording[T]:
         """Run `step` until it is warm, and record it. Raises `RuntimeError` when that cannot be."""
         ...
 
@@ -62,7 +64,7 @@ class CudaCapture:
         self._cuda = cuda
         self._pool = cuda.graph_pool_handle()
 
-    def record(self, step: Step) -> "_CudaRecording":
+    def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
         with cuda.device(self._device):
             side = cuda.Stream()
@@ -90,10 +92,14 @@ class CudaCapture:
         return True
 
 
-class _CudaRecording:
-    def __init__(self, graph: Any, result: Result) -> None:
+class _CudaRecording(Generic[T]):
+    def __init__(self, graph: Any, result: T) -> None:
         self._graph = graph
-        self.result = result
+        self._result = result
+
+    @property
+    def result(self) -> T:
+        return self._result
 
     def replay(self) -> None:
         self._graph.replay()
@@ -108,4 +114,4 @@ def cuda_capture(device: torch.device) -> CudaCapture:
     return CudaCapture(device)
 
 
-__all__ = ["Capture", "CudaCapture", "Recording", "Step", "cuda_capture"]
+__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture"]

@@ -127,7 +127,7 @@ class _Captured:
     `chosen` are the rows of the tables, int64 [streams], and `rows` what they hold now.
     """
 
-    recording: Recording
+    recording: Recording[Result]
     image: torch.Tensor
     knobs: Knobs
     memory: Memory

@@ -7,55 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion.capture import Step, cuda_capture
+from sdstream.diffusion.capture import cuda_capture
 from sdstream.diffusion.frame import Result
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.runners import CompiledRunner, EagerRunner, GraphRunner, bucket, make_runner
 from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, make_memory, row, stack
+from tests.diffusion.captures import StandInCapture, StandInRecording
 from tests.diffusion.runs import distance, frame_of, knobs_of, pictures
 
 Load = Callable[..., Model]
 CPU = torch.device("cpu")
-
-
-class StandInCapture:
-    """Runs a step on the CPU as a CUDA graph does: always over the tensors of the capture, results in one place."""
-
-    name = "stand_in"
-
-    def __init__(self) -> None:
-        self.recordings: list[StandInRecording] = []
-        self.uploads = 0
-
-    def record(self, step: Step) -> "StandInRecording":
-        step()
-        self.recordings.append(StandInRecording(step))
-        return self.recordings[-1]
-
-    def upload(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        self.uploads += 1
-        target.copy_(source)
-
-    def is_refusal(self, error: RuntimeError) -> bool:
-        return "lost" not in str(error)
-
-
-class StandInRecording:
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self.result = step()
-        self.replays = 0
-        self.forgotten = False
-
-    def replay(self) -> None:
-        assert not self.forgotten
-        self.replays += 1
-        made = self._step()
-        self.result.image.copy_(made.image)
-        self.result.latent.copy_(made.latent)
-
-    def forget(self) -> None:
-        self.forgotten = True
 
 
 class RefusingCapture(StandInCapture):
@@ -63,7 +24,7 @@ class RefusingCapture(StandInCapture):
         super().__init__()
         self.words = words
 
-    def record(self, step: Step) -> StandInRecording:
+    def record(self, step: Callable[[], Any]) -> StandInRecording:
         step()
         raise RuntimeError(self.words)
 
