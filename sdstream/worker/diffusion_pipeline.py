@@ -1,15 +1,12 @@
 """A stream that diffuses: image processors, the frame, image processors."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from weakref import WeakValueDictionary
 
 import torch
 
 from sdstream.diffusion.frame import Frame, Guidance
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.models import Model
 from sdstream.diffusion.seeds import make_noise
-from sdstream.diffusion.sources import find_model, find_taesd
 from sdstream.diffusion.state import Knobs, copy_into, make_knobs, make_memory, stack
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
@@ -18,6 +15,7 @@ from sdstream.params.processors import Processor
 from sdstream.worker.colour import resize
 from sdstream.worker.pipelines import Progress, usable_processors
 from sdstream.worker.processors import ProcessorContext, run_processor
+from sdstream.worker.shelf import ModelShelf, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "controlnets")
 """Parameters that another pipeline is made for."""
@@ -162,37 +160,18 @@ def choose_guidance(params: StreamParams) -> Guidance:
     return "initialize" if params.guidance_scale > 1 and params.negative_prompt.strip() else "self"
 
 
-def load_diffusion(params: StreamParams, source: str, device: torch.device, progress: Progress) -> DiffusionPipeline:
-    """A pipeline for `params` on the model at `source`. Raises `ModelUnavailable`, naming what is missing."""
+def load_diffusion(
+    params: StreamParams, wanted: WantedModel, device: torch.device, progress: Progress
+) -> DiffusionPipeline:
+    """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    pipeline = DiffusionPipeline(params, _shelf.get(source, params, device, progress))
+    pipeline = DiffusionPipeline(params, shelf.get(wanted, device, progress))
     for note in pipeline.notes:
         progress(note, None)
     return pipeline
 
 
-class _ModelShelf:
-    """Loaded models, each once for all streams. The last one stays when no stream has it, until another is loaded."""
-
-    def __init__(self) -> None:
-        self._models: WeakValueDictionary[tuple[Path, str], Model] = WeakValueDictionary()
-        self._last: Model | None = None
-
-    def get(self, source: str, params: StreamParams, device: torch.device, progress: Progress) -> Model:
-        directory = find_model(source)
-        key = (directory.resolve(), str(device))
-        model = self._models.get(key)
-        if model is None or model.family != params.family:
-            self._last = None  # make room first
-            model = load_model(
-                directory, params.family, device, taesd_elsewhere=find_taesd(params.family), progress=progress
-            )
-            self._models[key] = model
-        self._last = model
-        return model
-
-
-_shelf = _ModelShelf()
+shelf = ModelShelf()
 
 
 def _refuse_what_cannot_run(params: StreamParams) -> None:
@@ -216,4 +195,4 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
         )
 
 
-__all__ = ["DiffusionPipeline", "choose_guidance", "load_diffusion"]
+__all__ = ["DiffusionPipeline", "choose_guidance", "load_diffusion", "shelf"]

@@ -59,8 +59,9 @@ def make_pipeline(
     source = params.model_id if entry is None else entry.source
     find_model(source)  # first, because diffusers takes seconds to import, for nothing where there is no model
     from sdstream.worker.diffusion_pipeline import load_diffusion
+    from sdstream.worker.shelf import WantedModel
 
-    return load_diffusion(params, source, device, progress)
+    return load_diffusion(params, WantedModel.of(params, models), device, progress)
 
 
 class ProcessorPipeline:

@@ -14,6 +14,7 @@ from sdstream.settings import Family
 from sdstream.worker import diffusion_pipeline
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline, choose_guidance
 from sdstream.worker.pipelines import Pipeline, ProcessorPipeline, make_pipeline
+from sdstream.worker.shelf import ModelShelf
 from tests.diffusion.runs import distance, frame_of, pictures, run
 from tests.diffusion.runs import knobs_of as knobs_of_run
 
@@ -182,7 +183,7 @@ def test_text_that_the_model_does_not_read_is_reported(make: Make) -> None:
 
 
 def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusion_pipeline, "_shelf", diffusion_pipeline._ModelShelf())
+    monkeypatch.setattr(diffusion_pipeline, "shelf", ModelShelf())
     told: list[float | None] = []
     make(progress=lambda detail, percent: told.append(percent))
     percents = [percent for percent in told if percent is not None]
