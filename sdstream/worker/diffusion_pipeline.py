@@ -44,6 +44,8 @@ class DiffusionPipeline(Pipeline):
         self._plan = make_plan(params, model)
         self._group: StreamGroup | None = None
         self._seat = 0
+        self._known: dict[Guidance, StreamGroup] = {}
+        """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
         self._previous: torch.Tensor | None = None
 
     @property
@@ -107,6 +109,7 @@ class DiffusionPipeline(Pipeline):
 
     def end(self) -> None:
         group, self._group = self._group, None
+        self._known.clear()
         if group is not None:
             group.leave(self._seat)
 
@@ -136,7 +139,7 @@ class DiffusionPipeline(Pipeline):
             plan.guidance,
             params.use_denoising_batch,
         )
-        group = groups.find(key, plan.knobs)
+        group = self._known[plan.guidance] = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
 
 

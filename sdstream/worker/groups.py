@@ -8,8 +8,10 @@ import torch
 
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
-from sdstream.diffusion.table import Run, StreamTable
+from sdstream.diffusion.table import StreamTable
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
 
@@ -32,9 +34,9 @@ class StreamGroup:
     There are 1, 2, 4, 8 ... seats; a seat that was left is taken again. A stream's first picture fills all its steps.
     """
 
-    def __init__(self, key: GroupKey, run: Run, like: Knobs) -> None:
+    def __init__(self, key: GroupKey, runner: Runner, like: Knobs) -> None:
         self.key = key
-        self._table = StreamTable(run, like, 1)
+        self._table = StreamTable(runner, like, 1)
         self._unprimed: set[int] = set()
 
     @property
@@ -79,31 +81,32 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make_run: Callable[[GroupKey], Run]) -> None:
-        self._make_run = make_run
+    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
+        self._make = make
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make_run(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make(key), like)
         return group
 
 
-def make_run(key: GroupKey) -> Run:
-    """The pass that streams of this key share."""
-    return Frame(
-        key.model.unet,
-        key.model.vae,
+def runner_of(key: GroupKey) -> Runner:
+    """What streams of this key are run by."""
+    model = key.model
+    frame = Frame(
+        EagerNetworks(model.unet, model.vae),
         slots=key.steps,
         guidance=key.guidance,
-        prediction=key.model.schedule.prediction,
+        prediction=model.schedule.prediction,
         batched=key.batched,
     )
+    return make_runner(frame, model.device)
 
 
-groups = GroupBook(make_run)
+groups = GroupBook(runner_of)
 """Those of this process."""
 
-__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "make_run"]
+__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "runner_of"]
