@@ -42,6 +42,9 @@ KILL_SECONDS = 2.0
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
 
+WORKER_SETTINGS = {"models", "default_model", "data_dir", "offline", "full_vae"}
+"""Settings that the worker is told: which models there are, and where their files come from."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -221,7 +224,7 @@ class WorkerProcess:
                 return
         self._child = child
         self._state = supervision.started(self._state, now)
-        models = json.dumps(self._settings.model_dump(mode="json", include={"models", "default_model"}))
+        models = json.dumps(self._settings.model_dump(mode="json", include=WORKER_SETTINGS))
         child.send(Configure(self._settings.worker_device, models, self._memory_prefix))
         logger.info("worker_started", process_id=child.process_id, restarts=self._state.restarts)
 

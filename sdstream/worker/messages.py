@@ -30,7 +30,7 @@ class Configure(Message):
 
     device: str
     models: str
-    """The settings' model table, as JSON."""
+    """The settings about models, as JSON."""
     memory_prefix: str
     """How names of shared memory begin, so that the server can sweep them."""
 
