@@ -55,8 +55,7 @@ def can_refit(model: Model, loras: WeightedLoras) -> bool:
         return False
     own, shared = networks_of(model), networks_of(model.base)
     for part, names in _touched(loras).items():
-        ours, theirs = (dict(network.named_parameters()) for network in (own[part], shared[part]))
-        if any(ours[name] is theirs[name] for name in names):
+        if any(own[part].get_parameter(name) is shared[part].get_parameter(name) for name in names):
             return False
     return True
 

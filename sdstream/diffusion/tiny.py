@@ -24,6 +24,11 @@ POOLED_WIDTH = 32
 TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = (("t", "h"), ("th", "e</w>"), ("i", "n"), ("c", "a"), ("ca", "t</w>"), ("a", "n"))
+LCM_LAYERS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
+"""Endings of the names of the layers that LCM LoRAs change."""
 NOISE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -123,7 +128,8 @@ def write_tiny_model(
 
 
 def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strength: float = 0.5, seed: int = 0) -> None:
-    """Write a random LoRA for every linear and convolutional layer of `unet`, in kohya's layout, alpha half the rank.
+    """Write a random LoRA for the layers that LCM LoRAs are trained on, in kohya's layout as those are, alpha half the
+    rank.
 
     `strength` is how large a change is beside the weight that it changes.
     """
@@ -131,7 +137,7 @@ def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strengt
     tensors: dict[str, torch.Tensor] = {}
     named: Any = unet.named_modules()
     for name, module in named:
-        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or not name.endswith(LCM_LAYERS):
             continue
         weight = module.weight
         kernel = weight.shape[2:]
