@@ -43,8 +43,18 @@ KILL_SECONDS = 2.0
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
 
-WORKER_SETTINGS = {"models", "default_model", "worker_overlap", "batch_size", "batch_window"}
-"""What the worker is told of the settings."""
+
+WORKER_SETTINGS = {
+    "models",
+    "default_model",
+    "data_dir",
+    "offline",
+    "full_vae",
+    "worker_overlap",
+    "batch_size",
+    "batch_window",
+}
+"""Settings that the worker is told: which models there are, where their files come from, how streams share calls."""
 
 logger = structlog.get_logger(__name__)
 

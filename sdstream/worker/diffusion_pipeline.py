@@ -203,8 +203,6 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
     cached = getattr(params, "cached_attention", None)
     latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
     asked = {
-        "lora_dict": bool(params.lora_dict),
-        "use_lcm_lora": params.family == "sd15" and params.use_lcm_lora,
         "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
         "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
         "cached_attention": bool(cached and cached.enabled),
