@@ -46,6 +46,9 @@ FAULT_SECONDS = 1.0
 WORKER_SETTINGS = {
     "models",
     "default_model",
+    "data_dir",
+    "offline",
+    "full_vae",
     "worker_overlap",
     "batch_size",
     "batch_window",
@@ -53,7 +56,7 @@ WORKER_SETTINGS = {
     "cuda_graphs",
     "safety_check_interval",
 }
-"""What the worker is told of the settings."""
+"""Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
 logger = structlog.get_logger(__name__)
 

@@ -52,6 +52,8 @@ class DiffusionPipeline(Pipeline):
         self._plan = make_plan(params, model, source)
         self._group: StreamGroup | None = None
         self._seat = 0
+        self._known: dict[Guidance, StreamGroup] = {}
+        """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
         self._previous: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
         """What came out last, while a picture may be skipped in its favour."""
@@ -130,6 +132,7 @@ class DiffusionPipeline(Pipeline):
 
     def end(self) -> None:
         group, self._group = self._group, None
+        self._known.clear()
         if group is not None:
             group.leave(self._seat)
 
@@ -189,7 +192,7 @@ class DiffusionPipeline(Pipeline):
             params.use_denoising_batch,
             self._options,
         )
-        group = groups.find(key, plan.knobs)
+        group = self._known[plan.guidance] = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
 
 
@@ -270,8 +273,6 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
     cached = getattr(params, "cached_attention", None)
     latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
     asked = {
-        "lora_dict": bool(params.lora_dict),
-        "use_lcm_lora": params.family == "sd15" and params.use_lcm_lora,
         "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
         "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
         "cached_attention": bool(cached and cached.enabled),
