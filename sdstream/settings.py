@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,12 +17,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.reachability import platform_settings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
 """The variable that names the YAML file; not a setting itself."""
 
 Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
+WebRtcMode = Literal["auto", "udp", "turn-local", "turn-external", "off"]
+
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 
 
 class ModelSource(BaseModel):
@@ -44,9 +50,17 @@ class Settings(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="A second port, if another than port, that answers /ping, /health and /ready only. Unset: none, or "
+        "RunPod's PORT_HEALTH.",
+    )
     public_url: str | None = Field(
         default=None,
-        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request, on "
+        "RunPod from its variables.",
     )
     trust_proxy_headers: bool = Field(
         default=False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
@@ -128,9 +142,37 @@ class Settings(BaseModel):
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
         default=(),
-        description="STUN URLs such as stun:stun.example.org:3478, separated by commas; none by default. This server "
-        "asks the first for its own address, and clients are told all of them. TURN does not work yet.",
+        description="STUN and TURN URLs such as stun:stun.example.org:3478 and turn:turn.example.org?transport=tcp, "
+        "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
+        "server for its own address.",
     )
+    webrtc_mode: WebRtcMode = Field(
+        default="auto",
+        description="How WebRTC media travels: udp straight; turn-local through a coturn child on one TCP port; "
+        "turn-external through a TURN server elsewhere; off. auto is udp, on RunPod whichever TURN there is.",
+    )
+    turn_username: str | None = Field(default=None, description="User name at the TURN servers of webrtc_ice_servers.")
+    turn_credential: SecretStr | None = Field(
+        default=None, description="Password at the TURN servers of webrtc_ice_servers."
+    )
+    turn_port: int = Field(default=3478, ge=1, le=65535, description="TCP port that the coturn child listens on.")
+    turn_address: str | None = Field(
+        default=None,
+        description="HOST:PORT at which clients reach turn_port. Unset: RunPod's mapping, else the host that the "
+        "client calls.",
+    )
+    turn_lifetime: int = Field(
+        default=3600, ge=30, le=86400, description="Seconds in which a client must begin with the TURN password it got."
+    )
+    turn_program: str = Field(default="turnserver", description="coturn's program, by name or path.")
+    cloudflare_turn_key_id: str | None = Field(
+        default=None, description="Id of a Cloudflare TURN key: each session gets credentials of its own."
+    )
+    cloudflare_turn_api_token: SecretStr | None = Field(default=None, description="API token of that Cloudflare key.")
+    twilio_account_sid: str | None = Field(
+        default=None, description="Twilio account whose TURN servers are used, with credentials for each session."
+    )
+    twilio_auth_token: SecretStr | None = Field(default=None, description="Auth token of that Twilio account.")
     video_bitrate: int = Field(
         default=1_500_000,
         ge=100_000,
@@ -210,6 +252,24 @@ class Settings(BaseModel):
             return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
         return value
 
+    @field_validator("turn_address")
+    @classmethod
+    def _check_turn_address(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise ValueError("an address is written HOST:PORT, an IPv6 one [HOST]:PORT")
+        return value
+
+    @model_validator(mode="after")
+    def _check_turn(self) -> "Settings":
+        for one, other in (
+            ("turn_username", "turn_credential"),
+            ("cloudflare_turn_key_id", "cloudflare_turn_api_token"),
+            ("twilio_account_sid", "twilio_auth_token"),
+        ):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{one} and {other} are set together or not at all")
+        return self
+
     @model_validator(mode="after")
     def _check_open_server(self) -> "Settings":
         if not self.authentication and not is_loopback(self.host):
@@ -240,7 +300,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = _from_file(file) if file else {}
+    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
     values |= _from_environment(environment)
     values |= dict(flags or {})
     try:
@@ -292,4 +352,13 @@ def _describe(problem: Any) -> str:
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-__all__ = ["CONFIG_VARIABLE", "PREFIX", "Family", "ModelSource", "Settings", "is_loopback", "load_settings"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "PREFIX",
+    "Family",
+    "ModelSource",
+    "Settings",
+    "WebRtcMode",
+    "is_loopback",
+    "load_settings",
+]
