@@ -47,12 +47,10 @@ def choose_webrtc(settings: Settings, place: Place | None, *, coturn_found: bool
         elif settings.webrtc_mode == "turn-local" and address is None and place is not None:
             problem = f"RunPod maps no TCP port {settings.turn_port}; expose {settings.turn_port}/tcp"
         elif settings.webrtc_mode == "turn-external" and not has_external_turn(settings):
-            problem = (
-                "no TURN server is set; webrtc_ice_servers, cloudflare_turn_key_id or twilio_account_sid names one"
-            )
+            problem = "no TURN server is set: webrtc_ice_servers, cloudflare_turn_key_id, twilio_account_sid"
         return WebRtcChoice(settings.webrtc_mode, "webrtc_mode asks for it", address, problem)
     if place is None:
-        return WebRtcChoice("udp", "nothing says that UDP does not arrive here")
+        return WebRtcChoice("udp", "nothing says that UDP is blocked")
     if has_external_turn(settings):
         return WebRtcChoice("turn-external", "RunPod lets no UDP in, and a TURN server is set")
     if coturn_found and address is not None:

@@ -1,4 +1,4 @@
-"""Where sessions get their STUN and TURN servers: clients in the answer to their offer, this server's agent for itself."""
+"""Where sessions get their STUN and TURN servers: clients with an answer, this server's agent for itself."""
 
 import os
 from collections.abc import Mapping

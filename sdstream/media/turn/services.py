@@ -12,7 +12,7 @@ from sdstream.media.ports import IceServer
 from sdstream.settings import Settings
 
 CREDENTIAL_SECONDS = 86_400
-"""How long a service's credentials are good. A whole session needs them: services end a relay whose credentials have."""
+"""How long a service's credentials are good: for the whole session, as a service may end a relay with them."""
 REQUEST_SECONDS = 4.0
 REUSE_SECONDS = 20.0
 """An answer of a service serves this long: the three questions of one session (OPTIONS, the POST's answer, our own
@@ -153,7 +153,8 @@ def check_server(url: str) -> None:
     match = SERVER_URL.fullmatch(url)
     if match is None or (match["port"] and not 0 < int(match["port"]) < 65536):
         raise ConfigurationError(
-            f"webrtc_ice_servers: {url[:80]!r} is no STUN or TURN URL; write stun:host:port or turn:host:port?transport=tcp"
+            f"webrtc_ice_servers: {url[:80]!r} is no STUN or TURN URL",
+            hint="Write stun:host:port, or turn:host:port?transport=tcp.",
         )
     if match["scheme"] == "stun" and match["transport"]:
         raise ConfigurationError(f"webrtc_ice_servers: {url[:80]!r} is a STUN URL with a transport, which none has")

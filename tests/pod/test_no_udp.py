@@ -1,0 +1,128 @@
+"""A pod that lets no UDP in: WebRTC through one TCP port, both ways, at full rate."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aioice.ice
+import httpx
+import pytest
+from aiortc import RTCIceServer
+
+from tests.support.ice import read_links
+from tests.support.offers import unchanged
+from tests.support.peers import Publisher, Viewer
+from tests.support.pod import OUTSIDE, Pod, make_pod, why_not
+from tests.support.rest import SMALL, Rest
+from tests.support.server import LiveServer
+from tests.support.waiting import eventually
+
+HTTP, TURN = 8080, 3478
+SECONDS = 6.0
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("turnserver") is None, reason="coturn is not installed"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
+
+
+class PodServer(LiveServer):
+    """`sdstream serve` inside a pod, called from outside."""
+
+    def __init__(self, folder: Path, pod: Pod) -> None:
+        super().__init__(folder, prefix=pod.prefix, environment=pod.environment, host="0.0.0.0")
+        self.port = HTTP
+        self._outside = f"http://{pod.address}:{pod.ports[HTTP]}"
+
+    def _understand_lines(self) -> None:
+        super()._understand_lines()
+        self.url = self._outside
+
+
+@pytest.fixture(scope="module")
+def pod() -> Iterator[Pod]:
+    with make_pod({HTTP: 18080, TURN: 13478}) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pod_server(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    server = PodServer(tmp_path_factory.mktemp("pod"), pod).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def outer_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients have the address from which UDP would reach the pod, were it let through."""
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [OUTSIDE])
+
+
+async def servers_of(url: str) -> list[RTCIceServer]:
+    async with httpx.AsyncClient(timeout=15) as http:
+        return read_links((await http.options(url)).headers.get_list("link"))
+
+
+async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server: LiveServer, artifacts: Path) -> None:
+    async with Rest(pod_server) as rest:
+        stream = await rest.create({**SMALL, "width": 512, "height": 512})
+        assert stream["whip_url"].startswith(f"http://{pod.address}:{pod.ports[HTTP]}/")
+        servers = await servers_of(stream["whip_url"])
+        assert [server.urls for server in servers] == [f"turn:{pod.address}:{pod.ports[TURN]}?transport=tcp"]
+        publisher = Publisher(stream["whip_url"], width=512, height=512, fps=30, edit=unchanged, ice_servers=servers)
+        async with publisher:
+            assert publisher.response is not None
+            assert read_links(publisher.response.headers.get_list("link"))
+            await publisher.wait_connected()
+            viewer = Viewer(publisher.whep_url, edit=unchanged, ice_servers=await servers_of(publisher.whep_url))
+            async with viewer:
+                await viewer.wait_kind("card", seconds=30)
+                since, count, sent = time.monotonic(), viewer.count, publisher.track.sent
+                await asyncio.sleep(SECONDS)  # the measurement itself, not a wait for luck
+                seconds = time.monotonic() - since
+                rate, given = (viewer.count - count) / seconds, (publisher.track.sent - sent) / seconds
+                gap = viewer.longest_gap(since)
+                report = {"sent": given, "seen": rate, "longest_gap_seconds": gap, "seconds": seconds}
+                (artifacts / "no_udp.json").write_text(json.dumps(report, indent=2))
+                assert rate > 5, report
+                assert gap < 2, report
+
+
+async def test_without_turn_nothing_gets_through(pod: Pod, pod_server: LiveServer) -> None:
+    async with Rest(pod_server) as rest:
+        stream = await rest.create(SMALL)
+        before = pod.dropped()
+        async with Publisher(stream["whip_url"], edit=unchanged) as publisher:
+            await eventually(lambda: pod.dropped() > before + 5, what="packets of ICE being dropped")
+            assert publisher.state != "connected"
+
+
+async def test_a_turn_password_opens_no_way_to_others(pod: Pod, pod_server: LiveServer) -> None:
+    async with Rest(pod_server) as rest:
+        (server,) = await servers_of((await rest.create(SMALL))["whip_url"])
+    refused = asyncio.Event()
+
+    class Client(asyncio.DatagramProtocol):
+        def error_received(self, exc: Exception) -> None:
+            assert "403" in str(exc)
+            refused.set()
+
+    transport, _ = await aioice.ice.turn.create_turn_endpoint(
+        Client, (pod.address, pod.ports[TURN]), server.username, server.credential, transport="tcp"
+    )
+    try:
+        for other in ("127.0.0.1", OUTSIDE, "169.254.169.254", "192.0.2.1"):
+            refused.clear()
+            transport.sendto(b"hello", (other, 9))
+            await asyncio.wait_for(refused.wait(), 5)
+    finally:
+        transport.close()
+        await asyncio.sleep(0)
+
+
+async def test_who_does_not_know_a_stream_gets_no_turn_password(pod_server: LiveServer) -> None:
+    assert await servers_of(f"{pod_server.url}/live/video-to-video/stk_guessed/whip") == []
