@@ -12,6 +12,8 @@ import httpx
 import pytest
 from aiortc import RTCIceServer
 
+from sdstream.clock import SystemClock
+from sdstream.media.turn.coturn import Coturn
 from tests.support.ice import read_links
 from tests.support.offers import unchanged
 from tests.support.peers import Publisher, Viewer
@@ -33,10 +35,10 @@ pytestmark = [
 class PodServer(LiveServer):
     """`sdstream serve` inside a pod, called from outside."""
 
-    def __init__(self, folder: Path, pod: Pod) -> None:
-        super().__init__(folder, prefix=pod.prefix, environment=pod.environment, host="0.0.0.0")
-        self.port = HTTP
-        self._outside = f"http://{pod.address}:{pod.ports[HTTP]}"
+    def __init__(self, folder: Path, pod: Pod, http: int = HTTP, **settings: object) -> None:
+        super().__init__(folder, prefix=pod.prefix, environment=pod.environment, host="0.0.0.0", **settings)
+        self.port = http
+        self._outside = f"http://{pod.address}:{pod.ports[http]}"
 
     def _understand_lines(self) -> None:
         super()._understand_lines()
@@ -45,7 +47,7 @@ class PodServer(LiveServer):
 
 @pytest.fixture(scope="module")
 def pod() -> Iterator[Pod]:
-    with make_pod({HTTP: 18080, TURN: 13478}) as made:
+    with make_pod({HTTP: 18080, HTTP + 1: 18081, TURN: 13478}) as made:
         yield made
 
 
@@ -90,6 +92,38 @@ async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server
                 (artifacts / "no_udp.json").write_text(json.dumps(report, indent=2))
                 assert rate > 5, report
                 assert gap < 2, report
+
+
+async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, tmp_path: Path) -> None:
+    """The pod takes a relay of its own by TCP, and the client sends to that: `turn-external`."""
+    turn = Coturn("turnserver", 13479, OUTSIDE, 600, SystemClock())
+    await turn.start()
+    try:
+        given = turn.servers(f"{OUTSIDE}:13479")
+        server = PodServer(
+            tmp_path,
+            pod,
+            HTTP + 1,
+            webrtc_ice_servers=given.urls[0],
+            turn_username=given.username,
+            turn_credential=given.credential,
+            worker_spare=False,
+        )
+        await asyncio.to_thread(server.start)
+        try:
+            assert any("turn-external (RunPod lets no UDP in" in line for line in server.lines)
+            async with Rest(server) as rest:
+                stream = await rest.create(SMALL)
+                async with Publisher(stream["whip_url"], edit=unchanged) as publisher:
+                    assert f" {OUTSIDE} " in publisher.answer
+                    await publisher.wait_connected()
+                    async with Viewer(publisher.whep_url, edit=unchanged) as viewer:
+                        await viewer.wait_kind("card", seconds=30)
+                assert given.credential not in server.log_tail()
+        finally:
+            await asyncio.to_thread(server.stop)
+    finally:
+        await turn.close()
 
 
 async def test_without_turn_nothing_gets_through(pod: Pod, pod_server: LiveServer) -> None:
