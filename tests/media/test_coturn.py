@@ -99,6 +99,7 @@ async def test_the_secret_is_in_no_command_line_no_environment_and_no_log() -> N
             assert folder.stat().st_mode & 0o077 == 0
             assert (folder / "turnserver.conf").stat().st_mode & 0o077 == 0
             server = child.servers("host:1")
+            assert server.credential is not None
             assert server.credential not in str(lines)
     assert secret not in str(lines)
     assert not folder.exists()

@@ -95,12 +95,12 @@ def test_half_settings_are_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("url", ["http://x", "turn:", "stun:a b", "stun:h:70000", "turn:h?transport=sctp"])
 def test_what_is_no_server_is_refused_at_start(url: str) -> None:
     with pytest.raises(ConfigurationError, match="webrtc_ice_servers"):
-        IceDesk(Settings(webrtc_ice_servers=(url,)), ManualClock(), {})
+        IceDesk(Settings(webrtc_ice_servers=(url,)), ManualClock())
 
 
 def test_a_stun_url_has_no_transport() -> None:
     with pytest.raises(ConfigurationError, match="transport"):
-        IceDesk(Settings(webrtc_ice_servers=("stun:h?transport=udp",)), ManualClock(), {})
+        IceDesk(Settings(webrtc_ice_servers=("stun:h?transport=udp",)), ManualClock())
 
 
 def test_credentials_are_those_of_the_turn_rest_api() -> None:
@@ -112,21 +112,21 @@ def test_credentials_are_those_of_the_turn_rest_api() -> None:
 
 
 async def test_off_is_said_with_the_reason() -> None:
-    desk = IceDesk(Settings(), ManualClock(), {"RUNPOD_POD_ID": "abc"})
+    desk = IceDesk(Settings(), ManualClock(), choose(BARE))
     with pytest.raises(WebRtcOff, match="expose 3478/tcp"):
         await desk.for_client("host")
     await desk.close()
 
 
 async def test_with_udp_clients_get_the_turn_servers_and_this_server_takes_no_relay() -> None:
-    desk = IceDesk(Settings.model_validate(TURN), ManualClock(), {})
+    desk = IceDesk(Settings.model_validate(TURN), ManualClock())
     assert await desk.for_client("host") == (IceServer(("turn:turn.example?transport=tcp",), "u", "secret"),)
     assert await desk.for_us() is None
     await desk.close()
 
 
 async def test_with_turn_elsewhere_this_server_takes_a_relay_too() -> None:
-    desk = IceDesk(Settings.model_validate({**TURN, "webrtc_mode": "turn-external"}), ManualClock(), {})
+    desk = IceDesk(Settings.model_validate({**TURN, "webrtc_mode": "turn-external"}), ManualClock())
     assert await desk.for_us() == IceServer(("turn:turn.example?transport=tcp",), "u", "secret")
     await desk.close()
 

@@ -13,7 +13,6 @@ needs one, because a service could not send to an address that only NAT knows.
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,10 +60,9 @@ def choose_webrtc(settings: Settings, place: Place | None, *, coturn_found: bool
     return WebRtcChoice("off", f"RunPod lets no UDP in and there is no TURN: {lacking}")
 
 
-def choose_webrtc_here(settings: Settings, environment: Mapping[str, str] | None = None) -> WebRtcChoice:
+def choose_webrtc_here(settings: Settings) -> WebRtcChoice:
     """`choose_webrtc` for this machine and process."""
-    place = find_place(os.environ if environment is None else environment)
-    return choose_webrtc(settings, place, coturn_found=shutil.which(settings.turn_program) is not None)
+    return choose_webrtc(settings, find_place(os.environ), coturn_found=shutil.which(settings.turn_program) is not None)
 
 
 def has_external_turn(settings: Settings) -> bool:

@@ -1,15 +1,12 @@
 """Where sessions get their STUN and TURN servers: clients with an answer, this server's agent for itself."""
 
-import os
-from collections.abc import Mapping
-
 import httpx
 import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, WebRtcOff
 from sdstream.media.ports import IceServer
-from sdstream.media.turn.choice import choose_webrtc_here
+from sdstream.media.turn.choice import WebRtcChoice, choose_webrtc_here
 from sdstream.media.turn.coturn import Coturn
 from sdstream.media.turn.services import SERVER_URL, StaticServers, TurnService, check_server, choose_service
 from sdstream.reachability import join_address
@@ -21,14 +18,17 @@ log = structlog.get_logger(__name__)
 
 
 class IceDesk:
-    """One for a server. Raises `ConfigurationError` for settings that cannot work."""
+    """One for a server. `choice` is by default that of this machine.
 
-    def __init__(self, settings: Settings, clock: Clock, environment: Mapping[str, str] | None = None) -> None:
+    Raises `ConfigurationError` for settings that cannot work.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, choice: WebRtcChoice | None = None) -> None:
         for server in settings.webrtc_ice_servers:
             check_server(server)
         self._settings = settings
         self._clock = clock
-        self.choice = choose_webrtc_here(settings, os.environ if environment is None else environment)
+        self.choice = choice or choose_webrtc_here(settings)
         if self.choice.problem:
             raise ConfigurationError(f"webrtc_mode {self.choice.mode}: {self.choice.problem}")
         # The system's proxies are not asked: the services are few, and a proxy would see the credentials.
