@@ -41,27 +41,27 @@ async def check_webrtc(settings: Settings, facts: MachineFacts) -> Check:
 
 
 async def _check_relay(settings: Settings, choice: WebRtcChoice) -> Check:
+    """Ask the settings' TURN server for a relay, as each session does, and give it back."""
     remedy = "Check the TURN settings, and whether this machine reaches the server."
     try:
         desk = IceDesk(settings, SystemClock(), choice)
     except ConfigurationError as error:
         return Check("WebRTC", Verdict.BAD, error.message, remedy)
-    gatherer: AddressedGatherer | None = None
     try:
         relay = await desk.for_us()
+        if relay is None:
+            return Check("WebRTC", Verdict.BAD, "turn-external: no TURN URL of the settings can be used", remedy)
         gatherer = AddressedGatherer(Addressing(addresses=(LOOPBACK,), relay=relay))
-        await gatherer.gather()
+        try:
+            await gatherer.gather()
+            found = [each.host for each in gatherer.connection.local_candidates if each.type == "relay"]
+        finally:
+            await gatherer.connection.close()
     except SdstreamError as error:
         return Check("WebRTC", Verdict.BAD, f"turn-external: {error.message}", remedy)
     finally:
-        if gatherer is not None:
-            await gatherer.connection.close()
         await desk.close()
-    relayed = [candidate.host for candidate in gatherer.connection.local_candidates if candidate.type == "relay"]
-    where = (
-        f"{relay.urls[0]} gave a relay at {', '.join(relayed)}" if relay is not None else "no TURN server can be used"
-    )
-    return Check("WebRTC", Verdict.GOOD if relayed else Verdict.BAD, f"turn-external: {where}", remedy)
+    return Check("WebRTC", Verdict.GOOD, f"turn-external: {relay.urls[0]} gave a relay at {', '.join(found)}")
 
 
 def check_runpod(settings: Settings, place: Place) -> Check:

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import shutil
+import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import aioice.ice
@@ -14,54 +13,24 @@ from aiortc import RTCIceServer
 
 from sdstream.clock import SystemClock
 from sdstream.media.turn.coturn import Coturn
+from tests.pod.conftest import HTTP, TURN, PodServer
 from tests.support.ice import read_links
 from tests.support.offers import unchanged
 from tests.support.peers import Publisher, Viewer
-from tests.support.pod import OUTSIDE, Pod, make_pod, why_not
+from tests.support.pod import Pod
 from tests.support.rest import SMALL, Rest
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
 
-HTTP, TURN = 8080, 3478
-SECONDS = 6.0
+SECONDS = 4.0
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("turnserver") is None, reason="coturn is not installed"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
-]
-
-
-class PodServer(LiveServer):
-    """`sdstream serve` inside a pod, called from outside."""
-
-    def __init__(self, folder: Path, pod: Pod, http: int = HTTP, **settings: object) -> None:
-        super().__init__(folder, prefix=pod.prefix, environment=pod.environment, host="0.0.0.0", **settings)
-        self.port = http
-        self._outside = f"http://{pod.address}:{pod.ports[http]}"
-
-    def _understand_lines(self) -> None:
-        super()._understand_lines()
-        self.url = self._outside
-
-
-@pytest.fixture(scope="module")
-def pod() -> Iterator[Pod]:
-    with make_pod({HTTP: 18080, HTTP + 1: 18081, TURN: 13478}) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def pod_server(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    server = PodServer(tmp_path_factory.mktemp("pod"), pod).start()
-    yield server
-    server.stop()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def outer_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def outer_address(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients have the address from which UDP would reach the pod, were it let through."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [OUTSIDE])
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: [pod.outside])
 
 
 async def servers_of(url: str) -> list[RTCIceServer]:
@@ -96,10 +65,12 @@ async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server
 
 async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, tmp_path: Path) -> None:
     """The pod takes a relay of its own by TCP, and the client sends to that: `turn-external`."""
-    turn = Coturn("turnserver", 13479, OUTSIDE, 600, SystemClock())
+    with socket.create_server(("0.0.0.0", 0)) as free:
+        port = free.getsockname()[1]
+    turn = Coturn("turnserver", port, pod.outside, 600, SystemClock())
     await turn.start()
     try:
-        given = turn.servers(f"{OUTSIDE}:13479")
+        given = turn.servers(f"{pod.outside}:{port}")
         server = PodServer(
             tmp_path,
             pod,
@@ -115,7 +86,7 @@ async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, 
             async with Rest(server) as rest:
                 stream = await rest.create(SMALL)
                 async with Publisher(stream["whip_url"], edit=unchanged) as publisher:
-                    assert f" {OUTSIDE} " in publisher.answer
+                    assert f" {pod.outside} " in publisher.answer
                     await publisher.wait_connected()
                     async with Viewer(publisher.whep_url, edit=unchanged) as viewer:
                         await viewer.wait_kind("card", seconds=30)
@@ -149,7 +120,7 @@ async def test_a_turn_password_opens_no_way_to_others(pod: Pod, pod_server: Live
         Client, (pod.address, pod.ports[TURN]), server.username, server.credential, transport="tcp"
     )
     try:
-        for other in ("127.0.0.1", OUTSIDE, "169.254.169.254", "192.0.2.1"):
+        for other in ("127.0.0.1", pod.outside, "169.254.169.254", "192.0.2.1"):
             refused.clear()
             transport.sendto(b"hello", (other, 9))
             await asyncio.wait_for(refused.wait(), 5)

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-OUTSIDE = "10.213.77.1"
-INSIDE = "10.213.77.2"
 RULES = """
 table inet pod {{
     chain arriving {{
@@ -52,11 +50,15 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Pod:
-    """`prefix` before a command runs it inside; `ports` maps inside to outside, at the address `OUTSIDE` sees."""
+    """`prefix` before a command runs it inside; `ports` maps inside to outside.
+
+    `address` is the pod's, `outside` the one that the rest of this machine has on the way to it.
+    """
 
     name: str
     ports: dict[int, int]
-    address: str = INSIDE
+    address: str
+    outside: str
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -79,18 +81,21 @@ class Pod:
 def make_pod(ports: dict[int, int]) -> Iterator[Pod]:
     """A pod whose TCP `ports` (inside to outside) are mapped; gone with the context."""
     name = f"sdpod{os.getpid()}"
+    # Of this process, so that two runs on one machine do not take each other's addresses.
+    network = f"10.213.{os.getpid() // 64 % 256}.{{}}"
+    outside, inside = (network.format(os.getpid() % 64 * 4 + host) for host in (1, 2))
     inner, outer = f"pi{os.getpid()}"[:15], f"po{os.getpid()}"[:15]
     _call("ip", "netns", "add", name)
     try:
         _call("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-        _call("ip", "address", "add", f"{OUTSIDE}/30", "dev", outer)
+        _call("ip", "address", "add", f"{outside}/30", "dev", outer)
         _call("ip", "link", "set", outer, "up")
-        _call("ip", "-n", name, "address", "add", f"{INSIDE}/30", "dev", inner)
+        _call("ip", "-n", name, "address", "add", f"{inside}/30", "dev", inner)
         _call("ip", "-n", name, "link", "set", inner, "up")
         _call("ip", "-n", name, "link", "set", "lo", "up")
         maps = "\n".join(f'iifname "{inner}" tcp dport {out} redirect to :{port}' for port, out in ports.items())
         _call("ip", "netns", "exec", name, "nft", "-f", "-", given=RULES.format(inner=inner, maps=maps))
-        yield Pod(name, ports)
+        yield Pod(name, ports, inside, outside)
     finally:
         _call("ip", "netns", "delete", name)  # takes both interfaces with it
 
@@ -114,4 +119,4 @@ def _path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-__all__ = ["INSIDE", "OUTSIDE", "Pod", "make_pod", "why_not"]
+__all__ = ["Pod", "make_pod", "why_not"]
