@@ -8,7 +8,6 @@ import difflib
 import ipaddress
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,16 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from sdstream.errors import ConfigurationError
 from sdstream.reachability import platform_settings
+from sdstream.turn_settings import TurnSettings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
 """The variable that names the YAML file; not a setting itself."""
 
 Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
-WebRtcMode = Literal["auto", "udp", "turn-local", "turn-external", "off"]
-
-
-_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 
 
 class ModelSource(BaseModel):
@@ -43,8 +39,8 @@ class ModelSource(BaseModel):
     family: Family | None = None
 
 
-class Settings(BaseModel):
-    """All settings, validated. `load_settings` reads them from their sources."""
+class ServerSettings(BaseModel):
+    """The settings of a server, wherever it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -146,33 +142,6 @@ class Settings(BaseModel):
         "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
         "server for its own address.",
     )
-    webrtc_mode: WebRtcMode = Field(
-        default="auto",
-        description="How WebRTC media travels: udp straight; turn-local through a coturn child on one TCP port; "
-        "turn-external through a TURN server elsewhere; off. auto is udp, on RunPod whichever TURN there is.",
-    )
-    turn_username: str | None = Field(default=None, description="User name at the TURN servers of webrtc_ice_servers.")
-    turn_credential: SecretStr | None = Field(
-        default=None, description="Password at the TURN servers of webrtc_ice_servers."
-    )
-    turn_port: int = Field(default=3478, ge=1, le=65535, description="TCP port that the coturn child listens on.")
-    turn_address: str | None = Field(
-        default=None,
-        description="HOST:PORT at which clients reach turn_port. Unset: RunPod's mapping, else the host that the "
-        "client calls.",
-    )
-    turn_lifetime: int = Field(
-        default=3600, ge=30, le=86400, description="Seconds in which a client must begin with the TURN password it got."
-    )
-    turn_program: str = Field(default="turnserver", description="coturn's program, by name or path.")
-    cloudflare_turn_key_id: str | None = Field(
-        default=None, description="Id of a Cloudflare TURN key: each session gets credentials of its own."
-    )
-    cloudflare_turn_api_token: SecretStr | None = Field(default=None, description="API token of that Cloudflare key.")
-    twilio_account_sid: str | None = Field(
-        default=None, description="Twilio account whose TURN servers are used, with credentials for each session."
-    )
-    twilio_auth_token: SecretStr | None = Field(default=None, description="Auth token of that Twilio account.")
     video_bitrate: int = Field(
         default=1_500_000,
         ge=100_000,
@@ -252,29 +221,15 @@ class Settings(BaseModel):
             return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
         return value
 
-    @field_validator("turn_address")
-    @classmethod
-    def _check_turn_address(cls, value: str | None) -> str | None:
-        if value is not None and not _ADDRESS.fullmatch(value):
-            raise ValueError("an address is written HOST:PORT, an IPv6 one [HOST]:PORT")
-        return value
-
     @model_validator(mode="after")
-    def _check_turn(self) -> "Settings":
-        for one, other in (
-            ("turn_username", "turn_credential"),
-            ("cloudflare_turn_key_id", "cloudflare_turn_api_token"),
-            ("twilio_account_sid", "twilio_auth_token"),
-        ):
-            if (getattr(self, one) is None) != (getattr(self, other) is None):
-                raise ValueError(f"{one} and {other} are set together or not at all")
-        return self
-
-    @model_validator(mode="after")
-    def _check_open_server(self) -> "Settings":
+    def _check_open_server(self) -> "ServerSettings":
         if not self.authentication and not is_loopback(self.host):
             raise ValueError("authentication can be switched off only when host is a loopback address")
         return self
+
+
+class Settings(TurnSettings, ServerSettings):
+    """All settings, validated. `load_settings` reads them from their sources."""
 
 
 def is_loopback(host: str) -> bool:
@@ -357,8 +312,8 @@ __all__ = [
     "PREFIX",
     "Family",
     "ModelSource",
+    "ServerSettings",
     "Settings",
-    "WebRtcMode",
     "is_loopback",
     "load_settings",
 ]
