@@ -30,7 +30,8 @@ CLOUDFLARE = {"cloudflare_turn_key_id": "key", "cloudflare_turn_api_token": "tok
 
 
 def choose(place: Place | None, *, coturn: bool = True, **settings: Any) -> WebRtcChoice:
-    return choose_webrtc(Settings.model_validate(settings), place, coturn_found=coturn)
+    given = {"host": "0.0.0.0", "api_keys": ("key-of-a-test",)} | settings
+    return choose_webrtc(Settings.model_validate(given), place, coturn_found=coturn)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def choose(place: Place | None, *, coturn: bool = True, **settings: Any) -> WebR
         (BARE, True, {}, "off"),
         (BARE, True, {"turn_address": "203.0.113.9:3478"}, "turn-local"),
         (BARE, True, {"webrtc_ice_servers": ("stun:stun.example",)}, "udp"),
+        (BARE, True, {"host": "127.0.0.1"}, "udp"),
     ],
 )
 def test_auto_takes_what_can_work(place: Place | None, coturn: bool, settings: dict[str, Any], mode: str) -> None:

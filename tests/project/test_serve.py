@@ -194,7 +194,8 @@ def test_a_second_server_with_the_same_data_is_refused_and_the_first_goes_on(
 def test_a_load_balancer_asks_on_a_port_that_answers_nothing_else(make_server: Callable[..., LiveServer]) -> None:
     with bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    live = make_server(environment={"RUNPOD_POD_ID": "worker1", "RUNPOD_ENDPOINT_ID": "end1", "PORT_HEALTH": str(port)})
+    variables = {"RUNPOD_POD_ID": "worker1", "RUNPOD_ENDPOINT_ID": "end1", "PORT_HEALTH": str(port)}
+    live = make_server(environment=variables, host="0.0.0.0")
     for path in ("/ping", "/health", "/ready"):
         assert httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10).status_code == 200
         assert httpx.get(f"{live.url}{path}", timeout=10).status_code == 200

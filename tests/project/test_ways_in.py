@@ -27,7 +27,7 @@ def facts_for(settings: Settings, place: Place | None, *, coturn: bool = True) -
 
 
 async def webrtc(place: Place | None, *, coturn: bool = True, **values: Any) -> Check:
-    settings = Settings.model_validate(values)
+    settings = Settings.model_validate({**OPEN, **values})
     return await check_webrtc(settings, facts_for(settings, place, coturn=coturn))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdstream.reachability import Place, find_place, join_address
-from sdstream.settings import Settings
+from sdstream.settings import Settings, is_loopback
 
 Mode = Literal["udp", "turn-local", "turn-external", "off"]
 
@@ -50,6 +50,8 @@ def choose_webrtc(settings: Settings, place: Place | None, *, coturn_found: bool
         return WebRtcChoice(settings.webrtc_mode, "webrtc_mode asks for it", address, problem)
     if place is None:
         return WebRtcChoice("udp", "nothing says that UDP is blocked")
+    if is_loopback(settings.host):
+        return WebRtcChoice("udp", f"{settings.host} can be reached from this machine only")
     if has_external_turn(settings):
         return WebRtcChoice("turn-external", "RunPod lets no UDP in, and a TURN server is set")
     if coturn_found and address is not None:
