@@ -74,7 +74,7 @@ def test_a_load_balancer_asks_on_port_80() -> None:
     ],
 )
 def test_what_would_fail_there_is_refused_here(values: dict[str, Any], words: str) -> None:
-    given = {"name": "demo", "image": IMAGE} | values
+    given: dict[str, Any] = {"name": "demo", "image": IMAGE} | values
     with pytest.raises(ConfigurationError, match=words):
         PodPlan(Common(**given), CARD).payload(Settings())
 

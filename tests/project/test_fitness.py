@@ -14,6 +14,7 @@ from sdstream.settings import Settings
 
 CARD = Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1")
 BUILT = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+NEWER_CARD = {"available": True, "cuda": "12.8", "capability": [12, 0], "architectures": ["sm_90"]}
 FACTS = MachineFacts("Linux", "x86_64", (CARD,), "", ("10.0.0.1",), "")
 
 
@@ -58,10 +59,7 @@ def test_a_worker_without_a_card_is_fit_only_when_it_is_told_to_do_without() -> 
     [
         ("raise SystemExit('no torch here')", "no torch here"),
         (f"print({json.dumps({'available': False, 'cuda': '13.0'})!r})", "torch for CUDA 13.0 cannot use NVIDIA L4"),
-        (
-            f"print({json.dumps({'available': True, 'cuda': '12.8', 'capability': [12, 0], 'architectures': ['sm_90']})!r})",
-            "no programs",
-        ),
+        (f"print({json.dumps(NEWER_CARD)!r})", "no programs"),
     ],
 )
 def test_a_torch_that_cannot_use_the_card_is_told(program: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
