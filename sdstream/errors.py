@@ -27,12 +27,12 @@
             ├── OutOfMemory     503   WORKER/OUT_OF_MEMORY
             ├── PictureNotFinite 503  STREAMS/PICTURE_NOT_FINITE
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
-            ├── WebRtcOff         503 WEBRTC/OFF
-            ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             │   ├── ModelAccessDenied 503 MODELS/ACCESS_DENIED
             │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
             │   ├── ModelDiskFull 503 MODELS/DISK_FULL
             │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
+            ├── WebRtcOff         503 WEBRTC/OFF
+            ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
