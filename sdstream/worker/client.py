@@ -43,7 +43,6 @@ KILL_SECONDS = 2.0
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
 
-
 WORKER_SETTINGS = {
     "models",
     "default_model",
@@ -53,8 +52,11 @@ WORKER_SETTINGS = {
     "worker_overlap",
     "batch_size",
     "batch_window",
+    "compile_networks",
+    "cuda_graphs",
+    "safety_check_interval",
 }
-"""Settings that the worker is told: which models there are, where their files come from, how streams share calls."""
+"""What the worker is told of the settings."""
 
 logger = structlog.get_logger(__name__)
 
