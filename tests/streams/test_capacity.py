@@ -1,4 +1,4 @@
-"""How many streams the worker carries, from what its calls were measured to take; as tables, and through the service."""
+"""How many streams the worker carries, from what its calls were measured to take: tables, and the whole service."""
 
 from dataclasses import replace
 
