@@ -10,8 +10,8 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
-HOPS = ("receive", "worker", "encode", "total")
-"""`worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
+HOPS = ("receive", "wait", "worker", "encode", "total")
+"""`wait` is the time in the worker before it began with a picture, a part of `receive`; `worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
 hand-over both ways and the wait for the worker; `encode` samples the encoder's moving mean; `total` is all of it."""
 
 
@@ -56,6 +56,7 @@ class StreamTraffic:
             if picture.blocked:
                 self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
+            self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
             self._latencies["worker"].add(now, picture.worker_seconds)
             self._latencies["receive"].add(now, max(age - picture.worker_seconds, 0.0))
             self._latencies["total"].add(now, age + self._encode_seconds)

@@ -16,9 +16,9 @@ from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
-from sdstream.worker.load import CallKind
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
+from sdstream.worker.ports import CallKind
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "controlnets")

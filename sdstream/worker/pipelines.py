@@ -12,8 +12,8 @@ from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.processors import ImageProcessing, Processor
 from sdstream.worker.colour import resize
-from sdstream.worker.load import CallKind
 from sdstream.worker.options import EngineOptions
+from sdstream.worker.ports import CallKind
 from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, run_processor
 
 Progress = Callable[[str, float | None], None]
