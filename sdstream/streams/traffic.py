@@ -12,8 +12,8 @@ from sdstream.worker.ports import ProcessedPicture
 
 HOPS = ("receive", "wait", "worker", "encode", "total")
 """`wait` is the time in the worker before it began with a picture, a part of `receive`; `worker` is the worker's own
-time for a picture; `receive` is the rest of the way from decoder to sender: the hand-over both ways and the wait for the
-worker; `encode` samples the encoder's moving mean; `total` is all of it."""
+time for a picture; `receive` is the rest of the way from decoder to sender: the hand-over both ways and the wait for
+the worker; `encode` samples the encoder's moving mean; `total` is all of it."""
 
 
 class StreamTraffic:
