@@ -21,6 +21,8 @@ from typing import Any
 
 WINDOWS = sys.platform == "win32"
 LINUX = sys.platform.startswith("linux")
+UDP_SEGMENT = 103
+"""Of `<linux/udp.h>`: cut what is sent into datagrams of this many bytes."""
 SET_PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG` of `<linux/prctl.h>`."""
 
@@ -38,6 +40,26 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os._exit(1)
+
+
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def die_with_parent_command(command: Sequence[str]) -> list[str]:
+    """A command that runs `command`, a program that is not ours, so that the kernel kills it when this process ends.
+
+    Elsewhere than on Linux it is `command` itself. The trap of `die_with_parent` is here too. A program with a set-user
+    bit or file capabilities loses the mark when it starts.
+    """
+    if not LINUX:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 def ignore_interrupts() -> None:
@@ -120,6 +142,25 @@ def received_socket(text: str) -> socket.socket:
     return socket.socket(fileno=int(text))
 
 
+def can_send_segments() -> bool:
+    """Whether `send_segments` can be tried here."""
+    return LINUX
+
+
+def send_segments(connection: socket.socket, datagrams: Sequence[bytes], address: Any) -> None:
+    """Send datagrams of one size, the last of which may be smaller, by one call to the kernel, without waiting.
+
+    Raises `BlockingIOError` when the socket is full, `OSError` when the kernel or the device cannot do it: nothing was
+    sent then.
+    """
+    if len(datagrams) == 1:
+        connection.sendto(datagrams[0], socket.MSG_DONTWAIT, address)
+        return
+    size = len(datagrams[0]).to_bytes(2, sys.byteorder)
+    options = ((socket.IPPROTO_UDP, UDP_SEGMENT, size),)
+    connection.sendmsg(datagrams, options, socket.MSG_DONTWAIT, address)
+
+
 def shared_memory_directory() -> Path:
     """Where files that live in memory are kept: the kernel's own place on Linux, the temporary directory elsewhere."""
     memory = Path("/dev/shm")
@@ -194,8 +235,10 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 __all__ = [
+    "can_send_segments",
     "create_shared_memory",
     "die_with_parent",
+    "die_with_parent_command",
     "ignore_interrupts",
     "memory_limit",
     "open_shared_memory",
@@ -203,6 +246,7 @@ __all__ = [
     "process_memory",
     "processor_name",
     "received_socket",
+    "send_segments",
     "shared_memory_directory",
     "shared_memory_modified_at",
     "shared_memory_names",

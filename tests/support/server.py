@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
 
+from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
 
 LISTENING = re.compile(r"^sdstream is listening on (http://\S+)$")
@@ -28,10 +30,20 @@ SECOND_KEY = "second-acceptance-key"
 class LiveServer:
     """One server process: `url` is where it answers, `key` a bearer key it accepts.
 
-    `settings` become `SDSTREAM_*` variables. A restart keeps port, data directory and settings, so URLs stay.
+    `settings` become `SDSTREAM_*` variables; `prefix` comes before the command, `environment` is added. A restart
+    keeps port, data directory and settings, so URLs stay.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        self.prefix = prefix
+        self.environment = dict(environment or {})
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
@@ -53,9 +65,10 @@ class LiveServer:
         environment |= {
             f"SDSTREAM_{name.upper()}": str(value) for name, value in self.settings.items() if value is not None
         }
+        environment |= self.environment
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sdstream", "serve", "--port", str(self.port)],
+                [*self.prefix, sys.executable, "-m", "sdstream", "serve", "--port", str(self.port)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -114,7 +127,7 @@ class LiveServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(self.process.pid).children(recursive=True):
                     self._family[child.pid] = child
-        return [member for member in self._family.values() if _alive(member)]
+        return [member for member in self._family.values() if not is_gone(member)]
 
     def worker(self) -> psutil.Process:
         """The worker process at work; a warm spare that looks just like it may stand beside it."""
@@ -197,12 +210,6 @@ class Footprint:
     files: int
     threads: int
     memory: int
-
-
-def _alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def _command(process: psutil.Process) -> list[str]:
