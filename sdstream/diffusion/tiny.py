@@ -139,7 +139,7 @@ def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strengt
     for name, module in anything.named_modules():
         if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or not name.endswith(LCM_LAYERS):
             continue
-        weight = module.weight
+        weight = module.weight.detach()
         kernel = weight.shape[2:]
         down = torch.randn(rank, *weight.shape[1:], generator=generator)
         up = torch.randn(weight.shape[0], rank, *(1 for _ in kernel), generator=generator)

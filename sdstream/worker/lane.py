@@ -256,6 +256,7 @@ class WorkerLane:
                 message.error_code,
                 message.error_message,
                 message.refused_revision,
+                tuple(message.loras),
             )
             self._set_status(self._handover.hear(status))
             self._send_update()

@@ -187,6 +187,7 @@ class LaneReport(Message):
     error_code: str | None
     error_message: str | None
     refused_revision: int | None
+    loras: list[tuple[str, float]] = []
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

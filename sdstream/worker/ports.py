@@ -54,6 +54,8 @@ class LaneStatus:
     error_code: str | None = None
     error_message: str | None = None
     refused_revision: int | None = None
+    loras: tuple[tuple[str, float], ...] = ()
+    """What is fused into the stream's model: names, and how strongly."""
 
 
 @dataclass(frozen=True, slots=True)

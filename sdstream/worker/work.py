@@ -357,6 +357,7 @@ class LaneWork:
                 error_code if refusal is None else refusal.code,
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
+                [] if pipeline is None else list(pipeline.loras),
             )
         )
 
