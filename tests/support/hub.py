@@ -49,7 +49,8 @@ class FakeHub:
     broken: int | None = None
     """The status that every request is answered with."""
     hold: threading.Event | None = None
-    """While it is not set, large files stop in the middle."""
+    """While it is not set, the file `held` stops in the middle."""
+    held: str = ""
     port: int = 0
 
     @property
@@ -161,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
         body = whole[start:]
         cut = hub.cuts[file].pop(0) if hub.cuts.get(file) else None
-        if cut is None and hub.hold is None:
+        holds = hub.hold is not None and file == hub.held
+        if cut is None and not holds:
             self._send(status, body, headers)
             return
         self._begin(status, headers, len(body))
