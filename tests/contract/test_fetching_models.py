@@ -92,6 +92,8 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
 
 async def downloading(rest: Rest, stream_id: str) -> dict[str, Any] | None:
     """The lane's report once some bytes of the model have come."""
-    lane = (await rest.status(stream_id))["lane"]
-    held = lane is not None and lane["phase"] == "loading" and lane["detail"].startswith(f"downloading {DREAM}")
+    lane: dict[str, Any] | None = (await rest.status(stream_id))["lane"]
+    if lane is None:
+        return None
+    held = lane["phase"] == "loading" and lane["detail"].startswith(f"downloading {DREAM}")
     return lane if held and lane["percent"] else None
