@@ -1,7 +1,7 @@
 """Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 import torch
@@ -12,6 +12,7 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.table import StreamTable
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
 
@@ -26,6 +27,7 @@ class GroupKey:
     steps: int
     guidance: Guidance
     batched: bool
+    options: EngineOptions = field(default_factory=EngineOptions)
 
 
 class StreamGroup:
@@ -36,6 +38,7 @@ class StreamGroup:
 
     def __init__(self, key: GroupKey, runner: Runner, like: Knobs) -> None:
         self.key = key
+        self._runner = runner
         self._table = StreamTable(runner, like, 1)
         self._unprimed: set[int] = set()
 
@@ -43,6 +46,16 @@ class StreamGroup:
     def stream_bytes(self) -> int:
         """Memory of one stream on the device."""
         return self._table.bytes_per_stream
+
+    @property
+    def in_force(self) -> str:
+        """What runs the networks; see `Runner.in_force`."""
+        return self._runner.in_force
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why something faster is not in force."""
+        return self._runner.notes
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
@@ -81,29 +94,29 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
-        self._make = make
+    def __init__(self, make_runner: Callable[[GroupKey], Runner]) -> None:
+        self._make_runner = make_runner
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make_runner(key), like)
         return group
 
 
 def runner_of(key: GroupKey) -> Runner:
-    """What streams of this key are run by."""
-    model = key.model
+    """What runs the calls that streams of this key share."""
     frame = Frame(
-        EagerNetworks(model.unet, model.vae),
+        EagerNetworks(key.model.unet, key.model.vae),
         slots=key.steps,
         guidance=key.guidance,
-        prediction=model.schedule.prediction,
+        prediction=key.model.schedule.prediction,
         batched=key.batched,
     )
-    return make_runner(frame, model.device)
+    options = key.options
+    return make_runner(frame, key.model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
 
 
 groups = GroupBook(runner_of)
