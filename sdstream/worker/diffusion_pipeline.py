@@ -7,13 +7,14 @@ import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.safety import ABSENT, CheckerShelf, CheckRunner, SafetyGuard
+from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
 from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, make_knobs
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
+from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
@@ -175,7 +176,8 @@ class DiffusionPipeline(Pipeline):
         if plan.checker is None:
             self._blocked, self._guard = self.blocked, None
         elif self._guard is None:
-            self._guard = SafetyGuard(plan.checker, self._model.device, self._options.safety_check_interval)
+            interval = self._options.safety_check_interval
+            self._guard = SafetyGuard(plan.checker, placard, self._model.device, interval)
         else:
             self._guard.check_next()
 

@@ -111,7 +111,9 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
     assert len(seen) > SECONDS * RATE / 2
     assert all(later > earlier for earlier, later in itertools.pairwise(seen)), "a picture came twice"
     missing = seen[-1] - seen[0] + 1 - len(seen)
-    assert missing <= STALLS, f"{missing} of {len(seen)} pictures are missing, {unreadable} were unreadable; drops {drops}"
+    assert missing <= STALLS, (
+        f"{missing} of {len(seen)} pictures are missing, {unreadable} were unreadable; drops {drops}"
+    )
     told = [event["effective_frame"] for event in log.named("effective")]
     assert told == sorted(told)
     assert effective["effective_frame"] == told[-1]
