@@ -41,7 +41,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
     assert not tops & UNWANTED
     assert not {top for top in tops if top not in sys.stdlib_module_names} - KNOWN
     own = {name for name in names if name.startswith("sdstream") and not name.startswith("sdstream.diffusion")}
-    assert own <= {"sdstream.errors", "sdstream.settings", "sdstream.directories"}
+    assert own <= {"sdstream.errors", "sdstream.settings", "sdstream.directories", "sdstream.clock"}
 
 
 def test_only_one_module_imports_diffusers_and_transformers() -> None:
