@@ -291,7 +291,8 @@ class LaneWork:
             self._report(LanePhase.READY)
         elif pipeline.acceleration != self._told_acceleration:
             self._report(LanePhase.READY)
-        blocked, self._told_blocked = pipeline.blocked - self._told_blocked, pipeline.blocked
+        known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
+        blocked, self._told_blocked = known - self._told_blocked, known
         size = result.size
         self._send(
             PictureOut(
