@@ -19,6 +19,7 @@ from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import interface_addresses
 from sdstream.media.turn import coturn as module
 from sdstream.media.turn.coturn import Coturn, CoturnConfig, RestartDelay
+from sdstream.platform import shared_memory_directory
 from tests.support.waiting import eventually, eventually_sync
 
 ADDRESSES = [address for address in interface_addresses() if ":" not in address]
@@ -115,6 +116,24 @@ async def test_it_is_started_again_and_its_passwords_stay_good() -> None:
         await eventually(lambda: child.process_id not in (None, first), what="a new coturn")
         await eventually(child._answers, what="its port answering")
         assert child._secret == before
+
+
+@installed
+@connected
+async def test_the_folder_of_a_server_that_was_killed_is_removed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait(10)
+    place = shared_memory_directory()
+    leftover = place / f"{module.FOLDER}{gone.pid}-x"
+    ours = place / f"{module.FOLDER}{os.getpid()}-x"
+    leftover.mkdir()
+    ours.mkdir()
+    try:
+        async with running():
+            assert not leftover.exists()
+            assert ours.exists()
+    finally:
+        ours.rmdir()
 
 
 @installed
