@@ -32,6 +32,13 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
+def ended_process() -> int:
+    """The id of a process that is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait(10)
+    return gone.pid
+
+
 def has_ended(process: psutil.Process) -> bool:
     try:
         return process.status() == psutil.STATUS_ZOMBIE
@@ -121,10 +128,8 @@ async def test_it_is_started_again_and_its_passwords_stay_good() -> None:
 @installed
 @connected
 async def test_the_folder_of_a_server_that_was_killed_is_removed() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait(10)
     place = shared_memory_directory()
-    leftover = place / f"{module.FOLDER}{gone.pid}-x"
+    leftover = place / f"{module.FOLDER}{ended_process()}-x"
     ours = place / f"{module.FOLDER}{os.getpid()}-x"
     leftover.mkdir()
     ours.mkdir()
