@@ -83,9 +83,9 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
         lanes = [await worker.open_lane(f"{n}", params, 1, recorders[n]) for n, params in enumerate(neighbours)]
         for each in recorders:
             await until(lambda each=each: each.statuses and each.statuses[-1].phase is LanePhase.READY, 60)
-        together = await asyncio.gather(*(beside.process(frame) for frame in frames for beside in lanes))
+        together = await asyncio.gather(*(beside.process(frame) for frame in frames[:3] for beside in lanes))
         for n, params in enumerate(neighbours):
-            alone = here(directory, {0: params}, frames)
+            alone = here(directory, {0: params}, frames[:3])
             assert max(difference(a, b) for a, b in zip(together[n::2], alone, strict=True)) <= 2
         await until(lambda: worker.health().calls.get(2, 0) > 0)
         assert any(cost.kind.model_id == MODEL and cost.seconds.get(1, 0) > 0 for cost in worker.health().costs)
