@@ -110,7 +110,7 @@ class EngineBackendUnavailable(EngineError):
 
 
 class EngineStoreUnavailable(EngineError):
-    """Engines cannot be written or read where they are kept: a full disk, a read-only volume, S3 that does not answer."""
+    """Engines cannot be written or read where they are kept: a full disk, a read-only volume, a silent S3."""
 
     code = "ENGINES/STORE_UNAVAILABLE"
     hint = "Free some space, or mend the access; what was begun is taken up again by the same command."

@@ -1,4 +1,4 @@
-"""Every call that only some systems have: parents and children, shared memory, sockets to children, durable directories.
+"""Every call that only some systems have: parents and children, memory, sockets to children, durable directories.
 
 Nothing else in the package may import `fcntl`, `ctypes`, `signal` constants of one system, or test `sys.platform`.
 """
@@ -198,9 +198,8 @@ def free_memory() -> int | None:
         return None
     found: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text("utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
         limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
         if limit != "max":

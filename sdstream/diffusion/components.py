@@ -157,7 +157,7 @@ class ComponentMaker:
     def unet(self, *, control: nn.Module | None = None, tokens: tuple[int, int] | None = None) -> Component:
         """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `tokens` the number and
         the width of the image tokens of an IP-Adapter. Both make the variants that take such."""
-        networks, sizes = self.networks, self.sizes
+        networks = self.networks
         unet: Any = networks.unet
         inputs = self._unet_inputs()
         shapes = [] if control is None else self._residual_shapes(control)
@@ -222,16 +222,14 @@ class ComponentMaker:
             if tensor.numel():
                 inputs.add(name, dtype_name(tensor.dtype), *tensor.shape[1:])
         unet, vae = self.networks.unet, self.networks.vae
-        remembered = tuple(
-            f"next_{name}" for name, tensor in zip(Memory._fields, memory, strict=True) if tensor.numel()
-        )
+        kept = [name for name, tensor in zip(Memory._fields, memory, strict=True) if tensor.numel()]
         tensors = {f"vae.{name}": tensor for name, tensor in vae.state_dict().items()}
         weights = digest_of_tensors(tensors) + (self.unet_digest or digest_of_tensors(unet.state_dict()))
         return Component(
             name=f"frame-{frame.guidance}-{frame.slots}",
             module=FrameModule(frame, (knobs, memory)),
             inputs=tuple(inputs.entries),
-            outputs=("image", "latent", *remembered),
+            outputs=("image", "latent", *(f"next_{name}" for name in kept)),
             config={
                 "unet": _config_of(unet),
                 "vae": _config_of(vae),

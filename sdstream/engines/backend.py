@@ -59,7 +59,7 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, entry: Entry, component_outputs: int, device: torch.device) -> Runner:
+    def load(self, entry: Entry, device: torch.device) -> Runner:
         """Raises `EngineMismatch` or `EngineBroken` when the engine cannot run here."""
         ...
 

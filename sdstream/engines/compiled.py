@@ -20,7 +20,7 @@ PACKAGE = "package.pt2"
 
 
 class CompiledBackend:
-    """Packages of native code and weights. One is tied to torch's version and to the CPU's features or the GPU's kind."""
+    """Packages of native code and weights, each tied to torch's version and to the CPU's features or the GPU's kind."""
 
     name: BackendName = "compiled"
 
@@ -65,7 +65,7 @@ class CompiledBackend:
                 raise EngineBuildFailed(f"{component.name} cannot be compiled: {first_lines(error)}") from error
         return {"torch": torch.__version__, "processor": platform.processor_name()}
 
-    def load(self, entry: Entry, component_outputs: int, device: torch.device) -> "CompiledRunner":
+    def load(self, entry: Entry, device: torch.device) -> "CompiledRunner":
         """See `Backend.load`."""
         key = entry.key
         if (key.backend_version, key.target) != (self.version, self.target()):
@@ -85,20 +85,21 @@ class CompiledRunner:
         loader: Any = getattr(torch, "_C")._aoti.AOTIModelPackageLoader  # noqa: B009 - what aoti_load_package wraps
         index = -1 if device.type == "cpu" else (device.index or 0)
         try:
-            self._loader = loader(str(entry.file(PACKAGE)), "model", False, 1, index)
+            self._loader: Any = loader(str(entry.file(PACKAGE)), "model", False, 1, index)
         except RuntimeError as error:
             raise EngineBroken(f"{entry.name} cannot be loaded: {first_lines(error)}") from error
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if len(inputs) != len(self._inputs) or any(
-            not wanted.takes(given.shape) for wanted, given in zip(self._inputs, inputs, strict=True)
+            not wanted.takes(given.shape) or given.shape[0] != inputs[0].shape[0]
+            for wanted, given in zip(self._inputs, inputs, strict=True)
         ):
             # Checked here, because a package with one size for an axis does not look, and reads past the end.
             raise EngineMismatch(f"{self._name} does not take {[tuple(given.shape) for given in inputs]}")
         return tuple(self._loader.run([given.contiguous() for given in inputs]))
 
     def replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put other weights into the loaded package, such as those with a LoRA fused: by name in the component's module.
+        """Put other weights, such as those with a LoRA fused, into the loaded package, by their names in the module.
 
         The tensors are copied. Raises `EngineMismatch` for names or shapes that the package does not have.
         """

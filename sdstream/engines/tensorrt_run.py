@@ -1,4 +1,4 @@
-"""Runs TensorRT plans on torch's stream, in buffers that never move, so that a CUDA graph of the frame can hold the call.
+"""Runs TensorRT plans on torch's stream, in buffers that never move, so that a frame's CUDA graph can hold the call.
 
 Nothing of this has run on a GPU yet (docs/verified.md); the calls are those that the installed library's own signatures
 name, which a test compares.
@@ -88,7 +88,7 @@ class TensorrtRunner:
         for wanted, given in zip(self._inputs, inputs, strict=True):
             if not wanted.takes(given.shape) or given.shape[0] != inputs[0].shape[0]:
                 raise EngineMismatch(
-                    f"{self._name} takes {wanted.name} from {wanted.least} to {wanted.most} and not {tuple(given.shape)}"
+                    f"{self._name} takes {wanted.name} from {wanted.least} to {wanted.most}, not {tuple(given.shape)}"
                 )
         rows = inputs[0].shape[0]
         for wanted, given in zip(self._inputs, inputs, strict=True):
@@ -100,7 +100,7 @@ class TensorrtRunner:
 
     @property
     def is_capturable(self) -> bool:
-        """Whether the call can be part of a CUDA graph, as the library sees it; a library that is not asked says yes."""
+        """Whether the call can be part of a CUDA graph, as the library sees it; yes, where it has no such question."""
         ask: Any = getattr(self._context, "is_stream_capturable", None)
         return True if ask is None else bool(ask(self._memory.stream()))
 
