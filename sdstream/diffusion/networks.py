@@ -22,7 +22,7 @@ class ControlResiduals(NamedTuple):
 class Networks(nn.Module):
     """The UNet and the VAE of a model behind three calls, which only take and give tensors.
 
-    A back end subclasses this, sets the four attributes and answers the three calls: it neither looks at a value nor
+    A back end subclasses this, sets the attributes and answers the three calls: it neither looks at a value nor
     keeps anything from one call to the next, so that a frame made of it can be captured. All tensors are on one
     device. Weights that change in place (a LoRA) must show in the next call.
     """
@@ -35,6 +35,10 @@ class Networks(nn.Module):
     """By which latents of the VAE are multiplied before noise is mixed in."""
     is_xl: bool
     """Whether `predict` wants `pooled` and `time_ids`, as SDXL does."""
+    back_end: str = "torch"
+    """What answers, as status names it, in lower case, such as `tensorrt`."""
+    capturable: bool = True
+    """Whether the calls may be recorded into a CUDA graph: all they do is launched on the current stream."""
 
     @abstractmethod
     def predict(
