@@ -1,6 +1,6 @@
 """A directory of engines that several workers and builders share, on a local disk or a network volume.
 
-    engines/BASE/TARGET/manifest.json ...     an engine, there whole or not at all
+    engines/BASE/PLACE/manifest.json ...      an engine, there whole or not at all
     engines/.drafts/                          engines being written; a rename makes one of them an entry
     engines/.locks/                           who builds what
     engines/.quarantine/                      entries that were not what their manifests say, with the reason
@@ -13,16 +13,16 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sdstream import platform
 from sdstream.clock import Clock, SystemClock
-from sdstream.engines.entry import USED, Entry
+from sdstream.engines.entry import USED, Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, EngineEventKind, Report, say_nothing
-from sdstream.engines.keys import EngineKey, is_digest, is_target
+from sdstream.engines.keys import EngineKey, is_digest, target_of_place
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import (
     MANIFEST,
@@ -63,17 +63,17 @@ class EngineCache:
         found = [entry for base in self._bases() for entry in self._entries_of(base)]
         return sorted(found, key=lambda entry: entry.name)
 
-    def peek(self, base: str, accepts: Callable[[str], bool] = lambda target: True) -> Entry | None:
-        """The first engine of `base` whose target `accepts`, its files not looked into; None when there is none."""
-        return next((entry for entry in self._entries_of(base) if accepts(entry.key.target)), None)
+    def peek(self, base: str, accepts: Accepts = anything) -> Entry | None:
+        """The first engine of `base` that `accepts`, its files not looked into; None when there is none."""
+        return next((entry for entry in self._entries_of(base) if accepts(entry.key)), None)
 
-    def take(self, base: str, accepts: Callable[[str], bool] = lambda target: True) -> Entry | None:
-        """An engine of `base` whose target `accepts`, every byte compared with its manifest; None when there is none.
+    def take(self, base: str, accepts: Accepts = anything) -> Entry | None:
+        """An engine of `base` that `accepts`, every byte compared with its manifest; None when there is none.
 
         A broken one is put aside, reported, and is not there.
         """
         for entry in self._entries_of(base):
-            if accepts(entry.key.target) and self.verify(entry):
+            if accepts(entry.key) and self.verify(entry):
                 self.touch(entry)
                 return entry
         return None
@@ -302,14 +302,14 @@ class EngineCache:
     def _entries_of(self, base: str) -> list[Entry]:
         parent = self.directory / base
         try:
-            targets = sorted(name for name in os.listdir(parent) if is_target(name))
+            places = sorted(name for name in os.listdir(parent) if target_of_place(name))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise self._unavailable(parent, error, "") from error
         found: list[Entry] = []
-        for target in targets:
-            folder = parent / target
+        for place in places:
+            folder = parent / place
             if folder in self._refused:
                 continue
             try:
@@ -321,14 +321,14 @@ class EngineCache:
             except EngineBroken as error:
                 self.set_aside(folder, error.message)
                 continue
-            if (manifest.key.base, manifest.key.target) != (base, target):
+            if (manifest.key.base, manifest.key.place) != (base, place):
                 self.set_aside(folder, f"the engine of {manifest.key.readable} lies in another's place")
                 continue
             found.append(Entry(folder, manifest))
         return found
 
     def _folder(self, key: EngineKey) -> Path:
-        return self.directory / key.base / key.target
+        return self.directory / key.base / key.place
 
     def _settle(self, draft: Path, manifest: Manifest) -> None:
         for name in manifest.files:
@@ -350,7 +350,7 @@ class EngineCache:
                     raise
             else:
                 return
-            there = self.peek(key.base, lambda name: name == key.target)
+            there = self.peek(key.base, lambda other: other.digest == key.digest)
             if there is not None and self.verify(there):
                 return
         raise OSError(errno.EEXIST, "somebody keeps putting broken files there", str(target))

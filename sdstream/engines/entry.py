@@ -1,5 +1,6 @@
 """One engine in a cache, and what lies beside its own files."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,15 @@ USED = "last-used"
 """A file beside an engine's own; its time is that of the engine's last use."""
 RUNTIME = "runtime"
 """A folder beside an engine's own files for what a GPU's driver makes of it; not part of the engine."""
+
+
+Accepts = Callable[[EngineKey], bool]
+"""Whether an engine of a base can be used."""
+
+
+def anything(key: EngineKey) -> bool:
+    """Accepts every engine of a base."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +47,4 @@ class Entry:
         return self.folder / RUNTIME
 
 
-__all__ = ["RUNTIME", "USED", "Entry"]
+__all__ = ["RUNTIME", "USED", "Accepts", "Entry", "anything"]

@@ -48,6 +48,7 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
             "ONNX cannot be written here", hint="pip install -c constraints.txt 'sdstream[bake]'"
         ) from None
     program = export_program(component) if program is None else program
+    write_out_casts(program)
     file = folder / ONNX_FILE
     export: Any = getattr(torch.onnx, "export")  # noqa: B009 - its type is known in parts only
     with quiet(), torch.no_grad():
@@ -66,6 +67,30 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
             raise EngineBuildFailed(f"{component.name} cannot be written as ONNX: {first_lines(error)}") from error
         written.save(str(file), external_data=True)
     return file
+
+
+def write_out_casts(program: Any) -> None:
+    """Put a cast before each tensor that torch would convert by itself to concatenate it with one of another type.
+
+    torch's ONNX exporter leaves that out, and the graph is refused then: SDXL's time ids are float32 beside float16.
+    """
+    graph = program.graph_module.graph
+    aten: Any = torch.ops.aten
+    joins, convert = (aten.cat.default, aten.concat.default, aten.concatenate.default), aten._to_copy.default
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in joins:
+            continue
+        wanted: torch.dtype = node.meta["val"].dtype
+        parts = list(node.args[0])
+        if all(part.meta["val"].dtype == wanted for part in parts):
+            continue
+        with graph.inserting_before(node):
+            for index, part in enumerate(parts):
+                if part.meta["val"].dtype != wanted:
+                    parts[index] = graph.call_function(convert, (part,), {"dtype": wanted})
+                    parts[index].meta["val"] = part.meta["val"].to(wanted)
+        node.args = (parts, *node.args[1:])
+    program.graph_module.recompile()
 
 
 class _Flat(torch.nn.Module):
@@ -101,4 +126,4 @@ def first_lines(error: BaseException, most: int = 400) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
-__all__ = ["ONNX_FILE", "OPSET", "export_onnx", "export_program", "first_lines", "quiet"]
+__all__ = ["ONNX_FILE", "OPSET", "export_onnx", "export_program", "first_lines", "quiet", "write_out_casts"]

@@ -1,8 +1,8 @@
 """What an engine is called: everything that shapes it, hashed, and the same for people to read.
 
-An engine has two names. Its *base* is the hash of all but the GPUs it is for; the *target* is those, such as
-`sm86+sm89` or `portable`. A worker knows its base and its own GPU, so it finds an engine whose target takes that GPU in
-without knowing which others that was baked for. The key's digest is the hash of both.
+The *digest* of a key is the hash of all of it. A worker knows what it needs, but not for which further GPUs and how
+many further rows somebody baked, so there is a second hash, the *base*, of all but those two: everything of one base
+answers alike, and one serves whose *target* (`sm86+sm89`, `portable`) has the worker's GPU and whose ranges its rows.
 """
 
 import hashlib
@@ -91,13 +91,23 @@ class EngineKey:
 
     @property
     def base(self) -> str:
-        """The hash of all but the target, 64 hexadecimal digits."""
-        return _hash(self._base_members())
+        """The hash of all but the target and the ranges of rows, 64 hexadecimal digits."""
+        inputs = [[entry.name, entry.dtype, entry.best[1:]] for entry in self.inputs]
+        return _hash({**self._members(), "inputs": inputs})
 
     @property
     def digest(self) -> str:
         """The hash of all, 64 hexadecimal digits."""
-        return _hash({**self._base_members(), "target": self.target})
+        return _hash({**self._members(), "target": self.target})
+
+    @property
+    def place(self) -> str:
+        """The engine's directory among those of its base."""
+        return f"{self.target}-{self.digest[:16]}"
+
+    def takes_rows(self, rows: int) -> bool:
+        """Whether the engine takes inputs whose first axis is `rows`."""
+        return all(entry.least[0] <= rows <= entry.most[0] for entry in self.inputs)
 
     @property
     def readable(self) -> str:
@@ -110,7 +120,7 @@ class EngineKey:
 
     def as_json(self) -> dict[str, Any]:
         """All members, JSON-safe, to be read back by `from_json`."""
-        return {**self._base_members(), "target": self.target, "name": self.name}
+        return {**self._members(), "target": self.target, "name": self.name}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "EngineKey":
@@ -128,7 +138,7 @@ class EngineKey:
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the key of an engine: {error}") from error
 
-    def _base_members(self) -> dict[str, Any]:
+    def _members(self) -> dict[str, Any]:
         return {
             "weights": self.weights,
             "loras": [asdict(lora) for lora in sorted(self.loras)],
@@ -171,9 +181,10 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
-def is_target(text: str) -> bool:
-    """Whether `text` can be a target; so it is also a safe name for a directory."""
-    return _TARGET.fullmatch(text) is not None
+def target_of_place(text: str) -> str | None:
+    """The target of an engine by its `place`; None for what cannot be the name of its directory."""
+    target, _, digest = text.rpartition("-")
+    return target if re.fullmatch(r"[0-9a-f]{16}", digest) and _TARGET.fullmatch(target) else None
 
 
 def _hash(members: Mapping[str, Any]) -> str:
@@ -211,6 +222,6 @@ __all__ = [
     "canonical",
     "capabilities_of",
     "is_digest",
-    "is_target",
     "target_of",
+    "target_of_place",
 ]

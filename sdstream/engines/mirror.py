@@ -1,6 +1,6 @@
 """Engines in an S3 bucket: pushed by who bakes them, pulled by whoever needs one. Any S3, RunPod's volumes included.
 
-An engine's objects are `PREFIX/BASE/TARGET/FILE`, its manifest is written last and read first: an engine without one is
+An engine's objects are `PREFIX/BASE/PLACE/FILE`, its manifest is written last and read first: an engine without one is
 not there. What is pulled is compared with the manifest's hashes before it becomes an entry of a cache. A pull or push
 that breaks off is gone on with by the next.
 """
@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.entry import Entry
+from sdstream.engines.entry import Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import capabilities_of, is_digest, is_target
+from sdstream.engines.keys import capabilities_of, is_digest, target_of_place
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, check_files
 from sdstream.engines.uploads import PART, Uploads, is_missing
@@ -39,7 +39,11 @@ class RemoteEngine:
     """An engine in the bucket; its manifest is not read yet."""
 
     base: str
-    target: str
+    place: str
+
+    @property
+    def target(self) -> str:
+        return target_of_place(self.place) or ""
 
     @property
     def capabilities(self) -> frozenset[int]:
@@ -99,13 +103,19 @@ class EngineMirror:
             for page in pages:
                 for item in page.get("Contents", ()):
                     parts = item["Key"].removeprefix(self._name("")).split("/")
-                    if len(parts) == 3 and parts[2] == MANIFEST and is_digest(parts[0]) and is_target(parts[1]):
+                    if len(parts) == 3 and parts[2] == MANIFEST and is_digest(parts[0]) and target_of_place(parts[1]):
                         found.append(RemoteEngine(parts[0], parts[1]))
-        return sorted(found, key=lambda engine: (engine.base, engine.target))
+        return sorted(found, key=lambda engine: (engine.base, engine.place))
 
-    def find(self, base: str, accepts: Callable[[str], bool] = lambda target: True) -> RemoteEngine | None:
-        """An engine of `base` whose target `accepts`; None when the bucket has none."""
-        return next((engine for engine in self.list(base) if accepts(engine.target)), None)
+    def find(self, base: str, accepts: Accepts = anything) -> RemoteEngine | None:
+        """An engine of `base` that `accepts`; None when the bucket has none. One with a broken manifest is left out."""
+        for engine in self.list(base):
+            try:
+                if accepts(self.manifest(engine).key):
+                    return engine
+            except (EngineBroken, EngineMissing) as error:
+                self._report(EngineEvent("broken", engine.place, error.message))
+        return None
 
     def manifest(self, engine: RemoteEngine) -> Manifest:
         """Read an engine's manifest. Raises `EngineMissing` or `EngineBroken`."""
@@ -119,7 +129,7 @@ class EngineMirror:
                 raise
             data: bytes = answer["Body"].read(LARGEST_MANIFEST + 1)
         manifest = Manifest.parse(data, f"{self.address}: {key}")
-        if (manifest.key.base, manifest.key.target) != (engine.base, engine.target):
+        if (manifest.key.base, manifest.key.place) != (engine.base, engine.place):
             raise EngineBroken(f"{self.address}: {key} is the manifest of another engine")
         return manifest
 
@@ -128,7 +138,7 @@ class EngineMirror:
 
         The entry is compared with its manifest first. Raises `EngineBroken` when it differs; nothing is pushed then.
         """
-        engine = RemoteEngine(entry.key.base, entry.key.target)
+        engine = RemoteEngine(entry.key.base, entry.key.place)
         if not cache.verify(entry):
             raise EngineBroken(f"{entry.name} is broken and is not pushed")
         try:
@@ -154,7 +164,7 @@ class EngineMirror:
         Files that broke off are gone on with where they ended; one that changed in the bucket begins anew.
         """
         manifest = self.manifest(engine)
-        there = cache.take(engine.base, lambda target: target == engine.target)
+        there = cache.take(engine.base, lambda key: key.digest == manifest.key.digest)
         if there is not None:
             return there
         cache.require_room(manifest.size)
@@ -231,7 +241,7 @@ class EngineMirror:
         return f"{self.address.prefix}/{path}" if self.address.prefix else path
 
     def _object(self, engine: RemoteEngine, file: str) -> str:
-        return self._name(f"{engine.base}/{engine.target}/{file}")
+        return self._name(f"{engine.base}/{engine.place}/{file}")
 
     @contextmanager
     def _failures(self, what: str) -> Generator[None]:

@@ -1,6 +1,6 @@
 """Which GPU an engine can be for, and which back end serves which GPU: decisions over plain numbers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sdstream.engines.keys import PORTABLE, BackendName, capabilities_of, target_of
@@ -51,13 +51,9 @@ def choose_backends(capability: int | None, installed: Iterable[BackendName]) ->
     return tuple(name for name in wanted if name in there)
 
 
-def accepts_capability(capability: int | None) -> Callable[[str], bool]:
-    """Tells whether an engine's target takes in a GPU of this capability."""
-
-    def accepts(target: str) -> bool:
-        return target == PORTABLE or (capability is not None and capability in capabilities_of(target))
-
-    return accepts
+def takes_capability(target: str, capability: int | None) -> bool:
+    """Whether an engine's target has a GPU of this capability."""
+    return target == PORTABLE or (capability is not None and capability in capabilities_of(target))
 
 
 def capability_text(capability: int) -> str:
@@ -102,11 +98,11 @@ __all__ = [
     "RTX_CAPABILITIES",
     "RTX_DEFAULT",
     "GpuGeneration",
-    "accepts_capability",
     "bake_command",
     "capability_text",
     "choose_backends",
     "parse_capabilities",
     "refuse_capabilities",
+    "takes_capability",
     "target_of",
 ]
