@@ -45,7 +45,7 @@ class CompiledBackend:
         if self._device.type == "cuda":
             major, minor = torch.cuda.get_device_capability(self._device)
             return target_of([10 * major + minor])
-        return processor_target()
+        return processor_target().replace("cpu", self._device.type, 1)
 
     def build(
         self, component: Component, target: str, folder: Path, work: Path, progress: Progress

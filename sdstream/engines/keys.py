@@ -22,7 +22,7 @@ BackendName = Literal["compiled", "tensorrt-rtx", "tensorrt"]
 BACKENDS: tuple[BackendName, ...] = ("compiled", "tensorrt-rtx", "tensorrt")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TARGET = re.compile(r"portable|sm\d{2,3}(\+sm\d{2,3})*|[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"portable|sm\d{2,3}(\+sm\d{2,3})*|(cpu|mps)(-[a-z0-9]+)+")
 _UNSAFE = re.compile(r"[^a-z0-9.+]+")
 
 
