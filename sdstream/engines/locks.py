@@ -67,9 +67,12 @@ class BuildLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free or its holder is dead. Raises `EngineStoreUnavailable` when none can be made."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EngineStoreUnavailable(f"{self._file.parent} cannot be made: {error.strerror}") from error
         for _ in range(3):  # a stale one is removed, and somebody else may be faster then
             try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
                 if not self._remove_stale():

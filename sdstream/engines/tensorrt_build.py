@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sdstream.engines.backend import Progress
 from sdstream.engines.keys import TensorRange, capabilities_of
 from sdstream.engines.targets import capability_text
 from sdstream.engines.tensorrt_library import TensorrtLibrary, make_logger
 from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed
-
-WRITTEN_AT_ONCE = 16 * 1024 * 1024
 
 
 def build_plan(
@@ -47,13 +45,14 @@ def build_plan(
     config.add_optimization_profile(_profile(builder, network, inputs))
     monitor = _make_monitor(module, progress)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineBuildFailed(f"{library.name} {library.version} built nothing for {target}: {logger.words()}")
     with plan_file.open("wb") as file:
-        view = memoryview(plan)
-        for start in range(0, len(view), WRITTEN_AT_ONCE):
-            file.write(view[start : start + WRITTEN_AT_ONCE])
+        writer = _make_writer(module, file)
+        # To the file as it is made: the plan beside all that it is made of would be the most memory that baking needs.
+        built = builder.build_serialized_network_to_stream(network, config, writer)
+    if writer.error is not None:
+        raise writer.error
+    if not built or plan_file.stat().st_size == 0:
+        raise EngineBuildFailed(f"{library.name} {library.version} built nothing for {target}: {logger.words()}")
 
 
 def _choose_targets(library: TensorrtLibrary, config: Any, target: str) -> None:
@@ -84,6 +83,25 @@ def _profile(builder: Any, network: Any, inputs: tuple[TensorRange, ...]) -> Any
             raise EngineBuildFailed(f"the graph has an input {tensor.name} that the component does not have")
         profile.set_shape(tensor.name, entry.least, entry.best, entry.most)
     return profile
+
+
+def _make_writer(module: Any, file: BinaryIO) -> Any:
+    """Writes what the builder gives; an error cannot pass through the library, so it is kept in `error`."""
+    base: Any = module.IStreamWriter
+
+    class Writer(base):  # a class of a module that is known only now
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
+
+    return Writer()
 
 
 def _make_monitor(module: Any, progress: Progress) -> Any:
