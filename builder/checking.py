@@ -44,11 +44,11 @@ def check_plan(plan: Plan, cache: EngineCache, device: torch.device, *, onnx: bo
     return [_check(item, plan, cache, device, onnx) for item in plan.wanted]
 
 
-def onnx_error(component: Component) -> float:
+def onnx_error(component: Component, file: Path | None = None) -> float:
     """The largest relative error of the component's ONNX on ONNX Runtime's CPU back end against torch.
 
-    Of the least, the best and some odd number of rows, so that the axis really is free. Raises
-    `EngineBackendUnavailable` without ONNX Runtime.
+    Of the least, the best and one more number of rows, so that the axis really is free. `file` is the graph, where it
+    was written before. Raises `EngineBackendUnavailable` without ONNX Runtime.
     """
     try:
         import onnxruntime
@@ -59,7 +59,7 @@ def onnx_error(component: Component) -> float:
     library: Any = onnxruntime
     least, best, most = component.rows
     with tempfile.TemporaryDirectory(prefix="sdstream-onnx-") as folder:
-        file = export_onnx(component, Path(folder))
+        file = file or export_onnx(component, Path(folder))
         options = library.SessionOptions()
         options.log_severity_level = 3
         session = library.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
