@@ -31,6 +31,8 @@
         └── Unavailable         503   UNAVAILABLE
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
+            ├── OutOfMemory     503   WORKER/OUT_OF_MEMORY
+            ├── PictureNotFinite 503  STREAMS/PICTURE_NOT_FINITE
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
@@ -281,6 +283,22 @@ class WorkerEndedByStream(Unavailable):
 
     code = "WORKER/ENDED_BY_STREAM"
     hint = "Change the stream's parameters; the log says how the worker ended."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class OutOfMemory(Unavailable):
+    """The worker's device has no memory left for a model, for a stream, or for a picture."""
+
+    code = "WORKER/OUT_OF_MEMORY"
+    hint = "End streams, take a smaller size or model, or lower SDSTREAM_MAX_STREAMS."
+
+
+class PictureNotFinite(Unavailable):
+    """What a stream's parameters make of its pictures is no finite number, so there is nothing to show."""
+
+    code = "STREAMS/PICTURE_NOT_FINITE"
+    hint = "Take smaller weights, a smaller guidance_scale or delta; then the stream begins anew."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
 

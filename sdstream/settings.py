@@ -174,6 +174,20 @@ class Settings(BaseModel):
         default=120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
     )
 
+    worker_overlap: bool = Field(
+        default=True,
+        description="Give a GPU its next call while it works on the one before. Off: one call after the other.",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
+    )
+    batch_window: float = Field(
+        default=0.002,
+        ge=0,
+        le=0.1,
+        description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
+        "A stream alone never waits, and nobody waits for one that is late.",
+    )
     worker_spare: bool = Field(
         default=True,
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "

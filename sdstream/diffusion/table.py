@@ -1,10 +1,10 @@
 """Several streams in one pass of the networks: each has a seat in a table whose tensors never move."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
-from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.frame import Result
 from sdstream.diffusion.state import (
     Knobs,
     Memory,
@@ -18,30 +18,61 @@ from sdstream.diffusion.state import (
     scatter,
 )
 
+Run = Callable[[torch.Tensor, Knobs, Memory], Result]
+"""One pass for the S streams of all three blocks, of which it changes none: a `Frame`, or a faster twin of one."""
+
+REMEMBERED = 256
+"""Sets of seats whose numbers are kept on the device, so that a call with a known set sends it nothing."""
+
 
 class StreamTable:
     """The knobs and the memory of up to `capacity` streams that can ride together. Used by one thread.
 
     Streams ride together when they have the same model, size, number of slots and kind of guidance. A seat is a row
-    of each tensor; storages are made once, so turning a knob, joining and leaving are copies in place. A stream that
-    is not in a call of `run` is not touched by it.
+    of each tensor; storages are made once and again when the table grows, so turning a knob, joining and leaving are
+    copies in place. A stream that is not in a call of `run` is not touched by it.
     """
 
-    def __init__(self, frame: Frame, like: Knobs, capacity: int) -> None:
+    def __init__(self, run: Run, like: Knobs, capacity: int) -> None:
         """`like` are the knobs of one stream of the kind that will sit here; only its shapes count."""
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
-        self._frame = frame
+        self._run = run
         self._knobs: Knobs = empty(like, capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
-        self._order = torch.arange(capacity, device=like.noise.device)
+        self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
     def seats(self) -> frozenset[int]:
         """The seats that are taken."""
         return frozenset(self._taken)
+
+    @property
+    def capacity(self) -> int:
+        """How many seats there are."""
+        return count(self._knobs)
+
+    @property
+    def bytes_per_stream(self) -> int:
+        """Memory that one seat takes on the device."""
+        whole = sum(tensor.numel() * tensor.element_size() for tensor in (*self._knobs, *self._memory))
+        return whole // self.capacity
+
+    def grow(self, capacity: int) -> None:
+        """Have `capacity` seats from now on, in new storage; who sits keeps seat, knobs and memory, bit for bit.
+
+        Raises `ValueError` for fewer seats than there are; nothing has changed then, nor when memory runs out.
+        """
+        before = self.capacity
+        if capacity < before:
+            raise ValueError(f"a table of {before} seats does not shrink to {capacity}")
+        knobs, memory = empty(self._knobs, capacity), empty(self._memory, capacity)
+        for new, old in zip((*knobs, *memory), (*self._knobs, *self._memory), strict=True):
+            new[:before].copy_(old)
+        self._knobs, self._memory = knobs, memory
+        self._free = [*range(capacity - 1, before - 1, -1), *self._free]
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream, by its knobs and what it remembers, if anything; returns its seat.
@@ -62,10 +93,15 @@ class StreamTable:
 
     def leave(self, seat: int) -> Memory:
         """Free a seat; returns what its stream remembers, to go on elsewhere."""
-        self._refuse_free(seat)
+        memory = self.memory(seat)
         self._taken.remove(seat)
         self._free.append(seat)
-        return gather(self._memory, self._order[seat : seat + 1])
+        return memory
+
+    def memory(self, seat: int) -> Memory:
+        """A copy of what the stream in a seat remembers."""
+        self._refuse_free(seat)
+        return type(self._memory)(*(tensor.clone() for tensor in row(self._memory, seat)))
 
     def turn(self, seat: int, knobs: Knobs) -> None:
         """Put new knobs into force from the next run on. Raises `ValueError` when they do not fit; the old stay."""
@@ -82,14 +118,24 @@ class StreamTable:
             self._refuse_free(seat)
         if not images:
             return {}
-        seats = sorted(images)
-        rows = torch.tensor(seats, device=self._order.device)
-        whole = len(seats) == len(self._order)
+        seats = tuple(sorted(images))
+        rows = self._rows_of(seats)
+        whole = len(seats) == self.capacity
         knobs = self._knobs if whole else gather(self._knobs, rows)
         memory = self._memory if whole else gather(self._memory, rows)
-        result = self._frame(torch.cat([images[seat] for seat in seats]), knobs, memory)
-        scatter(self._memory, rows, result.memory)
-        return dict(zip(seats, result.image.split(1), strict=True))
+        result = self._run(torch.cat([images[seat] for seat in seats]), knobs, memory)
+        if result.memory is not memory:  # a frame that denoises step by step remembers nothing
+            scatter(self._memory, rows, result.memory)
+        return {seat: result.image[index : index + 1] for index, seat in enumerate(seats)}
+
+    def _rows_of(self, seats: tuple[int, ...]) -> torch.Tensor:
+        """The numbers of the seats, int64, on the device."""
+        rows = self._rows.get(seats)
+        if rows is None:
+            if len(self._rows) >= REMEMBERED:
+                self._rows.clear()
+            rows = self._rows[seats] = torch.tensor(seats, device=self._knobs.noise.device)
+        return rows
 
     def _check(self, knobs: Knobs) -> None:
         if count(knobs) != 1 or not fits(knobs, self._knobs):
@@ -100,4 +146,4 @@ class StreamTable:
             raise ValueError(f"nobody sits at {seat}")
 
 
-__all__ = ["StreamTable"]
+__all__ = ["Run", "StreamTable"]
