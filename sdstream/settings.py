@@ -188,6 +188,22 @@ class Settings(BaseModel):
         description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
         "A stream alone never waits, and nobody waits for one that is late.",
     )
+    compile_networks: bool = Field(
+        default=False,
+        description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "
+        "the compiler, up to minutes. Needs a C++ compiler on a CPU.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
+    )
+    safety_check_interval: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="The safety checker looks at each n-th picture of a stream; what it found counts until the next "
+        "look.",
+    )
     worker_spare: bool = Field(
         default=True,
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "

@@ -1,10 +1,10 @@
 """Several streams in one pass of the networks: each has a seat in a table whose tensors never move."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
-from sdstream.diffusion.frame import Result
+from sdstream.diffusion.runners import Runner
 from sdstream.diffusion.state import (
     Knobs,
     Memory,
@@ -12,17 +12,9 @@ from sdstream.diffusion.state import (
     count,
     empty,
     fits,
-    gather,
     make_memory,
     row,
-    scatter,
 )
-
-Run = Callable[[torch.Tensor, Knobs, Memory], Result]
-"""One pass for the S streams of all three blocks, of which it changes none: a `Frame`, or a faster twin of one."""
-
-REMEMBERED = 256
-"""Sets of seats whose numbers are kept on the device, so that a call with a known set sends it nothing."""
 
 
 class StreamTable:
@@ -33,16 +25,15 @@ class StreamTable:
     copies in place. A stream that is not in a call of `run` is not touched by it.
     """
 
-    def __init__(self, run: Run, like: Knobs, capacity: int) -> None:
+    def __init__(self, runner: Runner, like: Knobs, capacity: int) -> None:
         """`like` are the knobs of one stream of the kind that will sit here; only its shapes count."""
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
-        self._run = run
+        self._runner = runner
         self._knobs: Knobs = empty(like, capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
-        self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
     def seats(self) -> frozenset[int]:
@@ -112,30 +103,15 @@ class StreamTable:
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """One frame of the streams that have a picture now: seat to picture, float [1, 3, H, W], 0 to 1.
 
-        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1.
+        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1, valid until the next run.
         """
         for seat in images:
             self._refuse_free(seat)
         if not images:
             return {}
-        seats = tuple(sorted(images))
-        rows = self._rows_of(seats)
-        whole = len(seats) == self.capacity
-        knobs = self._knobs if whole else gather(self._knobs, rows)
-        memory = self._memory if whole else gather(self._memory, rows)
-        result = self._run(torch.cat([images[seat] for seat in seats]), knobs, memory)
-        if result.memory is not memory:  # a frame that denoises step by step remembers nothing
-            scatter(self._memory, rows, result.memory)
-        return {seat: result.image[index : index + 1] for index, seat in enumerate(seats)}
-
-    def _rows_of(self, seats: tuple[int, ...]) -> torch.Tensor:
-        """The numbers of the seats, int64, on the device."""
-        rows = self._rows.get(seats)
-        if rows is None:
-            if len(self._rows) >= REMEMBERED:
-                self._rows.clear()
-            rows = self._rows[seats] = torch.tensor(seats, device=self._knobs.noise.device)
-        return rows
+        seats = sorted(images)
+        made = self._runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
+        return {seat: made[index : index + 1] for index, seat in enumerate(seats)}
 
     def _check(self, knobs: Knobs) -> None:
         if count(knobs) != 1 or not fits(knobs, self._knobs):
@@ -146,4 +122,4 @@ class StreamTable:
             raise ValueError(f"nobody sits at {seat}")
 
 
-__all__ = ["Run", "StreamTable"]
+__all__ = ["StreamTable"]

@@ -254,6 +254,7 @@ class Stream:
             media=live.statistics() if live else MediaStatistics(),
             latencies=live.traffic.latencies(now) if live else {},
             drops=live.drops() if live else {},
+            replaced=live.traffic.replaced() if live else {},
         )
 
     def totals(self) -> Totals:

@@ -43,7 +43,16 @@ KILL_SECONDS = 2.0
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
 
-WORKER_SETTINGS = {"models", "default_model", "worker_overlap", "batch_size", "batch_window"}
+WORKER_SETTINGS = {
+    "models",
+    "default_model",
+    "worker_overlap",
+    "batch_size",
+    "batch_window",
+    "compile_networks",
+    "cuda_graphs",
+    "safety_check_interval",
+}
 """What the worker is told of the settings."""
 
 logger = structlog.get_logger(__name__)

@@ -7,13 +7,16 @@ import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.seeds import make_noise
+from sdstream.diffusion.safety import ABSENT, CheckerShelf, CheckRunner, SafetyGuard
+from sdstream.diffusion.seeds import first_seed, make_noise
+from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, make_knobs
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.load import CallKind
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
@@ -30,6 +33,7 @@ class DiffusionPlan:
     guidance: Guidance
     knobs: Knobs
     notes: tuple[str, ...]
+    checker: CheckRunner | None
 
 
 class DiffusionPipeline(Pipeline):
@@ -38,13 +42,23 @@ class DiffusionPipeline(Pipeline):
     The first picture fills all steps, so what leaves first is that picture and not the noise of an empty pipeline.
     """
 
-    def __init__(self, params: StreamParams, model: Model) -> None:
-        """Raises `ModelUnavailable` when the params ask for something that cannot run here."""
+    def __init__(
+        self, params: StreamParams, model: Model, options: EngineOptions | None = None, source: str = ""
+    ) -> None:
+        """`source` is where the model came from. Raises `ModelUnavailable` when the params ask for what cannot run."""
         self._model = model
-        self._plan = make_plan(params, model)
+        self._options = options or EngineOptions()
+        self._source = source
+        self._plan = make_plan(params, model, source)
         self._group: StreamGroup | None = None
         self._seat = 0
         self._previous: torch.Tensor | None = None
+        self._last: torch.Tensor | None = None
+        """What came out last, while a picture may be skipped in its favour."""
+        self._filter: SimilarImageFilter | None = None
+        self._guard: SafetyGuard | None = None
+        self._blocked = 0
+        self._set_up(self._plan)
 
     @property
     def input_size(self) -> PictureSize:
@@ -74,7 +88,15 @@ class DiffusionPipeline(Pipeline):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
-        return self._plan.notes
+        return self._plan.notes if self._group is None else (*self._plan.notes, *self._group.notes)
+
+    @property
+    def acceleration(self) -> str:
+        return "" if self._group is None else self._group.in_force
+
+    @property
+    def blocked(self) -> int:
+        return self._blocked + (0 if self._guard is None else self._guard.blocked)
 
     def plan(self, params: StreamParams) -> DiffusionPlan | None:
         """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
@@ -85,7 +107,7 @@ class DiffusionPipeline(Pipeline):
             return None
         if len(params.t_index_list) != len(old.t_index_list):
             return None
-        return make_plan(params, self._model)
+        return make_plan(params, self._model, self._source)
 
     def turn(self, plan: DiffusionPlan) -> None:
         if self._group is not None and self._group.key.guidance == plan.guidance:
@@ -95,6 +117,7 @@ class DiffusionPipeline(Pipeline):
             self._group.leave(self._seat)
             self._group, self._seat = group, seat
         self._plan = plan
+        self._set_up(plan)
 
     def begin(self, before: Pipeline | None) -> None:
         if self._group is not None:
@@ -116,9 +139,38 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
+        if self._guard is not None:
+            image = self._guard.guard(image)
         image = self._plan.stages.after(image, self._previous)
         self._previous = image if self._plan.stages.remembers else None
+        # In memory of its own: what a call gives is valid until the next one, of which this stream need not be a part.
+        self._last = None if self._filter is None else image.clone()
         return image
+
+    @torch.no_grad()
+    def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
+        if self._filter is None or not self._filter.skips(image):
+            return None
+        return self._last
+
+    def _set_up(self, plan: DiffusionPlan) -> None:
+        """Make what looks at this stream's pictures alone as `plan` wants it. Copies and small things only."""
+        params = plan.params
+        rule = FilterRule(params.similar_image_filter_threshold, params.similar_image_filter_max_skip_frame)
+        if not params.enable_similar_image_filter:
+            self._filter = self._last = None
+        elif self._filter is None:
+            self._filter = SimilarImageFilter(rule, first_seed(params.seed), self._model.device)
+        else:
+            self._filter.turn(rule)
+            # All steps of the pictures that come out must have been made under the new params.
+            self._filter.process_next(params.pictures_late + 1)
+        if plan.checker is None:
+            self._blocked, self._guard = self.blocked, None
+        elif self._guard is None:
+            self._guard = SafetyGuard(plan.checker, self._model.device, self._options.safety_check_interval)
+        else:
+            self._guard.check_next()
 
     def _continues(self, before: "DiffusionPipeline") -> bool:
         """Whether what that one remembers means the same here: latents of one family, as many and as large."""
@@ -135,6 +187,7 @@ class DiffusionPipeline(Pipeline):
             len(params.t_index_list),
             plan.guidance,
             params.use_denoising_batch,
+            self._options,
         )
         group = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
@@ -145,7 +198,7 @@ _encoding = threading.Lock()
 
 
 @torch.no_grad()
-def make_plan(params: StreamParams, model: Model) -> DiffusionPlan:
+def make_plan(params: StreamParams, model: Model, source: str = "") -> DiffusionPlan:
     """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here."""
     _refuse_what_cannot_run(params)
     stages = LaneStages.of(params)
@@ -170,8 +223,20 @@ def make_plan(params: StreamParams, model: Model) -> DiffusionPlan:
         renoise=params.do_add_noise,
         time_ids=model.time_ids(params.width, params.height),
     )
-    notes = prompt.notes + tuple(f"negative: {note}" for note in negative.notes)
-    return DiffusionPlan(params, stages, choose_guidance(params), knobs, notes)
+    notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes), *acceleration_notes(params)]
+    checker = checkers.get(source, model.device, model.dtype) if params.use_safety_checker else None
+    if params.use_safety_checker and checker is None:
+        notes.append(ABSENT)
+    return DiffusionPlan(params, stages, choose_guidance(params), knobs, tuple(notes), checker)
+
+
+def acceleration_notes(params: StreamParams) -> tuple[str, ...]:
+    """What is different from what `acceleration` asks for."""
+    if params.acceleration == "tensorrt":
+        return ("acceleration tensorrt: no engine is here, so the networks run in torch",)
+    if params.acceleration == "xformers":
+        return ("acceleration xformers: torch's own attention is used, which does the same",)
+    return ()
 
 
 def choose_guidance(params: StreamParams) -> Guidance:
@@ -184,14 +249,19 @@ def choose_guidance(params: StreamParams) -> Guidance:
 
 
 def load_diffusion(
-    params: StreamParams, wanted: WantedModel, device: torch.device, progress: Progress
+    params: StreamParams,
+    wanted: WantedModel,
+    device: torch.device,
+    progress: Progress,
+    options: EngineOptions | None = None,
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    return DiffusionPipeline(params, shelf.get(wanted, device, progress))
+    return DiffusionPipeline(params, shelf.get(wanted, device, progress), options, wanted.source)
 
 
 shelf = ModelShelf()
+checkers = CheckerShelf()
 
 
 def _refuse_what_cannot_run(params: StreamParams) -> None:

@@ -1,7 +1,7 @@
 """Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 import torch
@@ -9,8 +9,10 @@ import torch
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
-from sdstream.diffusion.table import Run, StreamTable
+from sdstream.diffusion.table import StreamTable
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
 
@@ -25,6 +27,7 @@ class GroupKey:
     steps: int
     guidance: Guidance
     batched: bool
+    options: EngineOptions = field(default_factory=EngineOptions)
 
 
 class StreamGroup:
@@ -33,15 +36,26 @@ class StreamGroup:
     There are 1, 2, 4, 8 ... seats; a seat that was left is taken again. A stream's first picture fills all its steps.
     """
 
-    def __init__(self, key: GroupKey, run: Run, like: Knobs) -> None:
+    def __init__(self, key: GroupKey, runner: Runner, like: Knobs) -> None:
         self.key = key
-        self._table = StreamTable(run, like, 1)
+        self._runner = runner
+        self._table = StreamTable(runner, like, 1)
         self._unprimed: set[int] = set()
 
     @property
     def stream_bytes(self) -> int:
         """Memory of one stream on the device."""
         return self._table.bytes_per_stream
+
+    @property
+    def in_force(self) -> str:
+        """What runs the networks; see `Runner.in_force`."""
+        return self._runner.in_force
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why something faster is not in force."""
+        return self._runner.notes
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
@@ -80,30 +94,32 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make_run: Callable[[GroupKey], Run]) -> None:
-        self._make_run = make_run
+    def __init__(self, make_runner: Callable[[GroupKey], Runner]) -> None:
+        self._make_runner = make_runner
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make_run(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make_runner(key), like)
         return group
 
 
-def make_run(key: GroupKey) -> Run:
-    """The pass that streams of this key share."""
-    return Frame(
+def runner_of(key: GroupKey) -> Runner:
+    """What runs the calls that streams of this key share."""
+    frame = Frame(
         EagerNetworks(key.model.unet, key.model.vae),
         slots=key.steps,
         guidance=key.guidance,
         prediction=key.model.schedule.prediction,
         batched=key.batched,
     )
+    options = key.options
+    return make_runner(frame, key.model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
 
 
-groups = GroupBook(make_run)
+groups = GroupBook(runner_of)
 """Those of this process."""
 
-__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "make_run"]
+__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "runner_of"]

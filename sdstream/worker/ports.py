@@ -42,6 +42,8 @@ class LaneStatus:
     `revision` is the params revision in force. `effective_sequence` is the sequence of the first picture made under it,
     None until there is one. `percent` is 0 to 100 while loading. `error_code` is a code of `sdstream.errors`.
 
+    `acceleration` is what runs the networks, such as `torch+cuda_graph`; empty without networks, and until it is known.
+
     A READY lane with an error could not load `refused_revision`, a newer one, and goes on with `revision`; the error
     goes with the next update that the lane takes up.
     """
@@ -54,6 +56,7 @@ class LaneStatus:
     error_code: str | None = None
     error_message: str | None = None
     refused_revision: int | None = None
+    acceleration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ class ProcessedPicture:
     revision: int
     worker_seconds: float
     queue_seconds: float
+    skipped: bool = False
+    """The similar-image filter left its source out: it is the last picture again."""
+    blocked: int = 0
+    """How many pictures the safety checker replaced since the last one told."""
 
 
 @dataclass(frozen=True, slots=True)

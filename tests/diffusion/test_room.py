@@ -13,6 +13,7 @@ import pytest
 
 import sdstream.diffusion
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.table import StreamTable
 from tests.diffusion.runs import frame_of, knobs_of, pictures
 
@@ -71,7 +72,7 @@ except ModelUnavailable as error:
 def test_a_thousand_joins_turns_and_leaves_leave_memory_flat(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("sd-turbo")
     image = pictures(1)[0]
-    table = StreamTable(frame_of(model, 2), knobs_of(model), 2)
+    table = StreamTable(EagerRunner(frame_of(model, 2)), knobs_of(model), 2)
     stays = table.join(knobs_of(model))
 
     def cycle(number: int) -> None:
