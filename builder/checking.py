@@ -1,5 +1,6 @@
 """Is an engine what its network is? ONNX against torch on any CPU; the engine against its plain twin where it runs."""
 
+import importlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,12 +52,11 @@ def onnx_error(component: Component, file: Path | None = None) -> float:
     was written before. Raises `EngineBackendUnavailable` without ONNX Runtime.
     """
     try:
-        import onnxruntime
+        library: Any = importlib.import_module("onnxruntime")
     except ImportError:
         raise EngineBackendUnavailable(
             "ONNX Runtime is not installed", hint="pip install -c constraints.txt 'sdstream[bake]'"
         ) from None
-    library: Any = onnxruntime
     least, best, most = component.rows
     with tempfile.TemporaryDirectory(prefix="sdstream-onnx-") as folder:
         file = file or export_onnx(component, Path(folder))
@@ -69,7 +69,7 @@ def onnx_error(component: Component, file: Path | None = None) -> float:
 def _onnx_error(session: Any, component: Component, rows: int) -> float:
     inputs = component.example(rows)
     feed = {entry.name: tensor.numpy() for entry, tensor in zip(component.inputs, inputs, strict=True)}
-    answers = [torch.from_numpy(array) for array in session.run(list(component.outputs), feed)]
+    answers = [torch.as_tensor(array) for array in session.run(list(component.outputs), feed)]
     return relative_error(answers, EagerRunner(component, torch.device("cpu"))(*inputs))
 
 

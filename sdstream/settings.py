@@ -152,6 +152,11 @@ class Settings(BaseModel):
     engine_mirror_region: str | None = Field(
         default=None, description="Region of the bucket; for RunPod's S3 the data centre, such as EU-RO-1."
     )
+    engine_builds: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Whether engines that are nowhere to be found are built behind running streams; auto builds on a "
+        "GPU only, because on a CPU a build takes the cores that make the pictures.",
+    )
     engine_local_dir: Path | None = Field(
         default=None,
         description="Directory on a local disk that engines are copied to before they are used. Unset: the user's "

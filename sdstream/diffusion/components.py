@@ -5,7 +5,7 @@ Each is a module over tensors alone, beside the exact ranges of its inputs. What
 another engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Network
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.keys import LoraIdentity
-from sdstream.engines.weights import digest_of_tensors
+from sdstream.engines.weights import combined, digest_of_weights
 
 CHANNELS = 4
 TIME_IDS = 6
@@ -151,8 +151,8 @@ class ComponentMaker:
     sizes: ModelSizes
     loras: tuple[LoraIdentity, ...] = ()
     model: str = ""
-    unet_digest: str = ""
-    """Of the UNet before any LoRA; computed from its present weights when empty, so only right without LoRAs then."""
+    digest: Callable[[nn.Module], str] = digest_of_weights
+    """Of a module's weights as they are now; for callers that remember it."""
 
     def unet(self, *, control: nn.Module | None = None, tokens: tuple[int, int] | None = None) -> Component:
         """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `tokens` the number and
@@ -173,7 +173,7 @@ class ComponentMaker:
             inputs=tuple(inputs.entries),
             outputs=("prediction",),
             config={"unet": _config_of(unet)},
-            weights=self.unet_digest or digest_of_tensors(unet.state_dict()),
+            weights=self.digest(unet),
             dtype=dtype_name(networks.dtype),
             loras=self.loras,
             model=self.model,
@@ -195,7 +195,7 @@ class ComponentMaker:
             inputs=tuple(inputs.entries),
             outputs=(*(f"control_down_{index}" for index in range(count - 1)), "control_mid"),
             config={"controlnet": _config_of(controlnet)},
-            weights=digest_of_tensors(controlnet.state_dict()),
+            weights=self.digest(controlnet),
             dtype=dtype,
             model=name or self.model,
         )
@@ -223,8 +223,7 @@ class ComponentMaker:
                 inputs.add(name, dtype_name(tensor.dtype), *tensor.shape[1:])
         unet, vae = self.networks.unet, self.networks.vae
         kept = [name for name, tensor in zip(Memory._fields, memory, strict=True) if tensor.numel()]
-        tensors = {f"vae.{name}": tensor for name, tensor in vae.state_dict().items()}
-        weights = digest_of_tensors(tensors) + (self.unet_digest or digest_of_tensors(unet.state_dict()))
+        weights = combined((("unet", self.digest(unet)), ("vae", self.digest(vae))))
         return Component(
             name=f"frame-{frame.guidance}-{frame.slots}",
             module=FrameModule(frame, (knobs, memory)),
@@ -288,7 +287,7 @@ class ComponentMaker:
             inputs=tuple(inputs.entries),
             outputs=(output,),
             config={"vae": _config_of(vae)},
-            weights=digest_of_tensors(vae.state_dict()),
+            weights=self.digest(vae),
             dtype=dtype_name(self.networks.vae_dtype),
             model=self.model,
         )

@@ -1,5 +1,6 @@
 """The TensorRT back end: one implementation for TensorRT-RTX, baked on any CPU, and TensorRT, built on its own card."""
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class TensorrtBackend:
             self._refuse_other_card(target)
         progress(f"exporting {component.name}", 0.0)
         onnx_file = export_onnx(component, work)
+        gc.collect()  # what exporting leaves behind is as large as the weights, and circular
         self.build_from_onnx(onnx_file, component, target, folder, progress)
         return {"torch": torch.__version__}
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import nn
 
 THREADS = 4
 """Hashing leaves Python's lock alone, so tensors are hashed side by side."""
@@ -20,6 +21,11 @@ def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     with ThreadPoolExecutor(THREADS, thread_name_prefix="digest") as pool:
         digests = pool.map(digest_of_tensor, (tensors[name] for name in names))
         return combined(zip(names, digests, strict=True))
+
+
+def digest_of_weights(module: nn.Module) -> str:
+    """The digest of all that a module's answers depend on besides its structure."""
+    return digest_of_tensors(module.state_dict())
 
 
 def digest_of_tensor(tensor: torch.Tensor) -> str:
@@ -40,4 +46,4 @@ def combined(digests: Iterable[tuple[str, str]]) -> str:
     return content.hexdigest()
 
 
-__all__ = ["combined", "digest_of_tensor", "digest_of_tensors"]
+__all__ = ["combined", "digest_of_tensor", "digest_of_tensors", "digest_of_weights"]

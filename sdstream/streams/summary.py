@@ -41,6 +41,7 @@ def summarize(
         worker_restarts=health.restarts,
         worker_memory_used=health.memory_used,
         worker_memory_total=health.memory_total,
+        engine_events=health.engine_events,
         store_commits=written.commits,
         store_seconds=written.seconds,
         faults=faults,

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,13 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "safety_check_interval",
+    "data_dir",
+    "engine_builds",
+    "engine_limit_gigabytes",
+    "engine_local_dir",
+    "engine_mirror",
+    "engine_mirror_endpoint",
+    "engine_mirror_region",
 }
 """What the worker is told of the settings."""
 
@@ -83,6 +91,8 @@ class WorkerProcess:
         self._pings = itertools.count(1)
         self._ready: Ready | None = None
         self._pong: Pong | None = None
+        self._ended_events: Counter[str] = Counter()
+        """What happened to engines in workers that ended."""
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
         self._last_logs: tuple[str, ...] = ()
@@ -121,6 +131,9 @@ class WorkerProcess:
             lane.announce()
         return lane
 
+    def _engine_events(self) -> Counter[str]:
+        return Counter({} if self._pong is None else self._pong.engine_events)
+
     def health(self) -> WorkerHealth:
         ready, pong = self._ready, self._pong
         return WorkerHealth(
@@ -131,6 +144,7 @@ class WorkerProcess:
             processor="" if ready is None else ready.processor,
             memory_used=None if pong is None else pong.memory_used,
             memory_total=None if pong is None else pong.memory_total,
+            engine_events=self._ended_events + self._engine_events(),
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
@@ -224,6 +238,7 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
+        self._ended_events += self._engine_events()
         self._ready = self._pong = None
         if child is None:
             child = WorkerChild(self._on_message, self._on_child_end)

@@ -1,10 +1,11 @@
-"""Engines for streams that run already: looked for, fetched and built on a thread beside them, put in when they are ready.
+"""Engines for streams that run already: looked for, fetched and built on a thread beside them, put in when ready.
 
 A group of streams starts on the plain twin. Its request is served in this order: an engine on the local disk or the
-volume, one from the bucket, one that is built here if the settings allow it. What was found takes the place of the plain
-twin between two frames.
+volume, one from the bucket, one that is built here if the settings allow it. What was found takes the place of the
+plain twin between two frames.
 """
 
+import json
 import queue
 import subprocess
 import sys
@@ -14,16 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
 from sdstream.diffusion.engine_networks import Call, EngineFrame, EngineNetworks
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import Runner, make_runner
-from sdstream.diffusion.state import Knobs, Memory, make_memory
+from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
@@ -33,7 +35,9 @@ from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import PORTABLE, BackendName
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
+from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import EngineError, SdstreamError
+from sdstream.settings import Family
 
 MOST_WAITING = 64
 """Requests that wait; a further one is told that its streams stay on the plain twin."""
@@ -54,7 +58,8 @@ class EngineRequest:
     height: int
     latent_scale: int
     model: str
-    """For people, and for the profile of a build."""
+    """Where the model comes from: for people, and for the profile of a build."""
+    family: Family
     runner: "ReferenceType[SwappingRunner]"
     """Weak: streams that ended meanwhile need no engine."""
 
@@ -96,6 +101,7 @@ class EngineFinder:
         self._thread: threading.Thread | None = None
         self._build: subprocess.Popen[bytes] | None = None
         self._closed = False
+        self._digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def look_for(self, request: EngineRequest) -> None:
         """Serve a request as soon as those before it are. Never waits."""
@@ -195,10 +201,17 @@ class EngineFinder:
         sizes = ModelSizes(
             request.width, request.height, request.latent_scale, row_ranges(one, request.frame.slots), one
         )
-        maker = ComponentMaker(plain, sizes, model=request.model)
+        maker = ComponentMaker(plain, sizes, model=Path(request.model).name, digest=self._digest)
         if name == "compiled":
-            return {"frame": maker.frame(request.frame, request.like, make_memory_of(request.like))}
+            return {"frame": maker.frame(request.frame, request.like, make_memory(request.like))}
         return {"unet": maker.unet(), "encoder": maker.encoder(), "decoder": maker.decoder()}
+
+    def _digest(self, module: nn.Module) -> str:
+        """Of weights that never change while the module lives, so it is taken once."""
+        known = self._digests.get(module)
+        if known is None:
+            known = self._digests[module] = digest_of_weights(module)
+        return known
 
     def _need(self, component: Component, backend: Backend) -> Need:
         capability = None if isinstance(backend, CompiledBackend) else capability_of(self._device)
@@ -242,19 +255,13 @@ class EngineFinder:
             runner.explain(f"no engine is in force: {words}")
 
 
-def make_memory_of(like: Knobs) -> Memory:
-    """Memory of the same kind of stream."""
-    return make_memory(like)
-
-
 def profile_text(request: EngineRequest, name: BackendName, capability: int | None) -> str:
     """A profile for the builder that makes exactly what a request lacks."""
     frame = request.frame
     components = ["frame"] if name == "compiled" else ["unet", "encoder", "decoder"]
     target = [] if name == "compiled" or capability is None else [capability]
-    family = "sdxl-turbo" if frame.networks.is_xl else ("sd-turbo" if frame.prediction == "epsilon" else "sd15")
     lines = {
-        "family": family,
+        "family": request.family,
         "model": request.model,
         "sizes": [f"{request.width}x{request.height}"],
         "slots": [frame.slots],
@@ -267,16 +274,7 @@ def profile_text(request: EngineRequest, name: BackendName, capability: int | No
 
 def toml_value(value: object) -> str:
     """Text, numbers and lists of them as TOML; JSON's forms of these are TOML's, too."""
-    import json
-
     return json.dumps(value)
 
 
-def request_for(
-    frame: Frame, like: Knobs, width: int, height: int, latent_scale: int, model: str, runner: SwappingRunner
-) -> EngineRequest:
-    """A request that does not keep the group alive."""
-    return EngineRequest(frame, like, width, height, latent_scale, model, ref(runner))
-
-
-__all__ = ["BuildPolicy", "EngineFinder", "EngineRequest", "profile_text", "request_for"]
+__all__ = ["BuildPolicy", "EngineFinder", "EngineRequest", "profile_text"]

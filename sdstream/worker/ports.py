@@ -6,7 +6,8 @@ Threads: `Lane.submit` may be called from any thread and only copies; `LaneListe
 client's reader thread. Everything else runs on the event loop.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -108,6 +109,8 @@ class WorkerHealth:
     last_restart_logs: tuple[str, ...] = ()
     faults: int = 0
     """Defects in the supervision of the process that were caught."""
+    engine_events: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What happened to compiled engines since the server began, by kind."""
 
 
 class LaneListener(Protocol):

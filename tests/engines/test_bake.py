@@ -15,7 +15,7 @@ from sdstream.errors import EngineBackendUnavailable, EngineBroken, EngineMismat
 from tests.engines.stored import Events
 from tests.engines.tiny_parts import ALL, CAPABILITIES, TinyParts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_every_component_has_an_engine_for_three_generations(baked: EngineCache) -> None:

@@ -10,6 +10,8 @@ from sdstream.engines.keys import TensorRange
 from sdstream.errors import EngineBuildFailed
 from tests.engines.tiny_parts import ALL, TinyParts
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -1,5 +1,6 @@
-"""The TensorRT runner, as far as a machine without a GPU can show: against a stand-in, and the stand-in against NVIDIA's
-module. On a GPU the same runner is compared with the plain network (marked `gpu`)."""
+"""The TensorRT runner, as far as a machine without a GPU shows it: on a stand-in, and that against NVIDIA's module.
+
+On a GPU the same runner is compared with the plain network (marked `gpu`)."""
 
 import inspect
 import re
@@ -148,8 +149,14 @@ class TestTheStandIn:
 
     @pytest.mark.parametrize(
         "name",
-        ["DataType", "TensorIOMode", "EngineValidity", "EngineInvalidityDiagnostics", "CudaGraphStrategy"]
-        + ["DynamicShapesKernelSpecializationStrategy"],
+        [
+            "CudaGraphStrategy",
+            "DataType",
+            "DynamicShapesKernelSpecializationStrategy",
+            "EngineInvalidityDiagnostics",
+            "EngineValidity",
+            "TensorIOMode",
+        ],
     )
     def test_its_enumerations_have_the_members_of_the_real_ones(self, name: str) -> None:
         real = set(getattr(self.MODULE, name).__members__)

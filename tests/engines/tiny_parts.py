@@ -45,7 +45,7 @@ class TinyParts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loaded = cache(self._load)
-        self.graph = cache(self._graph)
+        self._written = cache(self._write)
 
     def component(self, name: str, dtype: str = "float16") -> Component:
         family, _, part = name.partition(":")
@@ -56,7 +56,11 @@ class TinyParts:
         backend: BackendName = "compiled" if dtype == "float32" else "tensorrt-rtx"
         return load_profile(profile_of(family), backend, torch.device("cpu")).components
 
-    def _graph(self, name: str, dtype: str = "float16") -> Path:
+    def graph(self, name: str, dtype: str = "float16") -> Path:
+        """The component's ONNX file."""
+        return self._written(name, dtype)
+
+    def _write(self, name: str, dtype: str) -> Path:
         pytest.importorskip("onnxscript", reason="the bake extra is not installed")
         folder = self._folder / f"{name.replace(':', '-')}-{dtype}"
         folder.mkdir()
