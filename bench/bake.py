@@ -24,61 +24,26 @@ from rich.console import Console
 from bench.support.targets import machine
 
 GOALS = {"seconds": 120.0, "peak_gigabytes": 8.0}
-SHARED: dict[str, Any] = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
-UNETS: dict[str, dict[str, Any]] = {
-    "sd-turbo": SHARED
-    | {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-    "sd15": SHARED | {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sdxl-turbo": {
-        "sample_size": 64,
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": (320, 640, 1280),
-        "layers_per_block": 2,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-}
 
 
 def bake(model: str, size: int, capabilities: list[int]) -> dict[str, Any]:
     """Bake in this process; returns seconds, the size and, for each component, what became of it."""
     import torch
 
+    from bench.support.random_models import make_networks
     from builder.baking import BakeProgress, Bakery
     from builder.models import LoadedProfile
     from builder.profiles import Profile
     from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
-    from sdstream.diffusion.libraries import diffusers
     from sdstream.diffusion.networks import EagerNetworks
     from sdstream.engines.cache import EngineCache
     from sdstream.engines.component import RowRange
 
     torch.set_grad_enabled(False)
-    torch.set_default_dtype(torch.float16)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DConditionModel(**UNETS[model]).eval()
-        vae = diffusers.AutoencoderTiny().eval()
-    torch.set_default_dtype(torch.float32)
+    networks = make_networks(model, torch.device("cpu"), torch.float16)
     streams = RowRange(1, 1, 4)
     sizes = ModelSizes(size, size, 8, row_ranges(streams, 4), streams)
-    maker = ComponentMaker(EagerNetworks(unet, vae), sizes, model=model)
+    maker = ComponentMaker(EagerNetworks(networks.unet, networks.vae), sizes, model=model)
     profile = Profile.model_validate(
         {
             "name": f"bench-{model}",
@@ -94,7 +59,9 @@ def bake(model: str, size: int, capabilities: list[int]) -> dict[str, Any]:
         nonlocal last
         if progress.detail != last:
             last = progress.detail
-            print(f"{progress.seconds:6.1f} s  {progress.engine.split('--')[1]}: {progress.detail}", file=sys.stderr)
+            held = f"{psutil.Process().memory_info().rss / 1e9:.1f} GB"
+            part = progress.engine.split("--")[1]
+            print(f"{progress.seconds:6.1f} s {held}  {part}: {progress.detail}", file=sys.stderr)
 
     with tempfile.TemporaryDirectory(prefix="sdstream-bake-", dir=os.environ.get("TMPDIR")) as folder:
         started = time.monotonic()
@@ -149,7 +116,7 @@ class Watch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(UNETS), default="sd-turbo")
+    parser.add_argument("--model", choices=("sd-turbo", "sdxl-turbo", "sd15"), default="sd-turbo")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--sm", default="86,89,120")
     parser.add_argument("--json", type=Path)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -10,14 +12,21 @@ import torch
 from builder.checking import relative_error, side_by_side
 from builder.models import load_profile
 from builder.profiles import read_profile
+from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.runners import EagerRunner
+from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
-from sdstream.engines.eager import EagerRunner
+from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
+from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineBroken, EngineMismatch
+from sdstream.worker.engine_finder import EngineFinder, EngineRequest
 from tests.engines.conftest import FRAME_PROFILE, ROOT
-from tests.engines.stored import key, store
+from tests.engines.stored import Events, key, store
+from tests.support.waiting import eventually_sync
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 CPU = torch.device("cpu")
@@ -75,7 +84,7 @@ def test_a_fresh_process_without_diffusers_makes_the_same_pictures(
     seconds, has_diffusers, has_inductor = done.stdout.split()
     assert (has_diffusers, has_inductor) == ("False", "False")
     assert float(seconds) < 4.0
-    plain = EagerRunner(frame, CPU)
+    plain = PlainEngine(frame, CPU)
     for made in torch.load(folder / "made.pt"):
         wanted = plain(*inputs)
         assert relative_error(made, wanted) < 1e-4
@@ -86,7 +95,7 @@ def test_it_is_half_again_as_fast_as_the_plain_frame(entry: Entry, frame: Compon
     runner = CompiledBackend(CPU).load(entry, CPU)
     best = 0.0
     for _ in range(4):  # in turns, so what else runs slows both; again, because one core may be another's for a while
-        fast, slow = side_by_side(runner, EagerRunner(frame, CPU), frame.example(), CPU, runs=20)
+        fast, slow = side_by_side(runner, PlainEngine(frame, CPU), frame.example(), CPU, runs=20)
         best = max(best, fast / slow)
         if best >= 1.5:
             break
@@ -136,3 +145,41 @@ def test_what_is_no_package_is_broken_and_not_loaded(tmp_path: Path) -> None:
     stored = store(EngineCache(tmp_path), mine, {"package.pt2": b"nothing of the kind"})
     with pytest.raises(EngineBroken, match="cannot be loaded"):
         backend.load(stored, CPU)
+
+
+def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
+    compiled: EngineCache, frame: Component, tmp_path: Path
+) -> None:
+    """The whole way of a worker: found on the volume, copied to the local disk, loaded, put in between two frames."""
+    plain: Any = frame.module
+    model_frame: Frame = plain.frame
+    events = Events()
+    supply = EngineSupply(EngineCache(tmp_path / "local", report=events), compiled, report=events)
+    finder = EngineFinder(supply, CPU, report=events)
+    runner = SwappingRunner(EagerRunner(model_frame))
+    image, *rest = frame.example()
+    blocks = iter(rest)
+    knobs = Knobs(
+        *(
+            next(blocks) if any(entry.name == name for entry in frame.inputs) else torch.zeros(1, 0)
+            for name in Knobs._fields
+        )
+    )
+    memory = Memory(*blocks)
+    before = runner.run(image, knobs, memory)
+    assert runner.in_force == "torch"
+    request = EngineRequest(model_frame, knobs, 64, 64, 64 // memory.residual.shape[-1], "tiny", "sd15", ref(runner))
+    try:
+        finder.look_for(request)
+        eventually_sync(lambda: runner.in_force != "torch" or runner.notes, what="an engine", seconds=120)
+        assert runner.in_force == "compiled", runner.notes
+        after = runner.run(image, knobs, memory)
+        assert relative_error([after.image, *after.memory], [before.image, *before.memory]) < 1e-4
+        assert EngineCache(tmp_path / "local").entries()
+        more = [torch.cat((tensor, tensor)) for tensor in (image, *knobs, *memory)]
+        two = runner.run(more[0], Knobs(*more[1:-2]), Memory(*more[-2:]))
+        assert two.image.shape[0] == 2, "more streams than the package takes run without it"
+        assert runner.in_force == "compiled"
+    finally:
+        finder.close()
+    assert {"fetched", "hit", "swapped"} <= set(events.kinds)
