@@ -34,6 +34,10 @@
             ├── OutOfMemory     503   WORKER/OUT_OF_MEMORY
             ├── PictureNotFinite 503  STREAMS/PICTURE_NOT_FINITE
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
+            │   ├── ModelAccessDenied 503 MODELS/ACCESS_DENIED
+            │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
+            │   ├── ModelDiskFull 503 MODELS/DISK_FULL
+            │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
@@ -310,6 +314,35 @@ class ModelUnavailable(Unavailable):
     hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
+
+
+class ModelAccessDenied(ModelUnavailable):
+    """The hub does not give the files to whoever asks: gated, private, or not there at all."""
+
+    code = "MODELS/ACCESS_DENIED"
+    hint = "Accept the model's licence on its page and set HF_TOKEN to a token that may read it."
+
+
+class ModelDownloadFailed(ModelUnavailable):
+    """Files could not be fetched whole: no network, a server that fails, bytes that are not those promised."""
+
+    code = "MODELS/DOWNLOAD_FAILED"
+    hint = "Try again: what has come is kept, and the download goes on from there."
+    retryable = True
+
+
+class ModelDiskFull(ModelUnavailable):
+    """There is no room for the files."""
+
+    code = "MODELS/DISK_FULL"
+    hint = "Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk."
+
+
+class LoraUnusable(ModelUnavailable):
+    """A LoRA that is not here, is none, or is made for another base model; nothing of it was applied."""
+
+    code = "MODELS/LORA_UNUSABLE"
+    hint = "Take it out of lora_dict, or name one that was made for the stream's model."
 
 
 class ShuttingDown(Unavailable):

@@ -27,8 +27,8 @@ Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
 class ModelSource(BaseModel):
     """Where the weights of one public model id come from.
 
-    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine. `family` is for
-    ids that Daydream does not have, and needed there.
+    `source` is a diffusers directory, a single `.safetensors` file, or a hub id, with `@REVISION` or without. `family`
+    is for ids that Daydream does not have, and needed there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,12 +79,20 @@ class Settings(BaseModel):
 
     models: Mapping[str, ModelSource] = Field(
         default_factory=dict[str, ModelSource],
-        description="Public model id to a diffusers directory, or to a hub id whose files are in the hub's cache here, "
-        'as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family '
-        "needed for further ids.",
+        description="Public model id to a diffusers directory, a single .safetensors file or a hub id (OWNER/NAME or "
+        'OWNER/NAME@REVISION), as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" '
+        '| "sd15"}, the family needed for further ids.',
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
+    )
+    offline: bool = Field(
+        default=False,
+        description="Fetch nothing: models and LoRAs that are not on this machine are refused. HF_HUB_OFFLINE=1 does "
+        "the same.",
+    )
+    full_vae: bool = Field(
+        default=False, description="Use each model's own VAE in place of the small TAESD: finer pictures, much slower."
     )
     size_policy: Literal["reject", "clamp"] = Field(
         default="reject",

@@ -47,13 +47,15 @@ FAULT_SECONDS = 1.0
 WORKER_SETTINGS = {
     "models",
     "default_model",
+    "data_dir",
+    "offline",
+    "full_vae",
     "worker_overlap",
     "batch_size",
     "batch_window",
     "compile_networks",
     "cuda_graphs",
     "safety_check_interval",
-    "data_dir",
     "engine_builds",
     "engine_limit_gigabytes",
     "engine_local_dir",
@@ -61,7 +63,7 @@ WORKER_SETTINGS = {
     "engine_mirror_endpoint",
     "engine_mirror_region",
 }
-"""What the worker is told of the settings."""
+"""Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
 logger = structlog.get_logger(__name__)
 

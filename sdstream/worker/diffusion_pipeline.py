@@ -7,13 +7,14 @@ import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.safety import ABSENT, CheckerShelf, CheckRunner, SafetyGuard
+from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
 from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, make_knobs
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
+from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.load import CallKind
 from sdstream.worker.options import EngineOptions
@@ -61,6 +62,8 @@ class DiffusionPipeline(Pipeline):
         self._plan = make_plan(params, model, source)
         self._group: StreamGroup | None = None
         self._seat = 0
+        self._known: dict[Guidance, StreamGroup] = {}
+        """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
         self._previous: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
         """What came out last, while a picture may be skipped in its favour."""
@@ -141,6 +144,7 @@ class DiffusionPipeline(Pipeline):
 
     def end(self) -> None:
         group, self._group = self._group, None
+        self._known.clear()
         if group is not None:
             group.leave(self._seat)
 
@@ -179,7 +183,8 @@ class DiffusionPipeline(Pipeline):
         if plan.checker is None:
             self._blocked, self._guard = self.blocked, None
         elif self._guard is None:
-            self._guard = SafetyGuard(plan.checker, self._model.device, self._options.safety_check_interval)
+            interval = self._options.safety_check_interval
+            self._guard = SafetyGuard(plan.checker, placard, self._model.device, interval)
         else:
             self._guard.check_next()
 
@@ -202,7 +207,7 @@ class DiffusionPipeline(Pipeline):
             self._source,
             params.acceleration == "tensorrt",
         )
-        group = groups.find(key, plan.knobs)
+        group = self._known[plan.guidance] = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
 
 
@@ -283,8 +288,6 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
     cached = getattr(params, "cached_attention", None)
     latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
     asked = {
-        "lora_dict": bool(params.lora_dict),
-        "use_lcm_lora": params.family == "sd15" and params.use_lcm_lora,
         "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
         "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
         "cached_attention": bool(cached and cached.enabled),

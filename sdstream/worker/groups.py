@@ -101,34 +101,34 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make_runner: Callable[[GroupKey, Knobs], Runner]) -> None:
-        self._make_runner = make_runner
+    def __init__(self, make: Callable[[GroupKey, Knobs], Runner]) -> None:
+        self._make = make
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make_runner(key, like), like)
+            group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
 
 
 def runner_of(key: GroupKey, like: Knobs) -> Runner:
     """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it."""
+    model = key.model
     frame = Frame(
-        EagerNetworks(key.model.unet, key.model.vae),
+        EagerNetworks(model.unet, model.vae),
         slots=key.steps,
         guidance=key.guidance,
-        prediction=key.model.schedule.prediction,
+        prediction=model.schedule.prediction,
         batched=key.batched,
     )
     options = key.options
-    plain = make_runner(frame, key.model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
     finder = installed_finder() if key.engines else None
     if finder is None:
         return plain
     runner = SwappingRunner(plain)
-    model = key.model
     finder.look_for(
         EngineRequest(frame, like, key.width, key.height, model.latent_scale, key.source, model.family, ref(runner))
     )

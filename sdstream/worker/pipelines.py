@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
@@ -167,11 +168,13 @@ def make_pipeline(
     """
     if params.skip_diffusion:
         return ProcessorPipeline(params, device)
-    from sdstream.diffusion.sources import find_model
+    from sdstream.diffusion.sources import find_model, may_fetch
 
     entry = None if models is None else models.get(params.model_id)
     source = params.model_id if entry is None else entry.source
-    find_model(source)  # first, because diffusers takes seconds to import, for nothing where there is no model
+    places = ModelPlaces() if models is None else models.places
+    if not may_fetch(source, places):
+        find_model(source, places)  # first: diffusers takes seconds to import, for nothing where there is no model
     from sdstream.worker.diffusion_pipeline import load_diffusion
     from sdstream.worker.shelf import WantedModel
 

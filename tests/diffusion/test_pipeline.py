@@ -144,8 +144,7 @@ def test_what_changes_shapes_needs_another_pipeline_and_leaves_this_one(make: Ma
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"lora_dict": {"some/lora": 1.0}}, "lora_dict"),
-        ({"family": "sd15", "use_lcm_lora": True}, "use_lcm_lora"),
+        ({"lora_dict": {"some/lora": 1.0}}, "some/lora is not on this machine"),
         ({"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}}, "latent processors"),
         ({"image_preprocessing": {"processors": [{"type": "depth"}]}}, "depth"),
     ],
@@ -167,7 +166,7 @@ def test_a_model_that_is_not_here_is_refused_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelUnavailable, match="hf download stabilityai/sd-turbo"):
+    with pytest.raises(ModelUnavailable, match="models pull stabilityai/sd-turbo"):
         make_pipeline(params_of(), CPU, quiet)
 
 
