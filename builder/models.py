@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
-from builder.profiles import Profile
-from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
+from builder.profiles import LoraSource, Profile
+from sdstream.diffusion.components import ComponentMaker, ModelSizes, lora_identities, row_ranges
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fusing import fused, networks_of
 from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
-from sdstream.diffusion.sources import find_model, find_taesd
+from sdstream.diffusion.selection import LORA
+from sdstream.diffusion.sources import find_cached, find_model, find_taesd
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.engines.component import Component, RowRange
@@ -52,16 +55,20 @@ def load_profile(profile: Profile, backend: BackendName, device: torch.device = 
 
     Half precision for TensorRT and for GPUs, single for packages of a CPU. Raises `ModelUnavailable`.
     """
-    if profile.loras:
-        raise ModelUnavailable(f"{profile.name}: this version of the builder cannot fuse LoRAs yet")
     dtype = torch.float32 if backend == "compiled" and device.type == "cpu" else torch.float16
     with model_directory(profile) as directory:
         model = load_model(directory, profile.family, CPU, dtype=dtype, taesd_elsewhere=find_taesd(profile.family))
+        if profile.loras:
+            model = fused(model, [(_read_lora(lora, model), lora.scale) for lora in profile.loras])
         controlnets = [_load_controlnet(source, model) for source in profile.controlnets]
     components: list[Component] = []
     for width, height in profile.pictures:
         maker = ComponentMaker(
-            EagerNetworks(model.unet, model.vae), _sizes(profile, model, width, height), model=_name(profile)
+            EagerNetworks(model.unet, model.vae),
+            _sizes(profile, model, width, height),
+            lora_identities(model),
+            _name(profile),
+            base=None if model.base is None else model.base.unet,
         )
         for name in profile.components:
             if name == "unet":
@@ -123,6 +130,19 @@ def _load_controlnet(source: str, model: Model) -> tuple[str, torch.nn.Module]:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelUnavailable(f"{source} cannot be loaded as a ControlNet: {first}") from error
     return source.rpartition("/")[2], module.requires_grad_(False).eval()
+
+
+def _read_lora(wanted: LoraSource, model: Model) -> Lora:
+    file = Path(wanted.source).expanduser()
+    if not file.is_file():
+        folder = find_cached(wanted.source)
+        if folder is None:
+            raise ModelUnavailable(
+                f"the LoRA {wanted.source} is not on this machine: no file has this name, and it is not in the hub's "
+                f"cache; `hf download {wanted.source}` fetches it"
+            )
+        file = folder / LORA
+    return read_lora(file, wanted.source, model.family, networks_of(model))
 
 
 @torch.no_grad()

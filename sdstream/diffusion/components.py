@@ -7,7 +7,7 @@ another engine.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from sdstream.diffusion.state import Knobs, Memory
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.keys import LoraIdentity
 from sdstream.engines.weights import combined, digest_of_weights
+
+if TYPE_CHECKING:
+    from sdstream.diffusion.models import Model  # which imports diffusers, and nothing here needs it
 
 CHANNELS = 4
 TIME_IDS = 6
@@ -143,6 +146,13 @@ class FrameModule(nn.Module):
         return (result.image, result.latent, *kept)
 
 
+def lora_identities(model: "Model") -> tuple[LoraIdentity, ...]:
+    """What is fused into a model's UNet."""
+    return tuple(
+        LoraIdentity(digest, float(weight)) for digest, (_, weight) in zip(model.lora_digests, model.loras, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ComponentMaker:
     """Makes the components of one loaded model. `networks` are its plain ones, of the type engines are to have."""
@@ -153,6 +163,9 @@ class ComponentMaker:
     model: str = ""
     digest: Callable[[nn.Module], str] = digest_of_weights
     """Of a module's weights as they are now; for callers that remember it."""
+    base: nn.Module | None = None
+    """The UNet without the `loras`, where there are some: its weights and what they are name the fused ones, whose last
+    bits depend on the machine that fused them."""
 
     def unet(self, *, control: nn.Module | None = None, tokens: tuple[int, int] | None = None) -> Component:
         """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `tokens` the number and
@@ -173,7 +186,7 @@ class ComponentMaker:
             inputs=tuple(inputs.entries),
             outputs=("prediction",),
             config={"unet": _config_of(unet)},
-            weights=self.digest(unet),
+            weights=self.digest(self.base or unet),
             dtype=dtype_name(networks.dtype),
             loras=self.loras,
             model=self.model,
@@ -223,7 +236,7 @@ class ComponentMaker:
                 inputs.add(name, dtype_name(tensor.dtype), *tensor.shape[1:])
         unet, vae = self.networks.unet, self.networks.vae
         kept = [name for name, tensor in zip(Memory._fields, memory, strict=True) if tensor.numel()]
-        weights = combined((("unet", self.digest(unet)), ("vae", self.digest(vae))))
+        weights = combined((("unet", self.digest(self.base or unet)), ("vae", self.digest(vae))))
         return Component(
             name=f"frame-{frame.guidance}-{frame.slots}",
             module=FrameModule(frame, (knobs, memory)),
@@ -308,5 +321,6 @@ __all__ = [
     "FrameModule",
     "ModelSizes",
     "UnetModule",
+    "lora_identities",
     "row_ranges",
 ]

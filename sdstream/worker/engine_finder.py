@@ -32,7 +32,7 @@ from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import PORTABLE, BackendName
+from sdstream.engines.keys import PORTABLE, BackendName, LoraIdentity
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
@@ -60,6 +60,9 @@ class EngineRequest:
     model: str
     """Where the model comes from: for people, and for the profile of a build."""
     family: Family
+    base: nn.Module | None
+    """The UNet without its LoRAs, None where it has none."""
+    loras: tuple[LoraIdentity, ...]
     runner: "ReferenceType[SwappingRunner]"
     """Weak: streams that ended meanwhile need no engine."""
 
@@ -201,13 +204,16 @@ class EngineFinder:
         sizes = ModelSizes(
             request.width, request.height, request.latent_scale, row_ranges(one, request.frame.slots), one
         )
-        maker = ComponentMaker(plain, sizes, model=Path(request.model).name, digest=self._digest)
+        maker = ComponentMaker(
+            plain, sizes, request.loras, Path(request.model).name, digest=self._digest, base=request.base
+        )
         if name == "compiled":
             return {"frame": maker.frame(request.frame, request.like, make_memory(request.like))}
         return {"unet": maker.unet(), "encoder": maker.encoder(), "decoder": maker.decoder()}
 
     def _digest(self, module: nn.Module) -> str:
-        """Of weights that never change while the module lives, so it is taken once."""
+        """Of weights that never change while the module lives, so it is taken once. Those of LoRAs do, in place, and
+        are never asked for: a UNet with some is named by its base."""
         known = self._digests.get(module)
         if known is None:
             known = self._digests[module] = digest_of_weights(module)
@@ -228,7 +234,7 @@ class EngineFinder:
     def _build_behind(self, request: EngineRequest, name: BackendName) -> None:
         """Bake in a process of its own, at low priority: it can neither hold a frame up nor end the worker."""
         runner = request.runner()
-        if runner is None or self._closed:
+        if runner is None or self._closed or request.loras:  # a profile names LoRAs by their files, which are not known
             return
         runner.explain(f"an engine for {name} is being built")
         with tempfile.TemporaryDirectory(prefix="sdstream-bake-") as folder:

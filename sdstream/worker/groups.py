@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary, ref
 
 import torch
 
+from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
@@ -130,7 +131,18 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
         return plain
     runner = SwappingRunner(plain)
     finder.look_for(
-        EngineRequest(frame, like, key.width, key.height, model.latent_scale, key.source, model.family, ref(runner))
+        EngineRequest(
+            frame,
+            like,
+            key.width,
+            key.height,
+            model.latent_scale,
+            key.source,
+            model.family,
+            None if model.base is None else model.base.unet,
+            lora_identities(model),
+            ref(runner),
+        )
     )
     return runner
 

@@ -168,7 +168,9 @@ def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
     memory = Memory(*blocks)
     before = runner.run(image, knobs, memory)
     assert runner.in_force == "torch"
-    request = EngineRequest(model_frame, knobs, 64, 64, 64 // memory.residual.shape[-1], "tiny", "sd15", ref(runner))
+    request = EngineRequest(
+        model_frame, knobs, 64, 64, 64 // memory.residual.shape[-1], "tiny", "sd15", None, (), ref(runner)
+    )
     try:
         finder.look_for(request)
         eventually_sync(lambda: runner.in_force != "torch" or runner.notes, what="an engine", seconds=120)

@@ -9,21 +9,25 @@ from weakref import ref
 import pytest
 import torch
 
-from builder.profiles import read_profile
+from builder.models import load_profile
+from builder.profiles import Profile, read_profile
+from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fusing import fused, networks_of
+from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, Runner
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Knobs, make_knobs, make_memory
 from sdstream.diffusion.swapping import SwappingRunner
-from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.keys import target_of
-from sdstream.engines.supply import EngineSupply
+from sdstream.engines.supply import EngineSupply, Need
 from sdstream.errors import EngineMismatch
 from sdstream.settings import Settings
 from sdstream.worker import engines
@@ -37,6 +41,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    torch.set_grad_enabled(False)
     directory = tmp_path_factory.mktemp("model") / "sd15"
     write_tiny_model(directory, "sd15", width=16)
     torch.set_num_threads(1)
@@ -99,7 +104,7 @@ class Stage:
         )
         self.runner = SwappingRunner(EagerRunner(frame))
         self.request = EngineRequest(
-            frame, knobs, SIZE, SIZE, model.latent_scale, "models/tiny", model.family, ref(self.runner)
+            frame, knobs, SIZE, SIZE, model.latent_scale, "models/tiny", model.family, None, (), ref(self.runner)
         )
         self._frame = frame
         self._knobs = knobs
@@ -246,3 +251,53 @@ def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_as
     finally:
         engines.install(None)
     assert engines.installed_finder() is None
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bool) -> None:
+    """Keys made by the builder, from a profile, and by a worker, from a model that a stream runs, are of one base."""
+    torch.set_grad_enabled(False)
+    directory, lora = tmp_path / "model", tmp_path / "lora.safetensors"
+    write_tiny_model(directory, "sd15", width=16, taesd=True)
+    half = load_model(directory, "sd15", CPU, dtype=torch.float16)
+    write_tiny_lora(lora, half.unet)
+    model = fused(half, [(read_lora(lora, "mine", "sd15", networks_of(half)), 0.5)]) if with_lora else half
+    profile = Profile.model_validate(
+        {
+            "family": "sd15",
+            "model": str(directory),
+            "sizes": [f"{SIZE}x{SIZE}"],
+            "slots": [1, 4],
+            "streams": {"best": 1, "most": 2},
+            "loras": [{"source": str(lora), "scale": 0.5}] if with_lora else [],
+            "targets": {"tensorrt-rtx": [86, 89]},
+        }
+    )
+    backend = ModuleBackend()
+    baked = {
+        component.name: component.key("tensorrt-rtx", "1.0", "sm86+sm89", "13", {})
+        for component in load_profile(profile, "tensorrt-rtx").components
+    }
+    prompt = model.prompts.encode("").conditioning
+    noise = make_noise(2, (2, *model.latent_shape(SIZE, SIZE)))
+    runner = SwappingRunner(EagerRunner(Frame(EagerNetworks(model.unet, model.vae), slots=2)))
+    request = EngineRequest(
+        Frame(EagerNetworks(model.unet, model.vae), slots=2),
+        make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt),
+        SIZE,
+        SIZE,
+        model.latent_scale,
+        str(directory),
+        "sd15",
+        None if model.base is None else model.base.unet,
+        lora_identities(model),
+        ref(runner),
+    )
+    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU)
+    wanted = finder._components(request, "tensorrt-rtx")
+    assert set(wanted) == set(baked) == {"unet", "encoder", "decoder"}
+    for name, component in wanted.items():
+        need = Need(finder._need(component, backend).key, 89, component.rows[1])
+        assert need.key.base == baked[name].base
+        assert need.accepts(baked[name])
+    assert (wanted["unet"].loras != ()) == with_lora
