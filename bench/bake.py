@@ -86,6 +86,8 @@ class Watch:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.peak = 0
+        self.peak_anonymous = 0
+        """Without what is mapped from files, such as the ONNX weights, which the system may drop."""
         self.own_seconds = 0.0
         self._before = psutil.cpu_times()
         self._started = time.monotonic()
@@ -96,6 +98,7 @@ class Watch:
             try:
                 memory = self._process.memory_info()
                 self.peak = max(self.peak, memory.rss)
+                self.peak_anonymous = max(self.peak_anonymous, memory.rss - memory.shared)
                 spent = self._process.cpu_times()
                 self.own_seconds = spent.user + spent.system
             except psutil.NoSuchProcess:
@@ -109,6 +112,7 @@ class Watch:
         seconds = time.monotonic() - self._started
         return {
             "peak_gigabytes": round(self.peak / 1e9, 2),
+            "peak_anonymous_gigabytes": round(self.peak_anonymous / 1e9, 2),
             "own_processor_seconds": round(self.own_seconds, 1),
             "others_cores": round(max(0.0, busy - self.own_seconds) / seconds, 2),
         }

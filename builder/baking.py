@@ -167,6 +167,7 @@ class Bakery:
         """Make what the cache lacks. Raises what `plan` raises, and `EngineStoreUnavailable` when there is too little
         memory or disk, unless `force`. One engine that fails does not keep the others from being made."""
         started = self.clock.monotonic()
+        self.cache.collect()
         done: list[BakedEngine] = []
         for plan in self.plan(profile, backend):
             if plan.missing and plan.estimate.problems and not force:

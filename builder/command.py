@@ -99,21 +99,24 @@ def bake(
         outcome = bakery.bake(wanted, backend, tell=line, force=force)
     finally:
         line.end()
+    pushed: list[str] = []
+    if push and outcome.is_complete:
+        keys = {engine.key.digest for engine in outcome.engines}
+        pushed = _push(bakery.cache, [entry for entry in bakery.cache.entries() if entry.key.digest in keys])
     if as_json:
-        print(json.dumps(outcome.as_json(), indent=2))
+        print(json.dumps({**outcome.as_json(), "pushed": pushed}, indent=2))
     else:
         for engine in outcome.engines:
             words = (
                 f": {engine.error.message}" if engine.error else f" {engine.size / 1e6:.1f} MB, {engine.seconds:.0f} s"
             )
             print(f"{engine.status:8}{engine.name}{words}")
-    if outcome.failures:
-        errors = [engine.error for engine in outcome.failures]
-        return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
-    if push:
-        keys = {engine.key.digest for engine in outcome.engines}
-        _push(bakery.cache, [entry for entry in bakery.cache.entries() if entry.key.digest in keys])
-    return 0
+        for name in pushed:
+            print(f"pushed  {name}")
+    if outcome.is_complete:
+        return 0
+    errors = [engine.error for engine in outcome.failures]
+    return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
 
 
 @application.command
@@ -160,7 +163,8 @@ def push(
 ) -> int:
     """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
     cache = _cache(engines)
-    _push(cache, [entry for entry in cache.entries() if name in entry.name])
+    for pushed in _push(cache, [entry for entry in cache.entries() if name in entry.name]):
+        print(f"pushed  {pushed}")
     return 0
 
 
@@ -294,11 +298,10 @@ def _mirror() -> EngineMirror:
     return EngineMirror(address, report=_say)
 
 
-def _push(cache: EngineCache, entries: list[Entry]) -> None:
+def _push(cache: EngineCache, entries: list[Entry]) -> list[str]:
+    """The names of those that were not in the bucket yet."""
     mirror = _mirror()
-    for entry in entries:
-        pushed = mirror.push(cache, entry)
-        print(f"{'pushed' if pushed else 'there':8}{entry.name}")
+    return [entry.name for entry in entries if mirror.push(cache, entry)]
 
 
 def _say(event: EngineEvent) -> None:

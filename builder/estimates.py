@@ -23,7 +23,7 @@ class Rate:
 
 
 RATES: dict[BackendName, Rate] = {
-    "tensorrt-rtx": Rate(10, 45, 1.2e9, 3.5e9, 1.05e9, 20e6),
+    "tensorrt-rtx": Rate(5, 28, 1.0e9, 4.0e9, 1.02e9, 20e6),
     "tensorrt": Rate(60, 300, 2.0e9, 3.5e9, 1.05e9, 20e6),
     "compiled": Rate(90, 120, 1.2e9, 3.5e9, 1.05e9, 10e6),
 }

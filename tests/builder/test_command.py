@@ -224,10 +224,14 @@ def test_from_the_plan_to_the_bucket_and_back(
     assert [engine["present"] for engine in planned["engines"]] == [False, False]
     assert planned["seconds"] > 0
     assert planned["memory"] > 0
-    assert command.run(["bake", "--profile", profile, "--push"]) == 0
+    assert command.run(["bake", "--profile", profile, "--push", "--json"]) == 0
     said = capsys.readouterr()
-    assert said.out.count("built") == 2
-    assert said.out.count("pushed") == 2
+    outcome = json.loads(said.out)
+    assert outcome["complete"] is True
+    assert [engine["status"] for engine in outcome["engines"]] == ["built", "built"]
+    assert sorted(outcome["pushed"]) == sorted(engine["name"] for engine in outcome["engines"])
+    assert command.run(["push"]) == 0
+    assert capsys.readouterr().out == "", "everything is there"
     assert "[2/2] tiny-sd15--decoder" in said.err
     assert command.run(["verify", "--profile", profile]) == 0
     said = capsys.readouterr()
