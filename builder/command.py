@@ -20,6 +20,7 @@ from builder.checking import check_plan
 from builder.estimates import MEASURED
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
+from sdstream import platform
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
@@ -89,11 +90,14 @@ def bake(
     engines: Directory = None,
     push: Annotated[bool, Parameter(help="Push what is there afterwards.")] = False,
     force: Annotated[bool, Parameter(negative="", help="Try even with too little memory or disk.")] = False,
+    polite: Annotated[bool, Parameter(negative="", help="Let other processes go first.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
     wanted = _profile(profile, model, backend, sm)
     bakery = _bakery(engines)
+    if polite:
+        platform.lower_priority()
     line = ProgressLine()
     try:
         outcome = bakery.bake(wanted, backend, tell=line, force=force)

@@ -28,6 +28,7 @@ COMMANDS = {
     "models": "Show where models are; make tiny ones to try with.",
     "engines": "List, fetch and warm compiled engines.",
     "openapi": "Print the OpenAPI document of the REST API.",
+    "deploy": "Make a pod or a serverless endpoint on RunPod.",
     "key": "Make, list and revoke the keys of the REST API.",
 }
 """Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`."""

@@ -240,7 +240,8 @@ class EngineFinder:
         with tempfile.TemporaryDirectory(prefix="sdstream-bake-") as folder:
             file = Path(folder, "wanted.toml")
             file.write_text(profile_text(request, name, capability_of(self._device)), "utf-8")
-            command = [sys.executable, "-m", "builder", "bake", "--profile", str(file), "--engines", str(self._engines)]
+            command = [sys.executable, "-m", "builder", "bake", "--polite", "--profile", str(file)]
+            command += ["--engines", str(self._engines)]
             try:
                 self._build = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
                 _, said = self._build.communicate(timeout=BUILD_SECONDS)

@@ -23,6 +23,8 @@ SERVER_SIDE = (
     "sdstream.commands.engines",
     "sdstream.commands.openapi",
     "sdstream.commands.key",
+    "sdstream.commands.deploy",
+    "sdstream.fitness",
 )
 
 
