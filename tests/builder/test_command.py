@@ -45,7 +45,7 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.built: list[str] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
         progress("building the engine", 0.5)

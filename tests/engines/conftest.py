@@ -1,5 +1,6 @@
 """What the tests of engines share: torch on one core, an S3 server, and engines that are baked once."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -48,7 +49,9 @@ def s3_server() -> Iterator[tuple[str, int]]:
     os.environ.update(names)
     with running_server() as (host, port):
         client: Any = make_mirror(port, "none")._client
-        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-cz-1"})
+        # moto keeps one state for all servers of a process, and another folder's tests may have made one before
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-cz-1"})
         yield host, port
     for name, value in before.items():
         if value is None:

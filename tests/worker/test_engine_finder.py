@@ -76,7 +76,7 @@ class ModuleBackend:
     def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
         raise NotImplementedError
 
-    def load(self, entry: Entry, device: torch.device) -> Callable[..., Any]:
+    def load(self, entry: Entry, device: torch.device) -> Any:
         run = PlainEngine(self.components[entry.key.component], device)
 
         def call(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
