@@ -1,7 +1,7 @@
 """Engines for running streams: begun on the plain twin, swapped between two frames, and back when one fails."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import ref
