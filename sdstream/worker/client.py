@@ -18,6 +18,7 @@ from sdstream.settings import Settings
 from sdstream.worker import supervision
 from sdstream.worker.child import WorkerChild
 from sdstream.worker.lane import WorkerLane
+from sdstream.worker.load import CallTotals, cost_of
 from sdstream.worker.messages import (
     AtWork,
     Configure,
@@ -95,6 +96,7 @@ class WorkerProcess:
         self._pong: Pong | None = None
         self._ended_events: Counter[str] = Counter()
         """What happened to engines in workers that ended."""
+        self._totals = CallTotals()
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
         self._last_logs: tuple[str, ...] = ()
@@ -150,6 +152,9 @@ class WorkerProcess:
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
+            costs=() if pong is None else tuple(cost_of(load) for load in pong.loads),
+            calls=self._totals.calls({} if pong is None else pong.calls),
+            call_seconds=self._totals.seconds({} if pong is None else pong.call_seconds),
             faults=self._faults,
         )
 
@@ -241,6 +246,8 @@ class WorkerProcess:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
         self._ended_events += self._engine_events()
+        if (pong := self._pong) is not None:
+            self._totals.end(pong.calls, pong.call_seconds)
         self._ready = self._pong = None
         if child is None:
             child = WorkerChild(self._on_message, self._on_child_end)

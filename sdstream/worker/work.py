@@ -24,7 +24,7 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
-from sdstream.worker.pipelines import Pipeline, group_of, make_pipeline
+from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
@@ -128,9 +128,9 @@ class LaneWork:
         plan = None if pipeline is None else pipeline.plan(params)
         return None if plan is None else Prepared(wanted, params, plan=plan, planned_for=pipeline)
 
-    def load(self, wanted: WantedParams, params: StreamParams) -> Prepared:
+    def load(self, wanted: WantedParams, params: StreamParams, progress: Progress) -> Prepared:
         """Another pipeline for these params; the present one goes on meanwhile."""
-        pipeline = make_pipeline(params, self._device, self.progress, self._models, self._options)
+        pipeline = make_pipeline(params, self._device, progress, self._models, self._options)
         return Prepared(wanted, params, pipeline=pipeline)
 
     def progress(self, detail: str, percent: float | None) -> None:
@@ -380,6 +380,7 @@ class LaneWork:
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
                 self._told_acceleration,
+                [] if pipeline is None else list(pipeline.loras),
             )
         )
 
