@@ -23,7 +23,7 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
+from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
 from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
@@ -79,6 +79,7 @@ class LaneWork:
         self._told_blocked = 0
         self.failed = False
         self.preparing = False
+        self._closed = False
 
     # -- the reading thread
 
@@ -134,7 +135,9 @@ class LaneWork:
         return Prepared(wanted, params, pipeline=pipeline)
 
     def progress(self, detail: str, percent: float | None) -> None:
-        """Something is being loaded."""
+        """Something is being loaded. Raises `LoadGivenUp`, which ends that, when nobody waits for it any more."""
+        if self._closed:
+            raise LoadGivenUp
         self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
     # -- the working thread: params
@@ -331,7 +334,8 @@ class LaneWork:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
     def close(self) -> None:
-        """The lane is closed; free its seat."""
+        """The lane is closed; free its seat, and end what is loaded for it."""
+        self._closed = True
         self._drop_pipeline()
 
     # -- below
