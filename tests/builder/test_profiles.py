@@ -56,8 +56,8 @@ def test_a_profile_of_ones_own_is_taken_by_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (GOOD.replace("family", "famly"), "famly is not a field of a profile; did you mean family?"),
-        (GOOD.replace("model =", "modell ="), "did you mean model?"),
+        (GOOD.replace("family", "familyx"), "familyx is not a field of a profile; did you mean family?"),
+        (GOOD.replace("model =", "modelx ="), "did you mean model?"),
         (GOOD.replace("tensorrt-rtx", "tensorrt-rxt"), "did you mean tensorrt-rtx?"),
         (GOOD.replace("512x512", "500x500"), "multiples of 64"),
         (GOOD.replace("512x512", "large"), "not a size such as 512x512"),
