@@ -211,7 +211,8 @@ class WorkerProcess:
         """Do what is due now; returns how many seconds nothing else will be."""
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
-        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0)
+        is_loading = any(lane.is_loading for lane in self._lanes.values())
+        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0, is_loading=is_loading)
         if (pong := self._pong) is not None:
             state = replace(state, busy_seconds=pong.busy_seconds, loading_seconds=pong.loading_seconds)
         self._state = supervision.checked(state, now)
