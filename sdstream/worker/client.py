@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,12 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "safety_check_interval",
+    "engine_builds",
+    "engine_limit_gigabytes",
+    "engine_local_dir",
+    "engine_mirror",
+    "engine_mirror_endpoint",
+    "engine_mirror_region",
 }
 """Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
@@ -87,6 +94,8 @@ class WorkerProcess:
         self._pings = itertools.count(1)
         self._ready: Ready | None = None
         self._pong: Pong | None = None
+        self._ended_events: Counter[str] = Counter()
+        """What happened to engines in workers that ended."""
         self._totals = CallTotals()
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
@@ -126,6 +135,9 @@ class WorkerProcess:
             lane.announce()
         return lane
 
+    def _engine_events(self) -> Counter[str]:
+        return Counter({} if self._pong is None else self._pong.engine_events)
+
     def health(self) -> WorkerHealth:
         ready, pong = self._ready, self._pong
         return WorkerHealth(
@@ -136,6 +148,7 @@ class WorkerProcess:
             processor="" if ready is None else ready.processor,
             memory_used=None if pong is None else pong.memory_used,
             memory_total=None if pong is None else pong.memory_total,
+            engine_events=self._ended_events + self._engine_events(),
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
@@ -233,6 +246,7 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
+        self._ended_events += self._engine_events()
         if (pong := self._pong) is not None:
             self._totals.end(pong.calls, pong.call_seconds)
         self._ready = self._pong = None

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 
+from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.table import StreamTable
+from sdstream.worker.engine_finder import EngineRequest
+from sdstream.worker.engines import installed_finder
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
@@ -28,6 +32,10 @@ class GroupKey:
     guidance: Guidance
     batched: bool
     options: EngineOptions = field(default_factory=EngineOptions)
+    source: str = ""
+    """Where the model comes from."""
+    engines: bool = False
+    """Whether engines are wanted, as `acceleration: tensorrt` does."""
 
 
 class StreamGroup:
@@ -94,7 +102,7 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
+    def __init__(self, make: Callable[[GroupKey, Knobs], Runner]) -> None:
         self._make = make
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
@@ -102,12 +110,12 @@ class GroupBook:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
 
 
-def runner_of(key: GroupKey) -> Runner:
-    """What streams of this key are run by."""
+def runner_of(key: GroupKey, like: Knobs) -> Runner:
+    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it."""
     model = key.model
     frame = Frame(
         EagerNetworks(model.unet, model.vae),
@@ -117,7 +125,26 @@ def runner_of(key: GroupKey) -> Runner:
         batched=key.batched,
     )
     options = key.options
-    return make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    finder = installed_finder() if key.engines else None
+    if finder is None:
+        return plain
+    runner = SwappingRunner(plain)
+    finder.look_for(
+        EngineRequest(
+            frame,
+            like,
+            key.width,
+            key.height,
+            model.latent_scale,
+            key.source,
+            model.family,
+            None if model.base is None else model.base.unet,
+            lora_identities(model),
+            ref(runner),
+        )
+    )
+    return runner
 
 
 groups = GroupBook(runner_of)
