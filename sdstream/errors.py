@@ -3,10 +3,15 @@
     SdstreamError
     ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
     ├── CommandFailed                 a command of the command line could not do its work
+    ├── JobFailed                     a serverless job ended without its result; `error_code` says why
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
-        │   └── InvalidSdp      400   WEBRTC/INVALID_SDP
+        │   ├── InvalidSdp      400   WEBRTC/INVALID_SDP
+        │   ├── InvalidJob      400   JOBS/INVALID_INPUT
+        │   │   └── UnknownAction 400 JOBS/UNKNOWN_ACTION
+        │   ├── SourceRefused   400   JOBS/SOURCE_REFUSED
+        │   └── NotMedia        400   JOBS/NOT_MEDIA
         ├── Unauthorized        401   AUTH/UNAUTHORIZED
         ├── Forbidden           403   AUTH/FORBIDDEN
         ├── NotFound            404   NOT_FOUND
@@ -16,12 +21,19 @@
         ├── MethodNotAllowed    405   METHOD_NOT_ALLOWED
         ├── Conflict            409   STREAMS/CONFLICT
         ├── BodyTooLarge        413   BODY_TOO_LARGE
+        │   └── ResultTooLarge  413   JOBS/RESULT_TOO_LARGE
         ├── UnsupportedMedia    415   UNSUPPORTED_MEDIA_TYPE
+        ├── SessionNotHere      421   SESSION_NOT_HERE
         ├── TooManyRequests     429
         │   ├── CapacityReached 429   STREAMS/CAPACITY
         │   └── RateLimited     429   RATE_LIMIT/EXCEEDED
         ├── InternalError       500   INTERNAL/ERROR
+        ├── StorageFailed       502   JOBS/STORAGE_FAILED
+        ├── EndpointFailed      502   ENDPOINT/FAILED
+        ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
         └── Unavailable         503   UNAVAILABLE
+            ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
+            ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
@@ -63,6 +75,17 @@ class CommandFailed(SdstreamError):
     code = "COMMAND/FAILED"
 
 
+class JobFailed(SdstreamError):
+    """A serverless job ended without its result. `error_code` is the code that the worker gave, or the job's state."""
+
+    code = "JOBS/FAILED"
+
+    def __init__(self, message: str, *, job_id: str, error_code: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.error_code = error_code
+
+
 class RequestError(SdstreamError):
     """A request that is answered with an error; `status` is its HTTP status."""
 
@@ -89,6 +112,33 @@ class InvalidSdp(BadRequest):
     """An SDP offer that cannot be read or answered."""
 
     code = "WEBRTC/INVALID_SDP"
+
+
+class InvalidJob(BadRequest):
+    """The input of a serverless job breaks its schema; `details` names each field."""
+
+    code = "JOBS/INVALID_INPUT"
+    hint = "docs/serverless.md has every action and its input."
+
+
+class UnknownAction(InvalidJob):
+    """A serverless job asks for what no worker does."""
+
+    code = "JOBS/UNKNOWN_ACTION"
+
+
+class SourceRefused(BadRequest):
+    """What a job is to read cannot be had: a private address, too large, not there, not base64."""
+
+    code = "JOBS/SOURCE_REFUSED"
+    hint = "SDSTREAM_MAX_DOWNLOAD_BYTES, SDSTREAM_DOWNLOAD_TIMEOUT and SDSTREAM_PRIVATE_DOWNLOADS set the limits."
+
+
+class NotMedia(BadRequest):
+    """What a job is to render is neither a video nor a picture."""
+
+    code = "JOBS/NOT_MEDIA"
+    hint = "The source must be a file that FFmpeg reads, with a video stream."
 
 
 class Unauthorized(RequestError):
@@ -162,12 +212,27 @@ class BodyTooLarge(RequestError):
     hint = "SDSTREAM_MAX_BODY_BYTES sets the limit."
 
 
+class ResultTooLarge(BodyTooLarge):
+    """A result does not fit into the answer of a serverless job, and there is no bucket to put it into."""
+
+    code = "JOBS/RESULT_TOO_LARGE"
+    hint = "Give the job an s3Config, or the endpoint BUCKET_ENDPOINT_URL and its keys."
+
+
 class UnsupportedMedia(RequestError):
     """A wrong `Content-Type`."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
     hint = "WHIP and WHEP offers are sent as `Content-Type: application/sdp`."
+
+
+class SessionNotHere(RequestError):
+    """Another worker has this session, and this one cannot pass the call on."""
+
+    code = "SESSION_NOT_HERE"
+    status = 421
+    hint = "Call the control URL of the session's `ready` event, or give all workers the same SDSTREAM_REDIS_URL."
 
 
 class TooManyRequests(RequestError):
@@ -206,6 +271,33 @@ class InternalError(RequestError):
     retryable = True
 
 
+class StorageFailed(RequestError):
+    """The bucket did not take or give an object: wrong or expired keys, no such bucket, no answer."""
+
+    code = "JOBS/STORAGE_FAILED"
+    status = 502
+    hint = "Check s3Config, or the BUCKET_* variables of the endpoint."
+
+
+class EndpointFailed(RequestError):
+    """RunPod's API refused a request or gave no answer."""
+
+    code = "ENDPOINT/FAILED"
+    status = 502
+    hint = "Check SDSTREAM_ENDPOINT and SDSTREAM_RUNPOD_API_KEY."
+    retryable = True
+
+
+class OwnerUnreachable(RequestError):
+    """The worker that has this session does not answer; its lease ends soon if it is gone."""
+
+    code = "SESSION/OWNER_UNREACHABLE"
+    status = 504
+    hint = "Try again within seconds; a worker that is gone is forgotten after SDSTREAM_SESSION_LEASE."
+    retryable = True
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+
 class Unavailable(RequestError):
     """The server cannot do this just now."""
 
@@ -238,6 +330,21 @@ class ModelUnavailable(Unavailable):
     hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
+
+
+class DirectoryUnavailable(Unavailable):
+    """Redis, which knows who has which session, does not answer. Sessions go on."""
+
+    code = "SESSION/DIRECTORY_UNAVAILABLE"
+    hint = "Check SDSTREAM_REDIS_URL and that server."
+
+
+class NoEndpointWorker(Unavailable):
+    """No worker of the endpoint started the session in time; the job was taken back."""
+
+    code = "ENDPOINT/NO_WORKER"
+    hint = "Raise the endpoint's maximum of workers, or SDSTREAM_ENDPOINT_START_TIMEOUT for slow cold starts."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "10"}
 
 
 class ShuttingDown(Unavailable):

@@ -15,10 +15,13 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from sdstream.api import create_app
 from sdstream.api.keys import KeyRing
@@ -44,6 +47,31 @@ LEAVE_SECONDS = DRAIN_SECONDS + LINGER_SECONDS + 5.0
 """How long the whole end may take. What has not ended by then hangs: a dead disk, a driver; the process goes anyway."""
 
 logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms of one server, put together and not started: `service` starts and closes media and worker."""
+
+    keys: KeyRing
+    worker: WorkerProcess
+    service: StreamService
+    app: ASGIApp
+
+
+def assemble(settings: Settings, clock: Clock, data_dir: Path) -> Rooms:
+    """Put the rooms together over the state in `data_dir`."""
+    keys = KeyRing.open(data_dir, settings)
+    worker = WorkerProcess(settings, clock)
+    service = StreamService(
+        settings,
+        media=EmbeddedMedia(settings, clock),
+        worker=worker,
+        models=ModelTable.from_settings(settings),
+        data_dir=data_dir,
+        clock=clock,
+    )
+    return Rooms(keys, worker, service, create_app(service, settings, keys, clock))
 
 
 class Server:
@@ -72,17 +100,10 @@ class Server:
     async def _serve(self, listener: socket.socket) -> None:
         settings = self._settings
         data_dir = choose_data_directory(settings).prepare()
-        keys = KeyRing.open(data_dir, settings)
-        service = StreamService(
-            settings,
-            media=EmbeddedMedia(settings, self._clock),
-            worker=WorkerProcess(settings, self._clock),
-            models=ModelTable.from_settings(settings),
-            data_dir=data_dir,
-            clock=self._clock,
-        )
+        rooms = assemble(settings, self._clock, data_dir)
+        keys, service = rooms.keys, rooms.service
         url = url_of(listener)
-        http = _HttpServer(create_app(service, settings, keys, self._clock), lambda: self._announce(url, keys))
+        http = HttpServer(rooms.app, lambda: self._announce(url, keys))
         with self._stop_event() as stop:
             await service.start()
             try:
@@ -133,7 +154,7 @@ class Server:
                 signal.signal(number, handler)
 
 
-class _HttpServer(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn without its own signal handling, telling when it answers."""
 
     def __init__(self, application: object, on_started: Callable[[], None]) -> None:
@@ -162,7 +183,7 @@ class _HttpServer(uvicorn.Server):
 
 
 async def _serve_until(
-    http: _HttpServer, listener: socket.socket, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
+    http: HttpServer, listener: socket.socket, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer HTTP until `stop`, then drain while still answering, then end the open requests."""
     serving = asyncio.ensure_future(http.serve(sockets=[listener]))
@@ -242,4 +263,4 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "Server", "bind", "url_of"]
+__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "HttpServer", "Rooms", "Server", "assemble", "bind", "url_of"]

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import JobSettings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
@@ -37,8 +38,8 @@ class ModelSource(BaseModel):
     family: Family | None = None
 
 
-class Settings(BaseModel):
-    """All settings, validated. `load_settings` reads them from their sources."""
+class ServerSettings(BaseModel):
+    """The settings of a server, wherever it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -211,10 +212,14 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check_open_server(self) -> "Settings":
+    def _check_open_server(self) -> "ServerSettings":
         if not self.authentication and not is_loopback(self.host):
             raise ValueError("authentication can be switched off only when host is a loopback address")
         return self
+
+
+class Settings(JobSettings, ServerSettings):
+    """All settings, validated. `load_settings` reads them from their sources."""
 
 
 def is_loopback(host: str) -> bool:

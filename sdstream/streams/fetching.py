@@ -8,9 +8,11 @@ redirect is checked the same way. Proxies of the environment are not used: they 
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urljoin
 
 import httpx
@@ -20,6 +22,10 @@ MAX_SECONDS = 5.0
 MAX_REDIRECTS = 3
 
 LOOK_UPS_AT_ONCE = 4
+SILENT_SECONDS = 20.0
+"""How long a server may be silent within a long download."""
+
+Taken = TypeVar("Taken")
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
@@ -49,25 +55,41 @@ class PublicFetcher:
         try:
             async with asyncio.timeout(self._seconds):
                 async with httpx.AsyncClient(trust_env=False, timeout=self._seconds) as client:
-                    return await self._follow(client, url, media_type)
+                    return await self._follow(client, url, "image/*", partial(_read, media_type=media_type))
         except TimeoutError:
             raise FetchProblem(f"gave no answer within {self._seconds:g} s") from None
         except httpx.HTTPError as error:
             raise FetchProblem(f"cannot be fetched: {error or type(error).__name__}") from error
 
-    async def _follow(self, client: httpx.AsyncClient, url: str, media_type: str) -> bytes:
+    async def download(self, url: str, file: Path, *, max_bytes: int, seconds: float) -> int:
+        """Write the body of `url`, of whatever type, into `file`; returns its bytes.
+
+        Raises `FetchProblem`, also for more than `max_bytes` and after `seconds`.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                async with httpx.AsyncClient(trust_env=False, timeout=SILENT_SECONDS) as client:
+                    return await self._follow(client, url, "*/*", partial(_save, file=file, max_bytes=max_bytes))
+        except TimeoutError:
+            raise FetchProblem(f"was not read within {seconds:g} s") from None
+        except httpx.HTTPError as error:
+            raise FetchProblem(f"cannot be fetched: {error or type(error).__name__}") from error
+
+    async def _follow(
+        self, client: httpx.AsyncClient, url: str, accept: str, take: Callable[[httpx.Response], Awaitable[Taken]]
+    ) -> Taken:
         for _ in range(MAX_REDIRECTS + 1):
-            request = await self._prepare(client, url)
+            request = await self._prepare(client, url, accept)
             response = await client.send(request, stream=True)
             try:
                 if response.status_code not in _REDIRECTS:
-                    return await _read(response, media_type)
+                    return await take(response)
                 url = _redirected(url, response.headers.get("Location", ""))
             finally:
                 await response.aclose()
         raise FetchProblem(f"redirects more than {MAX_REDIRECTS} times")
 
-    async def _prepare(self, client: httpx.AsyncClient, url: str) -> httpx.Request:
+    async def _prepare(self, client: httpx.AsyncClient, url: str, accept: str) -> httpx.Request:
         try:
             parts = httpx.URL(url)
         except httpx.InvalidURL:
@@ -78,7 +100,7 @@ class PublicFetcher:
         return client.build_request(
             "GET",
             parts.copy_with(host=address),
-            headers={"Host": parts.netloc.decode("ascii"), "Accept": "image/*", "User-Agent": "sdstream"},
+            headers={"Host": parts.netloc.decode("ascii"), "Accept": accept, "User-Agent": "sdstream"},
             extensions={"sni_hostname": parts.host},
         )
 
@@ -133,6 +155,22 @@ async def _read(response: httpx.Response, media_type: str) -> bytes:
         if len(body) > MAX_BYTES:
             raise FetchProblem(f"is larger than {MAX_BYTES} bytes")
     return bytes(body)
+
+
+async def _save(response: httpx.Response, file: Path, max_bytes: int) -> int:
+    if response.status_code != 200:
+        raise FetchProblem(f"is answered with {response.status_code}")
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise FetchProblem(f"has {announced} bytes, more than {max_bytes}")
+    size = 0
+    with await asyncio.to_thread(file.open, "wb") as target:
+        async for chunk in response.aiter_bytes(1 << 20):
+            size += len(chunk)
+            if size > max_bytes:
+                raise FetchProblem(f"has more than {max_bytes} bytes")
+            await asyncio.to_thread(target.write, chunk)
+    return size
 
 
 __all__ = ["MAX_BYTES", "MAX_REDIRECTS", "MAX_SECONDS", "FetchProblem", "PublicFetcher", "is_public"]
