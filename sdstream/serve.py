@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, cast
 
 import structlog
 import uvicorn
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp
 
 from sdstream.api import create_app
 from sdstream.api.keys import KeyRing
+from sdstream.api.ports import Streams
 from sdstream.clock import Clock, SystemClock
 from sdstream.commands.plan import plan_serve
 from sdstream.directories import choose_data_directory
@@ -59,6 +61,13 @@ class Rooms:
     app: ASGIApp
 
 
+class Service(Protocol):
+    """What is started before and closed after HTTP."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+
+
 def assemble(settings: Settings, clock: Clock, data_dir: Path) -> Rooms:
     """Put the rooms together over the state in `data_dir`."""
     keys = KeyRing.open(data_dir, settings)
@@ -72,6 +81,34 @@ def assemble(settings: Settings, clock: Clock, data_dir: Path) -> Rooms:
         clock=clock,
     )
     return Rooms(keys, worker, service, create_app(service, settings, keys, clock))
+
+
+def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[KeyRing, Service, ASGIApp]:
+    """Put a gateway together: keys, the fleet of the endpoint, the API over it.
+
+    Raises `ConfigurationError` when there is no key for RunPod's API.
+    """
+    from sdstream.gateway.fleet import Fleet
+    from sdstream.gateway.routes import GatewayRoutes
+    from sdstream.gateway.streams import GatewayStreams
+
+    api_key = settings.runpod_api_key
+    key = api_key.get_secret_value() if api_key else os.environ.get("RUNPOD_API_KEY", "")
+    if not key:
+        raise ConfigurationError(
+            "placement runpod needs a key for RunPod's API", hint="Set SDSTREAM_RUNPOD_API_KEY or RUNPOD_API_KEY."
+        )
+    keys = KeyRing.open(data_dir, settings)
+    fleet = Fleet(settings, key, clock)
+    service = GatewayStreams(fleet)
+    app = create_app(
+        cast("Streams", service),  # its other half is replaced
+        settings,
+        keys,
+        clock,
+        replace=lambda context: GatewayRoutes(context, fleet).endpoints(),
+    )
+    return keys, service, app
 
 
 class Server:
@@ -100,10 +137,13 @@ class Server:
     async def _serve(self, listener: socket.socket) -> None:
         settings = self._settings
         data_dir = choose_data_directory(settings).prepare()
-        rooms = assemble(settings, self._clock, data_dir)
-        keys, service = rooms.keys, rooms.service
+        if settings.placement == "runpod":
+            keys, service, app = assemble_gateway(settings, self._clock, data_dir)
+        else:
+            rooms = assemble(settings, self._clock, data_dir)
+            keys, service, app = rooms.keys, rooms.service, rooms.app
         url = url_of(listener)
-        http = HttpServer(rooms.app, lambda: self._announce(url, keys))
+        http = HttpServer(app, lambda: self._announce(url, keys))
         with self._stop_event() as stop:
             await service.start()
             try:
@@ -111,7 +151,7 @@ class Server:
             finally:
                 await self._end(service)
 
-    async def _end(self, service: StreamService) -> None:
+    async def _end(self, service: Service) -> None:
         """Close the streams; from the first call on the process has `LEAVE_SECONDS`, whatever hangs and wherever."""
         if self._leaving.ident is None:
             self._leaving.start()
@@ -263,4 +303,14 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "HttpServer", "Rooms", "Server", "assemble", "bind", "url_of"]
+__all__ = [
+    "DRAIN_SECONDS",
+    "LEAVE_SECONDS",
+    "HttpServer",
+    "Rooms",
+    "Server",
+    "assemble",
+    "assemble_gateway",
+    "bind",
+    "url_of",
+]

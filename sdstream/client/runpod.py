@@ -145,6 +145,10 @@ class RunPodClient:
         """The job at this moment."""
         return _view(await self._request("GET", f"/status/{job_id}"))
 
+    async def result(self, job_id: str) -> dict[str, Any]:
+        """The last event of a job that has ended."""
+        return _last_event(_checked(await self.status(job_id)))
+
     async def cancel(self, job_id: str) -> None:
         """Take a job back, queued or running."""
         await self._request("POST", f"/cancel/{job_id}")

@@ -22,12 +22,29 @@ class PlanLine:
 
 def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[PlanLine, ...]:
     """The decisions in the order in which an operator asks for them."""
+    if settings.placement == "runpod":
+        return plan_gateway(settings)
     facts = facts or read_machine(settings)
     data = choose_data_directory(settings)
     return (
         plan_device(settings, facts),
         plan_encoder(settings, facts),
         plan_addresses(settings, facts),
+        plan_access(settings),
+        PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
+    )
+
+
+def plan_gateway(settings: Settings) -> tuple[PlanLine, ...]:
+    """The decisions of a gateway, which runs no stream itself."""
+    data = choose_data_directory(settings)
+    if settings.redis_url is None:
+        directory = PlanLine("directory", "this process", "redis_url is not set: only streams made here are known")
+    else:
+        directory = PlanLine("directory", "Redis", "redis_url names it")
+    return (
+        PlanLine("placement", f"RunPod endpoint {settings.endpoint}", "placement asks for it"),
+        directory,
         plan_access(settings),
         PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
     )
@@ -72,4 +89,4 @@ def plan_access(settings: Settings) -> PlanLine:
     return PlanLine("access", f"bearer key, from {reach}", f"host is {settings.host}")
 
 
-__all__ = ["PlanLine", "plan_access", "plan_addresses", "plan_device", "plan_encoder", "plan_serve"]
+__all__ = ["PlanLine", "plan_access", "plan_addresses", "plan_device", "plan_encoder", "plan_gateway", "plan_serve"]

@@ -40,8 +40,8 @@ def read_picture(file: Path) -> I420Frame | None:
     except FetchProblem as problem:
         raise NotMedia(f"the source {problem}") from problem
     image = ImageOps.exif_transpose(image).convert("RGB")
-    make_frame: Any = av.VideoFrame.from_image  # pyright: ignore[reportUnknownMemberType]
-    return to_i420(make_frame(image), 0, Fraction(1, 25), 0)
+    frames: Any = av.VideoFrame
+    return to_i420(frames.from_image(image), 0, Fraction(1, 25), 0)
 
 
 def write_picture(picture: I420Frame, kind: str) -> bytes:

@@ -1,5 +1,6 @@
 """A real `handler.py` in a process of its own, under RunPod's real SDK, fed by the fake platform."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -97,7 +98,13 @@ class JobWorker:
         self._family = psutil.Process(self.process.pid).children(recursive=True)
 
     def _insist_on_no_children(self) -> None:
-        _, left = psutil.wait_procs(self._family, timeout=10)
+        members: list[psutil.Process] = []
+        for member in self._family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "handler.py" in member.cmdline():  # the SDK's heartbeat, which a kill of its parent leaves behind
+                    member.kill()
+                members.append(member)
+        _, left = psutil.wait_procs(members, timeout=10)
         for member in left:
             member.kill()
         assert not left, f"processes outlived the worker: {left}"
