@@ -34,6 +34,7 @@
         └── Unavailable         503   UNAVAILABLE
             ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
             ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
+            ├── BakeFailed        503 JOBS/BAKE_FAILED
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
@@ -345,6 +346,15 @@ class NoEndpointWorker(Unavailable):
     code = "ENDPOINT/NO_WORKER"
     hint = "Raise the endpoint's maximum of workers, or SDSTREAM_ENDPOINT_START_TIMEOUT for slow cold starts."
     headers: ClassVar[dict[str, str]] = {"Retry-After": "10"}
+
+
+class BakeFailed(Unavailable):
+    """Engines of a `bake` job could not be made; the message is the builder's own."""
+
+    code = "JOBS/BAKE_FAILED"
+    hint = "The worker's log has what the builder said."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
 
 
 class ShuttingDown(Unavailable):

@@ -140,18 +140,17 @@ class Fleet:
 
     async def call(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
         """Have the owner carry out a call. Raises `OwnerUnreachable`, or `StreamNotFound` once its job has ended."""
+        if self._post is not None:
+            return await self._post.ask(entry.mailbox, call, CALL_SECONDS)
         try:
-            if self._post is not None:
-                return await self._post.ask(entry.mailbox, call, CALL_SECONDS)
             answer = await self._call_directly(entry, call)
         except OwnerUnreachable:
-            if self._post is None and await self._has_ended(entry):
-                await self.directory.release(entry)
-                raise StreamNotFound("this stream has ended") from None
+            await self._forget_if_ended(entry)
             raise
-        gone = call.method == "DELETE" and answer.status < 300 and call.path == f"/v1/streams/{entry.session_id}"
-        if gone or (answer.status == 404 and await self._has_ended(entry)):
+        if call.method == "DELETE" and answer.status < 300 and call.path == f"/v1/streams/{entry.session_id}":
             await self.directory.release(entry)
+        elif answer.status in (401, 404):  # a session's key goes with it
+            await self._forget_if_ended(entry)
         return answer
 
     async def end(self, entry: SessionEntry) -> None:
@@ -224,10 +223,12 @@ class Fleet:
             status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
         )
 
-    async def _has_ended(self, entry: SessionEntry) -> bool:
+    async def _forget_if_ended(self, entry: SessionEntry) -> None:
+        """Raises `StreamNotFound` when the session's job has ended, and no directory but this one would notice."""
         with contextlib.suppress(EndpointFailed):
-            return (await self.client.status(entry.job_id)).is_final
-        return False
+            if (await self.client.status(entry.job_id)).is_final:
+                await self.directory.release(entry)
+                raise StreamNotFound("this stream has ended")
 
     def _policy(self) -> dict[str, int]:
         """The platform's own limits end a job after ten minutes unless they are given."""

@@ -4,44 +4,49 @@ import asyncio
 import contextlib
 import importlib.util
 import json
+import re
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
-from sdstream.errors import InternalError, Unavailable
+import structlog
+
+from sdstream.errors import BakeFailed, InvalidJob, ModelUnavailable, RequestError, StorageFailed
 from sdstream.jobs.inputs import BakeInput, Job
 from sdstream.jobs.outputs import Event, make_event
-from sdstream.jobs.ports import Host
-from sdstream.jobs.render import make_params
-from sdstream.params import wire_params
 
 PROGRAM = "builder"
-"""Run as `python -m builder --params JSON --report json`: a JSON object a line, the last with `"done": true`."""
 END_SECONDS = 5.0
-LONGEST_LINE = 256 * 1024
+LONGEST_LINE = 1024 * 1024
+FAILURES: dict[int, type[RequestError]] = {2: InvalidJob, 4: ModelUnavailable, 5: StorageFailed}
+"""What the builder's exit codes mean; all others are `BakeFailed`."""
+
+# `[2/3] sd-turbo--unet--512x512: building the engine, 40 %, 31 s`
+_PROGRESS = re.compile(r"\[(\d+)/(\d+)\] (\S+): (.*?)(?:, (\d+) %)?, (\d+) s")
+
+logger = structlog.get_logger(__name__)
 
 
 class BakeAction:
-    """One bake at a time: each takes the whole card."""
+    """One bake at a time: each takes the whole machine."""
 
-    def __init__(self, host: Host, program: tuple[str, ...] = ()) -> None:
-        self._host = host
-        self._program = program
+    def __init__(self, program: Sequence[str] = ()) -> None:
+        """`program` stands in for `python -m builder`."""
+        self._program = tuple(program)
         self._baking = asyncio.Lock()
 
     async def run(self, job: Job, wanted: BakeInput) -> AsyncGenerator[Event]:
-        """Events: `progress` as the builder tells it, then `baked`. Raises `Unavailable` where there is no builder."""
-        params, _ = make_params(self._host, wanted.params, None)
+        """Events: `progress` as the builder tells it, then `baked` with what became of each engine.
+
+        Raises `InvalidJob` for a profile that is not there, `ModelUnavailable`, `StorageFailed` or `BakeFailed`.
+        """
+        program = self._program or (sys.executable, "-m", PROGRAM)
         if not self._program and importlib.util.find_spec(PROGRAM) is None:
-            raise Unavailable("this installation has no engine builder", hint="The image carries it as `builder`.")
-        command = self._program or (sys.executable, "-m", PROGRAM)
+            raise BakeFailed("this installation has no builder", hint="The image carries it.")
         async with self._baking:
             process = await asyncio.create_subprocess_exec(
-                *command,
-                "--params",
-                json.dumps(wire_params(params)),
-                "--report",
-                "json",
+                *program,
+                *make_arguments(wanted),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -49,41 +54,66 @@ class BakeAction:
             )
             assert process.stdout is not None
             assert process.stderr is not None
-            complaints = asyncio.ensure_future(_tail(process.stderr))
-            done: dict[str, Any] | None = None
+            outcome = asyncio.ensure_future(process.stdout.read())
+            last = ""
             try:
-                async for line in process.stdout:
-                    told = _parse(line)
-                    if told is None:
-                        continue
-                    if told.pop("done", False):
-                        done = told
-                    else:
-                        yield make_event("progress", **{name: value for name, value in told.items() if name != "event"})
+                async for line in process.stderr:
+                    last = line.decode("utf-8", "replace").strip() or last
+                    progress = parse_progress(last)
+                    if progress is not None:
+                        yield make_event("progress", **progress)
                 status = await process.wait()
-                if status != 0 or done is None:
-                    raise InternalError(f"the builder ended with {status}: {await complaints}")
+                result = _parse(await outcome)
             finally:
                 await _end(process)
-                complaints.cancel()
-                await asyncio.gather(complaints, return_exceptions=True)
-        yield make_event("baked", **{name: value for name, value in done.items() if name != "event"})
+                outcome.cancel()
+                await asyncio.gather(outcome, return_exceptions=True)
+        if status != 0 or result is None:
+            logger.error("bake failed", job_id=job.id, status=status, last=last)
+            raise FAILURES.get(status, BakeFailed)(_why(result) or last or f"the builder ended with {status}")
+        yield make_event("baked", **result)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def make_arguments(wanted: BakeInput) -> list[str]:
+    """The builder's command line."""
+    arguments = ["bake", "--json", "--profile", wanted.profile]
+    if wanted.model is not None:
+        arguments += ["--model", wanted.model]
+    if wanted.backend is not None:
+        arguments += ["--backend", wanted.backend]
+    if wanted.sm:
+        arguments += ["--sm", ",".join(map(str, wanted.sm))]
+    return arguments + ["--push"] * wanted.push + ["--force"] * wanted.force
+
+
+def parse_progress(line: str) -> dict[str, Any] | None:
+    """What a line of the builder's progress says; None for other lines. `percent` is of the present engine."""
+    found = _PROGRESS.fullmatch(line)
+    if found is None:
+        return None
+    index, count, engine, detail, percent, seconds = found.groups()
+    return {
+        "engine": engine,
+        "index": int(index),
+        "count": int(count),
+        "detail": detail,
+        "percent": None if percent is None else int(percent),
+        "seconds": int(seconds),
+    }
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = json.loads(content)
     except ValueError:
         return None
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-async def _tail(stream: asyncio.StreamReader) -> str:
-    """The last line that the builder complained in."""
-    last = ""
-    async for line in stream:
-        last = line.decode("utf-8", "replace").strip() or last
-    return last[-500:]
+def _why(result: dict[str, Any] | None) -> str:
+    """The errors of the engines that failed."""
+    engines = cast("list[dict[str, Any]]", (result or {}).get("engines") or [])
+    return "; ".join(f"{engine.get('name')}: {engine['error']}" for engine in engines if engine.get("error"))[:2000]
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -99,4 +129,4 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-__all__ = ["PROGRAM", "BakeAction"]
+__all__ = ["PROGRAM", "BakeAction", "make_arguments", "parse_progress"]

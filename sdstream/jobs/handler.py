@@ -114,7 +114,7 @@ class JobHandler:
         self._starting = StartAction(host, self._table, self._router)
         self._rendering = RenderAction(host)
         self._warm = WarmAction(host)
-        self._baking = BakeAction(host)
+        self._baking = BakeAction()
         await self._router.start()
 
     async def _serve(self, call: OwnerCall) -> OwnerAnswer:

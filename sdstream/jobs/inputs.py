@@ -142,10 +142,15 @@ class WarmInput(Input):
 
 
 class BakeInput(Input):
-    """`bake`: build the engines that a stream with these params would use, into the cache."""
+    """`bake`: build what the cache lacks of a profile's engines, on this machine."""
 
     action: Literal["bake"]
-    params: Any = None
+    profile: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$", description="One that the builder ships.")
+    model: str | None = Field(default=None, min_length=1, max_length=512, pattern=r"^[^-\x00-\x1f][^\x00-\x1f]*$")
+    backend: Literal["tensorrt-rtx", "tensorrt", "compiled"] | None = None
+    sm: tuple[Annotated[int, Field(ge=50, le=999)], ...] = Field(default=(), max_length=16)
+    push: bool = Field(default=False, description="Copy what is there afterwards into the mirror of engines.")
+    force: bool = False
 
 
 JobInput = (

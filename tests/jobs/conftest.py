@@ -1,16 +1,22 @@
 """Fixtures of the job tests: a fake platform, real workers, a real Redis."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sdstream.client import RunPodClient
-from tests.jobs.platform import API_KEY, ENDPOINT, PIN, FakePlatform
+from sdstream.diffusion.tiny import write_tiny_model
+from tests.jobs.bucket import FakeBucket
+from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
 from tests.jobs.worker import JobWorker
 
+PLACES = 6
+"""Sessions that the shared worker takes."""
 _workers: list[JobWorker] = []
+"""Workers whose log goes into the report of a failure."""
 
 
 @pytest.fixture(scope="session")
@@ -22,51 +28,45 @@ def platform() -> Iterator[FakePlatform]:
 
 
 @pytest.fixture(scope="session")
-def worker(platform: FakePlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobWorker]:
-    """The worker that most tests share: four sessions, no Redis."""
-    made = JobWorker(tmp_path_factory.mktemp("worker"), platform, "shared", worker_sessions=4, private_downloads="true")
+def worker_temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared worker keeps files of jobs that are under way."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="session")
+def worker(
+    platform: FakePlatform, worker_temporary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[JobWorker]:
+    """The worker that most tests share: few sessions, no Redis, a tiny SD-Turbo and no other model."""
+    folder = tmp_path_factory.mktemp("worker")
+    write_tiny_model(folder / "tiny", "sd-turbo", width=16)
+    made = JobWorker(
+        folder,
+        platform,
+        "shared",
+        {"TMPDIR": str(worker_temporary), "HF_HUB_CACHE": str(folder / "hub")},
+        worker_sessions=PLACES,
+        private_downloads="true",
+        max_download_bytes=3_000_000,
+        models=json.dumps({"stabilityai/sd-turbo": str(folder / "tiny")}),
+    )
     _workers.append(made.start())
     yield made.wait_ready()
     made.stop()
 
 
-@pytest.fixture
-def make_worker(platform: FakePlatform, tmp_path: Path) -> Iterator[Callable[..., JobWorker]]:
-    """Starts a worker of the test's own."""
-    made: list[JobWorker] = []
-
-    def make(name: str, variables: dict[str, str] | None = None, **settings: Any) -> JobWorker:
-        worker = JobWorker(tmp_path, platform, name, variables, **settings)
-        made.append(worker)
-        _workers.append(worker)
-        return worker.start()
-
-    yield make
-    for worker in made:
-        worker.stop()
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[FakeBucket]:
+    fake = FakeBucket().start()
+    yield fake
+    fake.stop()
 
 
 @pytest.fixture
-async def make_client(platform: FakePlatform) -> AsyncIterator[Callable[..., RunPodClient]]:
-    """A client whose jobs go to one worker."""
-    made: list[RunPodClient] = []
-
-    def make(pin: str | None = None) -> RunPodClient:
-        client = RunPodClient(ENDPOINT, API_KEY, url=platform.url, poll_seconds=0.02)
-        if pin is not None:
-            client._http.headers[PIN] = pin
-        made.append(client)
-        return client
-
-    yield make
-    for client in made:
-        await client.aclose()
-
-
-@pytest.fixture
-def client(worker: JobWorker, make_client: Callable[..., RunPodClient]) -> RunPodClient:
+async def client(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[RunPodClient]:
     """A client of the shared worker."""
-    return make_client(worker.name)
+    async with RunPodClient(ENDPOINT, API_KEY, url=platform.url, poll_seconds=0.02) as made:
+        yield made
 
 
 @pytest.hookimpl(hookwrapper=True)
