@@ -38,6 +38,8 @@
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
+            ├── WebRtcOff         503 WEBRTC/OFF
+            ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
@@ -355,6 +357,22 @@ class BakeFailed(Unavailable):
     hint = "The worker's log has what the builder said."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
+
+
+class WebRtcOff(Unavailable):
+    """This server takes no WebRTC sessions: it is switched off, or there is no way in for them."""
+
+    code = "WEBRTC/OFF"
+    hint = "SDSTREAM_WEBRTC_MODE decides; `sdstream doctor` says what was chosen and why."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class TurnUnavailable(Unavailable):
+    """The TURN service of the settings gave no credentials."""
+
+    code = "WEBRTC/TURN_UNAVAILABLE"
+    hint = "Check the TURN settings and that this machine reaches the service; the message has its answer."
 
 
 class ShuttingDown(Unavailable):

@@ -23,16 +23,17 @@ import httpx
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sdstream.api.addresses import BASE
 from sdstream.api.context import CALLER, Caller
 from sdstream.api.keys import KeyRing
 from sdstream.clock import Clock, SystemClock
-from sdstream.commands.checks import Verdict, check_data_directory, check_encoder, check_torch
-from sdstream.commands.machine import read_machine
 from sdstream.errors import ConfigurationError, InternalError, SdstreamError
+from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.handler import JobHandler
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
+from sdstream.reachability import find_place
 from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
 from sdstream.settings import Settings, load_settings
 from sdstream.streams.service import StreamService
@@ -64,7 +65,6 @@ class EmbeddedServer:
         self._environment = environment
         self._rooms: Rooms | None = None
         self._url = ""
-        self._port = 0
         self._life: asyncio.Task[None] | None = None
         self._up: asyncio.Future[None] | None = None
 
@@ -88,7 +88,8 @@ class EmbeddedServer:
 
     @property
     def control_url(self) -> str:
-        return self.settings.public_url or _mapped_url(self._environment, self._port) or self._url
+        place = find_place(self._environment)
+        return self.settings.public_url or (place and place.public_base(self.settings.port)) or self._url
 
     async def start(self) -> None:
         if self._up is None:
@@ -108,7 +109,7 @@ class EmbeddedServer:
 
     async def _call(self, call: OwnerCall) -> OwnerAnswer:
         caller = Caller(call.author, call.key_id, call.operator)
-        transport = httpx.ASGITransport(_with_caller(self._running.app, caller), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(_known(self._running.app, caller, call.base), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url=call.base or self.control_url) as http:
             response = await http.request(
                 call.method, call.path, params=call.query or None, headers=call.headers, content=call.body
@@ -129,7 +130,6 @@ class EmbeddedServer:
                 state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdstream-worker-")))
                 listener = stack.enter_context(contextlib.closing(bind(self.settings.host, self.settings.port)))
                 self._url = url_of(listener)
-                self._port = int(listener.getsockname()[1])
                 rooms = assemble(self.settings, self.clock, state)
                 http = HttpServer(rooms.app, lambda: None)
                 await rooms.service.start()
@@ -183,7 +183,7 @@ class ServerlessWorker:
             runpod: Any = importlib.import_module("runpod")
         except ImportError:
             raise ConfigurationError("RunPod's SDK is not installed", hint="pip install sdstream[runpod]") from None
-        runpod.serverless.register_fitness_check(self.prove_fit)
+        register_fitness_checks(runpod, self._settings)
 
         async def handle(job: dict[str, Any]) -> Any:
             async with contextlib.aclosing(self.jobs.handle(job)) as events:
@@ -215,19 +215,6 @@ class ServerlessWorker:
             await self.jobs.close()
             await self.host.close()
         return 1 if failed else 0
-
-    def prove_fit(self) -> None:
-        """RunPod's fitness check: raises `ConfigurationError` with what makes this machine of no use.
-
-        A card for which torch has no kernels is found here, and not by the first session.
-        """
-        facts = read_machine(self._settings)
-        checks = [check_data_directory(self._settings), check_encoder(self._settings, facts)]
-        if facts.gpus:  # importing torch takes seconds
-            checks.append(check_torch(self._settings, facts))
-        bad = [f"{check.subject}: {check.finding}" for check in checks if check.verdict is Verdict.BAD]
-        if bad:
-            raise ConfigurationError("; ".join(bad))
 
     def _concurrency(self, current: int) -> int:
         """A constant: the SDK takes no job while it changes.
@@ -304,14 +291,11 @@ def _wants_sdk(arguments: list[str]) -> bool:
     return "--rp_serve_api" in arguments or any(os.environ.get(name) for name in environment)
 
 
-def _mapped_url(environment: Mapping[str, str], port: int) -> str | None:
-    address, mapped = environment.get("RUNPOD_PUBLIC_IP"), environment.get(f"RUNPOD_TCP_PORT_{port}")
-    return f"http://{address}:{mapped}" if address and mapped else None
+def _known(app: ASGIApp, caller: Caller, base: str | None) -> ASGIApp:
+    """`app` for a request whose sender is known, and under which URL he sees this server."""
 
-
-def _with_caller(app: ASGIApp, caller: Caller) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, CALLER: caller}, receive, send)
+        await app({**scope, CALLER: caller, BASE: base}, receive, send)
 
     return call
 

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from sdstream.errors import ConfigurationError
 from sdstream.job_settings import JobSettings
+from sdstream.reachability import platform_settings
+from sdstream.turn_settings import TurnSettings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
@@ -45,9 +47,17 @@ class ServerSettings(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="A second port, if another than port, that answers /ping, /health and /ready only. Unset: none, or "
+        "RunPod's PORT_HEALTH.",
+    )
     public_url: str | None = Field(
         default=None,
-        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request, on "
+        "RunPod from its variables.",
     )
     trust_proxy_headers: bool = Field(
         default=False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
@@ -129,8 +139,9 @@ class ServerSettings(BaseModel):
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
         default=(),
-        description="STUN URLs such as stun:stun.example.org:3478, separated by commas; none by default. This server "
-        "asks the first for its own address, and clients are told all of them. TURN does not work yet.",
+        description="STUN and TURN URLs such as stun:stun.example.org:3478 and turn:turn.example.org?transport=tcp, "
+        "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
+        "server for its own address.",
     )
     video_bitrate: int = Field(
         default=1_500_000,
@@ -218,7 +229,7 @@ class ServerSettings(BaseModel):
         return self
 
 
-class Settings(JobSettings, ServerSettings):
+class Settings(JobSettings, TurnSettings, ServerSettings):
     """All settings, validated. `load_settings` reads them from their sources."""
 
 
@@ -245,7 +256,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = _from_file(file) if file else {}
+    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
     values |= _from_environment(environment)
     values |= dict(flags or {})
     try:
@@ -297,4 +308,13 @@ def _describe(problem: Any) -> str:
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-__all__ = ["CONFIG_VARIABLE", "PREFIX", "Family", "ModelSource", "Settings", "is_loopback", "load_settings"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "PREFIX",
+    "Family",
+    "ModelSource",
+    "ServerSettings",
+    "Settings",
+    "is_loopback",
+    "load_settings",
+]

@@ -1,6 +1,7 @@
 """What the parts of the API that need no stream ask of the gateway: is it alive, how much more does it take."""
 
 from sdstream.gateway.fleet import Fleet
+from sdstream.media.ports import IceServer
 from sdstream.metrics import ServerStatistics
 from sdstream.streams.views import Capacity
 from sdstream.worker.ports import WorkerHealth, WorkerPhase
@@ -30,7 +31,7 @@ class GatewayStreams:
     def faults(self) -> int:
         return 0
 
-    def ice_links(self) -> tuple[str, ...]:
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
         """None of the gateway's own: the workers' answers carry theirs."""
         return ()
 
