@@ -35,7 +35,8 @@ class JobWorker:
             if not name.startswith(("SDSTREAM_", "RUNPOD_", "BUCKET_", "AWS_"))
         }
         self._environment |= platform.worker_environment(name)
-        values = {"port": 0, "data_dir": folder / name, "log_format": "json", "worker_spare": False} | settings
+        values = {"port": 0, "data_dir": folder / name, "log_format": "json", "worker_spare": False}
+        values |= {"worker_device": "cpu"} | settings
         self._environment |= {f"SDSTREAM_{key.upper()}": str(value) for key, value in values.items()}
         self._environment |= variables or {}
         self.process: subprocess.Popen[bytes] | None = None
