@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sdstream.api import create_app
+from sdstream.api.app import Endpoint
+from sdstream.api.context import Context
 from sdstream.api.health import HealthDoor
 from sdstream.api.keys import KeyRing
 from sdstream.api.ports import Streams
@@ -70,8 +72,13 @@ class Service(Protocol):
     async def close(self) -> None: ...
 
 
-def assemble(settings: Settings, clock: Clock, data_dir: Path) -> Rooms:
-    """Put the rooms together over the state in `data_dir`."""
+def assemble(
+    settings: Settings,
+    clock: Clock,
+    data_dir: Path,
+    replace: Callable[[Context], Mapping[str, Endpoint]] | None = None,
+) -> Rooms:
+    """Put the rooms together over the state in `data_dir`; `replace` as in `create_app`."""
     keys = KeyRing.open(data_dir, settings)
     worker = WorkerProcess(settings, clock)
     service = StreamService(
@@ -82,7 +89,7 @@ def assemble(settings: Settings, clock: Clock, data_dir: Path) -> Rooms:
         data_dir=data_dir,
         clock=clock,
     )
-    return Rooms(keys, worker, service, create_app(service, settings, keys, clock))
+    return Rooms(keys, worker, service, create_app(service, settings, keys, clock, replace))
 
 
 def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[KeyRing, Service, ASGIApp]:

@@ -17,17 +17,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import structlog
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sdstream.api.addresses import BASE
 from sdstream.api.context import CALLER, Caller
 from sdstream.api.keys import KeyRing
 from sdstream.clock import Clock, SystemClock
-from sdstream.errors import ConfigurationError, InternalError, SdstreamError
+from sdstream.errors import ConfigurationError, Forbidden, InternalError, SdstreamError
 from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.handler import JobHandler
@@ -130,7 +131,7 @@ class EmbeddedServer:
                 state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdstream-worker-")))
                 listener = stack.enter_context(contextlib.closing(bind(self.settings.host, self.settings.port)))
                 self._url = url_of(listener)
-                rooms = assemble(self.settings, self.clock, state)
+                rooms = assemble(self.settings, self.clock, state, lambda context: {"create_stream": _refuse_create})
                 http = HttpServer(rooms.app, lambda: None)
                 await rooms.service.start()
                 self._rooms = rooms
@@ -289,6 +290,11 @@ def _wants_sdk(arguments: list[str]) -> bool:
     # Without any of these the SDK would call the generator once and never iterate it: exit code 0, nothing done.
     environment = ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT")
     return "--rp_serve_api" in arguments or any(os.environ.get(name) for name in environment)
+
+
+async def _refuse_create(request: Request) -> NoReturn:
+    # It would live without a job: nothing would keep the worker for it, and no limit of sessions would count it.
+    raise Forbidden("a serverless worker's streams are started by jobs", hint="Submit a `start` job.")
 
 
 def _known(app: ASGIApp, caller: Caller, base: str | None) -> ASGIApp:

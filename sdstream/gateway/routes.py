@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -18,6 +19,8 @@ from sdstream.gateway.fleet import Fleet
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params
+
+logger = structlog.get_logger(__name__)
 
 CALLS_AT_ONCE = 16
 PASSED_ON = ("accept", "content-type", "if-match", "last-event-id", "traceparent", "x-client-source")
@@ -80,6 +83,8 @@ class GatewayRoutes:
             members["output_rtmp_url"] = wanted.output_rtmp_url
         playground = request.headers.get("x-client-source") == "playground"
         entry = await self._fleet.begin(members, caller.author, from_playground=playground)
+        if wanted.warnings:
+            logger.info("parameters ignored or changed", stream_id=entry.session_id, warnings=list(wanted.warnings))
         stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
         return json_answer(stream | {"warnings": list(wanted.warnings)}, 201)
 

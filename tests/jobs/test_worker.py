@@ -124,6 +124,9 @@ async def test_the_control_url_takes_the_token_of_its_own_session_only(client: R
             assert await patch(control["token"]) == 200
             assert await patch("sds_wrong") == 401
             assert await patch(second.events[0]["control"]["token"]) == 403
+            headers = {"Authorization": f"Bearer {control['token']}"}
+            created = await http.post(f"{control['url']}/v1/streams", json={"params": SMALL}, headers=headers)
+            assert created.status_code == 403  # it would live beside the job, and nothing would end it
 
 
 async def test_eight_control_jobs_at_once_beside_a_session(client: RunPodClient) -> None:
