@@ -18,6 +18,7 @@ from sdstream.clock import Clock
 from sdstream.errors import (
     CapacityReached,
     ConfigurationError,
+    DirectoryUnavailable,
     EndpointFailed,
     JobFailed,
     NoEndpointWorker,
@@ -242,6 +243,8 @@ class Fleet:
         while True:
             try:
                 self.health = await self.client.health()
+                with contextlib.suppress(DirectoryUnavailable):
+                    self.sessions = len(await self.directory.entries())
             except EndpointFailed as error:
                 if self.health is not None:
                     logger.warning("endpoint does not answer", problem=error.message)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from sdstream.jobs.outputs import Event, make_event
 PROGRAM = "builder"
 END_SECONDS = 5.0
 LONGEST_LINE = 1024 * 1024
+MESSAGE_LINES, MESSAGE_CHARACTERS = 3, 1500
+"""The builder's last words, an error with its hint, that a failed job tells."""
 FAILURES: dict[int, type[RequestError]] = {2: InvalidJob, 4: ModelUnavailable, 5: StorageFailed}
 """What the builder's exit codes mean; all others are `BakeFailed`."""
 
@@ -55,13 +58,15 @@ class BakeAction:
             assert process.stdout is not None
             assert process.stderr is not None
             outcome = asyncio.ensure_future(process.stdout.read())
-            last = ""
+            said: deque[str] = deque(maxlen=MESSAGE_LINES)
             try:
                 async for line in process.stderr:
-                    last = line.decode("utf-8", "replace").strip() or last
-                    progress = parse_progress(last)
+                    text = line.decode("utf-8", "replace").strip()
+                    progress = parse_progress(text)
                     if progress is not None:
                         yield make_event("progress", **progress)
+                    elif text:
+                        said.append(text)
                 status = await process.wait()
                 result = _parse(await outcome)
             finally:
@@ -69,8 +74,9 @@ class BakeAction:
                 outcome.cancel()
                 await asyncio.gather(outcome, return_exceptions=True)
         if status != 0 or result is None:
-            logger.error("bake failed", job_id=job.id, status=status, last=last)
-            raise FAILURES.get(status, BakeFailed)(_why(result) or last or f"the builder ended with {status}")
+            words = " ".join(said)[-MESSAGE_CHARACTERS:]
+            logger.error("bake failed", job_id=job.id, status=status, said=words)
+            raise FAILURES.get(status, BakeFailed)(_why(result) or words or f"the builder ended with {status}")
         yield make_event("baked", **result)
 
 

@@ -136,7 +136,11 @@ class PostOffice:
         elif len(self._working) > CALLS_AT_ONCE:
             answer = OwnerAnswer(status=429)
         else:
-            answer = await self._serve(call)
+            try:
+                answer = await self._serve(call)
+            except Exception as error:  # supervisor of calls: whoever asked must hear of it
+                logger.error("call failed", method=call.method, exc_info=error)
+                answer = OwnerAnswer(status=500)
         content = msgspec.json.encode(_Letter(letter_id, answer=answer))
         if len(content) > MAX_MESSAGE_BYTES:
             content = msgspec.json.encode(_Letter(letter_id, answer=OwnerAnswer(status=413)))

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from sdstream.errors import DirectoryUnavailable
@@ -32,7 +34,11 @@ return redis.call('DEL', unpack(KEYS))
 def connect(url: str) -> Redis:
     """A client of the Redis at `url`, not connected yet; every command has a time limit."""
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS, health_check_interval=15
+        url,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=ANSWER_SECONDS,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 1),  # its default tries for many seconds, for which a start would wait
     )
 
 

@@ -28,6 +28,7 @@ from tests.support.waiting import eventually
 pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
     pytest.mark.slow,
+    pytest.mark.timeout(300),  # whichever test comes first tells the story
 ]
 LEASE = 2.0
 SESSION = "shared-session"
@@ -215,7 +216,7 @@ def test_a_repeated_start_on_another_worker_gives_the_same_session(story: Story)
 def test_a_running_session_never_notices_that_redis_is_gone(story: Story) -> None:
     assert story.prompt_without_redis == "without Redis"
     assert story.publisher_state == "connected"
-    assert story.longest_gap < 2
+    assert story.longest_gap < 5
 
 
 def test_the_wrong_worker_says_that_redis_is_gone(story: Story) -> None:
@@ -224,7 +225,7 @@ def test_the_wrong_worker_says_that_redis_is_gone(story: Story) -> None:
 
 def test_a_killed_owner_is_told_by_a_code_and_forgotten_within_its_lease(story: Story) -> None:
     assert set(story.codes_after_kill) <= {"SESSION/OWNER_UNREACHABLE", "STREAMS/NOT_FOUND"}
-    assert story.forgotten_after < LEASE + 3
+    assert story.forgotten_after < LEASE + 5
     assert story.taken_over_by == "other"
 
 
