@@ -120,10 +120,8 @@ class Teller:
         )
         key = f"sdstream/{story.render_job}/result.mp4"
         await eventually(bucket.holding.is_set, seconds=60, what="the upload")
-        await asyncio.to_thread(owner.kill)
         killed_at = time.monotonic()
-        story.half_file = key in bucket.objects
-        bucket.forget_held()
+        await asyncio.to_thread(owner.kill)
 
         async def is_forgotten() -> bool:
             story.codes_after_kill.append(await code_of_update(at_other, SESSION))
@@ -131,6 +129,9 @@ class Teller:
 
         await eventually(is_forgotten, seconds=15, what="the end of the lease")
         story.forgotten_after = time.monotonic() - killed_at
+        await asyncio.to_thread(owner.bury)
+        story.half_file = key in bucket.objects
+        bucket.forget_held()
         again = await at_other.start(params=SMALL, session_id=SESSION)
         story.taken_over_by = (await Running(at_other, again).wait("ready"))["worker_id"]
         await at_other.stop(SESSION)

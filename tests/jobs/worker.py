@@ -73,11 +73,14 @@ class JobWorker:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """From one moment to the next."""
+        """From one moment to the next; `bury` insists on the rest."""
         assert self.process is not None
         self._note_family()
         self.process.kill()
         self.process.wait(10)
+
+    def bury(self) -> None:
+        """Insist that a killed worker has left nothing."""
         self._insist_on_no_children()
 
     def stop(self, seconds: float = 15.0) -> None:
@@ -89,6 +92,7 @@ class JobWorker:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
+            self.bury()
             raise AssertionError(
                 f"the worker did not end within {seconds} s of SIGTERM:\n{self.log()[-6000:]}"
             ) from None
