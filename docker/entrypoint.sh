@@ -52,6 +52,17 @@ hand_over_data() {
     mkdir -p "$place" && find "$place" -maxdepth 2 ! -user "$user" -exec chown "$user:$user" {} +
 }
 
+least_free_port() { cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024; }
+
+# RunPod's load balancer asks on port 80.
+needs_root_for_ports() {
+    local port
+    for port in "${SDSTREAM_PORT:-${PORT:-8080}}" "${SDSTREAM_HEALTH_PORT:-${PORT_HEALTH:-8080}}"; do
+        if [[ $port =~ ^[0-9]+$ ]] && [ "$port" -lt "$(least_free_port)" ]; then return 0; fi
+    done
+    return 1
+}
+
 # prepare_data RUNNER...: make the data directory as the server will, and print it; fails where it cannot be written.
 prepare_data() {
     "$@" python -c '
@@ -102,7 +113,9 @@ if [ "$(id -u)" -eq 0 ]; then
     case ${RUN_AS:-auto} in
     root) ;;
     auto)
-        if hand_over_data && prepare_data as_user >/dev/null 2>&1; then
+        if needs_root_for_ports; then
+            say "a port below $(least_free_port) is wanted, so root runs it"
+        elif hand_over_data && prepare_data as_user >/dev/null 2>&1; then
             runner=(setpriv --reuid "$user" --regid "$user" --init-groups env "HOME=/home/$user")
         else
             say "the user $user cannot write the data directory, so root runs it"

@@ -18,6 +18,8 @@ LEAST_CUDA = "12.8"
 """The image's; a container on a host with an older driver never starts, and is paid for all the same."""
 POD_VOLUME = "/workspace"
 MOST_VARIABLES = 50
+QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
+BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
 
 
@@ -56,8 +58,7 @@ class PodPlan:
         if common.volumes and len(common.data_centers) > 1:
             raise ConfigurationError("data_center: a volume lies in one data centre; name that one")
         variables = {"MODE": "pod", **common.variables}
-        port = int(variables.get(f"{PREFIX}PORT", settings.port))
-        turn = int(variables.get(f"{PREFIX}TURN_PORT", settings.turn_port))
+        port, turn = _port(variables, "PORT", settings.port), _port(variables, "TURN_PORT", settings.turn_port)
         body: dict[str, Any] = {
             "name": common.name,
             "image": common.image,
@@ -125,11 +126,12 @@ class EndpointPlan:
             "disk": common.disk,
             "env": variables,
         }
-        ports = [f"{each}/tcp" for each in dict.fromkeys(common.tcp_ports)]
+        # A session's client comes straight to the worker that has it: by HTTP and, for media, by TURN.
+        turn = _port(variables, "TURN_PORT", settings.turn_port)
+        direct = (_port(variables, "PORT", settings.port), turn) if queue else (turn,)
+        body["ports"] = [f"{each}/tcp" for each in dict.fromkeys((*direct, *common.tcp_ports))]
         if not queue:
-            ports = [f"{variables['PORT']}/http", *ports]
-        if ports:
-            body["ports"] = ports
+            body["ports"].insert(0, f"{variables['PORT']}/http")
         if common.data_centers:
             body["dataCenterIds"] = list(common.data_centers)
         if common.volumes:
@@ -162,11 +164,11 @@ def read_variables(given: Sequence[str]) -> dict[str, str]:
 
 
 async def deploy(
-    kind: Literal["pods", "endpoints"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient, base: str = API
+    kind: Literal["pods", "endpoints"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
 ) -> Deployed:
     """Post a payload. Raises `CommandFailed` with RunPod's own words and never the key."""
     try:
-        response = await http.post(f"{base}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
+        response = await http.post(f"{API}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
     except httpx.HTTPError as error:
         raise CommandFailed(f"RunPod's API cannot be reached ({type(error).__name__})") from None
     if response.status_code in (401, 403):
@@ -185,6 +187,10 @@ async def deploy(
     if not isinstance(identifier, str) or not identifier:
         raise CommandFailed("RunPod's answer has no id; look at its console")
     return Deployed(identifier, cast("dict[str, Any]", answer))
+
+
+def _port(variables: Mapping[str, str], name: str, default: int) -> int:
+    return int(variables.get(PREFIX + name, default))
 
 
 def _check(common: Common) -> None:

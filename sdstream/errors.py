@@ -3,15 +3,10 @@
     SdstreamError
     ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
     ├── CommandFailed                 a command of the command line could not do its work
-    ├── JobFailed                     a serverless job ended without its result; `error_code` says why
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
-        │   ├── InvalidSdp      400   WEBRTC/INVALID_SDP
-        │   ├── InvalidJob      400   JOBS/INVALID_INPUT
-        │   │   └── UnknownAction 400 JOBS/UNKNOWN_ACTION
-        │   ├── SourceRefused   400   JOBS/SOURCE_REFUSED
-        │   └── NotMedia        400   JOBS/NOT_MEDIA
+        │   └── InvalidSdp      400   WEBRTC/INVALID_SDP
         ├── Unauthorized        401   AUTH/UNAUTHORIZED
         ├── Forbidden           403   AUTH/FORBIDDEN
         ├── NotFound            404   NOT_FOUND
@@ -21,26 +16,26 @@
         ├── MethodNotAllowed    405   METHOD_NOT_ALLOWED
         ├── Conflict            409   STREAMS/CONFLICT
         ├── BodyTooLarge        413   BODY_TOO_LARGE
-        │   └── ResultTooLarge  413   JOBS/RESULT_TOO_LARGE
         ├── UnsupportedMedia    415   UNSUPPORTED_MEDIA_TYPE
-        ├── SessionNotHere      421   SESSION_NOT_HERE
         ├── TooManyRequests     429
         │   ├── CapacityReached 429   STREAMS/CAPACITY
         │   └── RateLimited     429   RATE_LIMIT/EXCEEDED
         ├── InternalError       500   INTERNAL/ERROR
-        ├── StorageFailed       502   JOBS/STORAGE_FAILED
-        ├── EndpointFailed      502   ENDPOINT/FAILED
-        ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
         └── Unavailable         503   UNAVAILABLE
-            ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
-            ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
-            ├── BakeFailed        503 JOBS/BAKE_FAILED
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
+            ├── OutOfMemory     503   WORKER/OUT_OF_MEMORY
+            ├── PictureNotFinite 503  STREAMS/PICTURE_NOT_FINITE
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
+            │   ├── ModelAccessDenied 503 MODELS/ACCESS_DENIED
+            │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
+            │   ├── ModelDiskFull 503 MODELS/DISK_FULL
+            │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
+
+Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
 call can succeed later with nothing changed. `details` is JSON-safe; for parameters it is a list of
@@ -78,17 +73,6 @@ class CommandFailed(SdstreamError):
     code = "COMMAND/FAILED"
 
 
-class JobFailed(SdstreamError):
-    """A serverless job ended without its result. `error_code` is the code that the worker gave, or the job's state."""
-
-    code = "JOBS/FAILED"
-
-    def __init__(self, message: str, *, job_id: str, error_code: str) -> None:
-        super().__init__(message)
-        self.job_id = job_id
-        self.error_code = error_code
-
-
 class RequestError(SdstreamError):
     """A request that is answered with an error; `status` is its HTTP status."""
 
@@ -115,33 +99,6 @@ class InvalidSdp(BadRequest):
     """An SDP offer that cannot be read or answered."""
 
     code = "WEBRTC/INVALID_SDP"
-
-
-class InvalidJob(BadRequest):
-    """The input of a serverless job breaks its schema; `details` names each field."""
-
-    code = "JOBS/INVALID_INPUT"
-    hint = "docs/serverless.md has every action and its input."
-
-
-class UnknownAction(InvalidJob):
-    """A serverless job asks for what no worker does."""
-
-    code = "JOBS/UNKNOWN_ACTION"
-
-
-class SourceRefused(BadRequest):
-    """What a job is to read cannot be had: a private address, too large, not there, not base64."""
-
-    code = "JOBS/SOURCE_REFUSED"
-    hint = "SDSTREAM_MAX_DOWNLOAD_BYTES, SDSTREAM_DOWNLOAD_TIMEOUT and SDSTREAM_PRIVATE_DOWNLOADS set the limits."
-
-
-class NotMedia(BadRequest):
-    """What a job is to render is neither a video nor a picture."""
-
-    code = "JOBS/NOT_MEDIA"
-    hint = "The source must be a file that FFmpeg reads, with a video stream."
 
 
 class Unauthorized(RequestError):
@@ -215,27 +172,12 @@ class BodyTooLarge(RequestError):
     hint = "SDSTREAM_MAX_BODY_BYTES sets the limit."
 
 
-class ResultTooLarge(BodyTooLarge):
-    """A result does not fit into the answer of a serverless job, and there is no bucket to put it into."""
-
-    code = "JOBS/RESULT_TOO_LARGE"
-    hint = "Give the job an s3Config, or the endpoint BUCKET_ENDPOINT_URL and its keys."
-
-
 class UnsupportedMedia(RequestError):
     """A wrong `Content-Type`."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
     hint = "WHIP and WHEP offers are sent as `Content-Type: application/sdp`."
-
-
-class SessionNotHere(RequestError):
-    """Another worker has this session, and this one cannot pass the call on."""
-
-    code = "SESSION_NOT_HERE"
-    status = 421
-    hint = "Call the control URL of the session's `ready` event, or give all workers the same SDSTREAM_REDIS_URL."
 
 
 class TooManyRequests(RequestError):
@@ -274,33 +216,6 @@ class InternalError(RequestError):
     retryable = True
 
 
-class StorageFailed(RequestError):
-    """The bucket did not take or give an object: wrong or expired keys, no such bucket, no answer."""
-
-    code = "JOBS/STORAGE_FAILED"
-    status = 502
-    hint = "Check s3Config, or the BUCKET_* variables of the endpoint."
-
-
-class EndpointFailed(RequestError):
-    """RunPod's API refused a request or gave no answer."""
-
-    code = "ENDPOINT/FAILED"
-    status = 502
-    hint = "Check SDSTREAM_ENDPOINT and SDSTREAM_RUNPOD_API_KEY."
-    retryable = True
-
-
-class OwnerUnreachable(RequestError):
-    """The worker that has this session does not answer; its lease ends soon if it is gone."""
-
-    code = "SESSION/OWNER_UNREACHABLE"
-    status = 504
-    hint = "Try again within seconds; a worker that is gone is forgotten after SDSTREAM_SESSION_LEASE."
-    retryable = True
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
-
-
 class Unavailable(RequestError):
     """The server cannot do this just now."""
 
@@ -326,35 +241,27 @@ class WorkerEndedByStream(Unavailable):
     headers: ClassVar[dict[str, str]] = {}
 
 
+class OutOfMemory(Unavailable):
+    """The worker's device has no memory left for a model, for a stream, or for a picture."""
+
+    code = "WORKER/OUT_OF_MEMORY"
+    hint = "End streams, take a smaller size or model, or lower SDSTREAM_MAX_STREAMS."
+
+
+class PictureNotFinite(Unavailable):
+    """What a stream's parameters make of its pictures is no finite number, so there is nothing to show."""
+
+    code = "STREAMS/PICTURE_NOT_FINITE"
+    hint = "Take smaller weights, a smaller guidance_scale or delta; then the stream begins anew."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
 class ModelUnavailable(Unavailable):
     """The model that a stream asks for cannot be loaded here."""
 
     code = "MODELS/UNAVAILABLE"
     hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
-    retryable = False
-    headers: ClassVar[dict[str, str]] = {}
-
-
-class DirectoryUnavailable(Unavailable):
-    """Redis, which knows who has which session, does not answer. Sessions go on."""
-
-    code = "SESSION/DIRECTORY_UNAVAILABLE"
-    hint = "Check SDSTREAM_REDIS_URL and that server."
-
-
-class NoEndpointWorker(Unavailable):
-    """No worker of the endpoint started the session in time; the job was taken back."""
-
-    code = "ENDPOINT/NO_WORKER"
-    hint = "Raise the endpoint's maximum of workers, or SDSTREAM_ENDPOINT_START_TIMEOUT for slow cold starts."
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "10"}
-
-
-class BakeFailed(Unavailable):
-    """Engines of a `bake` job could not be made; the message is the builder's own."""
-
-    code = "JOBS/BAKE_FAILED"
-    hint = "The worker's log has what the builder said."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
 
@@ -373,6 +280,35 @@ class TurnUnavailable(Unavailable):
 
     code = "WEBRTC/TURN_UNAVAILABLE"
     hint = "Check the TURN settings and that this machine reaches the service; the message has its answer."
+
+
+class ModelAccessDenied(ModelUnavailable):
+    """The hub does not give the files to whoever asks: gated, private, or not there at all."""
+
+    code = "MODELS/ACCESS_DENIED"
+    hint = "Accept the model's licence on its page and set HF_TOKEN to a token that may read it."
+
+
+class ModelDownloadFailed(ModelUnavailable):
+    """Files could not be fetched whole: no network, a server that fails, bytes that are not those promised."""
+
+    code = "MODELS/DOWNLOAD_FAILED"
+    hint = "Try again: what has come is kept, and the download goes on from there."
+    retryable = True
+
+
+class ModelDiskFull(ModelUnavailable):
+    """There is no room for the files."""
+
+    code = "MODELS/DISK_FULL"
+    hint = "Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk."
+
+
+class LoraUnusable(ModelUnavailable):
+    """A LoRA that is not here, is none, or is made for another base model; nothing of it was applied."""
+
+    code = "MODELS/LORA_UNUSABLE"
+    hint = "Take it out of lora_dict, or name one that was made for the stream's model."
 
 
 class ShuttingDown(Unavailable):

@@ -45,6 +45,7 @@ class ServerStatistics:
     bytes_received: int = 0
     bytes_sent: int = 0
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
     worker_phase: str = "starting"
@@ -70,6 +71,7 @@ METRICS: dict[str, str] = {
     "sdstream_received_bytes_total": "Media bytes received from publishers.",
     "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
     "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
+    "sdstream_frames_replaced_total": "Pictures in whose place another was shown: similar (the last again), unsafe.",
     "sdstream_latency_seconds": "Time pictures spend in each hop: receive, worker, encode (sampled), total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
@@ -107,6 +109,7 @@ class StatisticsCollector(Collector):
         yield _counter("sdstream_received_bytes_total", statistics.bytes_received)
         yield _counter("sdstream_sent_bytes_total", statistics.bytes_sent)
         yield _labelled_counter("sdstream_frames_dropped_total", "reason", statistics.drops)
+        yield _labelled_counter("sdstream_frames_replaced_total", "reason", statistics.replaced)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}

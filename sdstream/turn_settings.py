@@ -35,11 +35,12 @@ class TurnSettings(BaseModel):
     )
     turn_program: str = Field(default="turnserver", description="coturn's program, by name or path.")
     cloudflare_turn_key_id: str | None = Field(
-        default=None, description="Id of a Cloudflare TURN key: each session gets credentials of its own."
+        default=None, description="Id of a Cloudflare TURN key: credentials are fetched as sessions begin."
     )
     cloudflare_turn_api_token: SecretStr | None = Field(default=None, description="API token of that Cloudflare key.")
     twilio_account_sid: str | None = Field(
-        default=None, description="Twilio account whose TURN servers are used, with credentials for each session."
+        default=None,
+        description="Twilio account whose TURN servers are used: credentials are fetched as sessions begin.",
     )
     twilio_auth_token: SecretStr | None = Field(default=None, description="Auth token of that Twilio account.")
 

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import httpx
 
 from sdstream.clock import Clock, SystemClock
-from sdstream.errors import EndpointFailed, JobFailed
+from sdstream.job_errors import EndpointFailed, JobFailed
 
 API_URL = "https://api.runpod.ai/v2"
 WAIT_MILLISECONDS = 60_000

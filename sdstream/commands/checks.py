@@ -64,7 +64,7 @@ def check_port(settings: Settings) -> Check:
     try:
         bind_tcp(settings.host, settings.port).close()
     except ConfigurationError as error:
-        if _answers_as_sdstream(settings):
+        if answers_as_sdstream(settings):
             return Check(
                 "port", Verdict.NOTE, f"sdstream already answers on {place}", "Stop it, or use another --port."
             )
@@ -208,7 +208,8 @@ def check_models(settings: Settings) -> Check:
     return Check("models", Verdict.GOOD if present else Verdict.NOTE, finding, remedy)
 
 
-def _answers_as_sdstream(settings: Settings) -> bool:
+def answers_as_sdstream(settings: Settings) -> bool:
+    """Whether a server of ours already runs with these settings' host and port."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
     place = f"[{host}]" if ":" in host else host
     try:
@@ -221,6 +222,7 @@ def _answers_as_sdstream(settings: Settings) -> bool:
 __all__ = [
     "Check",
     "Verdict",
+    "answers_as_sdstream",
     "check_access",
     "check_address",
     "check_data_directory",

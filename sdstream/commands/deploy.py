@@ -126,9 +126,8 @@ def describe(what: str, made: Deployed, body: dict[str, Any]) -> list[str]:
 
 
 async def _post(kind: Literal["pods", "endpoints"], body: dict[str, Any], key: str) -> Deployed:
-    base = os.environ.get("RUNPOD_REST_BASE_URL")
     async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as http:
-        return await (post(kind, body, key, http, base.rstrip("/")) if base else post(kind, body, key, http))
+        return await post(kind, body, key, http)
 
 
 __all__ = ["KEY_VARIABLE", "deploy", "describe"]

@@ -147,8 +147,9 @@ class _Rendering:
     async def _pass_all(self, lane: Lane, writer: VideoWriter) -> None:
         with _progress(self._console) as progress:
             bar = progress.add_task("rendering", total=self._facts.frame_count)
+            late = self._job.params.pictures_late
             self._written = await pass_all(
-                self._reader, writer, lane, lambda count: progress.update(bar, completed=count)
+                self._reader, writer, lane, late, lambda count: progress.update(bar, completed=count)
             )
             progress.update(bar, total=self._written)
 
@@ -197,7 +198,9 @@ def make_job(source: Path, target: Path, wanted: dict[str, Any], quality: int, m
     except InvalidParams as error:
         lines = [describe_problem(problem) for problem in error.details or ()] or [error.message]
         raise ConfigurationError("\n".join(lines), hint="docs/parameters.md lists every parameter.") from None
-    return RenderJob(source, target, request.params, quality, request.warnings)
+    # Every picture counts in a file, so none is skipped for its likeness to another.
+    params = request.params.model_copy(update={"enable_similar_image_filter": False})
+    return RenderJob(source, target, params, quality, request.warnings)
 
 
 def describe_problem(problem: Mapping[str, Any]) -> str:

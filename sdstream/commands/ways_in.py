@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdstream.clock import SystemClock
-from sdstream.commands.checks import Check, Verdict
+from sdstream.commands.checks import Check, Verdict, answers_as_sdstream
 from sdstream.commands.machine import MachineFacts
 from sdstream.directories import NETWORK_VOLUMES, choose_data_directory
 from sdstream.errors import ConfigurationError, SdstreamError
@@ -33,6 +33,9 @@ async def check_webrtc(settings: Settings, facts: MachineFacts) -> Check:
         try:
             bind("0.0.0.0", settings.turn_port, "turn_port").close()
         except ConfigurationError as error:
+            if answers_as_sdstream(settings):
+                finding = f"turn-local: the server that runs already uses TCP {settings.turn_port} for it"
+                return Check("WebRTC", Verdict.NOTE, finding, f"Clients use TCP {place}.")
             return Check("WebRTC", Verdict.BAD, error.message, "Stop the other program, or set SDSTREAM_TURN_PORT.")
         return Check("WebRTC", Verdict.GOOD, f"turn-local: coturn is installed, clients use TCP {place}")
     if choice.mode == "turn-external":

@@ -15,16 +15,8 @@ import structlog
 
 from sdstream.client import EndpointHealth, RunPodClient
 from sdstream.clock import Clock
-from sdstream.errors import (
-    CapacityReached,
-    ConfigurationError,
-    DirectoryUnavailable,
-    EndpointFailed,
-    JobFailed,
-    NoEndpointWorker,
-    OwnerUnreachable,
-    StreamNotFound,
-)
+from sdstream.errors import CapacityReached, ConfigurationError, StreamNotFound
+from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, JobFailed, NoEndpointWorker, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
 from sdstream.jobs.outputs import error_of

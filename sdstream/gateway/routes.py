@@ -14,8 +14,9 @@ from sdstream.api.app import Endpoint
 from sdstream.api.bodies import read_bytes
 from sdstream.api.context import LOCAL_CALLER, Caller, Context
 from sdstream.api.rendering import shorten_data_uris
-from sdstream.errors import BadRequest, Forbidden, OwnerUnreachable, StreamNotFound
+from sdstream.errors import BadRequest, Forbidden, StreamNotFound
 from sdstream.gateway.fleet import Fleet
+from sdstream.job_errors import OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import structlog
 
-from sdstream.errors import BakeFailed, InvalidJob, ModelUnavailable, RequestError, StorageFailed
+from sdstream.errors import ModelUnavailable, RequestError
+from sdstream.job_errors import BakeFailed, InvalidJob, StorageFailed
 from sdstream.jobs.inputs import BakeInput, Job
 from sdstream.jobs.outputs import Event, make_event
 

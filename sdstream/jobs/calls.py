@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sdstream.errors import InternalError, JobFailed, RequestError
+from sdstream.errors import InternalError, RequestError
+from sdstream.job_errors import JobFailed
 from sdstream.jobs.outputs import error_of
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sdstream.errors import InvalidJob, UnknownAction
+from sdstream.job_errors import InvalidJob, UnknownAction
 from sdstream.params.problems import did_you_mean, printable
 from sdstream.streams.names import new_stream_id
 

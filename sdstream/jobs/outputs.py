@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from sdstream import errors
-from sdstream.errors import InternalError, JobFailed, RequestError, ResultTooLarge, SdstreamError
+from sdstream import errors, job_errors
+from sdstream.errors import InternalError, RequestError, SdstreamError
+from sdstream.job_errors import JobFailed, ResultTooLarge
 
 MAX_EVENT_BYTES = 950_000
 """A chunk of the stream may have 1 MB, with what the platform wraps around it."""
@@ -104,7 +105,7 @@ def _as_object(value: object) -> dict[str, Any]:
 def _request_errors() -> list[type[RequestError]]:
     return [
         member
-        for member in vars(errors).values()
+        for member in (*vars(errors).values(), *vars(job_errors).values())
         if isinstance(member, type) and issubclass(member, RequestError) and member is not RequestError
     ]
 

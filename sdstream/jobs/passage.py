@@ -3,6 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 
 import structlog
 
@@ -27,20 +29,30 @@ class SilentListener:
         logger.debug("lane", phase=status.phase.value, detail=status.detail)
 
 
-async def pass_all(reader: VideoReader, writer: VideoWriter, lane: Lane, on_written: Callable[[int], None]) -> int:
+async def pass_all(
+    reader: VideoReader, writer: VideoWriter, lane: Lane, late: int, on_written: Callable[[int], None]
+) -> int:
     """Every picture of `reader` through `lane` into `writer`, sound going along between the pictures.
 
+    The pipeline gives a picture `late` pictures late. What leaves it before the first one is dropped, the last one is
+    given again as often, and so each picture of the source has its own, with its time.
     Returns the number of pictures written, of which `on_written` is told each time. Raises what `Lane.process` and the
     two files raise.
     """
     under_way: deque[asyncio.Future[I420Frame]] = deque()
+    times: deque[tuple[int, Fraction]] = deque()
     packets = reader.packets()
-    written = 0
+    last: I420Frame | None = None
+    early, written = late, 0
 
     async def write_oldest() -> None:
-        nonlocal written
+        nonlocal early, written
         picture = await under_way.popleft()
-        await asyncio.to_thread(writer.write_picture, picture)
+        if early > 0:
+            early -= 1
+            return
+        pts, time_base = times.popleft()
+        await asyncio.to_thread(writer.write_picture, replace(picture, pts=pts, time_base=time_base))
         written += 1
         on_written(written)
 
@@ -50,9 +62,13 @@ async def pass_all(reader: VideoReader, writer: VideoWriter, lane: Lane, on_writ
                 await asyncio.to_thread(writer.write_sound, packet)
                 continue
             for picture in await asyncio.to_thread(reader.decode, packet):
+                last = picture
+                times.append((picture.pts, picture.time_base))
                 under_way.append(asyncio.ensure_future(lane.process(picture)))
                 while len(under_way) > UNDER_WAY:
                     await write_oldest()
+        if last is not None:
+            under_way.extend(asyncio.ensure_future(lane.process(last)) for _ in range(late))
         while under_way:
             await write_oldest()
     finally:

@@ -8,10 +8,10 @@ from typing import Any
 import av
 from PIL import Image, ImageOps
 
-from sdstream.errors import NotMedia
+from sdstream.fetching import FetchProblem
 from sdstream.frames import I420Frame
+from sdstream.job_errors import NotMedia
 from sdstream.media.files.reader import to_i420
-from sdstream.streams.fetching import FetchProblem
 from sdstream.streams.snapshots import to_rgb
 from sdstream.streams.style_images import decode
 

@@ -15,7 +15,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from sdstream.errors import BodyTooLarge, DirectoryUnavailable, OwnerUnreachable
+from sdstream.errors import BodyTooLarge
+from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 
 MAX_MESSAGE_BYTES = 7_000_000

@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from sdstream.errors import DirectoryUnavailable
+from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.directory import SessionEntry
 
 CONNECT_SECONDS = 2.0

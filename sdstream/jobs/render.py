@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
-from sdstream.errors import CommandFailed, InvalidParams, NotMedia, WorkerUnavailable
+from sdstream.errors import CommandFailed, InvalidParams, WorkerUnavailable
 from sdstream.frames import I420Frame
+from sdstream.job_errors import NotMedia
 from sdstream.jobs.inputs import Job, RenderInput
 from sdstream.jobs.outputs import Event, make_event
 from sdstream.jobs.passage import SilentListener, pass_all
@@ -62,6 +63,8 @@ class RenderAction:
         store, key = plan_result(job, wanted.target, f"result.{kind}")
         async with self._lane(job, params) as lane:
             made = await lane.process(picture)
+            for _ in range(params.pictures_late):  # until what leaves is this picture
+                made = await lane.process(picture)
         file = source.with_name(f"result.{kind}")
         await asyncio.to_thread(lambda: file.write_bytes(write_picture(made, kind)))
         result = await deliver_file(store, key, file.name, PICTURE_TYPES[kind], file)
@@ -89,7 +92,9 @@ class RenderAction:
             try:
                 writer.add_sound()
                 async with self._lane(job, params) as lane:
-                    async with contextlib.aclosing(self._pass(reader, writer, lane, facts)) as events:
+                    async with contextlib.aclosing(
+                        self._pass(reader, writer, lane, params.pictures_late, facts)
+                    ) as events:
                         frames = 0
                         async for event in events:
                             frames = event["frames"]
@@ -114,7 +119,7 @@ class RenderAction:
             )
 
     async def _pass(
-        self, reader: VideoReader, writer: VideoWriter, lane: Lane, facts: VideoFacts
+        self, reader: VideoReader, writer: VideoWriter, lane: Lane, late: int, facts: VideoFacts
     ) -> AsyncGenerator[Event]:
         """Progress every few seconds while the file passes; the last one has the whole number."""
         written = 0
@@ -123,7 +128,7 @@ class RenderAction:
             nonlocal written
             written = count
 
-        passing = asyncio.ensure_future(pass_all(reader, writer, lane, note))
+        passing = asyncio.ensure_future(pass_all(reader, writer, lane, late, note))
         try:
             while True:
                 await asyncio.wait((passing,), timeout=PROGRESS_SECONDS)

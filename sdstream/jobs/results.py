@@ -5,7 +5,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from sdstream.errors import InvalidJob, ResultTooLarge
+from sdstream.job_errors import InvalidJob, ResultTooLarge
 from sdstream.jobs.inputs import Job, Target
 from sdstream.jobs.outputs import MAX_BASE64_BYTES
 from sdstream.jobs.storage import Store, find_bucket

@@ -8,7 +8,8 @@ from urllib.parse import quote
 import msgspec
 import structlog
 
-from sdstream.errors import DirectoryUnavailable, OwnerUnreachable, SessionNotHere, StreamNotFound
+from sdstream.errors import StreamNotFound
+from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable, SessionNotHere
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, SessionEntry
 from sdstream.jobs.ports import Host

@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 
-from sdstream.errors import CapacityReached, Conflict, DirectoryUnavailable, ShuttingDown, StreamNotFound
+from sdstream.errors import CapacityReached, Conflict, ShuttingDown, StreamNotFound
+from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.directory import Directory, SessionEntry
 from sdstream.jobs.ports import Host
 from sdstream.media.ports import PublisherState

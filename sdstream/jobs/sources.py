@@ -4,11 +4,11 @@ import asyncio
 import binascii
 from pathlib import Path
 
-from sdstream.errors import InvalidJob, SourceRefused
+from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.job_errors import InvalidJob, SourceRefused
 from sdstream.jobs.inputs import Job, Source
 from sdstream.jobs.storage import Store, find_bucket
 from sdstream.settings import Settings
-from sdstream.streams.fetching import FetchProblem, PublicFetcher
 
 
 async def fetch_source(job: Job, source: Source, file: Path, settings: Settings) -> None:
@@ -29,9 +29,11 @@ async def fetch_source(job: Job, source: Source, file: Path, settings: Settings)
 
 
 async def _download(url: str, file: Path, settings: Settings) -> None:
-    fetcher = PublicFetcher(is_allowed=(lambda address: True) if settings.private_downloads else None)
+    is_allowed = (lambda address: True) if settings.private_downloads else None
+    fetcher = PublicFetcher(is_allowed, seconds=settings.download_timeout)
     try:
-        await fetcher.download(url, file, max_bytes=settings.max_download_bytes, seconds=settings.download_timeout)
+        with file.open("wb") as target:
+            await fetcher.download(url, target, settings.max_download_bytes, lambda came, total: None)
     except FetchProblem as problem:
         raise SourceRefused(f"input.source.url {problem}") from problem
     finally:

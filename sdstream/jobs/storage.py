@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from sdstream.errors import SourceRefused, StorageFailed
+from sdstream.job_errors import SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
 
 LINK_SECONDS = 7 * 24 * 3600

@@ -33,6 +33,7 @@ def summarize(
         bytes_received=totals.bytes_received,
         bytes_sent=totals.bytes_sent,
         drops=totals.drops,
+        replaced=totals.replaced,
         latencies=totals.latencies,
         updates=updates,
         worker_phase=health.phase.value,

@@ -91,7 +91,7 @@ class StreamStatus:
 
     Rates are pictures a second over the last two seconds or so. Moments are UTC, None for what never happened.
     `latencies` has the hops `receive`, `worker`, `encode` and `total` where known. `drops` counts by reason since the
-    publisher came.
+    publisher came, and so does `replaced` the pictures in whose place another was shown.
     """
 
     stream_id: str
@@ -118,6 +118,7 @@ class StreamStatus:
     media: MediaStatistics
     latencies: Mapping[str, LatencySummary] = field(default_factory=dict[str, LatencySummary])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

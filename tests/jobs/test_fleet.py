@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from sdstream.clock import SystemClock
-from sdstream.errors import CapacityReached, EndpointFailed, InvalidParams, NoEndpointWorker, StreamNotFound
+from sdstream.errors import CapacityReached, InvalidParams, StreamNotFound
 from sdstream.gateway.fleet import Fleet
+from sdstream.job_errors import EndpointFailed, NoEndpointWorker
 from sdstream.jobs.calls import OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.settings import Settings

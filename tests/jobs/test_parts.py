@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdstream.errors import BakeFailed, InvalidJob, InvalidParams, JobFailed, ResultTooLarge, StorageFailed
+from sdstream.errors import InvalidParams
+from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
 from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, parse_job, session_id_of

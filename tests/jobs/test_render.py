@@ -14,7 +14,7 @@ from PIL import Image
 
 from sdstream.client import RunPodClient
 from sdstream.commands.stamp import read_stamp
-from sdstream.errors import InvalidJob, JobFailed, SourceRefused
+from sdstream.job_errors import InvalidJob, JobFailed, SourceRefused
 from sdstream.jobs.inputs import Job, RenderInput, Source
 from sdstream.jobs.sources import fetch_source
 from sdstream.media.files.reader import VideoReader

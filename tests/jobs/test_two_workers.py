@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sdstream.client import RunPodClient
-from sdstream.errors import JobFailed
+from sdstream.job_errors import JobFailed
 from tests.jobs.bucket import BUCKET, FakeBucket
 from tests.jobs.platform import API_KEY, ENDPOINT, PIN, FakePlatform
 from tests.jobs.redis_server import RedisServer

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from sdstream.client import RunPodClient
-from sdstream.errors import JobFailed
+from sdstream.job_errors import JobFailed
 from tests.jobs.conftest import PLACES
 from tests.jobs.platform import FakePlatform
 from tests.jobs.worker import JobWorker

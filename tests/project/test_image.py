@@ -121,7 +121,8 @@ def test_it_starts_by_the_entrypoint_under_an_init() -> None:
     (entrypoint,) = arguments("ENTRYPOINT")
     assert json.loads(entrypoint) == ["/usr/bin/tini", "-g", "--", "/opt/sdstream/docker/entrypoint.sh"]
     assert ("WORKDIR", "/opt/sdstream") in instructions()
-    assert (ROOT / "docker/entrypoint.sh").stat().st_mode & stat.S_IXUSR
+    if os.name == "posix":
+        assert (ROOT / "docker/entrypoint.sh").stat().st_mode & stat.S_IXUSR
 
 
 def test_it_holds_what_the_settings_start() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -53,7 +54,7 @@ class CloudflareTurn:
     """Cloudflare's TURN service, by a TURN key and its API token."""
 
     def __init__(self, key_id: str, token: str, http: httpx.AsyncClient, base: str = CLOUDFLARE) -> None:
-        self._url = f"{base}/v1/turn/keys/{key_id}/credentials/generate-ice-servers"
+        self._url = f"{base}/v1/turn/keys/{quote(key_id, safe='')}/credentials/generate-ice-servers"
         self._token = token
         self._http = http
 
@@ -72,7 +73,7 @@ class TwilioTurn:
     """Twilio's Network Traversal Service, by account and auth token."""
 
     def __init__(self, account: str, token: str, http: httpx.AsyncClient, base: str = TWILIO) -> None:
-        self._url = f"{base}/2010-04-01/Accounts/{account}/Tokens.json"
+        self._url = f"{base}/2010-04-01/Accounts/{quote(account, safe='')}/Tokens.json"
         self._login = (account, token)
         self._http = http
 
