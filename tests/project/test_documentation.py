@@ -44,7 +44,7 @@ def snippets(page: str, language: str) -> list[str]:
 
 def error_classes() -> Iterator[type[errors.SdstreamError]]:
     found = [*inspect.getmembers(errors, inspect.isclass), *inspect.getmembers(job_errors, inspect.isclass)]
-    for _, member in dict(found).items():
+    for member in dict(found).values():
         if issubclass(member, errors.SdstreamError):
             yield member
 
