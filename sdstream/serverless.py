@@ -36,7 +36,7 @@ from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
 from sdstream.reachability import find_place
 from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
-from sdstream.settings import Settings, load_settings
+from sdstream.settings import Settings, is_loopback, load_settings
 from sdstream.streams.service import StreamService
 from sdstream.worker.ports import WorkerClient
 
@@ -91,6 +91,14 @@ class EmbeddedServer:
     def control_url(self) -> str:
         place = find_place(self._environment)
         return self.settings.public_url or (place and place.public_base(self.settings.port)) or self._url
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        place = find_place(self._environment)
+        known = self.settings.public_url or (place and place.public_base(self.settings.port))
+        if place is None or known or is_loopback(self.settings.host):
+            return ()
+        return (f"RunPod maps no TCP port to {self.settings.port}: nobody outside reaches the URLs of this session",)
 
     async def start(self) -> None:
         if self._up is None:

@@ -41,6 +41,11 @@ class Host(Protocol):
         """Where clients outside reach the REST API of this worker."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever starts a session should know about this worker."""
+        ...
+
     async def start(self) -> None:
         """Be up. Idempotent; raises what keeps the server from starting."""
         ...

@@ -56,7 +56,7 @@ class StartAction:
     async def _follow(self, session: Session) -> AsyncGenerator[Event]:
         assert session.entry is not None
         budget = OutputBudget()
-        ready = await self._ready(session.entry, warnings=list(session.warnings))
+        ready = await self._ready(session.entry, warnings=[*session.warnings, *self._host.notes])
         budget.allows(ready)
         yield ready
         while not session.closed.is_set():
