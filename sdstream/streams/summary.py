@@ -39,6 +39,8 @@ def summarize(
         worker_phase=health.phase.value,
         worker_phases=tuple(phase.value for phase in WorkerPhase),
         worker_restarts=health.restarts,
+        worker_calls=health.calls,
+        worker_call_seconds=health.call_seconds,
         worker_memory_used=health.memory_used,
         worker_memory_total=health.memory_total,
         store_commits=written.commits,

@@ -10,9 +10,10 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
-HOPS = ("receive", "worker", "encode", "total")
-"""`worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
-hand-over both ways and the wait for the worker; `encode` samples the encoder's moving mean; `total` is all of it."""
+HOPS = ("receive", "wait", "worker", "encode", "total")
+"""`receive` is the way from decoder to sender without `worker`: the hand-over both ways and the wait for the worker, of
+which `wait` is the part inside it; `worker` is its own time for a picture; `encode` samples the encoder's moving mean;
+`total` is all of it."""
 
 
 class StreamTraffic:
@@ -56,6 +57,7 @@ class StreamTraffic:
             if picture.blocked:
                 self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
+            self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
             self._latencies["worker"].add(now, picture.worker_seconds)
             self._latencies["receive"].add(now, max(age - picture.worker_seconds, 0.0))
             self._latencies["total"].add(now, age + self._encode_seconds)

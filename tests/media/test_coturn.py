@@ -19,7 +19,9 @@ from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import interface_addresses
 from sdstream.media.turn import coturn as module
 from sdstream.media.turn.coturn import Coturn, CoturnConfig, RestartDelay
+from sdstream.media.turn.desk import IceDesk
 from sdstream.platform import shared_memory_directory
+from sdstream.settings import Settings
 from tests.support.waiting import eventually, eventually_sync
 
 ADDRESSES = [address for address in interface_addresses() if ":" not in address]
@@ -139,6 +141,20 @@ async def test_the_folder_of_a_server_that_was_killed_is_removed() -> None:
             assert ours.exists()
     finally:
         ours.rmdir()
+
+
+@installed
+@connected
+@pytest.mark.parametrize(("host", "place"), [("box.example", "box.example"), ("2001:db8::1", "[2001:db8::1]")])
+async def test_without_a_mapped_address_clients_use_the_host_that_they_call(host: str, place: str) -> None:
+    desk = IceDesk(Settings(webrtc_mode="turn-local", turn_port=free_port()), SystemClock())
+    await desk.start(ADDRESSES[0])
+    try:
+        (server,) = await desk.for_client(host)
+        assert server.urls == (f"turn:{place}:{desk._settings.turn_port}?transport=tcp",)
+        assert await desk.for_us() is None
+    finally:
+        await desk.close()
 
 
 @installed
