@@ -42,6 +42,8 @@
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
+Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
+
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
 call can succeed later with nothing changed. `details` is JSON-safe; for parameters it is a list of
 `{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.

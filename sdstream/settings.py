@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import JobSettings
 from sdstream.reachability import platform_settings
 from sdstream.turn_settings import TurnSettings
 
@@ -298,7 +299,7 @@ class ServerSettings(BaseModel):
         return self
 
 
-class Settings(TurnSettings, ServerSettings):
+class Settings(JobSettings, TurnSettings, ServerSettings):
     """All settings, validated. `load_settings` reads them from their sources."""
 
 
