@@ -44,6 +44,10 @@ class ServerStatistics:
     decode_errors: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
+    sound_packets: int = 0
+    sound_gaps: int = 0
+    sound_corrections: int = 0
+    sound_drops: Mapping[str, int] = field(default_factory=dict[str, int])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -70,6 +74,10 @@ METRICS: dict[str, str] = {
     "sdstream_received_bytes_total": "Media bytes received from publishers.",
     "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
     "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
+    "sdstream_sound_packets_total": "Packets of sound passed on.",
+    "sdstream_sound_gaps_total": "Packets of sound that never came from their publisher.",
+    "sdstream_sound_corrections_total": "Jumps of the time that sound is held, when the pictures' latency jumped.",
+    "sdstream_sound_dropped_total": "Packets of sound dropped, by reason.",
     "sdstream_latency_seconds": "Time pictures spend in each hop: receive, worker, encode (sampled), total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
@@ -107,6 +115,10 @@ class StatisticsCollector(Collector):
         yield _counter("sdstream_received_bytes_total", statistics.bytes_received)
         yield _counter("sdstream_sent_bytes_total", statistics.bytes_sent)
         yield _labelled_counter("sdstream_frames_dropped_total", "reason", statistics.drops)
+        yield _counter("sdstream_sound_packets_total", statistics.sound_packets)
+        yield _counter("sdstream_sound_gaps_total", statistics.sound_gaps)
+        yield _counter("sdstream_sound_corrections_total", statistics.sound_corrections)
+        yield _labelled_counter("sdstream_sound_dropped_total", "reason", statistics.sound_drops)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}

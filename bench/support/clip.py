@@ -1,6 +1,6 @@
 """A film of 512x512 pictures that say their own number, encoded once and sent many times."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy
@@ -29,7 +29,7 @@ class Clip:
     def picture(self, index: int) -> EncodedPicture:
         """Picture `index` of the endless repetition, with its time stamp."""
         made = self.pictures[index % LENGTH]
-        return EncodedPicture(made.payloads, index * TICKS, made.keyframe, made.byte_count)
+        return replace(made, timestamp=index * TICKS)
 
 
 def make_clip(bitrate: int = 1_500_000) -> Clip:

@@ -37,7 +37,7 @@ class Camera:
         self._clip = clip
         self._http = http
         self._connected = asyncio.Event()
-        self._sources = (random.getrandbits(32), random.getrandbits(32))
+        self._sources = (random.getrandbits(32), random.getrandbits(32), random.getrandbits(32))
         self._session = ViewerSession(
             "camera",
             VIDEO,
@@ -58,7 +58,7 @@ class Camera:
 
     async def open(self, url: str) -> httpx.Headers:
         """Connect and start to send; the headers of the answer."""
-        headers = await exchange(self._http, url, self._session.peer, "sendonly", self._sources)
+        headers = await exchange(self._http, url, self._session.peer, "sendonly", self._sources[:2])
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._connected.wait()
         self._sending = asyncio.create_task(self._send())

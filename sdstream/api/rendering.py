@@ -152,6 +152,13 @@ def media_object(media: MediaStatistics) -> dict[str, Any]:
         "encode_ms": round(1000 * media.encode_seconds, 2),
         "drops": dict(media.drops),
         "warnings": list(media.warnings),
+        "sound": {
+            "packets": media.sound.packets,
+            "gaps": media.sound.gaps,
+            "corrections": media.sound.corrections,
+            "dropped": dict(media.sound.dropped),
+            "delay_ms": round(1000 * media.sound.delay, 1),
+        },
     }
 
 

@@ -53,6 +53,22 @@ class TrackStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundStatistics:
+    """Sound on its way through, since the stream was opened. `delay` is the seconds for which it is held at present."""
+
+    packets: int = 0
+    """Packets sent on."""
+    gaps: int = 0
+    """Packets that never came from the publisher."""
+    corrections: int = 0
+    """Jumps of the delay, when the pictures' latency changed by more than can be followed unheard."""
+    dropped: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Packets dropped by reason: `sound_late` came after one that followed it, `sound_overflow` waited in too long a
+    queue."""
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MediaStatistics:
     """Counters since the stream was opened, and the newest facts of its sessions."""
 
@@ -73,6 +89,7 @@ class MediaStatistics:
     tracks: tuple[TrackStatistics, ...] = ()
     encode_seconds: float = 0.0
     """A moving mean of the time to encode one picture."""
+    sound: SoundStatistics = SoundStatistics()
 
 
 class MediaListener(Protocol):
@@ -163,5 +180,6 @@ __all__ = [
     "Placard",
     "PublisherState",
     "SessionAnswer",
+    "SoundStatistics",
     "TrackStatistics",
 ]

@@ -84,7 +84,7 @@ def reporter() -> FoldedReporter:
 def open_broadcast(encoder: Any = "x264") -> Scene:
     counters, watcher = StreamCounters(), Watcher()
     broadcast = Broadcast("H264", 500_000, encoder, counters, SystemClock(), reporter())
-    broadcast.viewers.add(cast(ViewerSession, watcher))
+    broadcast.sinks.add(cast(ViewerSession, watcher))
     return Scene(broadcast, watcher, counters)
 
 

@@ -39,12 +39,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """A picture cut into RTP payloads. `timestamp` counts 90 kHz ticks and does not wrap."""
+    """A picture cut into RTP payloads, and whole as `data` (Annex B for H.264).
+
+    `timestamp` counts 90 kHz ticks and does not wrap. `captured_at` is the monotonic second that it stands for.
+    `is_live` says that a camera took it then: placards and repetitions are not live.
+    """
 
     payloads: tuple[bytes, ...]
     timestamp: int
     keyframe: bool
     byte_count: int
+    data: bytes
+    size: PictureSize
+    captured_at: float = 0.0
+    is_live: bool = False
+    encode_seconds: float = 0.0
 
 
 class KeyframePolicy:
@@ -106,7 +115,9 @@ class PictureEncoder:
         else:
             payloads = pack_vp8(data, self._picture_id)
             self._picture_id = (self._picture_id + 1) & 0x7FFF
-        return EncodedPicture(tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data))
+        return EncodedPicture(
+            tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
+        )
 
 
 def scaled_bitrate(reference: int, size: PictureSize) -> int:
