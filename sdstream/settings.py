@@ -140,6 +140,11 @@ class Settings(BaseModel):
     video_encoder: Literal["auto", "x264", "nvenc"] = Field(
         default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
     )
+    output_allow_private: bool = Field(
+        default=False,
+        description="Let streams push to RTMP servers in private networks, this machine included. Leave it off where "
+        "callers are not the owners of the network.",
+    )
 
     worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
     worker_threads: int | None = Field(

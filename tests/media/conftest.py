@@ -10,7 +10,7 @@ from sdstream.clock import SystemClock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.stream import EmbeddedStream
-from sdstream.media.ports import PublisherState
+from sdstream.media.ports import OutputStatistics, PublisherState
 from sdstream.settings import Settings
 from tests.media.clients import make_settings
 
@@ -40,6 +40,12 @@ class Echo:
 
     def on_viewers(self, count: int) -> None:
         self.viewers.append(count)
+
+    def on_output(self, output: OutputStatistics) -> None:
+        """The tests of outputs have a listener of their own."""
+
+    def on_recording(self, name: str, problem: str | None) -> None:
+        """The tests of outputs have a listener of their own."""
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ CLOSE = 0.04
 @pytest.fixture
 async def delayed(media: EmbeddedMedia) -> DelayedEcho:
     echo = DelayedEcho(0.02)
-    echo.stream = await media.open_stream("stream", SIZE, echo)  # pyright: ignore[reportArgumentType]
+    echo.stream = await media.open_stream("stream", SIZE, echo)
     return echo
 
 

@@ -13,6 +13,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 FULL = ServerStatistics(
     streams=3,
     drops={"superseded": 4},
+    sound_drops={"sound_late": 2},
     states={"ONLINE": 1, "OFFLINE": 2},
     latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
     updates={"hot": 7},

@@ -9,6 +9,7 @@ from sdstream.errors import ShuttingDown
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
+from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.ports import MediaListener
@@ -51,6 +52,7 @@ class EmbeddedMedia:
             bitrate=self._settings.video_bitrate,
             h264_encoder=self._h264_encoder,
             fast=self._fast,
+            outputs=OutputOptions(allow_private=self._settings.output_allow_private),
         )
         stream = EmbeddedStream(stream_id, size, listener, options, self._clock)
         self._streams.add(stream)

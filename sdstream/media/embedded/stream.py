@@ -4,8 +4,9 @@ import asyncio
 import functools
 import random
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.distribution import Distribution
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
+from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.publisher import PublisherSession
@@ -26,7 +28,7 @@ from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, writ
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.placard import draw_placard
-from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import HlsFile, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
 
 SILENT_SECONDS = 10.0
 """A viewer not heard of for so long gives its place to one that asks for it.
@@ -52,6 +54,7 @@ class StreamOptions:
     bitrate: int
     h264_encoder: H264Encoder = "x264"
     fast: bool = True
+    outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(slots=True)
@@ -84,6 +87,13 @@ class EmbeddedStream:
         self._log = log.bind(stream_id=stream_id)
         self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
         self._distribution = Distribution(options, self._counters, clock, self._faults)
+        self._outputs = OutputSet(
+            self._distribution,
+            options.outputs,
+            OutputEvents(listener.on_output, listener.on_recording),
+            clock,
+            self._faults,
+        )
 
     @property
     def closed(self) -> bool:
@@ -185,8 +195,9 @@ class EmbeddedStream:
         closing: list[Coroutine[Any, Any, None]] = [viewer.close() for viewer in viewers]
         if publisher is not None:
             closing.append(publisher.close())
-        closing.append(self._distribution.close())
         await asyncio.gather(*closing)
+        await self._outputs.close()
+        await self._distribution.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._set_state(PublisherState.ABSENT)
@@ -214,6 +225,15 @@ class EmbeddedStream:
             self.send_placard(self._placard[0])
         self._distribution.request_keyframes()
 
+    def push_to(self, urls: Sequence[str]) -> None:
+        self._outputs.push_to(urls)
+
+    def record_to(self, file: Path | None) -> None:
+        self._outputs.record_to(file)
+
+    async def hls_file(self, name: str) -> HlsFile | None:
+        return await self._outputs.hls_file(name)
+
     def latest_picture(self) -> I420Frame | None:
         latest = self._distribution.latest
         return None if latest is None else latest().as_i420()
@@ -237,6 +257,9 @@ class EmbeddedStream:
             tracks=publisher.statistics() if publisher is not None else (),
             encode_seconds=counters.encode_seconds,
             sound=self._distribution.sound_statistics(),
+            outputs=self._outputs.statistics(),
+            hls_active=self._outputs.hls_active,
+            recording=self._outputs.recording(),
         )
 
     # What sessions tell
