@@ -146,6 +146,18 @@ class Settings(BaseModel):
         "callers are not the owners of the network.",
     )
 
+    recording_max_bytes: int = Field(
+        default=20_000_000_000,
+        ge=0,
+        description="Bytes that all recordings together may hold; behind that the oldest goes.",
+    )
+    recording_max_days: float = Field(default=14.0, gt=0, description="Days after which a recording is removed.")
+    recording_least_free: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes of disk that a recording leaves free; it stops before it takes them.",
+    )
+
     worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
     worker_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."

@@ -36,6 +36,13 @@ class ErrorEnvelope(Shape):
     traceId: str | None = Field(None, description="From the caller's `traceparent` header.")  # noqa: N815
 
 
+class RecordingSwitch(Shape):
+    """Whether the stream is recorded."""
+
+    enabled: bool
+    format: Literal["mp4"]
+
+
 class Stream(Shape):
     """A stream. The members from `whep_url` on are extensions."""
 
@@ -53,6 +60,9 @@ class Stream(Shape):
     output_stream_url: str | None
     whip_url: str = Field(description="Publishers post their SDP offer here.")
     whep_url: str = Field(description="Extension. Viewers post their SDP offer here; stable.")
+    hls_url: str = Field(description="Extension. For HLS players; stable.")
+    outputs: list[str] = Field(description="Extension. Further servers that are pushed to, without their keys.")
+    recording: RecordingSwitch = Field(description="Extension. Whether the stream is recorded.")
     status: StreamState = Field(description="Extension. The state of this moment.")
     revision: int = Field(ge=1, description="Extension. Grows by one with each accepted update.")
     warnings: list[str] = Field(description="Extension. What was ignored or is not as the caller may think.")
@@ -169,6 +179,43 @@ class GatewayStatus(Shape):
     ingest_metrics: IngestMetrics
 
 
+class OutputStatus(Shape):
+    """A push to an RTMP server, without its key."""
+
+    target: str
+    state: Literal["connecting", "live", "waiting"]
+    last_error: str | None
+    connections: int
+    pictures: int
+    bytes_sent: int
+    dropped: int
+
+
+class RecordingStatus(Shape):
+    """The recording under way."""
+
+    name: str
+    seconds: float
+    bytes_written: int
+
+
+class Recording(Shape):
+    """A file that was recorded."""
+
+    name: str
+    url: str
+    started_at: str
+    bytes: int
+    finished: bool
+
+
+class RecordingList(Shape):
+    """The recordings of a stream, oldest first."""
+
+    success: Literal[True]
+    data: list[Recording]
+
+
 class Status(Shape):
     """A stream at this moment. The members from `reason` on are extensions."""
 
@@ -192,6 +239,8 @@ class Status(Shape):
     latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
     drops: dict[str, int] = Field(description="Dropped pictures by reason.")
     media: dict[str, Any]
+    outputs: list[OutputStatus] = Field(description="The pushes to RTMP servers.")
+    recording: RecordingStatus | None = Field(description="The recording under way.")
 
 
 class StatusEnvelope(Shape):
@@ -306,13 +355,21 @@ class Body(BaseModel):
 Pipeline = Annotated[str, Field(pattern="^(streamdiffusion|stream-diffusion|pip_)")] | None
 
 
+class RecordingBody(Body):
+    """Whether the stream is recorded while it is live."""
+
+    enabled: bool | None = None
+
+
 class CreateBody(Body):
     """A new stream."""
 
     pipeline: Pipeline = Field(None, description="`streamdiffusion`; older names are understood as it.")
     params: Params | None = Field(None, description="Without `model_id` the server's default model is taken.")
     name: str | None = Field(None, description="A label.")
-    output_rtmp_url: str | None = Field(None, description="A further rtmp(s) destination.")
+    output_rtmp_url: str | None = Field(None, description="An rtmp(s) server to push to.")
+    outputs: list[str] | None = Field(None, description="Extension. Further rtmp(s) servers to push to.")
+    recording: RecordingBody | None = Field(None, description="Extension. Whether to record.")
 
 
 class UpdateBody(Body):
@@ -320,6 +377,9 @@ class UpdateBody(Body):
 
     pipeline: Pipeline = Field(None, description="May be left out.")
     params: Params | None = Field(None, description="Only the members that change.")
+    output_rtmp_url: str | None = Field(None, description="Extension here. Another server to push to; empty for none.")
+    outputs: list[str] | None = Field(None, description="Extension. All further servers to push to.")
+    recording: RecordingBody | None = Field(None, description="Extension. Whether to record.")
 
 
 class PromptsBody(Body):

@@ -234,6 +234,10 @@ class MediaBackend(Protocol):
 
     async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> MediaStream: ...
 
+    async def finish_recordings(self, folder: Path) -> int:
+        """Make whole what a killed server was recording below `folder`, before any stream records; their number."""
+        ...
+
     def ice_links(self) -> tuple[str, ...]:
         """The values of `Link: ...; rel="ice-server"` headers that WHIP and WHEP answers carry."""
         ...

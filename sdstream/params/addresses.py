@@ -101,6 +101,11 @@ def read_rtmp_target(value: Any) -> str:
     return text
 
 
+def is_private_target(url: str) -> bool:
+    """Whether the text of an RTMP target tells that its host is not of the public internet."""
+    return not _may_be_public(urlsplit(url).hostname or "")
+
+
 def _check_url(text: str, schemes: set[str]) -> None:
     if len(text) > MAX_URL:
         raise _wrong(f"has more than {MAX_URL} characters")
@@ -153,4 +158,11 @@ StyleImageField = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_STYLE_IMAGE}, {"type": "null"}]}),
 ]
 
-__all__ = ["MAX_STYLE_IMAGE", "StyleImage", "StyleImageField", "read_rtmp_target", "read_style_image"]
+__all__ = [
+    "MAX_STYLE_IMAGE",
+    "StyleImage",
+    "StyleImageField",
+    "is_private_target",
+    "read_rtmp_target",
+    "read_style_image",
+]

@@ -11,18 +11,16 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import (
-    Conflict,
     InvalidParams,
     NoPictureYet,
     RequestError,
     ShuttingDown,
     StreamNotFound,
 )
-from sdstream.media.ports import MediaBackend
+from sdstream.media.ports import HlsFile, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
-    Change,
-    ChangeKind,
+    Delivery,
     ModelTable,
     StyleImage,
     apply_update,
@@ -33,17 +31,20 @@ from sdstream.params import (
     parse_create,
 )
 from sdstream.settings import Settings
+from sdstream.streams.capacity import describe_capacity
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
-from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
+from sdstream.streams.names import new_record
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
 from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
 from sdstream.streams.summary import summarize
+from sdstream.streams.updates import applied_by, describe_update
 from sdstream.streams.views import (
     Applied,
     Capacity,
@@ -54,15 +55,7 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
-from sdstream.worker.ports import WorkerClient, WorkerHealth, WorkerPhase
-
-UNTITLED = "untitled"
-
-_APPLIED = {
-    ChangeKind.UNCHANGED: Applied.UNCHANGED,
-    ChangeKind.HOT: Applied.HOT,
-    ChangeKind.RELOAD: Applied.RELOAD,
-}
+from sdstream.worker.ports import WorkerClient, WorkerHealth
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +90,7 @@ class StreamService:
         self._streams = StreamDirectory(settings.max_streams)
         self._keeper = StreamKeeper(self._streams, worker, settings, clock, self._collect)
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
+        self.recordings = RecordingShelf(data_dir, settings, clock)
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
@@ -110,6 +104,8 @@ class StreamService:
         rows, images = self._store.load()
         for row in rows:
             self._restore(row, images)
+        await self._media.finish_recordings(self.recordings.folder)
+        self.recordings.start()
         try:
             await self._media.start()
             await self._worker.start()
@@ -135,20 +131,11 @@ class StreamService:
         Raises `InvalidParams`, `CapacityReached`, `ShuttingDown`, or `Unavailable` when the disk refuses.
         """
         store = self._open_store()
-        request = parse_create(body, self._models, self._settings.size_policy)
+        settings = self._settings
+        request = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
         self._streams.refuse_crowd(self._busy_since())
         self._streams.refuse_glut()
-        record = StreamRecord(
-            id=new_stream_id(),
-            stream_key=new_stream_key(),
-            output_playback_id=new_playback_id(),
-            created_at=self._clock.now(),
-            name=request.name or UNTITLED,
-            author=author,
-            params=request.params,
-            output_rtmp_url=request.output_rtmp_url,
-            from_playground=from_playground,
-        )
+        record = new_record(request, author, self._clock.now(), from_playground=from_playground)
         stream = self._add(record, used_at=self._clock.monotonic())
         try:
             await store.insert(record, dump_params(record.params), image_apart(record.params))
@@ -178,20 +165,31 @@ class StreamService:
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
-        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
-        wanted = apply_update(current.params, body, self._models, self._settings.size_policy, fixed)
+        wanted = apply_update(
+            current.params,
+            body,
+            self._models,
+            self._settings.size_policy,
+            {"name": current.name},
+            current.delivery,
+            allow_private=self._settings.output_allow_private,
+        )
         change = classify(current.params, wanted.params, live=stream.is_publishing)
-        if change.kind is ChangeKind.REFUSED:
-            raise _conflict(change)
-        applied = _APPLIED[change.kind]
+        applied = applied_by(change)
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
-            return UpdateOutcome(record, applied, change.fields, wanted.warnings)
-        self._updates[applied.value] += 1
+            return describe_update(current, record, change, wanted)
+        outcome = describe_update(current, current, change, wanted)
+        self._updates[outcome.applied.value] += 1
+        delivers = wanted.delivery != current.delivery
+        if delivers:
+            stream.accept_delivery(wanted.delivery)
+        record = current if applied is Applied.UNCHANGED else stream.accept(wanted.params)
+        if delivers:
+            await self._deliver(store, stream, wanted.delivery, record)
         if applied is Applied.UNCHANGED:
-            return UpdateOutcome(current, applied, (), wanted.warnings)
-        record = stream.accept(wanted.params)
+            return outcome
         try:
             text, image = dump_params(record.params), image_apart(record.params)
             kept = await store.update(record.id, text, record.revision, image)
@@ -206,7 +204,7 @@ class StreamService:
         stream.commit(record, applied)
         if STYLE_IMAGE in change.fields:
             self._look_at_style_image(stream)
-        return UpdateOutcome(record, applied, change.fields, wanted.warnings)
+        return replace(outcome, record=record)
 
     async def delete(self, stream_id: str) -> None:
         """Delete the record and end the sessions. Raises `StreamNotFound`, also the second time."""
@@ -252,6 +250,10 @@ class StreamService:
         """Raises `SessionNotFound` or `InvalidSdp`."""
         await self._streams.watch_sessions_of(playback_id).add_watch_candidates(session_id, fragment)
 
+    async def hls_file(self, playback_id: str, name: str) -> HlsFile:
+        """A file of HLS. Raises `StreamNotFound` or `NoPictureYet`."""
+        return await self._streams.find_by_playback(playback_id).hls_file(name)
+
     # Views
 
     def status(self, stream_id: str) -> StreamStatus:
@@ -280,19 +282,8 @@ class StreamService:
     def capacity(self) -> Capacity:
         """How much more this server takes."""
         health = self._worker.health()
-        return Capacity(
-            streams=self._streams.count_busy(self._busy_since()),
-            max_streams=self._settings.max_streams,
-            publishing=sum(stream.is_publishing for stream in self._streams),
-            viewers=sum(stream.viewers for stream in self._streams),
-            max_viewers=self._settings.max_viewers,
-            accepting=not (reason := self._why_not(health)),
-            reason=reason,
-            worker_phase=health.phase.value,
-            device=health.device,
-            memory_used=health.memory_used,
-            memory_total=health.memory_total,
-        )
+        closing = self._closing is not None
+        return describe_capacity(self._streams, self._settings, health, self._busy_since(), closing=closing)
 
     def worker_health(self) -> WorkerHealth:
         return self._worker.health()
@@ -322,6 +313,7 @@ class StreamService:
             stack.push_async_callback(self._media.close)
             stack.push_async_callback(self._worker.close)
             await self._keeper.close()
+            await self.recordings.close()
             await self._style_images.close()
             await asyncio.gather(
                 *(stream.shut(ShuttingDown("The server is shutting down.")) for stream in self._streams)
@@ -345,10 +337,21 @@ class StreamService:
             worker=self._worker,
             clock=self._clock,
             thresholds=self._thresholds,
+            shelf=self.recordings,
             used_at=used_at,
         )
         self._streams.add(stream)
         return stream
+
+    async def _deliver(self, store: StreamStore, stream: Stream, delivery: Delivery, record: StreamRecord) -> None:
+        try:
+            if not await store.deliver(stream.saved.id, delivery):
+                raise StreamNotFound("This stream was deleted.")
+        except RequestError:
+            stream.abandon(record)
+            stream.accept_delivery(stream.saved.delivery)
+            raise
+        stream.commit_delivery(delivery)
 
     async def _collect(self, stream: Stream) -> None:
         await self._delete(stream, "idle")
@@ -383,18 +386,6 @@ class StreamService:
 
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout
-
-    def _why_not(self, health: WorkerHealth) -> str:
-        if self._closing is not None:
-            return "The server is shutting down."
-        if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
-            return f"The worker does not run: {health.last_error or 'see the log'}."
-        return self._streams.crowd(self._busy_since()) or self._streams.glut()
-
-
-def _conflict(change: Change) -> Conflict:
-    problems = [{"field": f"params.{name}", "problem": change.reason, "suggestion": None} for name in change.fields]
-    return Conflict(change.reason, details=problems)
 
 
 __all__ = ["StreamService"]

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sdstream.media.ports import MediaStatistics, SessionAnswer
-from sdstream.params import StreamParams
+from sdstream.params import Delivery, StreamParams
 from sdstream.worker.ports import LaneStatus
 
 
@@ -42,7 +42,7 @@ class StreamRecord:
     author: str
     params: StreamParams
     revision: int = 1
-    output_rtmp_url: str | None = None
+    delivery: Delivery = field(default_factory=Delivery)
     from_playground: bool = False
     is_smoke_test: bool = False
 
@@ -139,6 +139,8 @@ EVENT_NAMES = {
     "effective": "An update is in force: {revision, effective_frame}.",
     "loading": "A load goes on: {detail, percent}.",
     "error": "Something failed: {code, message}.",
+    "output": "A push to an RTMP server changed: {target, state, error}; the target is shown without its key.",
+    "recording": "A recording began, or stopped because of a problem: {name, state, problem}.",
     "worker": "The worker process changed: {phase, restarts}.",
     "deleted": "The stream is gone; the last event: {reason}.",
 }

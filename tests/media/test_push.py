@@ -71,12 +71,13 @@ async def record(url: str, file: Path, seconds: float) -> list[dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(*command)
     async with asyncio.timeout(seconds + 15):
         assert await process.wait() == 0
-    done = subprocess.run(
-        ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(file)],
-        capture_output=True,
-        check=True,
-        timeout=30,
-    )
+    return await asyncio.to_thread(probe, file)
+
+
+def probe(file: Path) -> list[dict[str, Any]]:
+    """What ffprobe says of each stream of a file."""
+    command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(file)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
     return json.loads(done.stdout)["streams"]
 
 

@@ -1,6 +1,7 @@
 """The embedded media back end: WHIP and WHEP in this process, on aiortc and PyAV, with nothing to install beside."""
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
@@ -10,6 +11,7 @@ from sdstream.frames import PictureSize
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
 from sdstream.media.embedded.outputs.manager import OutputOptions
+from sdstream.media.embedded.outputs.recorder import finalise_all
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.ports import MediaListener
@@ -52,11 +54,14 @@ class EmbeddedMedia:
             bitrate=self._settings.video_bitrate,
             h264_encoder=self._h264_encoder,
             fast=self._fast,
-            outputs=OutputOptions(allow_private=self._settings.output_allow_private),
+            outputs=OutputOptions(self._settings.output_allow_private, self._settings.recording_least_free),
         )
         stream = EmbeddedStream(stream_id, size, listener, options, self._clock)
         self._streams.add(stream)
         return stream
+
+    async def finish_recordings(self, folder: Path) -> int:
+        return await asyncio.to_thread(finalise_all, folder)
 
     def ice_links(self) -> tuple[str, ...]:
         return tuple(f'<{url}>; rel="ice-server"' for url in self._addressing.servers)

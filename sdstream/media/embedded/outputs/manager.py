@@ -24,7 +24,7 @@ EARLY_KEYFRAME = 0.55
 """Seconds after HLS begins at which a keyframe is asked for, so that the first segment is a short one."""
 RECORDER_PATIENCE = 3.0
 """Seconds that a recording may wait for the fragment that is being made before it ends without it."""
-FINISH_SECONDS = 20.0
+FINISH_SECONDS = 6.0
 """How long the end of a stream waits for a recording to be made whole; the next start does what is left."""
 
 
