@@ -163,7 +163,10 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> str:
 
     Without `allow_private` every address of the name must be of the public internet.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise RtmpError("the name of the server is not one that a server can have") from None
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses:
         raise RtmpError("the name of the server has no address")
