@@ -10,10 +10,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.peers import Publisher, Viewer, preserved
+from tests.support.processes import is_gone
 from tests.support.rest import SMALL, Rest, block
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
@@ -87,7 +87,7 @@ async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow:
             assert max(times) < 0.5, f"a REST answer took {max(times):.2f} s, median {statistics.median(times):.3f} s"
             after = await rest.status(stream["id"])
             assert after["inference_status"]["last_restart_time"]
-            assert not psutil.pid_exists(victim.pid) or victim.status() == psutil.STATUS_ZOMBIE
+            assert is_gone(victim)
             # Updates reach the new worker as they reached the old one.
             await rest.change(stream["id"], {"image_preprocessing": block("canny")})
             await viewer.wait_kind("edges")

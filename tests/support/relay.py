@@ -13,6 +13,9 @@ class Relay(asyncio.DatagramProtocol):
         self._server = server
         self._network = network
         self._towards_server: dict[Address, asyncio.DatagramTransport] = {}
+        self._early: dict[Address, list[bytes]] = {}
+        """What clients sent before their socket was there. One socket a client, or the server would see two."""
+        self._opening: set[asyncio.Task[None]] = set()
         self._transport: asyncio.DatagramTransport | None = None
 
     async def open(self) -> int:
@@ -23,15 +26,24 @@ class Relay(asyncio.DatagramProtocol):
         return transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
-        if not self._network.down:
-            asyncio.get_running_loop().create_task(self._forward(data, addr))
+        if self._network.down:
+            return
+        if addr in self._towards_server:
+            self._towards_server[addr].sendto(data)
+        elif addr in self._early:
+            self._early[addr].append(data)
+        else:
+            self._early[addr] = [data]
+            task = asyncio.get_running_loop().create_task(self._connect(addr))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
-    async def _forward(self, data: bytes, client: Address) -> None:
-        if client not in self._towards_server:
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Back(self, client), remote_addr=self._server)
-            self._towards_server[client] = transport
-        self._towards_server[client].sendto(data)
+    async def _connect(self, client: Address) -> None:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Back(self, client), remote_addr=self._server)
+        self._towards_server[client] = transport
+        for data in self._early.pop(client):
+            transport.sendto(data)
 
     def give_back(self, data: bytes, client: Address) -> None:
         """Hand a datagram of the server to its client."""
@@ -39,6 +51,8 @@ class Relay(asyncio.DatagramProtocol):
             self._transport.sendto(data, client)
 
     def close(self) -> None:
+        for task in self._opening:
+            task.cancel()
         for transport in (*self._towards_server.values(), self._transport):
             if transport is not None:
                 transport.abort()

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
 
 LISTENING = re.compile(r"^sdstream is listening on (http://\S+)$")
@@ -112,7 +113,7 @@ class LiveServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(self.process.pid).children(recursive=True):
                     self._family[child.pid] = child
-        return [member for member in self._family.values() if _alive(member)]
+        return [member for member in self._family.values() if not is_gone(member)]
 
     def worker(self) -> psutil.Process:
         """The worker process at work; a warm spare that looks just like it may stand beside it."""
@@ -195,12 +196,6 @@ class Footprint:
     files: int
     threads: int
     memory: int
-
-
-def _alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def _command(process: psutil.Process) -> list[str]:

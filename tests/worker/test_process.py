@@ -26,6 +26,7 @@ from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
 from sdstream.worker.ring import memory_prefix
 from sdstream.worker.supervision import Action, Limits, SupervisionState
+from tests.support.processes import is_gone
 from tests.worker.pictures import Recorder, flat, make_params, noise, until
 
 SIZE = PictureSize(384, 384)
@@ -55,7 +56,7 @@ async def start() -> AsyncIterator[Start]:
         await worker.close()
         assert worker.health().phase is WorkerPhase.STOPPED
     for child in set(children) - set(others):
-        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        assert is_gone(child)
     assert platform.shared_memory_names(memory_prefix()) == []
 
 
@@ -245,7 +246,7 @@ async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
             await worker.close()
     assert process.is_running()
     process.kill()
-    await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5)
+    await until(lambda: is_gone(process), 5)
 
 
 async def test_a_program_that_is_not_there_is_no_crash(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +285,7 @@ async def test_the_worker_ends_with_its_parent() -> None:
         parent.stdout.close()
     if sys.platform != "linux":
         child.resume()
-    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    await until(lambda: is_gone(child), 5)
     assert platform.shared_memory_names(memory_prefix(parent.pid)) == []
 
 
