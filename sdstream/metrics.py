@@ -78,7 +78,7 @@ METRICS: dict[str, str] = {
     "sdstream_sound_gaps_total": "Packets of sound that never came from their publisher.",
     "sdstream_sound_corrections_total": "Jumps of the time that sound is held, when the pictures' latency jumped.",
     "sdstream_sound_dropped_total": "Packets of sound dropped, by reason.",
-    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, worker, encode (sampled), total.",
+    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, worker, encode, send, total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",

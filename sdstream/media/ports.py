@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sdstream.frames import I420Frame, PictureSize
 
@@ -140,6 +140,11 @@ class HlsFile:
     changes: bool
 
 
+MediaHop = Literal["receive", "encode", "send"]
+"""What the media plane does with a picture: from its last packet to its planes, encoding, and from there to the sockets
+of all viewers. Only what a camera took counts, no placard and no repetition."""
+
+
 class MediaListener(Protocol):
     """Told of what arrives from a stream's publisher."""
 
@@ -153,6 +158,10 @@ class MediaListener(Protocol):
 
     def on_viewers(self, count: int) -> None:
         """The number of connected viewers changed; on the event loop."""
+        ...
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        """A picture took `seconds` in one hop; on whichever thread that was. Must not wait."""
         ...
 
     def on_output(self, output: OutputStatistics) -> None:
@@ -250,6 +259,7 @@ class MediaBackend(Protocol):
 __all__ = [
     "HlsFile",
     "MediaBackend",
+    "MediaHop",
     "MediaListener",
     "MediaStatistics",
     "MediaStream",

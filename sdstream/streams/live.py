@@ -16,6 +16,7 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.ports import (
     HlsFile,
     MediaBackend,
+    MediaHop,
     MediaStatistics,
     MediaStream,
     OutputStatistics,
@@ -201,6 +202,9 @@ class LiveStream:
     def on_viewers(self, count: int) -> None:
         self.viewers = count
         self._emit("viewers", {"count": count})
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        self.traffic.note(hop, seconds)
 
     def on_output(self, output: OutputStatistics) -> None:
         self._emit("output", {"target": output.target, "state": output.state.value, "error": output.last_error})

@@ -228,7 +228,6 @@ class Stream:
         live = self.live
         if live is not None:
             live.show_placard(health)
-            live.traffic.note_encoder(live.statistics().encode_seconds)
             if live.publisher is not PublisherState.ABSENT or live.viewers:
                 self.use()
         return verdict

@@ -90,7 +90,7 @@ class StreamStatus:
     """All that is known of a running or idle stream at one moment.
 
     Rates are pictures a second over the last two seconds or so. Moments are UTC, None for what never happened.
-    `latencies` has the hops `receive`, `worker`, `encode` and `total` where known. `drops` counts by reason since the
+    `latencies` has the hops of `traffic.HOPS` where known. `drops` counts by reason since the
     publisher came.
     """
 

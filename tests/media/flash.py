@@ -26,7 +26,7 @@ from sdstream.media.embedded.publisher import PublisherSession
 from sdstream.media.embedded.sdp import MediaSection, Transport, parse_offer
 from sdstream.media.embedded.sound import ReceivedSound, SoundPacket
 from sdstream.media.embedded.viewer import ViewerSession
-from sdstream.media.ports import MediaStream, OutputStatistics, PublisherState
+from sdstream.media.ports import MediaHop, MediaStream, OutputStatistics, PublisherState
 from tests.media.clients import make_settings
 
 RATE = 25
@@ -211,6 +211,7 @@ class DelayedEcho:
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.stream: MediaStream | None = None
+        self.hops: dict[str, list[float]] = {}
         self.outputs: list[OutputStatistics] = []
         self.recordings: list[tuple[str, str | None]] = []
         self._loop = asyncio.get_running_loop()
@@ -224,6 +225,9 @@ class DelayedEcho:
 
     def on_viewers(self, count: int) -> None:
         """Nothing depends on it."""
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        self.hops.setdefault(hop, []).append(seconds)
 
     def on_output(self, output: OutputStatistics) -> None:
         self.outputs.append(output)

@@ -206,3 +206,13 @@ def test_a_track_clock_follows_a_drifting_sender() -> None:
         clock.arrived(number * 960, number / 50 * 1.0002)
     assert clock.offset is not None
     assert clock.offset + 3000 / 50 == pytest.approx(60 * 1.0002, abs=0.003)
+
+
+async def test_every_hop_of_a_picture_is_told(delayed: DelayedEcho) -> None:
+    assert delayed.stream is not None
+    async with FlashingCamera(delayed.stream), FlashViewer(delayed.stream) as viewer:
+        await eventually(lambda: len(viewer.flashes) >= 2)
+    assert set(delayed.hops) == {"receive", "encode", "send"}
+    for hop, seconds in delayed.hops.items():
+        assert len(seconds) >= 10, hop
+        assert min(seconds) >= 0, hop

@@ -146,14 +146,17 @@ class Broadcast:
             return None
         if made.keyframe:
             self._policy.made(started)
-        seconds = self._clock.monotonic() - started
+        ended = self._clock.monotonic()
+        seconds = ended - started
         self._counters.encoded(picture.size, seconds, keyframe=made.keyframe)
         is_live = not repeated and self._timeline.exact and picture.captured_at is not None
+        if is_live:
+            self._counters.hop("encode", seconds)
         return replace(
             made,
             captured_at=self._captured_at(timestamp, picture.captured_at if is_live else None, started),
             is_live=is_live,
-            encode_seconds=seconds,
+            encoded_at=ended,
         )
 
     def _captured_at(self, timestamp: int, captured_at: float | None, now: float) -> float:
@@ -174,6 +177,8 @@ class Broadcast:
     def _fan_out(self, picture: EncodedPicture) -> None:
         for sink in tuple(self.sinks):
             sink.deliver(picture)
+        if picture.is_live:
+            self._counters.hop("send", self._clock.monotonic() - picture.encoded_at)
         self._on_sent(picture)
 
 

@@ -42,7 +42,7 @@ class EncodedPicture:
     """A picture cut into RTP payloads, and whole as `data` (Annex B for H.264).
 
     `timestamp` counts 90 kHz ticks and does not wrap. `captured_at` is the monotonic second that it stands for.
-    `is_live` says that a camera took it then: placards and repetitions are not live.
+    `encoded_at` is when that was done, and `is_live` says that a camera took it then: placards and repetitions are not live.
     """
 
     payloads: tuple[bytes, ...]
@@ -53,7 +53,7 @@ class EncodedPicture:
     size: PictureSize
     captured_at: float = 0.0
     is_live: bool = False
-    encode_seconds: float = 0.0
+    encoded_at: float = 0.0
 
 
 class KeyframePolicy:

@@ -76,7 +76,7 @@ class EmbeddedStream:
         self._listener = listener
         self._options = options
         self._clock = clock
-        self._counters = StreamCounters()
+        self._counters = StreamCounters(hop=listener.on_hop)
         self._sessions = _Sessions()
         self._state = PublisherState.ABSENT
         self._connected: set[ViewerSession] = set()
