@@ -42,7 +42,7 @@ class EncodedPicture:
     """A picture cut into RTP payloads, and whole as `data` (Annex B for H.264).
 
     `timestamp` counts 90 kHz ticks and does not wrap. `captured_at` is the monotonic second that it stands for.
-    `encoded_at` is when that was done, and `is_live` says that a camera took it then: placards and repetitions are not live.
+    `is_live` says that a camera took it then, which placards and repetitions are not. `encoded_at` is when it was encoded.
     """
 
     payloads: tuple[bytes, ...]
