@@ -6,7 +6,7 @@ Each round runs one after the other in turn, so that both meet the same machine.
 moment its packets are handed to the camera's socket to the moment when the viewer has it decoded; it is known by a
 number in its pixels. One viewer program serves both servers and completes a picture at the RTP marker bit.
 `--cases all` adds 768x448, 1024x576, 60 pictures a second, four viewers and VP8, each against the echo.
-Exits with 1 when the goals are missed, which hold for 512x512 at 30: p50 at most 0.35 and p99 at most 0.5 of the echo's.
+Exits with 1 when the goals for 512x512 at 30 are missed: p50 at most 0.35 and p99 at most 0.5 of the echo's.
 """
 
 import argparse

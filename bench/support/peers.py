@@ -6,7 +6,8 @@ the RTP marker bit, where a stock aiortc viewer would add a frame interval.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import httpx
 import structlog
@@ -30,13 +31,16 @@ VIDEOS = {"H264": VIDEO, "VP8": VideoChoice("VP8", 98, 99, _FEEDBACK)}
 LOOPBACK = Addressing(addresses=("127.0.0.1",))
 CONNECT_SECONDS = 15.0
 clock = SystemClock()
+Route = Callable[[str], Awaitable[str]]
+"""Changes an SDP answer so that packets take another way than straight to the server."""
 
 
 class Camera:
     """Publishes a clip at its rate; `sent[n]` is when picture n of the endless film was handed over."""
 
-    def __init__(self, clip: Clip, http: httpx.AsyncClient) -> None:
+    def __init__(self, clip: Clip, http: httpx.AsyncClient, route: Route | None = None) -> None:
         self._clip = clip
+        self._route = route
         self._http = http
         self._connected = asyncio.Event()
         self._sources = (random.getrandbits(32), random.getrandbits(32), random.getrandbits(32))
@@ -64,7 +68,9 @@ class Camera:
 
     async def open(self, url: str) -> httpx.Headers:
         """Connect and start to send; the headers of the answer."""
-        headers = await exchange(self._http, url, self._session.peer, "sendonly", self._sources[:2], self._clip.codec)
+        headers = await exchange(
+            self._http, url, self._session.peer, "sendonly", self._sources[:2], self._clip.codec, self._route
+        )
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._connected.wait()
         self._sending = asyncio.create_task(self._send())
@@ -93,8 +99,9 @@ class Camera:
 class PictureViewer:
     """Decodes every picture and takes its age by the number in it."""
 
-    def __init__(self, camera: Camera, http: httpx.AsyncClient) -> None:
+    def __init__(self, camera: Camera, http: httpx.AsyncClient, route: Route | None = None) -> None:
         self._camera = camera
+        self._route = route
         self._http = http
         self._connected = asyncio.Event()
         self.ages: list[tuple[float, float]] = []
@@ -115,7 +122,7 @@ class PictureViewer:
         )
 
     async def open(self, url: str) -> None:
-        await exchange(self._http, url, self._session.peer, "recvonly", None, self._camera.codec)
+        await exchange(self._http, url, self._session.peer, "recvonly", None, self._camera.codec, self._route)
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._connected.wait()
 
@@ -178,15 +185,22 @@ async def exchange(
     direction: str,
     sources: tuple[int, int] | None,
     codec: VideoCodec = "H264",
+    route: Route | None = None,
 ) -> httpx.Headers:
-    """Post an offer of one video, start to connect, return the headers of the answer."""
+    """Post an offer of one video, start to connect, return the headers of the answer.
+
+    With a `route` the server is not told our own addresses, and we are told others than its own.
+    """
     transport = await peer.gather("actpass")
+    if route is not None:
+        transport = replace(transport, candidates=())
     reply = await http.post(
         url, content=_offer(transport, direction, sources, codec), headers={"Content-Type": "application/sdp"}
     )
     if reply.status_code not in (200, 201):
         raise RuntimeError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
-    peer.connect(parse_offer(reply.text).sections[0])
+    answer = reply.text if route is None else await route(reply.text)
+    peer.connect(parse_offer(answer).sections[0])
     return reply.headers
 
 

@@ -12,8 +12,8 @@ from sdstream.worker.ports import ProcessedPicture
 
 HOPS = ("receive", "queue", "worker", "encode", "send", "total")
 """`receive` is from a picture's last packet to its planes; `worker` the worker's own time for it; `queue` the rest of
-the way from decoder to encoder: the hand-over both ways and the wait for the worker; `encode` the encoder's time; `send`
-from there to the sockets of all viewers; `total` from the decoder on, with what encoding and sending took last."""
+the way from decoder to encoder: the hand-over both ways and the wait for the worker; `encode` the encoder's time;
+`send` from there to all viewers' sockets; `total` from the decoder on, with what encoding and sending took last."""
 
 
 class StreamTraffic:

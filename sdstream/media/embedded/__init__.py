@@ -54,6 +54,7 @@ class EmbeddedMedia:
             bitrate=self._settings.video_bitrate,
             h264_encoder=self._h264_encoder,
             fast=self._fast,
+            frame_rate=self._settings.max_frame_rate,
             outputs=OutputOptions(self._settings.output_allow_private, self._settings.recording_least_free),
         )
         stream = EmbeddedStream(stream_id, size, listener, options, self._clock)

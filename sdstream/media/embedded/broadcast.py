@@ -11,6 +11,7 @@ from sdstream.frames import VIDEO_CLOCK, LatestSlot
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import (
+    NOMINAL_RATE,
     EncodedPicture,
     H264Encoder,
     KeyframePolicy,
@@ -55,6 +56,7 @@ class Broadcast:
         clock: Clock,
         faults: FoldedReporter,
         on_sent: Callable[[EncodedPicture], None] = lambda picture: None,
+        rate: float = NOMINAL_RATE,
     ) -> None:
         self.codec: VideoCodec = codec
         self.sinks: set[PictureSink] = set()
@@ -62,6 +64,7 @@ class Broadcast:
         self._anchor: tuple[int, float] | None = None
         """The timestamp of the last live picture and when it was captured."""
         self._bitrate = bitrate
+        self._rate = rate
         self._h264_encoder: H264Encoder = h264_encoder
         self._counters = counters
         self._clock = clock
@@ -135,7 +138,11 @@ class Broadcast:
         try:
             if self._encoder is None or self._encoder.size != picture.size:
                 self._encoder = PictureEncoder(
-                    self.codec, picture.size, scaled_bitrate(self._bitrate, picture.size), self._h264_encoder
+                    self.codec,
+                    picture.size,
+                    scaled_bitrate(self._bitrate, picture.size),
+                    self._h264_encoder,
+                    self._rate,
                 )
                 self._policy = KeyframePolicy()
             made = self._encoder.encode(frame, timestamp, keyframe=self._policy.due(started))

@@ -20,6 +20,8 @@ class EncodingOptions(Protocol):
     def bitrate(self) -> int: ...
     @property
     def h264_encoder(self) -> H264Encoder: ...
+    @property
+    def frame_rate(self) -> float: ...
 
 
 class Distribution:
@@ -55,6 +57,7 @@ class Distribution:
                 self._clock,
                 self._faults,
                 self._on_sent,
+                self._options.frame_rate,
             )
             self._broadcasts[codec] = broadcast
         broadcast.sinks.add(pictures)

@@ -54,6 +54,8 @@ class StreamOptions:
     bitrate: int
     h264_encoder: H264Encoder = "x264"
     fast: bool = True
+    frame_rate: float = 30.0
+    """The most pictures a second that come out."""
     outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
