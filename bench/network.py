@@ -102,7 +102,7 @@ def measure(ages: list[tuple[float, float]], start: float, up: float, end: float
         "pictures_per_second": round(len(seen) / (end - start), 1),
         "freezes": sum(gap > FREEZE for gap in gaps),
         "frozen_seconds": round(sum(max(0.0, gap - FREEZE) for gap in gaps), 2),
-        "recovery_seconds": round(recovered, 2) if up > start else None,
+        "recovery_seconds": round(recovered, 2) if up - start > 1 else None,
     }
 
 

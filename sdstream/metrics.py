@@ -49,6 +49,9 @@ class ServerStatistics:
     sound_corrections: int = 0
     sound_drops: Mapping[str, int] = field(default_factory=dict[str, int])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    outputs: Mapping[str, int] = field(default_factory=dict[str, int])
+    hls_streams: int = 0
+    recordings: int = 0
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
     worker_phase: str = "starting"
@@ -78,6 +81,9 @@ METRICS: dict[str, str] = {
     "sdstream_sound_gaps_total": "Packets of sound that never came from their publisher.",
     "sdstream_sound_corrections_total": "Jumps of the time that sound is held, when the pictures' latency jumped.",
     "sdstream_sound_dropped_total": "Packets of sound dropped, by reason.",
+    "sdstream_outputs": "Pushes to RTMP servers, by what they do: connecting, live, waiting.",
+    "sdstream_hls_streams": "Streams whose HLS is being made because somebody watches it.",
+    "sdstream_recordings": "Streams that are being recorded.",
     "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, worker, encode, send, total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
@@ -119,6 +125,9 @@ class StatisticsCollector(Collector):
         yield _counter("sdstream_sound_gaps_total", statistics.sound_gaps)
         yield _counter("sdstream_sound_corrections_total", statistics.sound_corrections)
         yield _labelled_counter("sdstream_sound_dropped_total", "reason", statistics.sound_drops)
+        yield _labelled_gauge("sdstream_outputs", "state", statistics.outputs)
+        yield _gauge("sdstream_hls_streams", statistics.hls_streams)
+        yield _gauge("sdstream_recordings", statistics.recordings)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}

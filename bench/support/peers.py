@@ -237,7 +237,8 @@ def _offer(transport: Transport, direction: str, sources: tuple[int, int] | None
         *(f"a=fingerprint:{algorithm} {digest}" for algorithm, digest in transport.fingerprints),
         "a=setup:actpass",
         *(f"a=candidate:{candidate}" for candidate in transport.candidates),
-        "a=end-of-candidates",
+        # Without the line the other side goes on waiting for candidates, and learns ours from its checks.
+        *(["a=end-of-candidates"] if transport.candidates else []),
     ]
     if codec == "H264":
         lines.append(f"a=fmtp:{number} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f")

@@ -1,6 +1,7 @@
 """HLS: playable at once, in step, bounded, and made only while somebody asks."""
 
 import asyncio
+import io
 import json
 import re
 import shutil
@@ -9,13 +10,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from sdstream.frames import PictureSize
 from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded.encoding import PictureEncoder
 from sdstream.media.embedded.outputs import hls
-from sdstream.media.embedded.outputs.fragments import Fragment, Head
+from sdstream.media.embedded.outputs.fragments import Fragment, FragmentMuxer, Head
 from sdstream.media.embedded.outputs.playlist import KEPT, LISTED, SegmentWindow, head_name
+from sdstream.media.embedded.outputs.units import PictureUnit
 from sdstream.media.ports import MediaStream, Placard
 from tests.media.conftest import SIZE
 from tests.media.flash import DelayedEcho, FlashingCamera, clock, onsets_of
@@ -150,3 +154,30 @@ def test_a_change_of_size_is_a_discontinuity_with_a_head_of_its_own() -> None:
         assert text.splitlines()[6].startswith(("#EXT-X-MAP", "#EXT-X-DISCONTINUITY"))
     assert window.find(head_name(HEADS[2])) == b"head"
     assert "RESOLUTION=384x512" in window.multivariant_playlist()
+
+
+def test_a_new_size_begins_with_a_head_of_its_own() -> None:
+    made: list[Fragment] = []
+
+    class Sink:
+        def take_fragment(self, fragment: Fragment) -> None:
+            made.append(fragment)
+
+    muxer = FragmentMuxer()
+    muxer.add(Sink())
+    sizes = (PictureSize(384, 384), PictureSize(448, 384), PictureSize(384, 384))
+    for part, size in enumerate(sizes):
+        encoder = PictureEncoder("H264", size, 300_000)
+        for number in range(10):
+            time = (part * 10 + number) * 3600
+            picture = encoder.encode(av.VideoFrame(size.width, size.height, "yuv420p"), time, keyframe=number % 5 == 0)
+            assert picture is not None
+            muxer.take(PictureUnit(picture.data, time, picture.keyframe, size))
+    muxer.finish()
+    assert [fragment.head.number for fragment in made] == [1, 1, 2, 2, 3, 3]
+    assert [fragment.head.size for fragment in made[::2]] == list(sizes)
+    assert [fragment.pictures for fragment in made] == [5] * 6
+    assert sum(fragment.seconds for fragment in made) == pytest.approx(30 * 0.04, abs=0.03)
+    for fragment in made:
+        with av.open(io.BytesIO(fragment.head.data + fragment.data)) as container:
+            assert len(list(container.decode(video=0))) == 5

@@ -14,6 +14,7 @@ FULL = ServerStatistics(
     streams=3,
     drops={"superseded": 4},
     sound_drops={"sound_late": 2},
+    outputs={"live": 1},
     states={"ONLINE": 1, "OFFLINE": 2},
     latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
     updates={"hot": 7},
