@@ -244,7 +244,7 @@ class MediaBackend(Protocol):
     async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> MediaStream: ...
 
     async def finish_recordings(self, folder: Path) -> int:
-        """Make whole what a killed server was recording below `folder`, before any stream records; their number."""
+        """Make whole what lies unfinished below `folder` at this moment; their number. Takes its time."""
         ...
 
     def ice_links(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,9 +43,9 @@ class RecordingShelf:
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Look for recordings that must go, now and every minute until `close`."""
-        self._task = asyncio.create_task(self._tend(), name="recordings")
+    def start(self, finish: Callable[[Path], Awaitable[int]]) -> None:
+        """Have what a killed server left made whole by `finish`, then look each minute for recordings that must go."""
+        self._task = asyncio.create_task(self._tend(finish), name="recordings")
 
     async def close(self) -> None:
         task, self._task = self._task, None
@@ -96,7 +96,10 @@ class RecordingShelf:
             with contextlib.suppress(OSError):
                 _remove(recording)
 
-    async def _tend(self) -> None:
+    async def _tend(self, finish: Callable[[Path], Awaitable[int]]) -> None:
+        count = await finish(self.folder)
+        if count:
+            log.info("recordings of an earlier run were made whole", count=count)
         while True:
             try:
                 await self.prune()

@@ -104,8 +104,7 @@ class StreamService:
         rows, images = self._store.load()
         for row in rows:
             self._restore(row, images)
-        await self._media.finish_recordings(self.recordings.folder)
-        self.recordings.start()
+        self.recordings.start(self._media.finish_recordings)
         try:
             await self._media.start()
             await self._worker.start()

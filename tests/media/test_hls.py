@@ -179,5 +179,5 @@ def test_a_new_size_begins_with_a_head_of_its_own() -> None:
     assert [fragment.pictures for fragment in made] == [5] * 6
     assert sum(fragment.seconds for fragment in made) == pytest.approx(30 * 0.04, abs=0.03)
     for fragment in made:
-        with av.open(io.BytesIO(fragment.head.data + fragment.data)) as container:
+        with av.open(io.BytesIO(fragment.head.data + fragment.data), "r") as container:
             assert len(list(container.decode(video=0))) == 5

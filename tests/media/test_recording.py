@@ -17,7 +17,7 @@ from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs.fragments import Fragment, FragmentMuxer
-from sdstream.media.embedded.outputs.recorder import MOST_WAITING, PARTIAL, Recorder, finalise_all
+from sdstream.media.embedded.outputs.recorder import MOST_WAITING, PARTIAL, Recorder, finalise_all, find_unfinished
 from sdstream.media.embedded.outputs.units import PictureUnit
 from sdstream.streams.recordings import Recording, RecordingShelf, choose_expired
 from tests.media.clients import make_settings
@@ -105,7 +105,7 @@ def test_what_a_killed_process_recorded_plays_to_the_last_second(tmp_path: Path)
     partial = file.with_name(file.name + PARTIAL)
     partial.write_bytes(partial.read_bytes() + fragments(1)[0].data[:700])  # the kill came within a write
     assert seconds_of(partial) > 2.4, "it plays as it is"
-    assert finalise_all(tmp_path) == 1
+    assert finalise_all(find_unfinished(tmp_path)) == 1
     assert seconds_of(file) > 2.4
     assert list(tmp_path.rglob("*")) == [file.parent, file]
 

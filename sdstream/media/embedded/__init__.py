@@ -11,7 +11,7 @@ from sdstream.frames import PictureSize
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
 from sdstream.media.embedded.outputs.manager import OutputOptions
-from sdstream.media.embedded.outputs.recorder import finalise_all
+from sdstream.media.embedded.outputs.recorder import finalise_all, find_unfinished
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.ports import MediaListener
@@ -62,7 +62,9 @@ class EmbeddedMedia:
         return stream
 
     async def finish_recordings(self, folder: Path) -> int:
-        return await asyncio.to_thread(finalise_all, folder)
+        # Looked for at once: what is begun later belongs to a stream that records.
+        found = find_unfinished(folder)
+        return await asyncio.to_thread(finalise_all, found)
 
     def ice_links(self) -> tuple[str, ...]:
         return tuple(f'<{url}>; rel="ice-server"' for url in self._addressing.servers)

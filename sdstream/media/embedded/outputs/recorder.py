@@ -10,7 +10,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +160,18 @@ def finalise(partial: Path) -> Path | None:
     return final
 
 
-def finalise_all(folder: Path) -> int:
-    """Make whole what a killed server left in `folder` and below; the number of files."""
-    count = 0
+def find_unfinished(folder: Path) -> list[Path]:
+    """What a killed server left in `folder` and below; copies it was making are taken away."""
     for stray in folder.rglob(f"*{FINISHING}"):
         with contextlib.suppress(OSError):
             stray.unlink()
-    for partial in sorted(folder.rglob(f"*{PARTIAL}")):
+    return sorted(folder.rglob(f"*{PARTIAL}"))
+
+
+def finalise_all(partials: Iterable[Path]) -> int:
+    """Make each of `partials` whole; the number of files."""
+    count = 0
+    for partial in partials:
         with contextlib.suppress(OSError):
             count += finalise(partial) is not None
     return count
@@ -189,4 +194,4 @@ def _remux(source: Path, target: Path) -> None:
         raise ValueError("nothing was recorded")
 
 
-__all__ = ["PARTIAL", "Recorder", "finalise", "finalise_all"]
+__all__ = ["PARTIAL", "Recorder", "finalise", "finalise_all", "find_unfinished"]
