@@ -59,6 +59,23 @@ class DataDirectory:
         return path
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPlaces:
+    """Where models and LoRAs are looked for and put, and whether they may be fetched; fetched is only into a place."""
+
+    models: Path | None = None
+    loras: Path | None = None
+    offline: bool = False
+    full_vae: bool = False
+    """A model's own VAE is wanted, not the small one."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ModelPlaces":
+        """The data directory's `models` and `loras`; nothing is made."""
+        path = choose_data_directory(settings).path.expanduser().absolute()
+        return cls(path / "models", path / "loras", settings.offline, settings.full_vae)
+
+
 def choose_data_directory(
     settings: Settings,
     *,
@@ -69,8 +86,10 @@ def choose_data_directory(
     """Decide where data is kept; nothing is made or written."""
     if settings.data_dir is not None:
         return DataDirectory(settings.data_dir, "the setting data_dir names it")
+    writable = is_writable or looks_writable
     for volume in volumes:
-        if (is_writable or looks_writable)(volume):
+        # A volume may belong to root and only our place on it to this user, as the image's entrypoint arranges.
+        if writable(volume / "sdstream") or writable(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
     directory = user_directory or platformdirs.user_data_path("sdstream", appauthor=False)
     return DataDirectory(directory, "no directory was set, so the user's data directory")
@@ -97,6 +116,7 @@ __all__ = [
     "NETWORK_VOLUMES",
     "SUBDIRECTORIES",
     "DataDirectory",
+    "ModelPlaces",
     "choose_data_directory",
     "looks_writable",
     "prove_writable",

@@ -52,6 +52,7 @@ class ServerStatistics:
     outputs: Mapping[str, int] = field(default_factory=dict[str, int])
     hls_streams: int = 0
     recordings: int = 0
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
     worker_phase: str = "starting"
@@ -77,6 +78,7 @@ METRICS: dict[str, str] = {
     "sdstream_received_bytes_total": "Media bytes received from publishers.",
     "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
     "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
+    "sdstream_frames_replaced_total": "Pictures in whose place another was shown: similar (the last again), unsafe.",
     "sdstream_sound_packets_total": "Packets of sound passed on.",
     "sdstream_sound_gaps_total": "Packets of sound that never came from their publisher.",
     "sdstream_sound_corrections_total": "Jumps of the time that sound is held, when the pictures' latency jumped.",
@@ -128,6 +130,7 @@ class StatisticsCollector(Collector):
         yield _labelled_gauge("sdstream_outputs", "state", statistics.outputs)
         yield _gauge("sdstream_hls_streams", statistics.hls_streams)
         yield _gauge("sdstream_recordings", statistics.recordings)
+        yield _labelled_counter("sdstream_frames_replaced_total", "reason", statistics.replaced)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}

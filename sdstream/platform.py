@@ -42,6 +42,26 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def die_with_parent_command(command: Sequence[str]) -> list[str]:
+    """A command that runs `command`, a program that is not ours, so that the kernel kills it when this process ends.
+
+    Elsewhere than on Linux it is `command` itself. The trap of `die_with_parent` is here too. A program with a set-user
+    bit or file capabilities loses the mark when it starts.
+    """
+    if not LINUX:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent, which ends its children in good order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,6 +89,26 @@ def processor_name() -> str:
                 if name.strip() == "model name":
                     return value.strip()
     return platform.processor() or platform.machine()
+
+
+def process_memory() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not tell without help."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * mmap.PAGESIZE
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory that the processes of this machine, or of this container, may hold together; None if unknown."""
+    limits: list[int] = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number and no limit
+            limits.append(int(Path(file).read_text("ascii")))
+    return min(limits, default=None)
 
 
 def start_child(
@@ -198,9 +238,12 @@ __all__ = [
     "can_send_segments",
     "create_shared_memory",
     "die_with_parent",
+    "die_with_parent_command",
     "ignore_interrupts",
+    "memory_limit",
     "open_shared_memory",
     "process_exists",
+    "process_memory",
     "processor_name",
     "received_socket",
     "send_segments",

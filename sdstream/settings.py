@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.reachability import platform_settings
+from sdstream.turn_settings import TurnSettings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
@@ -27,8 +29,8 @@ Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
 class ModelSource(BaseModel):
     """Where the weights of one public model id come from.
 
-    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine. `family` is for
-    ids that Daydream does not have, and needed there.
+    `source` is a diffusers directory, a single `.safetensors` file, or a hub id, with `@REVISION` or without. `family`
+    is for ids that Daydream does not have, and needed there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,16 +39,24 @@ class ModelSource(BaseModel):
     family: Family | None = None
 
 
-class Settings(BaseModel):
-    """All settings, validated. `load_settings` reads them from their sources."""
+class ServerSettings(BaseModel):
+    """The settings of a server, wherever it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="A second port, if another than port, that answers /ping, /health and /ready only. Unset: none, or "
+        "RunPod's PORT_HEALTH.",
+    )
     public_url: str | None = Field(
         default=None,
-        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request, on "
+        "RunPod from its variables.",
     )
     trust_proxy_headers: bool = Field(
         default=False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
@@ -79,12 +89,20 @@ class Settings(BaseModel):
 
     models: Mapping[str, ModelSource] = Field(
         default_factory=dict[str, ModelSource],
-        description="Public model id to a diffusers directory, or to a hub id whose files are in the hub's cache here, "
-        'as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family '
-        "needed for further ids.",
+        description="Public model id to a diffusers directory, a single .safetensors file or a hub id (OWNER/NAME or "
+        'OWNER/NAME@REVISION), as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" '
+        '| "sd15"}, the family needed for further ids.',
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
+    )
+    offline: bool = Field(
+        default=False,
+        description="Fetch nothing: models and LoRAs that are not on this machine are refused. HF_HUB_OFFLINE=1 does "
+        "the same.",
+    )
+    full_vae: bool = Field(
+        default=False, description="Use each model's own VAE in place of the small TAESD: finer pictures, much slower."
     )
     size_policy: Literal["reject", "clamp"] = Field(
         default="reject",
@@ -128,8 +146,9 @@ class Settings(BaseModel):
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
         default=(),
-        description="STUN URLs such as stun:stun.example.org:3478, separated by commas; none by default. This server "
-        "asks the first for its own address, and clients are told all of them. TURN does not work yet.",
+        description="STUN and TURN URLs such as stun:stun.example.org:3478 and turn:turn.example.org?transport=tcp, "
+        "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
+        "server for its own address.",
     )
     video_bitrate: int = Field(
         default=1_500_000,
@@ -171,6 +190,36 @@ class Settings(BaseModel):
         default=120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
     )
 
+    worker_overlap: bool = Field(
+        default=True,
+        description="Give a GPU its next call while it works on the one before. Off: one call after the other.",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
+    )
+    batch_window: float = Field(
+        default=0.002,
+        ge=0,
+        le=0.1,
+        description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
+        "A stream alone never waits, and nobody waits for one that is late.",
+    )
+    compile_networks: bool = Field(
+        default=False,
+        description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "
+        "the compiler, up to minutes. Needs a C++ compiler on a CPU.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
+    )
+    safety_check_interval: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="The safety checker looks at each n-th picture of a stream; what it found counts until the next "
+        "look.",
+    )
     worker_spare: bool = Field(
         default=True,
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "
@@ -228,10 +277,14 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check_open_server(self) -> "Settings":
+    def _check_open_server(self) -> "ServerSettings":
         if not self.authentication and not is_loopback(self.host):
             raise ValueError("authentication can be switched off only when host is a loopback address")
         return self
+
+
+class Settings(TurnSettings, ServerSettings):
+    """All settings, validated. `load_settings` reads them from their sources."""
 
 
 def is_loopback(host: str) -> bool:
@@ -257,7 +310,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = _from_file(file) if file else {}
+    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
     values |= _from_environment(environment)
     values |= dict(flags or {})
     try:
@@ -309,4 +362,13 @@ def _describe(problem: Any) -> str:
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-__all__ = ["CONFIG_VARIABLE", "PREFIX", "Family", "ModelSource", "Settings", "is_loopback", "load_settings"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "PREFIX",
+    "Family",
+    "ModelSource",
+    "ServerSettings",
+    "Settings",
+    "is_loopback",
+    "load_settings",
+]

@@ -1,13 +1,21 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub; read when huggingface_hub is imported
+
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
+
+# How fast a busy machine is proves nothing.
+settings.register_profile("sdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sdstream")
 
 ARTIFACTS = Path(__file__).parent.parent / "artifacts"
 _servers: dict[LiveServer, int] = {}

@@ -2,6 +2,7 @@
 
 from sdstream.api import schemas
 from sdstream.api.operation import Answer, Operation
+from sdstream.api.output_schemas import RecordingList
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -25,7 +26,7 @@ OUTPUT_OPERATIONS: dict[str, Operation] = {
         "Extensions",
         "List recordings",
         "Oldest first. One that is being written is not `finished`.",
-        {200: Answer("The recordings", schemas.RecordingList)},
+        {200: Answer("The recordings", RecordingList)},
         (401, 403, 404, 503),
         extension=True,
     ),

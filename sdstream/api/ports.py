@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sdstream.media.ports import HlsFile, SessionAnswer
+from sdstream.media.ports import HlsFile, IceServer, SessionAnswer
 from sdstream.metrics import ServerStatistics
 from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.views import Capacity, StreamEvent, StreamRecord, StreamState, StreamStatus, UpdateOutcome
@@ -54,7 +54,12 @@ class Streams(Protocol):
     def faults(self) -> int: ...
     def statistics(self) -> ServerStatistics: ...
     async def hls_file(self, playback_id: str, name: str) -> HlsFile: ...
-    def ice_links(self) -> tuple[str, ...]: ...
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
+        """The ICE servers for a client that calls this server as `host` and has a stream's key or playback id.
+
+        None for another `token`: whoever guesses gets no TURN password. Raises `TurnUnavailable` and `WebRtcOff`.
+        """
+        ...
 
 
 __all__ = ["Created", "Opened", "Streams"]

@@ -4,16 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdstream.api.output_schemas import OutputStatus, RecordingStatus, RecordingSwitch, Shape
 from sdstream.params import Sd15Params, SdTurboParams, SdxlTurboParams
 from sdstream.streams.views import Applied, StreamState
 
 Params = SdTurboParams | SdxlTurboParams | Sd15Params
-
-
-class Shape(BaseModel):
-    """Every member is always present; members beyond these may come."""
-
-    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
 
 class ErrorDetail(Shape):
@@ -34,13 +29,6 @@ class ErrorEnvelope(Shape):
     details: list[ErrorDetail] | dict[str, Any] | str | None = Field(None, description="For parameters: one per field.")
     requestId: str = Field(description="Also in the X-Request-Id header and in the log.")  # noqa: N815
     traceId: str | None = Field(None, description="From the caller's `traceparent` header.")  # noqa: N815
-
-
-class RecordingSwitch(Shape):
-    """Whether the stream is recorded."""
-
-    enabled: bool
-    format: Literal["mp4"]
 
 
 class Stream(Shape):
@@ -179,43 +167,6 @@ class GatewayStatus(Shape):
     ingest_metrics: IngestMetrics
 
 
-class OutputStatus(Shape):
-    """A push to an RTMP server, without its key."""
-
-    target: str
-    state: Literal["connecting", "live", "waiting"]
-    last_error: str | None
-    connections: int
-    pictures: int
-    bytes_sent: int
-    dropped: int
-
-
-class RecordingStatus(Shape):
-    """The recording under way."""
-
-    name: str
-    seconds: float
-    bytes_written: int
-
-
-class Recording(Shape):
-    """A file that was recorded."""
-
-    name: str
-    url: str
-    started_at: str
-    bytes: int
-    finished: bool
-
-
-class RecordingList(Shape):
-    """The recordings of a stream, oldest first."""
-
-    success: Literal[True]
-    data: list[Recording]
-
-
 class Status(Shape):
     """A stream at this moment. The members from `reason` on are extensions."""
 
@@ -233,11 +184,16 @@ class Status(Shape):
     gateway_status: GatewayStatus
     reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
     revision: int
-    lane: dict[str, Any] | None = Field(description="What the worker says: phase, detail, percent, revision.")
+    lane: dict[str, Any] | None = Field(
+        description="What the worker says: phase, detail, percent, revision, acceleration_in_force."
+    )
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
     latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
     drops: dict[str, int] = Field(description="Dropped pictures by reason.")
+    replaced: dict[str, int] = Field(
+        description="Pictures in whose place another was shown: the last one if `similar`, a placard if `unsafe`."
+    )
     media: dict[str, Any]
     outputs: list[OutputStatus] = Field(description="The pushes to RTMP servers.")
     recording: RecordingStatus | None = Field(description="The recording under way.")

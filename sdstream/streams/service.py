@@ -17,7 +17,8 @@ from sdstream.errors import (
     ShuttingDown,
     StreamNotFound,
 )
-from sdstream.media.ports import HlsFile, MediaBackend
+from sdstream.fetching import PublicFetcher
+from sdstream.media.ports import HlsFile, IceServer, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
     Delivery,
@@ -34,7 +35,6 @@ from sdstream.settings import Settings
 from sdstream.streams.capacity import describe_capacity
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
-from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
 from sdstream.streams.recordings import RecordingShelf
@@ -291,8 +291,8 @@ class StreamService:
         """Defects that the supervisors of streams and worker caught; the log has each."""
         return self._keeper.faults + self._worker.health().faults
 
-    def ice_links(self) -> tuple[str, ...]:
-        return self._media.ice_links()
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
+        return await self._media.ice_servers(host) if self._streams.has_token(token) else ()
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""

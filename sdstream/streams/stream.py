@@ -240,7 +240,7 @@ class Stream:
             self._restarts += 1
             self._restart_at = self._clock.monotonic()
             self.live.restart_at = self._restart_at
-            self._note_error("WORKER/UNAVAILABLE", health.last_error or "The worker process ended.")
+            self._note_error(health.last_error_code, health.last_error or "The worker process ended.")
         self.events.emit("worker", {"phase": health.phase.value, "restarts": health.restarts})
 
     # What others ask
@@ -275,6 +275,7 @@ class Stream:
             media=live.statistics() if live else MediaStatistics(),
             latencies=live.traffic.latencies(now) if live else {},
             drops=live.drops() if live else {},
+            replaced=live.traffic.replaced() if live else {},
         )
 
     def totals(self) -> Totals:

@@ -44,6 +44,7 @@ def summarize(
         outputs=outputs,
         hls_streams=sum(media.hls_active for media in medias),
         recordings=sum(media.recording is not None for media in medias),
+        replaced=totals.replaced,
         latencies=totals.latencies,
         updates=updates,
         worker_phase=health.phase.value,

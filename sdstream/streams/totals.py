@@ -29,6 +29,7 @@ class Totals:
     sound_corrections: int = 0
     sound_drops: Mapping[str, int] = field(default_factory=dict[str, int])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
 
     @classmethod
@@ -48,6 +49,7 @@ class Totals:
             sound_corrections=media.sound.corrections,
             sound_drops=media.sound.dropped,
             drops=live.total_drops(),
+            replaced=live.traffic.replaced(),
             latencies=live.traffic.latency_counts(),
         )
 
@@ -68,6 +70,7 @@ class Totals:
             self.sound_corrections + other.sound_corrections,
             Counter(self.sound_drops) + Counter(other.sound_drops),
             Counter(self.drops) + Counter(other.drops),
+            Counter(self.replaced) + Counter(other.replaced),
             latencies,
         )
 

@@ -27,6 +27,7 @@ class StreamTraffic:
         self._leaving_seconds = {"encode": 0.0, "send": 0.0}
         self._latencies = {hop: LatencyWindow() for hop in HOPS}
         self._drops: Counter[str] = Counter()
+        self._replaced: Counter[str] = Counter()
         self.input = RateMeter()
         self.output = RateMeter()
 
@@ -51,6 +52,10 @@ class StreamTraffic:
         now = self._clock.monotonic()
         age = max(now - picture.frame.received_at, 0.0)
         with self._lock:
+            if picture.skipped:
+                self._replaced["similar"] += 1
+            if picture.blocked:
+                self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
             self._latencies["worker"].add(now, picture.worker_seconds)
             self._latencies["queue"].add(now, max(age - picture.worker_seconds, 0.0))
@@ -83,6 +88,11 @@ class StreamTraffic:
     def latency_counts(self) -> dict[str, LatencyCounts]:
         with self._lock:
             return {hop: window.counts() for hop, window in self._latencies.items()}
+
+    def replaced(self) -> Counter[str]:
+        """Pictures that were shown another one for: `similar` to the last one, or `unsafe`."""
+        with self._lock:
+            return Counter(self._replaced)
 
     def drops(self) -> Counter[str]:
         """Drops by reason since the beginning."""

@@ -90,8 +90,8 @@ class StreamStatus:
     """All that is known of a running or idle stream at one moment.
 
     Rates are pictures a second over the last two seconds or so. Moments are UTC, None for what never happened.
-    `latencies` has the hops of `traffic.HOPS` where known. `drops` counts by reason since the
-    publisher came.
+    `latencies` has the hops of `traffic.HOPS` where known. `drops` counts by reason since the publisher came, and so
+    does `replaced` the pictures in whose place another was shown.
     """
 
     stream_id: str
@@ -118,6 +118,7 @@ class StreamStatus:
     media: MediaStatistics
     latencies: Mapping[str, LatencySummary] = field(default_factory=dict[str, LatencySummary])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

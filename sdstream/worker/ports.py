@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
 from sdstream.params import StreamParams
 
@@ -41,6 +42,8 @@ class LaneStatus:
     `revision` is the params revision in force. `effective_sequence` is the sequence of the first picture made under it,
     None until there is one. `percent` is 0 to 100 while loading. `error_code` is a code of `sdstream.errors`.
 
+    `acceleration` is what runs the networks, such as `torch+cuda_graph`; empty without networks, and until it is known.
+
     A READY lane with an error could not load `refused_revision`, a newer one, and goes on with `revision`; the error
     goes with the next update that the lane takes up.
     """
@@ -53,6 +56,7 @@ class LaneStatus:
     error_code: str | None = None
     error_message: str | None = None
     refused_revision: int | None = None
+    acceleration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,10 @@ class ProcessedPicture:
     revision: int
     worker_seconds: float
     queue_seconds: float
+    skipped: bool = False
+    """The similar-image filter left its source out: it is the last picture again."""
+    blocked: int = 0
+    """How many pictures the safety checker replaced since the last one told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,8 @@ class WorkerHealth:
     memory_used: int | None = None
     memory_total: int | None = None
     last_error: str | None = None
+    last_error_code: str = WorkerUnavailable.code
+    """Of `sdstream.errors`: why the process ended last."""
     last_restart_logs: tuple[str, ...] = ()
     faults: int = 0
     """Defects in the supervision of the process that were caught."""

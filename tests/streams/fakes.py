@@ -10,7 +10,15 @@ import numpy
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, InvalidSdp
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.media.ports import HlsFile, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import (
+    HlsFile,
+    IceServer,
+    MediaListener,
+    MediaStatistics,
+    Placard,
+    PublisherState,
+    SessionAnswer,
+)
 from sdstream.params import StreamParams
 from sdstream.worker.ports import (
     LaneListener,
@@ -171,8 +179,8 @@ class FakeMedia:
     async def finish_recordings(self, folder: Path) -> int:
         return 0
 
-    def ice_links(self) -> tuple[str, ...]:
-        return ('<stun:stun.example.org>; rel="ice-server"',)
+    async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
+        return (IceServer(("stun:stun.example.org",)),)
 
     async def close(self) -> None:
         self.running = False

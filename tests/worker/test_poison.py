@@ -43,7 +43,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, folder: Path, method: str) -> None:
 
 @posix_only
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["process", "_take"])
+@pytest.mark.parametrize("method", ["after", "begin"])
 async def test_a_stream_that_ends_the_worker_twice_is_kept_away_until_its_params_change(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str
 ) -> None:
