@@ -58,6 +58,8 @@ class ServerStatistics:
     worker_phase: str = "starting"
     worker_phases: tuple[str, ...] = ()
     worker_restarts: int = 0
+    worker_calls: Mapping[int, int] = field(default_factory=dict[int, int])
+    worker_call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
     worker_memory_used: int | None = None
     worker_memory_total: int | None = None
     store_commits: int = 0
@@ -86,10 +88,12 @@ METRICS: dict[str, str] = {
     "sdstream_outputs": "Pushes to RTMP servers, by what they do: connecting, live, waiting.",
     "sdstream_hls_streams": "Streams whose HLS is being made because somebody watches it.",
     "sdstream_recordings": "Streams that are being recorded.",
-    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, worker, encode, send, total.",
+    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, wait, worker, encode, send, total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",
+    "sdstream_worker_calls_total": "Calls of the worker, by the number of streams that rode in them.",
+    "sdstream_worker_call_seconds_total": "Time that those calls took.",
     "sdstream_worker_memory_used_bytes": "Memory in use on the worker's device, where it is known.",
     "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
     "sdstream_store_commits_total": "Transactions of the stream store.",
@@ -136,6 +140,11 @@ class StatisticsCollector(Collector):
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}
         yield _labelled_gauge("sdstream_worker_phase", "phase", phases)
         yield _counter("sdstream_worker_restarts_total", statistics.worker_restarts)
+        calls, seconds = statistics.worker_calls, statistics.worker_call_seconds
+        yield _labelled_counter("sdstream_worker_calls_total", "streams", {str(n): calls[n] for n in sorted(calls)})
+        yield _labelled_counter(
+            "sdstream_worker_call_seconds_total", "streams", {str(n): seconds[n] for n in sorted(seconds)}
+        )
         if statistics.worker_memory_used is not None:
             yield _gauge("sdstream_worker_memory_used_bytes", statistics.worker_memory_used)
         if statistics.worker_memory_total is not None:

@@ -197,6 +197,13 @@ class ServerSettings(BaseModel):
     batch_size: int = Field(
         default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
     )
+    stream_frame_rate: float = Field(
+        default=10.0,
+        ge=0,
+        le=240,
+        description="Pictures a second that the worker must be able to make of each stream, by what its calls were "
+        "measured to take, before one more is taken; else 429. 0 takes streams whatever they cost.",
+    )
     batch_window: float = Field(
         default=0.002,
         ge=0,

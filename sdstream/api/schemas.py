@@ -239,6 +239,18 @@ class Catalogue(Shape):
     processors: Any
 
 
+class KindCapacityData(Shape):
+    """Streams of one kind, as far as they were measured."""
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+    publishing: int
+    frame_seconds: dict[str, float]
+    room: int | None
+
+
 class CapacityData(Shape):
     """How much more this server takes."""
 
@@ -253,6 +265,9 @@ class CapacityData(Shape):
     device: str
     memory_used: int | None
     memory_total: int | None
+    frame_rate: float
+    load: float
+    kinds: list[KindCapacityData]
 
 
 class CapacityAnswer(Shape):

@@ -11,6 +11,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import (
+    CapacityReached,
     InvalidParams,
     NoPictureYet,
     RequestError,
@@ -23,6 +24,7 @@ from sdstream.metrics import ServerStatistics
 from sdstream.params import (
     Delivery,
     ModelTable,
+    StreamParams,
     StyleImage,
     apply_update,
     classify,
@@ -32,7 +34,7 @@ from sdstream.params import (
     parse_create,
 )
 from sdstream.settings import Settings
-from sdstream.streams.capacity import describe_capacity
+from sdstream.streams.capacity import describe_capacity, worker_full
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
@@ -56,6 +58,8 @@ from sdstream.streams.views import (
     UpdateOutcome,
 )
 from sdstream.worker.ports import WorkerClient, WorkerHealth
+
+WORKER_FULL = "End a stream or take a smaller one; SDSTREAM_STREAM_FRAME_RATE is what each is promised, 0 for nothing."
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +92,7 @@ class StreamService:
         self._tick_seconds = tick_seconds
         self._thresholds = Thresholds(max_frame_rate=settings.max_frame_rate)
         self._streams = StreamDirectory(settings.max_streams)
-        self._keeper = StreamKeeper(self._streams, worker, settings, clock, self._collect)
+        self._keeper = StreamKeeper(self._streams, worker, settings, clock, lambda stream: self._delete(stream, "idle"))
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
         self.recordings = RecordingShelf(data_dir, settings, clock)
         self._store: StreamStore | None = None
@@ -133,6 +137,7 @@ class StreamService:
         settings = self._settings
         request = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
         self._streams.refuse_crowd(self._busy_since())
+        self._refuse_load(request.params)
         self._streams.refuse_glut()
         record = new_record(request, author, self._clock.now(), from_playground=from_playground)
         stream = self._add(record, used_at=self._clock.monotonic())
@@ -219,6 +224,8 @@ class StreamService:
         stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):
             self._streams.refuse_crowd(self._busy_since())
+        if not stream.is_publishing:
+            self._refuse_load(stream.saved.params)
         before = stream.used_at
         stream.use()  # before the answer, or several could take the last place at once
         try:
@@ -280,9 +287,10 @@ class StreamService:
 
     def capacity(self) -> Capacity:
         """How much more this server takes."""
+        since, closing = self._busy_since(), self._closing is not None
+        default = parse_create({}, self._models).params
         health = self._worker.health()
-        closing = self._closing is not None
-        return describe_capacity(self._streams, self._settings, health, self._busy_since(), closing=closing)
+        return describe_capacity(self._streams, self._settings, health, since, closing=closing, default=default)
 
     def worker_health(self) -> WorkerHealth:
         return self._worker.health()
@@ -352,9 +360,6 @@ class StreamService:
             raise
         stream.commit_delivery(delivery)
 
-    async def _collect(self, stream: Stream) -> None:
-        await self._delete(stream, "idle")
-
     async def _delete(self, stream: Stream, reason: str) -> None:
         store = self._open_store()
         gone = StreamNotFound("This stream was deleted.")
@@ -382,6 +387,10 @@ class StreamService:
             self._style_images.forget(stream.saved.id)
         else:
             self._style_images.check(stream.saved.id, image, stream.note_bad_params)
+
+    def _refuse_load(self, params: StreamParams) -> None:
+        if reason := worker_full(self._streams, self._settings, self._worker.health(), params):
+            raise CapacityReached(reason, hint=WORKER_FULL)
 
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout

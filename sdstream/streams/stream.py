@@ -184,6 +184,11 @@ class Stream:
         return self.live is not None and self.live.publisher is not PublisherState.ABSENT
 
     @property
+    def input_rate(self) -> float:
+        """Pictures a second that come from the publisher now."""
+        return 0.0 if self.live is None else self.live.traffic.rates(self._clock.monotonic())[0]
+
+    @property
     def viewers(self) -> int:
         return 0 if self.live is None else self.live.viewers
 

@@ -21,9 +21,9 @@ def summarize(
     states = Counter({state.value: 0 for state in StreamState})
     states.update(stream.state.value for stream in streams)
     totals = streams.totals()
-    medias = [stream.live.statistics() for stream in streams if stream.live is not None]
+    statistics = [stream.live.statistics() for stream in streams if stream.live is not None]
     outputs = Counter({state.value: 0 for state in OutputState})
-    outputs.update(output.state.value for media in medias for output in media.outputs)
+    outputs.update(output.state.value for media in statistics for output in media.outputs)
     return ServerStatistics(
         streams=len(streams),
         publishers=sum(stream.is_publishing for stream in streams),
@@ -42,14 +42,16 @@ def summarize(
         sound_drops=totals.sound_drops,
         drops=totals.drops,
         outputs=outputs,
-        hls_streams=sum(media.hls_active for media in medias),
-        recordings=sum(media.recording is not None for media in medias),
+        hls_streams=sum(media.hls_active for media in statistics),
+        recordings=sum(media.recording is not None for media in statistics),
         replaced=totals.replaced,
         latencies=totals.latencies,
         updates=updates,
         worker_phase=health.phase.value,
         worker_phases=tuple(phase.value for phase in WorkerPhase),
         worker_restarts=health.restarts,
+        worker_calls=health.calls,
+        worker_call_seconds=health.call_seconds,
         worker_memory_used=health.memory_used,
         worker_memory_total=health.memory_total,
         store_commits=written.commits,

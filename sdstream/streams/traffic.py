@@ -10,10 +10,11 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
-HOPS = ("receive", "queue", "worker", "encode", "send", "total")
+HOPS = ("receive", "queue", "wait", "worker", "encode", "send", "total")
 """`receive` is from a picture's last packet to its planes; `worker` the worker's own time for it; `queue` the rest of
-the way from decoder to encoder: the hand-over both ways and the wait for the worker; `encode` the encoder's time;
-`send` from there to all viewers' sockets; `total` from the decoder on, with what encoding and sending took last."""
+the way from decoder to encoder: the hand-over both ways and the wait for the worker, of which `wait` is the part inside
+it; `encode` the encoder's time; `send` from there to all viewers' sockets; `total` from the decoder on, with what
+encoding and sending took last."""
 
 
 class StreamTraffic:
@@ -57,6 +58,7 @@ class StreamTraffic:
             if picture.blocked:
                 self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
+            self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
             self._latencies["worker"].add(now, picture.worker_seconds)
             self._latencies["queue"].add(now, max(age - picture.worker_seconds, 0.0))
             self._latencies["total"].add(now, age + sum(self._leaving_seconds.values()))

@@ -17,6 +17,7 @@ from sdstream.settings import Settings
 from sdstream.worker import supervision
 from sdstream.worker.child import WorkerChild
 from sdstream.worker.lane import WorkerLane
+from sdstream.worker.load import CallTotals, cost_of
 from sdstream.worker.messages import (
     AtWork,
     Configure,
@@ -86,6 +87,7 @@ class WorkerProcess:
         self._pings = itertools.count(1)
         self._ready: Ready | None = None
         self._pong: Pong | None = None
+        self._totals = CallTotals()
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
         self._last_logs: tuple[str, ...] = ()
@@ -137,6 +139,9 @@ class WorkerProcess:
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
+            costs=() if pong is None else tuple(cost_of(load) for load in pong.loads),
+            calls=self._totals.calls({} if pong is None else pong.calls),
+            call_seconds=self._totals.seconds({} if pong is None else pong.call_seconds),
             faults=self._faults,
         )
 
@@ -227,6 +232,8 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
+        if (pong := self._pong) is not None:
+            self._totals.end(pong.calls, pong.call_seconds)
         self._ready = self._pong = None
         if child is None:
             child = WorkerChild(self._on_message, self._on_child_end)

@@ -16,9 +16,9 @@ from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
-from sdstream.worker.load import CallKind
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
+from sdstream.worker.ports import CallKind
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "controlnets")
@@ -87,6 +87,10 @@ class DiffusionPipeline(Pipeline):
     @property
     def seat(self) -> int:
         return self._seat
+
+    @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        return self._model.loras
 
     @property
     def notes(self) -> tuple[str, ...]:

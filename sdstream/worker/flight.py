@@ -168,8 +168,9 @@ class Flight:
         seconds = self._end.seconds_since(self._begin)
         if seconds is None:
             seconds = self._clock.monotonic() - self._started
-        stream_bytes = 0 if pipeline.group is None else pipeline.group.stream_bytes
-        self._meter.note(pipeline.kind, max(streams, 1), seconds, stream_bytes)
+        streams = max(streams, 1)
+        kept = 0 if pipeline.group is None else pipeline.group.stream_bytes
+        self._meter.note(pipeline.kind, streams, seconds, kept + self._device.working_bytes() // streams)
 
 
 def _seat(rider: _Passenger) -> int:

@@ -18,6 +18,13 @@ from sdstream.diffusion.sources import HubId, Progress, fetch_repository, fetche
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.settings import Family
+
+LCM_LORAS: dict[Family, str] = {
+    "sd15": "latent-consistency/lcm-lora-sdv1-5",
+    "sdxl-turbo": "latent-consistency/lcm-lora-sdxl",
+}
+"""What makes a model draw in few steps; there is none for SD 2. `lcm_lora_id` names it, and the family decides."""
 
 MAX_BYTES = 2 * 1024**3
 """Of one LoRA."""
@@ -100,8 +107,14 @@ class LoraFiles:
         return target
 
     async def _download(self, url: str, name: str, part: Path, progress: Progress) -> None:
+        told = -1
+
         def tell(came: int, total: int | None) -> None:
-            progress(f"downloading the LoRA {name}", None if not total else 100.0 * came / total)
+            nonlocal told
+            percent = 100 * came // total if total else 0
+            if percent != told:  # each report goes all the way to those who watch the stream
+                told = percent
+                progress(f"downloading the LoRA {name}", float(percent) if total else None)
 
         fetcher = self.make_fetcher()
         try:
@@ -167,4 +180,4 @@ def _make_room(folder: Path, more: int) -> None:
         path.unlink(missing_ok=True)
 
 
-__all__ = ["LoraFiles", "shown"]
+__all__ = ["LCM_LORAS", "LoraFiles", "shown"]

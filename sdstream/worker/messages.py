@@ -132,7 +132,7 @@ class Pong(Message):
     busy_seconds: float
     """How long the call under way has taken so far; 0 between them."""
     loading_seconds: float
-    """How long the load under way has taken so far, beside the calls; 0 without one."""
+    """How long a load beside the calls has said nothing of its progress; 0 without one."""
     memory_used: int | None
     memory_total: int | None
     loads: list[CallLoad]
@@ -192,6 +192,7 @@ class LaneReport(Message):
     error_message: str | None
     refused_revision: int | None
     acceleration: str = ""
+    loras: list[tuple[str, float]] = []
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

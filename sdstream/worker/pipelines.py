@@ -12,8 +12,8 @@ from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.processors import ImageProcessing, Processor
 from sdstream.worker.colour import resize
-from sdstream.worker.load import CallKind
 from sdstream.worker.options import EngineOptions
+from sdstream.worker.ports import CallKind
 from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, run_processor
 
 Progress = Callable[[str, float | None], None]
@@ -62,6 +62,11 @@ class Pipeline(Protocol):
     def changes_nothing(self) -> bool:
         """Whether pictures come out as they go in, so that their planes may be copied instead."""
         ...
+
+    @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        """The LoRAs in its model: names, and how strongly."""
+        return ()
 
     @property
     def notes(self) -> tuple[str, ...]:

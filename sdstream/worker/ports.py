@@ -6,7 +6,8 @@ Threads: `Lane.submit` may be called from any thread and only copies; `LaneListe
 client's reader thread. Everything else runs on the event loop.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -57,6 +58,8 @@ class LaneStatus:
     error_message: str | None = None
     refused_revision: int | None = None
     acceleration: str = ""
+    loras: tuple[tuple[str, float], ...] = ()
+    """What is fused into the stream's model: names, and how strongly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,34 @@ class LaneStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class CallKind:
+    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone, and `steps` 0."""
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        size = f"{self.width}x{self.height}"
+        if not self.model_id:
+            return f"image processors, {size}"
+        return f"{self.model_id}, {size}, {self.steps} step{'' if self.steps == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """What calls of one kind take, measured: mean seconds by the number of streams in a call, and the bytes of the
+    device's memory that one stream holds there."""
+
+    kind: CallKind
+    seconds: Mapping[int, float]
+    stream_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerHealth:
     """Facts for `/health`, `doctor` and metrics. `device` is torch's name for it, `processor` the hardware's."""
 
@@ -106,6 +137,12 @@ class WorkerHealth:
     last_error_code: str = WorkerUnavailable.code
     """Of `sdstream.errors`: why the process ended last."""
     last_restart_logs: tuple[str, ...] = ()
+    costs: tuple[CallCost, ...] = ()
+    """What the present process' calls take."""
+    calls: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Calls by their number of streams, of all processes so far."""
+    call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
+    """The seconds that those took together."""
     faults: int = 0
     """Defects in the supervision of the process that were caught."""
 
@@ -176,6 +213,8 @@ class WorkerClient(Protocol):
 
 
 __all__ = [
+    "CallCost",
+    "CallKind",
     "Lane",
     "LaneListener",
     "LanePhase",

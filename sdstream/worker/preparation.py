@@ -1,8 +1,8 @@
 """What new params need before they can come into force, made beside the pictures that go on meanwhile.
 
-Two threads, so that a model that takes minutes to load holds up no prompt of another stream: one makes plans for
-pipelines that run, the other loads pipelines, one at a time. The working thread gives out work and takes what was made
-at a boundary between two pictures.
+Several threads, so that a model that takes minutes to load holds up no prompt of another stream: one makes plans for
+pipelines that run, the others load pipelines. The working thread gives out work and takes what was made at a boundary
+between two pictures.
 """
 
 import queue
@@ -21,25 +21,29 @@ from sdstream.worker.outcomes import Prepared
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
 
+LOADERS = 3
+"""Threads that load. One model is loaded at a time, and meanwhile streams find those that are in memory already."""
+
 
 class Preparation:
-    """The two threads. All methods are for the working thread, but `loading_seconds`, which any may ask."""
+    """The threads. All methods are for the working thread, but `loading_seconds`, which any may ask."""
 
     def __init__(self, scheduler: Scheduler, device: Device, clock: Clock) -> None:
         self._scheduler = scheduler
         self._device = device
         self._clock = clock
-        self._loading_since: float | None = None
+        self._told_at: dict[int, float] = {}
+        """By lane that loads: when its load began, or last told of progress."""
         # Unbounded, but a lane has one piece of work under way at most.
         self._plans: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._loads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        for name, work in (("plans", self._plans), ("loads", self._loads)):
-            threading.Thread(target=_run, args=(work,), name=name, daemon=True).start()
+        for work in (self._plans, *[self._loads] * LOADERS):
+            threading.Thread(target=_run, args=(work,), name="preparation", daemon=True).start()
 
     @property
     def loading_seconds(self) -> float:
-        """How long the load under way has taken so far."""
-        since = self._loading_since
+        """How long the load that was heard of longest ago has said nothing; 0 without one."""
+        since = min(self._told_at.copy().values(), default=None)
         return 0.0 if since is None else self._clock.monotonic() - since
 
     def begin(self, lane: LaneWork, wanted: WantedParams) -> None:
@@ -52,7 +56,7 @@ class Preparation:
             if not params.skip_diffusion:
                 self._plans.put(lambda: self._plan(lane, wanted, params))
                 return
-            prepared = lane.prepare(wanted, params) or lane.load(wanted, params)
+            prepared = lane.prepare(wanted, params) or lane.load(wanted, params, lane.progress)
         except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
             prepared = Prepared(wanted, error=error)
         self.finish(lane, prepared)
@@ -114,13 +118,17 @@ class Preparation:
             self._scheduler.offer(lane.number, prepared)
 
     def _load(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None) -> Prepared:
-        self._loading_since = self._clock.monotonic()
+        def progress(detail: str, percent: float | None) -> None:
+            self._told_at[lane.number] = self._clock.monotonic()
+            lane.progress(detail, percent)
+
+        self._told_at[lane.number] = self._clock.monotonic()
         try:
-            return lane.load(wanted, lane.read(wanted) if params is None else params)
+            return lane.load(wanted, lane.read(wanted) if params is None else params, progress)
         except Exception as error:  # noqa: BLE001 - supervises the thread: the working thread is told, and decides
             return Prepared(wanted, params, error=error)
         finally:
-            self._loading_since = None
+            self._told_at.pop(lane.number, None)
 
 
 def _run(work: "queue.SimpleQueue[Callable[[], None]]") -> None:

@@ -74,7 +74,7 @@ class SupervisionState:
     busy_seconds: float = 0.0
     """How long the present call took at the last pong."""
     loading_seconds: float = 0.0
-    """How long the present load did, beside it."""
+    """How long a load beside it had told of no progress."""
     quick_failures: int = 0
     next_spare_at: float = 0.0
     restarts: int = 0

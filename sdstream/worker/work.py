@@ -23,8 +23,8 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
-from sdstream.worker.pipelines import Pipeline, group_of, make_pipeline
+from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
+from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
@@ -79,6 +79,7 @@ class LaneWork:
         self._told_blocked = 0
         self.failed = False
         self.preparing = False
+        self._closed = False
 
     # -- the reading thread
 
@@ -128,13 +129,15 @@ class LaneWork:
         plan = None if pipeline is None else pipeline.plan(params)
         return None if plan is None else Prepared(wanted, params, plan=plan, planned_for=pipeline)
 
-    def load(self, wanted: WantedParams, params: StreamParams) -> Prepared:
+    def load(self, wanted: WantedParams, params: StreamParams, progress: Progress) -> Prepared:
         """Another pipeline for these params; the present one goes on meanwhile."""
-        pipeline = make_pipeline(params, self._device, self.progress, self._models, self._options)
+        pipeline = make_pipeline(params, self._device, progress, self._models, self._options)
         return Prepared(wanted, params, pipeline=pipeline)
 
     def progress(self, detail: str, percent: float | None) -> None:
-        """Something is being loaded."""
+        """Something is being loaded. Raises `LoadGivenUp`, which ends that, when nobody waits for it any more."""
+        if self._closed:
+            raise LoadGivenUp
         self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
     # -- the working thread: params
@@ -331,7 +334,8 @@ class LaneWork:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
     def close(self) -> None:
-        """The lane is closed; free its seat."""
+        """The lane is closed; free its seat, and end what is loaded for it."""
+        self._closed = True
         self._drop_pipeline()
 
     # -- below
@@ -380,6 +384,7 @@ class LaneWork:
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
                 self._told_acceleration,
+                [] if pipeline is None else list(pipeline.loras),
             )
         )
 

@@ -5,7 +5,7 @@ import { Plot } from "./plots.js";
 import { describeDrops, describeEvent, readStatus, STATES } from "./status.js";
 
 const MOST_ACTIVITIES = 100;
-const HOPS = ["receive", "queue", "worker", "encode", "send", "total"];
+const HOPS = ["receive", "queue", "wait", "worker", "encode", "send", "total"];
 
 export class Stage {
   #plots;
