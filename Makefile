@@ -1,7 +1,7 @@
 # make run     start the server and print the link to open       make run ARGS="--port 9000"
 # make test    make check, then every test                       make test TESTS=tests/project
 # make check   style, types, imports, spelling
-# make bench   the measurements of bench/
+# make bench   the measurements of bench/ but the soak, which takes an hour
 # make clean   remove everything that these targets made
 #
 # Each target first makes or updates .venv; a second call finds nothing to do. PYTHON=... picks the interpreter.
@@ -41,7 +41,7 @@ check: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@mkdir -p artifacts; set -e; for program in bench/*.py; do \
-	    case $$program in */__init__.py|*/_*) continue;; esac; \
+	    case $$program in */__init__.py|*/_*|*/soak.py) continue;; esac; \
 	    grep -q '__main__' $$program || continue; \
 	    name=$${program#bench/}; echo "== $$name"; $(BIN)/python -m bench.$${name%.py} $(ARGS); \
 	done

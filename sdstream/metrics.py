@@ -44,7 +44,14 @@ class ServerStatistics:
     decode_errors: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
+    sound_packets: int = 0
+    sound_gaps: int = 0
+    sound_corrections: int = 0
+    sound_drops: Mapping[str, int] = field(default_factory=dict[str, int])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    outputs: Mapping[str, int] = field(default_factory=dict[str, int])
+    hls_streams: int = 0
+    recordings: int = 0
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -75,7 +82,14 @@ METRICS: dict[str, str] = {
     "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
     "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
     "sdstream_frames_replaced_total": "Pictures in whose place another was shown: similar (the last again), unsafe.",
-    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, wait, worker, encode (sampled), total.",
+    "sdstream_sound_packets_total": "Packets of sound passed on.",
+    "sdstream_sound_gaps_total": "Packets of sound that never came from their publisher.",
+    "sdstream_sound_corrections_total": "Jumps of the time that sound is held, when the pictures' latency jumped.",
+    "sdstream_sound_dropped_total": "Packets of sound dropped, by reason.",
+    "sdstream_outputs": "Pushes to RTMP servers, by what they do: connecting, live, waiting.",
+    "sdstream_hls_streams": "Streams whose HLS is being made because somebody watches it.",
+    "sdstream_recordings": "Streams that are being recorded.",
+    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, wait, worker, encode, send, total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",
@@ -115,6 +129,13 @@ class StatisticsCollector(Collector):
         yield _counter("sdstream_received_bytes_total", statistics.bytes_received)
         yield _counter("sdstream_sent_bytes_total", statistics.bytes_sent)
         yield _labelled_counter("sdstream_frames_dropped_total", "reason", statistics.drops)
+        yield _counter("sdstream_sound_packets_total", statistics.sound_packets)
+        yield _counter("sdstream_sound_gaps_total", statistics.sound_gaps)
+        yield _counter("sdstream_sound_corrections_total", statistics.sound_corrections)
+        yield _labelled_counter("sdstream_sound_dropped_total", "reason", statistics.sound_drops)
+        yield _labelled_gauge("sdstream_outputs", "state", statistics.outputs)
+        yield _gauge("sdstream_hls_streams", statistics.hls_streams)
+        yield _gauge("sdstream_recordings", statistics.recordings)
         yield _labelled_counter("sdstream_frames_replaced_total", "reason", statistics.replaced)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)

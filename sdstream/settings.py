@@ -160,6 +160,23 @@ class ServerSettings(BaseModel):
     video_encoder: Literal["auto", "x264", "nvenc"] = Field(
         default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
     )
+    output_allow_private: bool = Field(
+        default=False,
+        description="Let streams push to RTMP servers in private networks, this machine included. Leave it off where "
+        "callers are not the owners of the network.",
+    )
+
+    recording_max_bytes: int = Field(
+        default=20_000_000_000,
+        ge=0,
+        description="Bytes that all recordings together may hold; behind that the oldest goes.",
+    )
+    recording_max_days: float = Field(default=14.0, gt=0, description="Days after which a recording is removed.")
+    recording_least_free: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes of disk that a recording leaves free; it stops before it takes them.",
+    )
 
     engine_mirror: str | None = Field(
         default=None,

@@ -1,6 +1,6 @@
-"""A film of 512x512 pictures that say their own number, encoded once and sent many times."""
+"""A film of pictures that say their own number, encoded once and sent many times."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 import numpy
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.encoding import EncodedPicture, PictureEncoder
+from sdstream.media.embedded.negotiation import VideoCodec
 
 SIZE = PictureSize(512, 512)
 LENGTH = 90
@@ -20,21 +21,31 @@ BITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """`pictures[n]` shows number n; every thirtieth is a keyframe."""
+    """`pictures[n]` shows number n; one a second is a keyframe. `rate` is pictures a second."""
 
     pictures: tuple[EncodedPicture, ...]
     frames: tuple[av.VideoFrame, ...]
     byte_rate: float
+    size: PictureSize = SIZE
+    rate: int = FRAME_RATE
+    codec: VideoCodec = "H264"
+
+    @property
+    def ticks(self) -> int:
+        """Of the 90 kHz clock from one picture to the next."""
+        return 90_000 // self.rate
 
     def picture(self, index: int) -> EncodedPicture:
         """Picture `index` of the endless repetition, with its time stamp."""
         made = self.pictures[index % LENGTH]
-        return EncodedPicture(made.payloads, index * TICKS, made.keyframe, made.byte_count)
+        return replace(made, timestamp=index * self.ticks)
 
 
-def make_clip(bitrate: int = 1_500_000) -> Clip:
-    """A textured picture that moves, as a camera's does."""
-    encoder = PictureEncoder("H264", SIZE, bitrate)
+def make_clip(
+    bitrate: int = 1_500_000, size: PictureSize = SIZE, rate: int = FRAME_RATE, codec: VideoCodec = "H264"
+) -> Clip:
+    """A textured picture that moves, as a camera's does. `size` is 384 or more wide, and at most 1216 either way."""
+    encoder = PictureEncoder(codec, size, bitrate)
     rng = numpy.random.default_rng(11)
     coarse = rng.integers(30, 225, (48, 48), dtype=numpy.uint8).repeat(32, 0).repeat(32, 1).astype(numpy.float32)
     kernel = numpy.ones(24, numpy.float32) / 24
@@ -43,19 +54,19 @@ def make_clip(bitrate: int = 1_500_000) -> Clip:
     pictures: list[EncodedPicture] = []
     frames: list[av.VideoFrame] = []
     for index in range(LENGTH):
-        frame = av.VideoFrame(SIZE.width, SIZE.height, "yuv420p")
+        frame = av.VideoFrame(size.width, size.height, "yuv420p")
         shift = round(120 * numpy.sin(2 * numpy.pi * index / LENGTH)) + 200
-        luma = texture[shift : shift + 512, 3 * index : 3 * index + 512].copy()
+        luma = texture[shift : shift + size.height, 3 * index : 3 * index + size.width].copy()
         stamp(luma, index)
         _plane(frame, 0)[:] = luma
         for plane in (1, 2):
             _plane(frame, plane)[:] = 118 + 20 * ((index // 10) % 2)
-        made = encoder.encode(frame, index * TICKS, keyframe=index % FRAME_RATE == 0)
+        made = encoder.encode(frame, index * (90_000 // rate), keyframe=index % rate == 0)
         assert made is not None
         pictures.append(made)
         frames.append(frame)
     byte_count = sum(picture.byte_count for picture in pictures)
-    return Clip(tuple(pictures), tuple(frames), byte_count * FRAME_RATE / LENGTH)
+    return Clip(tuple(pictures), tuple(frames), byte_count * rate / LENGTH, size, rate, codec)
 
 
 def stamp(luma: NDArray[numpy.uint8], number: int) -> None:

@@ -6,41 +6,47 @@ the RTP marker bit, where a stock aiortc viewer would add a frame interval.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import httpx
 import structlog
 
-from bench.support.clip import FRAME_RATE, LENGTH, TICKS, Clip, read_stamp
+from bench.support.clip import LENGTH, TICKS, Clip, read_stamp
 from sdstream.clock import SystemClock
 from sdstream.frames import I420Frame
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.counters import StreamCounters
-from sdstream.media.embedded.negotiation import Negotiation, VideoChoice
+from sdstream.media.embedded.negotiation import Negotiation, VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.publisher import PublisherSession
 from sdstream.media.embedded.rtp import read_header
 from sdstream.media.embedded.sdp import MediaSection, Transport, parse_offer
 from sdstream.media.embedded.viewer import ViewerSession
 
-VIDEO = VideoChoice("H264", 96, 97, ("nack", "nack pli", "ccm fir"))
+_FEEDBACK = ("nack", "nack pli", "ccm fir")
+VIDEO = VideoChoice("H264", 96, 97, _FEEDBACK)
+VIDEOS = {"H264": VIDEO, "VP8": VideoChoice("VP8", 98, 99, _FEEDBACK)}
 LOOPBACK = Addressing(addresses=("127.0.0.1",))
 CONNECT_SECONDS = 15.0
 clock = SystemClock()
+Route = Callable[[str], Awaitable[str]]
+"""Changes an SDP answer so that packets take another way than straight to the server."""
 
 
 class Camera:
-    """Publishes a clip at 30 pictures a second; `sent[n]` is when picture n of the endless film was handed over."""
+    """Publishes a clip at its rate; `sent[n]` is when picture n of the endless film was handed over."""
 
-    def __init__(self, clip: Clip, http: httpx.AsyncClient) -> None:
+    def __init__(self, clip: Clip, http: httpx.AsyncClient, route: Route | None = None) -> None:
         self._clip = clip
+        self._route = route
         self._http = http
         self._connected = asyncio.Event()
-        self._sources = (random.getrandbits(32), random.getrandbits(32))
+        self._sources = (random.getrandbits(32), random.getrandbits(32), random.getrandbits(32))
         self._session = ViewerSession(
             "camera",
-            VIDEO,
+            VIDEOS[clip.codec],
             self._sources,
             "bench",
             LOOPBACK,
@@ -56,9 +62,15 @@ class Camera:
         self.late = 0
         """Pictures that this program itself sent more than half an interval after their time."""
 
+    @property
+    def codec(self) -> VideoCodec:
+        return self._clip.codec
+
     async def open(self, url: str) -> httpx.Headers:
         """Connect and start to send; the headers of the answer."""
-        headers = await exchange(self._http, url, self._session.peer, "sendonly", self._sources)
+        headers = await exchange(
+            self._http, url, self._session.peer, "sendonly", self._sources[:2], self._clip.codec, self._route
+        )
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._connected.wait()
         self._sending = asyncio.create_task(self._send())
@@ -71,13 +83,13 @@ class Camera:
         await self._session.close()
 
     async def _send(self) -> None:
-        start = clock.monotonic() + random.random() / FRAME_RATE
+        start = clock.monotonic() + random.random() / self._clip.rate
         index = 0
         while True:
-            due = start + index / FRAME_RATE
+            due = start + index / self._clip.rate
             await asyncio.sleep(max(0.0, due - clock.monotonic()))
             now = clock.monotonic()
-            self.late += now - due > 0.5 / FRAME_RATE
+            self.late += now - due > 0.5 / self._clip.rate
             self.sent[index] = now
             self._session.deliver(self._clip.picture(index))
             self.sent.pop(index - 10 * LENGTH, None)
@@ -87,14 +99,15 @@ class Camera:
 class PictureViewer:
     """Decodes every picture and takes its age by the number in it."""
 
-    def __init__(self, camera: Camera, http: httpx.AsyncClient) -> None:
+    def __init__(self, camera: Camera, http: httpx.AsyncClient, route: Route | None = None) -> None:
         self._camera = camera
+        self._route = route
         self._http = http
         self._connected = asyncio.Event()
         self.ages: list[tuple[float, float]] = []
         """Moment and age of each picture, in seconds."""
         self.unreadable = 0
-        negotiation = Negotiation(VIDEO, {}, _NOWHERE)
+        negotiation = Negotiation(VIDEOS[camera.codec], {}, _NOWHERE)
         self._session = PublisherSession(
             "viewer",
             negotiation,
@@ -109,7 +122,7 @@ class PictureViewer:
         )
 
     async def open(self, url: str) -> None:
-        await exchange(self._http, url, self._session.peer, "recvonly", None)
+        await exchange(self._http, url, self._session.peer, "recvonly", None, self._camera.codec, self._route)
         async with asyncio.timeout(CONNECT_SECONDS):
             await self._connected.wait()
 
@@ -166,16 +179,28 @@ class MarkerViewer:
 
 
 async def exchange(
-    http: httpx.AsyncClient, url: str, peer: Peer, direction: str, sources: tuple[int, int] | None
+    http: httpx.AsyncClient,
+    url: str,
+    peer: Peer,
+    direction: str,
+    sources: tuple[int, int] | None,
+    codec: VideoCodec = "H264",
+    route: Route | None = None,
 ) -> httpx.Headers:
-    """Post an offer of one H.264 video, start to connect, return the headers of the answer."""
+    """Post an offer of one video, start to connect, return the headers of the answer.
+
+    With a `route` the server is not told our own addresses, and we are told others than its own.
+    """
     transport = await peer.gather("actpass")
+    if route is not None:
+        transport = replace(transport, candidates=())
     reply = await http.post(
-        url, content=_offer(transport, direction, sources), headers={"Content-Type": "application/sdp"}
+        url, content=_offer(transport, direction, sources, codec), headers={"Content-Type": "application/sdp"}
     )
     if reply.status_code not in (200, 201):
         raise RuntimeError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
-    peer.connect(parse_offer(reply.text).sections[0])
+    answer = reply.text if route is None else await route(reply.text)
+    peer.connect(parse_offer(answer).sections[0])
     return reply.headers
 
 
@@ -188,31 +213,35 @@ async def until(condition: Callable[[], bool], seconds: float, what: str) -> Non
         await asyncio.sleep(0.02)
 
 
-def _offer(transport: Transport, direction: str, sources: tuple[int, int] | None) -> str:
+def _offer(transport: Transport, direction: str, sources: tuple[int, int] | None, codec: VideoCodec) -> str:
+    video = VIDEOS[codec]
+    number, repairs = video.payload_type, video.retransmission_type
     lines = [
         "v=0",
         "o=- 1 1 IN IP4 127.0.0.1",
         "s=-",
         "t=0 0",
         "a=group:BUNDLE 0",
-        "m=video 9 UDP/TLS/RTP/SAVPF 96 97",
+        f"m=video 9 UDP/TLS/RTP/SAVPF {number} {repairs}",
         "c=IN IP4 0.0.0.0",
         "a=mid:0",
         f"a={direction}",
         "a=rtcp-mux",
-        "a=rtpmap:96 H264/90000",
-        "a=rtcp-fb:96 nack",
-        "a=rtcp-fb:96 nack pli",
-        "a=fmtp:96 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
-        "a=rtpmap:97 rtx/90000",
-        "a=fmtp:97 apt=96",
+        f"a=rtpmap:{number} {codec}/90000",
+        f"a=rtcp-fb:{number} nack",
+        f"a=rtcp-fb:{number} nack pli",
+        f"a=rtpmap:{repairs} rtx/90000",
+        f"a=fmtp:{repairs} apt={number}",
         f"a=ice-ufrag:{transport.ice_username}",
         f"a=ice-pwd:{transport.ice_password}",
         *(f"a=fingerprint:{algorithm} {digest}" for algorithm, digest in transport.fingerprints),
         "a=setup:actpass",
         *(f"a=candidate:{candidate}" for candidate in transport.candidates),
-        "a=end-of-candidates",
+        # Without the line the other side goes on waiting for candidates, and learns ours from its checks.
+        *(["a=end-of-candidates"] if transport.candidates else []),
     ]
+    if codec == "H264":
+        lines.append(f"a=fmtp:{number} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f")
     if sources is not None:
         lines.append(f"a=ssrc-group:FID {sources[0]} {sources[1]}")
         lines += [f"a=ssrc:{source} cname:bench" for source in sources]

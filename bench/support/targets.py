@@ -16,6 +16,9 @@ from typing import Any, Protocol
 import httpx
 import psutil
 
+from bench.support.clip import SIZE
+from sdstream.frames import PictureSize
+
 ROOT = Path(__file__).parent.parent.parent
 KEY = "sds_bench_key_for_this_run_only"
 START_SECONDS = 120.0
@@ -28,7 +31,7 @@ class Target(Protocol):
     name: str
     process: "subprocess.Popen[str]"
 
-    async def new_stream(self, http: httpx.AsyncClient) -> str:
+    async def new_stream(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> str:
         """The WHIP URL of a new stream."""
         ...
 
@@ -46,8 +49,9 @@ class Sdstream:
         self.process = process
         self.url = url
 
-    async def new_stream(self, http: httpx.AsyncClient) -> str:
-        body = {"pipeline": "streamdiffusion", "params": {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}}
+    async def new_stream(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> str:
+        params = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}
+        body = {"pipeline": "streamdiffusion", "params": params | {"width": size.width, "height": size.height}}
         reply = await http.post(f"{self.url}/v1/streams", json=body, headers={"Authorization": f"Bearer {KEY}"})
         reply.raise_for_status()
         return reply.json()["whip_url"]
@@ -66,7 +70,7 @@ class Echo:
         self.url = url
         self.count = 0
 
-    async def new_stream(self, http: httpx.AsyncClient) -> str:
+    async def new_stream(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> str:
         self.count += 1
         return f"{self.url}/{self.count}/whip"
 

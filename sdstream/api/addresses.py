@@ -37,6 +37,10 @@ class PublicAddress:
         """Where viewers post their offers; the same for the whole life of the stream."""
         return f"{self.base}/playback/{record.output_playback_id}/whep"
 
+    def hls_url(self, record: StreamRecord) -> str:
+        """What HLS players are given; the same for the whole life of the stream."""
+        return f"{self.base}/hls/{record.output_playback_id}/index.m3u8"
+
 
 class AddressBook:
     """Derives the public address of a request from the settings, its headers, and on RunPod from its variables.

@@ -21,6 +21,7 @@ from sdstream.api.pages import Pages
 from sdstream.api.ports import Streams
 from sdstream.api.reference import ReferencePage
 from sdstream.api.routes.extensions import ExtensionRoutes
+from sdstream.api.routes.outputs import OutputRoutes
 from sdstream.api.routes.server import ServerRoutes
 from sdstream.api.routes.sessions import SessionRoutes
 from sdstream.api.routes.streams import StreamRoutes
@@ -93,6 +94,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
     sessions = SessionRoutes(context)
     extensions = ExtensionRoutes(context)
     server = ServerRoutes(context)
+    outputs = OutputRoutes(context)
     return {
         "update_stream": streams.update,
         "get_stream": streams.read,
@@ -107,9 +109,13 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "end_watch_session": sessions.end_watch,
         "trickle_publish": sessions.trickle_publish,
         "trickle_watch": sessions.trickle_watch,
+        "watch_hls": outputs.hls,
         "update_prompts": streams.update_by_old_path,
         "get_snapshot": extensions.snapshot,
         "follow_events": extensions.events,
+        "list_recordings": outputs.list_recordings,
+        "get_recording": outputs.get_recording,
+        "delete_recording": outputs.delete_recording,
         "list_models": extensions.models,
         "list_parameters": extensions.parameters,
         "get_capacity": extensions.capacity,

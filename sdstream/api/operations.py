@@ -1,16 +1,10 @@
 """Every operation of the API: its path, what it takes, what it answers. The router and the OpenAPI document use it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import BaseModel
-
 from sdstream.api import schemas
 from sdstream.api.bodies import FRAGMENT_TYPE, SDP_TYPE
 from sdstream.api.examples import CREATE_EXAMPLE, OFFER_EXAMPLE, STREAM_EXAMPLE, UPDATE_EXAMPLE
-
-JSON = "application/json"
+from sdstream.api.operation import JSON, Answer, Operation
+from sdstream.api.output_operations import OUTPUT_OPERATIONS
 
 TAGS = {
     "Streams": "Daydream's stream operations.",
@@ -18,37 +12,6 @@ TAGS = {
     "Extensions": "What sdstream offers beyond Daydream.",
     "Server": "For operators and load balancers; no key needed.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A successful answer: a JSON model, or a body of another media type."""
-
-    text: str
-    model: type[BaseModel] | None = None
-    media_type: str = JSON
-    schema: Mapping[str, Any] | None = None
-    example: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path, under its operation id in `OPERATIONS`."""
-
-    method: str
-    path: str
-    tag: str
-    summary: str
-    description: str
-    answers: Mapping[int, Answer]
-    errors: tuple[int, ...]
-    key: bool | None = True
-    """True: a bearer key is needed; None: it is looked at only under some settings; False: never."""
-    query: tuple[Mapping[str, Any], ...] = ()
-    bodies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    extension: bool = False
-    deprecated: bool = False
 
 
 _STREAM = Answer("The stream", schemas.Stream, example=STREAM_EXAMPLE)
@@ -265,8 +228,8 @@ OPERATIONS: dict[str, Operation] = {
         "/v1/streams/{id}/events",
         "Extensions",
         "Follow what happens",
-        "Server-sent events: state, publisher, viewers, updated, effective, loading, error, worker, deleted. A comment "
-        "comes every ten seconds; a Last-Event-ID header resumes after that event as far as it is kept.",
+        "Server-sent events: state, publisher, viewers, updated, effective, loading, error, output, recording, worker, "
+        "deleted. A comment comes every ten seconds; a Last-Event-ID header resumes after that event while it is kept.",
         {200: Answer("An endless stream of events", None, "text/event-stream", TEXT)},
         (401, 403, 404, 429),
         query=(
@@ -365,6 +328,7 @@ OPERATIONS: dict[str, Operation] = {
         key=False,
         extension=True,
     ),
+    **OUTPUT_OPERATIONS,
 }
 """Every operation by its operation id."""
 

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sdstream.media.ports import IceServer, SessionAnswer
+from sdstream.media.ports import HlsFile, IceServer, SessionAnswer
 from sdstream.metrics import ServerStatistics
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.views import Capacity, StreamEvent, StreamRecord, StreamState, StreamStatus, UpdateOutcome
 from sdstream.worker.ports import WorkerHealth
 
@@ -30,6 +31,9 @@ class Opened(Protocol):
 class Streams(Protocol):
     """The streams of this server. Bodies come as JSON gave them; every method raises leaves of `RequestError`."""
 
+    @property
+    def recordings(self) -> RecordingShelf: ...
+
     async def create(self, body: object, author: str, *, from_playground: bool = False) -> Created: ...
     def list_streams(self, author: str | None) -> list[StreamRecord]: ...
     def get(self, stream_id: str) -> StreamRecord: ...
@@ -49,6 +53,7 @@ class Streams(Protocol):
     def worker_health(self) -> WorkerHealth: ...
     def faults(self) -> int: ...
     def statistics(self) -> ServerStatistics: ...
+    async def hls_file(self, playback_id: str, name: str) -> HlsFile: ...
     async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
         """The ICE servers for a client that calls this server as `host` and has a stream's key or playback id.
 

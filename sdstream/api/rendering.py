@@ -10,7 +10,8 @@ import msgspec
 
 from sdstream.api.addresses import PublicAddress
 from sdstream.clock import epoch_milliseconds
-from sdstream.media.ports import MediaStatistics, TrackStatistics
+from sdstream.media.ports import MediaStatistics, OutputStatistics, TrackStatistics
+from sdstream.streams.recordings import Recording
 from sdstream.streams.views import StreamEvent, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import LaneStatus
 
@@ -45,6 +46,9 @@ def stream_object(
         "output_stream_url": whep_url,
         "whip_url": address.whip_url(record),
         "whep_url": whep_url,
+        "hls_url": address.hls_url(record),
+        "outputs": record.delivery.wire_outputs,
+        "recording": record.delivery.wire_recording,
         "status": state.value,
         "revision": record.revision,
         "warnings": list(warnings),
@@ -107,6 +111,8 @@ def status_object(record: StreamRecord, status: StreamStatus, address: PublicAdd
         "drops": dict(status.drops),
         "replaced": dict(status.replaced),
         "media": media_object(status.media),
+        "outputs": [output_object(output) for output in status.media.outputs],
+        "recording": recording_state(status.media),
     }
 
 
@@ -153,6 +159,49 @@ def media_object(media: MediaStatistics) -> dict[str, Any]:
         "encode_ms": round(1000 * media.encode_seconds, 2),
         "drops": dict(media.drops),
         "warnings": list(media.warnings),
+        "hls_active": media.hls_active,
+        "sound": {
+            "packets": media.sound.packets,
+            "gaps": media.sound.gaps,
+            "corrections": media.sound.corrections,
+            "dropped": dict(media.sound.dropped),
+            "delay_ms": round(1000 * media.sound.delay, 1),
+        },
+    }
+
+
+def output_object(output: OutputStatistics) -> dict[str, Any]:
+    """A push to an RTMP server (extension); its key is never shown."""
+    return {
+        "target": output.target,
+        "state": output.state.value,
+        "last_error": output.last_error,
+        "connections": output.connections,
+        "pictures": output.pictures,
+        "bytes_sent": output.bytes_sent,
+        "dropped": output.dropped,
+    }
+
+
+def recording_state(media: MediaStatistics) -> dict[str, Any] | None:
+    """The recording under way (extension); null when there is none."""
+    if media.recording is None:
+        return None
+    return {
+        "name": media.recording.name,
+        "seconds": round(media.recording.seconds, 1),
+        "bytes_written": media.recording.bytes_written,
+    }
+
+
+def recording_object(recording: Recording, base: str) -> dict[str, Any]:
+    """One file in the list of recordings; `base` is the URL of this server."""
+    return {
+        "name": recording.name,
+        "url": f"{base}/v1/streams/{recording.stream_id}/recordings/{recording.name}",
+        "started_at": iso_milliseconds(recording.started_at),
+        "bytes": recording.byte_count,
+        "finished": recording.finished,
     }
 
 
@@ -209,7 +258,9 @@ __all__ = [
     "event_object",
     "iso_milliseconds",
     "lane_object",
+    "output_object",
     "params_hash",
+    "recording_object",
     "shorten_data_uris",
     "status_object",
     "stream_object",

@@ -4,16 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdstream.api.output_schemas import OutputStatus, RecordingStatus, RecordingSwitch, Shape
 from sdstream.params import Sd15Params, SdTurboParams, SdxlTurboParams
 from sdstream.streams.views import Applied, StreamState
 
 Params = SdTurboParams | SdxlTurboParams | Sd15Params
-
-
-class Shape(BaseModel):
-    """Every member is always present; members beyond these may come."""
-
-    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
 
 class ErrorDetail(Shape):
@@ -53,6 +48,9 @@ class Stream(Shape):
     output_stream_url: str | None
     whip_url: str = Field(description="Publishers post their SDP offer here.")
     whep_url: str = Field(description="Extension. Viewers post their SDP offer here; stable.")
+    hls_url: str = Field(description="Extension. For HLS players; stable.")
+    outputs: list[str] = Field(description="Extension. Further servers that are pushed to, without their keys.")
+    recording: RecordingSwitch = Field(description="Extension. Whether the stream is recorded.")
     status: StreamState = Field(description="Extension. The state of this moment.")
     revision: int = Field(ge=1, description="Extension. Grows by one with each accepted update.")
     warnings: list[str] = Field(description="Extension. What was ignored or is not as the caller may think.")
@@ -197,6 +195,8 @@ class Status(Shape):
         description="Pictures in whose place another was shown: the last one if `similar`, a placard if `unsafe`."
     )
     media: dict[str, Any]
+    outputs: list[OutputStatus] = Field(description="The pushes to RTMP servers.")
+    recording: RecordingStatus | None = Field(description="The recording under way.")
 
 
 class StatusEnvelope(Shape):
@@ -326,13 +326,21 @@ class Body(BaseModel):
 Pipeline = Annotated[str, Field(pattern="^(streamdiffusion|stream-diffusion|pip_)")] | None
 
 
+class RecordingBody(Body):
+    """Whether the stream is recorded while it is live."""
+
+    enabled: bool | None = None
+
+
 class CreateBody(Body):
     """A new stream."""
 
     pipeline: Pipeline = Field(None, description="`streamdiffusion`; older names are understood as it.")
     params: Params | None = Field(None, description="Without `model_id` the server's default model is taken.")
     name: str | None = Field(None, description="A label.")
-    output_rtmp_url: str | None = Field(None, description="A further rtmp(s) destination.")
+    output_rtmp_url: str | None = Field(None, description="An rtmp(s) server to push to.")
+    outputs: list[str] | None = Field(None, description="Extension. Further rtmp(s) servers to push to.")
+    recording: RecordingBody | None = Field(None, description="Extension. Whether to record.")
 
 
 class UpdateBody(Body):
@@ -340,6 +348,9 @@ class UpdateBody(Body):
 
     pipeline: Pipeline = Field(None, description="May be left out.")
     params: Params | None = Field(None, description="Only the members that change.")
+    output_rtmp_url: str | None = Field(None, description="Extension here. Another server to push to; empty for none.")
+    outputs: list[str] | None = Field(None, description="Extension. All further servers to push to.")
+    recording: RecordingBody | None = Field(None, description="Extension. Whether to record.")
 
 
 class PromptsBody(Body):

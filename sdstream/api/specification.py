@@ -36,6 +36,7 @@ ERROR_TEXTS = {
 }
 
 _PATH_PARAMETERS = {
+    "name": "The name of a file.",
     "id": "The stream's id.",
     "stream_key": "The stream's secret, as `whip_url` has it.",
     "playback_id": "The stream's `output_playback_id`.",

@@ -68,6 +68,10 @@ class GatewayRoutes:
             "watch": self.signal_viewer,
             "end_watch_session": self.signal_viewer,
             "trickle_watch": self.signal_viewer,
+            "watch_hls": self.signal_viewer,
+            "list_recordings": self.pass_on,
+            "get_recording": self.recording,
+            "delete_recording": self.pass_on,
         }
 
     async def create(self, request: Request) -> Response:
@@ -76,12 +80,18 @@ class GatewayRoutes:
         caller = await context.caller(request)
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
-        wanted = parse_create(body, self._models, context.settings.size_policy)
+        settings = context.settings
+        wanted = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
         members: dict[str, Any] = {"pipeline": "streamdiffusion", "params": wire_params(wanted.params)}
         if wanted.name is not None:
             members["name"] = wanted.name
-        if wanted.output_rtmp_url is not None:
-            members["output_rtmp_url"] = wanted.output_rtmp_url
+        delivery = wanted.delivery
+        if delivery.output_rtmp_url is not None:
+            members["output_rtmp_url"] = delivery.output_rtmp_url
+        if delivery.outputs:
+            members["outputs"] = list(delivery.outputs)
+        if delivery.recording:
+            members["recording"] = delivery.wire_recording
         playground = request.headers.get("x-client-source") == "playground"
         entry = await self._fleet.begin(members, caller.author, from_playground=playground)
         if wanted.warnings:
@@ -134,6 +144,15 @@ class GatewayRoutes:
             return Response(media_type="text/event-stream", headers=headers)
         lines = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", _headers(request))
         return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+    async def recording(self, request: Request) -> Response:
+        """The file of a recording, as it comes from its worker."""
+        caller = await self._context.caller(request)
+        entry = await self._owned(caller, request.path_params["id"])
+        if request.scope.get(HEAD):
+            return Response(media_type="video/mp4")
+        chunks = await self._fleet.follow(entry, request.scope["path"], _headers(request))
+        return StreamingResponse(chunks, media_type="video/mp4")
 
     async def delete_by_query(self, request: Request) -> Response:
         caller = await self._context.caller(request)

@@ -65,6 +65,8 @@ class StartInput(Input):
     params: Any = None
     name: Any = None
     output_rtmp_url: Any = None
+    outputs: Any = None
+    recording: Any = None
     session_id: SessionId | None = Field(
         default=None, description="Makes a repeated start harmless. Unset: from the job's id."
     )
@@ -76,7 +78,7 @@ class StartInput(Input):
 
     def body(self) -> dict[str, Any]:
         """The create body."""
-        members = ("pipeline", "params", "name", "output_rtmp_url")
+        members = ("pipeline", "params", "name", "output_rtmp_url", "outputs", "recording")
         return {name: getattr(self, name) for name in members if getattr(self, name) is not None}
 
 

@@ -7,10 +7,11 @@ Threads: `MediaListener.on_video` is called on the back end's decoder thread and
 any thread; both only copy planes. Everything else runs on the event loop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from sdstream.frames import I420Frame, PictureSize
 
@@ -62,6 +63,22 @@ class TrackStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class SoundStatistics:
+    """Sound on its way through, since the stream was opened. `delay` is the seconds for which it is held at present."""
+
+    packets: int = 0
+    """Packets sent on."""
+    gaps: int = 0
+    """Packets that never came from the publisher."""
+    corrections: int = 0
+    """Jumps of the delay, when the pictures' latency changed by more than can be followed unheard."""
+    dropped: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Packets dropped by reason: `sound_late` came after one that followed it, `sound_overflow` waited in too long a
+    queue."""
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class MediaStatistics:
     """Counters since the stream was opened, and the newest facts of its sessions."""
 
@@ -82,6 +99,59 @@ class MediaStatistics:
     tracks: tuple[TrackStatistics, ...] = ()
     encode_seconds: float = 0.0
     """A moving mean of the time to encode one picture."""
+    sound: SoundStatistics = SoundStatistics()
+    outputs: tuple["OutputStatistics", ...] = ()
+    """Pushes to RTMP servers."""
+    hls_active: bool = False
+    """Whether HLS is being made because somebody watches it."""
+    recording: "RecordingStatistics | None" = None
+
+
+class OutputState(StrEnum):
+    """Where a push stands."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    WAITING = "waiting"
+    """The last try failed or ended; the next one comes after a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStatistics:
+    """A push to an RTMP server. `target` is its URL without the key, which nothing ever shows."""
+
+    target: str
+    state: OutputState
+    last_error: str | None = None
+    connections: int = 0
+    """How often it was connected so far."""
+    pictures: int = 0
+    bytes_sent: int = 0
+    dropped: int = 0
+    """Pictures and packets of sound dropped because the server took them too slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatistics:
+    """The recording under way. `name` is that of its file."""
+
+    name: str
+    seconds: float = 0.0
+    bytes_written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HlsFile:
+    """A playlist, head or segment of HLS; `changes` says that it must be asked for anew each time."""
+
+    data: bytes
+    content_type: str
+    changes: bool
+
+
+MediaHop = Literal["receive", "encode", "send"]
+"""What the media plane does with a picture: from its last packet to its planes, encoding, and from there to the sockets
+of all viewers. Only what a camera took counts, no placard and no repetition."""
 
 
 class MediaListener(Protocol):
@@ -97,6 +167,18 @@ class MediaListener(Protocol):
 
     def on_viewers(self, count: int) -> None:
         """The number of connected viewers changed; on the event loop."""
+        ...
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        """A picture took `seconds` in one hop; on whichever thread that was. Must not wait."""
+        ...
+
+    def on_output(self, output: OutputStatistics) -> None:
+        """A push changed its state; on the event loop."""
+        ...
+
+    def on_recording(self, name: str, problem: str | None) -> None:
+        """The recording `name` began (no problem), or stopped by itself because of a problem; on the event loop."""
         ...
 
 
@@ -137,6 +219,21 @@ class MediaStream(Protocol):
         """Placards from now on have this size (pictures carry their own); viewers get a keyframe at the change."""
         ...
 
+    def push_to(self, urls: Sequence[str]) -> None:
+        """Push to these RTMP servers and to no others from now on. Those that stay are not interrupted."""
+        ...
+
+    def record_to(self, file: Path | None) -> None:
+        """Record into `file`, fragmented MP4 that is made whole at the end; None ends the recording under way."""
+        ...
+
+    async def hls_file(self, name: str) -> HlsFile | None:
+        """A file of HLS by its name, `index.m3u8` first; None when there is none.
+
+        The first request has it made, and waits for the first segment; it ends some seconds after the last one.
+        """
+        ...
+
     def latest_picture(self) -> I420Frame | None:
         """The newest picture sent, in memory of its own; None before the first."""
         ...
@@ -155,6 +252,10 @@ class MediaBackend(Protocol):
 
     async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> MediaStream: ...
 
+    async def finish_recordings(self, folder: Path) -> int:
+        """Make whole what lies unfinished below `folder` at this moment; their number. Takes its time."""
+        ...
+
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         """What a client that called this server as `host` (no port) needs to connect, for one session.
 
@@ -168,13 +269,19 @@ class MediaBackend(Protocol):
 
 
 __all__ = [
+    "HlsFile",
     "IceServer",
     "MediaBackend",
+    "MediaHop",
     "MediaListener",
     "MediaStatistics",
     "MediaStream",
+    "OutputState",
+    "OutputStatistics",
     "Placard",
     "PublisherState",
+    "RecordingStatistics",
     "SessionAnswer",
+    "SoundStatistics",
     "TrackStatistics",
 ]

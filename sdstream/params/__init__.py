@@ -10,6 +10,7 @@ from sdstream.params.catalogue import parameter_catalogue, processor_catalogue
 from sdstream.params.change import Change, ChangeKind, classify
 from sdstream.params.controlnets import CONTROLNETS, ControlNet
 from sdstream.params.create import CreateRequest, parse_create
+from sdstream.params.delivery import Delivery
 from sdstream.params.models import PUBLIC_MODELS, ModelEntry, ModelTable
 from sdstream.params.processors import (
     IMAGE_PROCESSORS,
@@ -36,6 +37,7 @@ __all__ = [
     "ChangeKind",
     "ControlNet",
     "CreateRequest",
+    "Delivery",
     "ImageProcessing",
     "IpAdapter",
     "LatentProcessing",

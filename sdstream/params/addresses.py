@@ -101,6 +101,11 @@ def read_rtmp_target(value: Any) -> str:
     return text
 
 
+def is_private_target(url: str) -> bool:
+    """Whether the text of an RTMP target tells that its host is not of the public internet."""
+    return not _may_be_public(urlsplit(url).hostname or "")
+
+
 def read_lora_name(value: Any) -> str:
     """Check the name of a LoRA: a file, a hub id, or an https URL into the public internet. Raises pydantic's error."""
     if not isinstance(value, str):
@@ -166,4 +171,12 @@ StyleImageField = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_STYLE_IMAGE}, {"type": "null"}]}),
 ]
 
-__all__ = ["MAX_STYLE_IMAGE", "StyleImage", "StyleImageField", "read_lora_name", "read_rtmp_target", "read_style_image"]
+__all__ = [
+    "MAX_STYLE_IMAGE",
+    "StyleImage",
+    "StyleImageField",
+    "is_private_target",
+    "read_lora_name",
+    "read_rtmp_target",
+    "read_style_image",
+]

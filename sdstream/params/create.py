@@ -1,8 +1,9 @@
 """Reads the body of `POST /v1/streams`, in any of its shapes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sdstream.params.delivery import Delivery, read_delivery
 from sdstream.params.envelope import FACEID_PIPELINE, LEGACY_PIPELINES, open_envelope
 from sdstream.params.models import ModelTable
 from sdstream.params.preparation import SizePolicy, prepare
@@ -17,19 +18,23 @@ class CreateRequest:
 
     params: StreamParams
     name: str | None
-    output_rtmp_url: str | None
+    delivery: Delivery = field(default_factory=Delivery)
     warnings: tuple[str, ...] = ()
 
 
-def parse_create(body: object, models: ModelTable, size_policy: SizePolicy = "reject") -> CreateRequest:
+def parse_create(
+    body: object, models: ModelTable, size_policy: SizePolicy = "reject", *, allow_private: bool = False
+) -> CreateRequest:
     """Read a create body, as decoded from JSON.
 
     Absent and null members take their defaults; unknown ones are ignored with a warning. `size_policy` says whether a
-    width or height off the grid is refused or moved to the nearest good value.
+    width or height off the grid is refused or moved to the nearest good value. `allow_private` lets RTMP targets lie in
+    private networks.
     Raises `InvalidParams`, whose `details` list everything that is wrong.
     """
     notes, problems = Notes(), list[Problem]()
     envelope = open_envelope(body, notes, problems, creating=True)
+    delivery = read_delivery(envelope.delivery, Delivery(), notes, problems, allow_private=allow_private)
     sent = dict(envelope.params)
     doubtful: frozenset[str] = frozenset()
     entry = models.default
@@ -51,9 +56,7 @@ def parse_create(body: object, models: ModelTable, size_policy: SizePolicy = "re
     problems += more
     if params is None or problems:
         raise refuse(problems)
-    if envelope.output_rtmp_url is not None:
-        notes.add("output_rtmp_url is stored; this version does not push to it yet")
-    return CreateRequest(params, envelope.name, envelope.output_rtmp_url, notes.as_tuple())
+    return CreateRequest(params, envelope.name, delivery, notes.as_tuple())
 
 
 def _with_faceid(adapter: object) -> Any:

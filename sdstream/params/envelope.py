@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
-from pydantic_core import PydanticCustomError
-
-from sdstream.params.addresses import read_rtmp_target
 from sdstream.params.bounds import find_out_of_bounds
+from sdstream.params.delivery import MEMBERS as DELIVERY_MEMBERS
 from sdstream.params.problems import Notes, Problem, did_you_mean, printable, refuse
 from sdstream.params.variants import VARIANTS
 from sdstream.params.vocabulary import MAX_NAME
@@ -23,7 +21,7 @@ LEGACY_PIPELINES = {
 """Older pipeline ids, in lower case, and the model each one stood for."""
 FACEID_PIPELINE = "pip_sdxl-turbo-faceid"
 PARAMETER_NAMES = frozenset(name for variant in VARIANTS.values() for name in variant.model_fields)
-_MEMBERS = frozenset({"pipeline", "params", "name", "output_rtmp_url", "pipeline_id", "pipeline_params"})
+_MEMBERS = frozenset({"pipeline", "params", "name", *DELIVERY_MEMBERS, "pipeline_id", "pipeline_params"})
 _ANSWER_MEMBERS = frozenset(
     {
         "id",
@@ -37,6 +35,7 @@ _ANSWER_MEMBERS = frozenset(
         "output_stream_url",
         "whip_url",
         "whep_url",
+        "hls_url",
         "status",
         "revision",
         "warnings",
@@ -55,7 +54,8 @@ class Envelope:
 
     params: dict[str, Any]
     name: str | None
-    output_rtmp_url: str | None
+    delivery: Mapping[str, Any]
+    """Members about where the output goes, as sent, without null ones."""
     pipeline_id: str | None
 
 
@@ -82,17 +82,15 @@ def open_envelope(
     _check_pipeline(sent.get("pipeline"), problems)
     params = _collect_params(sent, problems)
     pipeline_id = _read_pipeline_id(params.pop("pipeline_id", None) or sent.get("pipeline_id"), notes, creating)
-    if not creating:
-        for member in ("name", "output_rtmp_url"):
-            if member in sent and sent[member] != fixed.get(member):
-                notes.add(f"{member} is fixed when a stream is created and was ignored")
+    if not creating and "name" in sent and sent["name"] != fixed.get("name"):
+        notes.add("name is fixed when a stream is created and was ignored")
     for member in sent:
         if member not in _MEMBERS and member not in PARAMETER_NAMES and member not in _ANSWER_MEMBERS:
             notes.ignored(member, _MEMBERS)
     return Envelope(
         params,
         _read_name(sent.get("name"), problems) if creating else None,
-        _read_target(sent.get("output_rtmp_url"), problems) if creating else None,
+        {name: sent[name] for name in DELIVERY_MEMBERS if name in sent},
         pipeline_id,
     )
 
@@ -141,16 +139,6 @@ def _read_name(value: object, problems: list[Problem]) -> str | None:
         problems.append(Problem("name", "must not hold control characters"))
         return None
     return value.strip() or None
-
-
-def _read_target(value: object, problems: list[Problem]) -> str | None:
-    if value is None or value == "":
-        return None
-    try:
-        return read_rtmp_target(value)
-    except PydanticCustomError as error:
-        problems.append(Problem("output_rtmp_url", error.message(), "use rtmp://HOST/APP/KEY or rtmps://HOST/APP/KEY"))
-        return None
 
 
 __all__ = ["FACEID_PIPELINE", "LEGACY_PIPELINES", "PARAMETER_NAMES", "PIPELINE", "Envelope", "open_envelope"]

@@ -1,13 +1,14 @@
 """Merges the body of `PATCH /v1/streams/{id}` into the parameters in force."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, cast
 
 from sdstream.params.adapters import AdapterSettings
 from sdstream.params.addresses import StyleImage
 from sdstream.params.controlnets import ControlNet, counterpart
+from sdstream.params.delivery import Delivery, read_delivery
 from sdstream.params.envelope import open_envelope
 from sdstream.params.models import ModelEntry, ModelTable
 from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare
@@ -33,6 +34,7 @@ class Update:
     """The whole parameters after an update, and what the caller should know about it."""
 
     params: StreamParams
+    delivery: Delivery = field(default_factory=Delivery)
     warnings: tuple[str, ...] = ()
 
 
@@ -42,16 +44,20 @@ def apply_update(
     models: ModelTable,
     size_policy: SizePolicy = "reject",
     fixed: Mapping[str, object] = MappingProxyType({}),
+    delivery: Delivery = Delivery(),
+    *,
+    allow_private: bool = False,
 ) -> Update:
     """Merge an update body, as decoded from JSON, over `current`, which stays as it is.
 
     Absent and null members keep their value (`lora_dict: null` clears). `{pipeline, params}`, bare `{params}` and loose
-    parameters are taken. `fixed` are the stream's `name` and `output_rtmp_url`, which an update that differs is warned
-    about. A new `model_id` of another family carries over what that family has too.
+    parameters are taken. `fixed` is the stream's `name`, which an update that differs is warned about. `delivery` is
+    merged over as `read_delivery` says. A new `model_id` of another family carries over what that family has too.
     Raises `InvalidParams`, whose `details` list everything that is wrong with the merged parameters.
     """
     notes, problems = Notes(), list[Problem]()
     envelope = open_envelope(body, notes, problems, creating=False, fixed=fixed)
+    changed = read_delivery(envelope.delivery, delivery, notes, problems, allow_private=allow_private)
     sent = dict(envelope.params)
     wanted = sent.pop("model_id", None)
     family, model_id, doubtful = current.family, current.model_id, frozenset[str]()
@@ -73,7 +79,7 @@ def apply_update(
     problems += more
     if params is None or problems:
         raise refuse(problems)
-    return Update(params, notes.as_tuple())
+    return Update(params, changed, notes.as_tuple())
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
+
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.ports import (
+    HlsFile,
     MediaBackend,
+    MediaHop,
     MediaStatistics,
     MediaStream,
+    OutputStatistics,
     Placard,
     PublisherState,
     SessionAnswer,
 )
-from sdstream.params import StreamParams
+from sdstream.params import Delivery, StreamParams
 from sdstream.streams.placards import choose_placard
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.state import Moments, Thresholds
 from sdstream.streams.traffic import StreamTraffic
 from sdstream.worker.ports import (
@@ -32,6 +38,8 @@ from sdstream.worker.ports import (
     WorkerClient,
     WorkerHealth,
 )
+
+log = structlog.get_logger(__name__)
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -80,11 +88,28 @@ class LiveStream:
         self._sending = threading.Lock()
         self._size: PictureSize | None = None
         self._final = MediaStatistics()
+        self._recording = False
 
     async def open(self, media: MediaBackend, size: PictureSize) -> None:
         """Open the media. Nothing is published or watched yet."""
         self._size = size
         self._media = await media.open_stream(self.stream_id, size, self)
+
+    def deliver(self, delivery: Delivery, shelf: RecordingShelf) -> None:
+        """Push and record as `delivery` says from now on."""
+        media = self._opened()
+        media.push_to(delivery.targets)
+        if delivery.recording == self._recording:
+            return
+        if not delivery.recording:
+            media.record_to(None)
+        else:
+            try:
+                media.record_to(shelf.new_file(self.stream_id))
+            except OSError as error:
+                self.on_recording("", f"no file can be made: {error.strerror or error}")
+                return
+        self._recording = delivery.recording
 
     # Sessions
 
@@ -177,6 +202,23 @@ class LiveStream:
     def on_viewers(self, count: int) -> None:
         self.viewers = count
         self._emit("viewers", {"count": count})
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        self.traffic.note(hop, seconds)
+
+    def on_output(self, output: OutputStatistics) -> None:
+        self._emit("output", {"target": output.target, "state": output.state.value, "error": output.last_error})
+
+    def on_recording(self, name: str, problem: str | None) -> None:
+        self._recording = self._recording and problem is None
+        state = "stopped" if problem else "started"
+        self._emit("recording", {"name": name, "state": state, "problem": problem})
+        if problem:
+            log.warning("a recording stopped", stream_id=self.stream_id, name=name, problem=problem)
+
+    async def hls_file(self, name: str) -> HlsFile | None:
+        """A file of HLS; None when there is none of that name."""
+        return await self._opened().hls_file(name)
 
     # What the worker tells
 

@@ -31,6 +31,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             WHEN OLD.style_image IS NOT NEW.style_image BEGIN {_FORGET_UNNAMED}; END""",
         f"CREATE TRIGGER stream_took_style_image_along AFTER DELETE ON streams BEGIN {_FORGET_UNNAMED}; END",
     ),
+    ("ALTER TABLE streams ADD COLUMN delivery TEXT NOT NULL DEFAULT '{}'",),
 )
 """The statements that take the schema from version n to n + 1, for n from 0; a released step is never edited."""
 

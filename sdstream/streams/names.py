@@ -1,6 +1,12 @@
-"""Identifiers that nobody can guess: stream ids, stream keys and playback ids."""
+"""Identifiers that nobody can guess: stream ids, stream keys, playback ids; and the record that is born with them."""
 
 import secrets
+from datetime import datetime
+
+from sdstream.params import CreateRequest
+from sdstream.streams.views import StreamRecord
+
+UNTITLED = "untitled"
 
 RANDOM_BYTES = 18
 """144 bits, which base64url writes as 24 characters with no padding."""
@@ -21,4 +27,21 @@ def new_playback_id() -> str:
     return f"pb_{secrets.token_urlsafe(RANDOM_BYTES)}"
 
 
-__all__ = ["new_playback_id", "new_stream_id", "new_stream_key"]
+def new_record(
+    request: CreateRequest, author: str, now: datetime, *, from_playground: bool, stream_id: str | None = None
+) -> StreamRecord:
+    """The record of a stream that is made now; `stream_id` None makes one."""
+    return StreamRecord(
+        id=stream_id or new_stream_id(),
+        stream_key=new_stream_key(),
+        output_playback_id=new_playback_id(),
+        created_at=now,
+        name=request.name or UNTITLED,
+        author=author,
+        params=request.params,
+        delivery=request.delivery,
+        from_playground=from_playground,
+    )
+
+
+__all__ = ["new_playback_id", "new_record", "new_stream_id", "new_stream_key"]

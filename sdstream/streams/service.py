@@ -10,21 +10,12 @@ from pathlib import Path
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import (
-    CapacityReached,
-    Conflict,
-    InvalidParams,
-    NoPictureYet,
-    RequestError,
-    ShuttingDown,
-    StreamNotFound,
-)
+from sdstream.errors import CapacityReached, InvalidParams, NoPictureYet, RequestError, ShuttingDown, StreamNotFound
 from sdstream.fetching import PublicFetcher
-from sdstream.media.ports import IceServer, MediaBackend
+from sdstream.media.ports import HlsFile, IceServer, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
-    Change,
-    ChangeKind,
+    Delivery,
     ModelTable,
     StreamParams,
     StyleImage,
@@ -40,13 +31,15 @@ from sdstream.streams.capacity import describe_capacity, worker_full
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
-from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
+from sdstream.streams.names import new_record
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
 from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
 from sdstream.streams.summary import summarize
+from sdstream.streams.updates import applied_by, describe_update
 from sdstream.streams.views import (
     Applied,
     Capacity,
@@ -59,14 +52,7 @@ from sdstream.streams.views import (
 )
 from sdstream.worker.ports import WorkerClient, WorkerHealth
 
-UNTITLED = "untitled"
 WORKER_FULL = "End a stream or take a smaller one; SDSTREAM_STREAM_FRAME_RATE is what each is promised, 0 for nothing."
-
-_APPLIED = {
-    ChangeKind.UNCHANGED: Applied.UNCHANGED,
-    ChangeKind.HOT: Applied.HOT,
-    ChangeKind.RELOAD: Applied.RELOAD,
-}
 
 log = structlog.get_logger(__name__)
 
@@ -99,8 +85,9 @@ class StreamService:
         self._tick_seconds = tick_seconds
         self._thresholds = Thresholds(max_frame_rate=settings.max_frame_rate)
         self._streams = StreamDirectory(settings.max_streams)
-        self._keeper = StreamKeeper(self._streams, worker, settings, clock, self._collect)
+        self._keeper = StreamKeeper(self._streams, worker, settings, clock, lambda stream: self._delete(stream, "idle"))
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
+        self.recordings = RecordingShelf(data_dir, settings, clock)
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
@@ -114,6 +101,7 @@ class StreamService:
         rows, images = self._store.load()
         for row in rows:
             self._restore(row, images)
+        self.recordings.start(self._media.finish_recordings)
         try:
             await self._media.start()
             await self._worker.start()
@@ -142,21 +130,12 @@ class StreamService:
         `ShuttingDown`, or `Unavailable` when the disk refuses.
         """
         store = self._open_store()
-        request = parse_create(body, self._models, self._settings.size_policy)
+        settings = self._settings
+        request = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
         self._streams.refuse_crowd(self._busy_since())
         self._refuse_load(request.params)
         self._streams.refuse_glut()
-        record = StreamRecord(
-            id=stream_id or new_stream_id(),
-            stream_key=new_stream_key(),
-            output_playback_id=new_playback_id(),
-            created_at=self._clock.now(),
-            name=request.name or UNTITLED,
-            author=author,
-            params=request.params,
-            output_rtmp_url=request.output_rtmp_url,
-            from_playground=from_playground,
-        )
+        record = new_record(request, author, self._clock.now(), from_playground=from_playground, stream_id=stream_id)
         stream = self._add(record, used_at=self._clock.monotonic())
         try:
             await store.insert(record, dump_params(record.params), image_apart(record.params))
@@ -186,20 +165,31 @@ class StreamService:
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.
         current = stream.accepted
-        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
-        wanted = apply_update(current.params, body, self._models, self._settings.size_policy, fixed)
+        wanted = apply_update(
+            current.params,
+            body,
+            self._models,
+            self._settings.size_policy,
+            {"name": current.name},
+            current.delivery,
+            allow_private=self._settings.output_allow_private,
+        )
         change = classify(current.params, wanted.params, live=stream.is_publishing)
-        if change.kind is ChangeKind.REFUSED:
-            raise _conflict(change)
-        applied = _APPLIED[change.kind]
+        applied = applied_by(change)
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
-            return UpdateOutcome(record, applied, change.fields, wanted.warnings)
-        self._updates[applied.value] += 1
+            return describe_update(current, record, change, wanted)
+        outcome = describe_update(current, current, change, wanted)
+        self._updates[outcome.applied.value] += 1
+        delivers = wanted.delivery != current.delivery
+        if delivers:
+            stream.accept_delivery(wanted.delivery)
+        record = current if applied is Applied.UNCHANGED else stream.accept(wanted.params)
+        if delivers:
+            await self._deliver(store, stream, wanted.delivery, record)
         if applied is Applied.UNCHANGED:
-            return UpdateOutcome(current, applied, (), wanted.warnings)
-        record = stream.accept(wanted.params)
+            return outcome
         try:
             text, image = dump_params(record.params), image_apart(record.params)
             kept = await store.update(record.id, text, record.revision, image)
@@ -214,7 +204,7 @@ class StreamService:
         stream.commit(record, applied)
         if STYLE_IMAGE in change.fields:
             self._look_at_style_image(stream)
-        return UpdateOutcome(record, applied, change.fields, wanted.warnings)
+        return replace(outcome, record=record)
 
     async def delete(self, stream_id: str) -> None:
         """Delete the record and end the sessions. Raises `StreamNotFound`, also the second time."""
@@ -261,6 +251,10 @@ class StreamService:
     async def add_watch_candidates(self, playback_id: str, session_id: str, fragment: str) -> None:
         """Raises `SessionNotFound` or `InvalidSdp`."""
         await self._streams.watch_sessions_of(playback_id).add_watch_candidates(session_id, fragment)
+
+    async def hls_file(self, playback_id: str, name: str) -> HlsFile:
+        """A file of HLS. Raises `StreamNotFound` or `NoPictureYet`."""
+        return await self._streams.find_by_playback(playback_id).hls_file(name)
 
     # Views
 
@@ -322,6 +316,7 @@ class StreamService:
             stack.push_async_callback(self._media.close)
             stack.push_async_callback(self._worker.close)
             await self._keeper.close()
+            await self.recordings.close()
             await self._style_images.close()
             await asyncio.gather(
                 *(stream.shut(ShuttingDown("The server is shutting down.")) for stream in self._streams)
@@ -345,13 +340,21 @@ class StreamService:
             worker=self._worker,
             clock=self._clock,
             thresholds=self._thresholds,
+            shelf=self.recordings,
             used_at=used_at,
         )
         self._streams.add(stream)
         return stream
 
-    async def _collect(self, stream: Stream) -> None:
-        await self._delete(stream, "idle")
+    async def _deliver(self, store: StreamStore, stream: Stream, delivery: Delivery, record: StreamRecord) -> None:
+        try:
+            if not await store.deliver(stream.saved.id, delivery):
+                raise StreamNotFound("This stream was deleted.")
+        except RequestError:
+            stream.abandon(record)
+            stream.accept_delivery(stream.saved.delivery)
+            raise
+        stream.commit_delivery(delivery)
 
     async def _delete(self, stream: Stream, reason: str) -> None:
         store = self._open_store()
@@ -387,11 +390,6 @@ class StreamService:
 
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout
-
-
-def _conflict(change: Change) -> Conflict:
-    problems = [{"field": f"params.{name}", "problem": change.reason, "suggestion": None} for name in change.fields]
-    return Conflict(change.reason, details=problems)
 
 
 __all__ = ["StreamService"]

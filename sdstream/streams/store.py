@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, Unavailable
-from sdstream.params import StreamParams, StyleImage
+from sdstream.params import Delivery, StreamParams, StyleImage
 from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.views import StreamRecord
 
@@ -34,9 +34,10 @@ LOCK_SECONDS = 5.0
 
 _COLUMNS = (
     "id, stream_key, output_playback_id, created_at, name, author, params, revision, output_rtmp_url,"
-    " from_playground, is_smoke_test"
+    " from_playground, is_smoke_test, delivery"
 )
-_INSERT = f"INSERT INTO streams ({_COLUMNS}, style_image) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO streams ({_COLUMNS}, style_image) VALUES ({', '.join(13 * '?')})"
+_DELIVER = "UPDATE streams SET output_rtmp_url = ?, delivery = ? WHERE id = ?"
 _UPDATE = "UPDATE streams SET params = ?, revision = ?, style_image = ? WHERE id = ? AND revision < ?"
 _DELETE = "DELETE FROM streams WHERE id = ?"
 _HAS_IMAGE = "SELECT 1 FROM style_images WHERE digest = ?"
@@ -60,7 +61,7 @@ class StoredStream:
     author: str
     params: str
     revision: int
-    output_rtmp_url: str | None
+    delivery: Delivery
     from_playground: bool
     is_smoke_test: bool
 
@@ -75,7 +76,7 @@ class StoredStream:
             author=self.author,
             params=params,
             revision=self.revision,
-            output_rtmp_url=self.output_rtmp_url,
+            delivery=self.delivery,
             from_playground=self.from_playground,
             is_smoke_test=self.is_smoke_test,
         )
@@ -146,9 +147,10 @@ class StreamStore:
                 record.author,
                 params,
                 record.revision,
-                record.output_rtmp_url,
+                record.delivery.output_rtmp_url,
                 int(record.from_playground),
                 int(record.is_smoke_test),
+                record.delivery.dump(),
                 None if image is None else image.digest,
             ),
             image,
@@ -161,6 +163,10 @@ class StreamStore:
         """
         digest = None if image is None else image.digest
         return await self._write(stream_id, _UPDATE, (params, revision, digest, stream_id, revision), image) > 0
+
+    async def deliver(self, stream_id: str, delivery: Delivery) -> bool:
+        """Store where the output goes; False when the stream is not there."""
+        return await self._write(stream_id, _DELIVER, (delivery.output_rtmp_url, delivery.dump(), stream_id)) > 0
 
     async def delete(self, stream_id: str) -> bool:
         """Delete a stream; False when it was not there."""
@@ -365,11 +371,11 @@ def _read(connection: sqlite3.Connection, file: Path) -> tuple[list[StoredStream
         raise ConfigurationError(f"{file} cannot be read: {error}.") from error
 
 
-def _stored(row: tuple[str, str, str, str, str, str, str, int, str | None, int, int]) -> StoredStream:
-    identity, key, playback, created, name, author, params, revision, rtmp, playground, smoke = row
+def _stored(row: tuple[str, str, str, str, str, str, str, int, str | None, int, int, str]) -> StoredStream:
+    identity, key, playback, created, name, author, params, revision, rtmp, playground, smoke, delivery = row
     return StoredStream(
-        identity, key, playback, datetime.fromisoformat(created), name, author, params, revision, rtmp,
-        bool(playground), bool(smoke),
+        identity, key, playback, datetime.fromisoformat(created), name, author, params, revision,
+        Delivery.load(rtmp, delivery), bool(playground), bool(smoke),
     )  # fmt: skip
 
 

@@ -10,11 +10,12 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
-from sdstream.media.ports import MediaBackend, MediaStatistics, PublisherState, SessionAnswer
-from sdstream.params import StreamParams, wire_params
+from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState, SessionAnswer
+from sdstream.params import Delivery, StreamParams, wire_params
 from sdstream.streams.duties import Use
 from sdstream.streams.events import EventLog
 from sdstream.streams.live import LiveStream
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
 from sdstream.streams.totals import Totals
 from sdstream.streams.views import Applied, StreamRecord, StreamState, StreamStatus
@@ -34,6 +35,7 @@ class Stream:
         worker: WorkerClient,
         clock: Clock,
         thresholds: Thresholds,
+        shelf: RecordingShelf,
         used_at: float | None,
     ) -> None:
         self.saved = record
@@ -52,6 +54,7 @@ class Stream:
         self.events = EventLog(record.id, clock)
         self.updated_at: datetime | None = None
         self._media = media
+        self._shelf = shelf
         self._worker = worker
         self._clock = clock
         self._thresholds = thresholds
@@ -145,6 +148,25 @@ class Stream:
         if self.accepted.revision >= record.revision:
             self.accepted = self.saved
 
+    def accept_delivery(self, delivery: Delivery) -> None:
+        """Further updates build on `delivery`, which is being saved."""
+        self.accepted = replace(self.accepted, delivery=delivery)
+
+    def commit_delivery(self, delivery: Delivery) -> None:
+        """`delivery` is on disk: push and record as it says."""
+        self.saved = replace(self.saved, delivery=delivery)
+        if self.live is not None:
+            self.live.deliver(delivery, self._shelf)
+
+    async def hls_file(self, name: str) -> HlsFile:
+        """A file of HLS. Raises `NoPictureYet` while there is none of that name."""
+        live = self.live
+        file = None if live is None else await live.hls_file(name)
+        if file is None:
+            raise NoPictureYet("Nobody publishes to this stream yet." if live is None else "There is no such segment.")
+        self.use()
+        return file
+
     def note_bad_params(self, message: str) -> None:
         """Accepted params turned out to be of no use."""
         self._note_error("STREAMS/INVALID_PARAMS", message)
@@ -211,7 +233,6 @@ class Stream:
         live = self.live
         if live is not None:
             live.show_placard(health)
-            live.traffic.note_encoder(live.statistics().encode_seconds)
             if live.publisher is not PublisherState.ABSENT or live.viewers:
                 self.use()
         return verdict
@@ -314,6 +335,7 @@ class Stream:
             on_recovery=self._forget_error,
         )
         await live.open(self._media, self.saved.params.output_size)
+        live.deliver(self.saved.delivery, self._shelf)
         return live
 
     def _note_error(self, code: str, message: str) -> None:

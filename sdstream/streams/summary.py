@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from sdstream.media.ports import OutputState
 from sdstream.metrics import ServerStatistics
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.store import StoreStatistics
@@ -20,6 +21,9 @@ def summarize(
     states = Counter({state.value: 0 for state in StreamState})
     states.update(stream.state.value for stream in streams)
     totals = streams.totals()
+    statistics = [stream.live.statistics() for stream in streams if stream.live is not None]
+    outputs = Counter({state.value: 0 for state in OutputState})
+    outputs.update(output.state.value for media in statistics for output in media.outputs)
     return ServerStatistics(
         streams=len(streams),
         publishers=sum(stream.is_publishing for stream in streams),
@@ -32,7 +36,14 @@ def summarize(
         decode_errors=totals.decode_errors,
         bytes_received=totals.bytes_received,
         bytes_sent=totals.bytes_sent,
+        sound_packets=totals.sound_packets,
+        sound_gaps=totals.sound_gaps,
+        sound_corrections=totals.sound_corrections,
+        sound_drops=totals.sound_drops,
         drops=totals.drops,
+        outputs=outputs,
+        hls_streams=sum(media.hls_active for media in statistics),
+        recordings=sum(media.recording is not None for media in statistics),
         replaced=totals.replaced,
         latencies=totals.latencies,
         updates=updates,

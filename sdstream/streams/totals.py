@@ -24,6 +24,10 @@ class Totals:
     decode_errors: int = 0
     bytes_received: int = 0
     bytes_sent: int = 0
+    sound_packets: int = 0
+    sound_gaps: int = 0
+    sound_corrections: int = 0
+    sound_drops: Mapping[str, int] = field(default_factory=dict[str, int])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
@@ -40,6 +44,10 @@ class Totals:
             decode_errors=media.decode_errors,
             bytes_received=media.bytes_received,
             bytes_sent=media.bytes_sent,
+            sound_packets=media.sound.packets,
+            sound_gaps=media.sound.gaps,
+            sound_corrections=media.sound.corrections,
+            sound_drops=media.sound.dropped,
             drops=live.total_drops(),
             replaced=live.traffic.replaced(),
             latencies=live.traffic.latency_counts(),
@@ -57,6 +65,10 @@ class Totals:
             self.decode_errors + other.decode_errors,
             self.bytes_received + other.bytes_received,
             self.bytes_sent + other.bytes_sent,
+            self.sound_packets + other.sound_packets,
+            self.sound_gaps + other.sound_gaps,
+            self.sound_corrections + other.sound_corrections,
+            Counter(self.sound_drops) + Counter(other.sound_drops),
             Counter(self.drops) + Counter(other.drops),
             Counter(self.replaced) + Counter(other.replaced),
             latencies,

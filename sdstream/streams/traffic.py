@@ -10,10 +10,11 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
-HOPS = ("receive", "wait", "worker", "encode", "total")
-"""`receive` is the way from decoder to sender without `worker`: the hand-over both ways and the wait for the worker, of
-which `wait` is the part inside it; `worker` is its own time for a picture; `encode` samples the encoder's moving mean;
-`total` is all of it."""
+HOPS = ("receive", "queue", "wait", "worker", "encode", "send", "total")
+"""`receive` is from a picture's last packet to its planes; `worker` the worker's own time for it; `queue` the rest of
+the way from decoder to encoder: the hand-over both ways and the wait for the worker, of which `wait` is the part inside
+it; `encode` the encoder's time; `send` from there to all viewers' sockets; `total` from the decoder on, with what
+encoding and sending took last."""
 
 
 class StreamTraffic:
@@ -24,7 +25,7 @@ class StreamTraffic:
         self._interval = 1.0 / max_frame_rate
         self._lock = threading.Lock()
         self._due = 0.0
-        self._encode_seconds = 0.0
+        self._leaving_seconds = {"encode": 0.0, "send": 0.0}
         self._latencies = {hop: LatencyWindow() for hop in HOPS}
         self._drops: Counter[str] = Counter()
         self._replaced: Counter[str] = Counter()
@@ -59,15 +60,16 @@ class StreamTraffic:
             self.output.add(now)
             self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
             self._latencies["worker"].add(now, picture.worker_seconds)
-            self._latencies["receive"].add(now, max(age - picture.worker_seconds, 0.0))
-            self._latencies["total"].add(now, age + self._encode_seconds)
+            self._latencies["queue"].add(now, max(age - picture.worker_seconds, 0.0))
+            self._latencies["total"].add(now, age + sum(self._leaving_seconds.values()))
 
-    def note_encoder(self, seconds: float) -> None:
-        """Take the encoder's present mean time for a picture; 0 while it has encoded none."""
-        if seconds > 0.0:
-            with self._lock:
-                self._encode_seconds = seconds
-                self._latencies["encode"].add(self._clock.monotonic(), seconds)
+    def note(self, hop: str, seconds: float) -> None:
+        """A picture took `seconds` in a hop of the media plane."""
+        now = self._clock.monotonic()
+        with self._lock:
+            self._latencies[hop].add(now, seconds)
+            if hop in self._leaving_seconds:
+                self._leaving_seconds[hop] = seconds
 
     def restart_input(self) -> None:
         """A new publisher came: its rate is judged by its own pictures."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sdstream.media.ports import MediaStatistics, SessionAnswer
-from sdstream.params import StreamParams
+from sdstream.params import Delivery, StreamParams
 from sdstream.worker.ports import LaneStatus
 
 
@@ -42,7 +42,7 @@ class StreamRecord:
     author: str
     params: StreamParams
     revision: int = 1
-    output_rtmp_url: str | None = None
+    delivery: Delivery = field(default_factory=Delivery)
     from_playground: bool = False
     is_smoke_test: bool = False
 
@@ -90,8 +90,8 @@ class StreamStatus:
     """All that is known of a running or idle stream at one moment.
 
     Rates are pictures a second over the last two seconds or so. Moments are UTC, None for what never happened.
-    `latencies` has the hops `receive`, `worker`, `encode` and `total` where known. `drops` counts by reason since the
-    publisher came, and so does `replaced` the pictures in whose place another was shown.
+    `latencies` has the hops of `traffic.HOPS` where known. `drops` counts by reason since the publisher came, and so
+    does `replaced` the pictures in whose place another was shown.
     """
 
     stream_id: str
@@ -140,6 +140,8 @@ EVENT_NAMES = {
     "effective": "An update is in force: {revision, effective_frame}.",
     "loading": "A load goes on: {detail, percent}.",
     "error": "Something failed: {code, message}.",
+    "output": "A push to an RTMP server changed: {target, state, error}; the target is shown without its key.",
+    "recording": "A recording began, or stopped because of a problem: {name, state, problem}.",
     "worker": "The worker process changed: {phase, restarts}.",
     "deleted": "The stream is gone; the last event: {reason}.",
 }

@@ -61,7 +61,7 @@ async def make_site(tmp_path: Path) -> AsyncIterator[Callable[..., Site]]:
     def make(**values: Any) -> Site:
         settings = Settings.model_validate({"api_keys": [KEY], **values})
         clock = ManualClock()
-        streams = FakeStreams(settings, clock)
+        streams = FakeStreams(settings, clock, tmp_path)
         keys = KeyRing.open(tmp_path, settings, clock)
         site = Site(create_app(streams, settings, keys, clock), streams, keys, clock, settings)
         sites.append(site)

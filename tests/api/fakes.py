@@ -4,13 +4,15 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sdstream.clock import Clock
 from sdstream.errors import Conflict, InvalidSdp, NoPictureYet, RequestError, SessionNotFound, StreamNotFound
-from sdstream.media.ports import IceServer, MediaStatistics, PublisherState, SessionAnswer, TrackStatistics
+from sdstream.media.ports import HlsFile, IceServer, MediaStatistics, PublisherState, SessionAnswer, TrackStatistics
 from sdstream.metrics import ServerStatistics
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify, parse_create, wire_params
 from sdstream.settings import Settings
+from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.views import (
     Applied,
     Capacity,
@@ -41,7 +43,7 @@ class FakeOpened:
 class FakeStreams:
     """What `sdstream.api.ports.Streams` asks for. `failure` makes every call raise it."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, data_dir: Path) -> None:
         self.clock = clock
         self.models = ModelTable.from_settings(settings)
         self.records: dict[str, StreamRecord] = {}
@@ -62,6 +64,7 @@ class FakeStreams:
         self.failure: Exception | None = None
         self.from_playground: bool | None = None
         self.order = itertools.count(1)
+        self.recordings = RecordingShelf(data_dir, settings, clock)
 
     def check(self) -> None:
         if self.failure is not None:
@@ -78,6 +81,7 @@ class FakeStreams:
             created_at=self.clock.now(),
             name=request.name or "untitled",
             author=author,
+            delivery=request.delivery,
             params=request.params,
             from_playground=from_playground,
         )
@@ -97,8 +101,8 @@ class FakeStreams:
 
     async def update(self, stream_id: str, body: object, *, dry_run: bool = False) -> UpdateOutcome:
         current = self.get(stream_id)
-        fixed = {"name": current.name, "output_rtmp_url": current.output_rtmp_url}
-        wanted = apply_update(current.params, body, self.models, fixed=fixed)
+        fixed = {"name": current.name}
+        wanted = apply_update(current.params, body, self.models, fixed=fixed, delivery=current.delivery)
         change = classify(current.params, wanted.params, live=stream_id in self.publishers)
         if change.kind is ChangeKind.REFUSED:
             raise Conflict(change.reason)
@@ -237,6 +241,12 @@ class FakeStreams:
     def statistics(self) -> ServerStatistics:
         self.check()
         return ServerStatistics(streams=len(self.records), worker_phase="ready", worker_phases=("ready", "starting"))
+
+    async def hls_file(self, playback_id: str, name: str) -> HlsFile:
+        record = self.by_key(playback_id)
+        if record.id not in self.publishers or not name.endswith(".m3u8"):
+            raise NoPictureYet("Nobody publishes to this stream yet.")
+        return HlsFile(b"#EXTM3U\n", "application/vnd.apple.mpegurl", changes=True)
 
     async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
         self.ice_hosts.append(host)

@@ -87,10 +87,38 @@ async def conduct(site: Site) -> list[tuple[str, httpx.Response]]:
         ("get_readiness", await nobody.get("/ready")),
         ("ping", await nobody.get("/ping")),
         ("get_metrics", await nobody.get("/metrics")),
+        *await outputs(site, stream),
         ("delete_stream_by_path", await client.delete(path)),
         ("delete_stream", await client.delete("/v1/streams", params={"id": (await site.create())["id"]})),
         ("delete_stream", await client.delete("/v1/streams")),
     ]
+    return calls
+
+
+async def outputs(site: Site, stream: dict[str, Any]) -> list[tuple[str, httpx.Response]]:
+    """Calls about HLS and recordings, of which there are a whole and an unfinished one."""
+    client, path = site.client, f"/v1/streams/{stream['id']}/recordings"
+    folder = site.streams.recordings.folder / stream["id"]
+    folder.mkdir(parents=True)
+    (folder / "20260102-030405.mp4").write_bytes(bytes(100))
+    (folder / "20260102-040506.mp4.recording").write_bytes(bytes(100))
+    whole, unfinished = f"{path}/20260102-030405.mp4", f"{path}/20260102-040506.mp4"
+    hls = f"/hls/{stream['output_playback_id']}"
+    calls = [
+        ("list_recordings", await client.get(path)),
+        ("list_recordings", await site.client_with(None).get(path)),
+        ("get_recording", await client.get(whole)),
+        ("get_recording", await client.get(whole, headers={"Range": "bytes=10-19"})),
+        ("get_recording", await client.get(unfinished)),
+        ("get_recording", await client.get(f"{path}/no.mp4")),
+        ("delete_recording", await client.delete(unfinished)),
+        ("delete_recording", await client.delete(whole)),
+        ("delete_recording", await client.delete(whole)),
+        ("watch_hls", await site.client_with(None).get(f"{hls}/index.m3u8")),
+        ("watch_hls", await site.client_with(None).get(f"{hls}/segment-1.m4s")),
+    ]
+    assert [answer.status_code for _, answer in calls[:9]] == [200, 401, 200, 206, 409, 404, 409, 200, 404]
+    assert [entry["finished"] for entry in calls[0][1].json()["data"]] == [True, False]
     return calls
 
 

@@ -11,6 +11,7 @@ from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
 from tests.support.sdks import CLIENTS, missing_clients
 
 PACKAGE = CLIENTS / "node_modules" / "@daydreamlive" / "browser" / "dist"
+HLS_PACKAGE = CLIENTS / "node_modules" / "hls.js" / "dist"
 
 
 @pytest.fixture
@@ -35,12 +36,18 @@ async def origin() -> AsyncIterator[str]:
     application = web.Application()
     application.router.add_get("/", _page)
     application.router.add_static("/daydream", PACKAGE)
+    application.router.add_static("/hls", HLS_PACKAGE)
+    application.router.add_get("/hls.html", _hls_page)
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
+
+
+async def _hls_page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(Path(__file__).parent / "hls.html")
 
 
 async def _page(_: web.Request) -> web.FileResponse:

@@ -3,13 +3,16 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdstream.api.operations import OPERATIONS
 from sdstream.errors import InvalidParams
+from sdstream.gateway.routes import GatewayRoutes
 from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
@@ -25,6 +28,7 @@ from sdstream.jobs.outputs import (
 )
 from sdstream.jobs.sessions import Limits, decide_end
 from sdstream.jobs.storage import find_bucket
+from sdstream.settings import Settings
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary() | st.dates(),
@@ -221,3 +225,10 @@ async def test_a_bake_that_fails_says_which_engine_and_why(tmp_path: Path) -> No
         await bake(tmp_path, 1)
     with pytest.raises(InvalidJob, match="the profile is wrong Take another"):
         await bake(tmp_path, 2)
+
+
+def test_the_gateway_answers_for_every_endpoint_about_one_stream() -> None:
+    context: Any = SimpleNamespace(settings=Settings.model_validate({}))
+    fleet: Any = None
+    own = {name for name, operation in OPERATIONS.items() if "{" in operation.path}
+    assert own <= set(GatewayRoutes(context, fleet).endpoints())

@@ -10,7 +10,7 @@ from sdstream.clock import SystemClock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.stream import EmbeddedStream
-from sdstream.media.ports import PublisherState
+from sdstream.media.ports import MediaHop, OutputStatistics, PublisherState
 from sdstream.settings import Settings
 from tests.media.clients import make_settings
 
@@ -25,6 +25,7 @@ class Echo:
     frames: list[I420Frame] = field(default_factory=list[I420Frame])
     states: list[PublisherState] = field(default_factory=list[PublisherState])
     viewers: list[int] = field(default_factory=list[int])
+    hops: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     keep: bool = False
     count: int = 0
 
@@ -40,6 +41,15 @@ class Echo:
 
     def on_viewers(self, count: int) -> None:
         self.viewers.append(count)
+
+    def on_hop(self, hop: MediaHop, seconds: float) -> None:
+        self.hops.setdefault(hop, []).append(seconds)
+
+    def on_output(self, output: OutputStatistics) -> None:
+        """The tests of outputs have a listener of their own."""
+
+    def on_recording(self, name: str, problem: str | None) -> None:
+        """The tests of outputs have a listener of their own."""
 
 
 @pytest.fixture

@@ -233,3 +233,16 @@ async def test_fuzzed_offers_leak_no_socket(data: st.DataObject) -> None:
     await media.close()
     await asyncio.sleep(0)
     assert open_files() <= before
+
+
+async def test_a_camera_may_come_back_with_another_codec(stream: EmbeddedStream, echo: Echo) -> None:
+    async with DirectViewer(stream) as viewer:
+        for codec in ("VP8", "H264", "VP8"):
+            async with DirectPublisher(stream, codec=codec, fps=30) as publisher:
+                await viewer.wait_kind("card")
+                number = echo.count
+                await eventually(lambda number=number: echo.count >= number + 10)
+                video = next(track for track in stream.statistics().tracks if track.kind == "video")
+                assert video.codec == publisher.track.codec == codec
+            await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT)
+    assert stream.statistics().decode_errors == 0

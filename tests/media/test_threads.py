@@ -58,7 +58,9 @@ class FailingEncoder(PictureEncoder):
     failures = 0
     made: list[str]
 
-    def __init__(self, codec: Any, size: PictureSize, bitrate: int, h264_encoder: Any = "x264") -> None:
+    def __init__(
+        self, codec: Any, size: PictureSize, bitrate: int, h264_encoder: Any = "x264", rate: float = 30.0
+    ) -> None:
         self.made.append(h264_encoder)
         if h264_encoder == "nvenc":
             raise UnknownCodecError("h264_nvenc")
@@ -84,7 +86,7 @@ def reporter() -> FoldedReporter:
 def open_broadcast(encoder: Any = "x264") -> Scene:
     counters, watcher = StreamCounters(), Watcher()
     broadcast = Broadcast("H264", 500_000, encoder, counters, SystemClock(), reporter())
-    broadcast.viewers.add(cast(ViewerSession, watcher))
+    broadcast.sinks.add(cast(ViewerSession, watcher))
     return Scene(broadcast, watcher, counters)
 
 

@@ -138,13 +138,13 @@ def test_params_must_be_an_object(member: str) -> None:
 
 def test_name_and_target_are_read() -> None:
     request = parse_create({"name": " my stream ", "output_rtmp_url": "rtmp://example.org/live/key"}, MODELS)
-    assert (request.name, request.output_rtmp_url) == ("my stream", "rtmp://example.org/live/key")
-    assert request.warnings == ("output_rtmp_url is stored; this version does not push to it yet",)
+    assert (request.name, request.delivery.output_rtmp_url) == ("my stream", "rtmp://example.org/live/key")
+    assert request.warnings == ()
 
 
 def test_name_and_target_may_be_absent_or_null() -> None:
     request = parse_create({"name": None, "output_rtmp_url": None}, MODELS)
-    assert (request.name, request.output_rtmp_url) == (None, None)
+    assert (request.name, request.delivery.output_rtmp_url) == (None, None)
 
 
 @pytest.mark.parametrize("name", [5, ["x"], "x" * 257, "a\nb", "a\x00b", "\ud800"])

@@ -279,7 +279,7 @@ def test_any_create_body_is_taken_or_refused_in_words(body: Any) -> None:
         assert_is_sendable(error)
         return
     request = parse_create(body, MODELS)
-    answer = [wire_params(request.params), request.name, request.output_rtmp_url, request.warnings]
+    answer = [wire_params(request.params), request.name, request.delivery.dump(), request.warnings]
     json.dumps(answer, allow_nan=False, ensure_ascii=False).encode()
 
 

@@ -161,9 +161,9 @@ def test_the_regular_type_that_sdks_add_counts_and_is_noted() -> None:
     assert "repeat type: faceid" in update.warnings[0]
 
 
-def test_name_and_target_are_fixed_after_creation() -> None:
-    update = apply_update(created(SD_TURBO), {"name": "x", "output_rtmp_url": "rtmp://x/y", "params": {}}, MODELS)
-    assert len(update.warnings) == 2
+def test_the_name_is_fixed_after_creation() -> None:
+    update = apply_update(created(SD_TURBO), {"name": "x", "params": {}}, MODELS)
+    assert update.warnings == ("name is fixed when a stream is created and was ignored",)
 
 
 def test_a_model_of_the_same_family_keeps_everything() -> None:

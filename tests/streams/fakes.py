@@ -1,14 +1,24 @@
 """A media back end and a worker with no network, no codec and no process: they do what the ports promise, when told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 
 import numpy
 
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, InvalidSdp
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.media.ports import IceServer, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import (
+    HlsFile,
+    IceServer,
+    MediaListener,
+    MediaStatistics,
+    Placard,
+    PublisherState,
+    SessionAnswer,
+)
 from sdstream.params import StreamParams
 from sdstream.worker.ports import (
     LaneListener,
@@ -53,6 +63,8 @@ class FakeMediaStream:
     facts: MediaStatistics = field(default_factory=MediaStatistics)
     latest: I420Frame | None = None
     closed: bool = False
+    pushes: tuple[str, ...] = ()
+    recording: Path | None = None
     _numbers: count = field(default_factory=count)
 
     async def publish(self, offer: str) -> SessionAnswer:
@@ -98,6 +110,17 @@ class FakeMediaStream:
 
     def resize(self, size: PictureSize) -> None:
         self.size = size
+
+    def push_to(self, urls: Sequence[str]) -> None:
+        self.pushes = tuple(urls)
+
+    def record_to(self, file: Path | None) -> None:
+        self.recording = file
+        if file is not None:
+            self.listener.on_recording(file.name, None)
+
+    async def hls_file(self, name: str) -> HlsFile | None:
+        return HlsFile(name.encode(), "video/mp4", changes=False) if name == "index.m3u8" else None
 
     def latest_picture(self) -> I420Frame | None:
         return self.latest
@@ -152,6 +175,9 @@ class FakeMedia:
         self.opened += 1
         self.streams[stream_id] = FakeMediaStream(stream_id, size, listener)
         return self.streams[stream_id]
+
+    async def finish_recordings(self, folder: Path) -> int:
+        return 0
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         return (IceServer(("stun:stun.example.org",)),)

@@ -135,11 +135,11 @@ def test_hops_add_up_to_the_age_of_the_picture() -> None:
     traffic = StreamTraffic(clock, 60)
     frame = picture(clock)
     clock.advance(0.030)
-    traffic.note_encoder(0.005)
+    traffic.note("encode", 0.005)
     traffic.leave(ProcessedPicture(frame, 1, worker_seconds=0.020, queue_seconds=0.002))
     hops = traffic.latencies(clock.monotonic())
     assert hops["worker"].p50 == pytest.approx(0.020)
-    assert hops["receive"].p50 == pytest.approx(0.010)
+    assert hops["queue"].p50 == pytest.approx(0.010)
     assert hops["encode"].p50 == pytest.approx(0.005)
     assert hops["total"].p50 == pytest.approx(0.035)
 

@@ -20,7 +20,7 @@ import pytest
 
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, StreamNotFound, Unavailable
-from sdstream.params import StyleImage, wire_params
+from sdstream.params import Delivery, StyleImage, wire_params
 from sdstream.streams.migrations import SCHEMA_VERSION, migrate
 from sdstream.streams.store import StreamStore
 from sdstream.streams.views import StreamRecord
@@ -39,7 +39,7 @@ def make_record(number: int = 0, **changes: Any) -> StreamRecord:
         name="name, ünïcode",
         author="ann",
         params=None,  # type: ignore[arg-type]  # the store takes params as text
-        output_rtmp_url="rtmp://example.org/app/key",
+        delivery=Delivery("rtmp://example.org/app/key", ("rtmps://other.example/a/b",), True),
         from_playground=True,
     )
     return replace(record, **changes)
@@ -55,7 +55,7 @@ async def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
     await again.close()
     for name in ("id", "stream_key", "output_playback_id", "created_at", "name", "author", "revision"):
         assert getattr(row, name) == getattr(record, name)
-    assert (row.params, row.output_rtmp_url) == ('{"prompt":"x"}', record.output_rtmp_url)
+    assert (row.params, row.delivery) == ('{"prompt":"x"}', record.delivery)
     assert (row.from_playground, row.is_smoke_test) == (True, False)
 
 

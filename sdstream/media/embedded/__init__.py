@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -10,6 +11,8 @@ from sdstream.errors import ShuttingDown
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
+from sdstream.media.embedded.outputs.manager import OutputOptions
+from sdstream.media.embedded.outputs.recorder import finalise_all, find_unfinished
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.ports import IceServer, MediaListener
@@ -62,10 +65,17 @@ class EmbeddedMedia:
             bitrate=self._settings.video_bitrate,
             h264_encoder=self._h264_encoder,
             fast=self._fast,
+            frame_rate=self._settings.max_frame_rate,
+            outputs=OutputOptions(self._settings.output_allow_private, self._settings.recording_least_free),
         )
         stream = EmbeddedStream(stream_id, size, listener, options, self._clock)
         self._streams.add(stream)
         return stream
+
+    async def finish_recordings(self, folder: Path) -> int:
+        # Looked for at once: what is begun later belongs to a stream that records.
+        found = find_unfinished(folder)
+        return await asyncio.to_thread(finalise_all, found)
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         return await self._desk.for_client(host)

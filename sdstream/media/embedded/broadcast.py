@@ -3,12 +3,15 @@
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 from sdstream.clock import Clock
-from sdstream.frames import LatestSlot
+from sdstream.frames import VIDEO_CLOCK, LatestSlot
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import (
+    NOMINAL_RATE,
     EncodedPicture,
     H264Encoder,
     KeyframePolicy,
@@ -19,7 +22,6 @@ from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.threads import LoopThread
 from sdstream.media.embedded.timeline import OutputTimeline
-from sdstream.media.embedded.viewer import ViewerSession
 
 REPEAT_SECONDS = 0.5
 """A picture that nothing follows is sent again after this time, so that viewers who lost or missed it have it."""
@@ -27,12 +29,19 @@ RESTART_SECONDS = 0.5
 """The pause after a failure, so that an encoder which fails on every picture costs little."""
 JOIN_SECONDS = 5.0
 
+
+class PictureSink(Protocol):
+    """Takes the encoded pictures of a broadcast, on the event loop."""
+
+    def deliver(self, picture: EncodedPicture) -> None: ...
+
+
 Outgoing = Callable[[], OwnedPicture]
 """Gives the picture to encode; called on the encoder's thread, so that placards are drawn there."""
 
 
 class Broadcast:
-    """The encoder thread of one codec, and its viewers. All methods are for the event loop, `put` for any thread.
+    """The encoder thread of one codec, and its sinks. All methods are for the event loop, `put` for any thread.
 
     A failure ends no viewer's session: the encoder is made anew after a pause, and by x264 once NVENC has failed,
     whose sessions on one card are few.
@@ -46,10 +55,16 @@ class Broadcast:
         counters: StreamCounters,
         clock: Clock,
         faults: FoldedReporter,
+        on_sent: Callable[[EncodedPicture], None] = lambda picture: None,
+        rate: float = NOMINAL_RATE,
     ) -> None:
         self.codec: VideoCodec = codec
-        self.viewers: set[ViewerSession] = set()
+        self.sinks: set[PictureSink] = set()
+        self._on_sent = on_sent
+        self._anchor: tuple[int, float] | None = None
+        """The timestamp of the last live picture and when it was captured."""
         self._bitrate = bitrate
+        self._rate = rate
         self._h264_encoder: H264Encoder = h264_encoder
         self._counters = counters
         self._clock = clock
@@ -123,7 +138,11 @@ class Broadcast:
         try:
             if self._encoder is None or self._encoder.size != picture.size:
                 self._encoder = PictureEncoder(
-                    self.codec, picture.size, scaled_bitrate(self._bitrate, picture.size), self._h264_encoder
+                    self.codec,
+                    picture.size,
+                    scaled_bitrate(self._bitrate, picture.size),
+                    self._h264_encoder,
+                    self._rate,
                 )
                 self._policy = KeyframePolicy()
             made = self._encoder.encode(frame, timestamp, keyframe=self._policy.due(started))
@@ -134,8 +153,27 @@ class Broadcast:
             return None
         if made.keyframe:
             self._policy.made(started)
-        self._counters.encoded(picture.size, self._clock.monotonic() - started, keyframe=made.keyframe)
-        return made
+        ended = self._clock.monotonic()
+        seconds = ended - started
+        self._counters.encoded(picture.size, seconds, keyframe=made.keyframe)
+        is_live = not repeated and self._timeline.exact and picture.captured_at is not None
+        if is_live:
+            self._counters.hop("encode", seconds)
+        return replace(
+            made,
+            captured_at=self._captured_at(timestamp, picture.captured_at if is_live else None, started),
+            is_live=is_live,
+            encoded_at=ended,
+        )
+
+    def _captured_at(self, timestamp: int, captured_at: float | None, now: float) -> float:
+        """Where a picture lies in captured time: what was made up follows the last live one."""
+        if captured_at is not None:
+            self._anchor = timestamp, captured_at
+            return captured_at
+        if self._anchor is None:
+            self._anchor = timestamp, now
+        return self._anchor[1] + (timestamp - self._anchor[0]) / VIDEO_CLOCK.denominator
 
     def _count_superseded(self) -> None:
         superseded = self._slot.superseded
@@ -144,8 +182,11 @@ class Broadcast:
             self._superseded_before = superseded
 
     def _fan_out(self, picture: EncodedPicture) -> None:
-        for viewer in tuple(self.viewers):
-            viewer.deliver(picture)
+        for sink in tuple(self.sinks):
+            sink.deliver(picture)
+        if picture.is_live:
+            self._counters.hop("send", self._clock.monotonic() - picture.encoded_at)
+        self._on_sent(picture)
 
 
-__all__ = ["Broadcast"]
+__all__ = ["Broadcast", "Outgoing", "PictureSink"]

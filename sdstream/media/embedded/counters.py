@@ -1,11 +1,12 @@
 """Counts of one stream, kept over publishers and viewers that come and go."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from sdstream.frames import PictureSize
+from sdstream.media.ports import MediaHop
 
 DropReason = Literal[
     "encoder_busy",
@@ -37,6 +38,8 @@ class StreamCounters:
     input_size: PictureSize | None = None
     output_size: PictureSize | None = None
     encode_seconds: float = 0.0
+    hop: Callable[[MediaHop, float], None] = lambda hop, seconds: None
+    """Told how long a picture took in each hop of the media plane; called on several threads."""
     warnings: dict[str, None] = field(default_factory=dict[str, None])
     """An ordered set."""
     _decode_errors: int = 0

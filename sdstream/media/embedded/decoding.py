@@ -60,7 +60,8 @@ class DecoderThread:
         self._counters = counters
         self._clock = clock
         self._faults = faults
-        self._waiting: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Picture, float] | None] = queue.SimpleQueue()
+        self._put_at = 0.0
         self._skipping = False
         self._stopped = False
         self._last_pts: int | None = None
@@ -75,7 +76,7 @@ class DecoderThread:
             self._skipping = True
             self._counters.drop("decoder_busy")
             return False
-        self._waiting.put(picture)
+        self._waiting.put((picture, self._clock.monotonic()))
         return True
 
     def stop(self) -> None:
@@ -110,9 +111,10 @@ class DecoderThread:
         context.flags = int(context.flags) | int(Flags.low_delay)
         context.options = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}  # before any memory is taken for them
         while True:
-            picture = self._waiting.get()
-            if picture is None or self._stopped:
+            item = self._waiting.get()
+            if item is None or self._stopped:
                 return
+            picture, self._put_at = item
             packet = Packet(picture.data)
             packet.pts = picture.timestamp
             packet.time_base = VIDEO_CLOCK
@@ -153,6 +155,7 @@ class DecoderThread:
         counters = self._counters
         counters.sequence += 1
         counters.frames_decoded += 1
+        counters.hop("receive", now - self._put_at)
         size = counters.input_size
         if size is None or (size.width, size.height) != (view.y.shape[1], view.y.shape[0]):
             counters.input_size = PictureSize(view.y.shape[1], view.y.shape[0])

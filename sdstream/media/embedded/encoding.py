@@ -39,12 +39,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """A picture cut into RTP payloads. `timestamp` counts 90 kHz ticks and does not wrap."""
+    """A picture cut into RTP payloads, and whole as `data` (Annex B for H.264).
+
+    `timestamp` counts 90 kHz ticks and does not wrap. `captured_at` is the monotonic second that it stands for.
+    `is_live` says that a camera took it then, which placards and repetitions are not. It was encoded at `encoded_at`.
+    """
 
     payloads: tuple[bytes, ...]
     timestamp: int
     keyframe: bool
     byte_count: int
+    data: bytes
+    size: PictureSize
+    captured_at: float = 0.0
+    is_live: bool = False
+    encoded_at: float = 0.0
 
 
 class KeyframePolicy:
@@ -78,16 +87,24 @@ class KeyframePolicy:
 class PictureEncoder:
     """An encoder of one size. Not safe between threads."""
 
-    def __init__(self, codec: VideoCodec, size: PictureSize, bitrate: int, h264_encoder: H264Encoder = "x264") -> None:
+    def __init__(
+        self,
+        codec: VideoCodec,
+        size: PictureSize,
+        bitrate: int,
+        h264_encoder: H264Encoder = "x264",
+        rate: float = NOMINAL_RATE,
+    ) -> None:
+        """`rate` is the most pictures a second that may come, which the level of H.264 must allow."""
         self.codec: VideoCodec = codec
         self.size = size
         self._picture_id = 0
         if codec == "VP8":
             self._context = _open_vp8(size, bitrate)
         elif h264_encoder == "nvenc":
-            self._context = _open_nvenc(size, bitrate)
+            self._context = _open_nvenc(size, bitrate, rate)
         else:
-            self._context = _open_x264(size, bitrate)
+            self._context = _open_x264(size, bitrate, rate)
 
     def encode(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> EncodedPicture | None:
         """Encode yuv420p, BT.601, limited range, at 90 kHz `timestamp`. None when the encoder skipped the picture.
@@ -106,7 +123,9 @@ class PictureEncoder:
         else:
             payloads = pack_vp8(data, self._picture_id)
             self._picture_id = (self._picture_id + 1) & 0x7FFF
-        return EncodedPicture(tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data))
+        return EncodedPicture(
+            tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
+        )
 
 
 def scaled_bitrate(reference: int, size: PictureSize) -> int:
@@ -114,11 +133,11 @@ def scaled_bitrate(reference: int, size: PictureSize) -> int:
     return max(100_000, round(reference * size.width * size.height / REFERENCE_PIXELS))
 
 
-def h264_level(size: PictureSize) -> str:
-    """The lowest level, 3.1 or more, that carries `size` at 30 pictures a second."""
+def h264_level(size: PictureSize, rate: float = NOMINAL_RATE) -> str:
+    """The lowest level, 3.1 or more, that carries `size` at `rate` pictures a second."""
     blocks = ((size.width + 15) // 16) * ((size.height + 15) // 16)
     for level, per_picture, per_second in _LEVELS:
-        if blocks <= per_picture and blocks * NOMINAL_RATE <= per_second:
+        if blocks <= per_picture and blocks * rate <= per_second:
             return level
     return _LEVELS[-1][0]
 
@@ -172,12 +191,12 @@ def _open(name: str, size: PictureSize, bitrate: int, options: dict[str, str]) -
     return cast(VideoCodecContext, context)
 
 
-def _open_x264(size: PictureSize, bitrate: int) -> VideoCodecContext:
+def _open_x264(size: PictureSize, bitrate: int, rate: float) -> VideoCodecContext:
     options = {
         "preset": "ultrafast",
         "tune": "zerolatency",
         "profile": "baseline",
-        "level": h264_level(size),
+        "level": h264_level(size, rate),
         "forced-idr": "1",
         "g": "600",  # keyframes are made by the clock; this is only the far end
         "maxrate": str(bitrate),
@@ -188,7 +207,7 @@ def _open_x264(size: PictureSize, bitrate: int) -> VideoCodecContext:
     return _open("libx264", size, bitrate, options)
 
 
-def _open_nvenc(size: PictureSize, bitrate: int) -> VideoCodecContext:
+def _open_nvenc(size: PictureSize, bitrate: int, rate: float) -> VideoCodecContext:
     options = {
         "preset": "p2",
         "tune": "ull",
@@ -196,7 +215,7 @@ def _open_nvenc(size: PictureSize, bitrate: int) -> VideoCodecContext:
         "delay": "0",
         "rc": "cbr",
         "profile": "baseline",
-        "level": h264_level(size),
+        "level": h264_level(size, rate),
         "forced-idr": "1",
         "g": "600",
         "maxrate": str(bitrate),
@@ -221,6 +240,7 @@ def _open_vp8(size: PictureSize, bitrate: int) -> VideoCodecContext:
 
 
 __all__ = [
+    "NOMINAL_RATE",
     "EncodedPicture",
     "H264Encoder",
     "KeyframePolicy",

@@ -48,10 +48,12 @@ class Negotiation:
     accepted: dict[int, AcceptedSection]
     anchor: MediaSection
     transport_sequence_id: int | None = None
+    sound_type: int | None = None
+    """The payload type of Opus, when sound flows in the direction of the session."""
 
 
 def negotiate_publish(offer: Offer) -> Negotiation:
-    """How a WHIP offer is answered: its video received, its audio received too (and drained).
+    """How a WHIP offer is answered: its video received, and its audio too.
 
     Raises `InvalidSdp` when there is no video that can be received.
     """
@@ -66,15 +68,22 @@ def negotiate_publish(offer: Offer) -> Negotiation:
         sequence_id = None
         hinted = replace(hinted, feedback=tuple(kind for kind in hinted.feedback if kind != "transport-cc"))
     accepted = {index: AcceptedSection((hinted, *codecs[1:]), "recvonly", extensions)}
+    sound_type: int | None = None
     for other, audio in _companions(offer, index):
-        sends = offer.sections[other].direction in ("sendonly", "sendrecv")
+        sends = sound_type is None and offer.sections[other].direction in ("sendonly", "sendrecv")
         accepted[other] = AcceptedSection((audio,), "recvonly" if sends else "inactive")
-    return Negotiation(choice, accepted, _anchor(offer, accepted), sequence_id)
+        if sends:
+            sound_type = audio.payload_type
+    return Negotiation(choice, accepted, _anchor(offer, accepted), sequence_id, sound_type)
 
 
-def negotiate_watch(offer: Offer, sources: tuple[int, int], stream_name: str, track_name: str) -> Negotiation:
-    """How a WHEP offer is answered: video sent from `sources` (media and retransmission SSRC), audio inactive.
+def negotiate_watch(
+    offer: Offer, sources: tuple[int, int], stream_name: str, track_name: str, sound_source: int | None = None
+) -> Negotiation:
+    """How a WHEP offer is answered: video sent from `sources` (media and retransmission SSRC), sound from its own.
 
+    The first audio section that can be used carries it, whether there is sound already or not: a viewer may come before
+    the microphone. Both tracks are of one stream, so that players keep them together.
     Raises `InvalidSdp` when the offer takes no video that can be sent.
     """
     index, choice, codecs = _choose_video(offer, ("recvonly", "sendrecv"), sending=True)
@@ -83,9 +92,17 @@ def negotiate_watch(offer: Offer, sources: tuple[int, int], stream_name: str, tr
         replace(codec, feedback=tuple(kind for kind in codec.feedback if kind in _FEEDBACK)) for codec in codecs
     )
     accepted = {index: AcceptedSection(kept, "sendonly", sources=used, stream_name=stream_name, track_name=track_name)}
+    sound_type: int | None = None
     for other, audio in _companions(offer, index):
-        accepted[other] = AcceptedSection((audio,), "inactive")
-    return Negotiation(choice, accepted, _anchor(offer, accepted))
+        takes = offer.sections[other].direction in ("recvonly", "sendrecv")
+        if sound_source is None or sound_type is not None or not takes:
+            accepted[other] = AcceptedSection((audio,), "inactive")
+            continue
+        sound_type = audio.payload_type
+        accepted[other] = AcceptedSection(
+            (audio,), "sendonly", sources=(sound_source,), stream_name=stream_name, track_name=f"{stream_name}-audio"
+        )
+    return Negotiation(choice, accepted, _anchor(offer, accepted), sound_type=sound_type)
 
 
 def _choose_video(

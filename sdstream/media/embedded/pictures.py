@@ -29,9 +29,11 @@ class OwnedPicture:
     sequence: int = 0
     full_range: bool = False
     matrix: ColourMatrix = "bt601"
+    captured_at: float | None = None
+    """The monotonic second at which a camera took it, where that is known."""
 
     @classmethod
-    def copy_of(cls, picture: I420Frame) -> "OwnedPicture":
+    def copy_of(cls, picture: I420Frame, captured_at: float | None = None) -> "OwnedPicture":
         """Copy `picture`, whose planes may be gone after the call."""
         size = picture.size
         frame = VideoFrame(size.width, size.height, "yuv420p")
@@ -46,6 +48,7 @@ class OwnedPicture:
             picture.sequence,
             picture.full_range,
             picture.matrix,
+            captured_at,
         )
 
     def for_encoder(self) -> VideoFrame:

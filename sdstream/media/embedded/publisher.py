@@ -12,6 +12,7 @@ from sdstream.frames import I420Frame
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.assembly import Packet, Picture, PictureAssembler
+from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE, CaptureClock, TrackClock
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.decoding import DecoderThread
 from sdstream.media.embedded.negotiation import Negotiation
@@ -26,6 +27,7 @@ from sdstream.media.embedded.reports import (
 )
 from sdstream.media.embedded.rtp import Part, RtpHeader, read_header, unpack_h264, unpack_vp8
 from sdstream.media.embedded.sdp import VIDEO_CLOCK_RATE
+from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.ports import TrackStatistics
 
 REPAIR_SECONDS = 0.01
@@ -34,7 +36,10 @@ REPORT_SECONDS = 0.5
 LEAST_REQUEST_SECONDS = 0.25
 """Keyframes are not asked for more often: making one takes the sender longer than that on a bad link."""
 SOURCE_SILENCE = 0.5
-AUDIO_CLOCK_RATE = 48_000
+
+
+def _unheard(session: "PublisherSession", packet: ReceivedSound) -> None:
+    """Where nobody listens."""
 
 
 class PublisherSession:
@@ -53,6 +58,7 @@ class PublisherSession:
         on_closed: Callable[["PublisherSession", str], None],
         faults: FoldedReporter,
         fast: bool,
+        on_sound: Callable[["PublisherSession", ReceivedSound], None] = _unheard,
     ) -> None:
         self.session_id = session_id
         self.peer = Peer(addressing, self, fast=fast)
@@ -65,6 +71,13 @@ class PublisherSession:
         self._connected = on_connected
         self._closed = on_closed
         self._faults = faults
+        self._on_sound = on_sound
+        self._sound_type = negotiation.sound_type
+        self._sound_source = 0
+        self._sound_at = 0.0
+        self._capture = CaptureClock()
+        self._pictured = -1
+        """The RTP timestamp of the newest picture's first packet."""
         self._source = random.getrandbits(32)
         self._media_source = 0
         self._media_at = 0.0
@@ -138,21 +151,51 @@ class PublisherSession:
         if header.payload_type == self._video.payload_type:
             self._count(header, now, "video", self._video.codec, VIDEO_CLOCK_RATE)
             if self._follow(header.source, now):
+                if header.timestamp != self._pictured:
+                    self._pictured = header.timestamp
+                    self._capture.video.arrived(header.timestamp, now)
                 self._take_video(header.sequence, header, packet[header.start : header.end], now)
         elif header.payload_type == self._video.retransmission_type:
             if header.end - header.start >= 2:
                 original = packet[header.start] << 8 | packet[header.start + 1]
                 self._take_video(original, header, packet[header.start + 2 : header.end], now)
         else:
-            # Audio is read from its first packet on and not kept: its delay would otherwise become the video's.
+            # Sound is read from its first packet on, also when nobody listens: its delay would else become the video's.
             self._count(header, now, "audio", "OPUS", AUDIO_CLOCK_RATE)
+            if header.payload_type == self._sound_type and header.end > header.start:
+                self._take_sound(header, packet, now)
 
     def on_rtcp(self, packet: bytes) -> None:
         self._counters.bytes_received += len(packet)
         now = self._clock.monotonic()
         for part in read_rtcp(packet):
             if isinstance(part, RtcpSrPacket) and part.ssrc in self._receptions:
-                self._receptions[part.ssrc].sender_report(part.sender_info.ntp_timestamp, now)
+                info = part.sender_info
+                self._receptions[part.ssrc].sender_report(info.ntp_timestamp, now)
+                if part.ssrc == self._media_source:
+                    self._capture.video.reported(info.rtp_timestamp, info.ntp_timestamp)
+                elif part.ssrc == self._sound_source:
+                    self._capture.audio.reported(info.rtp_timestamp, info.ntp_timestamp)
+
+    def captured_at(self, timestamp: int) -> float | None:
+        """The monotonic second at which the picture with that RTP time was captured. From any thread."""
+        return self._capture.captured_at(self._capture.video, timestamp)
+
+    # Sound
+
+    def _take_sound(self, header: RtpHeader, packet: bytes, now: float) -> None:
+        clock = self._capture
+        if header.source != self._sound_source:
+            if self._sound_source and now - self._sound_at < SOURCE_SILENCE:
+                return
+            self._sound_source = header.source
+            clock.audio = TrackClock(AUDIO_CLOCK_RATE)
+        self._sound_at = now
+        clock.audio.arrived(header.timestamp, now)
+        captured_at = clock.captured_at(clock.audio, header.timestamp)
+        if captured_at is not None:
+            payload = packet[header.start : header.end]
+            self._on_sound(self, ReceivedSound(header.sequence, header.timestamp, captured_at, payload))
 
     # Pictures
 
@@ -163,6 +206,7 @@ class PublisherSession:
                 return False
             self._media_source = source
             self._assembler = PictureAssembler()
+            self._capture.video = TrackClock(VIDEO_CLOCK_RATE)
             self._requested_at = float("-inf")
             self.request_keyframe()
         self._media_at = now

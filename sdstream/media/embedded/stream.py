@@ -4,8 +4,9 @@ import asyncio
 import functools
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,23 +16,29 @@ from sdstream.errors import CapacityReached, ShuttingDown
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
-from sdstream.media.embedded.broadcast import Broadcast, Outgoing
 from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.distribution import Distribution
 from sdstream.media.embedded.encoding import H264Encoder
-from sdstream.media.embedded.negotiation import Negotiation, VideoCodec, negotiate_publish, negotiate_watch
+from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
+from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.publisher import PublisherSession
 from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, write_answer
+from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.placard import draw_placard
-from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import HlsFile, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
 
 SILENT_SECONDS = 10.0
 """A viewer not heard of for so long gives its place to one that asks for it.
 
 One that was killed says no goodbye, and ICE takes half a minute to notice; the slowest clients report every 7.5 s.
 """
+MOST_LATENCY = 10.0
+"""Seconds before its decoding that a picture can have been captured; one that seems older is of another publisher."""
+LEAST_TRUSTED = 0.1
+"""Seconds after its decoding that a picture may seem to be captured: the clocks of two tracks agree no better."""
 FAULT_SECONDS = 10.0
 """The same fault of a stream's encoders and decoders is logged once in this time."""
 
@@ -50,6 +57,9 @@ class StreamOptions:
     bitrate: int
     h264_encoder: H264Encoder = "x264"
     fast: bool = True
+    frame_rate: float = 30.0
+    """The most pictures a second that come out."""
+    outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(slots=True)
@@ -71,17 +81,24 @@ class EmbeddedStream:
         self._listener = listener
         self._options = options
         self._clock = clock
-        self._counters = StreamCounters()
+        self._counters = StreamCounters(hop=listener.on_hop)
         self._sessions = _Sessions()
         self._state = PublisherState.ABSENT
-        self._connected_viewers = 0
-        self._broadcasts: dict[VideoCodec, Broadcast] = {}
-        self._latest: Outgoing | None = None
+        self._connected: set[ViewerSession] = set()
+        self._told_viewers = 0
         self._placard: tuple[Placard, PictureSize] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._log = log.bind(stream_id=stream_id)
         self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
+        self._distribution = Distribution(options, self._counters, clock, self._faults)
+        self._outputs = OutputSet(
+            self._distribution,
+            options.outputs,
+            OutputEvents(listener.on_output, listener.on_recording),
+            clock,
+            self._faults,
+        )
 
     @property
     def closed(self) -> bool:
@@ -104,9 +121,11 @@ class EmbeddedStream:
             on_closed=self._on_publisher_closed,
             faults=self._faults,
             fast=self._options.fast,
+            on_sound=self._on_sound,
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
         former, self._sessions.publisher = self._sessions.publisher, session
+        self._distribution.restart_sound()
         self._counters.warnings.clear()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
@@ -117,9 +136,9 @@ class EmbeddedStream:
     async def watch(self, offer: str) -> SessionAnswer:
         self._refuse_when_closed()
         parsed = parse_offer(offer)
-        sources = (random.getrandbits(32), random.getrandbits(32))
+        sources = (random.getrandbits(32), random.getrandbits(32), random.getrandbits(32))
         name = f"sdstream-{secrets.token_hex(4)}"
-        negotiation = negotiate_watch(parsed, sources, name, f"{name}-video")
+        negotiation = negotiate_watch(parsed, sources[:2], name, f"{name}-video", sources[2])
         addressing = await self._options.address()
         if not self._has_place():
             raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
@@ -135,6 +154,7 @@ class EmbeddedStream:
             on_closed=self._on_viewer_closed,
             on_keyframe_request=self._on_keyframe_request,
             fast=self._options.fast,
+            sound_type=negotiation.sound_type,
         )
         self._sessions.opening += 1
         try:
@@ -177,13 +197,13 @@ class EmbeddedStream:
         publisher, self._sessions.publisher = self._sessions.publisher, None
         viewers = list(self._sessions.viewers.values())
         self._sessions.viewers.clear()
-        broadcasts = list(self._broadcasts.values())
-        self._broadcasts.clear()
+        self._connected.clear()
         closing: list[Coroutine[Any, Any, None]] = [viewer.close() for viewer in viewers]
         if publisher is not None:
             closing.append(publisher.close())
-        closing += [broadcast.close() for broadcast in broadcasts]
         await asyncio.gather(*closing)
+        await self._outputs.close()
+        await self._distribution.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._set_state(PublisherState.ABSENT)
@@ -192,16 +212,16 @@ class EmbeddedStream:
     # Pictures out
 
     def send(self, frame: I420Frame) -> None:
-        picture = OwnedPicture.copy_of(frame)
+        picture = OwnedPicture.copy_of(frame, self._captured_at(frame))
         self._placard = None
-        self._send(lambda: picture)
+        self._distribution.send(lambda: picture)
 
     def send_placard(self, placard: Placard) -> None:
         wanted = (placard, self._size)
         if wanted == self._placard:
             return
         self._placard = wanted
-        self._send(functools.partial(_placard_picture, placard, self._size))
+        self._distribution.send(functools.partial(_placard_picture, placard, self._size))
 
     def resize(self, size: PictureSize) -> None:
         if size == self._size:
@@ -209,11 +229,19 @@ class EmbeddedStream:
         self._size = size
         if self._placard is not None:
             self.send_placard(self._placard[0])
-        for broadcast in self._broadcasts.values():
-            broadcast.request_keyframe()
+        self._distribution.request_keyframes()
+
+    def push_to(self, urls: Sequence[str]) -> None:
+        self._outputs.push_to(urls)
+
+    def record_to(self, file: Path | None) -> None:
+        self._outputs.record_to(file)
+
+    async def hls_file(self, name: str) -> HlsFile | None:
+        return await self._outputs.hls_file(name)
 
     def latest_picture(self) -> I420Frame | None:
-        latest = self._latest
+        latest = self._distribution.latest
         return None if latest is None else latest().as_i420()
 
     def statistics(self) -> MediaStatistics:
@@ -221,7 +249,7 @@ class EmbeddedStream:
         publisher = self._sessions.publisher
         return MediaStatistics(
             publisher=self._state,
-            viewers=self._connected_viewers,
+            viewers=self._told_viewers,
             frames_decoded=counters.frames_decoded,
             decode_errors=counters.decode_errors,
             frames_encoded=counters.frames_encoded,
@@ -234,18 +262,29 @@ class EmbeddedStream:
             warnings=tuple(counters.warnings),
             tracks=publisher.statistics() if publisher is not None else (),
             encode_seconds=counters.encode_seconds,
+            sound=self._distribution.sound_statistics(),
+            outputs=self._outputs.statistics(),
+            hls_active=self._outputs.hls_active,
+            recording=self._outputs.recording(),
         )
-
-    def _send(self, picture: Outgoing) -> None:
-        self._latest = picture
-        for broadcast in tuple(self._broadcasts.values()):
-            broadcast.put(picture)
 
     # What sessions tell
 
     def _on_picture(self, session: PublisherSession, frame: I420Frame) -> None:
         if session is self._sessions.publisher and not self._closed:
             self._listener.on_video(frame)
+
+    def _captured_at(self, frame: I420Frame) -> float | None:
+        """When the picture was captured; None when its publisher is gone and its clock with it."""
+        publisher = self._sessions.publisher
+        captured_at = None if publisher is None else publisher.captured_at(frame.pts)
+        if captured_at is None or not -MOST_LATENCY < captured_at - frame.received_at <= LEAST_TRUSTED:
+            return frame.received_at or None
+        return captured_at
+
+    def _on_sound(self, session: PublisherSession, packet: ReceivedSound) -> None:
+        if session is self._sessions.publisher:
+            self._distribution.hear(packet)
 
     def _on_publisher_connected(self, session: PublisherSession) -> None:
         if session is self._sessions.publisher:
@@ -261,19 +300,8 @@ class EmbeddedStream:
     def _on_viewer_connected(self, session: ViewerSession) -> None:
         if self._closed or session.session_id not in self._sessions.viewers:
             return
-        broadcast = self._broadcasts.get(session.codec)
-        if broadcast is None:
-            broadcast = Broadcast(
-                session.codec,
-                self._options.bitrate,
-                self._options.h264_encoder,
-                self._counters,
-                self._clock,
-                self._faults,
-            )
-            self._broadcasts[session.codec] = broadcast
-        broadcast.viewers.add(session)
-        broadcast.request_keyframe(self._latest)
+        self._connected.add(session)
+        self._distribution.join(session.codec, session, session if session.sound_type is not None else None)
         self._count_viewers()
 
     def _on_viewer_closed(self, session: ViewerSession, reason: str) -> None:
@@ -282,9 +310,7 @@ class EmbeddedStream:
             self._later(self._drop_viewer(session))
 
     def _on_keyframe_request(self, session: ViewerSession) -> None:
-        broadcast = self._broadcasts.get(session.codec)
-        if broadcast is not None:
-            broadcast.request_keyframe(self._latest)
+        self._distribution.request_keyframe(session.codec)
 
     # Helpers
 
@@ -314,15 +340,12 @@ class EmbeddedStream:
         return True
 
     async def _drop_viewer(self, session: ViewerSession) -> None:
-        broadcast = self._broadcasts.get(session.codec)
-        if broadcast is not None:
-            broadcast.viewers.discard(session)
-            if not broadcast.viewers:
-                del self._broadcasts[session.codec]
+        self._connected.discard(session)
+        unused = self._distribution.leave(session.codec, session, session)
         self._count_viewers()
         await session.close()
-        if broadcast is not None and not broadcast.viewers:
-            await broadcast.close()
+        if unused is not None:
+            await unused.close()
 
     def _set_state(self, state: PublisherState) -> None:
         if state != self._state:
@@ -330,9 +353,9 @@ class EmbeddedStream:
             self._listener.on_publisher(state)
 
     def _count_viewers(self) -> None:
-        count = sum(len(broadcast.viewers) for broadcast in self._broadcasts.values())
-        if count != self._connected_viewers:
-            self._connected_viewers = count
+        count = len(self._connected)
+        if count != self._told_viewers:
+            self._told_viewers = count
             self._listener.on_viewers(count)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -17,6 +17,8 @@ class OutputTimeline:
         self._offset: int | None = None
         self._last: int | None = None
         self._last_at = 0.0
+        self.exact = False
+        """Whether the last picture lies where its publisher's clock puts it."""
 
     def map(self, pts: int | None, time_base: Fraction, now: float) -> int:
         """The time in 90 kHz ticks of a picture with `pts` counted in `time_base`, or of one made up here (None).
@@ -34,9 +36,11 @@ class OutputTimeline:
             if abs(ticks - wall) > LARGEST_STEP * TICKS:
                 self._offset = wall - source
                 ticks = wall
+        self.exact = pts is not None
         if self._last is not None and ticks <= self._last:
             # Pictures made up here ran ahead, or a publisher's clock was set back a little.
             ticks = self._last + 1
+            self.exact = False
         self._last = ticks
         self._last_at = now
         return ticks

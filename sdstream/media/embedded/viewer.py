@@ -9,12 +9,15 @@ from aiortc.rtp import RTCP_PSFB_FIR, RTCP_PSFB_PLI, RTCP_RTPFB_NACK, RtcpPsfbPa
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture
 from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.reports import goodbye, read_rtcp, sender_report
 from sdstream.media.embedded.rtp import write_packet
+from sdstream.media.embedded.sdp import VIDEO_CLOCK_RATE
+from sdstream.media.embedded.sound import SoundPacket
 
 HISTORY = 1024
 """Packets kept for viewers that lost some: about three seconds of 3 Mbit/s."""
@@ -47,6 +50,37 @@ class ViewerGate:
         return self._open
 
 
+class _Track:
+    """What is counted of a track that is sent, and where its RTP clock stands in captured time.
+
+    Both tracks of a viewer are placed by when picture and sound were captured, not by when they were sent, so a player
+    that follows the sender reports shows together what belongs together, whatever either waited for.
+    """
+
+    def __init__(self, source: int, rate: int) -> None:
+        self.source = source
+        self.origin = random.getrandbits(32)
+        self.packets = 0
+        self.octets = 0
+        self.captured_at: float | None = None
+        self._rate = rate
+        self._timestamp = 0
+
+    def sent(self, packets: int, octets: int) -> None:
+        self.packets += packets
+        self.octets += octets
+
+    def place(self, timestamp: int, captured_at: float) -> None:
+        """What has the RTP `timestamp` was captured at that monotonic second."""
+        self._timestamp, self.captured_at = timestamp, captured_at
+
+    def reading(self, now: float) -> int | None:
+        """What the RTP clock reads at the monotonic second `now`; None before anything was sent."""
+        if self.captured_at is None:
+            return None
+        return (self._timestamp + round((now - self.captured_at) * self._rate)) & 0xFFFFFFFF
+
+
 class ViewerSession:
     """One WHEP session. The callbacks are called on the event loop."""
 
@@ -54,7 +88,7 @@ class ViewerSession:
         self,
         session_id: str,
         video: VideoChoice,
-        sources: tuple[int, int],
+        sources: tuple[int, int, int],
         name: str,
         addressing: Addressing,
         counters: StreamCounters,
@@ -64,11 +98,16 @@ class ViewerSession:
         on_closed: Callable[["ViewerSession", str], None],
         on_keyframe_request: Callable[["ViewerSession"], None],
         fast: bool,
+        sound_type: int | None = None,
     ) -> None:
+        """`sources` are the SSRCs of picture, repairs and sound; `sound_type` is Opus' payload type, None without."""
         self.session_id = session_id
         self.peer = Peer(addressing, self, fast=fast)
         self._video = video
-        self._source, self._repair_source = sources
+        self._source, self._repair_source, sound_source = sources
+        self.sound_type = sound_type
+        self._sound = _Track(sound_source, AUDIO_CLOCK_RATE)
+        self._sound_sequence = random.getrandbits(15)
         self._name = name
         self._counters = counters
         self._clock = clock
@@ -79,12 +118,8 @@ class ViewerSession:
         # The first number lies in the lower half: a wrap during the first seconds can confuse SRTP (RFC 3711, 3.3.1).
         self._sequence = random.getrandbits(15)
         self._repair_sequence = random.getrandbits(15)
-        self._origin = random.getrandbits(32)
         self._history: list[tuple[int, int, bool, bytes] | None] = [None] * HISTORY
-        self._packets = 0
-        self._octets = 0
-        self._timestamp = 0
-        self._sent_at: float | None = None
+        self._picture = _Track(self._source, VIDEO_CLOCK_RATE)
         self.heard_at = clock.monotonic()
         """When the viewer last gave a sign of life: its reports come every few seconds at most."""
         self._timer: asyncio.TimerHandle | None = None
@@ -107,7 +142,7 @@ class ViewerSession:
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
-        timestamp = (self._origin + picture.timestamp) & 0xFFFFFFFF
+        timestamp = (self._picture.origin + picture.timestamp) & 0xFFFFFFFF
         last = len(picture.payloads) - 1
         payload_type, source, sequence = self._video.payload_type, self._source, self._sequence
         history, packets = self._history, list[bytes]()
@@ -118,11 +153,23 @@ class ViewerSession:
             sequence = (sequence + 1) & 0xFFFF
         self.peer.send_rtp_burst(packets)
         self._sequence = sequence
-        self._packets += last + 1
-        self._octets += picture.byte_count
+        self._picture.sent(last + 1, picture.byte_count)
         self._counters.bytes_sent += picture.byte_count + 12 * (last + 1)
-        self._timestamp = timestamp
-        self._sent_at = self._clock.monotonic()
+        if picture.is_live or self._picture.captured_at is None:
+            self._picture.place(timestamp, picture.captured_at)
+
+    def deliver_sound(self, packet: SoundPacket) -> None:
+        """Send one packet of sound, unless the viewer is so far behind that it would come late."""
+        if self.sound_type is None or not self.peer.connected or self.peer.backlog > MOST_BACKLOG:
+            return
+        track = self._sound
+        timestamp = (track.origin + packet.timestamp) & 0xFFFFFFFF
+        sequence = (self._sound_sequence + packet.sequence) & 0xFFFF
+        marker = packet.begins or not track.packets
+        self.peer.send_rtp(write_packet(self.sound_type, marker, sequence, timestamp, track.source, packet.payload))
+        track.sent(1, len(packet.payload))
+        track.place(timestamp, packet.captured_at)
+        self._counters.bytes_sent += len(packet.payload) + 12
 
     async def close(self) -> None:
         """Say goodbye and end the connection. Idempotent."""
@@ -181,12 +228,14 @@ class ViewerSession:
             return
         self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
         self.peer.refresh_route()
-        if self._sent_at is None:
-            return
-        # The RTP time of this very moment, so that a viewer can line up several tracks.
-        timestamp = self._timestamp + round((self._clock.monotonic() - self._sent_at) * 90_000)
+        now = self._clock.monotonic()
         ntp = round((self._clock.now() - NTP_ORIGIN).total_seconds() * (1 << 32))
-        self.peer.send_rtcp(sender_report(self._source, self._name, ntp, timestamp, self._packets, self._octets))
+        for track in (self._picture, self._sound):
+            timestamp = track.reading(now)
+            if timestamp is not None:
+                self.peer.send_rtcp(
+                    sender_report(track.source, self._name, ntp, timestamp, track.packets, track.octets)
+                )
 
     def _end(self) -> None:
         self._ended = True

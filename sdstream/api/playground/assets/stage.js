@@ -5,7 +5,7 @@ import { Plot } from "./plots.js";
 import { describeDrops, describeEvent, readStatus, STATES } from "./status.js";
 
 const MOST_ACTIVITIES = 100;
-const HOPS = { receive: "receive", worker: "worker", encode: "encode" };
+const HOPS = ["receive", "queue", "wait", "worker", "encode", "send", "total"];
 
 export class Stage {
   #plots;
@@ -49,7 +49,7 @@ export class Stage {
     this.#plots.latency.push([status.p50, status.p95], now);
     this.#plots.drops.push([this.#dropRate(status.dropped, now)], now);
     this.#plots.drops.node.title = `Dropped since the publisher came: ${describeDrops(status.drops)}`;
-    this.#plots.latency.node.title = Object.entries(status.hops).map(([hop, { p50, p95 }]) => `${HOPS[hop] ?? hop}: ${formatNumber(p50)} ms, p95 ${formatNumber(p95)} ms`).join("\n");
+    this.#plots.latency.node.title = HOPS.filter((hop) => status.hops[hop]).map((hop) => `${hop}: ${formatNumber(status.hops[hop].p50)} ms, p95 ${formatNumber(status.hops[hop].p95)} ms`).join("\n");
     for (const warning of status.warnings) {
       if (this.#warned.has(warning)) continue;
       this.#warned.add(warning);

@@ -54,6 +54,10 @@ export function describeEvent(name, data) {
       return [data.detail, data.percent === null || data.percent === undefined ? "" : `${Math.round(data.percent)} %`].filter(Boolean).join(" ");
     case "error":
       return `Error: ${data.message}`;
+    case "output":
+      return [`Push to ${data.target} ${data.state}`, data.error].filter(Boolean).join(": ");
+    case "recording":
+      return [`Recording ${data.name} ${data.state}`, data.problem].filter(Boolean).join(": ");
     case "worker":
       return `Worker ${data.phase}`;
     case "deleted":

@@ -1,0 +1,55 @@
+"""The operations of outputs besides WHEP: HLS and recordings."""
+
+from sdstream.api import schemas
+from sdstream.api.operation import Answer, Operation
+from sdstream.api.output_schemas import RecordingList
+
+_BINARY = {"type": "string", "format": "binary"}
+
+OUTPUT_OPERATIONS: dict[str, Operation] = {
+    "watch_hls": Operation(
+        "GET",
+        "/hls/{playback_id}/{name}",
+        "Extensions",
+        "Watch by HLS",
+        "Players are given `index.m3u8`, which names all else: fragmented MP4, about a second each, H.264 and AAC. It "
+        "is made from the first request on, which waits for the first segment, and until some seconds after the last. "
+        "The URL is a capability, as WHEP's is.",
+        {200: Answer("A playlist, head or segment", None, "application/vnd.apple.mpegurl", _BINARY)},
+        (404, 503),
+        key=False,
+        extension=True,
+    ),
+    "list_recordings": Operation(
+        "GET",
+        "/v1/streams/{id}/recordings",
+        "Extensions",
+        "List recordings",
+        "Oldest first. One that is being written is not `finished`.",
+        {200: Answer("The recordings", RecordingList)},
+        (401, 403, 404, 503),
+        extension=True,
+    ),
+    "get_recording": Operation(
+        "GET",
+        "/v1/streams/{id}/recordings/{name}",
+        "Extensions",
+        "Download a recording",
+        "MP4; ranges are answered. 409 while it is being written.",
+        {200: Answer("The file", None, "video/mp4", _BINARY), 206: Answer("A range of it", None, "video/mp4", _BINARY)},
+        (401, 403, 404, 409, 503),
+        extension=True,
+    ),
+    "delete_recording": Operation(
+        "DELETE",
+        "/v1/streams/{id}/recordings/{name}",
+        "Extensions",
+        "Delete a recording",
+        "409 while it is being written.",
+        {200: Answer("Deleted", schemas.Deleted)},
+        (401, 403, 404, 409, 503),
+        extension=True,
+    ),
+}
+
+__all__ = ["OUTPUT_OPERATIONS"]

@@ -1,0 +1,201 @@
+"""Pushes to a real RTMP server, and to ones that refuse, hang or lie in a private network."""
+
+import asyncio
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdstream.clock import SystemClock
+from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded.outputs import amf
+from sdstream.media.embedded.outputs.push import resolve
+from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpTarget
+from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
+from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
+from tests.media.clients import make_settings
+from tests.media.conftest import SIZE
+from tests.media.flash import DelayedEcho, FlashingCamera, FlashViewer, onsets_of
+from tests.support.rtmp import RtmpServer, free_port, missing_rtmp_server
+from tests.support.waiting import eventually
+
+CLOSE = 0.04
+
+
+@pytest.fixture
+async def delayed() -> AsyncIterator[DelayedEcho]:
+    backend = EmbeddedMedia(make_settings(output_allow_private=True), SystemClock())
+    await backend.start()
+    echo = DelayedEcho(0.02)
+    echo.stream = await backend.open_stream("stream", SIZE, echo)
+    yield echo
+    await backend.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RtmpServer]:
+    if reason := missing_rtmp_server():
+        pytest.skip(reason)
+    running = RtmpServer()
+    await running.start()
+    yield running
+    await running.close()
+
+
+def push_of(stream: MediaStream) -> OutputStatistics:
+    return stream.statistics().outputs[0]
+
+
+async def record(url: str, file: Path, seconds: float) -> list[dict[str, Any]]:
+    """Keep what is published at `url`, and say what ffprobe finds in it."""
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-rw_timeout",
+        "8000000",
+        "-i",
+        url,
+        "-t",
+        str(seconds),
+        "-c",
+        "copy",
+        "-y",
+        str(file),
+    ]
+    process = await asyncio.create_subprocess_exec(*command)
+    async with asyncio.timeout(seconds + 15):
+        assert await process.wait() == 0
+    return await asyncio.to_thread(probe, file)
+
+
+def probe(file: Path) -> list[dict[str, Any]]:
+    """What ffprobe says of each stream of a file."""
+    command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(file)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    return json.loads(done.stdout)["streams"]
+
+
+@pytest.mark.node
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, server: RtmpServer, tmp_path: Path) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    stream.push_to([server.url])
+    async with FlashingCamera(stream):
+        await eventually(lambda: push_of(stream).state is OutputState.LIVE)
+
+        async def step() -> None:
+            for delay in (0.4, 0.02):
+                await asyncio.sleep(2)
+                delayed.delay = delay
+
+        stepping = asyncio.create_task(step())
+        facts = await record(server.play_url, tmp_path / "pushed.flv", 6)
+        await stepping
+        by_codec = {item["codec_name"]: item for item in facts}
+        assert set(by_codec) == {"h264", "aac"}
+        assert (by_codec["h264"]["width"], by_codec["h264"]["height"]) == (SIZE.width, SIZE.height)
+        assert by_codec["aac"]["sample_rate"] == "48000"
+        flashes, beeps = onsets_of(tmp_path / "pushed.flv")
+        apart = [min((flash - beep for beep in beeps), key=abs) for flash in flashes if 1.5 < flash < max(beeps)]
+        assert len(apart) >= 3
+        assert max(map(abs, apart)) < CLOSE, apart
+
+        await server.kill()
+        await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+        assert push_of(stream).last_error
+        await server.start()
+        await eventually(lambda: push_of(stream).state is OutputState.LIVE, seconds=20)
+        before = push_of(stream).pictures
+        await eventually(lambda: push_of(stream).pictures > before + 10)
+        assert push_of(stream).connections == 2
+        assert all("secret-key" not in repr(output) for output in (*delayed.outputs, push_of(stream)))
+
+        stream.push_to([])
+        assert stream.statistics().outputs == ()
+    states = [output.state for output in delayed.outputs]
+    assert states == [OutputState.LIVE, OutputState.WAITING, *states[2:-1], OutputState.LIVE]
+
+
+async def test_a_target_that_hangs_changes_nothing_for_viewers(delayed: DelayedEcho) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    taken: list[asyncio.StreamWriter] = []
+    hanging = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
+    port = hanging.sockets[0].getsockname()[1]
+    async with FlashingCamera(stream), FlashViewer(stream) as viewer:
+        await eventually(lambda: len(viewer.flashes) >= 2)
+        stream.push_to([f"rtmp://127.0.0.1:{port}/live/key"])
+        await eventually(lambda: len(taken) >= 1)
+        seen = len(viewer.flashes)
+        await eventually(lambda: len(viewer.flashes) >= seen + 4)
+        late = [flash.arrived_at - flash.captured_at for flash in viewer.flashes[seen:]]
+        assert max(late) < 0.25, late
+        assert push_of(stream).state is not OutputState.LIVE
+        await eventually(lambda: push_of(stream).last_error is not None)
+        assert dict(stream.statistics().drops).get("viewer_slow") is None
+    for writer in taken:
+        writer.close()
+    hanging.close()
+
+
+async def test_a_target_that_is_not_there_is_tried_again_and_says_so(delayed: DelayedEcho) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    stream.push_to([f"rtmp://127.0.0.1:{free_port()}/live/secret-key"])
+    await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+    await eventually(lambda: [output.state for output in delayed.outputs].count(OutputState.WAITING) >= 2)
+    output = push_of(stream)
+    assert output.connections == 0
+    assert "secret-key" not in repr(output)
+    assert output.last_error is not None
+    assert output.last_error.startswith("no connection")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
+async def test_private_addresses_are_not_dialled(address: str) -> None:
+    with pytest.raises(RtmpError, match="private network"):
+        await resolve(address, 1935, allow_private=False)
+    assert await resolve(address, 1935, allow_private=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "label", "application", "key"),
+    [
+        ("rtmp://a.example/live/key", "rtmp://a.example/live/***", "live", "key"),
+        ("rtmps://a.example:443/rtmp/key?x=1", "rtmps://a.example:443/rtmp/***", "rtmp", "key?x=1"),
+        ("rtmp://user:pass@a.example/one/two/key", "rtmp://a.example/one/two/***", "one/two", "key"),
+        ("rtmp://a.example/key", "rtmp://a.example/***", "key", ""),
+    ],
+)
+def test_a_label_shows_no_secret(url: str, label: str, application: str, key: str) -> None:
+    target = RtmpTarget(url)
+    assert (target.label, target.application, target.key) == (label, application, key)
+    assert "pass" not in target.connect_url
+
+
+def test_the_queue_drops_to_the_next_keyframe() -> None:
+    waiting: DropToKeyframeQueue[int] = DropToKeyframeQueue(4)
+    kept = [waiting.put(number, keyframe=number in (0, 5)) for number in range(6)]
+    assert kept == [True, True, True, True, False, False]
+    assert [waiting.take(0) for _ in range(3)] == [0, 1, 2]
+    assert not waiting.put(6, keyframe=False)
+    assert waiting.put(7, keyframe=True)
+    assert [waiting.take(0) for _ in range(3)] == [3, 7, None]
+    assert waiting.dropped == 3
+
+
+def test_amf_is_read_as_it_is_written() -> None:
+    values = ("connect", 1.0, {"app": "live", "ok": True, "n": 2.0}, None, False)
+    assert amf.decode(amf.encode(*values)) == list(values)
+    with pytest.raises(ValueError, match="AMF0"):
+        amf.decode(amf.encode("cut off")[:-2])
+    with pytest.raises(ValueError, match="nested"):
+        amf.decode(b"\x0a" + struct.pack("!I", 1) * 1 + (b"\x0a" + struct.pack("!I", 1)) * 50)
