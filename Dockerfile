@@ -45,6 +45,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         "torch==$(sed -n 's/^torch==//p' constraints.txt)+${TORCH_CUDA}"
 COPY pyproject.toml README.md LICENSE ./
 COPY sdstream ./sdstream
+COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
         ".[runpod]" \
