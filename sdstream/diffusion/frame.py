@@ -7,11 +7,12 @@ Slot i holds the picture that arrived i frames ago at step i of its denoising, s
 slot one step further and one picture is finished: it leaves N - 1 frames after it came.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, Memory
 
@@ -29,7 +30,7 @@ class Result(NamedTuple):
 
 
 class Frame(nn.Module):
-    """The function. `unet` and `vae` are those of diffusers; they keep their own type, the latents are float32.
+    """The function. The networks keep their own types, the latents are float32.
 
     `compat` brings back what upstream does at one slot with "self": the residual is never refreshed there and can grow
     without bound. With `batched` false the slots of one picture follow each other within one frame: the plain twin,
@@ -38,8 +39,7 @@ class Frame(nn.Module):
 
     def __init__(
         self,
-        unet: nn.Module,
-        vae: nn.Module,
+        networks: Networks,
         *,
         slots: int,
         guidance: Guidance = "self",
@@ -52,19 +52,12 @@ class Frame(nn.Module):
             raise ValueError(f"a frame has at least one slot, not {slots}")
         if compat and not batched:
             raise ValueError("compat is about the batched frame only")
-        self.unet = unet
-        self.vae = vae
+        self.networks = networks
         self.slots = slots
         self.guidance: Guidance = guidance
         self.prediction: Prediction = prediction
         self.batched = batched
         self.compat = compat
-        self._dtype = next(unet.parameters()).dtype
-        self._vae_dtype = next(vae.parameters()).dtype
-        config: Any = vae.config
-        self._scale = float(config.scaling_factor)
-        unet_config: Any = unet.config
-        self._is_xl = unet_config.addition_embed_type == "text_time"
 
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         """`image` float [S, 3, H, W], 0 to 1."""
@@ -120,44 +113,35 @@ class Frame(nn.Module):
     def _predict(self, noisy: torch.Tensor, knobs: Knobs, opening: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The noise that the network sees in each slot, with the prompt and, for as many slots as the kind of guidance
         asks for, with the negative prompt: [S, K, C, h, w] and [S, 0..K, C, h, w]."""
-        slots = noisy.shape[1]
+        networks, slots = self.networks, noisy.shape[1]
         against = {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
 
         def rows(values: torch.Tensor) -> torch.Tensor:
             return torch.cat((values[:, :against], values), 1)
 
         def texts(negative: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-            return torch.cat((_repeat(negative, against), _repeat(prompt, slots)), 1).flatten(0, 1).to(self._dtype)
+            return torch.cat((_repeat(negative, against), _repeat(prompt, slots)), 1).flatten(0, 1).to(networks.dtype)
 
         latents = rows(noisy)
-        extra: dict[str, Any] = {}
-        if self._is_xl:
-            extra["added_cond_kwargs"] = {
-                "text_embeds": texts(knobs.pooled_negative, knobs.pooled_prompt),
-                "time_ids": texts(knobs.time_ids, knobs.time_ids),
-            }
-        answer: torch.Tensor = self.unet(
-            latents.flatten(0, 1).to(self._dtype),
+        is_xl = networks.is_xl
+        answer = networks.predict(
+            latents.flatten(0, 1).to(networks.dtype),
             rows(knobs.timesteps).flatten(),
             texts(knobs.negative, knobs.prompt),
-            return_dict=False,
-            **extra,
-        )[0]
+            texts(knobs.pooled_negative, knobs.pooled_prompt) if is_xl else None,
+            texts(knobs.time_ids, knobs.time_ids) if is_xl else None,
+        )
         predicted = answer.view(noisy.shape[0], -1, *answer.shape[1:]).float()
         if self.prediction == "v_prediction":
             predicted = rows(knobs.alpha) * predicted + rows(knobs.beta) * latents
         return predicted[:, against:], predicted[:, :against]
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
-        vae: Any = self.vae
-        encoded = vae.encode((image * 2.0 - 1.0).to(self._vae_dtype), return_dict=False)[0]
-        # The mean of the posterior: upstream draws from it anew for every picture, which flickers.
-        latent: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
-        return latent.float() * self._scale
+        latent = self.networks.encode((image * 2.0 - 1.0).to(self.networks.vae_dtype))
+        return latent.float() * self.networks.scaling_factor
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        vae: Any = self.vae
-        image: torch.Tensor = vae.decode((latent / self._scale).to(self._vae_dtype), return_dict=False)[0]
+        image = self.networks.decode((latent / self.networks.scaling_factor).to(self.networks.vae_dtype))
         return image.float() * 0.5 + 0.5
 
 

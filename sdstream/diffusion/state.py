@@ -132,6 +132,11 @@ def empty(like: Block, streams: int) -> Block:
     return type(like)(*(tensor.new_zeros((streams, *tensor.shape[1:])) for tensor in like))
 
 
+def clone(block: Block) -> Block:
+    """The same block in storage of its own."""
+    return type(block)(*(tensor.clone() for tensor in block))
+
+
 def row(block: Block, index: int) -> Block:
     """One stream of a block, S = 1, in the storage of the block."""
     return type(block)(*(tensor[index : index + 1] for tensor in block))
@@ -160,6 +165,7 @@ __all__ = [
     "Conditioning",
     "Knobs",
     "Memory",
+    "clone",
     "copy_into",
     "count",
     "empty",

@@ -8,6 +8,7 @@ import torch
 
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.sources import find_model, find_taesd
 from sdstream.diffusion.state import Knobs, copy_into, make_knobs, make_memory, stack
@@ -111,8 +112,7 @@ class DiffusionPipeline:
     def _frame(self, guidance: Guidance) -> Frame:
         if guidance not in self._frames:
             self._frames[guidance] = Frame(
-                self._model.unet,
-                self._model.vae,
+                EagerNetworks(self._model.unet, self._model.vae),
                 slots=len(self._plan.params.t_index_list),
                 guidance=guidance,
                 prediction=self._model.schedule.prediction,

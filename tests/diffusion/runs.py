@@ -7,6 +7,7 @@ import torch
 
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory
 
@@ -41,7 +42,8 @@ def knobs_of(
 
 
 def frame_of(model: Model, slots: int, guidance: Any = "self", **options: Any) -> Frame:
-    return Frame(model.unet, model.vae, slots=slots, guidance=guidance, prediction=model.schedule.prediction, **options)
+    networks = EagerNetworks(model.unet, model.vae)
+    return Frame(networks, slots=slots, guidance=guidance, prediction=model.schedule.prediction, **options)
 
 
 def run(frame: Frame, knobs: Knobs, images: Sequence[torch.Tensor], memory: Memory | None = None) -> list[Result]:

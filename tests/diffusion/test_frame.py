@@ -9,6 +9,7 @@ import torch
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import make_memory
 from sdstream.settings import Family
 from tests.diffusion.runs import SIZE, STEPS, distance, frame_of, knobs_of, pictures, run
@@ -162,16 +163,17 @@ def test_the_exported_frame_never_waits_for_the_host_and_draws_nothing(tiny_mode
 def test_frames_that_mean_nothing_are_refused(tiny_model: Load) -> None:
     model = tiny_model("sd-turbo")
     with pytest.raises(ValueError, match="at least one slot"):
-        Frame(model.unet, model.vae, slots=0)
+        frame_of(model, 0)
     with pytest.raises(ValueError, match="compat"):
-        Frame(model.unet, model.vae, slots=1, batched=False, compat=True)
+        frame_of(model, 1, batched=False, compat=True)
 
 
 def test_half_precision_networks_keep_single_precision_latents(tiny_model: Load) -> None:
     import copy
 
     model = tiny_model("sd-turbo")
-    halves = Frame(copy.deepcopy(model.unet).bfloat16(), copy.deepcopy(model.vae).bfloat16(), slots=2)
+    networks = EagerNetworks(copy.deepcopy(model.unet).bfloat16(), copy.deepcopy(model.vae).bfloat16())
+    halves = Frame(networks, slots=2)
     result = run(halves, knobs_of(model, guidance=1.5), pictures(2))[-1]
     single = run(frame_of(model, 2), knobs_of(model, guidance=1.5), pictures(2))[-1]
     assert result.latent.dtype == result.memory.residual.dtype == result.image.dtype == torch.float32

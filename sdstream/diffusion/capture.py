@@ -1,0 +1,117 @@
+"""Recording what a function launches on a GPU, and launching all of it again at once: CUDA graphs behind two calls."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+WARM_UP = 3
+"""Runs before a capture: libraries choose their algorithms and make their workspaces then, which cannot be captured."""
+CAPTURE_ERRORS = range(900, 910)
+"""CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Recording(Protocol[T_co]):
+    """A recorded step."""
+
+    @property
+    def result(self) -> T_co:
+        """The tensors that each replay writes."""
+        ...
+
+    def replay(self) -> None:
+        """Do it again, on whatever the tensors it was recorded over hold now. Does not wait for the device."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of the device's side of it; it is never replayed after."""
+        ...
+
+
+class Capture(Protocol):
+    """A way to record."""
+
+    name: str
+
+    def record(self, step: Callable[[], T]) -> Recording[T]:
+        """Run `step` until it is warm, and record it. Raises `RuntimeError` when that cannot be."""
+        ...
+
+    def upload(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copy a small tensor of the host to the device without waiting for it."""
+        ...
+
+    def is_refusal(self, error: RuntimeError) -> bool:
+        """Whether `record` raised this because the step cannot be recorded here, and not because the device is lost."""
+        ...
+
+
+class CudaCapture:
+    """CUDA graphs of one device, all in one pool of memory: they must be replayed on one stream, one after another.
+
+    A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest.
+    """
+
+    name = "cuda_graph"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        cuda: Any = torch.cuda
+        self._cuda = cuda
+        self._pool = cuda.graph_pool_handle()
+
+    def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
+        cuda = self._cuda
+        with cuda.device(self._device):
+            side = cuda.Stream()
+            side.wait_stream(cuda.current_stream())
+            with cuda.stream(side):
+                for _ in range(WARM_UP):
+                    step()
+            cuda.current_stream().wait_stream(side)
+            cuda.synchronize()
+            graph = cuda.CUDAGraph()
+            # Of this thread only: another one may ask for the device's memory meanwhile.
+            with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = step()
+        return _CudaRecording(graph, result)
+
+    def upload(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        # Pinned memory that is freed at once is given out again only when the copy is done: torch keeps count.
+        target.copy_(source.pin_memory(), non_blocking=True)
+
+    def is_refusal(self, error: RuntimeError) -> bool:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        if isinstance(error, torch.AcceleratorError):
+            return getattr(error, "error_code", None) in CAPTURE_ERRORS
+        return True
+
+
+class _CudaRecording(Generic[T]):
+    def __init__(self, graph: Any, result: T) -> None:
+        self._graph = graph
+        self._result = result
+
+    @property
+    def result(self) -> T:
+        return self._result
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+    def forget(self) -> None:
+        self._graph.reset()
+
+
+@cache
+def cuda_capture(device: torch.device) -> CudaCapture:
+    """The one capture of a device: all graphs of it share their pool."""
+    return CudaCapture(device)
+
+
+__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture"]

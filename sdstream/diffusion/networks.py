@@ -1,0 +1,122 @@
+"""The networks as a frame calls them: one class for each back end, and the plain twin over diffusers' own modules."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class ControlResiduals(NamedTuple):
+    """What ControlNets add inside the UNet, for the same B rows as the latents, already scaled.
+
+    `down` are the residuals of the skip connections in the order in which diffusers makes them, `mid` that of the
+    middle block, [B, channels, height, width] each.
+    """
+
+    down: Sequence[torch.Tensor]
+    mid: torch.Tensor
+
+
+class Networks(nn.Module):
+    """The UNet and the VAE of a model behind three calls, which only take and give tensors.
+
+    A back end subclasses this, sets the attributes and answers the three calls: it neither looks at a value nor
+    keeps anything from one call to the next, so that a frame made of it can be captured. All tensors are on one
+    device. Weights that change in place (a LoRA) must show in the next call.
+    """
+
+    dtype: torch.dtype
+    """What the UNet takes and gives."""
+    vae_dtype: torch.dtype
+    """What the VAE takes and gives."""
+    scaling_factor: float
+    """By which latents of the VAE are multiplied before noise is mixed in."""
+    is_xl: bool
+    """Whether `predict` wants `pooled` and `time_ids`, as SDXL does."""
+    back_end: str = "torch"
+    """What answers, as status names it, in lower case, such as `tensorrt`."""
+    capturable: bool = True
+    """Whether the calls may be recorded into a CUDA graph: all they do is launched on the current stream."""
+
+    @abstractmethod
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        control: ControlResiduals | None = None,
+        image_tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The UNet's answer for B independent rows, [B, 4, h, w] of `dtype`: noise or velocity, as the model has it.
+
+        `latents` [B, 4, h, w], `texts` [B, tokens, width], `pooled` [B, width] and `time_ids` [B, 6] are of `dtype`,
+        `timesteps` int64 [B]. `control` and `image_tokens` [B, tokens, width], which an IP-Adapter projects from a
+        style image, may be None. Raises `NotImplementedError` for one of them that the back end was not made with.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """The latent of a picture, unscaled [S, 4, h, w], from [S, 3, H, W] of -1 to 1, both of `vae_dtype`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """The picture, [S, 3, H, W] of about -1 to 1, of an unscaled latent [S, 4, h, w], both of `vae_dtype`."""
+        raise NotImplementedError
+
+
+class EagerNetworks(Networks):
+    """diffusers' own `UNet2DConditionModel` and `AutoencoderTiny` or `AutoencoderKL`, called as they are."""
+
+    def __init__(self, unet: nn.Module, vae: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.vae = vae
+        self.dtype = next(unet.parameters()).dtype
+        self.vae_dtype = next(vae.parameters()).dtype
+        vae_config: Any = vae.config
+        unet_config: Any = unet.config
+        self.scaling_factor = float(vae_config.scaling_factor)
+        self.is_xl = unet_config.addition_embed_type == "text_time"
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        control: ControlResiduals | None = None,
+        image_tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `Networks.predict`. Image tokens need attention that knows of them, which diffusers' own does not."""
+        if image_tokens is not None:
+            raise NotImplementedError("the plain networks were made without an IP-Adapter")
+        extra: dict[str, Any] = {}
+        if self.is_xl:
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+        if control is not None:
+            extra["down_block_additional_residuals"] = tuple(control.down)
+            extra["mid_block_additional_residual"] = control.mid
+        answer: torch.Tensor = self.unet(latents, timesteps, texts, return_dict=False, **extra)[0]
+        return answer
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """See `Networks.encode`. Of the full VAE it is the mean: upstream draws anew each time, which flickers."""
+        vae: Any = self.vae
+        encoded = vae.encode(image, return_dict=False)[0]
+        latent: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
+        return latent
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        vae: Any = self.vae
+        image: torch.Tensor = vae.decode(latent, return_dict=False)[0]
+        return image
+
+
+__all__ = ["ControlResiduals", "EagerNetworks", "Networks"]
