@@ -228,7 +228,7 @@ def gather(block: Block, rows: torch.Tensor) -> Block:
 def scatter(target: Block, rows: torch.Tensor, source: Block) -> None:
     """Write the K streams of `source` over those at `rows`, int64 [K], in place. The others are not touched."""
     for old, new in zip(target, source, strict=True):
-        if old.numel():  # torch takes the strides of nothing for an overlap
+        if new is not old:  # what a frame had no use for comes back as it was
             old.index_copy_(0, rows, new)
 
 
