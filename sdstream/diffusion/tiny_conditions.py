@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 
 from sdstream.diffusion.libraries import diffusers, transformers
 
@@ -21,7 +21,7 @@ def make_tiny_controlnet(unet: Any, *, channels: int = 3, seed: int = 0) -> Any:
         )
         for part in (*net.controlnet_down_blocks, net.controlnet_mid_block):
             torch.nn.init.normal_(part.weight, std=0.2)
-        torch.nn.init.normal_(net.controlnet_cond_embedding.conv_out.weight, std=0.3)
+        torch.nn.init.normal_(net.controlnet_cond_embedding.conv_out.weight, std=3.0)
     return net.requires_grad_(False).eval()
 
 
@@ -71,7 +71,8 @@ def write_tiny_adapter(directory: Path, name: str, unet: Any, *, face: bool = Fa
     directory.mkdir(parents=True, exist_ok=True)
     state = make_tiny_adapter(unet, face=face, seed=seed)
     flat = {f"{group}.{key}": value for group, own in state.items() for key, value in own.items()}
-    save_file(flat, directory / name)
+    library: Any = safetensors.torch
+    library.save_file(flat, directory / name)
     if not face:
         make_tiny_image_encoder(seed).save_pretrained(directory / "image_encoder", safe_serialization=True)
 

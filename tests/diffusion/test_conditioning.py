@@ -214,6 +214,7 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     model = tiny_model(family)
     state = make_tiny_adapter(model.unet, face=face)
     adapter = make_adapter(model.unet, state)
+    pipeline: Any
     embedding = torch.randn(EMBEDDING, generator=torch.Generator().manual_seed(3))
     style = Style(*adapter.tokens(embedding), layer_strengths(adapter.layer_names, "linear", 0.7, family))
     knobs = knobs_of(model, (0,), prompt=PROMPT, negative=NEGATIVE, guidance=guidance, style=style)
