@@ -59,6 +59,23 @@ class DataDirectory:
         return path
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPlaces:
+    """Where models and LoRAs are looked for and put, and whether they may be fetched; fetched is only into a place."""
+
+    models: Path | None = None
+    loras: Path | None = None
+    offline: bool = False
+    full_vae: bool = False
+    """A model's own VAE is wanted, not the small one."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ModelPlaces":
+        """The data directory's `models` and `loras`; nothing is made."""
+        path = choose_data_directory(settings).path.expanduser().absolute()
+        return cls(path / "models", path / "loras", settings.offline, settings.full_vae)
+
+
 def choose_data_directory(
     settings: Settings,
     *,
@@ -97,6 +114,7 @@ __all__ = [
     "NETWORK_VOLUMES",
     "SUBDIRECTORIES",
     "DataDirectory",
+    "ModelPlaces",
     "choose_data_directory",
     "looks_writable",
     "prove_writable",

@@ -24,7 +24,13 @@
         └── Unavailable         503   UNAVAILABLE
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
+            ├── OutOfMemory     503   WORKER/OUT_OF_MEMORY
+            ├── PictureNotFinite 503  STREAMS/PICTURE_NOT_FINITE
             ├── ModelUnavailable  503 MODELS/UNAVAILABLE
+            │   ├── ModelAccessDenied 503 MODELS/ACCESS_DENIED
+            │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
+            │   ├── ModelDiskFull 503 MODELS/DISK_FULL
+            │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
@@ -231,6 +237,22 @@ class WorkerEndedByStream(Unavailable):
     headers: ClassVar[dict[str, str]] = {}
 
 
+class OutOfMemory(Unavailable):
+    """The worker's device has no memory left for a model, for a stream, or for a picture."""
+
+    code = "WORKER/OUT_OF_MEMORY"
+    hint = "End streams, take a smaller size or model, or lower SDSTREAM_MAX_STREAMS."
+
+
+class PictureNotFinite(Unavailable):
+    """What a stream's parameters make of its pictures is no finite number, so there is nothing to show."""
+
+    code = "STREAMS/PICTURE_NOT_FINITE"
+    hint = "Take smaller weights, a smaller guidance_scale or delta; then the stream begins anew."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
 class ModelUnavailable(Unavailable):
     """The model that a stream asks for cannot be loaded here."""
 
@@ -238,6 +260,35 @@ class ModelUnavailable(Unavailable):
     hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
+
+
+class ModelAccessDenied(ModelUnavailable):
+    """The hub does not give the files to whoever asks: gated, private, or not there at all."""
+
+    code = "MODELS/ACCESS_DENIED"
+    hint = "Accept the model's licence on its page and set HF_TOKEN to a token that may read it."
+
+
+class ModelDownloadFailed(ModelUnavailable):
+    """Files could not be fetched whole: no network, a server that fails, bytes that are not those promised."""
+
+    code = "MODELS/DOWNLOAD_FAILED"
+    hint = "Try again: what has come is kept, and the download goes on from there."
+    retryable = True
+
+
+class ModelDiskFull(ModelUnavailable):
+    """There is no room for the files."""
+
+    code = "MODELS/DISK_FULL"
+    hint = "Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk."
+
+
+class LoraUnusable(ModelUnavailable):
+    """A LoRA that is not here, is none, or is made for another base model; nothing of it was applied."""
+
+    code = "MODELS/LORA_UNUSABLE"
+    hint = "Take it out of lora_dict, or name one that was made for the stream's model."
 
 
 class ShuttingDown(Unavailable):

@@ -69,6 +69,26 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def process_memory() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not tell without help."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * mmap.PAGESIZE
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory that the processes of this machine, or of this container, may hold together; None if unknown."""
+    limits: list[int] = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number and no limit
+            limits.append(int(Path(file).read_text("ascii")))
+    return min(limits, default=None)
+
+
 def start_child(
     command: Sequence[str], environment: dict[str, str], child_socket: socket.socket
 ) -> tuple["subprocess.Popen[bytes]", str]:
@@ -177,8 +197,10 @@ __all__ = [
     "create_shared_memory",
     "die_with_parent",
     "ignore_interrupts",
+    "memory_limit",
     "open_shared_memory",
     "process_exists",
+    "process_memory",
     "processor_name",
     "received_socket",
     "shared_memory_directory",

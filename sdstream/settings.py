@@ -27,8 +27,8 @@ Family = Literal["sd-turbo", "sdxl-turbo", "sd15"]
 class ModelSource(BaseModel):
     """Where the weights of one public model id come from.
 
-    `source` is a diffusers directory, or a hub id whose files are in the hub's cache of this machine. `family` is for
-    ids that Daydream does not have, and needed there.
+    `source` is a diffusers directory, a single `.safetensors` file, or a hub id, with `@REVISION` or without. `family`
+    is for ids that Daydream does not have, and needed there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,12 +79,20 @@ class Settings(BaseModel):
 
     models: Mapping[str, ModelSource] = Field(
         default_factory=dict[str, ModelSource],
-        description="Public model id to a diffusers directory, or to a hub id whose files are in the hub's cache here, "
-        'as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}, the family '
-        "needed for further ids.",
+        description="Public model id to a diffusers directory, a single .safetensors file or a hub id (OWNER/NAME or "
+        'OWNER/NAME@REVISION), as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" '
+        '| "sd15"}, the family needed for further ids.',
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
+    )
+    offline: bool = Field(
+        default=False,
+        description="Fetch nothing: models and LoRAs that are not on this machine are refused. HF_HUB_OFFLINE=1 does "
+        "the same.",
+    )
+    full_vae: bool = Field(
+        default=False, description="Use each model's own VAE in place of the small TAESD: finer pictures, much slower."
     )
     size_policy: Literal["reject", "clamp"] = Field(
         default="reject",
@@ -154,6 +162,20 @@ class Settings(BaseModel):
         default=120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
     )
 
+    worker_overlap: bool = Field(
+        default=True,
+        description="Give a GPU its next call while it works on the one before. Off: one call after the other.",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
+    )
+    batch_window: float = Field(
+        default=0.002,
+        ge=0,
+        le=0.1,
+        description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
+        "A stream alone never waits, and nobody waits for one that is late.",
+    )
     worker_spare: bool = Field(
         default=True,
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "

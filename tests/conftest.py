@@ -1,8 +1,11 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub; read when huggingface_hub is imported
 
 import pytest
 

@@ -1,12 +1,30 @@
-"""Where a model's files are on this machine. Nothing is fetched; what is not here is refused with the way to get it."""
+"""Where a model's files are: on this machine, or on the hub, from where they are fetched when that is allowed.
 
-from collections.abc import Callable
+A source is a directory, a single `.safetensors` file, or a hub id, `OWNER/NAME` or `OWNER/NAME@REVISION`. A path is
+looked for as it stands, then below the data directory's `models`, and a hub id in the hub's cache too.
+"""
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from sdstream.diffusion.hub import Listing, Progress, fetch_files, is_offline, list_repository, only_one
+from sdstream.diffusion.selection import (
+    INDEX,
+    RemoteFile,
+    choose_model_files,
+    choose_network_files,
+    choose_tokenizer_files,
+)
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
 
@@ -18,29 +36,159 @@ TAESD: dict[Family, str] = {
     "sdxl-turbo": "madebyollin/taesdxl",
 }
 """The small VAE of each family, on the hub."""
+TOKENIZER = "openai/clip-vit-large-patch14"
+"""Where CLIP's tokenizer comes from; all families use this one."""
+MANIFEST = ".sdstream.json"
+"""In a directory that was fetched: from where, and which commit."""
+PARTIAL = ".partial"
+"""Below `models`: what is being fetched."""
+NOWHERE = ModelPlaces()
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?", re.ASCII)
+
+Choose = Callable[[str, Iterable[RemoteFile]], tuple[RemoteFile, ...]]
 
 
-def find_model(source: str) -> Path:
-    """The diffusers directory of `source`: a directory, or a hub id that is in the hub's cache.
+@dataclass(frozen=True, slots=True)
+class HubId:
+    """A repository of the hub, at one revision or at the newest."""
 
-    Raises `ModelUnavailable` when it is not here.
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, source: str) -> "HubId | None":
+        """The id that `source` is, None when it cannot be one."""
+        match = HUB_ID.fullmatch(source)
+        if match is None or ".." in source:
+            return None
+        return cls(match["repository"], match["revision"])
+
+    @property
+    def folder(self) -> str:
+        """The name of its directory below `models`."""
+        revision = "" if self.revision is None else f"@{self.revision.replace('/', '--')}"
+        return self.repository + revision
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model is loaded from."""
+
+    path: Path
+    """A diffusers directory or a single file."""
+    taesd: Path | None
+    """The small VAE, when it is to be used and is not inside `path`."""
+
+
+def find_model(source: str, places: ModelPlaces = NOWHERE) -> Path:
+    """The directory or file of `source` on this machine. Raises `ModelUnavailable` when it is not here."""
+    found = _find(source, places)
+    if found is not None:
+        return found
+    way = f"`sdstream models pull {source}` fetches it, or " if HubId.parse(source) is not None else ""
+    raise ModelUnavailable(
+        f"{source} is not on this machine{_why_not_fetched(source, places)}; "
+        f"{way}set skip_diffusion to true to run image processors only",
+        hint="SDSTREAM_MODELS can name a directory or a .safetensors file for each model.",
+    )
+
+
+def may_fetch(source: str, places: ModelPlaces) -> bool:
+    """Whether `source` can be looked for on the hub and put into a place."""
+    return HubId.parse(source) is not None and fetches(places)
+
+
+def get_model(source: str, family: Family, places: ModelPlaces, *, half: bool, progress: Progress) -> ModelFiles:
+    """The files of a model and its small VAE, fetched where they are not here. `half` prefers half precision.
+
+    Raises `ModelUnavailable` of the kind that fits; `progress` may raise to give up.
     """
-    path = Path(source).expanduser()
-    if source and _is(path.is_dir):
-        return path
-    if path.suffix == ".safetensors" or _is(path.is_file):
-        raise ModelUnavailable(
-            f"{source} is a single file; this version of sdstream reads diffusers directories",
-            hint="Convert it with `StableDiffusionPipeline.from_single_file(...).save_pretrained(DIRECTORY)`.",
-        )
-    cached = find_cached(source)
-    if cached is None:
-        raise ModelUnavailable(
-            f"{source} is not on this machine: no directory has this name, and it is not in the hub's cache; "
-            f"`hf download {source}` fetches it, or set skip_diffusion to true to run image processors only",
-            hint="SDSTREAM_MODELS can name a diffusers directory for each model.",
-        )
-    return cached
+    found = find_model(source, places) if not may_fetch(source, places) else _find(source, places)
+    has_taesd = found is not None and (found / "taesd/config.json").is_file()
+    taesd: Path | None = None
+    if not (places.full_vae or has_taesd):
+        try:
+            taesd = _get_taesd(family, places, progress)
+        except ModelUnavailable as error:
+            progress(f"the small VAE cannot be had ({error.message}); the model's own is used", None)
+    vae = places.full_vae or not (has_taesd or taesd is not None)
+    if found is None or not _is_whole(found, vae):
+        hub_id = _hub_id_of(source, found)
+        if hub_id is not None and fetches(places):
+            found = fetch_model(hub_id, places, half=half, vae=vae, progress=progress)
+    assert found is not None, "what may be fetched has a hub id"
+    return ModelFiles(found, taesd)
+
+
+def fetch_model(hub_id: HubId, places: ModelPlaces, *, half: bool, vae: bool, progress: Progress) -> Path:
+    """Fetch a diffusers model into `models`; a newer commit of its revision replaces an older one. See `get_model`."""
+
+    def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+        return choose_model_files(repository, files, half=half, vae=vae)
+
+    return fetch_repository(hub_id, _place(places), choose, progress)
+
+
+def fetch_taesd(family: Family, places: ModelPlaces, progress: Progress) -> Path:
+    """Fetch the small VAE of a family. See `get_model`."""
+    return fetch_repository(HubId(TAESD[family]), _place(places), choose_network_files, progress)
+
+
+def find_taesd(family: Family, places: ModelPlaces = NOWHERE) -> Path | None:
+    """The small VAE, if it is on this machine."""
+    found = _find(TAESD[family], places)
+    return found if found is not None and (found / "config.json").is_file() else None
+
+
+def find_tokenizer(places: ModelPlaces = NOWHERE, near: Iterable[Path] = ()) -> Path | None:
+    """A directory with CLIP's tokenizer: in one of `near`, or in any model that is on this machine."""
+    at_hand = [*near, *(path for path in (_find(TOKENIZER, places),) if path is not None)]
+    if places.models is not None and places.models.is_dir():
+        at_hand += sorted(path.parent for path in places.models.glob(f"*/*/{INDEX}"))
+    for source in ("stabilityai/sd-turbo", "stabilityai/sdxl-turbo", "Lykon/dreamshaper-8"):
+        cached = find_cached(source)
+        if cached is not None:
+            at_hand.append(cached)
+    for path in at_hand:
+        for folder in (path / "tokenizer", path):
+            if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+                return folder
+    return None
+
+
+def get_tokenizer(places: ModelPlaces, near: Iterable[Path], progress: Progress) -> Path | None:
+    """`find_tokenizer`, else the one on the hub where it may be fetched. Raises `ModelUnavailable` when that fails."""
+    found = find_tokenizer(places, near)
+    if found is None and fetches(places):
+        found = fetch_repository(HubId(TOKENIZER), _place(places), choose_tokenizer_files, progress)
+    return found
+
+
+def find_cached(repository: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub repository in the hub's cache, None when there is none."""
+    try:
+        return Path(_hub.snapshot_download(repository, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def commit_of(path: Path) -> str:
+    """Which commit of its repository a directory holds, empty when nobody wrote that down."""
+    if path.parent.name == "snapshots":
+        return path.name
+    return str(_manifest(path).get("commit", ""))
+
+
+def _find(source: str, places: ModelPlaces) -> Path | None:
+    candidates = [Path(source).expanduser()] if source else []
+    if source and places.models is not None and not Path(source).is_absolute() and ".." not in Path(source).parts:
+        hub_id = HubId.parse(source)
+        candidates.append(places.models / (source if hub_id is None else hub_id.folder))
+    for path in candidates:
+        if _is(path.is_dir) or (path.suffix == ".safetensors" and _is(path.is_file)):
+            return path
+    hub_id = HubId.parse(source)
+    return None if hub_id is None else find_cached(hub_id.repository, hub_id.revision)
 
 
 def _is(question: Callable[[], bool]) -> bool:
@@ -50,17 +198,104 @@ def _is(question: Callable[[], bool]) -> bool:
         return False
 
 
-def find_taesd(family: Family) -> Path | None:
-    """The small VAE in the hub's cache, if it is there."""
-    return find_cached(TAESD[family])
+def _is_whole(path: Path, vae: bool) -> bool:
+    """Whether what a diffusers model must have is there; files put there by hand are the person's own affair."""
+    if path.is_file():
+        return True
+    if not (path / INDEX).is_file():
+        return False
+    parts = ("unet", "text_encoder", *(("vae",) if vae else ()))
+    return all(any((path / part).glob("*.safetensors")) for part in parts)
 
 
-def find_cached(repository: str) -> Path | None:
-    """The newest snapshot of a hub repository in the cache, None when there is none."""
+def _hub_id_of(source: str, found: Path | None) -> HubId | None:
+    """The repository from which what is lacking can be fetched: not into directories that people made."""
+    if found is None or found.parent.name == "snapshots" or _manifest(found):
+        return HubId.parse(source)
+    return None
+
+
+def fetches(places: ModelPlaces) -> bool:
+    return places.models is not None and not places.offline and not is_offline()
+
+
+def _place(places: ModelPlaces) -> Path:
+    assert places.models is not None, "nothing is fetched without a place"
+    return places.models
+
+
+def _why_not_fetched(source: str, places: ModelPlaces) -> str:
+    if HubId.parse(source) is None:
+        return ": no directory and no .safetensors file has this name"
+    if places.offline or is_offline():
+        return f", and {'SDSTREAM_OFFLINE' if places.offline else 'HF_HUB_OFFLINE'} forbids to fetch it"
+    return ""
+
+
+def _get_taesd(family: Family, places: ModelPlaces, progress: Progress) -> Path | None:
+    found = find_taesd(family, places)
+    if found is None and fetches(places):
+        return fetch_taesd(family, places, progress)
+    return found
+
+
+def fetch_repository(hub_id: HubId, root: Path, choose: Choose, progress: Progress) -> Path:
+    """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`."""
+    progress(f"asking the hub for {hub_id.repository}", None)
+    listing = list_repository(hub_id.repository, hub_id.revision)
+    target = root / hub_id.folder
+    files = choose(hub_id.repository, listing.files)
+    if target.exists() and not _manifest(target):
+        raise ModelUnavailable(f"{target} was not fetched by sdstream, so it is left as it is")
+    flat = hub_id.folder.replace("/", "--")
+    with only_one(root / PARTIAL / f"{flat}.lock", hub_id.repository, progress):
+        if _manifest(target).get("commit") == listing.commit:
+            fetch_files(listing, files, target, progress)
+        else:
+            folder = root / PARTIAL / f"{flat}.{listing.commit}"
+            fetch_files(listing, files, folder, progress)
+            _write_manifest(folder, hub_id, listing)
+            _put(folder, target)
+    return target
+
+
+def _put(folder: Path, target: Path) -> None:
+    """Make `folder` the directory at `target`; what was there goes when the new one stands."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name(f"old-{uuid.uuid4().hex}")
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_manifest(folder: Path, hub_id: HubId, listing: Listing) -> None:
+    content = {"repository": hub_id.repository, "revision": hub_id.revision, "commit": listing.commit}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     try:
-        return Path(_hub.snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+        content: Any = json.loads((path / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
 
-__all__ = ["TAESD", "find_cached", "find_model", "find_taesd"]
+__all__ = [
+    "TAESD",
+    "HubId",
+    "ModelFiles",
+    "commit_of",
+    "fetch_model",
+    "fetch_repository",
+    "fetch_taesd",
+    "fetches",
+    "find_cached",
+    "find_model",
+    "find_taesd",
+    "find_tokenizer",
+    "get_model",
+    "get_tokenizer",
+    "may_fetch",
+]

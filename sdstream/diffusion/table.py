@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.runners import Runner
 from sdstream.diffusion.state import (
     Knobs,
     Memory,
@@ -12,10 +12,8 @@ from sdstream.diffusion.state import (
     count,
     empty,
     fits,
-    gather,
     make_memory,
     row,
-    scatter,
 )
 
 
@@ -23,25 +21,49 @@ class StreamTable:
     """The knobs and the memory of up to `capacity` streams that can ride together. Used by one thread.
 
     Streams ride together when they have the same model, size, number of slots and kind of guidance. A seat is a row
-    of each tensor; storages are made once, so turning a knob, joining and leaving are copies in place. A stream that
-    is not in a call of `run` is not touched by it.
+    of each tensor; storages are made once and again when the table grows, so turning a knob, joining and leaving are
+    copies in place. A stream that is not in a call of `run` is not touched by it.
     """
 
-    def __init__(self, frame: Frame, like: Knobs, capacity: int) -> None:
+    def __init__(self, runner: Runner, like: Knobs, capacity: int) -> None:
         """`like` are the knobs of one stream of the kind that will sit here; only its shapes count."""
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
-        self._frame = frame
+        self._runner = runner
         self._knobs: Knobs = empty(like, capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
-        self._order = torch.arange(capacity, device=like.noise.device)
 
     @property
     def seats(self) -> frozenset[int]:
         """The seats that are taken."""
         return frozenset(self._taken)
+
+    @property
+    def capacity(self) -> int:
+        """How many seats there are."""
+        return count(self._knobs)
+
+    @property
+    def bytes_per_stream(self) -> int:
+        """Memory that one seat takes on the device."""
+        whole = sum(tensor.numel() * tensor.element_size() for tensor in (*self._knobs, *self._memory))
+        return whole // self.capacity
+
+    def grow(self, capacity: int) -> None:
+        """Have `capacity` seats from now on, in new storage; who sits keeps seat, knobs and memory, bit for bit.
+
+        Raises `ValueError` for fewer seats than there are; nothing has changed then, nor when memory runs out.
+        """
+        before = self.capacity
+        if capacity < before:
+            raise ValueError(f"a table of {before} seats does not shrink to {capacity}")
+        knobs, memory = empty(self._knobs, capacity), empty(self._memory, capacity)
+        for new, old in zip((*knobs, *memory), (*self._knobs, *self._memory), strict=True):
+            new[:before].copy_(old)
+        self._knobs, self._memory = knobs, memory
+        self._free = [*range(capacity - 1, before - 1, -1), *self._free]
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream, by its knobs and what it remembers, if anything; returns its seat.
@@ -62,10 +84,15 @@ class StreamTable:
 
     def leave(self, seat: int) -> Memory:
         """Free a seat; returns what its stream remembers, to go on elsewhere."""
-        self._refuse_free(seat)
+        memory = self.memory(seat)
         self._taken.remove(seat)
         self._free.append(seat)
-        return gather(self._memory, self._order[seat : seat + 1])
+        return memory
+
+    def memory(self, seat: int) -> Memory:
+        """A copy of what the stream in a seat remembers."""
+        self._refuse_free(seat)
+        return type(self._memory)(*(tensor.clone() for tensor in row(self._memory, seat)))
 
     def turn(self, seat: int, knobs: Knobs) -> None:
         """Put new knobs into force from the next run on. Raises `ValueError` when they do not fit; the old stay."""
@@ -76,20 +103,15 @@ class StreamTable:
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """One frame of the streams that have a picture now: seat to picture, float [1, 3, H, W], 0 to 1.
 
-        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1.
+        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1; valid until the next run.
         """
         for seat in images:
             self._refuse_free(seat)
         if not images:
             return {}
         seats = sorted(images)
-        rows = torch.tensor(seats, device=self._order.device)
-        whole = len(seats) == len(self._order)
-        knobs = self._knobs if whole else gather(self._knobs, rows)
-        memory = self._memory if whole else gather(self._memory, rows)
-        result = self._frame(torch.cat([images[seat] for seat in seats]), knobs, memory)
-        scatter(self._memory, rows, result.memory)
-        return dict(zip(seats, result.image.split(1), strict=True))
+        made = self._runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
+        return {seat: made[index : index + 1] for index, seat in enumerate(seats)}
 
     def _check(self, knobs: Knobs) -> None:
         if count(knobs) != 1 or not fits(knobs, self._knobs):

@@ -12,9 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.schedule import Prediction
+from sdstream.diffusion.selection import LORA
 from sdstream.settings import Family
 
 TEXT_WIDTH = 32
@@ -22,6 +24,11 @@ POOLED_WIDTH = 32
 TOKENS = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = (("t", "h"), ("th", "e</w>"), ("i", "n"), ("c", "a"), ("ca", "t</w>"), ("a", "n"))
+LCM_LAYERS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
+"""Endings of the names of the layers that LCM LoRAs change."""
 NOISE: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -80,10 +87,12 @@ def write_tiny_model(
     width: int = 32,
     prediction: Prediction = "epsilon",
     taesd: bool = True,
+    lcm_lora: bool = True,
 ) -> None:
     """Write a model of `family` into `directory`, which is made. The same `seed` gives the same weights.
 
-    `width` is that of the UNet's first block, a multiple of 16. `taesd` puts a TAESD beside the full VAE.
+    `width` is that of the UNet's first block, a multiple of 16. `taesd` puts a TAESD beside the full VAE, `lcm_lora` an
+    LCM LoRA of its own into an `sd15`, which asks for one where nobody says otherwise.
     """
     kind = KINDS[family]
     directory.mkdir(parents=True, exist_ok=True)
@@ -113,6 +122,35 @@ def write_tiny_model(
         pipeline.save_pretrained(directory, safe_serialization=True)
         if taesd:
             _make_taesd().save_pretrained(directory / "taesd", safe_serialization=True)
+        if lcm_lora and family == "sd15":
+            (directory / "lcm_lora").mkdir()
+            write_tiny_lora(directory / "lcm_lora" / LORA, parts["unet"], strength=0.05)
+
+
+def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strength: float = 0.5, seed: int = 0) -> None:
+    """Write a random LoRA for the layers that LCM LoRAs are trained on, in kohya's layout as those are, alpha half the
+    rank.
+
+    `strength` is how large a change is beside the weight that it changes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    named: Any = unet.named_modules()
+    for name, module in named:
+        if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or not name.endswith(LCM_LAYERS):
+            continue
+        weight = module.weight
+        kernel = weight.shape[2:]
+        down = torch.randn(rank, *weight.shape[1:], generator=generator)
+        up = torch.randn(weight.shape[0], rank, *(1 for _ in kernel), generator=generator)
+        size = 2.0 * strength * float(weight.std()) / rank**0.5
+        layer = f"lora_unet_{name.replace('.', '_')}"
+        tensors |= {
+            f"{layer}.lora_down.weight": down,
+            f"{layer}.lora_up.weight": up * size,
+            f"{layer}.alpha": torch.tensor(rank / 2),
+        }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _make_tokenizer(pad: str) -> tuple[Any, int]:
@@ -217,4 +255,4 @@ def _make_scheduler(family: Family, prediction: Prediction) -> Any:
     return diffusers.EulerDiscreteScheduler(**NOISE, prediction_type=prediction, timestep_spacing="trailing")
 
 
-__all__ = ["write_tiny_model"]
+__all__ = ["write_tiny_lora", "write_tiny_model"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
 from sdstream.params.problems import Problem, did_you_mean, one_of, printable
 from sdstream.settings import Family, Settings
@@ -18,7 +19,7 @@ PUBLIC_MODELS: dict[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One model: its id on the wire, its family, and a diffusers directory or hub id."""
+    """One model: its id on the wire, its family, and a diffusers directory, a single file or a hub id."""
 
     id: str
     family: Family
@@ -36,7 +37,14 @@ class ModelTable:
     Ids beyond Daydream's four work over plain HTTP only: the SDKs refuse to send them and to read them back.
     """
 
-    def __init__(self, entries: Iterable[ModelEntry] = (), default_id: str = "stabilityai/sd-turbo") -> None:
+    def __init__(
+        self,
+        entries: Iterable[ModelEntry] = (),
+        default_id: str = "stabilityai/sd-turbo",
+        places: ModelPlaces | None = None,
+    ) -> None:
+        self.places = places or ModelPlaces()
+        """Where the files of models and LoRAs are."""
         self._entries = {name: ModelEntry(name, family, name) for name, family in PUBLIC_MODELS.items()}
         self._entries |= {entry.id: entry for entry in entries}
         if default_id not in self._entries:
@@ -62,7 +70,7 @@ class ModelTable:
                     f'{{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}}'
                 )
             entries.append(ModelEntry(name, family, given.source))
-        return cls(entries, settings.default_model)
+        return cls(entries, settings.default_model, ModelPlaces.from_settings(settings))
 
     def get(self, model_id: str) -> ModelEntry | None:
         return self._entries.get(model_id)

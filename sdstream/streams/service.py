@@ -18,6 +18,7 @@ from sdstream.errors import (
     ShuttingDown,
     StreamNotFound,
 )
+from sdstream.fetching import PublicFetcher
 from sdstream.media.ports import MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
@@ -35,7 +36,6 @@ from sdstream.params import (
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
-from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
 from sdstream.streams.snapshots import encode_jpeg

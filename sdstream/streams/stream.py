@@ -219,7 +219,7 @@ class Stream:
             self._restarts += 1
             self._restart_at = self._clock.monotonic()
             self.live.restart_at = self._restart_at
-            self._note_error("WORKER/UNAVAILABLE", health.last_error or "The worker process ended.")
+            self._note_error(health.last_error_code, health.last_error or "The worker process ended.")
         self.events.emit("worker", {"phase": health.phase.value, "restarts": health.restarts})
 
     # What others ask

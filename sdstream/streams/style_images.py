@@ -9,8 +9,8 @@ from functools import cache
 import structlog
 from PIL import Image
 
+from sdstream.fetching import FetchProblem, PublicFetcher
 from sdstream.params import StreamParams, StyleImage
-from sdstream.streams.fetching import FetchProblem, PublicFetcher
 
 STYLE_IMAGE = "ip_adapter_style_image_url"
 """The parameter that names a style image."""

@@ -18,7 +18,7 @@ from sdstream import platform
 from sdstream.errors import SdstreamError
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
-from sdstream.worker.messages import TO_SERVER, AtWork, Message
+from sdstream.worker.messages import TO_SERVER, AtWork, Ending, Message
 
 LOG_LINES = 50
 LONGEST_LINE = 2000
@@ -41,8 +41,10 @@ class WorkerChild:
         self._channel: Channel | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self.ended = asyncio.Event()
-        self.at_work: AtWork | None = None
-        """What it does for the first time just now, as far as it said."""
+        self.at_work: tuple[AtWork, ...] = ()
+        """What it does for the first time just now, as far as it said. Written by the reader thread."""
+        self.ending: Ending | None = None
+        """Why it said that it ends."""
 
     def start(self, settings: Settings) -> None:
         """Start the process. Raises `OSError`. To be called on a thread that lasts (see `die_with_parent`)."""
@@ -85,6 +87,8 @@ class WorkerChild:
     def exit_reason(self) -> str:
         """How the process ended, for people."""
         code = None if self._process is None else self._process.returncode
+        if self.ending is not None:
+            return f"the worker ended itself: {self.ending.message}"
         if code is None:
             return "the worker runs"
         return f"the worker was ended by signal {-code}" if code < 0 else f"the worker ended with status {code}"

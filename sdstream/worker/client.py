@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from sdstream.clock import Clock, epoch_milliseconds
-from sdstream.errors import InternalError
+from sdstream.errors import InternalError, WorkerUnavailable
 from sdstream.logs import FoldedReporter
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
@@ -20,6 +20,7 @@ from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
     AtWork,
     Configure,
+    Ending,
     LaneReport,
     PictureOut,
     Ping,
@@ -41,6 +42,19 @@ KILL_SECONDS = 2.0
 """How long a killed worker may take to be gone: one that hangs in a driver is left to the kernel."""
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
+
+
+WORKER_SETTINGS = {
+    "models",
+    "default_model",
+    "data_dir",
+    "offline",
+    "full_vae",
+    "worker_overlap",
+    "batch_size",
+    "batch_window",
+}
+"""Settings that the worker is told: which models there are, where their files come from, how streams share calls."""
 
 logger = structlog.get_logger(__name__)
 
@@ -71,6 +85,7 @@ class WorkerProcess:
         self._ready: Ready | None = None
         self._pong: Pong | None = None
         self._last_error: str | None = None
+        self._last_code = WorkerUnavailable.code
         self._last_logs: tuple[str, ...] = ()
         self._faults = 0
         self._reporter = FoldedReporter(logger, clock)
@@ -118,6 +133,7 @@ class WorkerProcess:
             memory_used=None if pong is None else pong.memory_used,
             memory_total=None if pong is None else pong.memory_total,
             last_error=self._last_error,
+            last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
             faults=self._faults,
         )
@@ -175,9 +191,9 @@ class WorkerProcess:
         """Do what is due now; returns how many seconds nothing else will be."""
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
-        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading=False)
-        if self._pong is not None:
-            state = replace(state, busy_seconds=self._pong.busy_seconds, loading=self._pong.loading)
+        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0)
+        if (pong := self._pong) is not None:
+            state = replace(state, busy_seconds=pong.busy_seconds, loading_seconds=pong.loading_seconds)
         self._state = supervision.checked(state, now)
         action = supervision.decide(self._state, now, self._limits)
         if action is not Action.WAIT:
@@ -221,8 +237,8 @@ class WorkerProcess:
                 return
         self._child = child
         self._state = supervision.started(self._state, now)
-        models = json.dumps(self._settings.model_dump(mode="json", include={"models", "default_model"}))
-        child.send(Configure(self._settings.worker_device, models, self._memory_prefix))
+        settings = json.dumps(self._settings.model_dump(mode="json", include=WORKER_SETTINGS))
+        child.send(Configure(self._settings.worker_device, settings, self._memory_prefix))
         logger.info("worker_started", process_id=child.process_id, restarts=self._state.restarts)
 
     def _start_spare(self, now: float) -> None:
@@ -247,16 +263,18 @@ class WorkerProcess:
         self._is_ready.clear()
         reason = reason or child.exit_reason
         self._last_logs = child.lines
-        suspect = None if child.at_work is None else self._lanes.get(child.at_work.lane)
-        convicted = suspect is not None and self._quarantine.note_death(suspect.number)
+        suspects = [lane for number in {work.lane for work in child.at_work} if (lane := self._lanes.get(number))]
+        convicted = self._quarantine.note_death(*(lane.number for lane in suspects))
         if self._state.phase is not WorkerPhase.STOPPED:
             self._last_error = reason
-            self._state = supervision.ended(self._state, self._clock.monotonic(), by_lane=suspect is not None)
-            stream_id = None if suspect is None else suspect.stream_id
-            logger.warning("worker_ended", reason=reason, restarts=self._state.restarts, at_work_for=stream_id)
-        if convicted and suspect is not None:
-            suspect.keep_away(reason, self._release_lane)
-            logger.error("stream_quarantined", stream_id=suspect.stream_id, reason=reason)
+            self._last_code = WorkerUnavailable.code if child.ending is None else child.ending.code
+            self._state = supervision.ended(self._state, self._clock.monotonic(), by_lane=bool(suspects))
+            names = [lane.stream_id for lane in suspects]
+            logger.warning("worker_ended", reason=reason, restarts=self._state.restarts, at_work_for=names)
+        for suspect in suspects:
+            if suspect.number in convicted:
+                suspect.keep_away(reason, self._release_lane)
+                logger.error("stream_quarantined", stream_id=suspect.stream_id, reason=reason)
         for lane in self._lanes.values():
             if not self._quarantine.holds(lane.number):
                 lane.detach(reason)
@@ -270,7 +288,10 @@ class WorkerProcess:
     def _release_lane(self, lane: WorkerLane) -> None:
         self._quarantine.release(lane.number)
         if self._state.phase is WorkerPhase.READY and self._child is not None:
-            lane.attach(self._child.channel, self._memory_prefix)
+            self._attach(lane, self._child)
+
+    def _attach(self, lane: WorkerLane, child: WorkerChild) -> None:
+        lane.attach(child.channel, self._memory_prefix, alone=self._quarantine.suspects(lane.number))
 
     def _on_ready(self, child: WorkerChild, message: Ready) -> None:
         if child is not self._child or self._state.phase is WorkerPhase.STOPPED:
@@ -281,7 +302,7 @@ class WorkerProcess:
         self._state = supervision.became_ready(self._state, now)
         for lane in list(self._lanes.values()):
             if not self._quarantine.holds(lane.number):
-                lane.attach(child.channel, self._memory_prefix)
+                self._attach(lane, child)
         self._is_ready.set()
         self._look.set()
 
@@ -308,12 +329,15 @@ class WorkerProcess:
                 if lane := self._lanes.get(message.lane):
                     lane.on_use_ring(message, child.channel)
             case AtWork():
-                child.at_work = message
+                child.at_work = (*child.at_work, message)
+            case Ending():
+                child.ending = message
             case LaneReport():
-                if (work := child.at_work) is not None and ends_work(work, message):
-                    child.at_work = None
-                    if clears(work, message):
-                        self._loop.call_soon_threadsafe(self._quarantine.forget, work.lane)
+                over = [work for work in child.at_work if ends_work(work, message)]
+                if over:
+                    child.at_work = tuple(work for work in child.at_work if work not in over)
+                if any(clears(work, message) for work in over):
+                    self._loop.call_soon_threadsafe(self._quarantine.forget, message.lane)
                 if lane := self._lanes.get(message.lane):
                     lane.on_report(message, child.channel)
             case Warm():

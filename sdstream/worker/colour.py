@@ -69,7 +69,35 @@ def download(image: torch.Tensor, target: Plane) -> PictureSize:
     `target` is uint8 [at least width * height * 3 / 2] in host memory. Returns the size. Values outside 0..1 are
     clipped to what eight bits can hold.
     """
-    return _store(*planes_from_rgb(image.float()), target)
+    begun = Download(image, target)
+    begun.finish()
+    return begun.size
+
+
+class Download:
+    """`download` in two parts: making one begins it, and no more than begins it where the picture is on a GPU.
+
+    There the planes go to pinned memory while the host does other things; `finish`, once the device has come past this
+    point, takes them on to `target`. Elsewhere all is done at once.
+    """
+
+    def __init__(self, image: torch.Tensor, target: Plane) -> None:
+        luma, chroma = planes_from_rgb(image.float())
+        self.size = PictureSize(luma.shape[3], luma.shape[2])
+        self._target = target
+        self._staged: torch.Tensor | None = None
+        if luma.device.type == "cuda":
+            packed = torch.cat((luma.flatten(), chroma.flatten()))
+            self._staged = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=True)
+            self._staged.copy_(packed, non_blocking=True)
+        else:
+            _store(luma, chroma, target)
+
+    def finish(self) -> None:
+        """The result is in `target` when this returns."""
+        if self._staged is not None:
+            _tensor(self._target[: self.size.byte_count]).copy_(self._staged)
+            self._staged = None
 
 
 def rgb_from_planes(luma: torch.Tensor, chroma: torch.Tensor, matrix: ColourMatrix, full_range: bool) -> torch.Tensor:
@@ -130,7 +158,12 @@ def _store(luma: torch.Tensor, chroma: torch.Tensor, target: Plane) -> PictureSi
 
 
 def _cut(plane: Plane, left: int, top: int, width: int, height: int, device: torch.device) -> torch.Tensor:
-    return _tensor(plane[top : top + height, left : left + width]).to(device)
+    cut = _tensor(plane[top : top + height, left : left + width])
+    if device.type != "cuda":
+        return cut.to(device)
+    staged = torch.empty(cut.shape, dtype=cut.dtype, pin_memory=True)  # from pageable memory the copy would wait
+    staged.copy_(cut)
+    return staged.to(device, non_blocking=True)
 
 
 def _tensor(plane: Plane) -> torch.Tensor:
@@ -172,6 +205,7 @@ def _from_rgb(device: str) -> torch.Tensor:
 __all__ = [
     "LUMA_WEIGHTS",
     "CropBox",
+    "Download",
     "crop_to_fill",
     "download",
     "planes_from_rgb",

@@ -1,11 +1,34 @@
 """The device that torch works on: which, what it is called, how full its memory is."""
 
+import gc
 from dataclasses import dataclass
 
 import torch
 
 from sdstream import platform
 from sdstream.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point in the work of a device; on a CPU it is passed as soon as it is made."""
+
+    event: "torch.cuda.Event | None"
+
+    @property
+    def is_passed(self) -> bool:
+        return self.event is None or self.event.query()
+
+    def wait(self) -> None:
+        """Wait until the device has passed it."""
+        if self.event is not None:
+            self.event.synchronize()
+
+    def seconds_since(self, earlier: "Mark") -> float | None:
+        """The device's time between two marks that are passed; None where only the host's clock tells."""
+        if self.event is None or earlier.event is None:
+            return None
+        return earlier.event.elapsed_time(self.event) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +66,32 @@ class Device:
         """Errors after which the device is of no more use to this process. A lack of memory is not one of them."""
         return (torch.AcceleratorError,) if self.torch_device.type == "cuda" else ()
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether a call returns before the device has done the work."""
+        return self.torch_device.type == "cuda"
+
+    def mark(self) -> "Mark":
+        """A point behind all the work that this thread has given the device so far."""
+        if not self.is_asynchronous:
+            return Mark(None)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # a wait that spins would take a core from codecs
+        event.record()
+        return Mark(event)
+
+    def give_back(self) -> None:
+        """Return memory that torch keeps for later to the device, after something large was let go."""
+        gc.collect()
+        if self.torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def memory(self) -> tuple[int | None, int | None]:
-        """Bytes of the device used and present; unknown on a CPU, whose memory is not the worker's alone."""
+        """Bytes of the device used and present; on a CPU what this process holds of what it may hold, where the
+        system tells."""
         if self.torch_device.type != "cuda":
-            return None, None
+            return platform.process_memory(), platform.memory_limit()
         free, total = torch.cuda.mem_get_info(self.torch_device)
         return total - free, total
 
 
-__all__ = ["Device"]
+__all__ = ["Device", "Mark"]

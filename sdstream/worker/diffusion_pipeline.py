@@ -1,41 +1,38 @@
-"""A stream that diffuses: image processors, the frame, image processors."""
+"""A stream that diffuses: image processors, its seat in a call that streams share, image processors."""
 
+import threading
 from dataclasses import dataclass
-from pathlib import Path
-from weakref import WeakValueDictionary
 
 import torch
 
-from sdstream.diffusion.frame import Frame, Guidance
-from sdstream.diffusion.models import Model, load_model
-from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.frame import Guidance
+from sdstream.diffusion.models import Model
 from sdstream.diffusion.seeds import make_noise
-from sdstream.diffusion.sources import find_model, find_taesd
-from sdstream.diffusion.state import Knobs, copy_into, make_knobs, make_memory, stack
+from sdstream.diffusion.state import Knobs, Memory, make_knobs
 from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
-from sdstream.params.processors import Processor
-from sdstream.worker.colour import resize
-from sdstream.worker.pipelines import Progress, usable_processors
-from sdstream.worker.processors import ProcessorContext, run_processor
+from sdstream.worker.groups import GroupKey, StreamGroup, groups
+from sdstream.worker.load import CallKind
+from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
+from sdstream.worker.shelf import ModelShelf, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "controlnets")
 """Parameters that another pipeline is made for."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What params ask of a pipeline, made whole before any of it comes into force."""
+class DiffusionPlan:
+    """What params ask of a pipeline, made whole before any of it comes into force. `knobs` are of one stream."""
 
     params: StreamParams
-    before: tuple[Processor, ...]
-    after: tuple[Processor, ...]
+    stages: LaneStages
     guidance: Guidance
+    knobs: Knobs
     notes: tuple[str, ...]
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(Pipeline):
     """One stream on a loaded model. A picture leaves N - 1 pictures after it came, N being the denoising steps.
 
     The first picture fills all steps, so what leaves first is that picture and not the noise of an empty pipeline.
@@ -44,113 +41,140 @@ class DiffusionPipeline:
     def __init__(self, params: StreamParams, model: Model) -> None:
         """Raises `ModelUnavailable` when the params ask for something that cannot run here."""
         self._model = model
-        self._frames: dict[Guidance, Frame] = {}
-        self._plan, knobs = self._make_plan(params)
-        # In storage of its own: what was given shares the remembered prompts, and knobs are turned in place.
-        self._knobs = stack([knobs])
-        self._memory = make_memory(self._knobs)
-        self._primed = False
+        self._plan = make_plan(params, model)
+        self._group: StreamGroup | None = None
+        self._seat = 0
+        self._known: dict[Guidance, StreamGroup] = {}
+        """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
         self._previous: torch.Tensor | None = None
 
     @property
     def input_size(self) -> PictureSize:
-        return PictureSize(self._plan.params.width, self._plan.params.height)
+        return self._plan.stages.input_size
 
     @property
     def output_size(self) -> PictureSize:
-        return self._plan.params.output_size
+        return self._plan.stages.output_size
 
     @property
     def changes_nothing(self) -> bool:
         return False
 
     @property
+    def kind(self) -> CallKind:
+        params = self._plan.params
+        return CallKind(params.model_id, params.width, params.height, len(params.t_index_list))
+
+    @property
+    def group(self) -> StreamGroup | None:
+        return self._group
+
+    @property
+    def seat(self) -> int:
+        return self._seat
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
         return self._plan.notes
 
-    def apply(self, params: StreamParams) -> bool:
-        """Take params that keep the shapes of all tensors; see `Pipeline.apply`."""
+    def plan(self, params: StreamParams) -> DiffusionPlan | None:
+        """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
         old = self._plan.params
         if params.skip_diffusion or type(params) is not type(old):
-            return False
+            return None
         if any(getattr(params, name) != getattr(old, name) for name in FIXED):
-            return False
+            return None
         if len(params.t_index_list) != len(old.t_index_list):
-            return False
-        plan, knobs = self._make_plan(params)
-        copy_into(self._knobs, knobs)
+            return None
+        return make_plan(params, self._model)
+
+    def turn(self, plan: DiffusionPlan) -> None:
+        if self._group is not None and self._group.key.guidance == plan.guidance:
+            self._group.turn(self._seat, plan.knobs)
+        elif self._group is not None:  # another kind of guidance sits at another table, with the same memory
+            group, seat = self._join(plan, self._group.memory(self._seat))
+            self._group.leave(self._seat)
+            self._group, self._seat = group, seat
         self._plan = plan
-        return True
+
+    def begin(self, before: Pipeline | None) -> None:
+        if self._group is not None:
+            return
+        memory = None
+        if isinstance(before, DiffusionPipeline) and before.group is not None and self._continues(before):
+            memory = before.group.memory(before.seat)
+            self._previous = before._previous
+        self._group, self._seat = self._join(self._plan, memory)
+
+    def end(self) -> None:
+        group, self._group = self._group, None
+        self._known.clear()
+        if group is not None:
+            group.leave(self._seat)
 
     @torch.no_grad()
-    def process(self, image: torch.Tensor) -> torch.Tensor:
-        plan = self._plan
-        context = ProcessorContext(self._previous)
-        for processor in plan.before:
-            image = run_processor(processor.type, image, processor.params, context)
-        image = self._diffuse(resize(image, plan.params.width, plan.params.height))
-        for processor in plan.after:
-            image = run_processor(processor.type, image, processor.params, context)
-        size = plan.params.output_size
-        image = resize(image, size.width, size.height).clamp(0, 1)
-        remembers = any(processor.type == "feedback" for processor in (*plan.before, *plan.after))
-        self._previous = image if remembers else None
+    def before(self, image: torch.Tensor) -> torch.Tensor:
+        return self._plan.stages.before(image, self._previous)
+
+    @torch.no_grad()
+    def after(self, image: torch.Tensor) -> torch.Tensor:
+        image = self._plan.stages.after(image, self._previous)
+        self._previous = image if self._plan.stages.remembers else None
         return image
 
-    def _diffuse(self, image: torch.Tensor) -> torch.Tensor:
-        frame = self._frame(self._plan.guidance)
-        frames = 1 if self._primed or not frame.batched else frame.slots
-        self._primed = True
-        result = frame(image, self._knobs, self._memory)
-        copy_into(self._memory, result.memory)
-        for _ in range(frames - 1):
-            result = frame(image, self._knobs, self._memory)
-            copy_into(self._memory, result.memory)
-        return result.image.clamp(0, 1)
+    def _continues(self, before: "DiffusionPipeline") -> bool:
+        """Whether what that one remembers means the same here: latents of one family, as many and as large."""
+        mine, other = self._plan, before._plan
+        same_steps = len(mine.params.t_index_list) == len(other.params.t_index_list)
+        return self._model.family == before._model.family and same_steps and mine.stages.input_size == before.input_size
 
-    def _frame(self, guidance: Guidance) -> Frame:
-        if guidance not in self._frames:
-            self._frames[guidance] = Frame(
-                EagerNetworks(self._model.unet, self._model.vae),
-                slots=len(self._plan.params.t_index_list),
-                guidance=guidance,
-                prediction=self._model.schedule.prediction,
-                batched=self._plan.params.use_denoising_batch,
-            )
-        return self._frames[guidance]
+    def _join(self, plan: DiffusionPlan, memory: Memory | None) -> tuple[StreamGroup, int]:
+        params = plan.params
+        key = GroupKey(
+            self._model,
+            params.width,
+            params.height,
+            len(params.t_index_list),
+            plan.guidance,
+            params.use_denoising_batch,
+        )
+        group = self._known[plan.guidance] = groups.find(key, plan.knobs)
+        return group, group.join(plan.knobs, memory)
 
-    def _make_plan(self, params: StreamParams) -> tuple[_Plan, Knobs]:
-        _refuse_what_cannot_run(params)
-        model = self._model
+
+_encoding = threading.Lock()
+"""Text encoders remember what they encoded, and plans are made on several threads."""
+
+
+@torch.no_grad()
+def make_plan(params: StreamParams, model: Model) -> DiffusionPlan:
+    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here."""
+    _refuse_what_cannot_run(params)
+    stages = LaneStages.of(params)
+    with _encoding:
         prompt = model.prompts.encode(
             params.prompt, method=params.prompt_interpolation_method, normalise=params.normalize_prompt_weights
         )
         negative = model.prompts.encode_negative(params.negative_prompt)
-        noise = make_noise(
-            params.seed,
-            (len(params.t_index_list), *model.latent_shape(params.width, params.height)),
-            method=params.seed_interpolation_method,
-            normalise=params.normalize_seed_weights,
-        )
-        knobs = make_knobs(
-            model.schedule.tables(params.t_index_list, params.num_inference_steps),
-            noise.to(model.device),
-            prompt.conditioning,
-            negative.conditioning,
-            guidance=params.guidance_scale,
-            delta=params.delta,
-            renoise=params.do_add_noise,
-            time_ids=model.time_ids(params.width, params.height),
-        )
-        plan = _Plan(
-            params,
-            usable_processors(params.image_preprocessing),
-            usable_processors(params.image_postprocessing),
-            choose_guidance(params),
-            prompt.notes + tuple(f"negative: {note}" for note in negative.notes),
-        )
-        return plan, knobs
+    noise = make_noise(
+        params.seed,
+        (len(params.t_index_list), *model.latent_shape(params.width, params.height)),
+        method=params.seed_interpolation_method,
+        normalise=params.normalize_seed_weights,
+    )
+    knobs = make_knobs(
+        model.schedule.tables(params.t_index_list, params.num_inference_steps),
+        noise.to(model.device),
+        prompt.conditioning,
+        negative.conditioning,
+        guidance=params.guidance_scale,
+        delta=params.delta,
+        renoise=params.do_add_noise,
+        time_ids=model.time_ids(params.width, params.height),
+    )
+    notes = prompt.notes + tuple(f"negative: {note}" for note in negative.notes)
+    return DiffusionPlan(params, stages, choose_guidance(params), knobs, notes)
 
 
 def choose_guidance(params: StreamParams) -> Guidance:
@@ -162,37 +186,15 @@ def choose_guidance(params: StreamParams) -> Guidance:
     return "initialize" if params.guidance_scale > 1 and params.negative_prompt.strip() else "self"
 
 
-def load_diffusion(params: StreamParams, source: str, device: torch.device, progress: Progress) -> DiffusionPipeline:
-    """A pipeline for `params` on the model at `source`. Raises `ModelUnavailable`, naming what is missing."""
+def load_diffusion(
+    params: StreamParams, wanted: WantedModel, device: torch.device, progress: Progress
+) -> DiffusionPipeline:
+    """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    pipeline = DiffusionPipeline(params, _shelf.get(source, params, device, progress))
-    for note in pipeline.notes:
-        progress(note, None)
-    return pipeline
+    return DiffusionPipeline(params, shelf.get(wanted, device, progress))
 
 
-class _ModelShelf:
-    """Loaded models, each once for all streams. The last one stays when no stream has it, until another is loaded."""
-
-    def __init__(self) -> None:
-        self._models: WeakValueDictionary[tuple[Path, str], Model] = WeakValueDictionary()
-        self._last: Model | None = None
-
-    def get(self, source: str, params: StreamParams, device: torch.device, progress: Progress) -> Model:
-        directory = find_model(source)
-        key = (directory.resolve(), str(device))
-        model = self._models.get(key)
-        if model is None or model.family != params.family:
-            self._last = None  # make room first
-            model = load_model(
-                directory, params.family, device, taesd_elsewhere=find_taesd(params.family), progress=progress
-            )
-            self._models[key] = model
-        self._last = model
-        return model
-
-
-_shelf = _ModelShelf()
+shelf = ModelShelf()
 
 
 def _refuse_what_cannot_run(params: StreamParams) -> None:
@@ -201,8 +203,6 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
     cached = getattr(params, "cached_attention", None)
     latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
     asked = {
-        "lora_dict": bool(params.lora_dict),
-        "use_lcm_lora": params.family == "sd15" and params.use_lcm_lora,
         "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
         "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
         "cached_attention": bool(cached and cached.enabled),
@@ -216,4 +216,4 @@ def _refuse_what_cannot_run(params: StreamParams) -> None:
         )
 
 
-__all__ = ["DiffusionPipeline", "choose_guidance", "load_diffusion"]
+__all__ = ["DiffusionPipeline", "DiffusionPlan", "choose_guidance", "load_diffusion", "make_plan", "shelf"]

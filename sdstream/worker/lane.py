@@ -154,15 +154,15 @@ class WorkerLane:
         with self._lock:
             self._set_status(self._status)
 
-    def attach(self, channel: Channel, memory_prefix: str) -> None:
-        """A worker is ready: open the lane there, with the newest params."""
+    def attach(self, channel: Channel, memory_prefix: str, *, alone: bool = False) -> None:
+        """A worker is ready: open the lane there, with the newest params; `alone` as in `OpenLane`."""
         with self._lock:
             if self._closed:
                 return
             self._channel = channel
             self._memory_prefix = memory_prefix
             given = self._handover.begin()
-            channel.send(OpenLane(self.number, self.stream_id, given.text, given.revision, given.image))
+            channel.send(OpenLane(self.number, self.stream_id, given.text, given.revision, given.image, alone))
             self._set_status(LaneStatus(LanePhase.LOADING, given.revision))
             self._pump()
 

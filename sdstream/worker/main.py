@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdstream import platform
 from sdstream.clock import SystemClock
-from sdstream.errors import InternalError, SdstreamError
+from sdstream.errors import InternalError
 from sdstream.worker.channel import Channel
+from sdstream.worker.load import LoadMeter
 from sdstream.worker.messages import (
     TO_WORKER,
     CloseLane,
     Configure,
+    Ending,
     OpenLane,
     PictureIn,
     Ping,
@@ -32,10 +34,12 @@ from sdstream.worker.messages import (
     Warm,
 )
 from sdstream.worker.reception import Reception
-from sdstream.worker.scheduler import Scheduler, Turn
+from sdstream.worker.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from sdstream.worker.devices import Device
+    from sdstream.worker.loop import Loop
+    from sdstream.worker.preparation import Preparation
     from sdstream.worker.work import LaneWork
 
 
@@ -45,9 +49,12 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._clock = SystemClock()
-        self._scheduler = Scheduler(self._clock)
+        self._scheduler = Scheduler(self._clock)  # until it is configured
+        self._meter = LoadMeter()
         self._lanes: dict[int, LaneWork] = {}
-        self._reception = Reception(channel, self._on_message, self._end, self._scheduler.wake)
+        self._reception = Reception(channel, self._on_message, self._end, lambda: self._scheduler.wake())
+        self._preparation: Preparation | None = None
+        self._loop: Loop | None = None
         self._stopping = False
         self._configured = threading.Event()
         self._configure: Configure | None = None
@@ -61,6 +68,8 @@ class Worker:
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
         from sdstream.worker.devices import Device
+        from sdstream.worker.loop import Loop, any_slow
+        from sdstream.worker.preparation import Preparation
         from sdstream.worker.work import LaneWork
 
         torch.set_num_threads(threads)
@@ -69,38 +78,37 @@ class Worker:
         self._configured.wait()
         if self._configure is None:
             return  # stopped before it began
+        settings = Settings.model_validate(json.loads(self._configure.settings))
         self._make_lane = LaneWork
-        self._models = ModelTable.from_settings(Settings.model_validate(json.loads(self._configure.models)))
+        self._models = ModelTable.from_settings(settings)
         self._device = Device.choose(self._configure.device)
+        self._scheduler = Scheduler(self._clock, settings.batch_window, settings.batch_size)
+        self._preparation = Preparation(self._scheduler, self._device, self._clock)
+        self._loop = loop = Loop(
+            self._scheduler,
+            self._lanes,
+            self._preparation,
+            self._device,
+            self._meter,
+            self._clock,
+            overlap=settings.worker_overlap,
+            before_long=self._reception.call_helper,
+        )
         self._channel.send(Ready(self._device.name, self._device.processor))
         self._reception.relieve_helper()
-        while not self._stopping:
-            turn = self._scheduler.take()
-            if turn is not None:
-                self._serve(turn)
-            elif not self._reception.read_here():
-                self._scheduler.wait()
-
-    def _serve(self, turn: Turn) -> None:
-        assert self._device is not None
-        lane = self._lanes.get(turn.lane)
-        if lane is None:
-            return
-        if turn.params is not None or (turn.picture is not None and not lane.is_short(turn.picture)):
-            self._reception.call_helper()
         try:
-            if turn.params is not None:
-                lane.apply(turn.params)
-            if turn.picture is not None:
-                lane.make(turn.picture)
-        except self._device.fatal_errors:
-            raise  # the device is lost for every lane; only a new process helps
-        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
-            if not isinstance(error, SdstreamError):
-                traceback.print_exc()
-            lane.fail(error, None if turn.params is None else turn.params.revision, turn.picture)
-        if self._reception.helper_reads and not any(lane.is_slow for lane in self._lanes.copy().values()):
-            self._reception.relieve_helper()
+            while not self._stopping:
+                if loop.step():
+                    if self._reception.helper_reads and not any_slow(self._lanes):
+                        self._reception.relieve_helper()
+                elif not self._reception.read_here():
+                    self._scheduler.wait()
+        except (torch.OutOfMemoryError, *self._device.fatal_errors) as error:
+            # The device is lost for every lane, or full; only a new process helps.
+            from sdstream.worker.outcomes import code_and_words
+
+            self._channel.send(Ending(*code_and_words(error)))
+            raise
 
     def _end(self, error: Exception | None) -> NoReturn:
         if error is not None:
@@ -116,10 +124,7 @@ class Worker:
                 if lane := self._lanes.get(message.lane):
                     lane.take_back(message.ring, message.slots)
             case Ping():
-                used, total = (None, None) if self._device is None else self._device.memory()
-                self._channel.send(
-                    Pong(message.number, self._scheduler.busy_seconds, self._scheduler.is_loading, used, total)
-                )
+                self._channel.send(self._pong(message.number))
             case UseRing():
                 if lane := self._lanes.get(message.lane):
                     lane.use_ring(message)
@@ -129,7 +134,6 @@ class Worker:
             case OpenLane():
                 self._open(message)
             case CloseLane():
-                self._lanes.pop(message.lane, None)
                 self._scheduler.close(message.lane)
             case Configure():
                 self._configure = message
@@ -140,6 +144,20 @@ class Worker:
                 self._scheduler.wake()
             case _:
                 raise InternalError(f"a message the worker does not take: {type(message).__name__}")
+
+    def _pong(self, number: int) -> Pong:
+        used, total = (None, None) if self._device is None else self._device.memory()
+        calls, seconds = self._meter.totals()
+        return Pong(
+            number,
+            0.0 if self._loop is None else self._loop.busy_seconds,
+            0.0 if self._preparation is None else self._preparation.loading_seconds,
+            used,
+            total,
+            self._meter.loads(),
+            calls,
+            seconds,
+        )
 
     def _open(self, message: OpenLane) -> None:
         assert self._device is not None
@@ -155,7 +173,7 @@ class Worker:
             clock=self._clock,
         )
         self._lanes[message.lane] = lane
-        self._scheduler.open(message.lane, lane.take_params(message))
+        self._scheduler.open(message.lane, lane.take_params(message), alone=message.alone)
 
 
 def main() -> None:
@@ -165,10 +183,15 @@ def main() -> None:
     platform.ignore_interrupts()
     faulthandler.enable()
     channel = Channel(platform.received_socket(greeting["socket"]), TO_WORKER)
-    Worker(channel).run(greeting["threads"])
+    status = 0
+    try:
+        Worker(channel).run(greeting["threads"])
+    except Exception:  # noqa: BLE001 - the process ends with it, and must not wait for threads that load
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # at once: nothing is left to save, and unloading torch takes longer than the server waits
+    os._exit(status)  # at once: nothing is left to save, and unloading torch takes longer than the server waits
 
 
 if __name__ == "__main__":

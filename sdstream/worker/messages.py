@@ -29,8 +29,8 @@ class Configure(Message):
     """The first message to a worker: begin to work with these settings. A spare one waits until it comes."""
 
     device: str
-    models: str
-    """The settings' model table, as JSON."""
+    settings: str
+    """The settings that the worker reads, as JSON: those of `WORKER_SETTINGS` in `client.py`."""
     memory_prefix: str
     """How names of shared memory begin, so that the server can sweep them."""
 
@@ -51,6 +51,9 @@ class OpenLane(Message):
     revision: int
     image: str | None = None
     """The style image that `params` only name, a data URI; None when the worker was given it for this lane before."""
+    alone: bool = False
+    """The lane may have ended the worker before: until it has made a good picture, what it does for the first time is
+    done while no other lane does something for the first time."""
 
 
 class UpdateLane(Message):
@@ -112,19 +115,38 @@ class Ready(Message):
     processor: str
 
 
+class CallLoad(msgspec.Struct, array_like=True, frozen=True):
+    """What one kind of calls takes: `seconds` is the mean by the number of streams in a call, `stream_bytes` what one
+    stream holds of the device's memory. `model_id` is empty for image processors alone."""
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+    seconds: dict[int, float]
+    stream_bytes: int
+
+
 class Pong(Message):
     number: int
     busy_seconds: float
-    """How long the picture or load under way has taken so far; 0 between them."""
-    loading: bool
-    """It is a load: params are being brought into force."""
+    """How long the call under way has taken so far; 0 between them."""
+    loading_seconds: float
+    """How long a load beside the calls has said nothing of its progress; 0 without one."""
     memory_used: int | None
     memory_total: int | None
+    loads: list[CallLoad]
+    """What calls take, by kind; the one that was called last comes last."""
+    calls: dict[int, int]
+    """Calls by their number of streams, since the process began."""
+    call_seconds: dict[int, float]
+    """The seconds that those took together."""
 
 
 class AtWork(Message):
-    """The worker is about to do something for the first time: to bring params of `revision` into force, or to make the
-    first picture under them. What becomes of that, the lane's next report tells, or the end of the process."""
+    """The worker is about to do something for the first time: to prepare params of `revision`, or to make the first
+    picture under them, perhaps together with other lanes. What becomes of that, a later report of the lane about that
+    revision tells, or the end of the process."""
 
     lane: int
     revision: int
@@ -146,6 +168,13 @@ class PictureOut(Message):
     queue_seconds: float
 
 
+class Ending(Message):
+    """The process is about to end, and why; `code` is one of `sdstream.errors`."""
+
+    code: str
+    message: str
+
+
 class LaneReport(Message):
     """`worker.ports.LaneStatus` of one lane."""
 
@@ -161,7 +190,7 @@ class LaneReport(Message):
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned
-ToServer = Warm | Ready | Pong | UseRing | AtWork | PictureOut | SlotsReturned | LaneReport
+ToServer = Warm | Ready | Pong | UseRing | AtWork | Ending | PictureOut | SlotsReturned | LaneReport
 
 _ENCODER = msgspec.msgpack.Encoder()
 TO_WORKER: "msgspec.msgpack.Decoder[ToWorker]" = msgspec.msgpack.Decoder(ToWorker)
@@ -211,8 +240,10 @@ __all__ = [
     "TO_SERVER",
     "TO_WORKER",
     "AtWork",
+    "CallLoad",
     "CloseLane",
     "Configure",
+    "Ending",
     "LaneReport",
     "Message",
     "OpenLane",

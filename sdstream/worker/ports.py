@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
 from sdstream.params import StreamParams
 
@@ -95,6 +96,8 @@ class WorkerHealth:
     memory_used: int | None = None
     memory_total: int | None = None
     last_error: str | None = None
+    last_error_code: str = WorkerUnavailable.code
+    """Of `sdstream.errors`: why the process ended last."""
     last_restart_logs: tuple[str, ...] = ()
     faults: int = 0
     """Defects in the supervision of the process that were caught."""

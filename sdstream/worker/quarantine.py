@@ -3,6 +3,10 @@
 The worker says what it is about to do for the first time; a process that ends in the middle of that is held against
 the lane. One such death may be chance, so the lane is tried again; with the next it is kept away from the worker until
 its params change, because every death takes the worker from all other streams too. A good picture clears the lane.
+
+Lanes do things for the first time side by side: pictures of several ride in one call, params are prepared beside it. So
+a death may have several suspects. It convicts none of them; each is tried again while no other lane does anything for
+the first time, and what ends the process then has one author.
 """
 
 from dataclasses import dataclass, replace
@@ -22,10 +26,15 @@ class Conduct:
     held: bool = False
     """In quarantine: no worker is to get this lane."""
 
+    @property
+    def is_suspected(self) -> bool:
+        """It is to be tried alone."""
+        return self.deaths > 0
 
-def after_death(conduct: Conduct) -> Conduct:
-    """A worker ended while it was at work for this lane."""
-    deaths = min(conduct.deaths + 1, DEATHS_LIMIT)
+
+def after_death(conduct: Conduct, *, alone: bool = True) -> Conduct:
+    """A worker ended while it was at work for this lane, and for no other if `alone`."""
+    deaths = min(conduct.deaths + 1, DEATHS_LIMIT) if alone else max(conduct.deaths, 1)
     return Conduct(deaths, held=deaths >= DEATHS_LIMIT)
 
 
@@ -36,7 +45,11 @@ def after_update(conduct: Conduct) -> Conduct:
 
 def ends_work(work: AtWork, report: LaneReport) -> bool:
     """Whether `report` says that the worker survived `work`."""
-    return report.lane == work.lane and report.phase != LanePhase.LOADING
+    if report.lane != work.lane or report.phase == LanePhase.LOADING:
+        return False
+    # A report about older params says nothing of newer ones, which are prepared beside them.
+    answers = max(report.revision, report.refused_revision or 0)
+    return answers >= work.revision or report.phase == LanePhase.FAILED
 
 
 def clears(work: AtWork, report: LaneReport) -> bool:
@@ -51,10 +64,15 @@ class Quarantine:
     def __init__(self) -> None:
         self._conducts: dict[int, Conduct] = {}
 
-    def note_death(self, lane: int) -> bool:
-        """A worker ended while it was at work for `lane`; returns whether the lane is in quarantine now."""
-        conduct = self._conducts[lane] = after_death(self._conducts.get(lane, Conduct()))
-        return conduct.held
+    def note_death(self, *lanes: int) -> set[int]:
+        """A worker ended while it was at work for these lanes; returns which of them are in quarantine now."""
+        for lane in lanes:
+            self._conducts[lane] = after_death(self._conducts.get(lane, Conduct()), alone=len(lanes) == 1)
+        return {lane for lane in lanes if self.holds(lane)}
+
+    def suspects(self, lane: int) -> bool:
+        """Whether a worker is to try the lane alone."""
+        return self._conducts.get(lane, Conduct()).is_suspected
 
     def holds(self, lane: int) -> bool:
         return self._conducts.get(lane, Conduct()).held

@@ -1,15 +1,27 @@
-"""Which lane of the worker is served next: a fair turn over the lanes, the newest picture of each.
+"""What the working thread does next: the book of all lanes, from which `batching.py` chooses. No torch here.
 
-Whichever thread reads the line puts in, the working thread takes out. No torch here.
+Whichever thread reads the line puts in, threads that prepare hand in what they made, the working thread takes out.
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StyleImage
+from sdstream.worker.batching import (
+    FIRST_INTERVAL,
+    LONGEST_INTERVAL,
+    Call,
+    Pause,
+    Rider,
+    Trial,
+    choose,
+    may_try,
+    next_interval,
+)
 from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import Arrival, FrameRing, Inbox
 
@@ -55,42 +67,93 @@ class WantedParams:
     image: StyleImage | None = None
 
 
-@dataclass(slots=True)
-class Turn:
-    """What the working thread does next for one lane: first new params if there are any, else one picture."""
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """A turn: have these params prepared. The lane is given no further ones until `Scheduler.settle`."""
 
     lane: int
-    params: WantedParams | None = None
-    picture: WaitingPicture | None = None
+    params: WantedParams
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A turn: what was prepared for a lane comes into force."""
+
+    lane: int
+    prepared: object
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A turn: the lane is closed; free what it holds."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A turn: make these pictures in one call."""
+
+    pictures: dict[int, WaitingPicture]
+
+
+Turn = Prepare | Swap | Leave | Batch
 
 
 @dataclass(slots=True)
 class _Queue:
+    params: WantedParams | None
+    alone: bool
+    """The lane is suspected of having ended a process: until it made a good picture it is tried alone."""
     inbox: Inbox[WaitingPicture] = field(default_factory=Inbox[WaitingPicture])
-    params: WantedParams | None = None
+    ready: bool = False
+    """Whether pictures can be made: some params are in force."""
     room: bool = True
     """Whether a result could be written now."""
+    group: Hashable = None
+    since: float | None = None
+    interval: float | None = None
+    arrived_at: float | None = None
+    served: int = 0
+    preparing: bool = False
+    fresh: bool = False
+    """The next picture is the first under its params."""
+    proving: bool = False
+    """That picture is being made."""
 
     @property
-    def has_work(self) -> bool:
-        return self.params is not None or (self.room and len(self.inbox) > 0)
+    def has_picture(self) -> bool:
+        return self.ready and self.room and len(self.inbox) > 0
+
+    @property
+    def has_untried(self) -> bool:
+        return (self.params is not None and not self.preparing) or (self.fresh and self.has_picture)
 
 
 class Scheduler:
-    """Lanes take turns; a lane waits at most for one turn of each other lane that has something to do."""
+    """Gives the working thread its turns: what closes and what changes lanes first, then pictures.
 
-    def __init__(self, clock: Clock) -> None:
+    Lanes that were never put in a group ride alone and take turns. `window` is how long a call may be held for lanes
+    that are about to have a picture, in seconds; at most `most` lanes ride in one.
+    """
+
+    def __init__(self, clock: Clock, window: float = 0.0, most: int = 8) -> None:
         self._clock = clock
+        self._window = window
+        self._most = most
         self._condition = threading.Condition()
         self._queues: OrderedDict[int, _Queue] = OrderedDict()
+        self._prepared: deque[Swap] = deque()
+        self._closed: deque[Leave] = deque()
         self._woken = False
-        self._busy_since: float | None = None
-        self.is_loading = False
-        """The present turn brings params into force, which may load a model."""
+        self._calls = 0
 
-    def open(self, lane: int, params: WantedParams) -> None:
+    # -- the reading thread
+
+    def open(self, lane: int, params: WantedParams, *, alone: bool = False) -> None:
+        """A new lane; `alone` has its untried work done while no other untried work is."""
         with self._condition:
-            self._queues[lane] = _Queue(params=params)
+            self._queues[lane] = _Queue(params, alone)
             self._condition.notify()
 
     def update(self, lane: int, params: WantedParams) -> None:
@@ -102,9 +165,11 @@ class Scheduler:
                 self._condition.notify()
 
     def close(self, lane: int) -> None:
-        """Forget the lane with all that waits in it."""
+        """Forget the lane with all that waits in it; the working thread gets a last turn for it."""
         with self._condition:
-            self._queues.pop(lane, None)
+            if self._queues.pop(lane, None) is not None:
+                self._closed.append(Leave(lane))
+                self._condition.notify()
 
     def put(self, lane: int, picture: WaitingPicture) -> WaitingPicture | None:
         """Store a picture; returns the one whose slot is free now: the replaced one, or this one of no lane."""
@@ -112,6 +177,14 @@ class Scheduler:
             queue = self._queues.get(lane)
             if queue is None:
                 return picture
+            now = self._clock.monotonic()
+            if picture.message.keep:  # of a file: it is in no hurry, however fast it comes
+                queue.interval = LONGEST_INTERVAL
+            elif queue.arrived_at is not None:
+                queue.interval = next_interval(queue.interval, now - queue.arrived_at)
+            queue.arrived_at = now
+            if queue.since is None:
+                queue.since = now
             replaced = queue.inbox.put(Arrival(picture, picture.message.keep))
             self._condition.notify()
             return replaced
@@ -124,52 +197,159 @@ class Scheduler:
                 queue.room = room
                 self._condition.notify()
 
-    def take(self) -> Turn | None:
-        """The next turn, None when there is nothing to do. The turn before is over with this call."""
+    # -- threads that prepare
+
+    def offer(self, lane: int, prepared: object) -> None:
+        """Hand in what was made for a `Prepare`, or why it could not be; of a closed lane nothing happens."""
         with self._condition:
-            turn = self._pick()
-            self._busy_since = None if turn is None else self._clock.monotonic()
-            self.is_loading = turn is not None and turn.params is not None
-            return turn
+            if lane in self._queues:
+                self._prepared.append(Swap(lane, prepared))
+                self._condition.notify()
+
+    # -- the working thread
+
+    def take(self) -> Turn | None:
+        """The next turn; None when there is nothing to do now."""
+        with self._condition:
+            return self._control() or self._call()
 
     def wait(self) -> None:
         """Wait until there is something to do, or until `wake`."""
         with self._condition:
-            while not self._woken and not self._has_work():
-                self._condition.wait()
+            while not self._woken and not self._prepared and not self._closed and self._next_params() is None:
+                choice = self._choice()
+                if isinstance(choice, Call):
+                    break
+                self._condition.wait(None if choice is None else max(0.0, choice.until - self._clock.monotonic()))
             self._woken = False
 
     def wake(self) -> None:
-        """Make `wait` return, or the next one if nobody waits now."""
+        """Make `wait` return, or the next one if nobody waits now. From any thread."""
         with self._condition:
             self._woken = True
             self._condition.notify()
+
+    def settle(self, lane: int, group: Hashable, *, in_force: bool) -> None:
+        """A `Prepare` is over, and some params are in force: the lane rides in `group` and takes params again.
+
+        `in_force` says that new params are, so its next picture is untried.
+        """
+        with self._condition:
+            queue = self._queues.get(lane)
+            if queue is not None:
+                queue.preparing = False
+                queue.ready = True
+                queue.group = group
+                queue.fresh = queue.fresh or in_force
+
+    def hold(self, lane: int, *, preparing: bool) -> None:
+        """No params are in force any more, so pictures wait; `preparing` says whether some are on their way."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            if queue is not None:
+                queue.ready = queue.fresh = queue.proving = False
+                queue.preparing = preparing
+
+    def prove(self, lane: int) -> None:
+        """The first picture under its params is made."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            if queue is not None:
+                queue.proving = queue.alone = False
 
     def drain(self, lane: int) -> list[WaitingPicture]:
         """Take all pictures that wait in a lane."""
         with self._condition:
             queue = self._queues.get(lane)
-            return [] if queue is None else queue.inbox.clear()
+            if queue is None:
+                return []
+            queue.since = None
+            return queue.inbox.clear()
 
-    @property
-    def busy_seconds(self) -> float:
-        """How long the present turn has taken so far."""
-        since = self._busy_since
-        return 0.0 if since is None else self._clock.monotonic() - since
+    # -- below: with the condition held
 
-    def _pick(self) -> Turn | None:
+    def _control(self) -> Turn | None:
+        if self._closed:
+            return self._closed.popleft()
+        while self._prepared:
+            swap = self._prepared.popleft()
+            if swap.lane in self._queues:
+                return swap
+        lane = self._next_params()
+        if lane is None:
+            return None
+        queue = self._queues[lane]
+        params, queue.params = queue.params, None
+        assert params is not None
+        queue.preparing = True
+        self._queues.move_to_end(lane)
+        return Prepare(lane, params)
+
+    def _next_params(self) -> int | None:
         for lane, queue in self._queues.items():
-            if not queue.has_work:
-                continue
-            self._queues.move_to_end(lane)
-            if queue.params is not None:
-                params, queue.params = queue.params, None
-                return Turn(lane, params=params)
-            return Turn(lane, picture=queue.inbox.take())
+            if queue.params is not None and not queue.preparing and may_try(self._trial(), queue.alone):
+                return lane
         return None
 
-    def _has_work(self) -> bool:
-        return any(queue.has_work for queue in self._queues.values())
+    def _call(self) -> Batch | None:
+        choice = self._choice()
+        if not isinstance(choice, Call):
+            return None
+        self._calls += 1
+        pictures: dict[int, WaitingPicture] = {}
+        now = self._clock.monotonic()
+        for lane in choice.lanes:
+            queue = self._queues[lane]
+            picture = queue.inbox.take()
+            assert picture is not None
+            pictures[lane] = picture
+            queue.since = now if len(queue.inbox) else None
+            queue.served = self._calls
+            queue.proving, queue.fresh = queue.proving or queue.fresh, False
+        return Batch(pictures)
+
+    def _choice(self) -> Call | Pause | None:
+        ready = {lane: queue for lane, queue in self._queues.items() if queue.has_picture and self._may_ride(queue)}
+        if not ready:
+            return None
+        if len(ready) == 1:
+            ((lane, queue),) = ready.items()
+            if queue.group is None:
+                return Call((lane,))
+        return choose(self._riders(ready), self._clock.monotonic(), self._window, self._most)
+
+    def _riders(self, ready: dict[int, _Queue]) -> Iterator[Rider]:
+        for lane, queue in self._queues.items():
+            waits = lane in ready
+            if not waits and queue.group is None:
+                continue
+            interval = queue.interval or FIRST_INTERVAL
+            expected = (
+                queue.arrived_at is not None and queue.ready and queue.room and not waits and not len(queue.inbox)
+            )
+            yield Rider(
+                lane,
+                lane if queue.group is None else queue.group,
+                queue.since if waits else None,
+                interval,
+                queue.arrived_at + interval if expected and queue.arrived_at is not None else None,
+                queue.served,
+                queue.alone and queue.fresh,
+            )
+
+    def _may_ride(self, queue: _Queue) -> bool:
+        return not queue.fresh or may_try(self._trial(), queue.alone)
+
+    def _trial(self) -> Trial:
+        under_way = [queue for queue in self._queues.values() if queue.preparing or queue.proving]
+        return Trial(
+            any_under_way=bool(under_way),
+            alone_under_way=any(queue.alone for queue in under_way),
+            alone_waits=self._some_wait_alone(self._queues.values()),
+        )
+
+    def _some_wait_alone(self, queues: Iterable[_Queue]) -> bool:
+        return any(queue.alone and queue.has_untried for queue in queues)
 
 
-__all__ = ["Scheduler", "Turn", "WaitingPicture", "WantedParams"]
+__all__ = ["Batch", "Leave", "Prepare", "Scheduler", "Swap", "Turn", "WaitingPicture", "WantedParams"]

@@ -8,6 +8,10 @@ from sdstream.errors import InternalError, ModelUnavailable, RequestError, Worke
 from sdstream.frames import I420Frame
 from sdstream.worker.ring import FrameRing
 
+MODEL_ERRORS: dict[str | None, type[ModelUnavailable]] = {
+    kind.code: kind for kind in (ModelUnavailable, *ModelUnavailable.__subclasses__())
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -35,8 +39,8 @@ def reject(result: "asyncio.Future[I420Frame]", error: RequestError) -> None:
 
 def failure(code: str | None, message: str | None) -> RequestError:
     """The error of a lane's status, as an exception."""
-    if code == ModelUnavailable.code:
-        return ModelUnavailable(message or "the stream's model is not available")
+    if code in MODEL_ERRORS:
+        return MODEL_ERRORS[code](message or "the stream's model is not available")
     if code == WorkerEndedByStream.code:
         return WorkerEndedByStream(message or "this stream ended the worker")
     return InternalError(message or "the lane gave the picture up")

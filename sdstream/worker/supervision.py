@@ -24,7 +24,7 @@ BLIND_GAP = 1.0
 PICTURE_LIMIT = 60.0
 """Seconds after which one picture counts as hung although the process answers pings."""
 LOAD_LIMIT = 900.0
-"""The same for bringing params into force: a large model on a network volume takes minutes."""
+"""The same for a load: a large model on a network volume takes minutes."""
 
 
 class Action(StrEnum):
@@ -72,9 +72,9 @@ class SupervisionState:
     checked_at: float = 0.0
     """When the supervisor last looked."""
     busy_seconds: float = 0.0
-    """How long the present picture, or load, took at the last pong."""
-    loading: bool = False
-    """At the last pong it was a load."""
+    """How long the present call took at the last pong."""
+    loading_seconds: float = 0.0
+    """How long a load beside it had told of no progress."""
     quick_failures: int = 0
     next_spare_at: float = 0.0
     restarts: int = 0
@@ -91,7 +91,7 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
     if state.pinged_at > state.heard_at and now - state.heard_at > limits.ping_timeout:
         return Action.KILL_MUTE
-    if state.busy_seconds > (limits.load_limit if state.loading else limits.picture_limit):
+    if state.busy_seconds > limits.picture_limit or state.loading_seconds > limits.load_limit:
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
 
@@ -135,7 +135,15 @@ def started(state: SupervisionState, now: float) -> SupervisionState:
     if state.phase is WorkerPhase.FAILED:
         phase = WorkerPhase.FAILED  # until one is ready
     return replace(
-        state, phase=phase, running=True, started_at=now, ready_at=None, heard_at=now, pinged_at=0.0, busy_seconds=0.0
+        state,
+        phase=phase,
+        running=True,
+        started_at=now,
+        ready_at=None,
+        heard_at=now,
+        pinged_at=0.0,
+        busy_seconds=0.0,
+        loading_seconds=0.0,
     )
 
 
@@ -167,6 +175,7 @@ def ended(state: SupervisionState, now: float, *, by_lane: bool = False) -> Supe
         quick_failures=failures,
         restarts=state.restarts + 1,
         busy_seconds=0.0,
+        loading_seconds=0.0,
     )
 
 

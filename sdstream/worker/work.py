@@ -1,14 +1,13 @@
-"""The worker's end of a lane: its rings, its pipeline, and the making of one picture."""
+"""The worker's end of a lane: its rings, its pipeline, and what becomes of each of its pictures."""
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from sdstream.clock import Clock
-from sdstream.errors import InternalError, SdstreamError
-from sdstream.frames import PictureSize, Plane
+from sdstream.errors import InternalError
+from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
 from sdstream.worker.messages import (
@@ -23,7 +22,8 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
-from sdstream.worker.pipelines import Pipeline, make_pipeline
+from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
+from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
@@ -31,19 +31,11 @@ from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
 Send = Callable[[Message], None]
 
 
-class Refusal(NamedTuple):
-    """Params that could not be brought into force, and why."""
-
-    revision: int
-    code: str
-    message: str
-
-
 class LaneWork:
     """One lane in the worker.
 
-    Whichever thread reads the line calls `take_params`, `use_ring`, `accept` and `take_back`; the working thread calls
-    `apply`, `make` and `fail`.
+    Whichever thread reads the line calls `take_params`, `use_ring`, `accept` and `take_back`; threads that prepare call
+    `prepare`, `load` and `progress`; all else is for the working thread.
     """
 
     def __init__(
@@ -74,17 +66,19 @@ class LaneWork:
         self._ledger = SlotLedger(0)
         self._image: StyleImage | None = None
         self._pipeline: Pipeline | None = None
+        self._in_force: WantedParams | None = None
         self._revision = 0
         self._refusal: Refusal | None = None
         self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
         self.failed = False
+        self.preparing = False
 
     # -- the reading thread
 
     def take_params(self, message: OpenLane | UpdateLane) -> WantedParams:
-        """What `apply` is to be given for this message, with the style image that it or one before it brought."""
+        """What is to be prepared for this message, with the style image that it or one before it brought."""
         if message.image is not None:
             self._image = StyleImage(message.image)
         return WantedParams(message.params, message.revision, self._image)
@@ -116,62 +110,177 @@ class LaneWork:
                 self._ledger.give_back(slot)
             self._scheduler.set_room(self.number, self._ledger.free > 0)
 
-    # -- the working thread
+    # -- threads that prepare
 
-    def apply(self, wanted: WantedParams) -> None:
-        """Bring params into force, by a new pipeline where the present one cannot take them.
+    def read(self, wanted: WantedParams) -> StreamParams:
+        """Raises `InvalidParams`."""
+        images = {} if wanted.image is None else {wanted.image.digest: wanted.image}
+        return load_params(wanted.text, self._models, images)
 
-        When it raises, the lane is as it was: `fail` with the revision says what that means.
-        """
+    def prepare(self, wanted: WantedParams, params: StreamParams) -> Prepared | None:
+        """A plan of these params for the present pipeline; None when another one is needed."""
+        pipeline = self._pipeline
+        plan = None if pipeline is None else pipeline.plan(params)
+        return None if plan is None else Prepared(wanted, params, plan=plan, planned_for=pipeline)
+
+    def load(self, wanted: WantedParams, params: StreamParams, progress: Progress) -> Prepared:
+        """Another pipeline for these params; the present one goes on meanwhile."""
+        pipeline = make_pipeline(params, self._device, progress, self._models)
+        return Prepared(wanted, params, pipeline=pipeline)
+
+    def progress(self, detail: str, percent: float | None) -> None:
+        """Something is being loaded."""
+        self._report(LanePhase.LOADING, detail=detail, percent=percent)
+
+    # -- the working thread: params
+
+    @property
+    def is_running(self) -> bool:
+        """Whether pictures can be made."""
+        return self._pipeline is not None
+
+    def begin(self, wanted: WantedParams) -> StreamParams:
+        """Params are taken up: say so, and read them. `swap` or `refuse` must follow."""
         self._send(AtWork(self.number, wanted.revision))
         self._refusal = None
+        self.preparing = True
         if self._pipeline is None:
             self._revision = wanted.revision
-        images = {} if wanted.image is None else {wanted.image.digest: wanted.image}
-        params = load_params(wanted.text, self._models, images)
-        if self._pipeline is None or not self._pipeline.apply(params):
-            self._pipeline = self._load(params)
-        self._revision = wanted.revision
-        self.failed = False
+        params = self.read(wanted)
+        if self._pipeline is None:
+            self.progress(f"preparing {params.model_id}", None)
+        return params
+
+    def takes(self, prepared: Prepared) -> bool:
+        """Whether `swap` can use this; what it was planned for may be gone."""
+        return prepared.plan is None or prepared.planned_for is self._pipeline
+
+    def swap(self, prepared: Prepared) -> None:
+        """Bring what was prepared into force, from the next picture on. When it raises, the lane is as it was."""
+        before, pipeline = self._pipeline, prepared.pipeline
+        if pipeline is None:
+            assert before is not None
+            before.turn(prepared.plan)
+        else:
+            pipeline.begin(before)
+            self._pipeline = pipeline
+            if before is not None:
+                before.end()
+        self._in_force = prepared.wanted
+        self._revision = prepared.wanted.revision
         self._effective_sequence = None
+        self.failed = self.preparing = False
+        self._scheduler.settle(self.number, group_of(self._pipeline), in_force=True)
         self._report(LanePhase.READY)
 
+    def refuse(self, error: Exception, revision: int) -> None:
+        """Params of `revision` cannot be brought into force: those before stay, or else the lane fails."""
+        self.preparing = False
+        if self._pipeline is None:
+            self.fail(error)
+            return
+        code, message = code_and_words(error)
+        self._refusal = Refusal(revision, code, message)
+        self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
+        self._report(LanePhase.READY)
+
+    def make_room(self) -> WantedParams | None:
+        """Let the present pipeline go, so that another one fits; returns the params that were in force."""
+        self._drop_pipeline()
+        self._scheduler.hold(self.number, preparing=True)
+        self.progress("making room", None)
+        return self._in_force
+
+    def note_refusal(self, error: Exception, revision: int) -> None:
+        """Say with the next report that params of `revision` could not be brought into force."""
+        self._refusal = Refusal(revision, *code_and_words(error))
+
+    # -- the working thread: pictures
+
     def is_short(self, picture: WaitingPicture) -> bool:
-        """Whether `make` will only pass this picture on."""
+        """Whether this picture will only be passed on."""
         pipeline = self._pipeline
-        return pipeline is None or (pipeline.changes_nothing and self._stays(pipeline, picture))
+        return pipeline is None or (pipeline.changes_nothing and self.stays(picture))
 
     @property
     def is_slow(self) -> bool:
-        """Whether pictures of this lane are expected to take long."""
+        """Whether work of this lane is expected to take long."""
+        if self.preparing:
+            return True
         return self._pipeline is not None and (self._converted or not self._pipeline.changes_nothing)
 
-    def make(self, picture: WaitingPicture) -> None:
-        """Make one picture and send it."""
-        if self.failed or self._pipeline is None:
-            self.give_up([picture])
-            return
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What its pictures run through; None before the first params are in force, and when the lane has failed."""
+        return self._pipeline
+
+    def announce(self) -> None:
+        """A picture is about to be made; if it is the first under its params, say so."""
         if self._effective_sequence is None:
             self._send(AtWork(self.number, self._revision))
-        started = self._clock.monotonic()
+
+    def stays(self, picture: WaitingPicture) -> bool:
+        """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
         pipeline = self._pipeline
-        self._converted = not self._stays(pipeline, picture)
-        if not self._converted:
-            size, ring, slot = picture.size, IN_PLACE, picture.message.slot
-        else:
-            output, slot = self._take_output(pipeline.output_size)
-            size = self._convert(pipeline, picture, output.slot(slot))
-            ring = output.number
+        return (
+            pipeline is not None
+            and self._pass_unchanged
+            and pipeline.changes_nothing
+            and picture.means_the_same
+            and picture.size == pipeline.input_size
+        )
+
+    def pass_on(self, picture: WaitingPicture) -> Result:
+        """The picture as its own result."""
+        self._converted = False
+        return Result(IN_PLACE, picture.message.slot, picture.size, None)
+
+    def scale(self, picture: WaitingPicture) -> Result | None:
+        """The picture in another size, where nothing else is to be done with it; else None."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        self._converted = True
+        if not (self._pass_unchanged and pipeline.changes_nothing and picture.means_the_same):
+            return None
+        output, slot = self._take_output(pipeline.output_size)
+        size = colour.scale(picture.frame(), pipeline.output_size, output.slot(slot), self._device)
+        return Result(output.number, slot, size, None)
+
+    def upload(self, picture: WaitingPicture) -> torch.Tensor:
+        """The picture as the call takes it."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        return pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device))
+
+    def download(self, image: torch.Tensor) -> Result:
+        """Begin to fetch what the call made."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        image = pipeline.after(image)
+        output, slot = self._take_output(pipeline.output_size)
+        download = colour.Download(image, output.slot(slot))
+        return Result(output.number, slot, download.size, download)
+
+    def deliver(self, picture: WaitingPicture, result: Result, started: float) -> None:
+        """The result is complete: send it."""
+        if self._pipeline is None:  # it failed at another picture since
+            self.discard(result)
+            self.give_up([picture])
+            return
+        if result.download is not None:
+            result.download.finish()
         if self._effective_sequence is None:
             self._effective_sequence = picture.message.sequence
+            self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
+        size = result.size
         self._send(
             PictureOut(
                 self.number,
                 picture.ring.number,
                 picture.message.slot,
-                ring,
-                slot,
+                result.ring,
+                result.slot,
                 size.width,
                 size.height,
                 self._revision,
@@ -180,53 +289,36 @@ class LaneWork:
             )
         )
 
-    def fail(self, error: Exception, revision: int | None, picture: WaitingPicture | None) -> None:
-        """`apply` of `revision` or `make` of `picture` raised: say why.
+    def discard(self, result: Result) -> None:
+        """The result is of no use: free its slot."""
+        if result.ring != IN_PLACE:
+            self.take_back(result.ring, [result.slot])
 
-        Where `apply` did and older params are in force, the lane goes on with them. Otherwise it gives up what it has
-        until new params come.
-        """
-        known = isinstance(error, SdstreamError)
-        code = error.code if known else InternalError.code
-        message = error.message if known else f"{type(error).__name__}: {error}"
-        if revision is not None and self._pipeline is not None:
-            self._refusal = Refusal(revision, code, message)
-            self._report(LanePhase.READY)
-            return
+    def fail(self, error: Exception, picture: WaitingPicture | None = None) -> None:
+        """A picture could not be made, or there is nothing to make one with: give up until new params come."""
+        code, message = code_and_words(error)
         self.failed = True
-        self._pipeline = None
+        self._drop_pipeline()
         self._refusal = None
+        self._scheduler.hold(self.number, preparing=self.preparing)
         self._report(LanePhase.FAILED, error_code=code, error_message=message)
         self.give_up([*(() if picture is None else (picture,)), *self._scheduler.drain(self.number)])
 
     def give_up(self, pictures: list[WaitingPicture]) -> None:
-        """Give input slots back without a result."""
+        """Give input slots back without a result. From any thread."""
         for picture in pictures:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
-    def _load(self, params: StreamParams) -> Pipeline:
-        # The pipeline before stays until this one stands, or there would be nothing to go back to.
-        def progress(detail: str, percent: float | None) -> None:
-            self._report(LanePhase.LOADING, detail=detail, percent=percent)
+    def close(self) -> None:
+        """The lane is closed; free its seat."""
+        self._drop_pipeline()
 
-        progress(f"preparing {params.model_id}", None)
-        return make_pipeline(params, self._device, progress, self._models)
+    # -- below
 
-    def _convert(self, pipeline: Pipeline, picture: WaitingPicture, target: Plane) -> PictureSize:
-        frame = picture.frame()
-        if self._pass_unchanged and pipeline.changes_nothing and picture.means_the_same:
-            return colour.scale(frame, pipeline.output_size, target, self._device)
-        image = colour.upload(frame, pipeline.input_size, self._device)
-        return colour.download(pipeline.process(image), target)
-
-    def _stays(self, pipeline: Pipeline, picture: WaitingPicture) -> bool:
-        """The fast path: the picture is its own result. The plain twin converts it to RGB and back."""
-        return (
-            self._pass_unchanged
-            and pipeline.changes_nothing
-            and picture.means_the_same
-            and picture.size == pipeline.input_size
-        )
+    def _drop_pipeline(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.end()
 
     def _take_output(self, size: PictureSize) -> tuple[FrameRing, int]:
         with self._lock:
@@ -251,6 +343,9 @@ class LaneWork:
         error_message: str | None = None,
     ) -> None:
         refusal = self._refusal
+        pipeline = self._pipeline
+        if phase is LanePhase.READY and pipeline is not None:
+            detail = "; ".join(pipeline.notes)
         self._send(
             LaneReport(
                 self.number,

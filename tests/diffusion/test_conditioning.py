@@ -214,7 +214,6 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     model = tiny_model(family)
     state = make_tiny_adapter(model.unet, face=face)
     adapter = make_adapter(model.unet, state)
-    pipeline: Any
     embedding = torch.randn(EMBEDDING, generator=torch.Generator().manual_seed(3))
     style = Style(*adapter.tokens(embedding), layer_strengths(adapter.layer_names, "linear", 0.7, family))
     knobs = knobs_of(model, (0,), prompt=PROMPT, negative=NEGATIVE, guidance=guidance, style=style)
@@ -226,7 +225,8 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     is_xl = family == "sdxl-turbo"
     kind = diffusers.StableDiffusionXLImg2ImgPipeline if is_xl else diffusers.StableDiffusionImg2ImgPipeline
     pipeline = reference(own, kind, **({"add_watermarker": False} if is_xl else {}))
-    own.unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    other: Any = own.unet
+    other._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
     pipeline.set_ip_adapter_scale(0.7)
     # Guidance of diffusers' LCM models comes from an embedding that these have none of; theirs is the plain one.
     Given(monkeypatch, xl if is_xl else plain, knobs.noise[0])

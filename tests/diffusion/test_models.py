@@ -170,12 +170,6 @@ def test_a_directory_is_its_own_source(model: Path) -> None:
     assert find_model(str(model)) == model
 
 
-def test_a_single_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelUnavailable, match="single file"):
-        find_model(str(tmp_path / "model.safetensors"))
-
-
 @pytest.mark.parametrize("source", ["/no/such/directory", "some/unknown-model", "a/b/c", "", "..", "x" * 300])
 def test_a_source_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from sdstream.settings import Family
 from sdstream.worker import diffusion_pipeline
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline, choose_guidance
 from sdstream.worker.pipelines import Pipeline, ProcessorPipeline, make_pipeline
+from sdstream.worker.shelf import ModelShelf
 from tests.diffusion.runs import distance, frame_of, pictures, run
 from tests.diffusion.runs import knobs_of as knobs_of_run
 
@@ -107,8 +108,7 @@ def test_a_hot_parameter_counts_from_the_next_picture_on(make: Make, name: str) 
     assert all(torch.equal(a, b) for a, b in zip(process(turned, images[:3]), process(kept, images[:3]), strict=True))
     assert turned.apply(params_of(**(before | HOT[name])))
     other = make(**(before | HOT[name]))
-    other._memory, other._primed = turned._memory._replace(), True  # what it has seen, and nothing else
-    other._memory = type(other._memory)(*(tensor.clone() for tensor in turned._memory))
+    other.begin(turned)  # what it has seen, and nothing else
     now, expected, unturned = (process(pipeline, images[3:]) for pipeline in (turned, other, kept))
     assert all(torch.equal(a, b) for a, b in zip(now, expected, strict=True))
     assert distance(now[-1], unturned[-1]) > 1e-3, "the parameter does nothing"
@@ -144,8 +144,7 @@ def test_what_changes_shapes_needs_another_pipeline_and_leaves_this_one(make: Ma
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"lora_dict": {"some/lora": 1.0}}, "lora_dict"),
-        ({"family": "sd15", "use_lcm_lora": True}, "use_lcm_lora"),
+        ({"lora_dict": {"some/lora": 1.0}}, "some/lora is not on this machine"),
         ({"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}}, "latent processors"),
         ({"image_preprocessing": {"processors": [{"type": "depth"}]}}, "depth"),
     ],
@@ -167,7 +166,7 @@ def test_a_model_that_is_not_here_is_refused_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelUnavailable, match="hf download stabilityai/sd-turbo"):
+    with pytest.raises(ModelUnavailable, match="models pull stabilityai/sd-turbo"):
         make_pipeline(params_of(), CPU, quiet)
 
 
@@ -176,13 +175,11 @@ def test_skip_diffusion_needs_no_model() -> None:
 
 
 def test_text_that_the_model_does_not_read_is_reported(make: Make) -> None:
-    told: list[str] = []
-    make(progress=lambda detail, percent: told.append(detail), prompt="the cat " * 60)
-    assert any("120 tokens" in line for line in told)
+    assert any("120 tokens" in note for note in make(prompt="the cat " * 60).notes)
 
 
 def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diffusion_pipeline, "_shelf", diffusion_pipeline._ModelShelf())
+    monkeypatch.setattr(diffusion_pipeline, "shelf", ModelShelf())
     told: list[float | None] = []
     make(progress=lambda detail, percent: told.append(percent))
     percents = [percent for percent in told if percent is not None]

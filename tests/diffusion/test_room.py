@@ -13,11 +13,12 @@ import pytest
 
 import sdstream.diffusion
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.table import StreamTable
 from tests.diffusion.runs import frame_of, knobs_of, pictures
 
 ROOM = Path(sdstream.diffusion.__file__).parent
-KNOWN = {"torch", "safetensors", "diffusers", "transformers", "huggingface_hub", "sdstream"}
+KNOWN = {"torch", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
 
@@ -39,7 +40,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
     assert not tops & UNWANTED
     assert not {top for top in tops if top not in sys.stdlib_module_names} - KNOWN
     own = {name for name in names if name.startswith("sdstream") and not name.startswith("sdstream.diffusion")}
-    assert own <= {"sdstream.errors", "sdstream.settings"}
+    assert own <= {"sdstream.errors", "sdstream.settings", "sdstream.directories"}
 
 
 def test_only_one_module_imports_diffusers_and_transformers() -> None:
@@ -71,7 +72,7 @@ except ModelUnavailable as error:
 def test_a_thousand_joins_turns_and_leaves_leave_memory_flat(tiny_model: Callable[..., Model]) -> None:
     model = tiny_model("sd-turbo")
     image = pictures(1)[0]
-    table = StreamTable(frame_of(model, 2), knobs_of(model), 2)
+    table = StreamTable(EagerRunner(frame_of(model, 2)), knobs_of(model), 2)
     stays = table.join(knobs_of(model))
 
     def cycle(number: int) -> None:

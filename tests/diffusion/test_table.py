@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdstream.diffusion.models import Model
+from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.state import Knobs, Memory, copy_into, gather, make_memory, scatter, stack
 from sdstream.diffusion.table import StreamTable
 from sdstream.settings import Family
@@ -44,7 +45,7 @@ def test_streams_together_are_the_streams_alone(
     model = tiny_model(family)
     made = [knobs_of(model, **options) for options in KNOBS]
     frame = frame_of(model, SLOTS, guidance)
-    table = StreamTable(frame, made[0], 3)
+    table = StreamTable(EagerRunner(frame), made[0], 3)
     alone: dict[int, tuple[Knobs, Memory]] = {}
     for action, *rest in [("join", 0), ("join", 1), *script]:
         if action == "join" and len(alone) < 3:
@@ -86,7 +87,7 @@ def test_a_turned_knob_is_that_of_a_run_that_had_it_from_there(tiny_model: Load,
     before: dict[str, Any] = {"guidance": 1.6, "delta": 0.7}
     old, new = knobs_of(model, **before), knobs_of(model, **(before | CHANGES[name]))
     frame = frame_of(model, SLOTS, "full" if name == "negative" else "self")
-    table = StreamTable(frame, old, 1)
+    table = StreamTable(EagerRunner(frame), old, 1)
     seat = table.join(old)
     for image in IMAGES[:3]:
         table.run({seat: image})
@@ -102,7 +103,7 @@ def test_a_turned_knob_is_that_of_a_run_that_had_it_from_there(tiny_model: Load,
 def test_storages_never_move(tiny_model: Load) -> None:
     model = tiny_model("sd-turbo")
     knobs = [knobs_of(model, **options) for options in KNOBS]
-    table = StreamTable(frame_of(model, SLOTS), knobs[0], 2)
+    table = StreamTable(EagerRunner(frame_of(model, SLOTS)), knobs[0], 2)
     tensors = [*table._knobs, *table._memory]
     places = [tensor.data_ptr() for tensor in tensors]
     seat = table.join(knobs[0])
@@ -118,7 +119,7 @@ def test_a_seat_taken_again_remembers_nothing_of_the_one_before(tiny_model: Load
     model = tiny_model("sd-turbo")
     knobs = knobs_of(model)
     frame = frame_of(model, SLOTS)
-    table = StreamTable(frame, knobs, 1)
+    table = StreamTable(EagerRunner(frame), knobs, 1)
     for image in IMAGES[:2]:
         table.run({table.join(knobs) if not table.seats else 0: image})
     table.leave(0)
@@ -130,7 +131,7 @@ def test_a_stream_takes_its_memory_to_another_table(tiny_model: Load) -> None:
     model = tiny_model("sd-turbo")
     knobs = knobs_of(model, guidance=1.5)
     frame = frame_of(model, SLOTS)
-    first, second = StreamTable(frame, knobs, 1), StreamTable(frame, knobs, 3)
+    first, second = StreamTable(EagerRunner(frame), knobs, 1), StreamTable(EagerRunner(frame), knobs, 3)
     first.join(knobs)
     for image in IMAGES[:3]:
         first.run({0: image})
@@ -142,7 +143,7 @@ def test_a_stream_takes_its_memory_to_another_table(tiny_model: Load) -> None:
 def test_what_does_not_fit_is_refused_and_changes_nothing(tiny_model: Load) -> None:
     model = tiny_model("sd-turbo")
     knobs, longer = knobs_of(model), knobs_of(model, (1, 2, 3))
-    table = StreamTable(frame_of(model, SLOTS), knobs, 1)
+    table = StreamTable(EagerRunner(frame_of(model, SLOTS)), knobs, 1)
     with pytest.raises(ValueError, match="another kind"):
         table.join(longer)
     seat = table.join(knobs)
@@ -158,7 +159,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tiny_model: Load) -> N
     with pytest.raises(ValueError, match="nobody"):
         table.leave(seat)
     with pytest.raises(ValueError, match="at least one seat"):
-        StreamTable(frame_of(model, SLOTS), knobs, 0)
+        StreamTable(EagerRunner(frame_of(model, SLOTS)), knobs, 0)
 
 
 def test_blocks_are_stacked_gathered_and_scattered_by_stream(tiny_model: Load) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sdstream.clock import ManualClock
+from sdstream.fetching import PublicFetcher
 from sdstream.params import ModelTable
 from sdstream.settings import load_settings
-from sdstream.streams.fetching import PublicFetcher
 from sdstream.streams.service import StreamService
 from sdstream.streams.views import StreamRecord
 from tests.streams.fakes import OFFER, FakeLane, FakeMedia, FakeMediaStream, FakeWorker, picture

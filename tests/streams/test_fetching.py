@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sdstream.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchProblem, PublicFetcher, is_public
 from sdstream.params import addresses
-from sdstream.streams.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchProblem, PublicFetcher, is_public
 from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
 from tests.streams.conftest import Scene, SceneMaker
 from tests.support.waiting import eventually

@@ -55,7 +55,7 @@ def test_what_a_report_says_of_the_work_before_it(said: LaneReport, survived: bo
 
 def test_each_lane_answers_for_itself() -> None:
     quarantine = Quarantine()
-    assert [quarantine.note_death(lane) for lane in (1, 2, 1)] == [False, False, True]
+    assert [quarantine.note_death(lane) for lane in (1, 2, 1)] == [set(), set(), {1}]
     assert [lane for lane in (1, 2, 3) if quarantine.holds(lane)] == [1]
 
 

@@ -9,7 +9,7 @@ from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
 from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import FrameRing, memory_prefix
-from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
+from sdstream.worker.scheduler import Batch, Leave, Prepare, Scheduler, Swap, WaitingPicture, WantedParams
 
 SIZE = PictureSize(2, 2)
 
@@ -26,8 +26,9 @@ def open_lanes(*lanes: int) -> Scheduler:
     scheduler = Scheduler(ManualClock())
     for lane in lanes:
         scheduler.open(lane, WantedParams("", 1))
-    for _ in lanes:
+    for lane in lanes:
         scheduler.take()
+        scheduler.settle(lane, None, in_force=False)
     return scheduler
 
 
@@ -35,8 +36,8 @@ def taken(scheduler: Scheduler) -> list[tuple[int, int]]:
     """All turns until there is nothing to do: lane and sequence."""
     turns: list[tuple[int, int]] = []
     while (turn := scheduler.take()) is not None:
-        assert turn.picture is not None
-        turns.append((turn.lane, turn.picture.message.sequence))
+        assert isinstance(turn, Batch)
+        turns += [(lane, picture.message.sequence) for lane, picture in turn.pictures.items()]
     return turns
 
 
@@ -79,10 +80,92 @@ def test_params_come_before_pictures_and_the_newest_win() -> None:
     scheduler.put(1, picture(1))
     for revision in (2, 4, 3):
         scheduler.update(1, WantedParams(f"params {revision}", revision))
-    turn = scheduler.take()
-    assert turn is not None
-    assert (turn.params, turn.picture) == (WantedParams("params 4", 4), None)
+    assert scheduler.take() == Prepare(1, WantedParams("params 4", 4))
     assert taken(scheduler) == [(1, 1)]
+
+
+def test_a_lane_takes_further_params_only_when_those_before_are_settled() -> None:
+    scheduler = open_lanes(1)
+    scheduler.update(1, WantedParams("second", 2))
+    assert scheduler.take() == Prepare(1, WantedParams("second", 2))
+    scheduler.update(1, WantedParams("third", 3))
+    assert scheduler.take() is None
+    scheduler.settle(1, None, in_force=True)
+    assert scheduler.take() == Prepare(1, WantedParams("third", 3))
+
+
+def test_what_was_prepared_comes_before_pictures_and_only_to_lanes_that_are_open() -> None:
+    scheduler = open_lanes(1, 2)
+    scheduler.put(1, picture(1))
+    scheduler.close(2)
+    scheduler.offer(2, "late")
+    scheduler.offer(1, "made")
+    assert [scheduler.take(), scheduler.take()] == [Leave(2), Swap(1, "made")]
+    assert taken(scheduler) == [(1, 1)]
+
+
+def test_pictures_of_a_lane_with_nothing_in_force_wait() -> None:
+    scheduler = Scheduler(ManualClock())
+    scheduler.open(1, WantedParams("", 1))
+    first, second = picture(1), picture(2)
+    scheduler.put(1, first)
+    assert isinstance(scheduler.take(), Prepare)
+    assert scheduler.take() is None
+    assert scheduler.put(1, second) is first
+    scheduler.settle(1, None, in_force=True)
+    assert taken(scheduler) == [(1, 2)]
+    scheduler.put(1, picture(3))
+    scheduler.hold(1, preparing=False)
+    assert scheduler.take() is None
+
+
+def test_lanes_of_a_group_ride_together_and_no_more_than_are_allowed() -> None:
+    scheduler = Scheduler(ManualClock(), most=2)
+    for lane in (1, 2, 3):
+        scheduler.open(lane, WantedParams("", 1))
+        scheduler.take()
+        scheduler.settle(lane, "group", in_force=True)
+        scheduler.put(lane, picture(lane))
+    calls = [scheduler.take(), scheduler.take()]
+    assert [list(call.pictures) for call in calls if isinstance(call, Batch)] == [[1, 2], [3]]
+
+
+def test_a_suspected_lane_is_tried_while_nothing_else_is() -> None:
+    scheduler = open_lanes(1, 2)
+    scheduler.open(3, WantedParams("suspected", 1), alone=True)
+    scheduler.update(1, WantedParams("new", 2))
+    assert scheduler.take() == Prepare(3, WantedParams("suspected", 1))
+    assert scheduler.take() is None, "other params wait"
+    scheduler.put(2, picture(2))
+    assert taken(scheduler) == [(2, 2)], "what was tried before goes on"
+    scheduler.settle(3, None, in_force=True)
+    scheduler.put(3, picture(5))
+    assert taken(scheduler) == [(3, 5)]
+    assert scheduler.take() is None, "its first picture is being made"
+    scheduler.prove(3)
+    assert scheduler.take() == Prepare(1, WantedParams("new", 2))
+
+
+def test_a_lane_is_free_of_suspicion_with_its_first_picture() -> None:
+    scheduler = Scheduler(ManualClock())
+    for lane in (1, 2):
+        scheduler.open(lane, WantedParams("", 1), alone=True)
+    for lane in (1, 2):
+        assert isinstance(scheduler.take(), Prepare)
+        assert scheduler.take() is None, "one suspect at a time"
+        scheduler.settle(lane, "group", in_force=True)
+    for lane in (1, 2):
+        scheduler.put(lane, picture(lane))
+    assert [list(call.pictures) for call in [scheduler.take()] if isinstance(call, Batch)] == [[1]]
+    assert scheduler.take() is None
+    scheduler.prove(1)
+    assert taken(scheduler) == [(2, 2)]
+    scheduler.prove(2)
+    for lane in (1, 2):
+        scheduler.put(lane, picture(lane))
+    call = scheduler.take()
+    assert isinstance(call, Batch)
+    assert set(call.pictures) == {1, 2}
 
 
 def test_a_lane_without_room_is_passed_over_until_it_has_some() -> None:
@@ -99,9 +182,7 @@ def test_a_lane_without_room_still_takes_params() -> None:
     scheduler = open_lanes(1)
     scheduler.set_room(1, False)
     scheduler.update(1, WantedParams("new", 2))
-    turn = scheduler.take()
-    assert turn is not None
-    assert turn.params == WantedParams("new", 2)
+    assert scheduler.take() == Prepare(1, WantedParams("new", 2))
 
 
 def test_a_picture_of_an_unknown_lane_comes_back() -> None:
@@ -109,6 +190,7 @@ def test_a_picture_of_an_unknown_lane_comes_back() -> None:
     scheduler.close(1)
     lost = picture(1)
     assert scheduler.put(1, lost) is lost
+    assert scheduler.take() == Leave(1)
     assert scheduler.take() is None
 
 
@@ -139,24 +221,21 @@ def test_an_arrival_ends_the_wait() -> None:
     assert not waiting.is_alive()
 
 
-def test_busy_seconds_count_the_present_turn_only() -> None:
+def test_a_wait_ends_when_the_gathering_does() -> None:
     clock = ManualClock()
-    scheduler = Scheduler(clock)
-    scheduler.open(1, WantedParams("", 1))
-    assert scheduler.busy_seconds == 0.0
-    scheduler.take()
-    clock.advance(3.0)
-    assert scheduler.busy_seconds == 3.0
-    scheduler.take()
-    assert scheduler.busy_seconds == 0.0
-
-
-def test_a_turn_for_params_is_a_load_and_one_for_a_picture_is_not() -> None:
-    scheduler = Scheduler(ManualClock())
-    scheduler.open(1, WantedParams("", 1))
-    assert not scheduler.is_loading
-    scheduler.take()
-    assert scheduler.is_loading
-    scheduler.put(1, picture(1))
-    scheduler.take()
-    assert not scheduler.is_loading
+    scheduler = Scheduler(clock, window=0.05)
+    for lane in (1, 2):
+        scheduler.open(lane, WantedParams("", 1))
+        scheduler.take()
+        scheduler.settle(lane, "group", in_force=False)
+    for _ in range(2):  # both come every fifth of a second
+        for lane in (1, 2):
+            scheduler.put(lane, picture(lane))
+        while scheduler.take() is not None:
+            pass
+        clock.advance(0.2)
+    scheduler.put(1, picture(3))
+    assert scheduler.take() is None, "the other lane is due just now"
+    clock.advance(0.05)
+    scheduler.wait()
+    assert taken(scheduler) == [(1, 3)]

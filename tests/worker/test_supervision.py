@@ -49,8 +49,8 @@ READY = became_ready(STARTING, 100.0)
         (replace(READY, pinged_at=100.0, heard_at=100.1), 110.0, Action.PING),
         (replace(READY, busy_seconds=59.0), 100.1, Action.WAIT),
         (replace(READY, busy_seconds=61.0), 100.1, Action.KILL_HUNG),
-        (replace(READY, busy_seconds=899.0, loading=True), 100.1, Action.WAIT),
-        (replace(READY, busy_seconds=901.0, loading=True), 100.1, Action.KILL_HUNG),
+        (replace(READY, loading_seconds=899.0), 100.1, Action.WAIT),
+        (replace(READY, loading_seconds=901.0), 100.1, Action.KILL_HUNG),
         (replace(READY, phase=WorkerPhase.STOPPED), 500.0, Action.WAIT),
     ],
 )

@@ -13,6 +13,9 @@ from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams, dump_params, image_apart
+from sdstream.worker.devices import Device
+from sdstream.worker.load import LoadMeter
+from sdstream.worker.loop import Loop
 from sdstream.worker.messages import (
     IN_PLACE,
     AtWork,
@@ -26,6 +29,7 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.pipelines import ProcessorPipeline
+from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
@@ -34,6 +38,7 @@ from tests.worker.pictures import MODELS, make_params, noise
 PREFIX = f"{memory_prefix()}work-"
 SIZE = PictureSize(384, 384)
 CPU = torch.device("cpu")
+CPU_DEVICE = Device.choose("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +51,7 @@ def _tidy() -> Iterator[None]:
 class Bench:
     """One lane, and the server's side of its rings."""
 
-    def __init__(self, params: StreamParams, pass_unchanged: bool = True) -> None:
+    def __init__(self, params: StreamParams, pass_unchanged: bool = True, overlap: bool = True) -> None:
         self.sent: list[Message] = []
         self.scheduler = Scheduler(ManualClock())
         self.work = LaneWork(
@@ -60,21 +65,27 @@ class Bench:
             clock=ManualClock(),
             pass_unchanged=pass_unchanged,
         )
+        self.preparation = Preparation(self.scheduler, CPU_DEVICE, ManualClock())
+        self.loop = Loop(
+            self.scheduler,
+            {1: self.work},
+            self.preparation,
+            CPU_DEVICE,
+            LoadMeter(),
+            ManualClock(),
+            overlap=overlap,
+            before_long=lambda: None,
+        )
         self.scheduler.open(1, WantedParams(dump_params(params), 1))
         self.input: FrameRing | None = None
         self.output: FrameRing | None = None
         self.slots: list[int] = []
 
     def turns(self) -> None:
-        """Do all there is to do, as the worker's loop does."""
-        while (turn := self.scheduler.take()) is not None:
-            try:
-                if turn.params is not None:
-                    self.work.apply(turn.params)
-                if turn.picture is not None:
-                    self.work.make(turn.picture)
-            except (ModelUnavailable, RuntimeError) as error:
-                self.work.fail(error, None if turn.params is None else turn.params.revision, turn.picture)
+        """Do all there is to do, as the worker's loop does, until nothing is being prepared."""
+        while self.loop.step() or self.work.preparing:
+            if self.work.preparing:
+                self.scheduler.wait()
 
     def put(self, frame: I420Frame, slot: int = 0, returned: Sequence[int] = (), keep: bool = False) -> None:
         if self.input is None or not self.input.fits(frame.size):
@@ -248,8 +259,9 @@ def test_params_name_the_style_image_that_came_last(monkeypatch: pytest.MonkeyPa
     other = styled.model_copy(update={"prompt": "beside it"})
     wanted.append(bench.work.take_params(UpdateLane(1, dump_params(other), 2, None)))
     for each in wanted:
-        bench.work.apply(each)
-        bench.work.fail(RuntimeError("so that it loads anew"), None, None)
+        bench.preparation.begin(bench.work, each)
+        bench.turns()
+        bench.work.fail(RuntimeError("so that it loads anew"))
     assert seen == [styled, other]
 
 

@@ -8,9 +8,10 @@ redirect is checked the same way. Proxies of the environment are not used: they 
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import BinaryIO
 from urllib.parse import urljoin
 
 import httpx
@@ -18,6 +19,8 @@ import httpx
 MAX_BYTES = 10 * 1024 * 1024
 MAX_SECONDS = 5.0
 MAX_REDIRECTS = 3
+MAX_SILENCE = 15.0
+"""Seconds between two pieces of an answer."""
 
 LOOK_UPS_AT_ONCE = 4
 
@@ -27,6 +30,10 @@ _UNCHECKED = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::
 """IPv4-compatible addresses, and those that a network translates in ways of its own."""
 
 
+Tell = Callable[[int, int | None], None]
+"""Told how many bytes have come, and of how many where the server says so; what it raises ends the fetching."""
+
+
 class FetchProblem(Exception):
     """Why something could not be fetched, in a sentence part for a person: `has no public address`."""
 
@@ -34,7 +41,13 @@ class FetchProblem(Exception):
 class PublicFetcher:
     """Fetches over http and https. `is_allowed` decides on addresses; tests let loopback pass."""
 
-    def __init__(self, is_allowed: Callable[[str], bool] | None = None, seconds: float = MAX_SECONDS) -> None:
+    def __init__(
+        self,
+        is_allowed: Callable[[str], bool] | None = None,
+        seconds: float = MAX_SECONDS,
+        schemes: Sequence[str] = ("http", "https"),
+    ) -> None:
+        self._schemes = tuple(schemes)
         self._is_allowed = is_allowed or is_public
         self._seconds = seconds
         # Threads of their own: a look-up cannot be ended, and one that hangs must not hold up the work of others.
@@ -46,39 +59,74 @@ class PublicFetcher:
 
     async def fetch(self, url: str, media_type: str = "image/") -> bytes:
         """The body of `url`, whose `Content-Type` must start with `media_type`. Raises `FetchProblem`."""
+        body = bytearray()
+
+        def take(chunk: bytes, total: int | None) -> None:
+            body.extend(chunk)
+
+        await self._fetch(url, media_type, MAX_BYTES, take)
+        return bytes(body)
+
+    async def download(self, url: str, file: BinaryIO, max_bytes: int, tell: Tell) -> None:
+        """Write the body of `url`, of any type, into `file`. Raises `FetchProblem`, or what `tell` raises."""
+        written = 0
+
+        def take(chunk: bytes, total: int | None) -> None:
+            nonlocal written
+            file.write(chunk)
+            written += len(chunk)
+            tell(written, total)
+
+        await self._fetch(url, "", max_bytes, take)
+
+    async def _fetch(
+        self, url: str, media_type: str, max_bytes: int, take: Callable[[bytes, int | None], None]
+    ) -> None:
         try:
             async with asyncio.timeout(self._seconds):
-                async with httpx.AsyncClient(trust_env=False, timeout=self._seconds) as client:
-                    return await self._follow(client, url, media_type)
+                silence = min(self._seconds, MAX_SILENCE)
+                async with httpx.AsyncClient(trust_env=False, timeout=silence) as client:
+                    await self._follow(client, url, media_type, max_bytes, take)
         except TimeoutError:
             raise FetchProblem(f"gave no answer within {self._seconds:g} s") from None
         except httpx.HTTPError as error:
             raise FetchProblem(f"cannot be fetched: {error or type(error).__name__}") from error
 
-    async def _follow(self, client: httpx.AsyncClient, url: str, media_type: str) -> bytes:
+    async def _follow(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        media_type: str,
+        max_bytes: int,
+        take: Callable[[bytes, int | None], None],
+    ) -> None:
         for _ in range(MAX_REDIRECTS + 1):
-            request = await self._prepare(client, url)
+            request = await self._prepare(client, url, media_type)
             response = await client.send(request, stream=True)
             try:
                 if response.status_code not in _REDIRECTS:
-                    return await _read(response, media_type)
+                    return await _read(response, media_type, max_bytes, take)
                 url = _redirected(url, response.headers.get("Location", ""))
             finally:
                 await response.aclose()
         raise FetchProblem(f"redirects more than {MAX_REDIRECTS} times")
 
-    async def _prepare(self, client: httpx.AsyncClient, url: str) -> httpx.Request:
+    async def _prepare(self, client: httpx.AsyncClient, url: str, media_type: str) -> httpx.Request:
         try:
             parts = httpx.URL(url)
         except httpx.InvalidURL:
             raise FetchProblem("is not a URL") from None
-        if parts.scheme not in ("http", "https") or not parts.host:
-            raise FetchProblem("is not an http or https URL")
+        if parts.scheme not in self._schemes or not parts.host:
+            raise FetchProblem(f"is not an {' or '.join(self._schemes)} URL")
         address = await self._resolve(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
         return client.build_request(
             "GET",
             parts.copy_with(host=address),
-            headers={"Host": parts.netloc.decode("ascii"), "Accept": "image/*", "User-Agent": "sdstream"},
+            headers={
+                "Host": parts.netloc.decode("ascii"),
+                "Accept": f"{media_type or '*/'}*",
+                "User-Agent": "sdstream",
+            },
             extensions={"sni_hostname": parts.host},
         )
 
@@ -121,18 +169,24 @@ def _redirected(url: str, location: str) -> str:
         raise FetchProblem("redirects to what is no URL") from None
 
 
-async def _read(response: httpx.Response, media_type: str) -> bytes:
+async def _read(
+    response: httpx.Response, media_type: str, max_bytes: int, take: Callable[[bytes, int | None], None]
+) -> None:
     if response.status_code != 200:
         raise FetchProblem(f"is answered with {response.status_code}")
     kind = response.headers.get("Content-Type", "")
     if not kind.lower().startswith(media_type):
         raise FetchProblem(f"is of type {kind[:80] or 'unknown'}, not {media_type}*")
-    body = bytearray()
+    length = response.headers.get("Content-Length", "")
+    total = int(length) if length.isdecimal() else None
+    if total is not None and total > max_bytes:
+        raise FetchProblem(f"is larger than {max_bytes} bytes")
+    came = 0
     async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise FetchProblem(f"is larger than {MAX_BYTES} bytes")
-    return bytes(body)
+        came += len(chunk)
+        if came > max_bytes:
+            raise FetchProblem(f"is larger than {max_bytes} bytes")
+        take(chunk, total)
 
 
 __all__ = ["MAX_BYTES", "MAX_REDIRECTS", "MAX_SECONDS", "FetchProblem", "PublicFetcher", "is_public"]

@@ -1,0 +1,147 @@
+"""Models in diffusers directories: their parts found, opened and checked. Nothing pickled is ever opened."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.libraries import diffusers, transformers
+from sdstream.diffusion.selection import INDEX, PICKLED, variants
+from sdstream.diffusion.weights import SafetensorError, read_header
+from sdstream.errors import ModelUnavailable
+
+CANNOT_LOAD = (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)
+"""What diffusers and transformers raise on files that are broken or of another kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDirectory:
+    """A model's directory, and how its networks are wanted. Everything raises `ModelUnavailable`, naming the file."""
+
+    path: Path
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """SDXL's habit of taking zeros for a negative prompt that nobody gave."""
+        return bool(self.json(INDEX).get("force_zeros_for_empty_prompt"))
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The description of a network."""
+        return self.json(f"{part}/config.json")
+
+    def scheduler(self) -> dict[str, Any]:
+        """The description of the schedule."""
+        return self.json("scheduler/scheduler_config.json")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file."""
+        file = self.path / name
+        try:
+            content: object = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            raise ModelUnavailable(
+                f"{file} is missing", hint="A model's directory is what `save_pretrained` of diffusers writes."
+            ) from None
+        except OSError as error:
+            raise ModelUnavailable(f"{file} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ModelUnavailable(f"{file} is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise ModelUnavailable(f"{file} must hold a JSON object")
+        return cast("dict[str, Any]", content)
+
+    def network(self, part: str, made: str) -> nn.Module:
+        """A network in `part`, ready for use; `made` is its class in diffusers or transformers."""
+        self.config(part)
+        is_diffusers = not made.startswith("CLIP")
+        variant = self._find_weights(part, "diffusion_pytorch_model" if is_diffusers else "model")
+        try:
+            # Both build it without memory for random weights first, and read each file's tensors by mapping.
+            network, report = getattr(diffusers if is_diffusers else transformers, made).from_pretrained(
+                self.path / part,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                variant=variant.removeprefix(".") or None,
+                **{"torch_dtype" if is_diffusers else "dtype": self.dtype},
+            )
+        except CANNOT_LOAD as error:
+            raise ModelUnavailable(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
+        missing = sorted(str(key) for key in report["missing_keys"])
+        if missing:
+            raise ModelUnavailable(f"{self.path / part} lacks {len(missing)} weights, such as {missing[0]}")
+        return made_ready(network, str(self.path / part), self.dtype, self.device)
+
+    def tokenizer(self, part: str) -> Any:
+        """The tokenizer in `part`."""
+        return open_tokenizer(self.path / part)
+
+    def _find_weights(self, part: str, stem: str) -> str:
+        """The variant of the weights of a part; each of their files has been looked into then."""
+        folder = self.path / part
+        for variant in variants(self.dtype == torch.float16):
+            index = folder / f"{stem}.safetensors.index{variant}.json"
+            single = folder / f"{stem}{variant}.safetensors"
+            if single.is_file():
+                look_into(single)
+                return variant
+            if index.is_file():
+                shards = self.json(index.relative_to(self.path).as_posix()).get("weight_map", {})
+                for shard in sorted(set(shards.values())):
+                    look_into(folder / shard)
+                return variant
+        wanted = folder / f"{stem}.safetensors"
+        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+        if pickled:
+            raise ModelUnavailable(
+                f"{wanted} is missing; {pickled[0]} beside it is a pickle, which can run any program and is not read",
+                hint="Load it where you trust it and save it with `save_pretrained(..., safe_serialization=True)`.",
+            )
+        raise ModelUnavailable(f"{wanted} is missing")
+
+
+def made_ready(network: nn.Module, where: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The network on its device and for inference only. Raises `ModelUnavailable` for weights that are not finite."""
+    network.requires_grad_(False).eval().to(device)
+    # One sum for each tensor and one look at all of them: a look at each would wait for the GPU hundreds of times.
+    tensors = {name: tensor for name, tensor in network.named_parameters() if tensor.is_floating_point()}
+    looked: Any = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+    finite: list[bool] = looked.tolist()
+    bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
+    if bad:
+        raise ModelUnavailable(f"{where} holds weights that are not finite numbers in {dtype}, such as {bad[0]}")
+    return network
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer in `folder`."""
+    known = ("tokenizer.json", "vocab.json")
+    if not any((folder / name).is_file() for name in known):
+        raise ModelUnavailable(f"{folder / known[0]} is missing, and so is {known[1]}")
+    try:
+        return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
+
+
+def look_into(file: Path) -> None:
+    """Read the header, which tells the length: a broken download is refused before anything is made of it."""
+    try:
+        read_header(file)
+    except FileNotFoundError:
+        raise ModelUnavailable(f"{file} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelUnavailable(f"{file} is not a whole safetensors file: {error}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+__all__ = ["CANNOT_LOAD", "ModelDirectory", "first_line", "look_into", "made_ready", "open_tokenizer"]

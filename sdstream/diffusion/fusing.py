@@ -1,0 +1,152 @@
+"""LoRAs fused into weights: base + sum of weight * up @ down, computed from the untouched base each time.
+
+A fused model has storages of its own for what its LoRAs change and shares everything else with the base, so streams
+with different LoRAs do not disturb each other and pay for what differs only. Other weights of the same LoRAs, or other
+LoRAs that change no more than the first did, go into the same storages: captured graphs stay valid.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.lora import PARTS, Lora
+from sdstream.diffusion.models import Model
+from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
+from sdstream.errors import LoraUnusable
+
+WeightedLoras = Sequence[tuple[Lora, float]]
+
+
+def networks_of(model: Model) -> dict[str, nn.Module]:
+    """The networks that LoRAs can change, by the names that LoRAs have for them."""
+    encoders = (encoder.model for encoder in model.prompts.encoders)
+    return dict(zip(PARTS, (model.unet, *encoders), strict=False))
+
+
+def fused(base: Model, loras: WeightedLoras) -> Model:
+    """A model like `base` with `loras` in it; `base` is not changed.
+
+    Raises `LoraUnusable` when a weight would not be finite in the model's precision.
+    """
+    touched = _touched(loras)
+    networks = {part: _sharing_copy(network, touched[part]) for part, network in networks_of(base).items()}
+    encoders = [
+        TextEncoder(encoder.tokenizer, networks[part])
+        for part, encoder in zip(PARTS[1:], base.prompts.encoders, strict=False)
+    ]
+    model = replace(
+        base,
+        unet=networks["unet"],
+        prompts=PromptEncoder(encoders, empty_is_zero=base.prompts.empty_is_zero),
+        loras=_names(loras),
+        base=base,
+    )
+    _write(model, base, loras)
+    return model
+
+
+def can_refit(model: Model, loras: WeightedLoras) -> bool:
+    """Whether `refit` can write `loras` into the storages that `model` has of its own."""
+    if model.base is None:
+        return False
+    own, shared = networks_of(model), networks_of(model.base)
+    for part, names in _touched(loras).items():
+        if any(own[part].get_parameter(name) is shared[part].get_parameter(name) for name in names):
+            return False
+    return True
+
+
+def check_loras(base: Model, loras: WeightedLoras) -> None:
+    """Compute what `refit` would write, and write nothing. Raises `LoraUnusable` as `fused` does."""
+    touched = _touched(loras)
+    checks: dict[str, torch.Tensor] = {}
+    for part, network in networks_of(base).items():
+        for name in touched[part]:
+            value = _sum(network.get_parameter(name), loras, part, name).to(base.dtype)
+            checks[f"{part}.{name}"] = value.isfinite().all()
+    _refuse_what_is_not_finite(checks, loras)
+
+
+def refit(model: Model, loras: WeightedLoras) -> Model:
+    """The model with `loras` in place of those in `model`, in the same storages; `model` must not be used any more.
+
+    To be called between two pictures, for a model that one stream alone uses, after `can_refit` and `check_loras`.
+    """
+    assert model.base is not None, "a base model is not written to"
+    changed = replace(
+        model,
+        prompts=PromptEncoder(model.prompts.encoders, empty_is_zero=model.prompts.empty_is_zero),
+        loras=_names(loras),
+    )
+    _write(changed, model.base, loras)
+    return changed
+
+
+def _names(loras: WeightedLoras) -> tuple[tuple[str, float], ...]:
+    return tuple((lora.name, weight) for lora, weight in loras)
+
+
+def _touched(loras: WeightedLoras) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = {part: set() for part in PARTS}
+    for lora, _ in loras:
+        for part, changes in lora.changes.items():
+            names[part] |= set(changes)
+    return names
+
+
+def _sharing_copy(network: nn.Module, own: set[str]) -> nn.Module:
+    """The network again, with tensors of its own under the names `own` and the same tensors otherwise."""
+    if not own:
+        return network
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    made = copy.deepcopy(network, memo)
+    for name in own:
+        module, _, last = name.rpartition(".")
+        parameter = nn.Parameter(network.get_parameter(name).detach().clone(), requires_grad=False)
+        setattr(made.get_submodule(module), last, parameter)
+    return made
+
+
+@torch.no_grad()
+def _write(model: Model, base: Model, loras: WeightedLoras) -> None:
+    """Write base + changes into all storages that `model` has of its own."""
+    pristine = networks_of(base)
+    checks: dict[str, torch.Tensor] = {}
+    for part, network in networks_of(model).items():
+        originals = dict(pristine[part].named_parameters())
+        for name, parameter in network.named_parameters():
+            original = originals[name]
+            if parameter is original:
+                continue
+            parameter.copy_(_sum(original, loras, part, name))
+            checks[f"{part}.{name}"] = parameter.isfinite().all()
+    _refuse_what_is_not_finite(checks, loras)
+
+
+@torch.no_grad()
+def _sum(original: torch.Tensor, loras: WeightedLoras, part: str, name: str) -> torch.Tensor:
+    """The weight with what all LoRAs add to it, float32."""
+    sums = original.to(torch.float32, copy=True)
+    for lora, weight in loras:
+        change = lora.changes.get(part, {}).get(name)
+        if change is not None:
+            sums += change.change(sums) * weight
+    return sums
+
+
+def _refuse_what_is_not_finite(checks: Mapping[str, torch.Tensor], loras: WeightedLoras) -> None:
+    if not checks:
+        return
+    looked: Any = torch.stack(list(checks.values()))
+    finite: list[bool] = looked.tolist()
+    bad = [name for name, good in zip(checks, finite, strict=True) if not good]
+    if bad:
+        named = ", ".join(f"{lora.name} at {weight:g}" for lora, weight in loras)
+        raise LoraUnusable(f"the LoRAs {named} make {bad[0]} overflow; smaller weights may not")
+
+
+__all__ = ["WeightedLoras", "can_refit", "check_loras", "fused", "networks_of", "refit"]

@@ -1,0 +1,268 @@
+"""Files from the hub: listed, fetched on from where a fetch was broken off, and checked against the hub's own hashes.
+
+`HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to every program that uses the hub. The token goes
+into requests only, never into a message.
+"""
+
+import contextlib
+import errno
+import hashlib
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import huggingface_hub
+from huggingface_hub import constants, errors, file_download
+
+from sdstream.diffusion.selection import RemoteFile
+from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
+
+LIST_SECONDS = 20.0
+"""How long the hub may take to say what a repository holds."""
+ATTEMPTS = 4
+"""How often a file whose connection breaks off is asked for again, besides what the hub's library itself tries."""
+SPARE_BYTES = 256 * 1024 * 1024
+"""What a download leaves free on the disk."""
+BLOCK = 4 * 1024 * 1024
+LOCK_SECONDS = 0.5
+
+_hub: Any = huggingface_hub
+_download: Any = file_download
+_errors: Any = errors
+_constants: Any = constants
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a repository holds at one commit."""
+
+    repository: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+def is_offline() -> bool:
+    """Whether the hub's own variable forbids the network."""
+    return bool(_constants.is_offline_mode())
+
+
+def list_repository(repository: str, revision: str | None = None) -> Listing:
+    """Ask the hub what `repository` holds. Raises `ModelUnavailable` of the kind that fits."""
+    with _said_plainly(repository, revision):
+        found = _hub.HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=LIST_SECONDS)
+        files = tuple(
+            RemoteFile(
+                sibling.rfilename,
+                int(sibling.size or 0),
+                None if sibling.lfs is None else sibling.lfs.sha256,
+                sibling.blob_id if sibling.lfs is None else None,
+            )
+            for sibling in found.siblings or ()
+        )
+        return Listing(repository, found.sha, files)
+
+
+def fetch_files(listing: Listing, files: Sequence[RemoteFile], folder: Path, progress: Progress) -> None:
+    """Fetch `files` into `folder`, each under its own name; what is there whole is kept, what is there in part goes on.
+
+    Raises `ModelUnavailable` of the kind that fits, or what `progress` raises; what has come stays for the next time.
+    """
+    counter = _Counter(listing.repository, sum(file.size for file in files), progress)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_room(listing, files, folder)
+        for file in files:
+            _fetch_file(listing, file, folder, counter)
+    except OSError as error:
+        raise _disk_error(listing.repository, folder, error) from error
+
+
+@contextlib.contextmanager
+def only_one(path: Path, what: str, progress: Progress) -> Generator[None]:
+    """Keep other processes from fetching the same thing; waits for one that does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock: Any = filelock.FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+            break
+        except filelock.Timeout:
+            progress(f"waiting for another process that fetches {what}", None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Counter:
+    """How many bytes of all have come."""
+
+    def __init__(self, repository: str, total: int, progress: Progress) -> None:
+        self._repository = repository
+        self._total = max(total, 1)
+        self._progress = progress
+        self.done = 0
+        """Bytes of the files that are whole."""
+
+    def tell(self, name: str, came: int) -> None:
+        there = min(self.done + came, self._total)
+        size = (
+            f"{there / 1e9:.2f} of {self._total / 1e9:.2f} GB" if self._total >= 1e8 else f"{self._total / 1e6:.1f} MB"
+        )
+        self._progress(f"downloading {self._repository}: {name}, {size}", 100.0 * there / self._total)
+
+
+class _Bar:
+    """What the hub's library takes for a progress bar."""
+
+    def __init__(self, name: str, start: int, counter: _Counter) -> None:
+        self._name = name
+        self._came = start
+        self._counter = counter
+
+    def update(self, count: float = 1) -> None:
+        self._came += int(count)
+        self._counter.tell(self._name, self._came)
+
+
+def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Counter) -> None:
+    target = folder / file.name
+    part = target.with_name(target.name + ".part")
+    if not (target.is_file() and target.stat().st_size == file.size):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in (1, 2):
+            _fetch_bytes(listing, file, part, counter)
+            if _is_right(part, file, lambda: counter.tell(file.name, file.size)):
+                break
+            part.unlink()
+            if attempt == 2:
+                raise ModelDownloadFailed(
+                    f"{listing.repository}: {file.name} came twice with bytes that are not those the hub promises",
+                    hint="A proxy or a mirror changes files on their way; HF_ENDPOINT says which hub is asked.",
+                )
+        part.replace(target)
+    counter.done += file.size
+    counter.tell(file.name, 0)
+
+
+def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Counter) -> None:
+    with _said_plainly(listing.repository, listing.commit), part.open("ab") as stream:
+        if stream.tell() > file.size:
+            stream.truncate(0)
+        for attempt in range(1, ATTEMPTS + 1):
+            start = stream.seek(0, 2)
+            counter.tell(file.name, start)
+            try:
+                _get(listing, file, stream, start, _Bar(file.name, start, counter))
+                return
+            except _errors.HfHubHTTPError:
+                raise
+            except (_errors.HTTPError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk's, not the network's
+                stream.flush()
+                if attempt == ATTEMPTS:
+                    raise ModelDownloadFailed(
+                        f"{listing.repository}: {file.name} cannot be fetched whole: {_first_line(error)}"
+                    ) from error
+
+
+def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, bar: _Bar) -> None:
+    if file.size == 0 or start == file.size:
+        return
+    url = _hub.hf_hub_url(listing.repository, file.name, revision=listing.commit, endpoint=_constants.ENDPOINT)
+    headers = _hub.utils.build_hf_headers()
+    headers["accept-encoding"] = "identity"  # a compressed answer has no ranges and no length
+    _download.http_get(url, stream, resume_size=start, headers=headers, expected_size=file.size, _tqdm_bar=bar)
+
+
+def _is_right(part: Path, file: RemoteFile, alive: Callable[[], None]) -> bool:
+    """Whether the bytes are those that the hub promised, by the hash it gave; by size where it gave none."""
+    size = part.stat().st_size
+    if size != file.size:
+        return False
+    if file.sha256 is not None:
+        digest, wanted = hashlib.sha256(), file.sha256
+    elif file.git_blob is not None:
+        digest, wanted = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), file.git_blob
+    else:
+        return True
+    with part.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            alive()
+    return digest.hexdigest() == wanted
+
+
+def _check_room(listing: Listing, files: Sequence[RemoteFile], folder: Path) -> None:
+    there = 0
+    for file in files:
+        for path in (folder / file.name, folder / f"{file.name}.part"):
+            if path.is_file():
+                there += min(path.stat().st_size, file.size)
+                break
+    needed = sum(file.size for file in files) - there
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE_BYTES > free:
+        raise ModelDiskFull(
+            f"{listing.repository} needs {needed / 1e9:.2f} GB more and {folder} has {free / 1e9:.2f} GB free; "
+            f"{SPARE_BYTES / 1e9:.2f} GB must stay free"
+        )
+
+
+def _disk_error(repository: str, folder: Path, error: OSError) -> ModelUnavailable:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return ModelDiskFull(f"{repository}: the disk of {folder} is full")
+    return ModelDownloadFailed(f"{repository}: {folder} cannot be written: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def _said_plainly(repository: str, revision: str | None) -> Generator[None]:
+    """Turns the errors of the hub's library into ours, without URLs, tokens and tracebacks."""
+    try:
+        yield
+    except _errors.GatedRepoError as error:
+        raise ModelAccessDenied(
+            f"{repository} is gated: the hub gives it to people who have accepted its licence",
+            hint=f"Accept the licence on the page of {repository} and set HF_TOKEN to a token that may read it.",
+        ) from error
+    except _errors.RepositoryNotFoundError as error:
+        raise ModelAccessDenied(
+            f"the hub has no repository {repository}, or it is private",
+            hint="Check the name; for a private one set HF_TOKEN to a token that may read it.",
+        ) from error
+    except _errors.RevisionNotFoundError as error:
+        raise ModelUnavailable(f"{repository} has no revision {revision}", hint="Check what follows the @.") from error
+    except _errors.RemoteEntryNotFoundError as error:
+        raise ModelDownloadFailed(f"{repository}: the hub no longer has a file that it listed") from error
+    except _errors.OfflineModeIsEnabled as error:
+        raise ModelUnavailable(
+            f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it"
+        ) from error
+    except _errors.HFValidationError as error:
+        raise ModelUnavailable(f"{repository} is not the id of a hub repository") from error
+    except _errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise ModelAccessDenied(
+                f"the hub does not give {repository} to this token: it answered {status}"
+            ) from error
+        raise ModelDownloadFailed(f"{repository}: the hub answered {status}") from error
+    except _errors.HTTPError as error:
+        raise ModelDownloadFailed(
+            f"{repository}: the hub cannot be reached: {_first_line(error)}",
+            hint="Check the network of this machine, or put the files there by hand and name them in SDSTREAM_MODELS.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+__all__ = ["Listing", "Progress", "fetch_files", "is_offline", "list_repository", "only_one"]

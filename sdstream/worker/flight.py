@@ -1,0 +1,176 @@
+"""One call of the worker, from pictures in their slots to results in theirs."""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sdstream.clock import Clock
+from sdstream.errors import PictureNotFinite, SdstreamError
+from sdstream.worker.devices import Device, Mark
+from sdstream.worker.load import LoadMeter
+from sdstream.worker.outcomes import Result
+from sdstream.worker.pipelines import Group
+from sdstream.worker.scheduler import WaitingPicture
+from sdstream.worker.stages import stage
+from sdstream.worker.work import LaneWork
+
+
+@dataclass(slots=True)
+class _Passenger:
+    lane: LaneWork
+    picture: WaitingPicture
+    image: torch.Tensor | None = None
+    result: Result | None = None
+    checked: int | None = None
+    """Where in the call's check for finite numbers it is."""
+
+
+class Flight:
+    """Pictures of lanes that ride together. `launch` gives the device all its work, `land` delivers the results.
+
+    On a GPU `launch` returns while the device still works; everything that `land` does waits for that first. A lane
+    that fails does so alone. What ends the process is raised: errors that only a new process mends, and a lack of
+    memory.
+    """
+
+    def __init__(self, device: Device, meter: LoadMeter, clock: Clock) -> None:
+        self._device = device
+        self._meter = meter
+        self._clock = clock
+        self._passengers: list[_Passenger] = []
+        self._finite: torch.Tensor | None = None
+        self._started = 0.0
+        self._begin = self._end = Mark(None)
+        self._measured: LaneWork | None = None
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the device is done, so that `land` would not wait."""
+        return self._end.is_passed
+
+    def launch(self, pictures: Mapping[LaneWork, WaitingPicture]) -> None:
+        """Begin with the pictures; whatever fails of a lane is told by it, and nothing is left of that here."""
+        self._started = self._clock.monotonic()
+        for lane, picture in pictures.items():
+            lane.announce()
+            if lane.stays(picture):
+                self._passengers.append(_Passenger(lane, picture, result=lane.pass_on(picture)))
+            elif lane.pipeline is None:
+                lane.give_up([picture])
+            else:
+                self._board(lane, picture)
+        riders = [each for each in self._passengers if each.image is not None]
+        if not riders:
+            return
+        self._begin = self._device.mark()
+        self._diffuse(riders)
+        with stage("download"):
+            for rider in riders:
+                self._fetch(rider)
+        self._end = self._device.mark()
+
+    def land(self) -> None:
+        """Wait for the device and deliver what it made."""
+        self._end.wait()
+        finite: list[bool] = [] if self._finite is None else [bool(each) for each in self._finite.numpy()]
+        if self._measured is not None:
+            self._note(self._measured, len(finite))
+        for each in self._passengers:
+            if each.result is None:
+                continue
+            if each.checked is not None and not finite[each.checked]:
+                each.lane.discard(each.result)
+                each.lane.fail(PictureNotFinite("a picture is not made of finite numbers"), each.picture)
+                continue
+            each.lane.deliver(each.picture, each.result, self._started)
+        self._passengers.clear()
+
+    def _board(self, lane: LaneWork, picture: WaitingPicture) -> None:
+        passenger = _Passenger(lane, picture)
+        try:
+            passenger.result = lane.scale(picture)
+            if passenger.result is None:
+                with stage("upload"):
+                    passenger.image = lane.upload(picture)
+        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
+            self._fail(passenger, error)
+        else:
+            self._passengers.append(passenger)
+
+    def _diffuse(self, riders: list[_Passenger]) -> None:
+        pipeline = riders[0].lane.pipeline
+        group = None if pipeline is None else pipeline.group
+        self._measured = riders[0].lane
+        if group is None:
+            return
+        try:
+            checks = [self._run(group, riders)]
+        except Exception as error:  # noqa: BLE001 - supervises the lanes: who raises when alone has raised
+            if len(riders) == 1:
+                self._fail(riders[0], error)
+                return
+            self._raise_if_final(error)
+            checks = self._run_each(group, riders)
+        if checks:
+            finite = torch.cat(checks)
+            if finite.device.type == "cuda":
+                self._finite = torch.empty(finite.shape, dtype=finite.dtype, pin_memory=True)
+                self._finite.copy_(finite, non_blocking=True)
+            else:
+                self._finite = finite
+
+    def _run(self, group: Group, riders: list[_Passenger], first: int = 0) -> torch.Tensor:
+        seats = {_seat(rider): rider for rider in riders}
+        ran = group.run({seat: rider.image for seat, rider in seats.items() if rider.image is not None})
+        for index, (seat, rider) in enumerate(seats.items(), first):
+            rider.image = ran.images[seat]
+            rider.checked = index
+        return ran.finite
+
+    def _run_each(self, group: Group, riders: list[_Passenger]) -> list[torch.Tensor]:
+        checks: list[torch.Tensor] = []
+        for rider in riders:
+            try:
+                checks.append(self._run(group, [rider], len(checks)))
+            except Exception as error:  # noqa: BLE001 - supervises the lanes, each by itself
+                self._fail(rider, error)
+        return checks
+
+    def _fetch(self, rider: _Passenger) -> None:
+        if rider.image is None:  # it failed
+            return
+        try:
+            rider.result = rider.lane.download(rider.image)
+        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
+            self._fail(rider, error)
+
+    def _fail(self, passenger: _Passenger, error: Exception) -> None:
+        self._raise_if_final(error)
+        if not isinstance(error, SdstreamError):
+            traceback.print_exception(error)
+        passenger.image = None
+        passenger.lane.fail(error, passenger.picture)
+
+    def _raise_if_final(self, error: Exception) -> None:
+        if isinstance(error, (torch.OutOfMemoryError, *self._device.fatal_errors)):
+            raise error
+
+    def _note(self, lane: LaneWork, streams: int) -> None:
+        pipeline = lane.pipeline
+        if pipeline is None:
+            return
+        seconds = self._end.seconds_since(self._begin)
+        if seconds is None:
+            seconds = self._clock.monotonic() - self._started
+        stream_bytes = 0 if pipeline.group is None else pipeline.group.stream_bytes
+        self._meter.note(pipeline.kind, max(streams, 1), seconds, stream_bytes)
+
+
+def _seat(rider: _Passenger) -> int:
+    assert rider.lane.pipeline is not None
+    return rider.lane.pipeline.seat
+
+
+__all__ = ["Flight"]

@@ -1,0 +1,112 @@
+"""Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import torch
+
+from sdstream.diffusion.frame import Frame, Guidance
+from sdstream.diffusion.models import Model
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.runners import Runner, make_runner
+from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.table import StreamTable
+from sdstream.worker.pipelines import Ran
+from sdstream.worker.stages import stage
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKey:
+    """What streams must have in common to ride in one call. Models are the same when they are one object."""
+
+    model: Model
+    width: int
+    height: int
+    steps: int
+    guidance: Guidance
+    batched: bool
+
+
+class StreamGroup:
+    """The streams of one key. Implements `worker.pipelines.Group`; used by the working thread.
+
+    There are 1, 2, 4, 8 ... seats; a seat that was left is taken again. A stream's first picture fills all its steps.
+    """
+
+    def __init__(self, key: GroupKey, runner: Runner, like: Knobs) -> None:
+        self.key = key
+        self._table = StreamTable(runner, like, 1)
+        self._unprimed: set[int] = set()
+
+    @property
+    def stream_bytes(self) -> int:
+        """Memory of one stream on the device."""
+        return self._table.bytes_per_stream
+
+    def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
+        """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
+        if len(self._table.seats) == self._table.capacity:
+            self._table.grow(2 * self._table.capacity)
+        seat = self._table.join(knobs, memory)
+        if memory is None:
+            self._unprimed.add(seat)
+        return seat
+
+    def leave(self, seat: int) -> None:
+        self._unprimed.discard(seat)
+        self._table.leave(seat)
+
+    def memory(self, seat: int) -> Memory | None:
+        """A copy of what the stream remembers; None while it has had no picture."""
+        return None if seat in self._unprimed else self._table.memory(seat)
+
+    def turn(self, seat: int, knobs: Knobs) -> None:
+        """Put new knobs into force from the next call on."""
+        self._table.turn(seat, knobs)
+
+    @torch.no_grad()
+    def run(self, images: Mapping[int, torch.Tensor]) -> Ran:
+        with stage("diffuse"):
+            first = {seat: image for seat, image in images.items() if seat in self._unprimed}
+            if first and self.key.batched:
+                for _ in range(self.key.steps - 1):
+                    self._table.run(first)
+            made = self._table.run(images)
+            self._unprimed -= images.keys()
+            finite = torch.cat([made[seat].sum().isfinite()[None] for seat in images])
+            return Ran({seat: made[seat].clamp(0, 1) for seat in images}, finite)
+
+
+class GroupBook:
+    """The groups that somebody sits in, by key. Used by the working thread."""
+
+    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
+        self._make = make
+        self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
+
+    def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
+        """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = StreamGroup(key, self._make(key), like)
+        return group
+
+
+def runner_of(key: GroupKey) -> Runner:
+    """What streams of this key are run by."""
+    model = key.model
+    frame = Frame(
+        EagerNetworks(model.unet, model.vae),
+        slots=key.steps,
+        guidance=key.guidance,
+        prediction=model.schedule.prediction,
+        batched=key.batched,
+    )
+    return make_runner(frame, model.device)
+
+
+groups = GroupBook(runner_of)
+"""Those of this process."""
+
+__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "runner_of"]

@@ -1,0 +1,57 @@
+"""What becomes of a lane's params and pictures in the worker, as values."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from sdstream.errors import InternalError, OutOfMemory, SdstreamError
+from sdstream.frames import PictureSize
+from sdstream.params import StreamParams
+from sdstream.worker.colour import Download
+from sdstream.worker.pipelines import Pipeline
+from sdstream.worker.scheduler import WantedParams
+
+
+class Refusal(NamedTuple):
+    """Params that could not be brought into force, and why."""
+
+    revision: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of params: a plan for a pipeline, another pipeline, or the reason why there is neither."""
+
+    wanted: WantedParams
+    params: StreamParams | None = None
+    plan: Any = None
+    planned_for: Pipeline | None = None
+    pipeline: Pipeline | None = None
+    error: Exception | None = None
+    beside: bool = False
+    """It was loaded while the present pipeline was in memory, if there is one."""
+
+
+class Result(NamedTuple):
+    """A picture that is made, or about to be: where it will lie, and what is left to do for that."""
+
+    ring: int
+    slot: int
+    size: PictureSize
+    download: Download | None
+
+
+def code_and_words(error: Exception) -> tuple[str, str]:
+    """An error as the server is told of it: a code of `sdstream.errors`, and a sentence."""
+    if isinstance(error, SdstreamError):
+        return error.code, error.message
+    if isinstance(error, torch.OutOfMemoryError):
+        first = str(error).strip().partition("\n")[0]
+        return OutOfMemory.code, f"the device has too little memory: {first}"
+    return InternalError.code, f"{type(error).__name__}: {error}"
+
+
+__all__ = ["Prepared", "Refusal", "Result", "code_and_words"]

@@ -1,0 +1,212 @@
+"""The models in memory: each once for all streams that want the same of it, LoRAs included."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+
+from sdstream.diffusion.fusing import WeightedLoras, can_refit, check_loras, fused, networks_of, refit
+from sdstream.diffusion.lora import Lora, read_lora
+from sdstream.diffusion.models import Model, Progress, default_dtype, is_turbo, load_model
+from sdstream.diffusion.selection import LORA
+from sdstream.diffusion.sources import ModelFiles, get_model, get_tokenizer
+from sdstream.directories import ModelPlaces
+from sdstream.errors import LoraUnusable, ModelUnavailable
+from sdstream.params import ModelTable, StreamParams
+from sdstream.settings import Family
+from sdstream.worker.lora_files import LoraFiles, shown
+
+LCM_LORAS: dict[Family, str] = {
+    "sd15": "latent-consistency/lcm-lora-sdv1-5",
+    "sdxl-turbo": "latent-consistency/lcm-lora-sdxl",
+}
+"""What makes a model draw in few steps; there is none for SD 2. `lcm_lora_id` names it, and the family decides."""
+
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """What a stream's params ask of a model: equal ones are served by one `Model`."""
+
+    source: str
+    """A directory, a file or a hub id."""
+    family: Family
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and weights, sorted, none of them 0."""
+    lcm: bool = False
+    """With the LCM LoRA of its family, where the model is not one of the turbo ones."""
+    places: ModelPlaces = field(default_factory=ModelPlaces)
+
+    @classmethod
+    def of(cls, params: StreamParams, models: ModelTable | None = None) -> "WantedModel":
+        """What `params` ask for; `models` says where weights are, without it they are looked for under the id."""
+        entry = None if models is None else models.get(params.model_id)
+        return cls(
+            params.model_id if entry is None else entry.source,
+            params.family,
+            tuple(sorted((name, weight) for name, weight in (params.lora_dict or {}).items() if weight)),
+            params.use_lcm_lora and params.family in LCM_LORAS,
+            ModelPlaces() if models is None else models.places,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """All files of a wanted model, on this machine."""
+
+    model: ModelFiles
+    tokenizer: Path | None
+    loras: tuple[tuple[str, Path, float], ...]
+
+    def base_key(self, device: torch.device) -> Key:
+        taesd = None if self.model.taesd is None else self.model.taesd.resolve()
+        return (_stamp(self.model.path), taesd, str(device))
+
+    def key(self, device: torch.device) -> Key:
+        return (*self.base_key(device), tuple((_stamp(path), weight) for _, path, weight in self.loras))
+
+
+class ModelShelf:
+    """Loaded models, each once for all streams. The last one stays when no stream has it, until another is loaded.
+
+    Streams whose params ask for the same files, LoRAs and weights get the same `Model` object, and others another one
+    that shares what no LoRA changes. Threads may call at any time: what is loaded is given out while others fetch or
+    load, and one loads at a time.
+    """
+
+    def __init__(self, lora_files: LoraFiles | None = None) -> None:
+        self._lora_files = lora_files or LoraFiles()
+        self._look = threading.Lock()
+        self._load = threading.Lock()
+        self._models: WeakValueDictionary[Key, Model] = WeakValueDictionary()
+        self._keys: WeakKeyDictionary[Model, Key] = WeakKeyDictionary()
+        self._last: Model | None = None
+
+    def get(self, wanted: WantedModel, device: torch.device, progress: Progress) -> Model:
+        """The model, fetched and loaded where it is not here yet. `progress` may raise to give up.
+
+        Raises `ModelUnavailable` of the kind that fits, naming what is missing; what was loaded before stays then.
+        """
+        files = self._find_files(wanted, device, progress)
+        key = files.key(device)
+        known = self._known(key)
+        if known is not None and known.family == wanted.family:
+            return known
+        with self._load:
+            base = self._base(files, wanted, device, progress)
+            if not files.loras:
+                return base
+            model = self._known(key)
+            if model is None:
+                loras = _read_loras(base, files, progress)
+                progress("fusing the LoRAs", None)
+                model = fused(base, loras)
+            return self._keep(key, model)
+
+    def prepare_refit(
+        self, model: Model, wanted: WantedModel, device: torch.device, progress: Progress
+    ) -> Callable[[], Model] | None:
+        """How to turn `model`, which one stream alone uses, into the wanted one in the same storages; None: impossible.
+
+        All that can fail happens here: raises `ModelUnavailable`, and `model` is as it was. What is returned is to be
+        called between two pictures, takes about as long as a picture, and returns the model to use from then on.
+        """
+        files = self._find_files(wanted, device, progress)
+        before = self._keys.get(model)
+        if model.base is None or not files.loras or before is None or self._known(files.key(device)) is not None:
+            return None
+        if self._keys.get(model.base) != files.base_key(device):
+            return None
+        loras = _read_loras(model.base, files, progress)
+        if not can_refit(model, loras):
+            return None
+        check_loras(model.base, loras)
+
+        def write() -> Model:
+            with self._look:
+                self._models.pop(before, None)
+            return self._keep(files.key(device), refit(model, loras))
+
+        return write
+
+    def _find_files(self, wanted: WantedModel, device: torch.device, progress: Progress) -> _Files:
+        half = default_dtype(device) == torch.float16
+        files = get_model(wanted.source, wanted.family, wanted.places, half=half, progress=progress)
+        tokenizer: Path | None = None
+        if files.path.is_file():
+            tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
+        loras: list[tuple[str, Path, float]] = []
+        if wanted.lcm and not is_turbo(files.path):
+            loras.append(self._find_lcm(wanted, files.path, progress))
+        for name, weight in wanted.loras:
+            loras.append((shown(name), self._lora_files.get(name, wanted.places, progress), weight))
+        return _Files(files, tokenizer, tuple(loras))
+
+    def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> tuple[str, Path, float]:
+        name = LCM_LORAS[wanted.family]
+        own = model / "lcm_lora" / LORA
+        if own.is_file():
+            return name, own, 1.0
+        try:
+            return name, self._lora_files.get(name, wanted.places, progress), 1.0
+        except LoraUnusable as error:
+            raise LoraUnusable(
+                f"{error.message}; use_lcm_lora asks for it", hint="Set use_lcm_lora to false to go without it."
+            ) from error
+
+    def _base(self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress) -> Model:
+        key = files.base_key(device)
+        model = self._known(key)
+        if model is None or model.family != wanted.family:
+            with self._look:
+                self._last = None  # make room first
+            model = load_model(
+                files.model.path,
+                wanted.family,
+                device,
+                taesd=not wanted.places.full_vae,
+                taesd_elsewhere=files.model.taesd,
+                tokenizer_elsewhere=files.tokenizer,
+                progress=progress,
+            )
+        return self._keep(key, model)
+
+    def _known(self, key: Key) -> Model | None:
+        with self._look:
+            model = self._models.get(key)
+            if model is not None:
+                self._last = model
+            return model
+
+    def _keep(self, key: Key, model: Model) -> Model:
+        with self._look:
+            self._models[key] = model
+            self._keys[model] = key
+            self._last = model
+            return model
+
+
+def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras:
+    networks = networks_of(base)
+    loras: list[tuple[Lora, float]] = []
+    for name, path, weight in files.loras:
+        progress(f"loading the LoRA {name}", None)
+        loras.append((read_lora(path, name, base.family, networks), weight))
+    return loras
+
+
+def _stamp(path: Path) -> Key:
+    """A file or directory as it is now: another one in its place has another stamp."""
+    try:
+        path = path.resolve()
+        seen = (path / "model_index.json" if path.is_dir() else path).stat()
+    except OSError as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
+    return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
+
+
+__all__ = ["LCM_LORAS", "ModelShelf", "WantedModel"]
