@@ -34,7 +34,8 @@ class Controls(nn.Module):
         """What they add to the UNet for B rows; the first five are as `Networks.predict` takes them.
 
         `pictures` [B, C, H, W], 0 to 1, are the control pictures of all nets side by side, `scales` [B, nets]. Scale 0
-        adds nothing at all, whatever the net says.
+        adds nothing at all, whatever the net says, and so does a control picture that begins with a negative number:
+        there is none for this row.
         """
         down: list[torch.Tensor] = []
         mid: torch.Tensor | None = None
@@ -46,7 +47,7 @@ class Controls(nn.Module):
             own_down, own_mid = net(
                 latents, timesteps, texts, controlnet_cond=part.to(latents.dtype), return_dict=False, **extra
             )
-            scale = scales[:, index].to(latents.dtype).view(-1, 1, 1, 1)
+            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype).view(-1, 1, 1, 1)
             scaled = [values * scale for values in own_down]
             down = scaled if mid is None else [one + other for one, other in zip(down, scaled, strict=True)]
             mid = own_mid * scale if mid is None else mid + own_mid * scale
@@ -59,4 +60,7 @@ def window(start: float, end: float, slots: int) -> list[bool]:
     return [not (slot / slots < start or (slot + 1) / slots > end) for slot in range(slots)]
 
 
-__all__ = ["Controls", "window"]
+NO_PICTURE = -1.0
+"""What a control picture is filled with when there is none."""
+
+__all__ = ["NO_PICTURE", "Controls", "window"]

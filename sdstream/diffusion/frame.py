@@ -95,7 +95,7 @@ class Frame(nn.Module):
             control = torch.cat((control, ring), 1) if self.aligned else control.expand(-1, self.slots, -1, -1, -1)
             ring = control[:, :-1]
         order = torch.arange(self.slots, device=newest.device)
-        moment = _Moment(control, memory.bank, memory.pictures[:, None] <= order)
+        moment = _Moment(control, memory.bank, memory.recalled[:, None] <= order)
         pictures, residual, own = self._step(noisy, knobs, moment, residual, opens=True)
         kept = memory._replace(buffer=_renoise(pictures[:, :-1], knobs, 1, self.slots), residual=residual, control=ring)
         return pictures[:, -1], _remember(kept, knobs, own, moment.fresh)
@@ -106,7 +106,7 @@ class Frame(nn.Module):
         residual = knobs.noise[:, :1]
         pictures = noisy
         owns: list[torch.Tensor] = []
-        fresh = memory.pictures[:, None] == 0
+        fresh = memory.recalled[:, None] == 0
         for slot in range(self.slots):
             if slot > 0:
                 noisy = _renoise(pictures, knobs, slot, slot + 1)
@@ -216,7 +216,8 @@ def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tens
     newer = torch.cat((own[:, :, None], memory.bank[:, :, :-1]), 2)
     bank = torch.where(due[..., None, None], newer, memory.bank)
     bank = torch.where(fresh[..., None, None], own[:, :, None], bank)  # the first fill all places
-    return memory._replace(bank=bank, age=torch.where(due, torch.zeros_like(age), age))
+    age = torch.where(due, torch.zeros_like(age), age)
+    return memory._replace(bank=bank, age=age, recalled=memory.recalled + 1)
 
 
 def _picture(predicted: torch.Tensor, noisy: torch.Tensor, knobs: Knobs) -> torch.Tensor:

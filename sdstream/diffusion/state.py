@@ -62,7 +62,8 @@ class Memory(NamedTuple):
     `buffer` float32 [S, N - 1, C, h, w] are the half denoised latents of the pictures before, newest first; `residual`
     float32 [S, N, C, h, w] is the noise that stands for the unconditional prediction; `finished` float32 [S, C, h, w]
     is the latent that left last; `pictures` int64 [S] is how many came in. `control` [S, N - 1, channels, H, W] are the
-    control pictures of `buffer`; `bank` [S, N, pictures, length] the keys and values of earlier pictures, newest first;
+    control pictures of `buffer`, -1 throughout where there was none; `recalled` int64 [S] is how many pictures came in
+    since there is a bank; `bank` [S, N, pictures, length] the keys and values of earlier pictures, newest first;
     `age` float32 [S, 1] is how many pictures ago one was kept.
     """
 
@@ -70,6 +71,7 @@ class Memory(NamedTuple):
     residual: torch.Tensor
     finished: torch.Tensor
     pictures: torch.Tensor
+    recalled: torch.Tensor
     control: torch.Tensor
     bank: torch.Tensor
     age: torch.Tensor
@@ -181,10 +183,24 @@ def make_memory(knobs: Knobs) -> Memory:
         residual=torch.zeros_like(knobs.noise),
         finished=torch.zeros_like(knobs.noise[:, 0]),
         pictures=torch.zeros(streams, dtype=torch.int64, device=knobs.noise.device),
-        control=control.new_zeros((streams, slots - 1, *control.shape[2:])),
+        control=control.new_full((streams, slots - 1, *control.shape[2:]), -1.0),
+        recalled=torch.zeros(streams, dtype=torch.int64, device=knobs.noise.device),
         bank=bank.new_zeros((streams, *bank.shape[2:])),
         age=torch.zeros_like(knobs.every),
     )
+
+
+def carry_over(memory: Memory, knobs: Knobs) -> Memory:
+    """`memory` for a stream of these knobs: what no longer fits, or was not there, begins anew.
+
+    Pictures that are under way stay under way; those that came without a control picture end without one.
+    """
+    fresh = make_memory(knobs)
+    old = memory._asdict()
+    kept = {name: old[name] if old[name].shape == value.shape else value for name, value in fresh._asdict().items()}
+    if kept["bank"] is not memory.bank:
+        kept["recalled"], kept["age"] = fresh.recalled, fresh.age
+    return Memory(**kept)
 
 
 def count(block: Block) -> int:
@@ -247,6 +263,7 @@ __all__ = [
     "Recall",
     "Steering",
     "Style",
+    "carry_over",
     "clone",
     "copy_into",
     "count",

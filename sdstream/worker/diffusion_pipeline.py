@@ -1,24 +1,39 @@
 """A stream that diffuses: image processors, its seat in a call that streams share, image processors."""
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.seeds import make_noise
-from sdstream.diffusion.state import Knobs, Memory, make_knobs
-from sdstream.errors import ModelUnavailable
+from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelUnavailable, SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
+from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, style_of
+from sdstream.worker.conditions import shelf as conditions_shelf
+from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.load import CallKind
-from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
+from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
-FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "controlnets")
+FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict")
 """Parameters that another pipeline is made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a pipeline runs on, loaded before it is made."""
+
+    model: Model
+    shelf: AnnotatorShelf
+    conditions: Conditions = field(default_factory=Conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +42,7 @@ class DiffusionPlan:
 
     params: StreamParams
     stages: LaneStages
+    controls: ControlStages
     guidance: Guidance
     knobs: Knobs
     notes: tuple[str, ...]
@@ -38,10 +54,21 @@ class DiffusionPipeline(Pipeline):
     The first picture fills all steps, so what leaves first is that picture and not the noise of an empty pipeline.
     """
 
-    def __init__(self, params: StreamParams, model: Model) -> None:
-        """Raises `ModelUnavailable` when the params ask for something that cannot run here."""
+    def __init__(
+        self,
+        params: StreamParams,
+        model: Model,
+        conditions: Conditions | None = None,
+        shelf: AnnotatorShelf | None = None,
+    ) -> None:
+        """`conditions` are what was loaded for these params besides the model.
+
+        Raises `ModelUnavailable` when the params ask for something that cannot run here.
+        """
+        shelf = annotators(model.device, ModelPlaces()) if shelf is None else shelf
+        self._loaded = Loaded(model, shelf, conditions or Conditions())
         self._model = model
-        self._plan = make_plan(params, model)
+        self._plan = make_plan(params, self._loaded)
         self._group: StreamGroup | None = None
         self._seat = 0
         self._known: dict[Guidance, StreamGroup] = {}
@@ -87,7 +114,9 @@ class DiffusionPipeline(Pipeline):
             return None
         if len(params.t_index_list) != len(old.t_index_list):
             return None
-        return make_plan(params, self._model)
+        if WantedConditions.of(params) != self._loaded.conditions.wanted:
+            return None
+        return make_plan(params, self._loaded, self._plan)
 
     def turn(self, plan: DiffusionPlan) -> None:
         if self._group is not None and self._group.key.guidance == plan.guidance:
@@ -104,6 +133,8 @@ class DiffusionPipeline(Pipeline):
         memory = None
         if isinstance(before, DiffusionPipeline) and before.group is not None and self._continues(before):
             memory = before.group.memory(before.seat)
+            if memory is not None:
+                memory = carry_over(memory, self._plan.knobs)
             self._previous = before._previous
         self._group, self._seat = self._join(self._plan, memory)
 
@@ -115,13 +146,34 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def before(self, image: torch.Tensor) -> torch.Tensor:
-        return self._plan.stages.before(image, self._previous)
+        image = self._plan.stages.before(image, self._previous, self._delay)
+        return self._plan.controls.beside(image, self._previous, self._delay)
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
         image = self._plan.stages.after(image, self._previous)
-        self._previous = image if self._plan.stages.remembers else None
+        remembers = self._plan.stages.remembers or self._plan.controls.remembers
+        self._previous = image if remembers else None
         return image
+
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        return (*self._plan.stages.faults, *self._plan.controls.faults)
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        """The last control picture of each preprocessor, float [1, 3, H, W], 0 to 1."""
+        return self._plan.controls.last
+
+    def wait(self) -> None:
+        """Wait for the networks of all processors."""
+        self._plan.stages.wait()
+        self._plan.controls.wait()
+
+    @property
+    def _delay(self) -> int:
+        params = self._plan.params
+        return len(params.t_index_list) - 1 if params.use_denoising_batch else 0
 
     def _continues(self, before: "DiffusionPipeline") -> bool:
         """Whether what that one remembers means the same here: latents of one family, as many and as large."""
@@ -138,6 +190,7 @@ class DiffusionPipeline(Pipeline):
             len(params.t_index_list),
             plan.guidance,
             params.use_denoising_batch,
+            self._loaded.conditions,
         )
         group = self._known[plan.guidance] = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
@@ -148,10 +201,15 @@ _encoding = threading.Lock()
 
 
 @torch.no_grad()
-def make_plan(params: StreamParams, model: Model) -> DiffusionPlan:
-    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here."""
+def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None = None) -> DiffusionPlan:
+    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here.
+
+    `before` is the plan that this one takes the place of.
+    """
     _refuse_what_cannot_run(params)
-    stages = LaneStages.of(params)
+    model, conditions = loaded.model, loaded.conditions
+    stages = LaneStages.of(params, loaded.shelf, None if before is None else before.stages)
+    controls = ControlStages(params, loaded.shelf, None if before is None else before.controls)
     with _encoding:
         prompt = model.prompts.encode(
             params.prompt, method=params.prompt_interpolation_method, normalise=params.normalize_prompt_weights
@@ -172,9 +230,13 @@ def make_plan(params: StreamParams, model: Model) -> DiffusionPlan:
         delta=params.delta,
         renoise=params.do_add_noise,
         time_ids=model.time_ids(params.width, params.height),
+        calm=calm_of(params),
+        steering=conditions.steering(params),
+        style=conditions.style(params, model),
+        recall=conditions.recall(params, model),
     )
     notes = prompt.notes + tuple(f"negative: {note}" for note in negative.notes)
-    return DiffusionPlan(params, stages, choose_guidance(params), knobs, notes)
+    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, notes)
 
 
 def choose_guidance(params: StreamParams) -> Guidance:
@@ -191,7 +253,11 @@ def load_diffusion(
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    return DiffusionPipeline(params, shelf.get(wanted, device, progress))
+    model = shelf.get(wanted, device, progress)
+    conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
+    pipeline = DiffusionPipeline(params, model, conditions, annotators(device, wanted.places))
+    pipeline.wait()
+    return pipeline
 
 
 shelf = ModelShelf()
@@ -200,20 +266,11 @@ shelf = ModelShelf()
 def _refuse_what_cannot_run(params: StreamParams) -> None:
     """What this version cannot do is said, not left out of the picture in silence."""
     adapter = getattr(params, "ip_adapter", None)
-    cached = getattr(params, "cached_attention", None)
-    latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
-    asked = {
-        "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
-        "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
-        "cached_attention": bool(cached and cached.enabled),
-        "latent processors": any(block.active for block in latent),
-    }
-    wanted = [name for name, wants in asked.items() if wants]
-    if wanted:
+    if adapter is not None and adapter.enabled and adapter.type == "faceid" and style_of(params) is not None:
         raise ModelUnavailable(
-            f"{', '.join(wanted)}: this version of sdstream cannot diffuse with this yet",
-            hint="Switch it off, or wait for a version that has it.",
+            "ip_adapter.type faceid: this version of sdstream cannot find faces yet",
+            hint="Set ip_adapter.type to regular, or switch the adapter off.",
         )
 
 
-__all__ = ["DiffusionPipeline", "DiffusionPlan", "choose_guidance", "load_diffusion", "make_plan", "shelf"]
+__all__ = ["DiffusionPipeline", "DiffusionPlan", "Loaded", "choose_guidance", "load_diffusion", "make_plan", "shelf"]

@@ -1,17 +1,20 @@
 """Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 import torch
 
+from sdstream.diffusion.conditioned import ConditionedNetworks
+from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.table import StreamTable
+from sdstream.worker.conditions import Conditions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
 
@@ -26,6 +29,8 @@ class GroupKey:
     steps: int
     guidance: Guidance
     batched: bool
+    conditions: Conditions = field(default_factory=Conditions)
+    """What was loaded besides the model; the same when it is the same objects."""
 
 
 class StreamGroup:
@@ -96,12 +101,23 @@ class GroupBook:
 def runner_of(key: GroupKey) -> Runner:
     """What streams of this key are run by."""
     model = key.model
+    conditions = key.conditions
+    if conditions.adapter is None and not conditions.wanted.recalled:
+        networks = EagerNetworks(model.unet, model.vae)
+    else:
+        networks = ConditionedNetworks(
+            model.unet,
+            model.vae,
+            image_layers=() if conditions.adapter is None else conditions.adapter.layers,
+            recalls=model.latent_shape(key.width, key.height)[1:] if conditions.wanted.recalled else None,
+        )
     frame = Frame(
-        EagerNetworks(model.unet, model.vae),
+        networks,
         slots=key.steps,
         guidance=key.guidance,
         prediction=model.schedule.prediction,
         batched=key.batched,
+        controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
     return make_runner(frame, model.device)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from sdstream.clock import Clock
-from sdstream.errors import InternalError
+from sdstream.errors import InternalError, SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
@@ -72,6 +72,8 @@ class LaneWork:
         self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
+        self._told_faults: tuple[SdstreamError, ...] = ()
+        """What the last report said is left out."""
         self.failed = False
         self.preparing = False
 
@@ -269,9 +271,12 @@ class LaneWork:
             return
         if result.download is not None:
             result.download.finish()
+        faults = self._pipeline.faults
         if self._effective_sequence is None:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
+            self._report(LanePhase.READY)
+        elif faults != self._told_faults:  # what loads beside the pictures fails beside them
             self._report(LanePhase.READY)
         size = result.size
         self._send(
@@ -346,6 +351,9 @@ class LaneWork:
         pipeline = self._pipeline
         if phase is LanePhase.READY and pipeline is not None:
             detail = "; ".join(pipeline.notes)
+            self._told_faults = pipeline.faults
+            if self._told_faults:
+                error_code, error_message = code_and_words(self._told_faults[0])
         self._send(
             LaneReport(
                 self.number,

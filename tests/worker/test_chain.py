@@ -76,7 +76,7 @@ def test_each_style_of_lineart_has_its_network(styles: dict[str, bool]) -> None:
 
 
 def test_a_processor_without_its_weights_is_passed_over_and_named() -> None:
-    made = chain(wanted("hed"), wanted("blur"), shelf=AnnotatorShelf(CPU, lambda source: None))
+    made = chain(wanted("hed"), wanted("blur"), shelf=AnnotatorShelf(CPU, find=lambda source: None))
     image = scene()
     assert torch.equal(made.run(image), chain(wanted("blur")).run(image))
     assert [type(fault) for fault in made.faults] == [ModelUnavailable]

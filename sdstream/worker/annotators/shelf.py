@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.worker.annotators import weights
-from sdstream.worker.annotators.weights import Finder, WeightSource, fill, find_in_cache, locate
+from sdstream.worker.annotators.weights import Finder, WeightSource, fill, finder, locate
 
 KEPT = 4
 """Networks that stay loaded when no stream uses them, the ones used last."""
@@ -102,10 +103,15 @@ class AnnotatorShelf:
     """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread."""
 
     def __init__(
-        self, device: torch.device, find: Finder = find_in_cache, loaders: Mapping[str, Loader] = LOADERS
+        self,
+        device: torch.device,
+        places: ModelPlaces | None = None,
+        *,
+        find: Finder | None = None,
+        loaders: Mapping[str, Loader] = LOADERS,
     ) -> None:
         self._device = device
-        self._find = find
+        self._find = find or finder(places or ModelPlaces())
         self._loaders = loaders
         self._lock = threading.Lock()
         self._loads: OrderedDict[str, Future[nn.Module]] = OrderedDict()

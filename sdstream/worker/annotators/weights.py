@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from sdstream.diffusion.sources import find_cached
+from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 
 CHUNK = 1 << 20
@@ -53,9 +54,17 @@ Finder = Callable[[WeightSource], Path | None]
 """The folder that holds the files of a source, None where it is not on this machine."""
 
 
-def find_in_cache(source: WeightSource) -> Path | None:
-    """The newest snapshot in the hub's cache."""
-    return find_cached(source.repository)
+def finder(places: ModelPlaces) -> Finder:
+    """Looks below the data directory's `models` and in the hub's cache, and fetches what is in neither where it may."""
+
+    def find(source: WeightSource) -> Path | None:
+        folder = find_repository(source.repository, places)
+        whole = folder is not None and all((folder / name).is_file() for name in source.files)
+        if not whole and fetches(places):
+            return fetch_chosen(source.repository, source.files, places, lambda detail, percent: None)
+        return folder
+
+    return find
 
 
 def locate(source: WeightSource, find: Finder, processor: str) -> Path:
@@ -153,7 +162,7 @@ __all__ = [
     "WeightSource",
     "check",
     "fill",
-    "find_in_cache",
+    "finder",
     "locate",
     "read_state",
 ]
