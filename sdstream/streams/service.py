@@ -224,6 +224,7 @@ class StreamService:
             self._streams.refuse_crowd(self._busy_since())
         before = stream.used_at
         stream.use()  # before the answer, or several could take the last place at once
+        self._look_at_style_image(stream)
         try:
             return SessionOpened(stream.saved, await stream.publish(offer))
         except RequestError:
@@ -376,10 +377,9 @@ class StreamService:
 
     def _look_at_style_image(self, stream: Stream) -> None:
         image = style_image_of(stream.saved.params)
-        if image is None:
-            self._style_images.forget(stream.saved.id)
-        else:
-            self._style_images.check(stream.saved.id, image, stream.note_bad_params)
+        self._style_images.forget(stream.saved.id)
+        if image is not None and not stream.has_style_picture(image):
+            self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
 
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout

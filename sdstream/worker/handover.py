@@ -59,7 +59,8 @@ class ParamsHandover:
 
     def next(self) -> Given | None:
         """What the worker is to be given now, if anything."""
-        if self._unanswered is not None or self._given.revision >= self._wanted.revision:
+        # Of one revision there may be two: a style image's picture can come after its address.
+        if self._unanswered is not None or self._given is self._wanted:
             return None
         return self._give()
 
