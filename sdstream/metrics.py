@@ -45,11 +45,14 @@ class ServerStatistics:
     bytes_received: int = 0
     bytes_sent: int = 0
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
     worker_phase: str = "starting"
     worker_phases: tuple[str, ...] = ()
     worker_restarts: int = 0
+    worker_calls: Mapping[int, int] = field(default_factory=dict[int, int])
+    worker_call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
     worker_memory_used: int | None = None
     worker_memory_total: int | None = None
     store_commits: int = 0
@@ -70,10 +73,13 @@ METRICS: dict[str, str] = {
     "sdstream_received_bytes_total": "Media bytes received from publishers.",
     "sdstream_sent_bytes_total": "Media bytes sent to viewers.",
     "sdstream_frames_dropped_total": "Pictures dropped, by reason.",
-    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, worker, encode (sampled), total.",
+    "sdstream_frames_replaced_total": "Pictures in whose place another was shown: similar (the last again), unsafe.",
+    "sdstream_latency_seconds": "Time pictures spend in each hop: receive, wait, worker, encode (sampled), total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",
+    "sdstream_worker_calls_total": "Calls of the worker, by the number of streams that rode in them.",
+    "sdstream_worker_call_seconds_total": "Time that those calls took.",
     "sdstream_worker_memory_used_bytes": "Memory in use on the worker's device, where it is known.",
     "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
     "sdstream_store_commits_total": "Transactions of the stream store.",
@@ -107,11 +113,17 @@ class StatisticsCollector(Collector):
         yield _counter("sdstream_received_bytes_total", statistics.bytes_received)
         yield _counter("sdstream_sent_bytes_total", statistics.bytes_sent)
         yield _labelled_counter("sdstream_frames_dropped_total", "reason", statistics.drops)
+        yield _labelled_counter("sdstream_frames_replaced_total", "reason", statistics.replaced)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}
         yield _labelled_gauge("sdstream_worker_phase", "phase", phases)
         yield _counter("sdstream_worker_restarts_total", statistics.worker_restarts)
+        calls, seconds = statistics.worker_calls, statistics.worker_call_seconds
+        yield _labelled_counter("sdstream_worker_calls_total", "streams", {str(n): calls[n] for n in sorted(calls)})
+        yield _labelled_counter(
+            "sdstream_worker_call_seconds_total", "streams", {str(n): seconds[n] for n in sorted(seconds)}
+        )
         if statistics.worker_memory_used is not None:
             yield _gauge("sdstream_worker_memory_used_bytes", statistics.worker_memory_used)
         if statistics.worker_memory_total is not None:

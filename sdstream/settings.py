@@ -169,12 +169,35 @@ class Settings(BaseModel):
     batch_size: int = Field(
         default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
     )
+    stream_frame_rate: float = Field(
+        default=10.0,
+        ge=0,
+        le=240,
+        description="Pictures a second that the worker must be able to make of each stream, by what its calls were "
+        "measured to take, before one more is taken; else 429. 0 takes streams whatever they cost.",
+    )
     batch_window: float = Field(
         default=0.002,
         ge=0,
         le=0.1,
         description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
         "A stream alone never waits, and nobody waits for one that is late.",
+    )
+    compile_networks: bool = Field(
+        default=False,
+        description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "
+        "the compiler, up to minutes. Needs a C++ compiler on a CPU.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
+    )
+    safety_check_interval: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="The safety checker looks at each n-th picture of a stream; what it found counts until the next "
+        "look.",
     )
     worker_spare: bool = Field(
         default=True,

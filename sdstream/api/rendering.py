@@ -105,6 +105,7 @@ def status_object(record: StreamRecord, status: StreamStatus, address: PublicAdd
             for hop, summary in status.latencies.items()
         },
         "drops": dict(status.drops),
+        "replaced": dict(status.replaced),
         "media": media_object(status.media),
     }
 
@@ -167,6 +168,7 @@ def lane_object(lane: LaneStatus | None) -> dict[str, Any] | None:
         "effective_frame": lane.effective_sequence,
         "error_code": lane.error_code,
         "error_message": lane.error_message,
+        "acceleration_in_force": lane.acceleration or None,
     }
 
 

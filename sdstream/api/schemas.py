@@ -186,11 +186,16 @@ class Status(Shape):
     gateway_status: GatewayStatus
     reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
     revision: int
-    lane: dict[str, Any] | None = Field(description="What the worker says: phase, detail, percent, revision.")
+    lane: dict[str, Any] | None = Field(
+        description="What the worker says: phase, detail, percent, revision, acceleration_in_force."
+    )
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
     latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
     drops: dict[str, int] = Field(description="Dropped pictures by reason.")
+    replaced: dict[str, int] = Field(
+        description="Pictures in whose place another was shown: the last one if `similar`, a placard if `unsafe`."
+    )
     media: dict[str, Any]
 
 
@@ -234,6 +239,18 @@ class Catalogue(Shape):
     processors: Any
 
 
+class KindCapacityData(Shape):
+    """Streams of one kind, as far as they were measured."""
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+    publishing: int
+    frame_seconds: dict[str, float]
+    room: int | None
+
+
 class CapacityData(Shape):
     """How much more this server takes."""
 
@@ -248,6 +265,9 @@ class CapacityData(Shape):
     device: str
     memory_used: int | None
     memory_total: int | None
+    frame_rate: float
+    load: float
+    kinds: list[KindCapacityData]
 
 
 class CapacityAnswer(Shape):

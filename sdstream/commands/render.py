@@ -7,7 +7,8 @@ import math
 import signal
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -104,7 +105,11 @@ def render(
 
 
 class _Rendering:
-    """One run of a job; `run` leaves a whole file or none."""
+    """One run of a job; `run` leaves a whole file or none.
+
+    A pipeline may give a picture some pictures late. What leaves it before the first one is dropped, the last one is
+    given again as often, and so each picture of the source has its own, with its time.
+    """
 
     def __init__(
         self, job: RenderJob, reader: VideoReader, facts: VideoFacts, settings: Settings, console: Console
@@ -116,6 +121,9 @@ class _Rendering:
         self._console = console
         self._clock = SystemClock()
         self._read = self._written = 0
+        self._early = job.params.pictures_late
+        self._times: deque[tuple[int, Fraction]] = deque()
+        """Of the pictures that were read and not yet written."""
 
     async def run(self) -> int:
         started = self._clock.monotonic()
@@ -158,11 +166,17 @@ class _Rendering:
         """Read, process and write at the same time, in order; sound goes along between the pictures."""
         under_way: deque[asyncio.Future[I420Frame]] = deque()
         packets = self._reader.packets()
+        last: I420Frame | None = None
         with _progress(self._console) as progress:
             bar = progress.add_task("rendering", total=self._facts.frame_count)
 
             async def write_oldest() -> None:
                 picture = await under_way.popleft()
+                if self._early > 0:
+                    self._early -= 1
+                    return
+                pts, time_base = self._times.popleft()
+                picture = replace(picture, pts=pts, time_base=time_base)
                 await asyncio.to_thread(writer.write_picture, picture)
                 self._written += 1
                 progress.update(bar, completed=self._written)
@@ -174,9 +188,14 @@ class _Rendering:
                         continue
                     for picture in await asyncio.to_thread(self._reader.decode, packet):
                         self._read += 1
+                        last = picture
+                        self._times.append((picture.pts, picture.time_base))
                         under_way.append(asyncio.ensure_future(lane.process(picture)))
                         while len(under_way) > UNDER_WAY:
                             await write_oldest()
+                if last is not None:
+                    again = range(self._job.params.pictures_late)
+                    under_way.extend(asyncio.ensure_future(lane.process(last)) for _ in again)
                 while under_way:
                     await write_oldest()
                 progress.update(bar, total=self._written)
@@ -240,7 +259,9 @@ def make_job(source: Path, target: Path, wanted: dict[str, Any], quality: int, m
     except InvalidParams as error:
         lines = [describe_problem(problem) for problem in error.details or ()] or [error.message]
         raise ConfigurationError("\n".join(lines), hint="docs/parameters.md lists every parameter.") from None
-    return RenderJob(source, target, request.params, quality, request.warnings)
+    # Every picture counts in a file, so none is skipped for its likeness to another.
+    params = request.params.model_copy(update={"enable_similar_image_filter": False})
+    return RenderJob(source, target, params, quality, request.warnings)
 
 
 def fit_size(width: int, height: int, *, fixed_width: Any = None, fixed_height: Any = None) -> PictureSize:

@@ -148,10 +148,13 @@ class Frame(nn.Module):
         against = {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
 
         def rows(values: torch.Tensor) -> torch.Tensor:
-            return torch.cat((values[:, :against], values), 1)
+            return torch.cat((values[:, :against], values), 1) if against else values
 
         def texts(negative: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-            return torch.cat((_repeat(negative, against), _repeat(prompt, slots)), 1).flatten(0, 1).to(networks.dtype)
+            both = _repeat(prompt, slots)
+            if against:
+                both = torch.cat((_repeat(negative, against), both), 1)
+            return both.flatten(0, 1).to(networks.dtype)
 
         latents = rows(noisy)
         is_xl = networks.is_xl
@@ -184,12 +187,13 @@ class Frame(nn.Module):
         return predicted[:, against:], predicted[:, :against], own
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
-        latent = self.networks.encode((image * 2.0 - 1.0).to(self.networks.vae_dtype))
+        # In place, here and below: at the size of pictures, memory that is asked for anew costs more than the sum.
+        latent = self.networks.encode(image.mul(2.0).sub_(1.0).to(self.networks.vae_dtype))
         return latent.float() * self.networks.scaling_factor
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
         image = self.networks.decode((latent / self.networks.scaling_factor).to(self.networks.vae_dtype))
-        return image.float() * 0.5 + 0.5
+        return image.float().mul(0.5).add_(0.5)
 
 
 class _Moment(NamedTuple):

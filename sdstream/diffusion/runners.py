@@ -17,6 +17,9 @@ from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, gat
 BUCKETS = (1, 2, 4, 8)
 """Numbers of streams that a captured frame is made for; others take the next one, and beyond the last, twice that."""
 
+REMEMBERED = 256
+"""Sets of rows whose numbers are kept on the device."""
+
 
 class Runner(Protocol):
     """Runs one kind of frame. Used by one thread."""
@@ -49,7 +52,7 @@ class EagerRunner:
     def __init__(self, frame: Frame) -> None:
         self._call: Callable[[torch.Tensor, Knobs, Memory], Result] = frame
         self._in_force = frame.networks.back_end
-        self._rows: tuple[Sequence[int], torch.Tensor] | None = None
+        self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
     def in_force(self) -> str:
@@ -65,14 +68,24 @@ class EagerRunner:
     def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
         if len(rows) == count(knobs) and list(rows) == list(range(len(rows))):
             result = self.run(image, knobs, memory)
-            copy_into(memory, result.memory)
+            if result.memory is not memory:  # a frame that denoises step by step remembers nothing
+                copy_into(memory, result.memory)
         else:
-            if self._rows is None or self._rows[0] != rows:  # kept, because bringing it to a GPU waits for the GPU
-                self._rows = list(rows), torch.tensor(rows, device=image.device)
-            chosen = self._rows[1]
-            result = self.run(image, gather(knobs, chosen), gather(memory, chosen))
-            scatter(memory, chosen, result.memory)
+            chosen = self._on_device(tuple(rows), image.device)
+            given = gather(memory, chosen)
+            result = self.run(image, gather(knobs, chosen), given)
+            if result.memory is not given:
+                scatter(memory, chosen, result.memory)
         return result.image
+
+    def _on_device(self, rows: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """The numbers of rows, int64; kept, because bringing them to a GPU waits for the GPU."""
+        kept = self._rows.get(rows)
+        if kept is None:
+            if len(self._rows) >= REMEMBERED:
+                self._rows.clear()
+            kept = self._rows[rows] = torch.tensor(rows, device=device)
+        return kept
 
 
 class CompiledRunner(EagerRunner):

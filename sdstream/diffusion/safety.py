@@ -5,6 +5,8 @@ that it was made with. Where the model is not on the machine streams run without
 """
 
 import importlib
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,19 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.capture import Capture, Recording
+from sdstream.diffusion.capture import Capture, Recording, cuda_capture
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.readback import Readback, make_readback
 from sdstream.diffusion.sources import find_cached
 from sdstream.errors import ModelUnavailable
 
 REPOSITORY = "CompVis/stable-diffusion-safety-checker"
-FOLDER = "safety_checker"
-"""Where a model's directory has one of its own."""
 ABSENT = (
     f"use_safety_checker is on and no safety checker is on this machine, so pictures are not checked; "
     f"`hf download {REPOSITORY}` fetches it"
 )
+FOLDER = "safety_checker"
+"""Where a model's directory has one of its own."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
 """Of the colours that CLIP was trained with."""
@@ -95,7 +97,13 @@ class CheckRunner:
             while len(self._recordings) >= MOST_CAPTURES:
                 self._recordings.pop(next(iter(self._recordings)))[1].forget()
             held = image.clone()
-            self._recordings[shape] = held, self._capture.record(lambda: self._checker(held))
+            try:
+                self._recordings[shape] = held, self._capture.record(lambda: self._checker(held))
+            except RuntimeError as error:
+                if not self._capture.is_refusal(error):
+                    raise
+                self._capture = None
+                return self.check(image)
         held, recording = self._recordings[shape]
         held.copy_(image)
         recording.replay()
@@ -144,10 +152,15 @@ class SafetyGuard:
         return torch.where(self._unsafe, placard(image.shape[-1], image.shape[-2], image.device), image)
 
 
-def find_safety_checker(model: Path | None) -> Path | None:
-    """The checker's directory: the one in a model's directory, else the one in the hub's cache; None without either."""
-    own = None if model is None else model / FOLDER
-    return own if own is not None and (own / "config.json").is_file() else find_cached(REPOSITORY)
+def find_safety_checker(source: str) -> Path | None:
+    """The checker's directory: that of the model at `source`, a directory or hub id, else the one in the hub's cache.
+
+    None without either.
+    """
+    for model in (Path(source).expanduser(), find_cached(source)):
+        if model is not None and os.path.isfile(model / FOLDER / "config.json"):
+            return model / FOLDER
+    return find_cached(REPOSITORY)
 
 
 def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtype) -> SafetyChecker:
@@ -168,6 +181,26 @@ def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtyp
     if not finite:
         raise ModelUnavailable(f"the safety checker in {directory} holds weights that are not finite numbers")
     return SafetyChecker(model)
+
+
+class CheckerShelf:
+    """Checkers in memory, each once for all streams of a device. Threads may call at any time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runners: dict[tuple[Path, str, torch.dtype], CheckRunner] = {}
+
+    def get(self, source: str, device: torch.device, dtype: torch.dtype) -> CheckRunner | None:
+        """The checker for the model at `source`; None where the machine has none. Raises `ModelUnavailable`."""
+        directory = find_safety_checker(source)
+        if directory is None:
+            return None
+        key = (directory.resolve(), str(device), dtype)
+        with self._lock:
+            if key not in self._runners:
+                capture = cuda_capture(device) if device.type == "cuda" else None
+                self._runners[key] = CheckRunner(load_safety_checker(directory, device, dtype), capture)
+            return self._runners[key]
 
 
 _placards: dict[tuple[int, int, str], torch.Tensor] = {}
@@ -196,6 +229,7 @@ __all__ = [
     "ABSENT",
     "REPOSITORY",
     "CheckRunner",
+    "CheckerShelf",
     "SafetyChecker",
     "SafetyGuard",
     "find_safety_checker",

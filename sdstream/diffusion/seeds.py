@@ -31,6 +31,11 @@ def make_noise(
     return blend(noises, weights, method)
 
 
+def first_seed(seed: Seed) -> int:
+    """The one number that stands for a seed or a blend of seeds, for draws that are not noise."""
+    return seed if isinstance(seed, int) else int(seed[0][0])
+
+
 def _by_seed(seed: Sequence[tuple[int, float]], weights: Sequence[float]) -> dict[int, float]:
     """Weights by seed: one given twice is the same noise, not an independent one."""
     sums: dict[int, float] = {}
@@ -43,4 +48,4 @@ def _noise(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
-__all__ = ["Seed", "make_noise"]
+__all__ = ["Seed", "first_seed", "make_noise"]

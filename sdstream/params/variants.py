@@ -239,6 +239,12 @@ class StreamParams(WireModel):
         """Size of the pictures that leave: width and height times the upscalers in force, rounded down to even."""
         return PictureSize(*output_sides(self))
 
+    @property
+    def pictures_late(self) -> int:
+        """How many pictures come out before that of the first one that went in: denoising steps less one, if the steps
+        of successive pictures share a batch."""
+        return 0 if self.skip_diffusion or not self.use_denoising_batch else len(self.t_index_list) - 1
+
 
 class SdTurboParams(StreamParams):
     """`stabilityai/sd-turbo` and its family (SD 2.1): no IP-Adapter, no cached attention."""

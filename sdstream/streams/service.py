@@ -11,6 +11,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import (
+    CapacityReached,
     Conflict,
     InvalidParams,
     NoPictureYet,
@@ -25,6 +26,7 @@ from sdstream.params import (
     Change,
     ChangeKind,
     ModelTable,
+    StreamParams,
     StyleImage,
     apply_update,
     classify,
@@ -34,6 +36,7 @@ from sdstream.params import (
     parse_create,
 )
 from sdstream.settings import Settings
+from sdstream.streams.capacity import describe_capacity, worker_full
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
@@ -54,9 +57,10 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
-from sdstream.worker.ports import WorkerClient, WorkerHealth, WorkerPhase
+from sdstream.worker.ports import WorkerClient, WorkerHealth
 
 UNTITLED = "untitled"
+WORKER_FULL = "End a stream or take a smaller one; SDSTREAM_STREAM_FRAME_RATE is what each is promised, 0 for nothing."
 
 _APPLIED = {
     ChangeKind.UNCHANGED: Applied.UNCHANGED,
@@ -137,6 +141,7 @@ class StreamService:
         store = self._open_store()
         request = parse_create(body, self._models, self._settings.size_policy)
         self._streams.refuse_crowd(self._busy_since())
+        self._refuse_load(request.params)
         self._streams.refuse_glut()
         record = StreamRecord(
             id=new_stream_id(),
@@ -222,6 +227,8 @@ class StreamService:
         stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):
             self._streams.refuse_crowd(self._busy_since())
+        if not stream.is_publishing:
+            self._refuse_load(stream.saved.params)
         before = stream.used_at
         stream.use()  # before the answer, or several could take the last place at once
         self._look_at_style_image(stream)
@@ -280,20 +287,10 @@ class StreamService:
 
     def capacity(self) -> Capacity:
         """How much more this server takes."""
+        since, closing = self._busy_since(), self._closing is not None
+        default = parse_create({}, self._models).params
         health = self._worker.health()
-        return Capacity(
-            streams=self._streams.count_busy(self._busy_since()),
-            max_streams=self._settings.max_streams,
-            publishing=sum(stream.is_publishing for stream in self._streams),
-            viewers=sum(stream.viewers for stream in self._streams),
-            max_viewers=self._settings.max_viewers,
-            accepting=not (reason := self._why_not(health)),
-            reason=reason,
-            worker_phase=health.phase.value,
-            device=health.device,
-            memory_used=health.memory_used,
-            memory_total=health.memory_total,
-        )
+        return describe_capacity(self._streams, self._settings, health, since, closing=closing, default=default)
 
     def worker_health(self) -> WorkerHealth:
         return self._worker.health()
@@ -381,15 +378,12 @@ class StreamService:
         if image is not None and not stream.has_style_picture(image):
             self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
 
+    def _refuse_load(self, params: StreamParams) -> None:
+        if reason := worker_full(self._streams, self._settings, self._worker.health(), params):
+            raise CapacityReached(reason, hint=WORKER_FULL)
+
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout
-
-    def _why_not(self, health: WorkerHealth) -> str:
-        if self._closing is not None:
-            return "The server is shutting down."
-        if health.phase in (WorkerPhase.FAILED, WorkerPhase.STOPPED):
-            return f"The worker does not run: {health.last_error or 'see the log'}."
-        return self._streams.crowd(self._busy_since()) or self._streams.glut()
 
 
 def _conflict(change: Change) -> Conflict:

@@ -177,6 +177,11 @@ class Stream:
         return self.live is not None and self.live.publisher is not PublisherState.ABSENT
 
     @property
+    def input_rate(self) -> float:
+        """Pictures a second that come from the publisher now."""
+        return 0.0 if self.live is None else self.live.traffic.rates(self._clock.monotonic())[0]
+
+    @property
     def viewers(self) -> int:
         return 0 if self.live is None else self.live.viewers
 
@@ -269,6 +274,7 @@ class Stream:
             media=live.statistics() if live else MediaStatistics(),
             latencies=live.traffic.latencies(now) if live else {},
             drops=live.drops() if live else {},
+            replaced=live.traffic.replaced() if live else {},
         )
 
     def totals(self) -> Totals:

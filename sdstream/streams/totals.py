@@ -25,6 +25,7 @@ class Totals:
     bytes_received: int = 0
     bytes_sent: int = 0
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
 
     @classmethod
@@ -40,6 +41,7 @@ class Totals:
             bytes_received=media.bytes_received,
             bytes_sent=media.bytes_sent,
             drops=live.total_drops(),
+            replaced=live.traffic.replaced(),
             latencies=live.traffic.latency_counts(),
         )
 
@@ -56,6 +58,7 @@ class Totals:
             self.bytes_received + other.bytes_received,
             self.bytes_sent + other.bytes_sent,
             Counter(self.drops) + Counter(other.drops),
+            Counter(self.replaced) + Counter(other.replaced),
             latencies,
         )
 

@@ -10,8 +10,8 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
-HOPS = ("receive", "worker", "encode", "total")
-"""`worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
+HOPS = ("receive", "wait", "worker", "encode", "total")
+"""`wait` is the time in the worker before it began with a picture, a part of `receive`; `worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
 hand-over both ways and the wait for the worker; `encode` samples the encoder's moving mean; `total` is all of it."""
 
 
@@ -26,6 +26,7 @@ class StreamTraffic:
         self._encode_seconds = 0.0
         self._latencies = {hop: LatencyWindow() for hop in HOPS}
         self._drops: Counter[str] = Counter()
+        self._replaced: Counter[str] = Counter()
         self.input = RateMeter()
         self.output = RateMeter()
 
@@ -50,7 +51,12 @@ class StreamTraffic:
         now = self._clock.monotonic()
         age = max(now - picture.frame.received_at, 0.0)
         with self._lock:
+            if picture.skipped:
+                self._replaced["similar"] += 1
+            if picture.blocked:
+                self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
+            self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
             self._latencies["worker"].add(now, picture.worker_seconds)
             self._latencies["receive"].add(now, max(age - picture.worker_seconds, 0.0))
             self._latencies["total"].add(now, age + self._encode_seconds)
@@ -81,6 +87,11 @@ class StreamTraffic:
     def latency_counts(self) -> dict[str, LatencyCounts]:
         with self._lock:
             return {hop: window.counts() for hop, window in self._latencies.items()}
+
+    def replaced(self) -> Counter[str]:
+        """Pictures that were shown another one for: `similar` to the last one, or `unsafe`."""
+        with self._lock:
+            return Counter(self._replaced)
 
     def drops(self) -> Counter[str]:
         """Drops by reason since the beginning."""

@@ -91,7 +91,7 @@ class StreamStatus:
 
     Rates are pictures a second over the last two seconds or so. Moments are UTC, None for what never happened.
     `latencies` has the hops `receive`, `worker`, `encode` and `total` where known. `drops` counts by reason since the
-    publisher came.
+    publisher came, and so does `replaced` the pictures in whose place another was shown.
     """
 
     stream_id: str
@@ -118,6 +118,7 @@ class StreamStatus:
     media: MediaStatistics
     latencies: Mapping[str, LatencySummary] = field(default_factory=dict[str, LatencySummary])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
+    replaced: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,23 @@ EVENT_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class KindCapacity:
+    """Streams of one kind, as far as they were measured. `model_id` is empty for image processors alone.
+
+    `frame_seconds` is the mean time of a call by the number of streams in it, `room` how many more of this kind fit,
+    None when nothing is promised.
+    """
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+    publishing: int
+    frame_seconds: Mapping[str, float]
+    room: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
     """How much more this server takes, for `GET /v1/capacity`."""
 
@@ -160,6 +178,12 @@ class Capacity:
     device: str
     memory_used: int | None
     memory_total: int | None
+    frame_rate: float = 0.0
+    """Pictures a second that each stream is promised; 0 when nothing is promised."""
+    load: float = 0.0
+    """The share of the worker's time that its streams ask for, by what was measured."""
+    kinds: tuple[KindCapacity, ...] = ()
+    """The kinds of streams that were measured; the one that ran last comes last."""
 
 
 __all__ = [
@@ -167,6 +191,7 @@ __all__ = [
     "Applied",
     "Capacity",
     "CreateOutcome",
+    "KindCapacity",
     "LatencySummary",
     "SessionOpened",
     "StreamEvent",

@@ -17,6 +17,7 @@ from sdstream.settings import Settings
 from sdstream.worker import supervision
 from sdstream.worker.child import WorkerChild
 from sdstream.worker.lane import WorkerLane
+from sdstream.worker.load import CallTotals, cost_of
 from sdstream.worker.messages import (
     AtWork,
     Configure,
@@ -43,7 +44,6 @@ KILL_SECONDS = 2.0
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
 
-
 WORKER_SETTINGS = {
     "models",
     "default_model",
@@ -53,8 +53,11 @@ WORKER_SETTINGS = {
     "worker_overlap",
     "batch_size",
     "batch_window",
+    "compile_networks",
+    "cuda_graphs",
+    "safety_check_interval",
 }
-"""Settings that the worker is told: which models there are, where their files come from, how streams share calls."""
+"""What the worker is told of the settings."""
 
 logger = structlog.get_logger(__name__)
 
@@ -84,6 +87,7 @@ class WorkerProcess:
         self._pings = itertools.count(1)
         self._ready: Ready | None = None
         self._pong: Pong | None = None
+        self._totals = CallTotals()
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
         self._last_logs: tuple[str, ...] = ()
@@ -135,6 +139,9 @@ class WorkerProcess:
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
+            costs=() if pong is None else tuple(cost_of(load) for load in pong.loads),
+            calls=self._totals.calls({} if pong is None else pong.calls),
+            call_seconds=self._totals.seconds({} if pong is None else pong.call_seconds),
             faults=self._faults,
         )
 
@@ -225,6 +232,8 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
+        if (pong := self._pong) is not None:
+            self._totals.end(pong.calls, pong.call_seconds)
         self._ready = self._pong = None
         if child is None:
             child = WorkerChild(self._on_message, self._on_child_end)

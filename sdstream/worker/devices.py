@@ -79,6 +79,14 @@ class Device:
         event.record()
         return Mark(event)
 
+    def working_bytes(self) -> int:
+        """How much more memory than now was in use at one time since this was asked last, where that is counted."""
+        if self.torch_device.type != "cuda":
+            return 0
+        most = torch.cuda.max_memory_allocated(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+        return max(0, most)
+
     def give_back(self) -> None:
         """Return memory that torch keeps for later to the device, after something large was let go."""
         gc.collect()

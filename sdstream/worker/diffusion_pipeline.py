@@ -8,7 +8,9 @@ import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.seeds import make_noise
+from sdstream.diffusion.safety import ABSENT, CheckerShelf, CheckRunner, SafetyGuard
+from sdstream.diffusion.seeds import first_seed, make_noise
+from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, SdstreamError
@@ -19,8 +21,9 @@ from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, st
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
-from sdstream.worker.load import CallKind
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
+from sdstream.worker.ports import CallKind
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict")
@@ -34,6 +37,7 @@ class Loaded:
     model: Model
     shelf: AnnotatorShelf
     conditions: Conditions = field(default_factory=Conditions)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class DiffusionPlan:
     guidance: Guidance
     knobs: Knobs
     notes: tuple[str, ...]
+    checker: CheckRunner | None
 
 
 class DiffusionPipeline(Pipeline):
@@ -58,22 +63,32 @@ class DiffusionPipeline(Pipeline):
         self,
         params: StreamParams,
         model: Model,
+        options: EngineOptions | None = None,
+        source: str = "",
+        *,
         conditions: Conditions | None = None,
         shelf: AnnotatorShelf | None = None,
     ) -> None:
-        """`conditions` are what was loaded for these params besides the model.
+        """`source` is where the model came from, `conditions` what was loaded for these params besides it.
 
-        Raises `ModelUnavailable` when the params ask for something that cannot run here.
+        Raises `ModelUnavailable` when the params ask for what cannot run.
         """
         shelf = annotators(model.device, ModelPlaces()) if shelf is None else shelf
-        self._loaded = Loaded(model, shelf, conditions or Conditions())
+        self._loaded = Loaded(model, shelf, conditions or Conditions(), source)
         self._model = model
+        self._options = options or EngineOptions()
         self._plan = make_plan(params, self._loaded)
         self._group: StreamGroup | None = None
         self._seat = 0
         self._known: dict[Guidance, StreamGroup] = {}
         """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
         self._previous: torch.Tensor | None = None
+        self._last: torch.Tensor | None = None
+        """What came out last, while a picture may be skipped in its favour."""
+        self._filter: SimilarImageFilter | None = None
+        self._guard: SafetyGuard | None = None
+        self._blocked = 0
+        self._set_up(self._plan)
 
     @property
     def input_size(self) -> PictureSize:
@@ -103,7 +118,15 @@ class DiffusionPipeline(Pipeline):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
-        return self._plan.notes
+        return self._plan.notes if self._group is None else (*self._plan.notes, *self._group.notes)
+
+    @property
+    def acceleration(self) -> str:
+        return "" if self._group is None else self._group.in_force
+
+    @property
+    def blocked(self) -> int:
+        return self._blocked + (0 if self._guard is None else self._guard.blocked)
 
     def plan(self, params: StreamParams) -> DiffusionPlan | None:
         """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
@@ -126,6 +149,7 @@ class DiffusionPipeline(Pipeline):
             self._group.leave(self._seat)
             self._group, self._seat = group, seat
         self._plan = plan
+        self._set_up(plan)
 
     def begin(self, before: Pipeline | None) -> None:
         if self._group is not None:
@@ -151,9 +175,13 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
+        if self._guard is not None:
+            image = self._guard.guard(image)
         image = self._plan.stages.after(image, self._previous)
         remembers = self._plan.stages.remembers or self._plan.controls.remembers
         self._previous = image if remembers else None
+        # In memory of its own: what a call gives is valid until the next one, of which this stream need not be a part.
+        self._last = None if self._filter is None else image.clone()
         return image
 
     @property
@@ -172,8 +200,33 @@ class DiffusionPipeline(Pipeline):
 
     @property
     def _delay(self) -> int:
-        params = self._plan.params
-        return len(params.t_index_list) - 1 if params.use_denoising_batch else 0
+        """How many pictures after its own a picture leaves."""
+        return self._plan.params.pictures_late
+
+    @torch.no_grad()
+    def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
+        if self._filter is None or not self._filter.skips(image):
+            return None
+        return self._last
+
+    def _set_up(self, plan: DiffusionPlan) -> None:
+        """Make what looks at this stream's pictures alone as `plan` wants it. Copies and small things only."""
+        params = plan.params
+        rule = FilterRule(params.similar_image_filter_threshold, params.similar_image_filter_max_skip_frame)
+        if not params.enable_similar_image_filter:
+            self._filter = self._last = None
+        elif self._filter is None:
+            self._filter = SimilarImageFilter(rule, first_seed(params.seed), self._model.device)
+        else:
+            self._filter.turn(rule)
+            # All steps of the pictures that come out must have been made under the new params.
+            self._filter.process_next(params.pictures_late + 1)
+        if plan.checker is None:
+            self._blocked, self._guard = self.blocked, None
+        elif self._guard is None:
+            self._guard = SafetyGuard(plan.checker, self._model.device, self._options.safety_check_interval)
+        else:
+            self._guard.check_next()
 
     def _continues(self, before: "DiffusionPipeline") -> bool:
         """Whether what that one remembers means the same here: latents of one family, as many and as large."""
@@ -190,6 +243,7 @@ class DiffusionPipeline(Pipeline):
             len(params.t_index_list),
             plan.guidance,
             params.use_denoising_batch,
+            self._options,
             self._loaded.conditions,
         )
         group = self._known[plan.guidance] = groups.find(key, plan.knobs)
@@ -235,8 +289,20 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
         style=conditions.style(params, model),
         recall=conditions.recall(params, model),
     )
-    notes = prompt.notes + tuple(f"negative: {note}" for note in negative.notes)
-    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, notes)
+    notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes), *acceleration_notes(params)]
+    checker = checkers.get(loaded.source, model.device, model.dtype) if params.use_safety_checker else None
+    if params.use_safety_checker and checker is None:
+        notes.append(ABSENT)
+    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
+
+
+def acceleration_notes(params: StreamParams) -> tuple[str, ...]:
+    """What is different from what `acceleration` asks for."""
+    if params.acceleration == "tensorrt":
+        return ("acceleration tensorrt: no engine is here, so the networks run in torch",)
+    if params.acceleration == "xformers":
+        return ("acceleration xformers: torch's own attention is used, which does the same",)
+    return ()
 
 
 def choose_guidance(params: StreamParams) -> Guidance:
@@ -249,18 +315,24 @@ def choose_guidance(params: StreamParams) -> Guidance:
 
 
 def load_diffusion(
-    params: StreamParams, wanted: WantedModel, device: torch.device, progress: Progress
+    params: StreamParams,
+    wanted: WantedModel,
+    device: torch.device,
+    progress: Progress,
+    options: EngineOptions | None = None,
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
     model = shelf.get(wanted, device, progress)
     conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
-    pipeline = DiffusionPipeline(params, model, conditions, annotators(device, wanted.places))
+    annotator_shelf = annotators(device, wanted.places)
+    pipeline = DiffusionPipeline(params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf)
     pipeline.wait()
     return pipeline
 
 
 shelf = ModelShelf()
+checkers = CheckerShelf()
 
 
 def _refuse_what_cannot_run(params: StreamParams) -> None:

@@ -63,6 +63,8 @@ class Flight:
                 self._board(lane, picture)
         riders = [each for each in self._passengers if each.image is not None]
         if not riders:
+            if any(each.result is not None and each.result.download is not None for each in self._passengers):
+                self._end = self._device.mark()
             return
         self._begin = self._device.mark()
         self._diffuse(riders)
@@ -93,7 +95,9 @@ class Flight:
             passenger.result = lane.scale(picture)
             if passenger.result is None:
                 with stage("upload"):
-                    passenger.image = lane.upload(picture)
+                    image = lane.upload(picture)
+                    passenger.result = lane.repeat(image)
+                    passenger.image = image if passenger.result is None else None
         except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
             self._fail(passenger, error)
         else:
@@ -164,8 +168,9 @@ class Flight:
         seconds = self._end.seconds_since(self._begin)
         if seconds is None:
             seconds = self._clock.monotonic() - self._started
-        stream_bytes = 0 if pipeline.group is None else pipeline.group.stream_bytes
-        self._meter.note(pipeline.kind, max(streams, 1), seconds, stream_bytes)
+        streams = max(streams, 1)
+        kept = 0 if pipeline.group is None else pipeline.group.stream_bytes
+        self._meter.note(pipeline.kind, streams, seconds, kept + self._device.working_bytes() // streams)
 
 
 def _seat(rider: _Passenger) -> int:

@@ -15,6 +15,7 @@ from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.table import StreamTable
 from sdstream.worker.conditions import Conditions
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
 
@@ -29,6 +30,7 @@ class GroupKey:
     steps: int
     guidance: Guidance
     batched: bool
+    options: EngineOptions = field(default_factory=EngineOptions)
     conditions: Conditions = field(default_factory=Conditions)
     """What was loaded besides the model; the same when it is the same objects."""
 
@@ -41,6 +43,7 @@ class StreamGroup:
 
     def __init__(self, key: GroupKey, runner: Runner, like: Knobs) -> None:
         self.key = key
+        self._runner = runner
         self._table = StreamTable(runner, like, 1)
         self._unprimed: set[int] = set()
 
@@ -48,6 +51,16 @@ class StreamGroup:
     def stream_bytes(self) -> int:
         """Memory of one stream on the device."""
         return self._table.bytes_per_stream
+
+    @property
+    def in_force(self) -> str:
+        """What runs the networks; see `Runner.in_force`."""
+        return self._runner.in_force
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why something faster is not in force."""
+        return self._runner.notes
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
@@ -86,22 +99,21 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
-        self._make = make
+    def __init__(self, make_runner: Callable[[GroupKey], Runner]) -> None:
+        self._make_runner = make_runner
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make_runner(key), like)
         return group
 
 
 def runner_of(key: GroupKey) -> Runner:
-    """What streams of this key are run by."""
-    model = key.model
-    conditions = key.conditions
+    """What runs the calls that streams of this key share."""
+    model, conditions = key.model, key.conditions
     if conditions.adapter is None and not conditions.wanted.recalled:
         networks = EagerNetworks(model.unet, model.vae)
     else:
@@ -115,11 +127,12 @@ def runner_of(key: GroupKey) -> Runner:
         networks,
         slots=key.steps,
         guidance=key.guidance,
-        prediction=model.schedule.prediction,
+        prediction=key.model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
-    return make_runner(frame, model.device)
+    options = key.options
+    return make_runner(frame, key.model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
 
 
 groups = GroupBook(runner_of)

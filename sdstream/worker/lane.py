@@ -208,7 +208,14 @@ class WorkerLane:
                 self._on_loop(resolve, submission.result, frame.copy())
             else:
                 self._listener.on_picture(
-                    ProcessedPicture(frame, message.revision, message.worker_seconds, message.queue_seconds)
+                    ProcessedPicture(
+                        frame,
+                        message.revision,
+                        message.worker_seconds,
+                        message.queue_seconds,
+                        message.skipped,
+                        message.blocked,
+                    )
                 )
         finally:
             with self._lock:
@@ -256,6 +263,7 @@ class WorkerLane:
                 message.error_code,
                 message.error_message,
                 message.refused_revision,
+                message.acceleration,
             )
             self._set_status(self._handover.hear(status))
             self._send_update()

@@ -1,25 +1,16 @@
 """What the worker's calls take, measured: by what they are and by how many streams ride in them. No torch here."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sdstream.worker.messages import CallLoad
+from sdstream.worker.ports import CallCost, CallKind
 
 MEMORY = 0.1
 """The share of the newest call in a mean."""
 KEPT = 32
 """Kinds of calls that are remembered; the one that was called longest ago is forgotten first."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallKind:
-    """What sets the cost of a call. `model_id` is empty for image processors alone, and `steps` 0."""
-
-    model_id: str
-    width: int
-    height: int
-    steps: int
 
 
 @dataclass(slots=True)
@@ -68,12 +59,33 @@ class LoadMeter:
             return dict(self._calls), dict(self._seconds)
 
 
-def added(totals: Mapping[int, float], more: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """Sums by key."""
-    sums = dict(totals)
-    for key, value in more:
-        sums[key] = sums.get(key, 0) + value
-    return sums
+def cost_of(load: CallLoad) -> CallCost:
+    """A load as the server's other rooms see it."""
+    kind = CallKind(load.model_id, load.width, load.height, load.steps)
+    return CallCost(kind, load.seconds, load.stream_bytes)
 
 
-__all__ = ["CallKind", "LoadMeter", "added"]
+class CallTotals:
+    """Calls of all worker processes so far, by their number of streams: what never falls when one ends."""
+
+    def __init__(self) -> None:
+        self._ended_calls: dict[int, int] = {}
+        self._ended_seconds: dict[int, float] = {}
+
+    def end(self, calls: Mapping[int, int], seconds: Mapping[int, float]) -> None:
+        """A process is gone that had counted these."""
+        self._ended_calls, self._ended_seconds = self.calls(calls), self.seconds(seconds)
+
+    def calls(self, present: Mapping[int, int]) -> dict[int, int]:
+        """All calls so far; `present` are those of the process that runs."""
+        return {
+            size: self._ended_calls.get(size, 0) + present.get(size, 0) for size in {**self._ended_calls, **present}
+        }
+
+    def seconds(self, present: Mapping[int, float]) -> dict[int, float]:
+        """The seconds that they took."""
+        ended = self._ended_seconds
+        return {size: ended.get(size, 0.0) + present.get(size, 0.0) for size in {**ended, **present}}
+
+
+__all__ = ["CallTotals", "LoadMeter", "cost_of"]

@@ -69,6 +69,7 @@ class Worker:
         from sdstream.settings import Settings
         from sdstream.worker.devices import Device
         from sdstream.worker.loop import Loop, any_slow
+        from sdstream.worker.options import EngineOptions
         from sdstream.worker.preparation import Preparation
         from sdstream.worker.work import LaneWork
 
@@ -80,6 +81,7 @@ class Worker:
             return  # stopped before it began
         settings = Settings.model_validate(json.loads(self._configure.settings))
         self._make_lane = LaneWork
+        self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)
         self._device = Device.choose(self._configure.device)
         self._scheduler = Scheduler(self._clock, settings.batch_window, settings.batch_size)
@@ -171,6 +173,7 @@ class Worker:
             scheduler=self._scheduler,
             send=self._channel.send,
             clock=self._clock,
+            options=self._options,
         )
         self._lanes[message.lane] = lane
         self._scheduler.open(message.lane, lane.take_params(message), alone=message.alone)

@@ -166,6 +166,10 @@ class PictureOut(Message):
     revision: int
     worker_seconds: float
     queue_seconds: float
+    skipped: bool = False
+    """It is the last result again, for its source was like the one of that."""
+    blocked: int = 0
+    """Pictures that the safety checker replaced and that no message told of yet."""
 
 
 class Ending(Message):
@@ -187,6 +191,7 @@ class LaneReport(Message):
     error_code: str | None
     error_message: str | None
     refused_revision: int | None
+    acceleration: str = ""
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

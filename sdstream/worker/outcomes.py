@@ -42,6 +42,8 @@ class Result(NamedTuple):
     slot: int
     size: PictureSize
     download: Download | None
+    skipped: bool = False
+    """It is the result before it again."""
 
 
 def code_and_words(error: Exception) -> tuple[str, str]:

@@ -14,7 +14,8 @@ from sdstream.params import ModelTable, StreamParams
 from sdstream.params.processors import ImageProcessing
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
-from sdstream.worker.load import CallKind
+from sdstream.worker.options import EngineOptions
+from sdstream.worker.ports import CallKind
 from sdstream.worker.processors import ProcessorChain, Wanted
 
 Progress = Callable[[str, float | None], None]
@@ -75,6 +76,16 @@ class Pipeline(Protocol):
         return ()
 
     @property
+    def acceleration(self) -> str:
+        """What runs its networks, such as `torch` or `torch+cuda_graph`; empty when it has none."""
+        return ""
+
+    @property
+    def blocked(self) -> int:
+        """Pictures that the safety checker has replaced, as far as is known yet."""
+        return 0
+
+    @property
     def kind(self) -> CallKind:
         """What its calls are, for those who measure them."""
         ...
@@ -119,6 +130,10 @@ class Pipeline(Protocol):
         """The lane's own part after it; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
         ...
 
+    def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
+        """What came out last, when what `before` gave need not be made into a picture of its own; else None."""
+        return None
+
     def apply(self, params: StreamParams) -> bool:
         """Take new params from the next picture on; False when this needs another pipeline. Changes nothing then.
 
@@ -134,6 +149,9 @@ class Pipeline(Protocol):
         """One picture all the way, in a call of its own: of `input_size`, to one of `output_size`."""
         self.begin(None)
         image = self.before(image)
+        again = self.repeat(image)
+        if again is not None:
+            return again
         if self.group is not None:
             image = self.group.run({self.seat: image}).images[self.seat]
         return self.after(image)
@@ -145,7 +163,11 @@ def group_of(pipeline: Pipeline | None) -> Hashable:
 
 
 def make_pipeline(
-    params: StreamParams, device: torch.device, progress: Progress, models: ModelTable | None = None
+    params: StreamParams,
+    device: torch.device,
+    progress: Progress,
+    models: ModelTable | None = None,
+    options: EngineOptions | None = None,
 ) -> Pipeline:
     """Load what `params` need. Raises `ModelUnavailable`, naming what is missing.
 
@@ -165,7 +187,7 @@ def make_pipeline(
     from sdstream.worker.diffusion_pipeline import load_diffusion
     from sdstream.worker.shelf import WantedModel
 
-    return load_diffusion(params, WantedModel.of(params, models), device, progress)
+    return load_diffusion(params, WantedModel.of(params, models), device, progress, options or EngineOptions())
 
 
 @dataclass(frozen=True, slots=True)

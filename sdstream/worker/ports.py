@@ -6,7 +6,8 @@ Threads: `Lane.submit` may be called from any thread and only copies; `LaneListe
 client's reader thread. Everything else runs on the event loop.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -42,6 +43,8 @@ class LaneStatus:
     `revision` is the params revision in force. `effective_sequence` is the sequence of the first picture made under it,
     None until there is one. `percent` is 0 to 100 while loading. `error_code` is a code of `sdstream.errors`.
 
+    `acceleration` is what runs the networks, such as `torch+cuda_graph`; empty without networks, and until it is known.
+
     A READY lane with an error could not load `refused_revision`, a newer one, and goes on with `revision`; the error
     goes with the next update that the lane takes up.
     """
@@ -54,6 +57,7 @@ class LaneStatus:
     error_code: str | None = None
     error_message: str | None = None
     refused_revision: int | None = None
+    acceleration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,10 @@ class ProcessedPicture:
     revision: int
     worker_seconds: float
     queue_seconds: float
+    skipped: bool = False
+    """The similar-image filter left its source out: it is the last picture again."""
+    blocked: int = 0
+    """How many pictures the safety checker replaced since the last one told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,34 @@ class LaneStatistics:
     was there."""
     lost: int = 0
     """Pictures that were in the worker when it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallKind:
+    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone, and `steps` 0."""
+
+    model_id: str
+    width: int
+    height: int
+    steps: int
+
+    @property
+    def described(self) -> str:
+        """For people."""
+        size = f"{self.width}x{self.height}"
+        if not self.model_id:
+            return f"image processors, {size}"
+        return f"{self.model_id}, {size}, {self.steps} step{'' if self.steps == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """What calls of one kind take, measured: mean seconds by the number of streams in a call, and the bytes of the
+    device's memory that one stream holds there."""
+
+    kind: CallKind
+    seconds: Mapping[int, float]
+    stream_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +135,12 @@ class WorkerHealth:
     last_error_code: str = WorkerUnavailable.code
     """Of `sdstream.errors`: why the process ended last."""
     last_restart_logs: tuple[str, ...] = ()
+    costs: tuple[CallCost, ...] = ()
+    """What the present process' calls take."""
+    calls: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Calls by their number of streams, of all processes so far."""
+    call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
+    """The seconds that those took together."""
     faults: int = 0
     """Defects in the supervision of the process that were caught."""
 
@@ -169,6 +211,8 @@ class WorkerClient(Protocol):
 
 
 __all__ = [
+    "CallCost",
+    "CallKind",
     "Lane",
     "LaneListener",
     "LanePhase",

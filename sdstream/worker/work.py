@@ -22,6 +22,7 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
 from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
@@ -49,6 +50,7 @@ class LaneWork:
         scheduler: Scheduler,
         send: Send,
         clock: Clock,
+        options: EngineOptions | None = None,
         pass_unchanged: bool = True,
     ) -> None:
         self.number = number
@@ -59,6 +61,7 @@ class LaneWork:
         self._scheduler = scheduler
         self._send = send
         self._clock = clock
+        self._options = options
         self._pass_unchanged = pass_unchanged
         self._lock = threading.Lock()
         self._input: FrameRing | None = None
@@ -74,6 +77,8 @@ class LaneWork:
         """Whether the last picture could not stay as it was."""
         self._told_faults: tuple[SdstreamError, ...] = ()
         """What the last report said is left out."""
+        self._told_acceleration = ""
+        self._told_blocked = 0
         self.failed = False
         self.preparing = False
 
@@ -127,7 +132,7 @@ class LaneWork:
 
     def load(self, wanted: WantedParams, params: StreamParams, progress: Progress) -> Prepared:
         """Another pipeline for these params; the present one goes on meanwhile."""
-        pipeline = make_pipeline(params, self._device, progress, self._models)
+        pipeline = make_pipeline(params, self._device, progress, self._models, self._options)
         return Prepared(wanted, params, pipeline=pipeline)
 
     def progress(self, detail: str, percent: float | None) -> None:
@@ -166,6 +171,7 @@ class LaneWork:
         else:
             pipeline.begin(before)
             self._pipeline = pipeline
+            self._told_blocked = 0
             if before is not None:
                 before.end()
         self._in_force = prepared.wanted
@@ -254,11 +260,20 @@ class LaneWork:
         assert pipeline is not None
         return pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device))
 
+    def repeat(self, image: torch.Tensor) -> Result | None:
+        """The last result again, when what `upload` gave need not be diffused; else None."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        again = pipeline.repeat(image)
+        return None if again is None else self._begin_download(pipeline, again)._replace(skipped=True)
+
     def download(self, image: torch.Tensor) -> Result:
         """Begin to fetch what the call made."""
         pipeline = self._pipeline
         assert pipeline is not None
-        image = pipeline.after(image)
+        return self._begin_download(pipeline, pipeline.after(image))
+
+    def _begin_download(self, pipeline: Pipeline, image: torch.Tensor) -> Result:
         output, slot = self._take_output(pipeline.output_size)
         download = colour.Download(image, output.slot(slot))
         return Result(output.number, slot, download.size, download)
@@ -271,13 +286,14 @@ class LaneWork:
             return
         if result.download is not None:
             result.download.finish()
-        faults = self._pipeline.faults
+        pipeline, faults = self._pipeline, self._pipeline.faults
         if self._effective_sequence is None:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
-        elif faults != self._told_faults:  # what loads beside the pictures fails beside them
-            self._report(LanePhase.READY)
+        elif faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
+            self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
+        blocked, self._told_blocked = pipeline.blocked - self._told_blocked, pipeline.blocked
         size = result.size
         self._send(
             PictureOut(
@@ -291,6 +307,8 @@ class LaneWork:
                 self._revision,
                 self._clock.monotonic() - started,
                 started - picture.message.sent_at,
+                result.skipped,
+                max(0, blocked),
             )
         )
 
@@ -354,6 +372,7 @@ class LaneWork:
             self._told_faults = pipeline.faults
             if self._told_faults:
                 error_code, error_message = code_and_words(self._told_faults[0])
+            self._told_acceleration = pipeline.acceleration
         self._send(
             LaneReport(
                 self.number,
@@ -365,6 +384,7 @@ class LaneWork:
                 error_code if refusal is None else refusal.code,
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
+                self._told_acceleration,
             )
         )
 

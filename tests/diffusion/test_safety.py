@@ -142,10 +142,11 @@ def test_a_captured_check_is_the_plain_one_for_every_shape() -> None:
 
 def test_a_saved_checker_is_found_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert find_safety_checker(tmp_path) is None
+    assert find_safety_checker(str(tmp_path)) is None
     folder = tmp_path / "safety_checker"
     made(0.2).save_pretrained(folder)
-    assert find_safety_checker(tmp_path) == folder
+    assert find_safety_checker(str(tmp_path)) == folder
+    assert find_safety_checker("x" * 5000) is None, "a name longer than names can be"
     image = torch.cat(pictures(4))
     assert torch.equal(load_safety_checker(folder, CPU, torch.float32)(image), checker_of(0.2)(image))
 

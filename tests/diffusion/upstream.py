@@ -4,10 +4,8 @@ Its own requirements make it unusable beside today's diffusers, so it is install
 shares global state between its instances, hence the process.
 """
 
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,12 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.support import upstream as package
 from sdstream.diffusion.models import Model
 from tests.diffusion import runs
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENT = "streamdiffusion==0.1.1"
-FOLDER = ROOT / "build" / "oracle-streamdiffusion-0.1.1"
 FRAMES = 8
 SIZE = 64
 SEED = 2
@@ -77,22 +74,10 @@ def pictures() -> list[torch.Tensor]:
 @cache
 def installed() -> Path:
     """The folder of upstream's package; fetched when it is not there. Skips the test where there is no registry."""
-    if not (FOLDER / "streamdiffusion").is_dir():
-        FOLDER.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=FOLDER.parent) as made:
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-            done = subprocess.run(
-                [*command, "--disable-pip-version-check", "--target", f"{made}/package", REQUIREMENT],
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
-            if done.returncode != 0:
-                reason = done.stderr.strip().splitlines()[-1:]
-                pytest.skip(f"no oracle: {REQUIREMENT} could not be fetched: {reason}")
-            shutil.move(f"{made}/package", FOLDER)
-    return FOLDER
+    try:
+        return package.installed()
+    except package.Absent as reason:
+        pytest.skip(f"no oracle: {reason}")
 
 
 def run_upstream(model: Path, answers: Path) -> dict[str, torch.Tensor]:

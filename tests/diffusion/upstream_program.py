@@ -1,34 +1,19 @@
 """Runs upstream over all cases: `python -m tests.diffusion.upstream_program PACKAGE_FOLDER MODEL ANSWERS`."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from bench.support.upstream import load
 from sdstream.diffusion.libraries import diffusers
 from tests.diffusion import upstream
 
 
-class Event:
-    """As much of `torch.cuda.Event` as upstream uses, where torch has no CUDA."""
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        self.at = 0.0
-
-    def record(self) -> None:
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, end: "Event") -> float:
-        return (end.at - self.at) * 1000
-
-
-def run(pipe: Any, case: upstream.Case) -> tuple[torch.Tensor, torch.Tensor]:
-    from streamdiffusion import StreamDiffusion  # pyright: ignore[reportMissingImports]
-
-    stream: Any = StreamDiffusion(
+def run(made: Any, pipe: Any, case: upstream.Case) -> tuple[torch.Tensor, torch.Tensor]:
+    stream: Any = made(
         pipe,
         upstream.STEPS[case.slots],
         torch_dtype=torch.float32,
@@ -61,16 +46,14 @@ def run(pipe: Any, case: upstream.Case) -> tuple[torch.Tensor, torch.Tensor]:
 
 def main() -> None:
     package, model, answers = map(Path, sys.argv[1:])
-    sys.path.insert(0, str(package))
     torch.set_num_threads(1)
-    cuda: Any = torch.cuda
-    cuda.Event, cuda.synchronize = Event, lambda: None
+    stream_diffusion = load(package)
 
     taesd = diffusers.AutoencoderTiny.from_pretrained(model / "taesd")
     pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(model, vae=taesd)
     made: dict[str, torch.Tensor] = {}
     for case in upstream.cases():
-        latent, image = run(pipe, case)
+        latent, image = run(stream_diffusion, pipe, case)
         made[f"{case.name}/latent"], made[f"{case.name}/image"] = latent, image
     save_file(made, answers)
 

@@ -36,7 +36,9 @@ class LiveServer:
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
-        self.settings: dict[str, object] = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json"} | settings
+        # How many streams are taken must not depend on how fast the machine is just now.
+        common = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json", "stream_frame_rate": 0}
+        self.settings: dict[str, object] = common | settings
         self.key: str = KEY
         self.url = ""
         self.port = 0

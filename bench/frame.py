@@ -1,0 +1,301 @@
+"""How fast a frame is: this project's engine, PyPI's StreamDiffusion 0.1.1 and diffusers' own image-to-image pipeline.
+
+    python -m bench.frame [--device cuda] [--models sd-turbo,sdxl-turbo] [--streams 1,2,4,8] [--seconds 5] [--json FILE]
+
+All have the same networks of random weights, the same pictures and the same number of steps, and take turns picture by
+picture in one process. `streams` pictures are made a call: this engine and diffusers in one batch, StreamDiffusion one
+after another, for it has no other way. On a CPU the models are small; on a GPU they are those of SD-Turbo, SDXL-Turbo
+and SD 1.5 in full size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py).
+
+`host_ms` is how long the host was busy: on a GPU until the call returned, on a CPU the processor's time, which other
+programs beside this one disturb less, so it is what contenders are compared by there. `over_bare_ms` is what a call
+takes more of it than the bare modules do in the same turn (median of the differences), and `own_ms` what this engine
+takes with networks that answer at once, which is its own doing alone. What was not run is empty. Ends with exit code 1
+when a goal is missed.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.support import upstream
+from bench.support.contenders import BareModules, Contender, ImageToImage, InstantNetworks, Ours, Upstream, Work
+from bench.support.random_models import FULL, make_networks, operators_of
+from bench.support.roofline import card_of, least_seconds
+from bench.support.targets import machine
+from sdstream.diffusion.networks import EagerNetworks
+
+ONE, FOUR = (32,), (0, 16, 32, 45)
+OURS, OURS_PLAIN = "sdstream", "sdstream, eager"
+NOISE_SHARE = 0.02
+"""Two medians that differ by less than this share are taken as equal."""
+CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
+GPU_GOALS = {("sd-turbo", 512, 1): 330, ("sd-turbo", 512, 8): 500} | {
+    ("sdxl-turbo", 512, 1): 180,
+    ("sdxl-turbo", 512, 8): 280,
+    ("sdxl-turbo", 1024, 1): 65,
+}
+"""Pictures a second on an H200, by model, size and streams."""
+UPSTREAM_FACTOR = 5.0
+"""Of SD-Turbo at 512, one stream, on a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model at a size with its steps."""
+
+    model: str
+    size: int
+    steps: tuple[int, ...]
+
+
+CASES = {
+    "cpu": (Case("tiny", 64, ONE), Case("tiny", 64, FOUR), Case("mid", 256, ONE), Case("mid", 256, FOUR)),
+    "cuda": (
+        *(Case("sd-turbo", size, ONE) for size in (512, 1024)),
+        *(Case("sdxl-turbo", size, ONE) for size in (512, 1024)),
+        *(Case("sd15", size, FOUR) for size in (512, 1024)),
+    ),
+}
+Row = dict[str, Any]
+
+
+class Clock:
+    """Times calls; on a GPU until the picture is there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._host = time.perf_counter if device.type == "cuda" else time.process_time
+        self._wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def time(self, contender: Contender, images: torch.Tensor) -> tuple[float, float]:
+        """Milliseconds until the picture was there, and of the host."""
+        self._wait()
+        host, began = self._host(), time.perf_counter()
+        contender.run(images)
+        host = self._host() - host
+        self._wait()
+        return (time.perf_counter() - began) * 1000, host * 1000
+
+
+def contenders_of(work: Work, compiled: bool) -> tuple[list[Contender], dict[str, str]]:
+    """Who takes part, and who does not, with the reason."""
+    networks = EagerNetworks(work.networks.unet, work.networks.vae)
+    makers: dict[str, Callable[[], Contender]] = {
+        BareModules.name: lambda: BareModules(work),
+        OURS: lambda: Ours(work, OURS, networks),
+    }
+    if work.device.type == "cuda":
+        makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
+    if compiled:
+        makers[f"{OURS}, compiled"] = lambda: Ours(work, f"{OURS}, compiled", networks, compiled=True)
+    makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
+    makers[ImageToImage.name] = lambda: ImageToImage(work)
+    present: list[Contender] = []
+    absent: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            present.append(make())
+        except upstream.Absent as reason:
+            absent[name] = str(reason)
+    return present, absent
+
+
+def measure(work: Work, compiled: bool, seconds: float) -> tuple[list[Row], dict[str, str]]:
+    """A row for each contender, and who was left out."""
+    clock = Clock(work.device)
+    contenders, absent = contenders_of(work, compiled)
+    memory = {each.name: working_memory(each, work) for each in contenders}
+    turns = list(take_turns(contenders, work, clock, seconds))
+    own = own_milliseconds(work, clock)
+    bare = [turn[BareModules.name][1] for turn in turns]
+    rows: list[Row] = []
+    for contender in contenders:
+        times, host = zip(*(turn[contender.name] for turn in turns), strict=True)
+        middle = statistics.median(times)
+        ours = contender.name == OURS
+        rows.append(
+            {
+                "who": contender.name,
+                "ms": round(middle, 3),
+                "p99_ms": round(sorted(times)[-1 - len(times) // 100], 3),
+                "fps": round(1000 * work.streams / middle, 1),
+                "host_ms": round(statistics.median(host), 3),
+                "over_bare_ms": round(statistics.median(a - b for a, b in zip(host, bare, strict=True)), 3),
+                "own_ms": round(own, 3) if ours else None,
+                "working_memory_mb": memory[contender.name],
+                "runs": contender.runner.in_force if isinstance(contender, Ours) else None,
+                "calls": len(times),
+            }
+        )
+    return rows, absent
+
+
+def take_turns(
+    contenders: Sequence[Contender], work: Work, clock: Clock, seconds: float
+) -> Iterator[Mapping[str, tuple[float, float]]]:
+    """Let each make a picture of every stream in turn, until `seconds` are over; the order moves on each time."""
+    for contender in contenders:
+        for _ in range(3):
+            contender.run(work.images[0])
+    end = time.perf_counter() + seconds
+    turn = 0
+    while time.perf_counter() < end or turn < 12:
+        shift = turn % len(contenders)
+        images = work.images[turn % len(work.images)]
+        yield {each.name: clock.time(each, images) for each in (*contenders[shift:], *contenders[:shift])}
+        turn += 1
+
+
+def own_milliseconds(work: Work, clock: Clock) -> float:
+    """What this engine takes with networks that answer at once."""
+    ours = Ours(work, "own", InstantNetworks(work), graphs=False)
+    for _ in range(20):
+        ours.run(work.images[0])
+    return statistics.median(clock.time(ours, work.images[0])[1] for _ in range(200))
+
+
+def working_memory(contender: Contender, work: Work) -> float | None:
+    """Megabytes that pictures take beyond the weights, at the peak. On a CPU in a child of this process, on Linux."""
+    if work.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        for _ in range(3):
+            contender.run(work.images[0])
+        torch.cuda.synchronize()
+        return round((torch.cuda.memory_reserved() - before) / 1e6, 1)
+    if not hasattr(os, "fork") or not Path("/proc/self/status").exists():
+        return None
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        before = resident_kilobytes()
+        for _ in range(3):
+            contender.run(work.images[0])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        os.write(writing, str(max(0, peak - before)).encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    answer = os.read(reading, 64)
+    os.close(reading)
+    return round(int(answer) * 1024 / 1e6, 1) if answer else None
+
+
+def resident_kilobytes() -> int:
+    """What of this process is in memory now."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def add_floor(rows: list[Row], case: Case, streams: int, device_name: str) -> None:
+    """Write beside each row of a full-size model how near it is to what the card allows."""
+    card = card_of(device_name)
+    for row in rows:
+        row["floor_ms"] = row["share_of_floor"] = None
+    if card is None or case.model not in FULL:
+        return
+    parts = operators_of(case.model, case.size, len(case.steps))
+    floor = 1000 * sum(least_seconds(operators, card, streams * rows) for operators, rows in parts)
+    for row in rows:
+        row["floor_ms"] = round(floor, 3)
+        row["share_of_floor"] = round(floor / row["ms"], 3)
+
+
+def missed_goals(results: Sequence[Row], device_name: str) -> list[str]:
+    """What was measured and is not as fast as it should be, in words."""
+    missed: list[str] = []
+    for result in results:
+        rows = {row["who"]: row for row in result["rows"]}
+        ours, theirs = rows[OURS], rows.get(Upstream.name)
+        what = f"{result['model']} {result['size']}, {len(result['steps'])} steps, {result['streams']} streams"
+        by = "host_ms" if device_name == "cpu" else "ms"
+        ratio = None if theirs is None else theirs[by] / ours[by]
+        if device_name == "cpu":
+            own = ours["own_ms"] / result["streams"]
+            if own > CPU_GOALS["own_ms_a_stream"]:
+                missed.append(f"{what}: {own:.2f} ms of its own a stream")
+            if ratio is not None and ratio < 1 - NOISE_SHARE:
+                missed.append(f"{what}: {ratio:.2f} times as fast as {Upstream.name}")
+            continue
+        key = (result["model"], result["size"], result["streams"])
+        if "H200" in device_name and key in GPU_GOALS and ours["fps"] < GPU_GOALS[key]:
+            missed.append(f"{what}: {ours['fps']} fps of {GPU_GOALS[key]}")
+        if key == ("sd-turbo", 512, 1) and ratio is not None and ratio < UPSTREAM_FACTOR:
+            missed.append(f"{what}: {ratio:.2f} times as fast as {Upstream.name}, not {UPSTREAM_FACTOR:g}")
+    return missed
+
+
+def show(result: Row) -> None:
+    """Print the rows of one case."""
+    print(
+        f"{result['model']} {result['size']}x{result['size']}, {len(result['steps'])} steps, "
+        f"{result['streams']} streams a call"
+    )
+    for row in result["rows"]:
+        own = "" if row["own_ms"] is None else f", {row['own_ms']:.3f} of its own"
+        floor = "" if row["share_of_floor"] is None else f", {100 * row['share_of_floor']:.0f} % of the floor"
+        print(
+            f"  {row['who']:<22} {row['ms']:9.3f} ms (p99 {row['p99_ms']:.3f}), {row['fps']:.1f} fps, "
+            f"host {row['host_ms']:.3f}, "
+            f"{row['over_bare_ms']:+.3f} over bare{own}{floor}",
+            flush=True,
+        )
+    for name, reason in result["not_run"].items():
+        print(f"  {name:<22} not run: {reason}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", help="only these, separated by commas")
+    parser.add_argument("--streams", default="1,2,4,8")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of turns for each case and number of streams")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
+    parser.add_argument("--json", help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    on_gpu = device.type == "cuda"
+    dtype = torch.float16 if on_gpu else torch.float32
+    device_name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
+    wanted = options.models.split(",") if options.models else None
+    results: list[Row] = []
+    for case in CASES[device.type]:
+        if wanted and case.model not in wanted:
+            continue
+        networks = make_networks(case.model, device, dtype)
+        for streams in (int(part) for part in options.streams.split(",")):
+            work = Work(networks, case.size, case.steps, streams, device, dtype)
+            rows, absent = measure(work, options.compile, options.seconds)
+            add_floor(rows, case, streams, device_name)
+            result: Row = {"model": case.model, "size": case.size, "steps": case.steps, "streams": streams}
+            results.append(result | {"rows": rows, "not_run": absent})
+            show(results[-1])
+    missed = missed_goals(results, device_name)
+    if options.json:
+        conditions = {"machine": machine(), "device": device_name, "dtype": str(dtype), "threads": options.threads}
+        conditions |= {"load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
+        conditions |= {"date": time.strftime("%Y-%m-%d"), "command": " ".join(["python -m bench.frame", *sys.argv[1:]])}
+        other = "cpu" if on_gpu else "cuda"
+        not_run = [f"{case.model} {case.size}" for case in CASES[other]]
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({**conditions, "not_run": {other: not_run}, "missed": missed, "cases": results}, file, indent=2)
+    print("goals met" if not missed else "goals missed: " + "; ".join(missed), file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

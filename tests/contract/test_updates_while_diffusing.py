@@ -1,0 +1,120 @@
+"""Ten updates a second on a stream that diffuses: every picture of the camera comes out, once and in order."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy
+import pytest
+
+from tests.support.events import event_log
+from tests.support.peers import CardTrack, Publisher, Viewer
+from tests.support.pictures import Picture
+from tests.support.rest import Rest
+from tests.support.server import LiveServer
+from tests.support.transparent import write_transparent_model
+
+SIDE = 384
+CELLS = 4
+"""Of each side; one bit each, of which the last two are for parity."""
+RATE = 4.0
+"""Pictures a second: a quarter of what a core of 2026 makes of this model, so that none is late for want of time."""
+SECONDS = 30.0
+STALLS = 2
+"""Pictures that may be missing where the machine itself stood still; 300 updates that lose any would lose many more."""
+TURBO = {"model_id": "stabilityai/sd-turbo", "t_index_list": [49], "width": SIDE, "height": SIDE, "prompt": "one"}
+KNOBS: tuple[dict[str, Any], ...] = (
+    {"prompt": "an ant"},
+    {"seed": 5},
+    {"guidance_scale": 2.5, "negative_prompt": "rain"},
+    {"prompt": [["a dog", 0.7], ["the cat", 0.3]]},
+    {"delta": 0.4},
+    {"guidance_scale": 1.0, "negative_prompt": ""},
+    {"seed": [[1, 0.5], [2, 0.5]]},
+    {"num_inference_steps": 50, "t_index_list": [48]},
+    {"num_inference_steps": 50, "t_index_list": [49]},
+)
+
+
+def bits_of(number: int) -> list[int]:
+    bits = [(number >> shift) & 1 for shift in range(CELLS * CELLS - 2)]
+    return [*bits, sum(bits) % 2, 1 - sum(bits) % 2]
+
+
+def draw(number: int) -> av.VideoFrame:
+    """A picture that carries `number` in large cells of black and white."""
+    cells = numpy.array(bits_of(number), numpy.uint8).reshape(CELLS, CELLS) * 200 + 25
+    luma = numpy.kron(cells, numpy.ones((SIDE // CELLS, SIDE // CELLS), numpy.uint8))
+    return av.VideoFrame.from_ndarray(
+        numpy.vstack([luma, numpy.full((SIDE // 2, SIDE), 128, numpy.uint8)]), format="yuv420p"
+    )
+
+
+def number_in(picture: Picture) -> int | None:
+    """The number, or None when there is none to be read."""
+    cell = SIDE // CELLS
+    luma = picture.luma.reshape(CELLS, cell, CELLS, cell)[:, cell // 3 : -cell // 3, :, cell // 3 : -cell // 3]
+    means = luma.mean(axis=(1, 3)).flatten()
+    if picture.size != (SIDE, SIDE) or ((means > 90) & (means < 160)).any():
+        return None
+    bits = [int(mean > 125) for mean in means]
+    number = sum(bit << place for place, bit in enumerate(bits[:-2]))
+    return number if bits == bits_of(number) else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("updates")
+    write_transparent_model(folder / "model")
+    models = json.dumps({"stabilityai/sd-turbo": str(folder / "model")})
+    live = LiveServer(folder, models=models, worker_spare=False, offline="true")
+    live.start()
+    yield live
+    live.stop()
+
+
+@pytest.mark.slow
+async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServer, rest: Rest) -> None:
+    stream = await rest.create(TURBO)
+    seen: list[int] = []
+    unreadable = 0
+
+    def read(picture: Picture) -> None:
+        nonlocal unreadable
+        number = number_in(picture)
+        if number is None:
+            unreadable += 1
+        else:
+            seen.append(number)
+
+    async with (
+        Publisher(stream["whip_url"], track=CardTrack(draw, fps=RATE)) as publisher,
+        Viewer(publisher.whep_url) as viewer,
+        event_log(rest, stream["id"]) as log,
+    ):
+        await viewer.wait(lambda picture: number_in(picture) is not None, seconds=60, what="a number")
+        viewer.on_picture = read
+        loop = asyncio.get_running_loop()
+        started, sent, newest = loop.time(), 0, 0
+        while loop.time() - started < SECONDS:
+            answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
+            assert answer["applied"] == "hot"
+            sent, newest = sent + 1, answer["revision"]
+            await asyncio.sleep(max(0.0, started + sent * 0.1 - loop.time()))
+        effective = await log.wait("effective", revision=newest)
+        viewer.on_picture = lambda picture: None
+        drops = (await rest.status(stream["id"]))["drops"]
+    assert sent > SECONDS * 5
+    assert len(seen) > SECONDS * RATE / 2
+    assert all(later > earlier for earlier, later in itertools.pairwise(seen)), "a picture came twice"
+    missing = seen[-1] - seen[0] + 1 - len(seen)
+    assert missing <= STALLS, (
+        f"{missing} of {len(seen)} pictures are missing, {unreadable} were unreadable; drops {drops}"
+    )
+    told = [event["effective_frame"] for event in log.named("effective")]
+    assert told == sorted(told)
+    assert effective["effective_frame"] == told[-1]
+    assert log.named("error") == log.named("worker") == []
