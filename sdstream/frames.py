@@ -6,6 +6,7 @@ whoever keeps a picture beyond the call that delivered it must `copy()` it.
 """
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Generic, Literal, TypeVar
@@ -101,7 +102,10 @@ class LatestSlot(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        # Held while there is nothing to take. A bare lock, since a condition costs several times as much to wait on.
+        self._vacant = threading.Lock()
+        self._vacant.acquire()
         self._item: Item | None = None
         self._closed = False
         self.superseded = 0
@@ -109,27 +113,37 @@ class LatestSlot(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Store `item`, dropping the one before it if nobody took it."""
-        with self._condition:
+        with self._lock:
             if self._closed:
                 return
             if self._item is not None:
                 self.superseded += 1
             self._item = item
-            self._condition.notify()
+            self._wake()
 
     def take(self, timeout: float | None = None) -> Item | None:
         """The newest item, waiting up to `timeout` seconds; None after the time or once closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._item is not None or self._closed, timeout)
-            item, self._item = self._item, None
-            return item
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._vacant.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+            with self._lock:
+                item, self._item = self._item, None
+                if self._closed:
+                    self._wake()  # the next reader
+                if item is not None or self._closed:
+                    return item
+            # An item that was put while this thread had woken for the one before it, and took both at once.
+        return None
 
     def close(self) -> None:
         """Wake every waiting reader; later items are ignored."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._item = None
-            self._condition.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._vacant.locked():
+            self._vacant.release()
 
     @property
     def closed(self) -> bool:

@@ -21,6 +21,8 @@ from typing import Any
 
 WINDOWS = sys.platform == "win32"
 LINUX = sys.platform.startswith("linux")
+UDP_SEGMENT = 103
+"""Of `<linux/udp.h>`: cut what is sent into datagrams of this many bytes."""
 SET_PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG` of `<linux/prctl.h>`."""
 
@@ -120,6 +122,25 @@ def received_socket(text: str) -> socket.socket:
     return socket.socket(fileno=int(text))
 
 
+def can_send_segments() -> bool:
+    """Whether `send_segments` can be tried here."""
+    return LINUX
+
+
+def send_segments(connection: socket.socket, datagrams: Sequence[bytes], address: Any) -> None:
+    """Send datagrams of one size, the last of which may be smaller, by one call to the kernel, without waiting.
+
+    Raises `BlockingIOError` when the socket is full, `OSError` when the kernel or the device cannot do it: nothing was
+    sent then.
+    """
+    if len(datagrams) == 1:
+        connection.sendto(datagrams[0], socket.MSG_DONTWAIT, address)
+        return
+    size = len(datagrams[0]).to_bytes(2, sys.byteorder)
+    options = ((socket.IPPROTO_UDP, UDP_SEGMENT, size),)
+    connection.sendmsg(datagrams, options, socket.MSG_DONTWAIT, address)
+
+
 def shared_memory_directory() -> Path:
     """Where files that live in memory are kept: the kernel's own place on Linux, the temporary directory elsewhere."""
     memory = Path("/dev/shm")
@@ -194,6 +215,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 __all__ = [
+    "can_send_segments",
     "create_shared_memory",
     "die_with_parent",
     "ignore_interrupts",
@@ -203,6 +225,7 @@ __all__ = [
     "process_memory",
     "processor_name",
     "received_socket",
+    "send_segments",
     "shared_memory_directory",
     "shared_memory_modified_at",
     "shared_memory_names",

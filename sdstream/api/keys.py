@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import threading
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -63,6 +64,27 @@ class KeyEntry:
         return self.digest[:12]
 
 
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """A key that is to be stored. `error` says why it was not, once it `is_answered`."""
+
+    digest: str
+    name: str
+    author: str | None
+    operator: bool | None
+    is_answered: bool = False
+    error: ConfigurationError | None = None
+
+    def entry(self, clock: Clock, *, is_first: bool) -> KeyEntry:
+        return KeyEntry(
+            digest=self.digest,
+            name=self.name,
+            author=self.author or f"usr_{secrets.token_hex(6)}",
+            created_at=clock.now().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            operator=is_first if self.operator is None else self.operator,
+        )
+
+
 class KeyRing:
     """All keys that are accepted. Reads `keys.json` again when another process has changed it. Safe between threads."""
 
@@ -74,6 +96,7 @@ class KeyRing:
         self._stored: tuple[KeyEntry, ...] = ()
         self._read_at = float("-inf")
         self._writing = threading.Lock()
+        self._wishes: deque[_Wish] = deque()
         self._reading = threading.Lock()
         self._refreshing: asyncio.Future[None] | None = None
         self._read_again()
@@ -158,21 +181,35 @@ class KeyRing:
         when keys.json cannot be written.
         """
         key = KEY_PREFIX + secrets.token_urlsafe(32)
+        wish = _Wish(_digest(key), name.strip()[:LONGEST_NAME] or "unnamed", author, operator)
+        self._wishes.append(wish)
         with self._writing:
-            self._read_again()
-            if len(self._stored) >= MOST_KEYS:
-                raise ConfigurationError(
-                    f"there are {len(self._stored)} keys already", hint="`sdstream key` shows and revokes keys."
-                )
-            entry = KeyEntry(
-                digest=_digest(key),
-                name=name.strip()[:LONGEST_NAME] or "unnamed",
-                author=author or f"usr_{secrets.token_hex(6)}",
-                created_at=self._clock.now().astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-                operator=(not self._stored and not self._fixed) if operator is None else operator,
-            )
-            self._write((*self._stored, entry))
+            # Whoever comes first writes for all who wait: one wait for the disk, however many keys are made at once.
+            if not wish.is_answered:
+                self._answer_wishes()
+        if wish.error is not None:
+            raise wish.error
         return key
+
+    def _answer_wishes(self) -> None:
+        wishes = [self._wishes.popleft() for _ in range(len(self._wishes))]
+        try:
+            self._read_again()
+            entries = list(self._stored)
+            for wish in wishes:
+                if len(entries) >= MOST_KEYS:
+                    wish.error = ConfigurationError(
+                        f"there are {len(entries)} keys already", hint="`sdstream key` shows and revokes keys."
+                    )
+                else:
+                    entries.append(wish.entry(self._clock, is_first=not entries and not self._fixed))
+            if len(entries) > len(self._stored):
+                self._write(tuple(entries))
+        except ConfigurationError as error:
+            for wish in wishes:  # one for each: several threads raise them
+                wish.error = ConfigurationError(error.message, hint=error.hint)
+        for wish in wishes:
+            wish.is_answered = True
 
     def entries(self) -> tuple[KeyEntry, ...]:
         """Every key, those of the settings first."""

@@ -166,6 +166,7 @@ def lane_object(lane: LaneStatus | None) -> dict[str, Any] | None:
         "percent": lane.percent,
         "revision": lane.revision,
         "effective_frame": lane.effective_sequence,
+        "loras": [{"name": name, "weight": weight} for name, weight in lane.loras],
         "error_code": lane.error_code,
         "error_message": lane.error_message,
         "acceleration_in_force": lane.acceleration or None,

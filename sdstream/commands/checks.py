@@ -198,14 +198,16 @@ def check_models(settings: Settings) -> Check:
         table = ModelTable.from_settings(settings)
     except ConfigurationError as error:
         return Check("models", Verdict.BAD, error.message, "Correct SDSTREAM_MODELS or SDSTREAM_DEFAULT_MODEL.")
-    places = [find_place(entry) for entry in table.entries()]
+    places = [find_place(entry, table.places) for entry in table.entries()]
     for place in places:
-        if place.entry.id in settings.models and place.path is None:
+        if place.entry.id in settings.models and place.path is None and not place.fetched:
             return Check("models", Verdict.BAD, f"{place.entry.id}: {place.problem}", "Correct SDSTREAM_MODELS.")
     present = [place.entry.id for place in places if place.path is not None]
     absent = [place.entry.id for place in places if place.path is None]
     finding = f"present: {', '.join(present) or 'none'}; known: {', '.join(absent) or 'no more'}"
-    remedy = "" if present else "Without one only image processors run (skip_diffusion); SDSTREAM_MODELS names yours."
+    remedy = (
+        "" if present else "Without one only image processors run (skip_diffusion); `sdstream models pull` fetches."
+    )
     return Check("models", Verdict.GOOD if present else Verdict.NOTE, finding, remedy)
 
 

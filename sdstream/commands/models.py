@@ -1,4 +1,4 @@
-"""`sdstream models`: which models this server knows and where their files are; tiny ones to try the way with."""
+"""`sdstream models`: which models this server knows, where their files are, fetching them; tiny ones to try with."""
 
 import json
 import subprocess
@@ -6,14 +6,16 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from sdstream.commands.flags import with_settings
-from sdstream.diffusion.sources import find_model
+from sdstream.commands.pulling import pull_conditions, pull_models
+from sdstream.diffusion.sources import commit_of, find_model, may_fetch
+from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import PUBLIC_MODELS, ModelEntry, ModelTable
 from sdstream.settings import Family, Settings
@@ -28,7 +30,9 @@ write_tiny_model(Path(sys.argv[1]), sys.argv[2], seed=int(sys.argv[3]))
 """
 """Run in a process of its own: torch is imported where it is needed, and not by the command line."""
 
-models = App(name="models", help="Show where models are; make tiny ones to try with.", help_format="plaintext")
+models = App(
+    name="models", help="Show where models are, fetch them, make tiny ones to try with.", help_format="plaintext"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +43,70 @@ class ModelPlace:
     path: Path | None
     problem: str = ""
     hint: str = ""
+    fetched: bool = False
+    """Whether it is fetched when a stream asks for it."""
+    size: int = 0
+    """Bytes of its files."""
+    commit: str = ""
+    """Of the hub, where it is known."""
 
 
 @models.command(name="list")
-@with_settings(only=("models", "default_model"))
+@with_settings(only=("models", "default_model", "data_dir", "offline"))
 def show(*, settings: Settings) -> int:
-    """List the models by id: family, source, and the directory of their files on this machine. Opens no weights."""
-    table = Table("id", "family", "files", box=None)
-    places = [find_place(entry) for entry in ModelTable.from_settings(settings).entries()]
+    """List the models by id: family, size, commit, and where their files are on this machine. Opens no weights."""
+    table = Table("id", "family", "size", "commit", "files", box=None)
+    known = ModelTable.from_settings(settings)
+    places = [find_place(entry, known.places) for entry in known.entries()]
     for place in places:
-        table.add_row(place.entry.id, place.entry.family, str(place.path or place.problem))
+        size = f"{place.size / 1e9:.2f} GB" if place.size >= 1e8 else f"{place.size / 1e6:.1f} MB"
+        row = (size, place.commit[:10] or "-", str(place.path)) if place.path else ("-", "-", place.problem)
+        table.add_row(place.entry.id, place.entry.family, *row)
     width = None if sys.stdout.isatty() else 1000  # a pipe has no width; nothing may be cut off there
     Console(width=width, highlight=False, markup=False).print(table)
     if not any(place.path for place in places):
-        print("No model is here: streams with skip_diffusion work, others show why they do not.", file=sys.stderr)
+        if any(place.fetched for place in places):
+            print(
+                "No model is here: a stream fetches the one it asks for; so does `sdstream models pull`.",
+                file=sys.stderr,
+            )
+        else:
+            print("No model is here: streams with skip_diffusion work, others show why they do not.", file=sys.stderr)
     return 0
+
+
+@models.command
+@with_settings(only=("models", "default_model", "data_dir", "offline", "full_vae"))
+def pull(
+    names: Annotated[
+        tuple[str, ...],
+        Parameter(name="ID", help="Ids of `sdstream models list`, or hub ids; `all` for every model of the list."),
+    ] = (),
+    /,
+    *,
+    revision: Annotated[str | None, Parameter(help="Branch, tag or commit on the hub, for one ID.")] = None,
+    precision: Annotated[
+        Literal["auto", "half", "single"],
+        Parameter(help="Which weights; auto takes half precision where an NVIDIA GPU is."),
+    ] = "auto",
+    purposes: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--for",
+            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`.",
+        ),
+    ] = (),
+    settings: Settings,
+) -> int:
+    """Fetch models from the hub, with the small VAE and the LCM LoRA that they need; goes on where a pull broke off.
+
+    HF_TOKEN opens gated models. HF_ENDPOINT names another hub.
+    """
+    if not names and not purposes:
+        raise ConfigurationError("name an ID, or what to fetch for with --for")
+    table = ModelTable.from_settings(settings)
+    pull_conditions(purposes, table)
+    return pull_models(names, table, revision, precision) if names else 0
 
 
 @models.command
@@ -86,16 +139,19 @@ def tiny(
     return 0
 
 
-def find_place(entry: ModelEntry) -> ModelPlace:
+def find_place(entry: ModelEntry, places: ModelPlaces) -> ModelPlace:
     """Look for the files of a model as the worker does, without opening the weights."""
     try:
-        path = find_model(entry.source)
+        path = find_model(entry.source, places)
     except ModelUnavailable as error:
-        return ModelPlace(entry, None, error.message, error.hint or "")
-    if not (path / INDEX).is_file():
+        fetched = may_fetch(entry.source, places)
+        problem = "not on this machine; fetched when a stream asks for it" if fetched else error.message
+        return ModelPlace(entry, None, problem, error.hint or "", fetched=fetched)
+    if path.is_dir() and not (path / INDEX).is_file():
         hint = "A model's directory is what `save_pretrained` of diffusers writes."
         return ModelPlace(entry, None, f"{path} is no diffusers directory: it has no {INDEX}", hint)
-    return ModelPlace(entry, path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return ModelPlace(entry, path, size=sum(file.stat().st_size for file in files), commit=commit_of(path))
 
 
 def _check_target(target: Path) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 import filelock
 import huggingface_hub
-from huggingface_hub import constants, errors, file_download
+from huggingface_hub import constants, errors
 
 from sdstream.diffusion.selection import RemoteFile
 from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
@@ -25,15 +26,16 @@ Progress = Callable[[str, float | None], None]
 
 LIST_SECONDS = 20.0
 """How long the hub may take to say what a repository holds."""
-ATTEMPTS = 4
-"""How often a file whose connection breaks off is asked for again, besides what the hub's library itself tries."""
+ATTEMPTS = 5
+"""How often in a row a file is asked for without a byte coming."""
+PAUSE_SECONDS = 1.0
+"""Between two of those."""
 SPARE_BYTES = 256 * 1024 * 1024
 """What a download leaves free on the disk."""
 BLOCK = 4 * 1024 * 1024
 LOCK_SECONDS = 0.5
 
 _hub: Any = huggingface_hub
-_download: Any = file_download
 _errors: Any = errors
 _constants: Any = constants
 
@@ -118,19 +120,6 @@ class _Counter:
         self._progress(f"downloading {self._repository}: {name}, {size}", 100.0 * there / self._total)
 
 
-class _Bar:
-    """What the hub's library takes for a progress bar."""
-
-    def __init__(self, name: str, start: int, counter: _Counter) -> None:
-        self._name = name
-        self._came = start
-        self._counter = counter
-
-    def update(self, count: float = 1) -> None:
-        self._came += int(count)
-        self._counter.tell(self._name, self._came)
-
-
 def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Counter) -> None:
     target = folder / file.name
     part = target.with_name(target.name + ".part")
@@ -152,34 +141,45 @@ def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Coun
 
 
 def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Counter) -> None:
-    with _said_plainly(listing.repository, listing.commit), part.open("ab") as stream:
+    """Append to `part` what it lacks; a try goes on from what came, and only tries that bring nothing are counted."""
+    with part.open("ab") as stream:
         if stream.tell() > file.size:
             stream.truncate(0)
-        for attempt in range(1, ATTEMPTS + 1):
-            start = stream.seek(0, 2)
+        failures = 0
+        while (start := stream.seek(0, 2)) < file.size:
             counter.tell(file.name, start)
             try:
-                _get(listing, file, stream, start, _Bar(file.name, start, counter))
-                return
-            except _errors.HfHubHTTPError:
-                raise
-            except (_errors.HTTPError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise  # the disk's, not the network's
-                stream.flush()
-                if attempt == ATTEMPTS:
+                with _said_plainly(listing.repository, listing.commit):
+                    _get(listing, file, stream, start, counter)
+            except ModelDownloadFailed as error:
+                failures = failures + 1 if stream.seek(0, 2) <= start else 1
+                if failures == ATTEMPTS:
                     raise ModelDownloadFailed(
-                        f"{listing.repository}: {file.name} cannot be fetched whole: {_first_line(error)}"
+                        f"{file.name} cannot be fetched whole; {ATTEMPTS} times: {error.message}"
                     ) from error
+                counter.tell(file.name, start)
+                time.sleep(PAUSE_SECONDS)
 
 
-def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, bar: _Bar) -> None:
-    if file.size == 0 or start == file.size:
-        return
+def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, counter: _Counter) -> None:
     url = _hub.hf_hub_url(listing.repository, file.name, revision=listing.commit, endpoint=_constants.ENDPOINT)
-    headers = _hub.utils.build_hf_headers()
-    headers["accept-encoding"] = "identity"  # a compressed answer has no ranges and no length
-    _download.http_get(url, stream, resume_size=start, headers=headers, expected_size=file.size, _tqdm_bar=bar)
+    headers: dict[str, str] = _hub.utils.build_hf_headers()
+    headers["accept-encoding"] = "identity"  # a compressed answer has no ranges
+    if start:
+        headers["range"] = f"bytes={start}-"
+    # The session follows redirects, and takes the token out of requests to other hosts.
+    session = _hub.utils.get_session()
+    with session.stream("GET", url, headers=headers, timeout=_constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        _hub.utils.hf_raise_for_status(response)
+        if start and response.status_code != 206:  # it gives the whole again
+            start = 0
+            stream.truncate(0)
+        for piece in response.iter_bytes():
+            if start + len(piece) > file.size:
+                raise ModelDownloadFailed(f"{listing.repository}: {file.name} is longer than the hub says")
+            stream.write(piece)
+            start += len(piece)
+            counter.tell(file.name, start)
 
 
 def _is_right(part: Path, file: RemoteFile, alive: Callable[[], None]) -> bool:

@@ -184,8 +184,8 @@ def _match(
         raise _other_base(name, family, f"it changes a {part}, which this model does not have")
     if part != "unet" and not hasattr(network, "text_model"):
         pairs = {key.removeprefix("text_model."): tensor for key, tensor in pairs.items()}
-    named: Any = network.named_modules()
-    modules: dict[str, nn.Module] = dict(named)
+    anything: Any = network  # what it yields has no complete type
+    modules: dict[str, nn.Module] = dict(anything.named_modules())
     found: dict[str, LowRank] = {}
     for key, down in pairs.items():
         layer = key.removesuffix(ENDINGS[0])

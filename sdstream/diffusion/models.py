@@ -1,7 +1,6 @@
 """Models: loaded from a diffusers directory or from a single file, checked, ready to run. Nothing is fetched here."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sdstream.diffusion.directory import ModelDirectory
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.single_file import SingleFile
+from sdstream.diffusion.sources import family_of, is_turbo
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
 
@@ -122,25 +122,6 @@ def load_model(
     )
 
 
-def is_turbo(path: Path) -> bool:
-    """Whether the model at `path` was trained for few steps: the turbo models' schedules end at the last timestep, and
-    no other's do; of a single file only its name tells."""
-    if "turbo" in path.name.lower():
-        return True
-    try:
-        content: Any = json.loads((path / "scheduler/scheduler_config.json").read_text("utf-8"))
-        return content.get("timestep_spacing") == "trailing"
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def family_of(unet_config: Mapping[str, Any]) -> Family:
-    """The family that a UNet is of, by what sets the families apart in `unet/config.json`."""
-    if unet_config.get("addition_embed_type") == "text_time":
-        return "sdxl-turbo"
-    return "sd-turbo" if unet_config.get("use_linear_projection") else "sd15"
-
-
 def _find_taesd(path: Path, elsewhere: Path | None) -> Path | None:
     inside = path / "taesd"
     return inside if (inside / "config.json").is_file() else elsewhere
@@ -159,4 +140,4 @@ def _check_unet(source: ModelDirectory | SingleFile, family: Family) -> None:
             )
 
 
-__all__ = ["LATENT_CHANNELS", "Model", "Progress", "default_dtype", "family_of", "is_turbo", "load_model"]
+__all__ = ["LATENT_CHANNELS", "Model", "Progress", "default_dtype", "family_of", "load_model"]

@@ -110,16 +110,12 @@ class SingleFile:
             config = self.config(part)
             (place / "config.json").write_text(json.dumps(config), "utf-8")
             try:
-                network = self._convert(part, made, weights, folder)
+                network = self._convert(part, made, weights, config, folder)
             except CANNOT_LOAD as error:
                 raise ModelUnavailable(
                     f"{self.path}: the {part} cannot be loaded: {first_line(error)}", hint=self._hint()
                 ) from error
-        missing = [name for name, tensor in network.named_parameters() if tensor.is_meta]
-        if missing:
-            raise ModelUnavailable(
-                f"{self.path} lacks {len(missing)} weights of the {part}, such as {missing[0]}", hint=self._hint()
-            )
+        self._refuse_what_lacks(part, [name for name, tensor in network.named_parameters() if tensor.is_meta])
         return made_ready(network, f"{self.path} ({part})", self.dtype, self.device)
 
     def tokenizer(self, part: str) -> Any:
@@ -142,10 +138,24 @@ class SingleFile:
             return VAE
         return (ENCODERS[self.family][part.endswith("_2")],)
 
-    def _convert(self, part: str, made: str, weights: dict[str, torch.Tensor], folder: str) -> nn.Module:
+    def _convert(
+        self, part: str, made: str, weights: dict[str, torch.Tensor], config: dict[str, Any], folder: str
+    ) -> nn.Module:
         if part in ("unet", "vae"):
-            return getattr(diffusers, made).from_single_file(
-                weights, config=folder, subfolder=part, torch_dtype=self.dtype, local_files_only=True
+            kind = getattr(diffusers, made)
+            with torch.device("meta"):
+                wanted: dict[str, torch.Tensor] = kind.from_config(config).state_dict()
+            convert = (
+                single_files.convert_ldm_unet_checkpoint if part == "unet" else single_files.convert_ldm_vae_checkpoint
+            )
+            converted: dict[str, torch.Tensor] = convert(weights, config)
+            self._refuse_what_lacks(part, [name for name in wanted if name not in converted])
+            return kind.from_single_file(
+                {name: converted[name] for name in wanted},  # which it takes as they are, for no name is another's
+                config=folder,
+                subfolder=part,
+                torch_dtype=self.dtype,
+                local_files_only=True,
             )
         return single_files.create_diffusers_clip_model_from_ldm(
             getattr(transformers, made),
@@ -155,6 +165,12 @@ class SingleFile:
             torch_dtype=self.dtype,
             local_files_only=True,
         )
+
+    def _refuse_what_lacks(self, part: str, missing: list[str]) -> None:
+        if missing:
+            raise ModelUnavailable(
+                f"{self.path} lacks {len(missing)} weights of the {part}, such as {missing[0]}", hint=self._hint()
+            )
 
     def _hint(self) -> str:
         if self.beside is not None:

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,7 +127,7 @@ def get_model(source: str, family: Family, places: ModelPlaces, *, half: bool, p
     taesd: Path | None = None
     if not (places.full_vae or has_taesd):
         try:
-            taesd = _get_taesd(family, places, progress)
+            taesd = get_taesd(family, places, progress)
         except ModelUnavailable as error:
             progress(f"the small VAE cannot be had ({error.message}); the model's own is used", None)
     vae = places.full_vae or not (has_taesd or taesd is not None)
@@ -157,6 +157,14 @@ def find_taesd(family: Family, places: ModelPlaces = NOWHERE) -> Path | None:
     """The small VAE, if it is on this machine."""
     found = _find(TAESD[family], places)
     return found if found is not None and (found / "config.json").is_file() else None
+
+
+def get_taesd(family: Family, places: ModelPlaces, progress: Progress) -> Path | None:
+    """`find_taesd`, else the one on the hub where it may be fetched. Raises `ModelUnavailable` when that fails."""
+    found = find_taesd(family, places)
+    if found is None and fetches(places):
+        return fetch_taesd(family, places, progress)
+    return found
 
 
 def find_tokenizer(places: ModelPlaces = NOWHERE, near: Iterable[Path] = ()) -> Path | None:
@@ -189,6 +197,25 @@ def find_cached(repository: str, revision: str | None = None) -> Path | None:
         return Path(_hub.snapshot_download(repository, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+
+
+def family_of(unet_config: Mapping[str, Any]) -> Family:
+    """The family that a UNet is of, by what sets the families apart in `unet/config.json`."""
+    if unet_config.get("addition_embed_type") == "text_time":
+        return "sdxl-turbo"
+    return "sd-turbo" if unet_config.get("use_linear_projection") else "sd15"
+
+
+def is_turbo(path: Path) -> bool:
+    """Whether the model at `path` was trained for few steps: the turbo models' schedules end at the last timestep, and
+    no other's do; of a single file only its name tells."""
+    if "turbo" in path.name.lower():
+        return True
+    try:
+        content: Any = json.loads((path / "scheduler/scheduler_config.json").read_text("utf-8"))
+        return content.get("timestep_spacing") == "trailing"
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def commit_of(path: Path) -> str:
@@ -251,13 +278,6 @@ def _why_not_fetched(source: str, places: ModelPlaces) -> str:
     return ""
 
 
-def _get_taesd(family: Family, places: ModelPlaces, progress: Progress) -> Path | None:
-    found = find_taesd(family, places)
-    if found is None and fetches(places):
-        return fetch_taesd(family, places, progress)
-    return found
-
-
 def fetch_repository(hub_id: HubId, root: Path, choose: Choose, progress: Progress) -> Path:
     """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`."""
     progress(f"asking the hub for {hub_id.repository}", None)
@@ -306,6 +326,7 @@ __all__ = [
     "HubId",
     "ModelFiles",
     "commit_of",
+    "family_of",
     "fetch_chosen",
     "fetch_model",
     "fetch_repository",
@@ -317,6 +338,8 @@ __all__ = [
     "find_taesd",
     "find_tokenizer",
     "get_model",
+    "get_taesd",
     "get_tokenizer",
+    "is_turbo",
     "may_fetch",
 ]

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import torch as safetensors_torch
 
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.schedule import Prediction
@@ -135,11 +135,11 @@ def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strengt
     """
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    named: Any = unet.named_modules()
-    for name, module in named:
+    anything: Any = unet  # what it yields has no complete type
+    for name, module in anything.named_modules():
         if not isinstance(module, torch.nn.Linear | torch.nn.Conv2d) or not name.endswith(LCM_LAYERS):
             continue
-        weight = module.weight
+        weight = module.weight.detach()
         kernel = weight.shape[2:]
         down = torch.randn(rank, *weight.shape[1:], generator=generator)
         up = torch.randn(weight.shape[0], rank, *(1 for _ in kernel), generator=generator)
@@ -150,7 +150,8 @@ def write_tiny_lora(file: Path, unet: torch.nn.Module, *, rank: int = 2, strengt
             f"{layer}.lora_up.weight": up * size,
             f"{layer}.alpha": torch.tensor(rank / 2),
         }
-    save_file(tensors, file, metadata={"format": "pt"})
+    library: Any = safetensors_torch
+    library.save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _make_tokenizer(pad: str) -> tuple[Any, int]:

@@ -101,6 +101,19 @@ def read_rtmp_target(value: Any) -> str:
     return text
 
 
+def read_lora_name(value: Any) -> str:
+    """Check the name of a LoRA: a file, a hub id, or an https URL into the public internet. Raises pydantic's error."""
+    if not isinstance(value, str):
+        raise _wrong("must be a text: a file, a hub id or an https:// URL")
+    if not value or len(value) > MAX_URL:
+        raise _wrong(f"must have 1 to {MAX_URL} characters")
+    if "://" in value:
+        _check_url(value, schemes={"https"})
+        if not _may_be_public(urlsplit(value).hostname or ""):
+            raise _wrong("must not point into a private network; put the file below the data directory's loras")
+    return value
+
+
 def _check_url(text: str, schemes: set[str]) -> None:
     if len(text) > MAX_URL:
         raise _wrong(f"has more than {MAX_URL} characters")
@@ -153,4 +166,4 @@ StyleImageField = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_STYLE_IMAGE}, {"type": "null"}]}),
 ]
 
-__all__ = ["MAX_STYLE_IMAGE", "StyleImage", "StyleImageField", "read_rtmp_target", "read_style_image"]
+__all__ = ["MAX_STYLE_IMAGE", "StyleImage", "StyleImageField", "read_lora_name", "read_rtmp_target", "read_style_image"]

@@ -7,11 +7,11 @@ start off, as the wire's own defaults say: nothing is loaded that nobody asked f
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from sdstream.frames import PictureSize
 from sdstream.params.adapters import CachedAttention, IpAdapter, RegularIpAdapter
-from sdstream.params.addresses import StyleImageField
+from sdstream.params.addresses import StyleImageField, read_lora_name
 from sdstream.params.base import WireModel
 from sdstream.params.controlnets import MAX_CONTROLNETS, ControlNet
 from sdstream.params.problems import NUMBER_FORM, PAIRS_FORM, TEXT_FORM, broken_rules
@@ -67,7 +67,7 @@ Seed = Annotated[
     ),
 ]
 StepIndex = Annotated[int, Field(ge=0, le=100), NOT_BOOLEAN]
-LoraName = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
+LoraName = Annotated[str, AfterValidator(read_lora_name), Field(min_length=1, max_length=MAX_URL)]
 LoraWeight = Annotated[float, Field(ge=-10, le=10), NOT_BOOLEAN]
 Side = Annotated[
     int,
@@ -163,7 +163,10 @@ class StreamParams(WireModel):
     ] = True
     lora_dict: Annotated[
         dict[LoraName, LoraWeight] | None,
-        Field(max_length=MAX_LORAS, description="LoRAs by path or repository, each with its weight; null for none."),
+        Field(
+            max_length=MAX_LORAS,
+            description="LoRAs by file, repository or https URL, each with its weight; null for none.",
+        ),
     ] = None
     use_lcm_lora: Annotated[
         bool, Field(description="Fuse the LCM LoRA that few-step SD 1.5 needs; turbo models ignore it.")

@@ -4,7 +4,6 @@ import base64
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,33 +24,11 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage
 from sdstream.params.controlnets import ControlNet
-from sdstream.settings import Family
+from sdstream.worker.published import ADAPTERS, CONTROLNET_FILES
 
-CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 KEPT_CONTROLNETS = 3
 """ControlNets that stay loaded when no stream uses them, the ones used last."""
 KEPT_STYLES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFiles:
-    """Where an IP-Adapter and the network that embeds images for it are published."""
-
-    repository: str
-    adapter: str
-    encoder_repository: str
-    encoder: str
-
-
-ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
-    ("sd15", "regular"): AdapterFiles(
-        "h94/IP-Adapter", "models/ip-adapter_sd15.safetensors", "h94/IP-Adapter", "models/image_encoder"
-    ),
-    ("sdxl-turbo", "regular"): AdapterFiles(
-        "h94/IP-Adapter", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "h94/IP-Adapter", "models/image_encoder"
-    ),
-}
-"""By family and `ip_adapter.type`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +144,7 @@ class ConditionShelf:
         key = (name, str(model.device), model.dtype)
         net = self._nets.get(key)
         if net is None:
-            folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}")
+            folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}", name)
             progress(f"loading the ControlNet {name}", None)
             net = load_controlnet(folder, model.unet, model.dtype, model.device)
             self._nets[key] = net
@@ -185,8 +162,7 @@ class ConditionShelf:
             if files is None:
                 raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
             what = f"the IP-Adapter of type {kind}"
-            encoder_files = (f"{files.encoder}/config.json", f"{files.encoder}/model.safetensors")
-            root = _find(files.repository, (files.adapter, *encoder_files), places, progress, what)
+            root = _find(files.repository, files.files, places, progress, what, f"ip_adapter:{model.family}")
             progress(f"loading {what}", None)
             adapter = load_adapter(root / files.adapter, model.unet)
             encoder = load_image_encoder(root / files.encoder, model.dtype, model.device)
@@ -203,7 +179,9 @@ class _Loaded:
     encoder: nn.Module
 
 
-def _find(repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress, what: str) -> Path:
+def _find(
+    repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress, what: str, pull: str
+) -> Path:
     """The directory of a repository with all these files, fetched where that is allowed."""
     folder = find_repository(repository, places)
     missing = [name for name in names if folder is None or not (folder / name).is_file()]
@@ -213,7 +191,7 @@ def _find(repository: str, names: tuple[str, ...], places: ModelPlaces, progress
         where = f"{missing[0]} of {repository}" if folder is None else str(folder / missing[0])
         raise ModelUnavailable(
             f"{what} needs {where}, which is not on this machine",
-            hint=f"Fetch it where the hub can be reached, or put it below the data directory's models/{repository}.",
+            hint=f"`sdstream models pull --for {pull}` fetches it.",
         )
     return folder
 
@@ -261,7 +239,6 @@ shelf = ConditionShelf()
 """Of this process."""
 
 __all__ = [
-    "ADAPTERS",
     "ConditionShelf",
     "Conditions",
     "WantedConditions",

@@ -116,6 +116,10 @@ class DiffusionPipeline(Pipeline):
         return self._seat
 
     @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        return self._model.loras
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
         return self._plan.notes if self._group is None else (*self._plan.notes, *self._group.notes)

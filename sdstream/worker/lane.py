@@ -264,6 +264,7 @@ class WorkerLane:
                 message.error_message,
                 message.refused_revision,
                 message.acceleration,
+                tuple(message.loras),
             )
             self._set_status(self._handover.hear(status))
             self._send_update()

@@ -18,6 +18,13 @@ from sdstream.diffusion.sources import HubId, Progress, fetch_repository, fetche
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.settings import Family
+
+LCM_LORAS: dict[Family, str] = {
+    "sd15": "latent-consistency/lcm-lora-sdv1-5",
+    "sdxl-turbo": "latent-consistency/lcm-lora-sdxl",
+}
+"""What makes a model draw in few steps; there is none for SD 2. `lcm_lora_id` names it, and the family decides."""
 
 MAX_BYTES = 2 * 1024**3
 """Of one LoRA."""
@@ -167,4 +174,4 @@ def _make_room(folder: Path, more: int) -> None:
         path.unlink(missing_ok=True)
 
 
-__all__ = ["LoraFiles", "shown"]
+__all__ = ["LCM_LORAS", "LoraFiles", "shown"]

@@ -192,6 +192,7 @@ class LaneReport(Message):
     error_message: str | None
     refused_revision: int | None
     acceleration: str = ""
+    loras: list[tuple[str, float]] = []
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned

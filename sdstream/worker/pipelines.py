@@ -66,6 +66,11 @@ class Pipeline(Protocol):
         ...
 
     @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        """The LoRAs in its model: names, and how strongly."""
+        return ()
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
         return ()

@@ -58,6 +58,8 @@ class LaneStatus:
     error_message: str | None = None
     refused_revision: int | None = None
     acceleration: str = ""
+    loras: tuple[tuple[str, float], ...] = ()
+    """What is fused into the stream's model: names, and how strongly."""
 
 
 @dataclass(frozen=True, slots=True)

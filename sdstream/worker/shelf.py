@@ -10,20 +10,14 @@ import torch
 
 from sdstream.diffusion.fusing import WeightedLoras, can_refit, check_loras, fused, networks_of, refit
 from sdstream.diffusion.lora import Lora, read_lora
-from sdstream.diffusion.models import Model, Progress, default_dtype, is_turbo, load_model
+from sdstream.diffusion.models import Model, Progress, default_dtype, load_model
 from sdstream.diffusion.selection import LORA
-from sdstream.diffusion.sources import ModelFiles, get_model, get_tokenizer
+from sdstream.diffusion.sources import ModelFiles, get_model, get_tokenizer, is_turbo
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
 from sdstream.settings import Family
-from sdstream.worker.lora_files import LoraFiles, shown
-
-LCM_LORAS: dict[Family, str] = {
-    "sd15": "latent-consistency/lcm-lora-sdv1-5",
-    "sdxl-turbo": "latent-consistency/lcm-lora-sdxl",
-}
-"""What makes a model draw in few steps; there is none for SD 2. `lcm_lora_id` names it, and the family decides."""
+from sdstream.worker.lora_files import LCM_LORAS, LoraFiles, shown
 
 Key = tuple[object, ...]
 
@@ -209,4 +203,4 @@ def _stamp(path: Path) -> Key:
     return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
 
 
-__all__ = ["LCM_LORAS", "ModelShelf", "WantedModel"]
+__all__ = ["ModelShelf", "WantedModel"]

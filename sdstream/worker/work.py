@@ -385,6 +385,7 @@ class LaneWork:
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
                 self._told_acceleration,
+                [] if pipeline is None else list(pipeline.loras),
             )
         )
 

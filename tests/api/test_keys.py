@@ -5,14 +5,16 @@ import json
 import stat
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sdstream.api.keys import REREAD_SECONDS, UNKNOWN_REREAD_SECONDS, KeyRing, parse_bearer
+from sdstream.api.keys import REREAD_SECONDS, UNKNOWN_REREAD_SECONDS, KeyEntry, KeyRing, parse_bearer
 from sdstream.clock import ManualClock
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
+from tests.support.waiting import eventually_sync
 
 NO_KEYS = Settings.model_validate({})
 
@@ -216,3 +218,36 @@ def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigurationError, match="2 keys already"):
         ring.create("c")
     assert len(ring.entries()) == 2
+
+
+def test_keys_made_at_once_share_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing.open(tmp_path, NO_KEYS)
+    write, sizes = KeyRing._write, list[int]()
+
+    def note(self: KeyRing, entries: tuple[KeyEntry, ...]) -> None:
+        if not sizes:
+            eventually_sync(lambda: len(ring._wishes) == 19, what="everybody else to wait")
+        sizes.append(len(entries))
+        write(self, entries)
+
+    monkeypatch.setattr(KeyRing, "_write", note)
+    with ThreadPoolExecutor(20) as pool:
+        keys = list(pool.map(ring.create, map(str, range(20))))
+    assert sizes == [1, 20]
+    found = [ring.find(key) for key in keys]
+    assert [entry and entry.name for entry in found] == [str(number) for number in range(20)]
+    assert sum(entry is not None and entry.operator for entry in found) == 1
+
+
+def test_a_write_that_fails_is_told_to_all_who_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing.open(tmp_path, NO_KEYS)
+
+    def fail(self: KeyRing, entries: tuple[KeyEntry, ...]) -> None:
+        eventually_sync(lambda: len(entries) > 1 or len(ring._wishes) == 2, what="everybody else to wait")
+        raise ConfigurationError("the disk is full")
+
+    monkeypatch.setattr(KeyRing, "_write", fail)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(ring.create, name) for name in "abc"]
+        errors = [future.exception() for future in futures]
+    assert [str(error) for error in errors] == ["the disk is full"] * 3

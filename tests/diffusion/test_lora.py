@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -40,9 +41,8 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answers(model_or_networks: Model | Mapping[str, nn.Module], family: Family) -> dict[str, torch.Tensor]:
     """What each network says to the same input."""
-    networks: Mapping[str, Any] = (
-        networks_of(model_or_networks) if isinstance(model_or_networks, Model) else model_or_networks
-    )
+    given: Any = model_or_networks
+    networks: Any = networks_of(given) if isinstance(given, Model) else given
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     width = networks["unet"].config.cross_attention_dim
@@ -59,7 +59,7 @@ def answers(model_or_networks: Model | Mapping[str, nn.Module], family: Family) 
     return said
 
 
-def adapted(model: Model, name: str, seed: int, alpha: float = 3.0) -> dict[str, Any]:
+def adapted(model: Model, name: str, seed: int, alpha: int = 3) -> dict[str, Any]:
     """Copies of a model's networks with a random LoRA of peft in each."""
     networks: dict[str, Any] = copy.deepcopy(networks_of(model))
     for part, network in networks.items():
@@ -67,7 +67,7 @@ def adapted(model: Model, name: str, seed: int, alpha: float = 3.0) -> dict[str,
     return networks
 
 
-def add(network: Any, part: str, name: str, seed: int, alpha: float) -> None:
+def add(network: Any, part: str, name: str, seed: int, alpha: int) -> None:
     layers = UNET_LAYERS if part == "unet" else TEXT_LAYERS
     network.add_adapter(LoraConfig(r=2, lora_alpha=alpha, target_modules=layers, init_lora_weights=True), name)
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +113,7 @@ def test_several_weighted_loras_fused_equal_pefts_unfused(tiny_model: Load, tmp_
     networks = adapted(model, "one", seed=1)
     files = [save(networks, "one", tmp_path / "one", family)]
     for part, network in networks.items():
-        add(network, part, "two", seed=2, alpha=1.0)
+        add(network, part, "two", seed=2, alpha=1)
     files.append(save(networks, "two", tmp_path / "two", family))
     for part, network in networks.items():
         if part == "unet":
@@ -159,7 +159,7 @@ def test_the_names_of_sdxls_own_layout_are_understood(tiny_model: Load, tmp_path
 
 def test_pefts_own_files_are_read(tiny_model: Load, tmp_path: Path) -> None:
     model = tiny_model("sd15")
-    networks = adapted(model, "one", seed=1, alpha=2.0)
+    networks = adapted(model, "one", seed=1, alpha=2)
     state = get_peft_model_state_dict(networks["unet"], adapter_name="one")
     save_file(
         {f"base_model.model.{key}": value.contiguous() for key, value in state.items()}, tmp_path / "x.safetensors"

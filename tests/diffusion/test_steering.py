@@ -17,9 +17,9 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable
 from sdstream.settings import Family
-from sdstream.worker.conditions import ADAPTERS
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.pipelines import make_pipeline
+from sdstream.worker.published import ADAPTERS
 from tests.diffusion.runs import distance, pictures
 from tests.diffusion.test_pipeline import IDS, params_of
 from tests.worker.annotators import make_depth_model

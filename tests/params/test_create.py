@@ -194,6 +194,21 @@ def test_null_and_empty_lora_dict_mean_none(value: object) -> None:
     assert created(SD_TURBO, lora_dict=value).lora_dict is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "http://example.org/x.safetensors",
+        "https://10.0.0.1/x",
+        "https://localhost/x",
+        "file:///etc/passwd",
+        "ftp://a.b/c",
+    ],
+)
+def test_loras_come_from_public_https_urls_only(name: str) -> None:
+    with pytest.raises(InvalidParams, match=r"params\.lora_dict"):
+        created(SD_TURBO, lora_dict={name: 1.0})
+
+
 def test_a_lora_dict_is_kept() -> None:
     assert created(SD_TURBO, lora_dict={"owner/repo": 0.8}).lora_dict == {"owner/repo": 0.8}
 

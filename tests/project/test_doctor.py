@@ -164,7 +164,7 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(weights), family="sd15")})
     assert check_models(named).verdict is Verdict.BAD
     weights.write_bytes(b"")
-    assert "single file" in check_models(named).finding
+    assert "present: me/mine" in check_models(named).finding, "no weights are opened"
     folder = tmp_path / "mine"
     folder.mkdir()
     named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(folder), family="sd15")})

@@ -38,7 +38,10 @@ def test_a_tiny_model_is_made_and_listed(
     }
     monkeypatch.setenv("SDSTREAM_MODELS", json.dumps({"my/own": {"source": str(target), "family": family}}))
     assert run(["models", "list"]) == 0
-    assert line_of(capsys.readouterr().out, "my/own").split()[1:] == [family, str(target)]
+    told = line_of(capsys.readouterr().out, "my/own").split()[1:]
+    assert (told[0], told[-1]) == (family, str(target))
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    assert told[1:3] == [f"{size / 1e6:.1f}", "MB"]
 
 
 def test_models_that_are_not_here_are_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

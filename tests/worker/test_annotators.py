@@ -17,10 +17,11 @@ from sdstream.worker.annotators.edges import EdgeNetwork, in_steps
 from sdstream.worker.annotators.enlarging import EnlargingNetwork
 from sdstream.worker.annotators.people import PAIRS, PeopleNetwork, group
 from sdstream.worker.annotators.poses import load_poses
-from sdstream.worker.annotators.shelf import LOADERS, SOURCES, AnnotatorShelf
+from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.skeletons import LIMBS, Skeleton, draw_skeletons
-from sdstream.worker.annotators.weights import WeightSource, check, fill, locate
+from sdstream.worker.annotators.weights import check, fill, locate
 from sdstream.worker.processors import LEARNED
+from sdstream.worker.published import NETWORKS, PROCESSORS, WeightSource, needed_for
 from tests.worker.annotators import TINY_LOADERS, make_depth_model, make_pose_models
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def test_layers_are_named_as_published_weights_name_them(make: Callable[[], nn.M
 
 
 def test_every_network_says_where_its_weights_are() -> None:
-    assert set(SOURCES) == set(LOADERS) == set(TINY_LOADERS)
+    assert set(NETWORKS) == set(LOADERS) == set(TINY_LOADERS)
 
 
 def test_safe_edges_have_few_strengths() -> None:
@@ -237,3 +238,18 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     shelf = AnnotatorShelf(CPU, loaders={"lineart": lambda find, dtype: network})
     with pytest.raises(ModelUnavailable, match=r"not finite numbers, such as model0\.1\.bias"):
         shelf.request("lineart").result()
+
+
+def test_what_is_needed_is_told_by_name_and_every_learned_processor_is_known() -> None:
+    assert set(PROCESSORS) == {name for name, kind in LEARNED.items() if name != "temporal_net_tensorrt"}
+    assert needed_for("hed") == (("lllyasviel/Annotators", ("ControlNetHED.pth",)),)
+    depth = dict(needed_for("controlnet:depth"))
+    assert {"xinsir/controlnet-depth-sdxl-1.0", "lllyasviel/control_v11f1p_sd15_depth"} < set(depth)
+    assert "depth-anything/Depth-Anything-V2-Small-hf" in depth
+    one = dict(needed_for("xinsir/controlnet-canny-sdxl-1.0"))
+    assert one == {"xinsir/controlnet-canny-sdxl-1.0": ("config.json", "diffusion_pytorch_model.safetensors")}
+    (adapter,) = needed_for("ip_adapter:sd15")
+    assert adapter[0] == "h94/IP-Adapter"
+    assert len(adapter[1]) == 3
+    with pytest.raises(ValueError, match="did you mean 'controlnet:depth'"):
+        needed_for("controlnet:dept")

@@ -110,12 +110,13 @@ class ViewerSession:
         timestamp = (self._origin + picture.timestamp) & 0xFFFFFFFF
         last = len(picture.payloads) - 1
         payload_type, source, sequence = self._video.payload_type, self._source, self._sequence
-        send, history = self.peer.send_rtp, self._history
+        history, packets = self._history, list[bytes]()
         for index, payload in enumerate(picture.payloads):
             marker = index == last
-            send(write_packet(payload_type, marker, sequence, timestamp, source, payload))
+            packets.append(write_packet(payload_type, marker, sequence, timestamp, source, payload))
             history[sequence % HISTORY] = (sequence, timestamp, marker, payload)
             sequence = (sequence + 1) & 0xFFFF
+        self.peer.send_rtp_burst(packets)
         self._sequence = sequence
         self._packets += last + 1
         self._octets += picture.byte_count

@@ -11,8 +11,9 @@ from torch import nn
 
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
-from sdstream.worker.annotators import weights
-from sdstream.worker.annotators.weights import Finder, WeightSource, fill, finder, locate
+from sdstream.worker import published
+from sdstream.worker.annotators.weights import Finder, fill, finder, locate
+from sdstream.worker.published import WeightSource
 
 KEPT = 4
 """Networks that stay loaded when no stream uses them, the ones used last."""
@@ -24,26 +25,26 @@ Loader = Callable[[Finder, torch.dtype], nn.Module]
 def _load_hed(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.edges import EdgeNetwork
 
-    return _filled(EdgeNetwork(), weights.HED, find, "hed")
+    return _filled(EdgeNetwork(), published.HED, find, "hed")
 
 
 def _load_openpose(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.people import PeopleNetwork
 
-    return _filled(PeopleNetwork(), weights.OPENPOSE, find, "openpose")
+    return _filled(PeopleNetwork(), published.OPENPOSE, find, "openpose")
 
 
 def _load_enlarger(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.enlarging import EnlargingNetwork
 
-    return _filled(EnlargingNetwork(), weights.ENLARGER, find, "realesrgan_trt").to(dtype)
+    return _filled(EnlargingNetwork(), published.ENLARGER, find, "realesrgan_trt").to(dtype)
 
 
 def _load_lines(source: WeightSource) -> Loader:
     def load(find: Finder, dtype: torch.dtype) -> nn.Module:
         from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 
-        made = AnimeNetwork() if source is weights.ANIME_LINES else LineNetwork()
+        made = AnimeNetwork() if source is published.ANIME_LINES else LineNetwork()
         return _filled(made, source, find, "lineart")
 
     return load
@@ -52,14 +53,14 @@ def _load_lines(source: WeightSource) -> Loader:
 def _load_depth(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.depth import load_depth
 
-    folder = locate(weights.DEPTH, find, "depth")
+    folder = locate(published.DEPTH, find, "depth")
     return _from_transformers(lambda: load_depth(folder, dtype), "depth")
 
 
 def _load_poses(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.poses import load_poses
 
-    detector, joints = (locate(source, find, "pose_tensorrt") for source in (weights.DETECTOR, weights.JOINTS))
+    detector, joints = (locate(source, find, "pose_tensorrt") for source in (published.DETECTOR, published.JOINTS))
     return _from_transformers(lambda: load_poses(detector, joints, dtype), "pose_tensorrt")
 
 
@@ -79,24 +80,13 @@ def _from_transformers(load: Callable[[], nn.Module], processor: str) -> nn.Modu
 LOADERS: Mapping[str, Loader] = {
     "depth": _load_depth,
     "hed": _load_hed,
-    "lineart": _load_lines(weights.LINES),
-    "lineart_coarse": _load_lines(weights.COARSE_LINES),
-    "lineart_anime": _load_lines(weights.ANIME_LINES),
+    "lineart": _load_lines(published.LINES),
+    "lineart_coarse": _load_lines(published.COARSE_LINES),
+    "lineart_anime": _load_lines(published.ANIME_LINES),
     "openpose": _load_openpose,
     "pose": _load_poses,
     "realesrgan": _load_enlarger,
 }
-SOURCES: Mapping[str, tuple[WeightSource, ...]] = {
-    "depth": (weights.DEPTH,),
-    "hed": (weights.HED,),
-    "lineart": (weights.LINES,),
-    "lineart_coarse": (weights.COARSE_LINES,),
-    "lineart_anime": (weights.ANIME_LINES,),
-    "openpose": (weights.OPENPOSE,),
-    "pose": (weights.DETECTOR, weights.JOINTS),
-    "realesrgan": (weights.ENLARGER,),
-}
-"""What each network is loaded from."""
 
 
 class AnnotatorShelf:
@@ -144,4 +134,4 @@ def _finite(values: torch.Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-__all__ = ["KEPT", "LOADERS", "SOURCES", "AnnotatorShelf", "Loader"]
+__all__ = ["KEPT", "LOADERS", "AnnotatorShelf", "Loader"]

@@ -1,14 +1,12 @@
-"""Where the weights of each network are published, and how a file of them is checked before it is opened.
+"""How a file of weights is found, checked and opened.
 
 A file is checked against its pinned SHA-256 where one is known, and against what the hub itself recorded otherwise: in
-the hub's cache each file is named by its hash, which is the SHA-256 of a large one and Git's of a small one. No
-revision and no hash is pinned yet: none could be looked up where this was written, and none was made up.
+the hub's cache each file is named by its hash, which is the SHA-256 of a large one and Git's of a small one.
 """
 
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,35 +18,13 @@ from safetensors import SafetensorError
 from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
+from sdstream.worker.published import WeightSource
 
 CHUNK = 1 << 20
 WRAPPERS = ("params_ema", "params", "state_dict")
 """Members under which training programs keep the tensors."""
 HEXADECIMAL = frozenset("0123456789abcdef")
 
-
-@dataclass(frozen=True, slots=True)
-class WeightSource:
-    """A repository of the hub and what is needed of it. `hashes` are the SHA-256 of its files, where known."""
-
-    repository: str
-    files: tuple[str, ...]
-    licence: str
-    hashes: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-TRANSFORMERS = ("config.json", "model.safetensors")
-DEPTH = WeightSource("depth-anything/Depth-Anything-V2-Small-hf", TRANSFORMERS, "Apache 2.0")
-HED = WeightSource("lllyasviel/Annotators", ("ControlNetHED.pth",), "Apache 2.0")
-LINES = WeightSource("lllyasviel/Annotators", ("sk_model.pth",), "MIT")
-COARSE_LINES = WeightSource("lllyasviel/Annotators", ("sk_model2.pth",), "MIT")
-ANIME_LINES = WeightSource("lllyasviel/Annotators", ("netG.pth",), "MIT")
-OPENPOSE = WeightSource(
-    "lllyasviel/Annotators", ("body_pose_model.pth",), "OpenPose's own, not for commercial use without permission"
-)
-DETECTOR = WeightSource("PekingU/rtdetr_v2_r18vd", TRANSFORMERS, "Apache 2.0")
-JOINTS = WeightSource("usyd-community/vitpose-base-simple", TRANSFORMERS, "Apache 2.0")
-ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
 
 Finder = Callable[[WeightSource], Path | None]
 """The folder that holds the files of a source, None where it is not on this machine."""
@@ -148,21 +124,4 @@ def fill(network: torch.nn.Module, file: Path) -> None:
         raise ModelUnavailable(f"{file} is of another network: {lines[min(1, len(lines) - 1)][:200]}") from error
 
 
-__all__ = [
-    "ANIME_LINES",
-    "COARSE_LINES",
-    "DEPTH",
-    "DETECTOR",
-    "ENLARGER",
-    "HED",
-    "JOINTS",
-    "LINES",
-    "OPENPOSE",
-    "Finder",
-    "WeightSource",
-    "check",
-    "fill",
-    "finder",
-    "locate",
-    "read_state",
-]
+__all__ = ["Finder", "check", "fill", "finder", "locate", "read_state"]

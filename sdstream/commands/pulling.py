@@ -1,0 +1,179 @@
+"""The work of `sdstream models pull`: models with all that they need, from the hub into the data directory."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sdstream.commands.machine import find_gpus
+from sdstream.diffusion.sources import (
+    HubId,
+    commit_of,
+    family_of,
+    fetch_chosen,
+    fetch_model,
+    find_model,
+    get_taesd,
+    is_turbo,
+    may_fetch,
+)
+from sdstream.directories import prove_writable
+from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
+from sdstream.params import ModelTable
+from sdstream.settings import Family
+from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
+from sdstream.worker.published import needed_for
+
+ALL = "all"
+Precision = Literal["auto", "half", "single"]
+
+
+def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, precision: Precision) -> int:
+    """Fetch each of `names`; one that fails is told and the others are fetched all the same.
+
+    Raises `ConfigurationError` for what cannot be meant, `CommandFailed` when one of several failed, else what went
+    wrong.
+    """
+    wanted = _sources(names, table, revision)
+    places = table.places
+    assert places.models is not None, "settings always give a place"
+    try:
+        places.models.mkdir(parents=True, exist_ok=True)
+        prove_writable(places.models)
+    except OSError as error:
+        raise ConfigurationError(f"{places.models} cannot be written: {error.strerror or error}") from None
+    half = precision == "half" or (precision == "auto" and bool(find_gpus()[0]))
+    failed: list[str] = []
+    for name, source in wanted:
+        try:
+            with _Bar() as bar:
+                path = _pull(source, table, half, bar)
+        except ModelUnavailable as error:
+            if len(wanted) == 1:
+                raise
+            failed.append(name)
+            print(f"{name}: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"  {error.hint}", file=sys.stderr)
+            continue
+        commit = commit_of(path)
+        print(f"{name}: {path}{f' at {commit[:10]}' if commit else ''}")
+        _tell_how_to_use(name, source, path, table)
+    if failed:
+        raise CommandFailed(f"{len(failed)} of {len(wanted)} models were not fetched: {', '.join(failed)}")
+    return 0
+
+
+def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
+    """Fetch what ControlNets, image processors and IP-Adapters need; see `needed_for` of `sdstream.worker.published`.
+
+    Raises `ConfigurationError` for what is not known, before anything is fetched, else what went wrong.
+    """
+    try:
+        needed = [(purpose, needed_for(purpose)) for purpose in purposes]
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    for purpose, repositories in needed:
+        for repository, files in repositories:
+            if not may_fetch(repository, table.places):
+                path = find_model(repository, table.places)  # which says that nothing may be fetched
+            else:
+                with _Bar() as bar:
+                    path = fetch_chosen(repository, files, table.places, bar.tell)
+            print(f"{purpose}: {path}")
+
+
+def _sources(names: Sequence[str], table: ModelTable, revision: str | None) -> list[tuple[str, str]]:
+    """Names as they are told to people, and the source of each."""
+    if revision is not None and (len(names) != 1 or names[0] == ALL or "@" in names[0]):
+        raise ConfigurationError("a revision belongs to one ID", hint="Write OWNER/NAME@REVISION for each instead.")
+    found: list[tuple[str, str]] = []
+    for name in names:
+        if name == ALL:
+            found += [(entry.id, entry.source) for entry in table.entries() if HubId.parse(entry.source) is not None]
+            continue
+        entry = table.get(name)
+        source = name if entry is None else entry.source
+        source = source if revision is None else f"{source}@{revision}"
+        if HubId.parse(source) is None:
+            raise ConfigurationError(
+                f"{source} is not on the hub: {name} has a directory or file for its source"
+                if entry is not None
+                else f"{name} is neither the id of a model nor that of a hub repository",
+                hint="`sdstream models list` shows the ids.",
+            )
+        found.append((name, source))
+    return list(dict.fromkeys(found))
+
+
+def _pull(source: str, table: ModelTable, half: bool, bar: "_Bar") -> Path:
+    places = table.places
+    hub_id = HubId.parse(source)
+    assert hub_id is not None, "checked before"
+    if not may_fetch(source, places):
+        return find_model(source, places)  # which says that nothing may be fetched
+    path = fetch_model(hub_id, places, half=half, vae=places.full_vae, progress=bar.tell)
+    family = _family_of(path)
+    if not places.full_vae:
+        get_taesd(family, places, bar.tell)
+    if family in LCM_LORAS and not is_turbo(path):
+        LoraFiles().get(LCM_LORAS[family], places, bar.tell)
+    return path
+
+
+def _family_of(path: Path) -> Family:
+    try:
+        return family_of(json.loads((path / "unet/config.json").read_text("utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelUnavailable(f"{path / 'unet/config.json'} cannot be read: {error}") from error
+
+
+def _tell_how_to_use(name: str, source: str, path: Path, table: ModelTable) -> None:
+    entry = table.get(name)
+    if entry is None or entry.source != source:
+        family = _family_of(path) if entry is None else entry.family
+        setting = json.dumps({name.partition("@")[0]: {"source": source, "family": family}})
+        print(f"To use it: SDSTREAM_MODELS='{setting}'", file=sys.stderr)
+
+
+class _Bar:
+    """What comes, shown on a terminal as a bar and elsewhere as one line for each file."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, highlight=False, markup=False)
+        self._lines = not console.is_terminal
+        self._last = ""
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=self._lines,
+        )
+        self._task = self._progress.add_task("asking the hub", total=None)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, detail: str, percent: float | None) -> None:
+        """`Progress` of `sdstream.diffusion.hub`."""
+        if self._lines:
+            subject = detail.partition(",")[0]
+            if subject != self._last:
+                print(subject, file=sys.stderr)
+            self._last = subject
+        else:
+            total = None if percent is None else 100.0
+            self._progress.update(self._task, description=detail, total=total, completed=percent or 0.0)
+
+
+__all__ = ["pull_conditions", "pull_models"]

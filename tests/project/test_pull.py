@@ -1,0 +1,114 @@
+"""`sdstream models pull`: the real command line against a hub on loopback."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sdstream.commands.pulling import pull_models
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ConfigurationError
+from sdstream.params import ModelEntry, ModelTable
+from sdstream.worker.published import needed_for
+from tests.project.commands import environment, sdstream
+from tests.support.hub import FakeHub
+
+TURBO, DREAM = "stabilityai/sd-turbo", "Lykon/dreamshaper-8"
+CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub whose models are of the right names and no more: `pull` opens no weights."""
+    made = FakeHub()
+    for name, linear in ((TURBO, True), (DREAM, False)):
+        folder = tmp_path / "upstream" / name
+        for file in (*CONFIGS, *WEIGHTS, "model_index.json", "tokenizer/vocab.json"):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(json.dumps({"use_linear_projection": linear, "file": file}))
+        made.add(name, folder)
+    for name, files in (
+        ("madebyollin/taesd", ("config.json", "diffusion_pytorch_model.safetensors")),
+        ("latent-consistency/lcm-lora-sdv1-5", ("pytorch_lora_weights.safetensors",)),
+    ):
+        folder = tmp_path / "upstream" / name
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).write_text("{}")
+        made.add(name, folder)
+    with made.run():
+        yield made
+
+
+@pytest.mark.slow
+def test_models_are_pulled_with_what_they_need_and_listed(tmp_path: Path, hub: FakeHub) -> None:
+    data = tmp_path / "data"
+    around = environment(data) | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN": hub.token,
+        "SDSTREAM_DATA_DIR": str(data),
+    }
+    hub.repositories[TURBO].gated = True
+    done = sdstream("models", "pull", "all", environment=around)
+    assert done.returncode == 1, "two of the four are not on this hub"
+    for name in (TURBO, DREAM):
+        assert f"{name}: {data / 'models' / name} at aaaaaaaaaa" in done.stdout
+    for name in ("stabilityai/sdxl-turbo", "prompthero/openjourney-v4"):
+        assert f"the hub has no repository {name}, or it is private" in done.stderr
+    assert "2 of 4 models were not fetched" in done.stderr
+    assert f"downloading {DREAM}: {WEIGHTS[0]}" in done.stderr
+    assert (data / "models/madebyollin/taesd/config.json").is_file()
+    assert (data / "loras/latent-consistency/lcm-lora-sdv1-5/pytorch_lora_weights.safetensors").is_file()
+    assert hub.token not in done.stdout + done.stderr
+    shown = sdstream("models", "list", environment=around | {"HF_HUB_OFFLINE": "1"}).stdout
+    (line,) = [line for line in shown.splitlines() if line.split()[:1] == [DREAM]]
+    assert line.split()[1:] == ["sd15", "0.0", "MB", "aaaaaaaaaa", str(data / "models" / DREAM)]
+
+
+@pytest.mark.parametrize(
+    ("names", "revision", "said"),
+    [
+        (["mine"], None, "mine has a directory or file for its source"),
+        (["nothing"], None, "neither the id of a model nor that of a hub repository"),
+        ([TURBO, DREAM], "main", "a revision belongs to one ID"),
+        (["all"], "main", "a revision belongs to one ID"),
+        ([f"{TURBO}@v1"], "main", "a revision belongs to one ID"),
+    ],
+)
+def test_what_cannot_be_pulled_is_refused(tmp_path: Path, names: list[str], revision: str | None, said: str) -> None:
+    entries = [ModelEntry("mine", "sd15", str(tmp_path))]
+    table = ModelTable(entries, places=ModelPlaces(tmp_path / "models", tmp_path / "loras"))
+    with pytest.raises(ConfigurationError, match=said):
+        pull_models(names, table, revision, "single")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_what_a_controlnet_needs_is_pulled_with_its_preprocessor(tmp_path: Path, hub: FakeHub) -> None:
+    needed = dict(needed_for("controlnet:hed"))
+    for name, files in needed.items():
+        folder = tmp_path / "upstream" / name
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).write_text("{}")
+        (folder / "of_no_use.pth").write_text("{}")
+        hub.add(name, folder)
+    data = tmp_path / "data"
+    around = environment(data) | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "SDSTREAM_DATA_DIR": str(data),
+    }
+    done = sdstream("models", "pull", "--for", "controlnet:hed", environment=around)
+    assert done.returncode == 0, done.stderr
+    for name, files in needed.items():
+        assert all((data / "models" / name / file).is_file() for file in files)
+        assert not (data / "models" / name / "of_no_use.pth").exists()
+    refused = sdstream("models", "pull", "--for", "controlnet:hedd", environment=around)
+    assert refused.returncode != 0
+    assert "did you mean 'controlnet:hed'?" in refused.stderr
