@@ -99,6 +99,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "trickle_watch": sessions.trickle_watch,
         "update_prompts": streams.update_by_old_path,
         "get_snapshot": extensions.snapshot,
+        "get_tap": extensions.tap,
         "follow_events": extensions.events,
         "list_models": extensions.models,
         "list_parameters": extensions.parameters,

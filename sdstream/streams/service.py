@@ -41,7 +41,6 @@ from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_playback_id, new_stream_id, new_stream_key
-from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
@@ -273,13 +272,13 @@ class StreamService:
         """
         return self._streams.peek(stream_id).state
 
-    async def snapshot(self, stream_id: str) -> bytes:
-        """The newest output picture as JPEG. Raises `StreamNotFound` or `NoPictureYet`."""
-        stream = self._streams.find(stream_id)
-        picture = None if stream.live is None else stream.live.latest_picture()
+    async def snapshot(self, stream_id: str, processor: str | None = None) -> bytes:
+        """The newest output as JPEG, or what `processor` made last. Raises `StreamNotFound` or `NoPictureYet`."""
+        live = self._streams.find(stream_id).live
+        picture = None if live is None else await live.jpeg(processor)
         if picture is None:
-            raise NoPictureYet("This stream has no picture yet.")
-        return await asyncio.to_thread(encode_jpeg, picture)
+            raise NoPictureYet(f"This stream has no picture {f'of {processor} ' if processor else ''}yet.")
+        return picture
 
     def events(self, stream_id: str, after: int | None = None) -> EventSubscription:
         """Follow a stream from now on, or past the kept event `after`. Raises `StreamNotFound` or `CapacityReached`."""

@@ -194,8 +194,7 @@ class DiffusionPipeline(Pipeline):
 
     @property
     def taps(self) -> Mapping[str, torch.Tensor]:
-        """The last control picture of each preprocessor, float [1, 3, H, W], 0 to 1."""
-        return self._plan.controls.last
+        return {**self._plan.stages.taps, **self._plan.controls.last}
 
     def wait(self) -> None:
         """Wait for the networks of all processors."""

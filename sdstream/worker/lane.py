@@ -29,6 +29,7 @@ from sdstream.worker.messages import (
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.submission import Submission, failure, reject, resolve
+from sdstream.worker.taps import Taps
 
 RETURN_AT = 2
 """So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
@@ -73,6 +74,7 @@ class WorkerLane:
         self._clock = clock
         self._forget = forget
         self._loop = asyncio.get_running_loop()
+        self.taps = Taps(self._loop)
         self._lock = threading.Lock()
         self._status = LaneStatus(LanePhase.WAITING, revision)
         self._closed = False
@@ -121,6 +123,9 @@ class WorkerLane:
             self._waiting.append((frame, result))
             self._pump()
         return await result
+
+    async def tap(self, processor: str) -> bytes | None:
+        return await self.taps.ask(self._channel, self.number, processor)
 
     def update(self, params: StreamParams, revision: int) -> None:
         with self._lock:

@@ -81,6 +81,11 @@ class Pipeline(Protocol):
         return ()
 
     @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        """What each image processor made last, by its name, float [1, 3, H, W], 0 to 1. From any thread."""
+        return {}
+
+    @property
     def acceleration(self) -> str:
         """What runs its networks, such as `torch` or `torch+cuda_graph`; empty when it has none."""
         return ""
@@ -229,6 +234,11 @@ class LaneStages:
         """Why processors are passed over."""
         return (*self.first.faults, *self.last.faults)
 
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        """What each processor made last."""
+        return {**self.first.last, **self.last.last}
+
     def wait(self) -> None:
         """Wait for the networks of all processors."""
         self.first.wait()
@@ -281,6 +291,10 @@ class ProcessorPipeline(Pipeline):
     @property
     def faults(self) -> tuple[SdstreamError, ...]:
         return self._stages.faults
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        return self._stages.taps
 
     def wait(self) -> None:
         """Wait for the networks of all processors."""

@@ -28,6 +28,7 @@ from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipelin
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
+from sdstream.worker.tapping import small_jpeg
 
 Send = Callable[[Message], None]
 
@@ -116,6 +117,12 @@ class LaneWork:
             for slot in slots:
                 self._ledger.give_back(slot)
             self._scheduler.set_room(self.number, self._ledger.free > 0)
+
+    def tap(self, processor: str) -> bytes | None:
+        """What this image processor made last, as a small JPEG; None when there is no such thing."""
+        pipeline = self._pipeline
+        image = None if pipeline is None else pipeline.taps.get(processor)
+        return None if image is None else small_jpeg(image)
 
     # -- threads that prepare
 

@@ -105,6 +105,12 @@ async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
             assert answer["applied"] == "hot"
             after = await settled(rest, stream["id"], unlike=before)
             before = after
+        tap = await rest.http.get(f"/v1/streams/{stream['id']}/tap/canny.jpg")
+        assert tap.status_code == 200
+        control = numpy.asarray(Image.open(io.BytesIO(tap.content)).convert("L"))
+        assert control.shape == (320, 320)
+        assert (control < 60).mean() + (control > 200).mean() > 0.8, "white lines on black"
+        assert (await rest.http.get(f"/v1/streams/{stream['id']}/tap/hed.jpg")).status_code == 404
         # A preprocessor whose weights are not here is named, and its net adds nothing: the picture is the plain one.
         await rest.change(stream["id"], {"controlnets": [changed[0] | {"preprocessor": "hed"}]})
         after = await settled(rest, stream["id"], unlike=before)

@@ -189,6 +189,9 @@ class FakeLane:
         self.params, self.revision = params, revision
         self.updates.append(revision)
 
+    async def tap(self, processor: str) -> bytes | None:
+        return None
+
     def statistics(self) -> LaneStatistics:
         return self.facts
 

@@ -44,6 +44,8 @@ class ProcessorChain:
         """`before` is the chain that this one takes the place of; it may go on running until this one runs."""
         self._shelf = shelf
         old = [] if before is None else before._links
+        self.last: dict[str, torch.Tensor] = {}
+        """What each processor made last, float [1, 3 or 6, H, W]."""
         self._links = [self._link(one, old[place] if place < len(old) else None) for place, one in enumerate(wanted)]
 
     @property
@@ -78,6 +80,7 @@ class ProcessorChain:
                 continue
             try:
                 image = self._run(link, image, ProcessorContext(previous_output, delay, link.memory))
+                self.last[link.wanted.name] = image
             except ModelUnavailable as error:
                 link.fault = error  # a library that it needs is missing; it will not come while this runs
         return image
