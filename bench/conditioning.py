@@ -3,8 +3,9 @@
     python -m bench.conditioning                    tiny random networks, on the CPU
     python -m bench.conditioning --cycles 500       memory over so many on/off cycles of each, too
 
-Times are medians of interleaved runs: each round times the plain frame and every addition once, in turn, so a busy machine
-slows all of them. Only the ratios mean anything beyond this machine. Operations are torch's own count of the same networks.
+Times are medians of interleaved runs: each round times the plain frame and every addition once, in turn, so a busy
+machine slows all of them. Only the ratios mean anything beyond this machine. Operations are torch's own count of the
+same networks.
 """
 
 import argparse
@@ -119,7 +120,7 @@ def compare(model: Model, size: int, rounds: int) -> None:
 
 
 def cycle(model: Model, size: int, cycles: int) -> None:
-    """Make, run and drop each addition so many times, and say how much more memory the process holds than after a few."""
+    """Make, run and drop each addition so often, and say how much more memory the process holds than after a few."""
     process = psutil.Process()
     for name, make in additions(model, size).items():
         held: list[float] = []
@@ -143,9 +144,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_model(Path(folder, "model"), "sd15", width=arguments.width)
         model = load_model(Path(folder, "model"), "sd15", torch.device("cpu"))
-        print(
-            f"tiny sd15 of width {arguments.width}, {arguments.size}x{arguments.size}, {len(STEPS)} steps, torch {torch.__version__}, CPU"
-        )
+        kind = f"tiny sd15 of width {arguments.width}, {arguments.size}x{arguments.size}, {len(STEPS)} steps"
+        print(f"{kind}, torch {torch.__version__}, CPU")
         compare(model, arguments.size, arguments.rounds)
         if arguments.cycles:
             cycle(model, 64, arguments.cycles)

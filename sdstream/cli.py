@@ -27,6 +27,7 @@ COMMANDS = {
     "render": "Process a whole video file, every frame in order.",
     "models": "Show where models are; make tiny ones to try with.",
     "openapi": "Print the OpenAPI document of the REST API.",
+    "deploy": "Make a pod or a serverless endpoint on RunPod.",
     "key": "Make, list and revoke the keys of the REST API.",
 }
 """Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`."""

@@ -55,9 +55,14 @@ class ManualClock:
         self._monotonic += seconds
 
 
+def pause(seconds: float) -> None:
+    """Wait on a thread that may wait, such as one that fetches files; never on the event loop or between pictures."""
+    time.sleep(seconds)
+
+
 def epoch_milliseconds(moment: datetime) -> int:
     """Milliseconds since 1970-01-01 UTC, as the wire's times are."""
     return int(moment.timestamp() * 1000)
 
 
-__all__ = ["Clock", "ManualClock", "SystemClock", "epoch_milliseconds"]
+__all__ = ["Clock", "ManualClock", "SystemClock", "epoch_milliseconds", "pause"]

@@ -86,8 +86,10 @@ def choose_data_directory(
     """Decide where data is kept; nothing is made or written."""
     if settings.data_dir is not None:
         return DataDirectory(settings.data_dir, "the setting data_dir names it")
+    writable = is_writable or looks_writable
     for volume in volumes:
-        if (is_writable or looks_writable)(volume):
+        # A volume may belong to root and only our place on it to this user, as the image's entrypoint arranges.
+        if writable(volume / "sdstream") or writable(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
     directory = user_directory or platformdirs.user_data_path("sdstream", appauthor=False)
     return DataDirectory(directory, "no directory was set, so the user's data directory")

@@ -31,6 +31,8 @@
             │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
             │   ├── ModelDiskFull 503 MODELS/DISK_FULL
             │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
+            ├── WebRtcOff         503 WEBRTC/OFF
+            ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
@@ -260,6 +262,22 @@ class ModelUnavailable(Unavailable):
     hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
     retryable = False
     headers: ClassVar[dict[str, str]] = {}
+
+
+class WebRtcOff(Unavailable):
+    """This server takes no WebRTC sessions: it is switched off, or there is no way in for them."""
+
+    code = "WEBRTC/OFF"
+    hint = "SDSTREAM_WEBRTC_MODE decides; `sdstream doctor` says what was chosen and why."
+    retryable = False
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class TurnUnavailable(Unavailable):
+    """The TURN service of the settings gave no credentials."""
+
+    code = "WEBRTC/TURN_UNAVAILABLE"
+    hint = "Check the TURN settings and that this machine reaches the service; the message has its answer."
 
 
 class ModelAccessDenied(ModelUnavailable):

@@ -6,13 +6,14 @@ whoever keeps a picture beyond the call that delivered it must `copy()` it.
 """
 
 import threading
-import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Generic, Literal, TypeVar
 
 import numpy
 from numpy.typing import NDArray
+
+from sdstream.clock import SystemClock
 
 Plane = NDArray[numpy.uint8]
 ColourMatrix = Literal["bt601", "bt709"]
@@ -123,8 +124,8 @@ class LatestSlot(Generic[Item]):
 
     def take(self, timeout: float | None = None) -> Item | None:
         """The newest item, waiting up to `timeout` seconds; None after the time or once closed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self._vacant.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic())):
+        deadline = None if timeout is None else _clock.monotonic() + timeout
+        while self._vacant.acquire(timeout=-1 if deadline is None else max(0.0, deadline - _clock.monotonic())):
             with self._lock:
                 item, self._item = self._item, None
                 if self._closed:
@@ -149,5 +150,7 @@ class LatestSlot(Generic[Item]):
     def closed(self) -> bool:
         return self._closed
 
+
+_clock = SystemClock()
 
 __all__ = ["VIDEO_CLOCK", "ColourMatrix", "I420Frame", "LatestSlot", "PictureSize", "Plane", "split_planes"]

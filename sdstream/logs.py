@@ -5,11 +5,12 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
 import structlog
+from pydantic import SecretStr
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from sdstream.clock import Clock
@@ -21,6 +22,7 @@ SECRET_NAMES = frozenset(
         "apikey",
         "authorization",
         "bearer",
+        "credential",
         "key",
         "output_rtmp_url",
         "password",
@@ -79,7 +81,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    redactor = Redactor(key.get_secret_value() for key in settings.api_keys)
+    redactor = Redactor(_secrets_of(settings))
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -113,6 +115,15 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         library.propagate = True
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(level if level <= logging.DEBUG else max(least, level))
+
+
+def _secrets_of(settings: Settings) -> Iterator[str]:
+    """Every secret of the settings, whichever field holds it."""
+    for name in Settings.model_fields:
+        value: object = getattr(settings, name)
+        for part in cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,):
+            if isinstance(part, SecretStr):
+                yield part.get_secret_value()
 
 
 def _renderers(as_json: bool, stream: TextIO) -> list[Processor]:

@@ -42,6 +42,26 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def die_with_parent_command(command: Sequence[str]) -> list[str]:
+    """A command that runs `command`, a program that is not ours, so that the kernel kills it when this process ends.
+
+    Elsewhere than on Linux it is `command` itself. The trap of `die_with_parent` is here too. A program with a set-user
+    bit or file capabilities loses the mark when it starts.
+    """
+    if not LINUX:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent, which ends its children in good order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -218,6 +238,7 @@ __all__ = [
     "can_send_segments",
     "create_shared_memory",
     "die_with_parent",
+    "die_with_parent_command",
     "ignore_interrupts",
     "memory_limit",
     "open_shared_memory",

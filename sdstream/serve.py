@@ -19,8 +19,10 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from sdstream.api import create_app
+from sdstream.api.health import HealthDoor
 from sdstream.api.keys import KeyRing
 from sdstream.clock import Clock, SystemClock
 from sdstream.commands.plan import plan_serve
@@ -30,6 +32,7 @@ from sdstream.logs import configure_logging
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.params import ModelTable
 from sdstream.platform import WINDOWS
+from sdstream.reachability import find_place
 from sdstream.settings import Settings
 from sdstream.streams.service import StreamService
 from sdstream.worker.client import WorkerProcess
@@ -64,12 +67,17 @@ class Server:
         """Serve until a signal. Raises `ConfigurationError` when the port or the data directory cannot be used."""
         configure_logging(self._settings)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it would tell of every start and stop a second time
-        with contextlib.closing(bind(self._settings.host, self._settings.port)) as listener:
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(contextlib.closing(bind(self._settings.host, self._settings.port)))]
+            health_port = self._settings.health_port
+            if health_port is not None and health_port != listeners[0].getsockname()[1]:
+                door = bind(self._settings.host, health_port, setting="health_port")
+                listeners.append(stack.enter_context(contextlib.closing(door)))
             with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
-                runner.run(self._serve(listener))
+                runner.run(self._serve(listeners))
         return 0
 
-    async def _serve(self, listener: socket.socket) -> None:
+    async def _serve(self, listeners: list[socket.socket]) -> None:
         settings = self._settings
         data_dir = choose_data_directory(settings).prepare()
         keys = KeyRing.open(data_dir, settings)
@@ -81,12 +89,15 @@ class Server:
             data_dir=data_dir,
             clock=self._clock,
         )
-        url = url_of(listener)
-        http = _HttpServer(create_app(service, settings, keys, self._clock), lambda: self._announce(url, keys))
+        url = url_of(listeners[0])
+        app: ASGIApp = create_app(service, settings, keys, self._clock)
+        if len(listeners) > 1:
+            app = HealthDoor(app, listeners[1].getsockname()[1])
+        http = _HttpServer(app, lambda: self._announce(url, keys))
         with self._stop_event() as stop:
             await service.start()
             try:
-                await _serve_until(http, listener, stop, lambda: self._end(service))
+                await _serve_until(http, listeners, stop, lambda: self._end(service))
             finally:
                 await self._end(service)
 
@@ -98,7 +109,8 @@ class Server:
 
     def _announce(self, url: str, keys: KeyRing) -> None:
         """Say where the server is; the first key is made only now, when the line that shows it is sure to come."""
-        page = self._settings.public_url or url
+        place = find_place(os.environ)
+        page = self._settings.public_url or (place and place.public_base(self._settings.port)) or url
         print(f"sdstream is listening on {url}")
         if not self._settings.authentication:
             print(f"Open {page}/")
@@ -162,10 +174,10 @@ class _HttpServer(uvicorn.Server):
 
 
 async def _serve_until(
-    http: _HttpServer, listener: socket.socket, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
+    http: _HttpServer, listeners: list[socket.socket], stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer HTTP until `stop`, then drain while still answering, then end the open requests."""
-    serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+    serving = asyncio.ensure_future(http.serve(sockets=listeners))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -188,11 +200,11 @@ def _leave() -> None:
     os._exit(1)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, setting: str = "port") -> socket.socket:
     """A socket bound to `host` and `port` (0: a free one), not listening yet.
 
     Raises `ConfigurationError` for a name that does not resolve, an address that is not of this machine, a port that
-    is in use or not allowed.
+    is in use or not allowed; it names `setting`.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -208,16 +220,17 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            _why_not_bound(error, host, port), hint="`--port 0` takes a free port; `sdstream doctor` checks the rest."
+            _why_not_bound(error, host, port, setting),
+            hint="`--port 0` takes a free port; `sdstream doctor` checks the rest.",
         ) from None
     return listener
 
 
-def _why_not_bound(error: OSError, host: str, port: int) -> str:
+def _why_not_bound(error: OSError, host: str, port: int, setting: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port: {port} on {host} is in use by another program"
+        return f"{setting}: {port} on {host} is in use by another program"
     if error.errno == errno.EACCES:
-        return f"port: this user may not listen on {port}"
+        return f"{setting}: this user may not listen on {port}"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"host: {host} is not an address of this machine"
     return f"cannot listen on {host} port {port}: {error.strerror}"

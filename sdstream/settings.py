@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.reachability import platform_settings
+from sdstream.turn_settings import TurnSettings
 
 PREFIX = "SDSTREAM_"
 CONFIG_VARIABLE = "SDSTREAM_CONFIG"
@@ -37,16 +39,24 @@ class ModelSource(BaseModel):
     family: Family | None = None
 
 
-class Settings(BaseModel):
-    """All settings, validated. `load_settings` reads them from their sources."""
+class ServerSettings(BaseModel):
+    """The settings of a server, wherever it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="Address the HTTP server listens on; 0.0.0.0 for all.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="A second port, if another than port, that answers /ping, /health and /ready only. Unset: none, or "
+        "RunPod's PORT_HEALTH.",
+    )
     public_url: str | None = Field(
         default=None,
-        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request.",
+        description="Base URL that clients use, such as https://video.example.org/base. Unset: from each request, on "
+        "RunPod from its variables.",
     )
     trust_proxy_headers: bool = Field(
         default=False, description="Believe X-Forwarded-Proto and X-Forwarded-Host of the proxy in front."
@@ -136,8 +146,9 @@ class Settings(BaseModel):
     )
     webrtc_ice_servers: tuple[str, ...] = Field(
         default=(),
-        description="STUN URLs such as stun:stun.example.org:3478, separated by commas; none by default. This server "
-        "asks the first for its own address, and clients are told all of them. TURN does not work yet.",
+        description="STUN and TURN URLs such as stun:stun.example.org:3478 and turn:turn.example.org?transport=tcp, "
+        "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
+        "server for its own address.",
     )
     video_bitrate: int = Field(
         default=1_500_000,
@@ -256,10 +267,14 @@ class Settings(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _check_open_server(self) -> "Settings":
+    def _check_open_server(self) -> "ServerSettings":
         if not self.authentication and not is_loopback(self.host):
             raise ValueError("authentication can be switched off only when host is a loopback address")
         return self
+
+
+class Settings(TurnSettings, ServerSettings):
+    """All settings, validated. `load_settings` reads them from their sources."""
 
 
 def is_loopback(host: str) -> bool:
@@ -285,7 +300,7 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = _from_file(file) if file else {}
+    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
     values |= _from_environment(environment)
     values |= dict(flags or {})
     try:
@@ -337,4 +352,13 @@ def _describe(problem: Any) -> str:
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-__all__ = ["CONFIG_VARIABLE", "PREFIX", "Family", "ModelSource", "Settings", "is_loopback", "load_settings"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "PREFIX",
+    "Family",
+    "ModelSource",
+    "ServerSettings",
+    "Settings",
+    "is_loopback",
+    "load_settings",
+]

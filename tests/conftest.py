@@ -8,9 +8,14 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub; read when huggingface_hub is imported
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
+
+# How fast a busy machine is proves nothing.
+settings.register_profile("sdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sdstream")
 
 ARTIFACTS = Path(__file__).parent.parent / "artifacts"
 _servers: dict[LiveServer, int] = {}

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from sdstream.settings import Settings
+from sdstream.reachability import Place
+from sdstream.settings import Settings, is_loopback
 from sdstream.streams.views import StreamRecord
 
 # A Host header goes into URLs and is echoed by JSON and headers, so only what can be a host and a port is believed.
@@ -20,6 +21,11 @@ class PublicAddress:
     base: str
     host: str
 
+    @property
+    def name(self) -> str:
+        """The host without a port, and an IPv6 address without brackets."""
+        return urlsplit(f"//{self.host}").hostname or self.host
+
     def whip_url(self, record: StreamRecord) -> str:
         """Where this stream's publisher posts its offer."""
         return f"{self.base}/live/video-to-video/{record.stream_key}/whip"
@@ -30,9 +36,16 @@ class PublicAddress:
 
 
 class AddressBook:
-    """Derives the public address of a request from the settings and its headers."""
+    """Derives the public address of a request from the settings, its headers, and on RunPod from its variables.
 
-    def __init__(self, settings: Settings) -> None:
+    `public_url` comes first. Then the name by which the client came, if it is one by which others can come, too: with
+    the scheme of RunPod's proxy, whose last stretch is plain HTTP. A name that nobody outside knows, such as the
+    container's own address, gives way to RunPod's.
+    """
+
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+        self._place = place
+        self._bases = place.bases(settings.port) if place is not None else {}
         self._trusted = settings.trust_proxy_headers
         self._fixed = _address(settings.public_url) if settings.public_url else None
         self.prefix = urlsplit(settings.public_url).path if settings.public_url else ""
@@ -44,6 +57,11 @@ class AddressBook:
         if self._fixed is not None:
             return self._fixed
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        given = _header(headers, b"x-forwarded-host") if self._trusted else ""
+        if self._bases and not given:
+            known = self._known(_header(headers, b"host"))
+            if known is not None:
+                return known
         scheme: str = scope.get("scheme", "http")
         host = _header(headers, b"host")
         if self._trusted:
@@ -53,6 +71,19 @@ class AddressBook:
         if not HOST_PATTERN.fullmatch(host):
             host = _listening_host(scope) or self._fallback
         return PublicAddress(f"{scheme}://{host}", host)
+
+    def _known(self, host: str) -> PublicAddress | None:
+        """The address on RunPod for a `Host` header; None when the header is good as it is."""
+        lower = host.lower()
+        for name, base in self._bases.items():
+            if lower == name.lower():
+                return _address(base)
+        assert self._place is not None
+        if HOST_PATTERN.fullmatch(host) and (
+            is_loopback(urlsplit(f"//{host}").hostname or "") or self._place.is_private_name(host)
+        ):
+            return None
+        return _address(next(iter(self._bases.values())))
 
 
 def _address(url: str) -> PublicAddress:

@@ -73,7 +73,7 @@ def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock
     app.add_route("/docs", reference.page, methods=["GET"], include_in_schema=False)
     app.router.routes.extend(Pages(settings).routes())
     app.openapi = build_document
-    app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=service.ice_links)
+    app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=context.ice_links)
     return app
 
 

@@ -1,18 +1,22 @@
 """What every endpoint needs: the streams, the settings, the caller behind a request."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from sdstream.api.addresses import AddressBook, PublicAddress
 from sdstream.api.bodies import read_object
 from sdstream.api.keys import KeyRing, parse_bearer
+from sdstream.api.links import ice_links
 from sdstream.api.origins import LocalCallers
 from sdstream.api.ports import Streams
 from sdstream.api.rates import RateLimit
 from sdstream.clock import Clock
 from sdstream.errors import Forbidden, Unauthorized
+from sdstream.reachability import find_place
 from sdstream.settings import Settings
 from sdstream.streams.views import StreamRecord
 
@@ -41,7 +45,7 @@ class Context:
         self.settings = settings
         self.keys = keys
         self.clock = clock
-        self.addresses = AddressBook(settings)
+        self.addresses = AddressBook(settings, find_place(os.environ))
         self._local_callers = LocalCallers(settings)
         self.create_limit = RateLimit(
             settings.create_rate, settings.create_rate * CREATE_BURST_SECONDS, clock, "creates with this key"
@@ -76,6 +80,10 @@ class Context:
     def address(self, request: Request) -> PublicAddress:
         """How the sender of this request reaches the server."""
         return self.addresses.of(request.scope)
+
+    async def ice_links(self, token: str, scope: Scope) -> list[str]:
+        """The `Link` headers for whoever knows this stream key or playback id."""
+        return ice_links(await self.streams.ice_servers(token, self.addresses.of(scope).name))
 
     async def read_object(self, request: Request) -> dict[str, Any]:
         """The JSON object in the body. Raises `BadRequest` or `BodyTooLarge`."""

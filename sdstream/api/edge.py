@@ -6,7 +6,7 @@ Plain ASGI: it adds no task, no copy of the body and no buffering.
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdstream.api.answers import HEAD, REQUEST_ID, as_request_error, error_answer
 from sdstream.clock import Clock
+from sdstream.errors import RequestError
 
 METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -41,10 +42,14 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 logger = structlog.get_logger(__name__)
 
 
-class Edge:
-    """ASGI middleware. `links` gives the `Link` values of a WHIP or WHEP preflight."""
+Links = Callable[[str, Scope], Awaitable[Sequence[str]]]
+_SESSIONS = re.compile(r"/(?:live/video-to-video|playback)/(?P<token>[^/]+)/wh[ie]p")
 
-    def __init__(self, app: ASGIApp, *, prefix: str, clock: Clock, links: Callable[[], tuple[str, ...]]) -> None:
+
+class Edge:
+    """ASGI middleware. `links` gives the `Link` values for a WHIP or WHEP URL: its token, and the request."""
+
+    def __init__(self, app: ASGIApp, *, prefix: str, clock: Clock, links: Links) -> None:
         self._app = app
         self._prefix = prefix
         self._clock = clock
@@ -90,8 +95,16 @@ class Edge:
     async def _preflight(self, scope: Scope, send: Send) -> None:
         allowed = ", ".join(allowed_methods(scope["app"].router.routes, scope))
         headers = [*PREFLIGHT_HEADERS, (b"allow", allowed.encode())]
-        if scope["path"].endswith(("/whip", "/whep")):
-            headers += [(b"link", link.encode("latin-1", "ignore")) for link in self._links()]
+        match = _SESSIONS.fullmatch(scope["path"])
+        # RFC 9725 has OPTIONS tell the ICE servers, but not a browser's preflight: no page sees its headers, and each
+        # set of credentials costs a request to a service.
+        if match is not None and not any(name == b"access-control-request-method" for name, _ in scope["headers"]):
+            try:
+                links = await self._links(match["token"], scope)
+            except RequestError as error:
+                await error_answer(error, scope)(scope, _no_body, send)
+                return
+            headers += [(b"link", link.encode("ascii")) for link in links]
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
@@ -105,6 +118,10 @@ class Edge:
             status=status,
             milliseconds=round(1000 * (self._clock.monotonic() - started), 1),
         )
+
+
+async def _no_body() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> list[str]:

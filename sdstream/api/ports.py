@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sdstream.media.ports import SessionAnswer
+from sdstream.media.ports import IceServer, SessionAnswer
 from sdstream.metrics import ServerStatistics
 from sdstream.streams.views import Capacity, StreamEvent, StreamRecord, StreamState, StreamStatus, UpdateOutcome
 from sdstream.worker.ports import WorkerHealth
@@ -49,7 +49,12 @@ class Streams(Protocol):
     def worker_health(self) -> WorkerHealth: ...
     def faults(self) -> int: ...
     def statistics(self) -> ServerStatistics: ...
-    def ice_links(self) -> tuple[str, ...]: ...
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
+        """The ICE servers for a client that calls this server as `host` and has a stream's key or playback id.
+
+        None for another `token`: whoever guesses gets no TURN password. Raises `TurnUnavailable` and `WebRtcOff`.
+        """
+        ...
 
 
 __all__ = ["Created", "Opened", "Streams"]

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,7 +64,7 @@ def check_port(settings: Settings) -> Check:
     try:
         bind_tcp(settings.host, settings.port).close()
     except ConfigurationError as error:
-        if _answers_as_sdstream(settings):
+        if answers_as_sdstream(settings):
             return Check(
                 "port", Verdict.NOTE, f"sdstream already answers on {place}", "Stop it, or use another --port."
             )
@@ -211,25 +210,8 @@ def check_models(settings: Settings) -> Check:
     return Check("models", Verdict.GOOD if present else Verdict.NOTE, finding, remedy)
 
 
-async def run_checks(
-    settings: Settings, facts: MachineFacts, on_start: Callable[[str], None] = lambda subject: None
-) -> list[Check]:
-    """All checks in order; `on_start` hears the subject of the slow ones."""
-    checks = [check_port(settings), check_access(settings)]
-    if facts.addresses:
-        on_start("UDP")
-        checks += await asyncio.gather(*(check_address(address, settings) for address in facts.addresses))
-    else:
-        remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
-        checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
-    checks.append(check_gpu(facts))
-    on_start("torch")
-    checks.append(await asyncio.to_thread(check_torch, settings, facts))
-    checks += [check_encoder(settings, facts), check_data_directory(settings), check_models(settings)]
-    return checks
-
-
-def _answers_as_sdstream(settings: Settings) -> bool:
+def answers_as_sdstream(settings: Settings) -> bool:
+    """Whether a server of ours already runs with these settings' host and port."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
     place = f"[{host}]" if ":" in host else host
     try:
@@ -242,6 +224,7 @@ def _answers_as_sdstream(settings: Settings) -> bool:
 __all__ = [
     "Check",
     "Verdict",
+    "answers_as_sdstream",
     "check_access",
     "check_address",
     "check_data_directory",
@@ -250,5 +233,4 @@ __all__ = [
     "check_models",
     "check_port",
     "check_torch",
-    "run_checks",
 ]

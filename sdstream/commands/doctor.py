@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,10 +14,22 @@ from rich.table import Table
 from rich.text import Text
 
 from sdstream.cli import EXIT_FAILED
-from sdstream.commands.checks import Check, Verdict, run_checks
+from sdstream.commands.checks import (
+    Check,
+    Verdict,
+    check_access,
+    check_address,
+    check_data_directory,
+    check_encoder,
+    check_gpu,
+    check_models,
+    check_port,
+    check_torch,
+)
 from sdstream.commands.flags import with_settings
-from sdstream.commands.machine import read_machine
+from sdstream.commands.machine import MachineFacts, read_machine
 from sdstream.commands.plan import PlanLine, plan_serve
+from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
 from sdstream.settings import Settings
 
 MARKS = {Verdict.GOOD: ("ok", "bold green"), Verdict.NOTE: ("note", "bold yellow"), Verdict.BAD: ("BAD", "bold red")}
@@ -65,6 +77,31 @@ def doctor(
     return EXIT_FAILED if failed else 0
 
 
+async def run_checks(
+    settings: Settings, facts: MachineFacts, on_start: Callable[[str], None] = lambda subject: None
+) -> list[Check]:
+    """All checks in order; `on_start` hears the subject of the slow ones."""
+    checks = [check_port(settings), check_access(settings)]
+    if facts.place is not None:
+        checks.append(check_runpod(settings, facts.place))
+    on_start("WebRTC")
+    checks.append(await check_webrtc(settings, facts))
+    if facts.addresses:
+        on_start("UDP")
+        checks += await asyncio.gather(*(check_address(address, settings) for address in facts.addresses))
+    elif facts.webrtc.mode != "off":
+        remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
+        checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
+    checks.append(check_gpu(facts))
+    on_start("torch")
+    checks.append(await asyncio.to_thread(check_torch, settings, facts))
+    checks += [check_encoder(settings, facts), check_data_directory(settings)]
+    if facts.place is not None:
+        checks += [check_volume(settings), check_container_disk()]
+    checks.append(check_models(settings))
+    return checks
+
+
 def as_json(
     checks: Sequence[Check], plan: Sequence[PlanLine], settings: Mapping[str, str], sources: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -102,4 +139,4 @@ def _check_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-__all__ = ["as_json", "doctor", "printable"]
+__all__ = ["as_json", "doctor", "printable", "run_checks"]

@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from sdstream.reachability import PORT_VARIABLES, platform_settings
 from sdstream.settings import CONFIG_VARIABLE, PREFIX, Settings, load_settings
 
 SETTINGS_GROUP = Group("Settings", help="A flag beats an SDSTREAM_* variable, a variable beats the file.", sort_key=9)
@@ -130,9 +131,10 @@ def _config_flag() -> inspect.Parameter:
 
 
 def sources_of(flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> dict[str, str]:
-    """Where each setting comes from: `--flag`, `SDSTREAM_VARIABLE`, the file's path, or `default`."""
+    """Where each setting comes from: `--flag`, a variable (ours or RunPod's), the file's path, or `default`."""
     path = file or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
     in_file: Mapping[str, Any] = (yaml.safe_load(path.read_text("utf-8")) or {}) if path else {}
+    of_platform = platform_settings(environment)
     found: dict[str, str] = {}
     for name in Settings.model_fields:
         if name in flags:
@@ -141,6 +143,8 @@ def sources_of(flags: Mapping[str, Any], environment: Mapping[str, str], file: P
             found[name] = variable_name(name)
         elif name in in_file:
             found[name] = str(path)
+        elif name in of_platform:
+            found[name] = PORT_VARIABLES[name]
         else:
             found[name] = "default"
     return found

@@ -1,7 +1,9 @@
 """Facts about this machine, found without torch: GPUs, addresses, the H.264 encoders of the installed PyAV."""
 
+import contextlib
+import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +11,10 @@ import av
 import av.error
 import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
+from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.turn.choice import WebRtcChoice, choose_webrtc_here
+from sdstream.reachability import Place, find_place
 from sdstream.settings import Settings
 
 nvml: Any = pynvml  # its functions have no types
@@ -39,18 +44,28 @@ class MachineFacts:
     addresses: tuple[str, ...]
     nvenc_problem: str
     """Why NVENC cannot be used; empty when a probe succeeded."""
+    webrtc: WebRtcChoice = field(default_factory=lambda: WebRtcChoice("udp", "nothing says that UDP is blocked"))
+    place: Place | None = None
+    """RunPod's variables; None elsewhere."""
 
 
 def read_machine(settings: Settings) -> MachineFacts:
     """Look at the machine; a few milliseconds without a GPU, a few hundred with one."""
     gpus, problem = find_gpus()
+    webrtc = choose_webrtc_here(settings)
+    addressing = Addressing.from_settings(settings)
+    if webrtc.mode == "turn-local":
+        with contextlib.suppress(ConfigurationError):
+            addressing = addressing.inside()
     return MachineFacts(
         system=platform.system(),
         processor=platform.machine(),
         gpus=gpus,
         gpu_problem=problem,
-        addresses=tuple(Addressing.from_settings(settings).candidates()),
+        addresses=tuple(addressing.candidates()) if webrtc.mode != "off" else (),
         nvenc_problem="" if settings.video_encoder == "x264" else probe_encoder("h264_nvenc"),
+        webrtc=webrtc,
+        place=find_place(os.environ),
     )
 
 

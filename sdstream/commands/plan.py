@@ -27,7 +27,9 @@ def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[P
     return (
         plan_device(settings, facts),
         plan_encoder(settings, facts),
+        plan_webrtc(facts),
         plan_addresses(settings, facts),
+        plan_urls(settings, facts),
         plan_access(settings),
         PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
     )
@@ -56,8 +58,31 @@ def plan_encoder(settings: Settings, facts: MachineFacts) -> PlanLine:
     return PlanLine("encoder", "x264", f"the NVENC probe failed: {facts.nvenc_problem}")
 
 
+def plan_webrtc(facts: MachineFacts) -> PlanLine:
+    """How WebRTC media travels."""
+    choice = facts.webrtc
+    by = f" at TCP {choice.turn_address}" if choice.mode == "turn-local" and choice.turn_address else ""
+    return PlanLine("WebRTC", f"{choice.mode}{by}", choice.problem or choice.because)
+
+
+def plan_urls(settings: Settings, facts: MachineFacts) -> PlanLine:
+    """Which base URL the answers carry."""
+    if settings.public_url is not None:
+        return PlanLine("URLs", settings.public_url, "public_url names it")
+    if facts.place is not None:
+        base = facts.place.public_base(settings.port)
+        if base is not None:
+            return PlanLine("URLs", base, f"RunPod's variables say so for this {facts.place.role.value}")
+        return PlanLine("URLs", "the name that each request calls", "RunPod's variables tell no way in from outside")
+    return PlanLine("URLs", "the name that each request calls", "public_url is not set")
+
+
 def plan_addresses(settings: Settings, facts: MachineFacts) -> PlanLine:
     """Which addresses clients are told to send WebRTC packets to."""
+    if facts.webrtc.mode == "turn-local":
+        return PlanLine("addresses", facts.addresses[0] if facts.addresses else "none", "coturn relays there only")
+    if facts.webrtc.mode == "off":
+        return PlanLine("addresses", "none", "WebRTC is off")
     choice = ", ".join(facts.addresses) or "none"
     ports = f"UDP {settings.webrtc_ports[0]}-{settings.webrtc_ports[1]}" if settings.webrtc_ports else "any UDP port"
     source = "webrtc_addresses names them" if settings.webrtc_addresses else "this machine's interfaces"
@@ -72,4 +97,13 @@ def plan_access(settings: Settings) -> PlanLine:
     return PlanLine("access", f"bearer key, from {reach}", f"host is {settings.host}")
 
 
-__all__ = ["PlanLine", "plan_access", "plan_addresses", "plan_device", "plan_encoder", "plan_serve"]
+__all__ = [
+    "PlanLine",
+    "plan_access",
+    "plan_addresses",
+    "plan_device",
+    "plan_encoder",
+    "plan_serve",
+    "plan_urls",
+    "plan_webrtc",
+]

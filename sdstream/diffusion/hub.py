@@ -8,7 +8,6 @@ import contextlib
 import errno
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import filelock
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from sdstream.clock import pause
 from sdstream.diffusion.selection import RemoteFile
 from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
 
@@ -33,6 +33,8 @@ PAUSE_SECONDS = 1.0
 SPARE_BYTES = 256 * 1024 * 1024
 """What a download leaves free on the disk."""
 BLOCK = 4 * 1024 * 1024
+LEAST_PERCENT = 0.2
+"""What must have come since the last report: each goes all the way to those who watch the stream."""
 LOCK_SECONDS = 0.5
 
 _hub: Any = huggingface_hub
@@ -109,15 +111,21 @@ class _Counter:
         self._repository = repository
         self._total = max(total, 1)
         self._progress = progress
+        self._told: tuple[str, float] = ("", 0.0)
         self.done = 0
         """Bytes of the files that are whole."""
 
     def tell(self, name: str, came: int) -> None:
+        """`came` bytes of the file `name` are there now."""
         there = min(self.done + came, self._total)
+        percent = 100.0 * there / self._total
+        if name == self._told[0] and percent < 100.0 and abs(percent - self._told[1]) < LEAST_PERCENT:
+            return
+        self._told = (name, percent)
         size = (
             f"{there / 1e9:.2f} of {self._total / 1e9:.2f} GB" if self._total >= 1e8 else f"{self._total / 1e6:.1f} MB"
         )
-        self._progress(f"downloading {self._repository}: {name}, {size}", 100.0 * there / self._total)
+        self._progress(f"downloading {self._repository}: {name}, {size}", percent)
 
 
 def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Counter) -> None:
@@ -158,7 +166,7 @@ def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Count
                         f"{file.name} cannot be fetched whole; {ATTEMPTS} times: {error.message}"
                     ) from error
                 counter.tell(file.name, start)
-                time.sleep(PAUSE_SECONDS)
+                pause(PAUSE_SECONDS)
 
 
 def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, counter: _Counter) -> None:

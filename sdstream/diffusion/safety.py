@@ -1,4 +1,4 @@
-"""The safety checker: pictures that it takes offence at are never shown, a placard is. All of it on the device.
+"""The safety checker: pictures that it takes offence at are never shown, another is. All of it on the device.
 
 It is the model of `CompVis/stable-diffusion-safety-checker`, which compares CLIP's view of a picture with the concepts
 that it was made with. Where the model is not on the machine streams run without it, and say so.
@@ -6,17 +6,16 @@ that it was made with. Where the model is not on the machine streams run without
 
 import importlib
 import os
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.capture import Capture, Recording, cuda_capture
+from sdstream.diffusion.capture import Capture, Recording
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.readback import Readback, make_readback
 from sdstream.diffusion.sources import find_cached
@@ -35,8 +34,6 @@ SPREAD = (0.26862954, 0.26130258, 0.27577711)
 CARE = 0.01
 """How much stricter the other concepts are taken once one of special care is seen."""
 MOST_CAPTURES = 8
-BACKGROUND = (15, 18, 24)
-INK = (158, 167, 181)
 
 
 class SafetyChecker(nn.Module):
@@ -110,18 +107,28 @@ class CheckRunner:
         return recording.result
 
 
+Cover = Callable[[torch.Tensor], torch.Tensor]
+"""What is shown in place of a picture: one of its shape, on its device."""
+
+
 class SafetyGuard:
-    """One stream's guard: what it lets pass is safe, or the placard.
+    """One stream's guard: what it lets pass is safe, or the cover.
 
     Each `interval`-th picture is checked, 1 or more, and what was found counts until the next check.
     """
 
     def __init__(
-        self, runner: CheckRunner, device: torch.device, interval: int = 1, readback: Readback | None = None
+        self,
+        runner: CheckRunner,
+        cover: Cover,
+        device: torch.device,
+        interval: int = 1,
+        readback: Readback | None = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f"pictures are checked each 1st time at most, not each {interval}th")
         self._runner = runner
+        self._cover = cover
         self._interval = interval
         self._readback = make_readback(device) if readback is None else readback
         self._pictures = 0
@@ -142,14 +149,14 @@ class SafetyGuard:
         self._pictures = 0
 
     def guard(self, image: torch.Tensor) -> torch.Tensor:
-        """The picture, float [1, 3, H, W] of 0 to 1, or the placard of its size."""
+        """The picture, float [1, 3, H, W] of 0 to 1, or its cover."""
         if self._unsafe is None or self._pictures % self._interval == 0:
             self._unsafe = self._runner.check(image).clone().view(1, 1, 1, 1)
             self._pictures = 0
         self._pictures += 1
         self._count += self._unsafe.view(1)
         self._readback.put(self._count)
-        return torch.where(self._unsafe, placard(image.shape[-1], image.shape[-2], image.device), image)
+        return torch.where(self._unsafe, self._cover(image), image)
 
 
 def find_safety_checker(source: str) -> Path | None:
@@ -183,43 +190,6 @@ def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtyp
     return SafetyChecker(model)
 
 
-class CheckerShelf:
-    """Checkers in memory, each once for all streams of a device. Threads may call at any time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._runners: dict[tuple[Path, str, torch.dtype], CheckRunner] = {}
-
-    def get(self, source: str, device: torch.device, dtype: torch.dtype) -> CheckRunner | None:
-        """The checker for the model at `source`; None where the machine has none. Raises `ModelUnavailable`."""
-        directory = find_safety_checker(source)
-        if directory is None:
-            return None
-        key = (directory.resolve(), str(device), dtype)
-        with self._lock:
-            if key not in self._runners:
-                capture = cuda_capture(device) if device.type == "cuda" else None
-                self._runners[key] = CheckRunner(load_safety_checker(directory, device, dtype), capture)
-            return self._runners[key]
-
-
-_placards: dict[tuple[int, int, str], torch.Tensor] = {}
-
-
-def placard(width: int, height: int, device: torch.device) -> torch.Tensor:
-    """What is shown in place of an unsafe picture: float32 [1, 3, height, width], 0 to 1. Drawn once, not changed."""
-    key = (width, height, str(device))
-    if key not in _placards:
-        image = Image.new("RGB", (width, height), BACKGROUND)
-        draw = ImageDraw.Draw(image)
-        unit = min(width, height) / 100
-        font = ImageFont.load_default(size=5 * unit)
-        draw.text((width / 2, height / 2), "hidden by the safety checker", fill=INK, font=font, anchor="mm")
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
-        _placards[key] = (pixels.permute(2, 0, 1)[None].float() / 255).contiguous().to(device)
-    return _placards[key]
-
-
 def _scores(view: torch.Tensor, concepts: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
     """By how much each concept is above its threshold, float32 [S, concepts]."""
     return view @ functional.normalize(concepts.float()).t() - thresholds.float()
@@ -229,10 +199,9 @@ __all__ = [
     "ABSENT",
     "REPOSITORY",
     "CheckRunner",
-    "CheckerShelf",
+    "Cover",
     "SafetyChecker",
     "SafetyGuard",
     "find_safety_checker",
     "load_safety_checker",
-    "placard",
 ]

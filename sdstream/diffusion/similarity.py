@@ -5,7 +5,6 @@ decided by how like the one before it was.
 """
 
 from dataclasses import dataclass
-from random import Random
 
 import torch
 from torch.nn import functional
@@ -50,7 +49,7 @@ class SimilarImageFilter:
 
     def __init__(self, rule: FilterRule, seed: int, device: torch.device, readback: Readback | None = None) -> None:
         self._rule = rule
-        self._random = Random(seed)
+        self._random = torch.Generator().manual_seed(seed)
         self._readback = make_readback(device) if readback is None else readback
         self._reference: torch.Tensor | None = None
         self._in_a_row = 0
@@ -70,7 +69,8 @@ class SimilarImageFilter:
         seen = _sample(image)
         if self._reference is not None and self._reference.shape == seen.shape:
             self._readback.put(likeness_of(self._reference, seen))
-        skipped = is_skipped(self._readback.take(), self._rule, self._in_a_row, self._random.random())
+        draw = float(torch.rand(1, generator=self._random))  # of the host
+        skipped = is_skipped(self._readback.take(), self._rule, self._in_a_row, draw)
         if skipped and self._due == 0:
             self._in_a_row += 1
             self.skipped += 1

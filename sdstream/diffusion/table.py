@@ -103,7 +103,7 @@ class StreamTable:
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """One frame of the streams that have a picture now: seat to picture, float [1, 3, H, W], 0 to 1.
 
-        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1, valid until the next run.
+        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1; valid until the next run.
         """
         for seat in images:
             self._refuse_free(seat)

@@ -32,6 +32,15 @@ class SessionAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class IceServer:
+    """A STUN or TURN server that a client may use; TURN servers come with a name and a password for one session."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Placard:
     """A picture of words, shown while there is nothing better: `title` large, `detail` small, `percent` 0 to 100."""
 
@@ -146,8 +155,11 @@ class MediaBackend(Protocol):
 
     async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> MediaStream: ...
 
-    def ice_links(self) -> tuple[str, ...]:
-        """The values of `Link: ...; rel="ice-server"` headers that WHIP and WHEP answers carry."""
+    async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
+        """What a client that called this server as `host` (no port) needs to connect, for one session.
+
+        Raises `TurnUnavailable` when a TURN service gives no credentials, and `WebRtcOff`.
+        """
         ...
 
     async def close(self) -> None:
@@ -156,6 +168,7 @@ class MediaBackend(Protocol):
 
 
 __all__ = [
+    "IceServer",
     "MediaBackend",
     "MediaListener",
     "MediaStatistics",

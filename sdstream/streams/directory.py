@@ -55,6 +55,10 @@ class StreamDirectory:
         """Raises `StreamNotFound`."""
         return _touched(self._by_playback.get(playback_id))
 
+    def has_token(self, token: str) -> bool:
+        """Whether `token` is some stream's key or playback id."""
+        return token in self._by_key or token in self._by_playback
+
     def publish_sessions_of(self, stream_key: str) -> Stream:
         """Raises `SessionNotFound`: a session of a stream that is gone is gone too."""
         return _with_sessions(self._by_key.get(stream_key))

@@ -20,7 +20,7 @@ from sdstream.errors import (
     StreamNotFound,
 )
 from sdstream.fetching import PublicFetcher
-from sdstream.media.ports import MediaBackend
+from sdstream.media.ports import IceServer, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
     Change,
@@ -298,8 +298,8 @@ class StreamService:
         """Defects that the supervisors of streams and worker caught; the log has each."""
         return self._keeper.faults + self._worker.health().faults
 
-    def ice_links(self) -> tuple[str, ...]:
-        return self._media.ice_links()
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
+        return await self._media.ice_servers(host) if self._streams.has_token(token) else ()
 
     def statistics(self) -> ServerStatistics:
         """What the whole server has done and holds, for the metrics. Runs on the event loop."""

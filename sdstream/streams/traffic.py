@@ -11,8 +11,9 @@ from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
 HOPS = ("receive", "wait", "worker", "encode", "total")
-"""`wait` is the time in the worker before it began with a picture, a part of `receive`; `worker` is the worker's own time for a picture; `receive` is the rest of the way from decoder to sender: the
-hand-over both ways and the wait for the worker; `encode` samples the encoder's moving mean; `total` is all of it."""
+"""`receive` is the way from decoder to sender without `worker`: the hand-over both ways and the wait for the worker, of
+which `wait` is the part inside it; `worker` is its own time for a picture; `encode` samples the encoder's moving mean;
+`total` is all of it."""
 
 
 class StreamTraffic:

@@ -58,7 +58,7 @@ WORKER_SETTINGS = {
     "cuda_graphs",
     "safety_check_interval",
 }
-"""What the worker is told of the settings."""
+"""Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
 logger = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.safety import ABSENT, CheckerShelf, CheckRunner, SafetyGuard
+from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
 from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
@@ -17,6 +17,7 @@ from sdstream.errors import ModelUnavailable, SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, style_of
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
@@ -227,7 +228,8 @@ class DiffusionPipeline(Pipeline):
         if plan.checker is None:
             self._blocked, self._guard = self.blocked, None
         elif self._guard is None:
-            self._guard = SafetyGuard(plan.checker, self._model.device, self._options.safety_check_interval)
+            interval = self._options.safety_check_interval
+            self._guard = SafetyGuard(plan.checker, placard, self._model.device, interval)
         else:
             self._guard.check_next()
 

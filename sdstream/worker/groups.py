@@ -99,15 +99,15 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make_runner: Callable[[GroupKey], Runner]) -> None:
-        self._make_runner = make_runner
+    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
+        self._make = make
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
     def find(self, key: GroupKey, like: Knobs) -> StreamGroup:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make_runner(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make(key), like)
         return group
 
 
@@ -127,12 +127,12 @@ def runner_of(key: GroupKey) -> Runner:
         networks,
         slots=key.steps,
         guidance=key.guidance,
-        prediction=key.model.schedule.prediction,
+        prediction=model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
     options = key.options
-    return make_runner(frame, key.model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    return make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
 
 
 groups = GroupBook(runner_of)

@@ -107,8 +107,14 @@ class LoraFiles:
         return target
 
     async def _download(self, url: str, name: str, part: Path, progress: Progress) -> None:
+        told = -1
+
         def tell(came: int, total: int | None) -> None:
-            progress(f"downloading the LoRA {name}", None if not total else 100.0 * came / total)
+            nonlocal told
+            percent = 100 * came // total if total else 0
+            if percent != told:  # each report goes all the way to those who watch the stream
+                told = percent
+                progress(f"downloading the LoRA {name}", float(percent) if total else None)
 
         fetcher = self.make_fetcher()
         try:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from sdstream.clock import Clock
-from sdstream.errors import Conflict, InvalidSdp, NoPictureYet, SessionNotFound, StreamNotFound
-from sdstream.media.ports import MediaStatistics, PublisherState, SessionAnswer, TrackStatistics
+from sdstream.errors import Conflict, InvalidSdp, NoPictureYet, RequestError, SessionNotFound, StreamNotFound
+from sdstream.media.ports import IceServer, MediaStatistics, PublisherState, SessionAnswer, TrackStatistics
 from sdstream.metrics import ServerStatistics
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify, parse_create, wire_params
 from sdstream.settings import Settings
@@ -55,7 +55,9 @@ class FakeStreams:
         self.caught = 0
         self.followed = asyncio.Event()
         self.fragments: list[str] = []
-        self.links: tuple[str, ...] = ()
+        self.ice: tuple[IceServer, ...] = ()
+        self.ice_problem: RequestError | None = None
+        self.ice_hosts: list[str] = []
         self.health = WorkerHealth(WorkerPhase.READY, device="cpu", processor="a processor")
         self.failure: Exception | None = None
         self.from_playground: bool | None = None
@@ -236,8 +238,11 @@ class FakeStreams:
         self.check()
         return ServerStatistics(streams=len(self.records), worker_phase="ready", worker_phases=("ready", "starting"))
 
-    def ice_links(self) -> tuple[str, ...]:
-        return self.links
+    async def ice_servers(self, token: str, host: str) -> tuple[IceServer, ...]:
+        self.ice_hosts.append(host)
+        if self.ice_problem is not None:
+            raise self.ice_problem
+        return self.ice
 
 
 __all__ = ["ANSWER", "FakeStreams"]

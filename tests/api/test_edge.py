@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from sdstream.errors import TurnUnavailable
+from sdstream.media.ports import IceServer
 from tests.api.conftest import CREATE, Site
 
 PATHS = [
@@ -53,10 +55,28 @@ async def test_options_tells_the_methods_of_the_path(site: Site, path: str, allo
     assert (await site.client.options(path)).headers["allow"] == allowed
 
 
-async def test_a_whip_preflight_tells_the_ice_servers(site: Site) -> None:
-    site.streams.links = ('<stun:a.example>; rel="ice-server"',)
+@pytest.mark.parametrize("path", ["/live/video-to-video/x/whip", "/playback/x/whep"])
+async def test_options_tells_the_ice_servers(site: Site, path: str) -> None:
+    site.streams.ice = (IceServer(("stun:a.example",)),)
+    assert (await site.client.options(path)).headers["link"] == '<stun:a.example>; rel="ice-server"'
+
+
+async def test_a_preflight_of_a_browser_asks_no_turn_service(site: Site) -> None:
+    answer = await site.client.options(
+        "/live/video-to-video/x/whip",
+        headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert answer.status_code == 204
+    assert "link" not in answer.headers
+    assert site.streams.ice_hosts == []
+
+
+async def test_options_says_when_a_turn_service_fails(site: Site) -> None:
+    site.streams.ice_problem = TurnUnavailable("Cloudflare did not answer")
     answer = await site.client.options("/live/video-to-video/x/whip")
-    assert answer.headers["link"] == site.streams.links[0]
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "WEBRTC/TURN_UNAVAILABLE"
+    assert answer.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import pytest
 
 from sdstream.api.bodies import LONGEST_SDP
+from sdstream.errors import TurnUnavailable
+from sdstream.media.ports import IceServer
 from tests.api.conftest import OFFER, Site
 from tests.api.fakes import ANSWER
 
@@ -36,9 +38,27 @@ async def test_browsers_may_read_the_headers(site: Site) -> None:
 
 
 async def test_ice_servers_are_links(site: Site) -> None:
-    site.streams.links = ('<stun:a.example>; rel="ice-server"', '<turn:b.example>; rel="ice-server"; username="u"')
+    site.streams.ice = (
+        IceServer(("stun:a.example",)),
+        IceServer(("turn:b.example?transport=tcp", "turns:b.example"), "1:u", 'p"\\'),
+    )
     answer = await site.publish(await site.create())
-    assert answer.headers.get_list("link") == list(site.streams.links)
+    login = '; username="1:u"; credential="p\\"\\\\"; credential-type="password"'
+    assert answer.headers.get_list("link") == [
+        '<stun:a.example>; rel="ice-server"',
+        '<turn:b.example?transport=tcp>; rel="ice-server"' + login,
+        '<turns:b.example>; rel="ice-server"' + login,
+    ]
+    assert site.streams.ice_hosts == ["media.example"]
+
+
+async def test_a_turn_service_that_fails_changes_nothing(site: Site) -> None:
+    stream = await site.create()
+    site.streams.ice_problem = TurnUnavailable("Cloudflare did not answer")
+    answer = await site.publish(stream)
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "WEBRTC/TURN_UNAVAILABLE"
+    assert stream["id"] not in site.streams.publishers
 
 
 async def test_a_key_is_no_hindrance(site: Site) -> None:

@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import av
 import numpy
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.contract.films import FilmTrack, peak_ratio, write_film
+from tests.contract.test_media_files import film
 from tests.project.commands import environment, sdstream
 from tests.support.peers import CardTrack, Publisher, Viewer
 from tests.support.pictures import Picture, TestCard
@@ -43,7 +47,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert made.returncode == 0, made.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
-        live = LiveServer(folder, models=json.dumps({"stabilityai/sd-turbo": str(model)}), worker_spare=False)
+        models = json.dumps({"stabilityai/sd-turbo": str(model)})
+        # Pictures of random weights are noise to a codec: at this rate it keeps them.
+        live = LiveServer(folder, models=models, worker_spare=False, video_bitrate=50_000_000)
         live.start()
     yield live
     live.stop()
@@ -124,6 +130,44 @@ async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
         await rest.change(stream["id"], {"controlnets": [entry]})
         assert distance(await settled(rest, stream["id"]), plain) < CHANGED
         assert viewer.longest_gap(start) < 1.0
+
+
+async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServer, rest: Rest, tmp_path: Path) -> None:
+    """The camera sends the packets of the file itself, so server and `render` decode the same pictures, and all that
+    may differ is what the encoder for the viewer costs."""
+    source, params = tmp_path / "film.mp4", tmp_path / "params.json"
+    packets = write_film(film("bikes.mp4"), source, every=24, side=384)  # pictures that differ
+    params.write_text(json.dumps(TURBO))
+    command = ["render", str(source), str(tmp_path / "out.mkv"), "--params", str(params), "--quality", "0"]
+    made = await asyncio.to_thread(
+        sdstream,
+        *command,
+        environment=environment(tmp_path) | {"SDSTREAM_MODELS": str(server.settings["models"])},
+        seconds=100,
+    )
+    assert made.returncode == 0, made.stderr
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        rendered = [Picture(frame) for frame in container.decode(video=0)]
+    assert len(rendered) == len(packets)
+    created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
+    stream = created.expect()
+    rest.remember(stream)
+    seen: list[Picture] = []
+    track = FilmTrack(packets, fps=16)
+    async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
+        await viewer.wait(lambda picture: not picture.is_placard(), seconds=25, what="a diffused picture")
+        viewer.on_picture = seen.append
+        await eventually(lambda: len(seen) >= 30, seconds=30, what="thirty pictures")
+    ratios = numpy.array([[peak_ratio(picture, other) for other in rendered] for picture in seen])
+    best = ratios.argmax(axis=1)
+    print(f"best {ratios.max(axis=1).min():.1f}, others {numpy.sort(ratios, axis=1)[:, -2].max():.1f} dB")
+    assert ratios.max(axis=1).min() >= 30
+    assert len(set(best.tolist())) >= 5, "several pictures of the film; a busy machine leaves many out"
+    # And it is not that everything is like everything: the other pictures, and the film itself, are far off.
+    ratios[range(len(seen)), best] = 0
+    assert ratios.max() < 30
+    with av.open(str(source)) as container:
+        assert max(peak_ratio(Picture(frame), rendered[0]) for frame in container.decode(video=0)) < 20
 
 
 async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:

@@ -1,7 +1,6 @@
 """Ten updates a second on a stream that diffuses: every picture of the camera comes out, once and in order."""
 
 import asyncio
-import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,15 +15,18 @@ from tests.support.pictures import Picture
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
 from tests.support.transparent import write_transparent_model
+from tests.support.waiting import eventually
 
 SIDE = 384
 CELLS = 4
 """Of each side; one bit each, of which the last two are for parity."""
-RATE = 4.0
-"""Pictures a second: a quarter of what a core of 2026 makes of this model, so that none is late for want of time."""
+RATE = 8.0
+"""Pictures a second at most: the camera waits until each has been seen, so none is lost because the machine is slow."""
 SECONDS = 30.0
-STALLS = 2
-"""Pictures that may be missing where the machine itself stood still; 300 updates that lose any would lose many more."""
+PATIENCE = 5.0
+"""Seconds after which a picture is not waited for any more."""
+LOST = 1
+"""Pictures that the network may lose; updates that lose any would lose many more."""
 TURBO = {"model_id": "stabilityai/sd-turbo", "t_index_list": [49], "width": SIDE, "height": SIDE, "prompt": "one"}
 KNOBS: tuple[dict[str, Any], ...] = (
     {"prompt": "an ant"},
@@ -76,44 +78,63 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     live.stop()
 
 
+async def frames_out(rest: Rest) -> int:
+    """The pictures that the worker has made of streams, by the server's metrics."""
+    text = (await rest.http.get("/metrics")).text
+    return int(float(text.split("\nsdstream_frames_out_total ")[1].split("\n")[0]))
+
+
 @pytest.mark.slow
 async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServer, rest: Rest) -> None:
     stream = await rest.create(TURBO)
     seen: list[int] = []
-    unreadable = 0
+    loop = asyncio.get_running_loop()
+    track = CardTrack(lambda number: drawn(number), fps=RATE)
+    waits_since: float | None = None
+    gated = False
+
+    def drawn(number: int) -> av.VideoFrame:
+        nonlocal waits_since
+        if gated:
+            track.paused, waits_since = True, loop.time()
+        return draw(number)
 
     def read(picture: Picture) -> None:
-        nonlocal unreadable
         number = number_in(picture)
-        if number is None:
-            unreadable += 1
-        else:
+        if number is not None:
             seen.append(number)
+            track.paused = gated and number != track.sent - 1
 
     async with (
-        Publisher(stream["whip_url"], track=CardTrack(draw, fps=RATE)) as publisher,
+        Publisher(stream["whip_url"], track=track) as publisher,
         Viewer(publisher.whep_url) as viewer,
         event_log(rest, stream["id"]) as log,
     ):
-        await viewer.wait(lambda picture: number_in(picture) is not None, seconds=60, what="a number")
         viewer.on_picture = read
-        loop = asyncio.get_running_loop()
+        await viewer.wait(lambda picture: number_in(picture) is not None, seconds=60, what="a number")
+        gated = True
+        await eventually(lambda: seen[-1] == track.sent - 1 and track.paused is False, seconds=30, what="the last one")
+        first, came_out = track.sent, await frames_out(rest)
+        del seen[:]
         started, sent, newest = loop.time(), 0, 0
         while loop.time() - started < SECONDS:
             answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
             assert answer["applied"] == "hot"
             sent, newest = sent + 1, answer["revision"]
+            if track.paused and waits_since is not None and loop.time() - waits_since > PATIENCE:
+                track.paused = False
             await asyncio.sleep(max(0.0, started + sent * 0.1 - loop.time()))
-        effective = await log.wait("effective", revision=newest)
-        viewer.on_picture = lambda picture: None
-        drops = (await rest.status(stream["id"]))["drops"]
+        effective = await log.wait("effective", revision=newest, seconds=20)
+        track.limit = track.sent
+        await eventually(lambda: seen[-1] == track.sent - 1, seconds=20, what="the last picture")
+        came_out = await frames_out(rest) - came_out
     assert sent > SECONDS * 5
-    assert len(seen) > SECONDS * RATE / 2
-    assert all(later > earlier for earlier, later in itertools.pairwise(seen)), "a picture came twice"
-    missing = seen[-1] - seen[0] + 1 - len(seen)
-    assert missing <= STALLS, (
-        f"{missing} of {len(seen)} pictures are missing, {unreadable} were unreadable; drops {drops}"
-    )
+    given = track.sent - first
+    assert given > 10
+    assert seen == sorted(seen), "a picture came after a later one"
+    # A viewer may see one twice: the encoder sends a picture that nothing follows again. The worker made each once.
+    assert abs(came_out - given) <= LOST
+    assert len(set(range(first, track.sent)) - set(seen)) <= LOST
     told = [event["effective_frame"] for event in log.named("effective")]
     assert told == sorted(told)
     assert effective["effective_frame"] == told[-1]

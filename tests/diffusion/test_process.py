@@ -1,5 +1,6 @@
 """A tiny model in the real worker process, at the wire's smallest size."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,17 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
         with pytest.raises(ModelUnavailable, match="not on this machine"):
             await other.process(frames[0])
         assert difference(await lane.process(frames[0]), made[0]) > 0, "the stream beside it goes on"
+        neighbours = [params_of(prompt=f"neighbour {n}", seed=n, guidance_scale=1.5 + n) for n in range(2)]
+        recorders = [Recorder() for _ in neighbours]
+        lanes = [await worker.open_lane(f"{n}", params, 1, recorders[n]) for n, params in enumerate(neighbours)]
+        for each in recorders:
+            await until(lambda each=each: each.statuses and each.statuses[-1].phase is LanePhase.READY, 60)
+        together = await asyncio.gather(*(beside.process(frame) for frame in frames[:3] for beside in lanes))
+        for n, params in enumerate(neighbours):
+            alone = here(directory, {0: params}, frames[:3])
+            assert max(difference(a, b) for a, b in zip(together[n::2], alone, strict=True)) <= 2
+        await until(lambda: worker.health().calls.get(2, 0) > 0)
+        assert any(cost.kind.model_id == MODEL and cost.seconds.get(1, 0) > 0 for cost in worker.health().costs)
         assert worker.health().restarts == 0
     finally:
         await worker.close()

@@ -15,6 +15,7 @@ import sdstream.diffusion
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.table import StreamTable
+from tests.diffusion.fleet import Fleet, params_of, picture_of
 from tests.diffusion.runs import frame_of, knobs_of, pictures
 
 ROOM = Path(sdstream.diffusion.__file__).parent
@@ -37,10 +38,10 @@ def imported(file: Path) -> set[str]:
 def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
     names = imported(file)
     tops = {name.partition(".")[0] for name in names}
-    assert not tops & (UNWANTED - {"time"} if file.stem == "hub" else UNWANTED), "only the hub's files are waited for"
+    assert not tops & UNWANTED
     assert not {top for top in tops if top not in sys.stdlib_module_names} - KNOWN
     own = {name for name in names if name.startswith("sdstream") and not name.startswith("sdstream.diffusion")}
-    assert own <= {"sdstream.errors", "sdstream.settings", "sdstream.directories"}
+    assert own <= {"sdstream.errors", "sdstream.settings", "sdstream.directories", "sdstream.clock"}
 
 
 def test_only_one_module_imports_diffusers_and_transformers() -> None:
@@ -91,3 +92,35 @@ def test_a_thousand_joins_turns_and_leaves_leave_memory_flat(tiny_model: Callabl
         cycle(number)
     gc.collect()
     assert process.memory_info().rss - before < 8 * 2**20
+
+
+@pytest.mark.slow
+def test_a_thousand_streams_that_come_turn_and_go_in_a_worker_leave_memory_flat(
+    tiny_directory: Callable[..., Path],
+) -> None:
+    with Fleet(tiny_directory("sd-turbo")) as fleet:
+        stays = fleet.open(params_of())
+
+        def cycle(number: int) -> None:
+            stream = fleet.open(params_of(seed=number, prompt=("the cat", "a dog")[number % 2]))
+            fleet.update(stream, params_of(seed=number + 1, negative_prompt="rain", guidance_scale=2.0))
+            if number % 20 == 0:
+                for each in (stays, stream):
+                    each.put(picture_of(number))
+                fleet.work()
+            fleet.close(stream)
+            for each in (stays, stream):
+                each.made.clear()
+                each.reports.clear()
+            fleet.sent.clear()
+
+        process = psutil.Process()
+        for number in range(200):
+            cycle(number)
+        gc.collect()
+        before = process.memory_info().rss
+        for number in range(200, 1200):
+            cycle(number)
+        gc.collect()
+        assert process.memory_info().rss - before < 8 * 2**20
+        assert list(fleet.lanes) == [stays.number]

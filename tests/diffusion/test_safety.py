@@ -6,47 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from safetensors.torch import load_file, save_file
 
-from sdstream.diffusion.libraries import transformers
 from sdstream.diffusion.safety import (
     CheckRunner,
     SafetyChecker,
     SafetyGuard,
     find_safety_checker,
     load_safety_checker,
-    placard,
 )
 from sdstream.errors import ModelUnavailable
+from sdstream.worker.checkers import placard
 from tests.diffusion.captures import StandInCapture
+from tests.diffusion.checkers import Library, made
 from tests.diffusion.runs import pictures
 
 CPU = torch.device("cpu")
-Library = Any
-
-
-def made(concepts: float, care: float = 2.0) -> Library:
-    """diffusers' checker, tiny and random, with all concepts at these thresholds: cosines lie between -1 and 1."""
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 64,
-        "patch_size": 16,
-        "projection_dim": 16,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: Library = StableDiffusionSafetyChecker(
-            transformers.CLIPConfig(vision_config=vision, projection_dim=16)
-        ).eval()
-        for name in ("concept_embeds", "special_care_embeds"):
-            getattr(model, name).copy_(torch.randn(getattr(model, name).shape))
-    model.concept_embeds_weights.fill_(concepts)
-    model.special_care_embeds_weights.fill_(care)
-    return model.requires_grad_(False)
 
 
 def checker_of(concepts: float, care: float = 2.0) -> SafetyChecker:
@@ -54,7 +29,7 @@ def checker_of(concepts: float, care: float = 2.0) -> SafetyChecker:
 
 
 def guard_of(checker: Callable[[torch.Tensor], torch.Tensor], interval: int = 1) -> SafetyGuard:
-    return SafetyGuard(CheckRunner(checker), CPU, interval)  # pyright: ignore[reportArgumentType]
+    return SafetyGuard(CheckRunner(checker), placard, CPU, interval)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_verdict_is_the_librarys() -> None:
@@ -94,10 +69,10 @@ def test_what_is_unsafe_becomes_the_placard_and_is_counted() -> None:
     images = pictures(3)
     strict, lenient = guard_of(checker_of(-2.0)), guard_of(checker_of(2.0))
     for image in images:
-        assert torch.equal(strict.guard(image), placard(64, 64, CPU))
+        assert torch.equal(strict.guard(image), placard(image))
         assert torch.equal(lenient.guard(image), image)
     assert (strict.blocked, lenient.blocked) == (3, 0)
-    shown = placard(512, 384, CPU)
+    shown = placard(torch.zeros(1, 3, 384, 512))
     assert shown.shape == (1, 3, 384, 512)
     assert 0.001 < (shown > 0.3).float().mean() < 0.1, "words on a dark ground"
 
@@ -128,7 +103,7 @@ def test_what_has_changed_is_checked_at_once() -> None:
     image = pictures(1)[0]
     assert torch.equal(guard.guard(image), image)
     guard.check_next()
-    assert torch.equal(guard.guard(image), placard(64, 64, CPU))
+    assert torch.equal(guard.guard(image), placard(image))
 
 
 def test_a_captured_check_is_the_plain_one_for_every_shape() -> None:

@@ -169,7 +169,9 @@ def test_a_style_image_has_its_effect_and_is_turned_in_place(make: Make) -> None
     pipeline = make("sd15", **adapter())
     first = run(pipeline)
     assert distance(first[-1], plain[-1]) > 1e-3
-    for change in (adapter(0.3), adapter(weight_type="ease in"), adapter() | {"ip_adapter_style_image_url": style(1)}):
+    changes: list[dict[str, Any]] = [adapter(0.3), adapter(weight_type="ease in")]
+    changes.append(adapter() | {"ip_adapter_style_image_url": style(1)})
+    for change in changes:
         assert pipeline.apply(params_of("sd15", **change))
         made = run(pipeline)
         assert distance(made[-1], first[-1]) > 1e-5
@@ -217,7 +219,8 @@ def test_latent_feedback_is_turned_in_place(make: Make) -> None:
     first, without = run(pipeline), run(plain)
     assert distance(first[-1], without[-1]) > 1e-4
     assert pipeline.apply(params_of(**block(0.0)))
-    run(pipeline), run(plain)
+    run(pipeline)
+    run(plain)
     assert distance(run(pipeline)[-1], run(plain)[-1]) < 1e-4
 
 

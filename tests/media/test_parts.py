@@ -176,10 +176,22 @@ def test_ice_servers_that_cannot_be_used_stop_the_start(url: str) -> None:
         Addressing.from_settings(make_settings(webrtc_ice_servers=(url,)))
 
 
-@pytest.mark.parametrize("url", ["turn:turn.example.org:3478", "turns:turn.example.org?transport=tcp"])
-def test_turn_servers_are_refused_as_long_as_they_do_not_work(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="do not work yet"):
-        Addressing.from_settings(make_settings(webrtc_ice_servers=(url,)))
+def test_this_end_asks_stun_servers_only() -> None:
+    servers = ("turn:turn.example.org?transport=tcp", "stun:stun.example.org")
+    assert Addressing.from_settings(make_settings(webrtc_ice_servers=servers)).servers == servers[1:]
+
+
+def test_behind_a_relay_on_this_machine_one_address_of_its_own_is_enough() -> None:
+    own = interface_addresses()
+    addressing = Addressing.from_settings(make_settings(webrtc_addresses=(), webrtc_ice_servers=("stun:s.example",)))
+    if own:
+        inside = addressing.inside()
+        assert inside.candidates() == list(inside.addresses)
+        assert len(inside.addresses) == 1
+        assert set(inside.addresses) <= set(own)
+        assert inside.servers == ()
+    with pytest.raises(ConfigurationError, match="turn-local"):
+        Addressing.from_settings(make_settings(webrtc_addresses=("203.0.113.9",))).inside()
 
 
 async def test_a_stun_server_that_does_not_answer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ SERVER_SIDE = (
     "sdstream.commands.models",
     "sdstream.commands.openapi",
     "sdstream.commands.key",
+    "sdstream.commands.deploy",
+    "sdstream.fitness",
 )
 
 

@@ -31,6 +31,10 @@ def test_then_a_writable_volume_in_a_folder_of_its_own() -> None:
     assert choose(Settings(), "/second") == Path("/second/sdstream")
 
 
+def test_a_volume_of_another_user_is_taken_when_our_place_on_it_is_writable() -> None:
+    assert choose(Settings(), "/second/sdstream") == Path("/second/sdstream")
+
+
 def test_then_the_users_own() -> None:
     assert choose(Settings()) == Path("/home/data")
 

@@ -40,6 +40,7 @@ def test_a_good_machine_gets_exit_code_0_and_every_check(tmp_path: Path) -> None
     assert {check["subject"] for check in found["checks"]} == {
         "port",
         "access",
+        "WebRTC",
         "UDP 127.0.0.1",
         "GPU",
         "torch",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,8 +17,10 @@ from sdstream.cli import COMMANDS, make_application
 from sdstream.commands.flags import flag_name, variable_name
 from sdstream.metrics import ServerStatistics
 from sdstream.params import IMAGE_PROCESSORS, LATENT_PROCESSORS, parameter_catalogue
+from sdstream.reachability import PORT_VARIABLES
 from sdstream.settings import Settings
-from tests.project import settings_page
+from sdstream.turn_settings import WebRtcMode
+from tests.project import runpod_page, settings_page
 from tests.support.server import LiveServer
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +60,21 @@ def make_targets() -> set[str]:
 
 def test_the_page_of_settings_is_current() -> None:
     assert read("docs/settings.md") == settings_page.page(), "run python -m tests.project.settings_page"
+
+
+def test_the_settings_on_runpods_page_are_current() -> None:
+    page = read("docs/runpod.md")
+    assert page == runpod_page.written(page), "run python -m tests.project.runpod_page docs/runpod.md"
+
+
+def test_runpods_page_has_the_ports_and_files_that_there_are() -> None:
+    page = read("docs/runpod.md")
+    assert f"| {Settings().turn_port} | `{Settings().turn_port}/tcp`" in page
+    assert f"| {Settings().port} | `{Settings().port}/http`" in page
+    for mode in get_args(WebRtcMode):
+        assert f"`{mode}`" in page
+    for variable in (*PORT_VARIABLES.values(), "RUNPOD_POD_ID", "RUNPOD_PUBLIC_IP", "RUNPOD_API_KEY"):
+        assert f"`{variable}`" in page
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

@@ -141,6 +141,51 @@ def test_a_container_that_refuses_the_sound_gets_it_encoded_anew(film: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # two processes that import diffusers, which a busy machine makes long
+def test_a_film_is_diffused_the_same_each_time_and_each_picture_has_its_own(film: Path, tmp_path: Path) -> None:
+    import torch
+
+    from sdstream.diffusion.tiny import write_tiny_model
+    from sdstream.worker import colour
+    from sdstream.worker.pipelines import make_pipeline
+
+    model = tmp_path / "model"
+    write_tiny_model(model, "sd-turbo", width=16)
+    models = json.dumps({"stabilityai/sd-turbo": str(model)})
+    wanted: dict[str, Any] = {"width": 384, "height": 384, "t_index_list": [20, 35], "prompt": "the cat", "seed": 3}
+    wanted["enable_similar_image_filter"] = True  # which has no say in a file
+    (tmp_path / "params.json").write_text(json.dumps(wanted))
+    films: list[list[Any]] = []
+    for name in ("one.mp4", "two.mp4"):
+        done = sdstream(
+            *("render", str(film), str(tmp_path / name), "--params", str(tmp_path / "params.json"), "--quality", "0"),
+            environment=environment(tmp_path) | {"SDSTREAM_MODELS": models},
+            seconds=110,
+        )
+        assert done.returncode == 0, done.stderr
+        with VideoReader(tmp_path / name) as reader:
+            films.append(list(reader.pictures()))
+    one, two = films
+    assert [picture.pts * picture.time_base for picture in one] == [Fraction(time, 25) for time in TIMES]
+    assert all(
+        numpy.array_equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x.planes, y.planes, strict=True)
+    )
+    # The twin that denoises one picture after another gives each at once, so it tells which one belongs where.
+    table = ModelTable.from_settings(Settings.model_validate({"models": models}))
+    params = make_job(film, tmp_path / "x.mp4", wanted | {"use_denoising_batch": False}, 18, table).params
+    cpu = torch.device("cpu")
+    pipeline = make_pipeline(params, cpu, lambda detail, percent: None, table)
+    with VideoReader(film) as reader:
+        for index, (source, made) in enumerate(zip(reader.pictures(), one, strict=True)):
+            if index % 5 > 1:
+                continue  # some, for the time they take
+            packed = numpy.empty(384 * 384 * 3 // 2, numpy.uint8)
+            colour.download(pipeline.process(colour.upload(source, params.output_size, cpu)), packed)
+            luma = packed[: 384 * 384].reshape(384, 384)
+            assert numpy.abs(luma.astype(int) - made.y).max() <= 2, f"picture {index}"
+
+
+@pytest.mark.slow
 def test_without_a_model_it_says_so_and_leaves_nothing(film: Path, tmp_path: Path) -> None:
     done = sdstream("render", str(film), str(tmp_path / "out.mp4"), environment=environment(tmp_path), seconds=120)
     assert done.returncode == 1

@@ -20,6 +20,8 @@ from tests.project.commands import environment, sdstream
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
+OFFER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n"
+
 
 class Serving:
     """`sdstream serve` on a free port, whose printed lines are read one by one."""
@@ -95,8 +97,9 @@ def test_rest_answers_while_the_worker_is_still_starting(start: Callable[..., Se
 
 def test_it_says_what_it_does_and_why(start: Callable[..., Serving]) -> None:
     serving = start()
-    lines = [serving.line() for _ in range(7)]
-    assert [line.split(":")[0].strip() for line in lines[2:]] == ["device", "encoder", "addresses", "access", "data"]
+    lines = [serving.line() for _ in range(9)]
+    subjects = [line.split(":")[0].strip() for line in lines[2:]]
+    assert subjects == ["device", "encoder", "WebRTC", "addresses", "URLs", "access", "data"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -185,6 +188,36 @@ def test_a_second_server_with_the_same_data_is_refused_and_the_first_goes_on(
     assert "listening" not in second.stdout
     answer = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=10)
     assert answer.status_code == 201
+
+
+@pytest.mark.slow
+def test_a_load_balancer_asks_on_a_port_that_answers_nothing_else(make_server: Callable[..., LiveServer]) -> None:
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    variables = {"RUNPOD_POD_ID": "worker1", "RUNPOD_ENDPOINT_ID": "end1", "PORT_HEALTH": str(port)}
+    live = make_server(environment=variables, host="0.0.0.0")
+    for path in ("/ping", "/health", "/ready"):
+        assert httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10).status_code == 200
+        assert httpx.get(f"{live.url}{path}", timeout=10).status_code == 200
+    headers = {"Authorization": f"Bearer {live.key}", "Host": "end1.api.runpod.ai"}
+    closed = httpx.get(f"http://127.0.0.1:{port}/v1/streams", headers=headers, timeout=10)
+    assert (closed.status_code, closed.json()["code"]) == (404, "NOT_FOUND")
+    made = httpx.post(f"{live.url}/v1/streams", headers=headers, json={"params": {"skip_diffusion": True}}, timeout=10)
+    url = made.json()["whip_url"]
+    assert url.startswith("https://end1.api.runpod.ai/live/")
+    # and, as nothing leads in for media, that is what the client hears
+    sdp = {"Content-Type": "application/sdp"}
+    answer = httpx.post(f"{live.url}{httpx.URL(url).path}", headers=sdp, content=OFFER, timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (503, "WEBRTC/OFF")
+    assert any(line.split()[:2] == ["WebRTC:", "off"] for line in live.lines)
+
+
+def test_a_health_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = sdstream("serve", "--port", "0", "--health-port", str(port), environment=environment(tmp_path))
+    assert done.returncode == 2
+    assert f"health_port: {port} on 127.0.0.1 is in use" in done.stderr
 
 
 def test_two_servers_cannot_have_one_port() -> None:

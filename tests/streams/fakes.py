@@ -8,7 +8,7 @@ import numpy
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, InvalidSdp
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.media.ports import MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import IceServer, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
 from sdstream.params import StreamParams
 from sdstream.worker.ports import (
     LaneListener,
@@ -153,8 +153,8 @@ class FakeMedia:
         self.streams[stream_id] = FakeMediaStream(stream_id, size, listener)
         return self.streams[stream_id]
 
-    def ice_links(self) -> tuple[str, ...]:
-        return ('<stun:stun.example.org>; rel="ice-server"',)
+    async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
+        return (IceServer(("stun:stun.example.org",)),)
 
     async def close(self) -> None:
         self.running = False

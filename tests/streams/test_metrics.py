@@ -16,6 +16,8 @@ FULL = ServerStatistics(
     states={"ONLINE": 1, "OFFLINE": 2},
     latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
     updates={"hot": 7},
+    worker_calls={1: 5, 4: 2},
+    worker_call_seconds={1: 0.25, 4: 0.5},
     worker_phase="ready",
     worker_phases=("starting", "ready"),
     worker_memory_used=1,
@@ -42,6 +44,8 @@ def test_numbers_and_labels_arrive() -> None:
     assert samples["sdstream_streams", ()] == 3
     assert samples["sdstream_frames_dropped_total", (("reason", "superseded"),)] == 4
     assert samples["sdstream_worker_phase", (("phase", "ready"),)] == 1
+    assert samples["sdstream_worker_calls_total", (("streams", "4"),)] == 2
+    assert samples["sdstream_worker_call_seconds_total", (("streams", "4"),)] == 0.5
     assert samples["sdstream_worker_phase", (("phase", "starting"),)] == 0
 
 

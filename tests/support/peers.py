@@ -6,14 +6,14 @@ import fractions
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 import aioice.ice
 import av
 import httpx
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpsender import RTCRtpSender
 from av.video.frame import PictureType
@@ -126,11 +126,18 @@ class CardTrack(MediaStreamTrack):
 class Peer:
     """What publishers and viewers share: one offer, one answer, one session URL."""
 
-    def __init__(self, url: str, *, key: str | None = None, edit: Edit = without_candidates) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        edit: Edit = without_candidates,
+        ice_servers: Sequence[RTCIceServer] = (),
+    ) -> None:
         self.url = url
         self.edit = edit
         self.headers = {"Content-Type": "application/sdp"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=list(ice_servers)))
         self.offer = ""
         self.response: httpx.Response | None = None
         self.tasks: list[asyncio.Task[None]] = []
@@ -245,8 +252,9 @@ class Publisher(Peer):
         track: CardTrack | None = None,
         key: str | None = None,
         edit: Edit = without_candidates,
+        ice_servers: Sequence[RTCIceServer] = (),
     ) -> None:
-        super().__init__(url, key=key, edit=edit)
+        super().__init__(url, key=key, edit=edit, ice_servers=ice_servers)
         self.audio = audio
         self.track = track or CardTrack(TestCard(width, height).draw, fps=fps, codec=codec, slices=slices)
         self.offered = offered or (self.track.codec,)
@@ -276,8 +284,9 @@ class Viewer(Peer):
         codecs: tuple[str, ...] = (),
         key: str | None = None,
         edit: Edit = without_candidates,
+        ice_servers: Sequence[RTCIceServer] = (),
     ) -> None:
-        super().__init__(url, key=key, edit=edit)
+        super().__init__(url, key=key, edit=edit, ice_servers=ice_servers)
         self.audio = audio
         self.codecs = codecs
         self.newest: Picture | None = None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,20 @@ SECOND_KEY = "second-acceptance-key"
 class LiveServer:
     """One server process: `url` is where it answers, `key` a bearer key it accepts.
 
-    `settings` become `SDSTREAM_*` variables. A restart keeps port, data directory and settings, so URLs stay.
+    `settings` become `SDSTREAM_*` variables; `prefix` comes before the command, `environment` is added. A restart
+    keeps port, data directory and settings, so URLs stay.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        self.prefix = prefix
+        self.environment = dict(environment or {})
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
@@ -54,9 +65,10 @@ class LiveServer:
         environment |= {
             f"SDSTREAM_{name.upper()}": str(value) for name, value in self.settings.items() if value is not None
         }
+        environment |= self.environment
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sdstream", "serve", "--port", str(self.port)],
+                [*self.prefix, sys.executable, "-m", "sdstream", "serve", "--port", str(self.port)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

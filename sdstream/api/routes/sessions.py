@@ -20,15 +20,20 @@ class SessionRoutes:
 
     async def publish(self, request: Request) -> Response:
         offer = await read_sdp(request)
-        opened = await self._streams.publish(request.path_params["stream_key"], offer)
-        return self._answer(opened, self._context.address(request).whip_url(opened.record), request)
+        stream_key = request.path_params["stream_key"]
+        # First, so that a TURN service that fails changes nothing.
+        links = await self._context.ice_links(stream_key, request.scope)
+        opened = await self._streams.publish(stream_key, offer)
+        return self._answer(opened, self._context.address(request).whip_url(opened.record), request, links)
 
     async def watch(self, request: Request) -> Response:
         offer = await read_sdp(request)
-        opened = await self._streams.watch(request.path_params["playback_id"], offer)
-        return self._answer(opened, self._context.address(request).whep_url(opened.record), request)
+        playback_id = request.path_params["playback_id"]
+        links = await self._context.ice_links(playback_id, request.scope)
+        opened = await self._streams.watch(playback_id, offer)
+        return self._answer(opened, self._context.address(request).whep_url(opened.record), request, links)
 
-    def _answer(self, opened: Opened, resource: str, request: Request) -> Response:
+    def _answer(self, opened: Opened, resource: str, request: Request, links: list[str]) -> Response:
         session_id = opened.answer.session_id
         response = Response(opened.answer.sdp, 201, media_type=SDP_TYPE)
         response.headers["Location"] = f"{resource}/{session_id}"
@@ -36,7 +41,7 @@ class SessionRoutes:
         response.headers["Livepeer-Playback-URL"] = self._context.address(request).whep_url(opened.record)
         response.headers["ETag"] = f'"{session_id}"'
         response.headers["Accept-Patch"] = FRAGMENT_TYPE
-        for link in self._streams.ice_links():
+        for link in links:
             response.headers.append("Link", link)
         return response
 

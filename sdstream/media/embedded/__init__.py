@@ -1,6 +1,7 @@
 """The embedded media back end: WHIP and WHEP in this process, on aiortc and PyAV, with nothing to install beside."""
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -11,7 +12,8 @@ from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
-from sdstream.media.ports import MediaListener
+from sdstream.media.ports import IceServer, MediaListener
+from sdstream.media.turn.desk import IceDesk
 from sdstream.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,7 @@ class EmbeddedMedia:
         self._settings = settings
         self._clock = clock
         self._addressing = Addressing.from_settings(settings)
+        self._desk = IceDesk(settings, clock)
         known = fast_path_known()
         self._fast = known if fast is None else fast
         if not known:
@@ -37,16 +40,24 @@ class EmbeddedMedia:
         self._closed = False
 
     async def start(self) -> None:
-        """Choose the encoder. Raises `ConfigurationError` when the one asked for cannot be used."""
+        """Choose the encoder and start coturn where it is needed.
+
+        Raises `ConfigurationError` when what the settings ask for cannot be used.
+        """
         self._h264_encoder = choose_h264_encoder(self._settings.video_encoder)
-        log.info("embedded media is ready", encoder=self._h264_encoder, addresses=self._addressing.candidates())
+        mode = self._desk.choice.mode
+        if mode == "turn-local":
+            self._addressing = self._addressing.inside()
+            await self._desk.start(self._addressing.addresses[0])
+        addresses = self._addressing.candidates() if mode != "off" else []
+        log.info("embedded media is ready", encoder=self._h264_encoder, webrtc_mode=mode, addresses=addresses)
 
     async def open_stream(self, stream_id: str, size: PictureSize, listener: MediaListener) -> EmbeddedStream:
         if self._closed:
             raise ShuttingDown("the media back end is closed")
         self._streams = {stream for stream in self._streams if not stream.closed}
         options = StreamOptions(
-            addressing=self._addressing,
+            address=self._address,
             max_viewers=self._settings.max_viewers,
             bitrate=self._settings.video_bitrate,
             h264_encoder=self._h264_encoder,
@@ -56,13 +67,19 @@ class EmbeddedMedia:
         self._streams.add(stream)
         return stream
 
-    def ice_links(self) -> tuple[str, ...]:
-        return tuple(f'<{url}>; rel="ice-server"' for url in self._addressing.servers)
+    async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
+        return await self._desk.for_client(host)
+
+    async def _address(self) -> Addressing:
+        self._desk.refuse_when_off()
+        relay = await self._desk.for_us()
+        return self._addressing if relay is None else replace(self._addressing, relay=relay)
 
     async def close(self) -> None:
         self._closed = True
         streams, self._streams = self._streams, set()
         await asyncio.gather(*(stream.close() for stream in streams))
+        await self._desk.close()
 
 
 __all__ = ["EmbeddedMedia"]

@@ -4,22 +4,21 @@ import asyncio
 import errno
 import ipaddress
 import random
-import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import ifaddr
 
 from sdstream.errors import CapacityReached, ConfigurationError
+from sdstream.media.ports import IceServer
+from sdstream.media.turn.services import check_server
 from sdstream.settings import Settings, is_loopback
 
 LOOPBACK = "127.0.0.1"
 RECEIVE_BUFFER = 1 << 20
 """Bytes: a keyframe comes as one burst, and the default buffer of some systems holds less than two of them."""
-
-_STUN_URL = re.compile(r"stun:[A-Za-z0-9.-]{1,253}(?::(?P<port>[0-9]{1,5}))?")
 
 ProtocolType = TypeVar("ProtocolType", bound=asyncio.DatagramProtocol)
 
@@ -29,32 +28,41 @@ class Addressing:
     """How candidates are made.
 
     `addresses` are advertised; empty means the interfaces of the machine. `ports` is an inclusive range of UDP ports.
-    `servers` are STUN URLs; this end asks the first for further candidates.
+    `servers` are STUN URLs; this end asks the first for further candidates. `relay` is a TURN server of which this end
+    takes a relay, with credentials for one session.
     """
 
     addresses: tuple[str, ...] = ()
     with_loopback: bool = False
     ports: tuple[int, int] | None = None
     servers: tuple[str, ...] = ()
+    relay: IceServer | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Addressing":
         """Raises `ConfigurationError` for a server URL that cannot be used."""
         for server in settings.webrtc_ice_servers:
-            if server.startswith(("turn:", "turns:")):
-                raise ConfigurationError(
-                    f"webrtc_ice_servers: {server.partition('?')[0]!r} is a TURN server, and those do not work yet",
-                    hint="Leave it out; clients must reach this machine by UDP, see SDSTREAM_WEBRTC_ADDRESSES.",
-                )
-            match = _STUN_URL.fullmatch(server)
-            if match is None or not 0 < int(match["port"] or 3478) < 65536:
-                raise ConfigurationError(f"webrtc_ice_servers: {server!r} is no STUN URL; write stun:host:port")
+            check_server(server)
         return cls(
             addresses=settings.webrtc_addresses,
             with_loopback=is_loopback(settings.host),
             ports=settings.webrtc_ports,
-            servers=settings.webrtc_ice_servers,
+            servers=tuple(server for server in settings.webrtc_ice_servers if server.startswith("stun:")),
         )
+
+    def inside(self) -> "Addressing":
+        """For clients that come through a relay on this machine: one address of its own, which that relay may reach.
+
+        Raises `ConfigurationError` where the machine has none but loopback, to which relays do not send.
+        """
+        own = [address for address in interface_addresses() if not self.addresses or address in self.addresses]
+        chosen = next((address for address in own if ":" not in address), None) or next(iter(own), None)
+        if chosen is None:
+            raise ConfigurationError(
+                "webrtc_mode turn-local: no address of this machine's interfaces can be used",
+                hint="Leave SDSTREAM_WEBRTC_ADDRESSES unset, or name one of them.",
+            )
+        return replace(self, addresses=(chosen,), with_loopback=False, servers=())
 
     def candidates(self) -> list[str]:
         """The addresses to advertise now, best first."""

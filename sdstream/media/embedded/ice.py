@@ -12,13 +12,16 @@ from typing import Any
 import structlog
 from aioice import Candidate, Connection
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import StunProtocol, server_reflexive_candidate
+from aioice.ice import StunProtocol, relayed_candidate, server_reflexive_candidate
+from aioice.stun import TransactionError
 from aiortc import RTCIceGatherer, RTCIceServer
 from aiortc.rtcicetransport import connection_kwargs
 
-from sdstream.errors import InvalidSdp
+from sdstream.errors import InvalidSdp, TurnUnavailable
 from sdstream.media.embedded.addresses import Addressing, bind
 
+RELAY_SECONDS = 4.0
+"""What the TURN server may hold an answer up."""
 STUN_SECONDS = 1.0
 """What the STUN server of the settings may hold an answer up."""
 MAX_DATAGRAM = 1500
@@ -66,8 +69,32 @@ class AddressedConnection(Connection):
                 type="host",
             )
             self._local_candidates.append(protocol.local_candidate)
-        await self._ask_stun_server()
+        await asyncio.gather(self._ask_stun_server(), self._take_relay())
         self._local_candidates_end = True
+
+    async def _take_relay(self) -> None:
+        """Add a candidate at the TURN server of the settings. Raises `TurnUnavailable`: without it nobody connects."""
+        if self.turn_server is None:
+            return
+        name = ":".join(map(str, self.turn_server))
+        try:
+            async with asyncio.timeout(RELAY_SECONDS):
+                candidate, protocol = await relayed_candidate(
+                    component=1,
+                    hide_related_address=False,
+                    protocol_factory=lambda: Datagrams(self),
+                    turn_server=self.turn_server,
+                    turn_username=self.turn_username,
+                    turn_password=self.turn_password,
+                    turn_ssl=self.turn_ssl,
+                    turn_transport=self.turn_transport,
+                )
+        except TimeoutError:
+            raise TurnUnavailable(f"the TURN server {name} gave no relay within {RELAY_SECONDS:g} s") from None
+        except (OSError, TransactionError) as error:
+            raise TurnUnavailable(f"the TURN server {name} gave no relay ({type(error).__name__})") from None
+        self._protocols.append(protocol)
+        self._local_candidates.append(candidate)
 
     async def _ask_stun_server(self) -> None:
         if self.stun_server is not None:
@@ -114,8 +141,17 @@ class AddressedGatherer(RTCIceGatherer):
     def __init__(self, addressing: Addressing) -> None:
         super().__init__(iceServers=[])
         servers = [RTCIceServer(urls=url) for url in addressing.servers]
+        if (relay := addressing.relay) is not None:
+            servers.append(RTCIceServer(list(relay.urls), relay.username, relay.credential))
         self.connection = AddressedConnection(addressing, **connection_kwargs(servers))
         self._connection = self.connection
+
+
+def write_buffer_size(transport: Any) -> int:
+    """Bytes that a transport of a candidate has not sent yet; of a relay, its TCP connection to the TURN server."""
+    below = getattr(getattr(transport, "_TurnTransport__inner_protocol", None), "transport", transport)
+    size = getattr(below, "get_write_buffer_size", None)
+    return size() if size is not None else 0
 
 
 _CANDIDATE = re.compile(
@@ -148,4 +184,4 @@ def parse_candidate(line: str) -> Candidate | None:
     )
 
 
-__all__ = ["MAX_DATAGRAM", "SEAMS", "AddressedConnection", "AddressedGatherer", "parse_candidate"]
+__all__ = ["MAX_DATAGRAM", "SEAMS", "AddressedConnection", "AddressedGatherer", "parse_candidate", "write_buffer_size"]

@@ -28,7 +28,7 @@ from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.bursts import BurstSocket
 from sdstream.media.embedded.ice import SEAMS as ICE_SEAMS
-from sdstream.media.embedded.ice import AddressedGatherer, parse_candidate
+from sdstream.media.embedded.ice import AddressedGatherer, parse_candidate, write_buffer_size
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
 from sdstream.media.embedded.srtp import ShortSession, short_way_known
 
@@ -275,8 +275,7 @@ class Peer:
     @property
     def backlog(self) -> int:
         """Bytes that the socket has not taken yet."""
-        size = getattr(self._datagrams, "get_write_buffer_size", None)
-        return size() if size is not None else 0
+        return write_buffer_size(self._datagrams)
 
     def refresh_route(self) -> None:
         """Look the nominated address up again; ICE may have moved to a better pair."""

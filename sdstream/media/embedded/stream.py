@@ -4,7 +4,7 @@ import asyncio
 import functools
 import random
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +40,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """What a stream needs of the back end's settings. `fast` switches the short way of packets on."""
+    """What a stream needs of the back end's settings. `fast` switches the short way of packets on.
 
-    addressing: Addressing
+    `address` gives the addressing of one more session; it raises `TurnUnavailable` and `WebRtcOff`.
+    """
+
+    address: Callable[[], Awaitable[Addressing]]
     max_viewers: int
     bitrate: int
     h264_encoder: H264Encoder = "x264"
@@ -93,7 +96,7 @@ class EmbeddedStream:
         session = PublisherSession(
             _session_id(),
             negotiation,
-            self._options.addressing,
+            await self._options.address(),
             self._counters,
             self._clock,
             deliver=self._on_picture,
@@ -117,6 +120,7 @@ class EmbeddedStream:
         sources = (random.getrandbits(32), random.getrandbits(32))
         name = f"sdstream-{secrets.token_hex(4)}"
         negotiation = negotiate_watch(parsed, sources, name, f"{name}-video")
+        addressing = await self._options.address()
         if not self._has_place():
             raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
         session = ViewerSession(
@@ -124,7 +128,7 @@ class EmbeddedStream:
             negotiation.video,
             sources,
             name,
-            self._options.addressing,
+            addressing,
             self._counters,
             self._clock,
             on_connected=self._on_viewer_connected,

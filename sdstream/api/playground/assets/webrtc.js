@@ -2,7 +2,8 @@
 
 import { ApiError, onThisHost, refusal } from "./api.js";
 
-const GATHERING_LIMIT_MS = 400; // host candidates only: there is no ICE server to wait for
+const GATHERING_LIMIT_MS = 400; // host candidates only
+const RELAY_LIMIT_MS = 3000; // with ICE servers, whose candidates take some round trips
 const DISCONNECTED_LIMIT_MS = 2000; // a shorter break repairs itself
 
 /** Sends one picture track to a WHIP endpoint. Events: "connected", "failed". */
@@ -102,8 +103,10 @@ class Link {
   }
 
   async negotiate(url, signal) {
+    const iceServers = await iceServersOf(url, signal);
+    if (iceServers.length) this.peer.setConfiguration({ iceServers, bundlePolicy: "max-bundle" });
     await this.peer.setLocalDescription(await this.peer.createOffer());
-    await gathered(this.peer);
+    await gathered(this.peer, iceServers.length ? RELAY_LIMIT_MS : GATHERING_LIMIT_MS);
     let response;
     try {
       response = await fetch(url, {
@@ -176,10 +179,36 @@ function preferH264(transceiver, side) {
   transceiver.setCodecPreferences([...first, ...codecs.filter((codec) => !first.includes(codec))]);
 }
 
-function gathered(peer) {
+/** The STUN and TURN servers for one session: RFC 9725 has the server name them in the Link headers of OPTIONS. */
+async function iceServersOf(url, signal) {
+  try {
+    const response = await fetch(url, { method: "OPTIONS", signal });
+    return response.ok ? readIceLinks(response.headers.get("Link") ?? "") : [];
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return []; // the offer that follows tells what is wrong
+  }
+}
+
+/** `<turn:host>; rel="ice-server"; username="u"; credential="p", <...>` as RTCIceServer objects. */
+export function readIceLinks(header) {
+  const servers = [];
+  for (const [, urls, rest] of header.matchAll(/<([^>]*)>((?:\s*;\s*[\w-]+="(?:[^"\\]|\\.)*")*)/g)) {
+    const members = {};
+    for (const [, name, value] of rest.matchAll(/([\w-]+)="((?:[^"\\]|\\.)*)"/g)) {
+      members[name] = value.replace(/\\(.)/g, "$1");
+    }
+    if (members.rel !== "ice-server") continue;
+    const { username, credential } = members;
+    servers.push(credential === undefined ? { urls } : { urls, username, credential });
+  }
+  return servers;
+}
+
+function gathered(peer, limit) {
   if (peer.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, GATHERING_LIMIT_MS);
+    const timer = setTimeout(resolve, limit);
     peer.addEventListener("icegatheringstatechange", () => {
       if (peer.iceGatheringState !== "complete") return;
       clearTimeout(timer);

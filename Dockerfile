@@ -1,0 +1,75 @@
+# syntax=docker/dockerfile:1
+# One image for a pod, a queue worker and a load-balancing endpoint of RunPod, and for any machine with an NVIDIA card.
+# Always linux/amd64. docker/entrypoint.sh decides what it runs; docs/runpod.md says how to use it.
+#
+#   docker buildx bake                                        see docker-bake.hcl
+#   docker buildx build --build-context engines=DIR .         with the baked engines of DIR in it
+
+ARG CUDA_VERSION=12.8.1
+ARG UBUNTU_VERSION=24.04
+# A tag, not a digest: see docs/verified.md. `docker buildx imagetools inspect` prints the digest to pin.
+ARG MEDIAMTX_IMAGE=bluenviron/mediamtx:1.20.1
+
+# Replaced by --build-context engines=DIR; empty but for a directory otherwise.
+FROM scratch AS engines
+WORKDIR /.empty
+
+# hadolint ignore=DL3029
+FROM --platform=linux/amd64 ${MEDIAMTX_IMAGE} AS mediamtx
+
+# RunPod runs nothing else, wherever the image is built.
+# hadolint ignore=DL3029
+FROM --platform=linux/amd64 nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION} AS base
+ENV DEBIAN_FRONTEND=noninteractive \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PATH=/opt/venv/bin:/opt/nvidia/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM base AS build
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+RUN python3 -m venv /opt/venv
+# torch first: it is the largest layer, and changes least.
+ARG TORCH_CUDA=cu128
+COPY constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
+        "torch==$(sed -n 's/^torch==//p' constraints.txt)+${TORCH_CUDA}"
+COPY pyproject.toml README.md LICENSE ./
+COPY sdstream ./sdstream
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
+        ".[runpod]" \
+    && python -m compileall -q /opt/venv
+
+FROM base AS runtime
+# gcc and the headers are for torch.compile, which makes a small C program for each kernel.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        coturn ffmpeg gcc libc6-dev python3-dev tini util-linux \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --create-home --shell /bin/bash sdstream
+COPY --from=mediamtx /mediamtx /usr/local/bin/mediamtx
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /opt/sdstream
+COPY handler.py test_input.json ./
+COPY docker ./docker
+COPY --from=engines / ./engines/
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,video,utility \
+    SDSTREAM_HOST=0.0.0.0 \
+    RUNPOD_DEBUG_LEVEL=INFO
+# HTTP, TURN, RTMP. Nothing but documentation: what can be reached, the pod or the endpoint says.
+EXPOSE 8080/tcp 3478/tcp 1935/tcp
+# No USER: a network volume of RunPod belongs to root, so the entrypoint gives its place to the user sdstream first, and
+# runs everything as that user.
+ENTRYPOINT ["/usr/bin/tini", "-g", "--", "/opt/sdstream/docker/entrypoint.sh"]

@@ -1,0 +1,230 @@
+"""What RunPod's REST API v2 is told to make a pod or an endpoint: payloads as pure functions, and the one call.
+
+Limits and names are those of RunPod's documentation; nothing here was tried with a real account.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import httpx
+
+from sdstream.errors import CommandFailed, ConfigurationError
+from sdstream.settings import PREFIX, Settings, load_settings
+
+API = "https://api.runpod.io/v2"
+REQUEST_SECONDS = 30.0
+LEAST_CUDA = "12.8"
+"""The image's; a container on a host with an older driver never starts, and is paid for all the same."""
+POD_VOLUME = "/workspace"
+MOST_VARIABLES = 50
+QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
+BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
+CONSOLE = "https://www.console.runpod.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What pods and endpoints share. `disk` is the container's, in GB; `volumes` are ids of network volumes."""
+
+    name: str
+    image: str
+    gpu_count: int = 1
+    disk: int = 50
+    data_centers: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    registry: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    tcp_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """A pod: one card of exactly the type `gpu`, such as `NVIDIA GeForce RTX 4090`."""
+
+    common: Common
+    gpu: str
+    cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
+    volume_path: str = POD_VOLUME
+
+    def payload(self, settings: Settings) -> dict[str, Any]:
+        """The body of `POST /v2/pods`. Raises `ConfigurationError`."""
+        common = self.common
+        _check(common)
+        if len(common.volumes) > 1:
+            raise ConfigurationError("volume: a pod has one network volume at most")
+        if common.volumes and self.cloud != "SECURE":
+            raise ConfigurationError("volume: only the secure cloud has network volumes")
+        if common.volumes and len(common.data_centers) > 1:
+            raise ConfigurationError("data_center: a volume lies in one data centre; name that one")
+        variables = {"MODE": "pod", **common.variables}
+        port, turn = _port(variables, "PORT", settings.port), _port(variables, "TURN_PORT", settings.turn_port)
+        body: dict[str, Any] = {
+            "name": common.name,
+            "image": common.image,
+            "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": LEAST_CUDA},
+            "cloud": self.cloud,
+            "disk": common.disk,
+            "ports": [f"{port}/http", *(f"{each}/tcp" for each in dict.fromkeys((turn, *common.tcp_ports)))],
+            "env": variables,
+        }
+        if common.data_centers:
+            body["dataCenterIds"] = list(common.data_centers)
+        if common.volumes:
+            body["mounts"] = {"network": [{"volumeId": common.volumes[0], "path": self.volume_path}]}
+        if common.registry:
+            body["registry"] = common.registry
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    """A serverless endpoint: of the kind that gives jobs to `handler.py`, or one that balances HTTP over workers.
+
+    `pools` are groups of cards such as `ADA_24`; `idle_timeout` and `timeout` are seconds, the latter for one job.
+    """
+
+    common: Common
+    pools: tuple[str, ...]
+    kind: Literal["QUEUE", "LOAD_BALANCER"] = "QUEUE"
+    excluded: tuple[str, ...] = ()
+    workers_min: int = 0
+    workers_max: int = 3
+    idle_timeout: int = 60
+    timeout: int = 3600
+    flashboot: bool = True
+
+    def payload(self, settings: Settings) -> dict[str, Any]:
+        """The body of `POST /v2/endpoints`. Raises `ConfigurationError`."""
+        common = self.common
+        _check(common)
+        if self.workers_min > self.workers_max:
+            raise ConfigurationError("workers_min is above workers_max")
+        if not self.pools:
+            raise ConfigurationError("pool: name at least one pool of cards, such as ADA_24")
+        queue = self.kind == "QUEUE"
+        # RunPod is known to ask a load-balancing worker for its health on port 80, whatever it was told.
+        variables = {"MODE": "serverless"} if queue else {"MODE": "pod", "PORT": "80", "PORT_HEALTH": "80"}
+        variables |= common.variables
+        # Always said, because the documented defaults differ from each other.
+        body: dict[str, Any] = {
+            "name": common.name,
+            "type": self.kind,
+            "image": common.image,
+            "gpu": {
+                "pools": list(self.pools),
+                "excludedTypes": list(self.excluded),
+                "count": common.gpu_count,
+                "minCudaVersion": LEAST_CUDA,
+            },
+            "workers": {"min": self.workers_min, "max": self.workers_max, "idleTimeout": self.idle_timeout},
+            "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}
+            if queue
+            else {"type": "REQUEST_COUNT", "requestCount": 4},
+            "timeout": self.timeout * 1000,
+            "flashboot": "FLASHBOOT" if self.flashboot else "OFF",
+            "disk": common.disk,
+            "env": variables,
+        }
+        # A session's client comes straight to the worker that has it: by HTTP and, for media, by TURN.
+        turn = _port(variables, "TURN_PORT", settings.turn_port)
+        direct = (_port(variables, "PORT", settings.port), turn) if queue else (turn,)
+        body["ports"] = [f"{each}/tcp" for each in dict.fromkeys((*direct, *common.tcp_ports))]
+        if not queue:
+            body["ports"].insert(0, f"{variables['PORT']}/http")
+        if common.data_centers:
+            body["dataCenterIds"] = list(common.data_centers)
+        if common.volumes:
+            body["networkVolumes"] = list(common.volumes)
+        if common.registry:
+            body["registry"] = common.registry
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What RunPod made: its id, and what else the answer said."""
+
+    id: str
+    answer: Mapping[str, Any]
+
+
+def read_variables(given: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` texts as variables; `SDSTREAM_*` ones must be good settings.
+
+    A value such as `{{ RUNPOD_SECRET_name }}`, which RunPod fills in, is taken as it is. Raises `ConfigurationError`.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.replace("_", "").isalnum() or name[0].isdigit():
+            raise ConfigurationError(f"env: {text[:60]!r} is not written NAME=VALUE")
+        found[name] = value
+    return found
+
+
+async def deploy(
+    kind: Literal["pods", "endpoints"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
+) -> Deployed:
+    """Post a payload. Raises `CommandFailed` with RunPod's own words and never the key."""
+    try:
+        response = await http.post(f"{API}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
+    except httpx.HTTPError as error:
+        raise CommandFailed(f"RunPod's API cannot be reached ({type(error).__name__})") from None
+    if response.status_code in (401, 403):
+        raise CommandFailed(
+            f"RunPod refuses the key (status {response.status_code})",
+            hint="RUNPOD_API_KEY needs the right to make pods and endpoints; keys are made in RunPod's console.",
+        )
+    if not response.is_success:
+        words = " ".join(response.text.replace(key, "[redacted]").split())[:500]
+        raise CommandFailed(f"RunPod answered with status {response.status_code}: {words or 'nothing'}")
+    try:
+        answer = response.json()
+    except ValueError:
+        raise CommandFailed("RunPod answered with what is no JSON; look at its console") from None
+    identifier = cast("dict[str, Any]", answer).get("id") if isinstance(answer, dict) else None
+    if not isinstance(identifier, str) or not identifier:
+        raise CommandFailed("RunPod's answer has no id; look at its console")
+    return Deployed(identifier, cast("dict[str, Any]", answer))
+
+
+def _port(variables: Mapping[str, str], name: str, default: int) -> int:
+    return int(variables.get(PREFIX + name, default))
+
+
+def _check(common: Common) -> None:
+    if not common.name.strip():
+        raise ConfigurationError("name: a pod or an endpoint has a name")
+    if ":" not in common.image.rpartition("/")[2] and "@sha256:" not in common.image:
+        raise ConfigurationError("image: name a tag or a digest; hosts keep what they fetched under a moving name")
+    if common.image.endswith(":latest"):
+        raise ConfigurationError("image: latest moves, and hosts keep what they fetched under it; name a version")
+    if not 1 <= common.gpu_count <= 8:
+        raise ConfigurationError("gpu_count: 1 to 8")
+    if common.disk < 20:
+        raise ConfigurationError("disk: the unpacked image alone needs 20 GB")
+    if len(common.variables) > MOST_VARIABLES:
+        raise ConfigurationError(f"env: RunPod takes {MOST_VARIABLES} variables at most")
+    if any(not 1 <= port <= 79_999 for port in common.tcp_ports):
+        raise ConfigurationError("tcp: a port lies in 1-65535; 70000 and above ask for a symmetric one")
+    _check_settings(common.variables)
+
+
+def _check_settings(variables: Mapping[str, str]) -> None:
+    open_host = {f"{PREFIX}HOST": "0.0.0.0"}  # the image's own
+    filled_in = {name: value for name, value in variables.items() if "{{" not in value}
+    load_settings(environment=open_host | filled_in)
+
+
+__all__ = [
+    "API",
+    "CONSOLE",
+    "REQUEST_SECONDS",
+    "Common",
+    "Deployed",
+    "EndpointPlan",
+    "PodPlan",
+    "deploy",
+    "read_variables",
+]
