@@ -40,7 +40,7 @@ class TurnSettings(BaseModel):
     cloudflare_turn_api_token: SecretStr | None = Field(default=None, description="API token of that Cloudflare key.")
     twilio_account_sid: str | None = Field(
         default=None,
-        description="Twilio account whose TURN servers are used: credentials are fetched as sessions begin.",
+        description="Twilio account for TURN: credentials are fetched as sessions begin.",
     )
     twilio_auth_token: SecretStr | None = Field(default=None, description="Auth token of that Twilio account.")
 

@@ -72,20 +72,21 @@ def check_port(settings: Settings) -> Check:
     return Check("port", Verdict.GOOD, f"{place} is free")
 
 
-def check_access(settings: Settings) -> Check:
-    """Who can reach the server, and whether a key is asked for."""
+def check_access(settings: Settings, base: str | None = None) -> Check:
+    """Who can reach the server, and whether a key is asked for; `base` is the public URL that RunPod gives, if any."""
     if not settings.authentication:
         return Check("access", Verdict.NOTE, "no key is asked for; only this machine can connect", "")
     if is_loopback(settings.host):
         return Check("access", Verdict.GOOD, f"bearer key; {settings.host} can be reached from this machine only")
-    if settings.public_url is None:
+    public = settings.public_url or (base if base is not None and base.startswith("https:") else None)
+    if public is None:
         return Check(
             "access",
             Verdict.NOTE,
             f"bearer key; {settings.host} can be reached from the network",
             "Keys and video cross it unencrypted unless a proxy adds TLS; then set SDSTREAM_PUBLIC_URL.",
         )
-    return Check("access", Verdict.GOOD, f"bearer key; clients use {settings.public_url}")
+    return Check("access", Verdict.GOOD, f"bearer key; clients use {public}")
 
 
 async def check_address(address: str, settings: Settings) -> Check:

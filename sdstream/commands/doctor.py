@@ -81,7 +81,8 @@ async def run_checks(
     settings: Settings, facts: MachineFacts, on_start: Callable[[str], None] = lambda subject: None
 ) -> list[Check]:
     """All checks in order; `on_start` hears the subject of the slow ones."""
-    checks = [check_port(settings), check_access(settings)]
+    base = facts.place.public_base(settings.port) if facts.place is not None else None
+    checks = [check_port(settings), check_access(settings, base)]
     if facts.place is not None:
         checks.append(check_runpod(settings, facts.place))
     on_start("WebRTC")

@@ -156,14 +156,19 @@ def thread_count(settings: Settings) -> int:
     return max(1, cores // 2)
 
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024 * 1024)}
+"""glibc's allocator gives memory of this size back when it is freed, and torch asks for the same again with the next
+picture: on a CPU the kernel then spends more on clearing pages than the batch saves. Others do not read these."""
+
+
 def child_environment(settings: Settings) -> dict[str, str]:
     """The variables of the worker. OpenMP reads its own when torch is loaded; idle threads that spin would take the
-    cores from the decoders and encoders."""
-    environment = dict(os.environ)
+    cores from the decoders and encoders. The C library reads its own too: see `KEEP_MEMORY`."""
+    environment = KEEP_MEMORY | dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(thread_count(settings)))
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
 
 
-__all__ = ["WorkerChild", "child_environment", "thread_count"]
+__all__ = ["KEEP_MEMORY", "WorkerChild", "child_environment", "thread_count"]

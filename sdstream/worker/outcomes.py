@@ -21,6 +21,10 @@ class Refusal(NamedTuple):
     message: str
 
 
+class LoadGivenUp(Exception):
+    """The lane that something was loaded for is gone; what was fetched so far stays for whoever asks next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What became of params: a plan for a pipeline, another pipeline, or the reason why there is neither."""
@@ -56,4 +60,4 @@ def code_and_words(error: Exception) -> tuple[str, str]:
     return InternalError.code, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["Prepared", "Refusal", "Result", "code_and_words"]
+__all__ = ["LoadGivenUp", "Prepared", "Refusal", "Result", "code_and_words"]

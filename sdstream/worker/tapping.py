@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from sdstream.worker.colour import resize
+from sdstream.worker.pipelines import Pipeline
 
 LARGEST_SIDE = 320
 QUALITY = 80
@@ -23,4 +24,10 @@ def small_jpeg(image: torch.Tensor) -> bytes:
     return file.getvalue()
 
 
-__all__ = ["LARGEST_SIDE", "small_jpeg"]
+def small_tap(pipeline: Pipeline | None, processor: str) -> bytes | None:
+    """What a processor of `pipeline` made last, as a small JPEG; None when there is no such thing."""
+    image = None if pipeline is None else pipeline.taps.get(processor)
+    return None if image is None else small_jpeg(image[:, :3])
+
+
+__all__ = ["LARGEST_SIDE", "small_jpeg", "small_tap"]

@@ -23,12 +23,12 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.outcomes import Prepared, Refusal, Result, code_and_words
+from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
 from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
-from sdstream.worker.tapping import small_jpeg
+from sdstream.worker.tapping import small_tap
 
 Send = Callable[[Message], None]
 
@@ -77,11 +77,11 @@ class LaneWork:
         self._converted = False
         """Whether the last picture could not stay as it was."""
         self._told_faults: tuple[SdstreamError, ...] = ()
-        """What the last report said is left out."""
         self._told_acceleration = ""
         self._told_blocked = 0
         self.failed = False
         self.preparing = False
+        self._closed = False
 
     # -- the reading thread
 
@@ -120,9 +120,7 @@ class LaneWork:
 
     def tap(self, processor: str) -> bytes | None:
         """What this image processor made last, as a small JPEG; None when there is no such thing."""
-        pipeline = self._pipeline
-        image = None if pipeline is None else pipeline.taps.get(processor)
-        return None if image is None else small_jpeg(image)
+        return small_tap(self._pipeline, processor)
 
     # -- threads that prepare
 
@@ -143,7 +141,9 @@ class LaneWork:
         return Prepared(wanted, params, pipeline=pipeline)
 
     def progress(self, detail: str, percent: float | None) -> None:
-        """Something is being loaded."""
+        """Something is being loaded. Raises `LoadGivenUp`, which ends that, when nobody waits for it any more."""
+        if self._closed:
+            raise LoadGivenUp
         self._report(LanePhase.LOADING, detail=detail, percent=percent)
 
     # -- the working thread: params
@@ -340,7 +340,8 @@ class LaneWork:
             self._send(SlotsReturned(self.number, picture.ring.number, [picture.message.slot]))
 
     def close(self) -> None:
-        """The lane is closed; free its seat."""
+        """The lane is closed; free its seat, and end what is loaded for it."""
+        self._closed = True
         self._drop_pipeline()
 
     # -- below

@@ -54,7 +54,9 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
     tiny_directory: Callable[..., Path],
 ) -> None:
     directory = tiny_directory("sd-turbo")
-    settings = Settings.model_validate({"worker_spare": False, "worker_threads": 1, "models": {MODEL: str(directory)}})
+    settings = Settings.model_validate(
+        {"worker_spare": False, "worker_threads": 1, "worker_ping_timeout": 20, "models": {MODEL: str(directory)}}
+    )
     worker = WorkerProcess(settings, SystemClock())
     await worker.start()
     try:

@@ -19,6 +19,9 @@ from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import interface_addresses
 from sdstream.media.turn import coturn as module
 from sdstream.media.turn.coturn import Coturn, CoturnConfig, RestartDelay
+from sdstream.media.turn.desk import IceDesk
+from sdstream.platform import shared_memory_directory
+from sdstream.settings import Settings
 from tests.support.waiting import eventually, eventually_sync
 
 ADDRESSES = [address for address in interface_addresses() if ":" not in address]
@@ -29,6 +32,13 @@ connected = pytest.mark.skipif(not ADDRESSES, reason="this machine has no addres
 def free_port() -> int:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         return taken.getsockname()[1]
+
+
+def ended_process() -> int:
+    """The id of a process that is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait(10)
+    return gone.pid
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -115,6 +125,36 @@ async def test_it_is_started_again_and_its_passwords_stay_good() -> None:
         await eventually(lambda: child.process_id not in (None, first), what="a new coturn")
         await eventually(child._answers, what="its port answering")
         assert child._secret == before
+
+
+@installed
+@connected
+async def test_the_folder_of_a_server_that_was_killed_is_removed() -> None:
+    place = shared_memory_directory()
+    leftover = place / f"{module.FOLDER}{ended_process()}-x"
+    ours = place / f"{module.FOLDER}{os.getpid()}-x"
+    leftover.mkdir()
+    ours.mkdir()
+    try:
+        async with running():
+            assert not leftover.exists()
+            assert ours.exists()
+    finally:
+        ours.rmdir()
+
+
+@installed
+@connected
+@pytest.mark.parametrize(("host", "place"), [("box.example", "box.example"), ("2001:db8::1", "[2001:db8::1]")])
+async def test_without_a_mapped_address_clients_use_the_host_that_they_call(host: str, place: str) -> None:
+    desk = IceDesk(Settings(webrtc_mode="turn-local", turn_port=free_port()), SystemClock())
+    await desk.start(ADDRESSES[0])
+    try:
+        (server,) = await desk.for_client(host)
+        assert server.urls == (f"turn:{place}:{desk._settings.turn_port}?transport=tcp",)
+        assert await desk.for_us() is None
+    finally:
+        await desk.close()
 
 
 @installed

@@ -86,6 +86,13 @@ def test_access(settings: Settings, verdict: Verdict) -> None:
     assert check_access(settings).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("base", "verdict"), [("https://abc-8080.proxy.runpod.net", Verdict.GOOD), ("http://203.0.113.7:1", Verdict.NOTE)]
+)
+def test_access_by_runpods_proxy_is_encrypted_and_by_its_tcp_ports_is_not(base: str, verdict: Verdict) -> None:
+    assert check_access(Settings(host="0.0.0.0"), base).verdict is verdict
+
+
 async def test_an_address_of_this_machine_is_reached_by_udp() -> None:
     assert (await check_address("127.0.0.1", Settings())).verdict is Verdict.GOOD
 

@@ -16,6 +16,7 @@ FULL = ServerStatistics(
     states={"ONLINE": 1, "OFFLINE": 2},
     latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
     updates={"hot": 7},
+    replaced={"similar": 3},
     worker_calls={1: 5, 4: 2},
     worker_call_seconds={1: 0.25, 4: 0.5},
     worker_phase="ready",

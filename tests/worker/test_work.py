@@ -28,6 +28,7 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
+from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
@@ -375,3 +376,13 @@ def test_the_worker_says_what_it_does_for_the_first_time_and_only_then() -> None
     bench.put(noise(SIZE, 3), slot=2)
     bench.turns()
     assert bench.of(AtWork)[2:] == [AtWork(1, 2), AtWork(1, 2)]
+
+
+def test_a_load_for_a_lane_that_is_gone_is_given_up() -> None:
+    bench = Bench(make_params())
+    bench.work.progress("downloading", 10.0)
+    told = len(bench.sent)
+    bench.work.close()
+    with pytest.raises(LoadGivenUp):
+        bench.work.progress("downloading", 20.0)
+    assert len(bench.sent) == told, "nobody is told any more"

@@ -20,11 +20,12 @@ from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError
 from sdstream.media.ports import IceServer
 from sdstream.media.turn.credentials import make_credentials
-from sdstream.platform import die_with_parent_command, shared_memory_directory
+from sdstream.platform import die_with_parent_command, process_exists, shared_memory_directory
 
 RELAY_PORTS = (49152, 49407)
 """UDP ports inside this machine; one for each client that is connected by TURN."""
 ALLOCATIONS_OF_ONE_CLIENT = 8
+FOLDER = "sdstream-turn-"
 START_SECONDS = 10.0
 END_SECONDS = 2.0
 FIRST_DELAY = 0.25
@@ -141,7 +142,8 @@ class Coturn:
         if await self._answers():
             raise ConfigurationError(f"turn_port: {self._port} is in use by another program")
         # In memory where the system has that, and readable by this user alone: mkdtemp makes it so.
-        self._folder = Path(tempfile.mkdtemp(prefix="sdstream-turn-", dir=shared_memory_directory()))
+        _remove_leftovers(shared_memory_directory())
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=shared_memory_directory()))
         self._write_config()
         self._process = await self._spawn()
         try:
@@ -256,6 +258,14 @@ class Coturn:
                 log.error("coturn cannot be started", error=str(error))
                 continue
             self._on_restart()
+
+
+def _remove_leftovers(place: Path) -> None:
+    """The folders of servers that were killed; their secrets are worth nothing any more."""
+    for folder in place.glob(f"{FOLDER}*-*"):
+        owner = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if owner.isdigit() and not process_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _how(status: int) -> str:

@@ -1,0 +1,94 @@
+"""The bench of the frame: its floor, its goals, and that all contenders do the same work."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from bench.frame import OURS, contenders_of, missed_goals
+from bench.support.contenders import BareModules, ImageToImage, InstantNetworks, Ours, Upstream, Work
+from bench.support.random_models import make_networks, operators_of
+from bench.support.roofline import CARDS, card_of, least_seconds
+from tests.diffusion.runs import distance
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers' scheduler
+
+
+@pytest.fixture(autouse=True)
+def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put in place for upstream, which wants a GPU, is taken away again."""
+    cuda: Any = torch.cuda
+    monkeypatch.setattr(cuda, "Event", cuda.Event)
+    monkeypatch.setattr(cuda, "synchronize", cuda.synchronize)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.slow
+def test_the_floor_is_that_of_the_notes_it_was_designed_with() -> None:
+    parts = operators_of("sd-turbo", 512, 1)
+    assert sum(each.operations for operators, _ in parts for each in operators) == pytest.approx(1.064e12, rel=1e-3)
+
+    def milliseconds(streams: int, rows: int = 1) -> float:
+        networks = (parts[0], (parts[1][0], rows), parts[2])
+        return 1000 * sum(least_seconds(operators, CARDS["H200"], streams * each) for operators, each in networks)
+
+    assert milliseconds(1) == pytest.approx(1.75, abs=0.01)
+    assert 8000 / milliseconds(8) == pytest.approx(709, abs=1)
+    assert milliseconds(1, rows=4) > 2.5 * milliseconds(1)
+    assert card_of("NVIDIA H200") is CARDS["H200"]
+    assert card_of("Some other processor") is None
+
+
+def test_every_contender_makes_pictures_of_every_stream() -> None:
+    networks = make_networks("tiny", CPU, torch.float32)
+    work = Work(networks, 64, (0, 16, 32, 45), 2, CPU, torch.float32)
+    contenders, absent = contenders_of(work, compiled=False)
+    for images in work.images[:3]:  # the first pictures leave when the steps are filled
+        for each in contenders:
+            each.run(images)
+    made = {each.name: each.run(work.images[3]) for each in contenders}
+    assert set(made) | set(absent) == {BareModules.name, OURS, Upstream.name, ImageToImage.name}
+    assert {tuple(images.shape) for images in made.values()} == {(2, 3, 64, 64)}
+    for name in made.keys() - {BareModules.name}:
+        assert distance(made[name][0], made[name][1]) > 1e-3, "streams have pictures of their own"
+
+
+def test_this_engine_and_upstream_make_the_same_pictures_there() -> None:
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 2, CPU, torch.float32)
+    contenders, absent = contenders_of(work, compiled=False)
+    if absent:
+        pytest.skip(str(absent))
+    made = {each.name: each.run(work.images[0]) for each in contenders}
+    assert distance(made[OURS] * 2 - 1, made[Upstream.name]) < 1e-4
+
+
+def test_networks_that_answer_at_once_are_asked_for_the_same() -> None:
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (0, 16), 3, CPU, torch.float32)
+    made = Ours(work, "own", InstantNetworks(work)).run(work.images[0])
+    assert torch.allclose(made, work.images[0], atol=1e-6), "the picture that lies ready"
+
+
+def result(model: str, streams: int, size: int = 512, **ours: float) -> dict[str, Any]:
+    rows = [{"who": OURS, "ms": 2.0, "host_ms": 2.0, "own_ms": 0.1, "fps": 400.0, **ours}]
+    rows.append({"who": Upstream.name, "ms": 12.0, "host_ms": 2.2, "fps": 80.0})
+    return {"model": model, "size": size, "steps": (32,), "streams": streams, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("device", "measured", "missed"),
+    [
+        ("cpu", result("tiny", 1), 0),
+        ("cpu", result("tiny", 1, own_ms=0.7), 1),
+        ("cpu", result("tiny", 2, own_ms=0.7), 0),
+        ("cpu", result("mid", 2, host_ms=2.3), 1),
+        ("NVIDIA H200", result("sd-turbo", 1), 0),
+        ("NVIDIA H200", result("sd-turbo", 1, ms=4.0, fps=250.0), 2),
+        ("NVIDIA H200", result("sd-turbo", 8, fps=400.0), 1),
+        ("NVIDIA H200", result("sdxl-turbo", 1, size=1024, fps=60.0), 1),
+        ("NVIDIA L4", result("sd-turbo", 8, fps=40.0), 0),
+    ],
+)
+def test_goals_that_are_missed_are_named(device: str, measured: dict[str, Any], missed: int) -> None:
+    assert len(missed_goals([measured], device)) == missed
