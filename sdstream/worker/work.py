@@ -77,8 +77,7 @@ class LaneWork:
         self._converted = False
         """Whether the last picture could not stay as it was."""
         self._told_faults: tuple[SdstreamError, ...] = ()
-        self._told_acceleration = ""
-        self._told_blocked = 0
+        self._told_acceleration, self._told_blocked = "", 0
         self.failed = False
         self.preparing = False
         self._closed = False
@@ -293,12 +292,12 @@ class LaneWork:
             return
         if result.download is not None:
             result.download.finish()
-        pipeline, faults = self._pipeline, self._pipeline.faults
+        pipeline = self._pipeline
         if self._effective_sequence is None:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
-        elif faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
+        elif pipeline.faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
             self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
         blocked, self._told_blocked = pipeline.blocked - self._told_blocked, pipeline.blocked
         size = result.size
@@ -377,9 +376,9 @@ class LaneWork:
         pipeline = self._pipeline
         if phase is LanePhase.READY and pipeline is not None:
             detail = "; ".join(pipeline.notes)
-            self._told_faults = pipeline.faults
-            if self._told_faults:
-                error_code, error_message = code_and_words(self._told_faults[0])
+            if faults := pipeline.faults:
+                error_code, error_message = code_and_words(faults[0])
+            self._told_faults = faults
             self._told_acceleration = pipeline.acceleration
         self._send(
             LaneReport(
