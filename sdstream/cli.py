@@ -26,6 +26,7 @@ COMMANDS = {
     "publish": "Send a video file or a test picture to a WHIP URL.",
     "render": "Process a whole video file, every frame in order.",
     "models": "Show where models are; make tiny ones to try with.",
+    "engines": "List, fetch and warm compiled engines.",
     "openapi": "Print the OpenAPI document of the REST API.",
     "deploy": "Make a pod or a serverless endpoint on RunPod.",
     "key": "Make, list and revoke the keys of the REST API.",

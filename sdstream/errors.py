@@ -3,6 +3,13 @@
     SdstreamError
     ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
     ├── CommandFailed                 a command of the command line could not do its work
+    ├── EngineError                   a compiled engine cannot be made, kept or used; no stream stops for it
+    │   ├── EngineMissing             ENGINES/MISSING
+    │   ├── EngineBroken              ENGINES/BROKEN
+    │   ├── EngineMismatch            ENGINES/MISMATCH
+    │   ├── EngineBuildFailed         ENGINES/BUILD_FAILED
+    │   ├── EngineBackendUnavailable  ENGINES/BACKEND_UNAVAILABLE
+    │   └── EngineStoreUnavailable    ENGINES/STORE_UNAVAILABLE
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
@@ -34,6 +41,8 @@
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
+
+Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
 
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
 call can succeed later with nothing changed. `details` is JSON-safe; for parameters it is a list of
@@ -69,6 +78,53 @@ class CommandFailed(SdstreamError):
     """A command of the command line could not do its work: a file that is no video, a server that refuses."""
 
     code = "COMMAND/FAILED"
+
+
+class EngineError(SdstreamError):
+    """A compiled engine cannot be made, kept or used. A stream goes on without it, on the plain twin."""
+
+    code = "ENGINES/ERROR"
+    hint = "docs/engines.md says where engines are and how they are baked."
+
+
+class EngineMissing(EngineError):
+    """No engine of this key is here."""
+
+    code = "ENGINES/MISSING"
+    hint = "`python -m builder plan` says what is missing, `python -m builder bake` makes it."
+
+
+class EngineBroken(EngineError):
+    """An engine's files are not what its manifest says; they were put aside."""
+
+    code = "ENGINES/BROKEN"
+    hint = "It is made or fetched anew; the cache's `.quarantine` holds what was found."
+
+
+class EngineMismatch(EngineError):
+    """An engine is for another GPU, version or shape than what it was to be used for."""
+
+    code = "ENGINES/MISMATCH"
+
+
+class EngineBuildFailed(EngineError):
+    """A back end could not make an engine of a network; the message has its own words."""
+
+    code = "ENGINES/BUILD_FAILED"
+
+
+class EngineBackendUnavailable(EngineError):
+    """A back end's packages, libraries or GPU are not on this machine."""
+
+    code = "ENGINES/BACKEND_UNAVAILABLE"
+
+
+class EngineStoreUnavailable(EngineError):
+    """Engines cannot be written or read where they are kept: a full disk, a read-only volume, a silent S3."""
+
+    code = "ENGINES/STORE_UNAVAILABLE"
+    hint = "Free some space, or mend the access; what was begun is taken up again by the same command."
+    retryable = True
 
 
 class RequestError(SdstreamError):

@@ -55,6 +55,7 @@ class ServerStatistics:
     worker_call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
     worker_memory_used: int | None = None
     worker_memory_total: int | None = None
+    engine_events: Mapping[str, int] = field(default_factory=dict[str, int])
     store_commits: int = 0
     store_seconds: float = 0.0
     faults: int = 0
@@ -82,6 +83,7 @@ METRICS: dict[str, str] = {
     "sdstream_worker_call_seconds_total": "Time that those calls took.",
     "sdstream_worker_memory_used_bytes": "Memory in use on the worker's device, where it is known.",
     "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
+    "sdstream_engine_events_total": "What happened to compiled engines in the worker, by kind of event.",
     "sdstream_store_commits_total": "Transactions of the stream store.",
     "sdstream_store_commit_seconds_total": "Time spent in transactions of the stream store.",
     "sdstream_faults_total": "Defects of sdstream that its supervisors caught and went on after; the log has each.",
@@ -128,6 +130,7 @@ class StatisticsCollector(Collector):
             yield _gauge("sdstream_worker_memory_used_bytes", statistics.worker_memory_used)
         if statistics.worker_memory_total is not None:
             yield _gauge("sdstream_worker_memory_bytes", statistics.worker_memory_total)
+        yield _labelled_counter("sdstream_engine_events_total", "event", statistics.engine_events)
         yield _counter("sdstream_store_commits_total", statistics.store_commits)
         yield _counter("sdstream_store_commit_seconds_total", statistics.store_seconds)
         yield _counter("sdstream_faults_total", statistics.faults)

@@ -1,4 +1,4 @@
-"""Every call that only some systems have: parents and children, shared memory, handing a socket to a child.
+"""Every call that only some systems have: parents and children, memory, sockets to children, durable directories.
 
 Nothing else in the package may import `fcntl`, `ctypes`, `signal` constants of one system, or test `sys.platform`.
 """
@@ -221,6 +221,59 @@ def shared_memory_modified_at(name: str) -> float | None:
         return None
 
 
+def flush_directory(directory: Path) -> None:
+    """Make the names in `directory` outlive a loss of power; where directories cannot be flushed, nothing."""
+    if WINDOWS:
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network volumes cannot, and say so
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def preload_library(file: Path) -> None:
+    """Load a shared library so that those loaded later find it by its own name, wherever it lies.
+
+    Raises `OSError` when it cannot be loaded.
+    """
+    ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, in bytes; None where that is not known."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that programs can still be given, this container's limit respected; None where not known."""
+    if not LINUX:
+        return None
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+        if limit != "max":
+            found.append(max(0, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text("utf-8"))))
+    return min(found) if found else None
+
+
+def lower_priority() -> None:
+    """Let other processes go first, where the system knows of that."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+
+
 def _named_memory(name: str, size: int) -> mmap.mmap:
     anonymous: Any = mmap.mmap
     return anonymous(-1, size, tagname=name)
@@ -239,9 +292,14 @@ __all__ = [
     "create_shared_memory",
     "die_with_parent",
     "die_with_parent_command",
+    "flush_directory",
+    "free_memory",
     "ignore_interrupts",
+    "lower_priority",
     "memory_limit",
     "open_shared_memory",
+    "peak_memory",
+    "preload_library",
     "process_exists",
     "process_memory",
     "processor_name",

@@ -14,16 +14,22 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Protocol, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from sdstream.api import create_app
+from sdstream.api.app import Endpoint
+from sdstream.api.context import Context
 from sdstream.api.health import HealthDoor
 from sdstream.api.keys import KeyRing
+from sdstream.api.ports import Streams
 from sdstream.clock import Clock, SystemClock
 from sdstream.commands.plan import plan_serve
 from sdstream.directories import choose_data_directory
@@ -47,6 +53,71 @@ LEAVE_SECONDS = DRAIN_SECONDS + LINGER_SECONDS + 5.0
 """How long the whole end may take. What has not ended by then hangs: a dead disk, a driver; the process goes anyway."""
 
 logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms of one server, put together and not started: `service` starts and closes media and worker."""
+
+    keys: KeyRing
+    worker: WorkerProcess
+    service: StreamService
+    app: ASGIApp
+
+
+class Service(Protocol):
+    """What is started before and closed after HTTP."""
+
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def assemble(
+    settings: Settings,
+    clock: Clock,
+    data_dir: Path,
+    replace: Callable[[Context], Mapping[str, Endpoint]] | None = None,
+) -> Rooms:
+    """Put the rooms together over the state in `data_dir`; `replace` as in `create_app`."""
+    keys = KeyRing.open(data_dir, settings)
+    worker = WorkerProcess(settings, clock)
+    service = StreamService(
+        settings,
+        media=EmbeddedMedia(settings, clock),
+        worker=worker,
+        models=ModelTable.from_settings(settings),
+        data_dir=data_dir,
+        clock=clock,
+    )
+    return Rooms(keys, worker, service, create_app(service, settings, keys, clock, replace))
+
+
+def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[KeyRing, Service, ASGIApp]:
+    """Put a gateway together: keys, the fleet of the endpoint, the API over it.
+
+    Raises `ConfigurationError` when there is no key for RunPod's API.
+    """
+    from sdstream.gateway.fleet import Fleet
+    from sdstream.gateway.routes import GatewayRoutes
+    from sdstream.gateway.streams import GatewayStreams
+
+    api_key = settings.runpod_api_key
+    key = api_key.get_secret_value() if api_key else os.environ.get("RUNPOD_API_KEY", "")
+    if not key:
+        raise ConfigurationError(
+            "placement runpod needs a key for RunPod's API", hint="Set SDSTREAM_RUNPOD_API_KEY or RUNPOD_API_KEY."
+        )
+    keys = KeyRing.open(data_dir, settings)
+    fleet = Fleet(settings, key, clock)
+    service = GatewayStreams(fleet)
+    app = create_app(
+        cast("Streams", service),  # its other half is replaced
+        settings,
+        keys,
+        clock,
+        replace=lambda context: GatewayRoutes(context, fleet).endpoints(),
+    )
+    return keys, service, app
 
 
 class Server:
@@ -80,20 +151,15 @@ class Server:
     async def _serve(self, listeners: list[socket.socket]) -> None:
         settings = self._settings
         data_dir = choose_data_directory(settings).prepare()
-        keys = KeyRing.open(data_dir, settings)
-        service = StreamService(
-            settings,
-            media=EmbeddedMedia(settings, self._clock),
-            worker=WorkerProcess(settings, self._clock),
-            models=ModelTable.from_settings(settings),
-            data_dir=data_dir,
-            clock=self._clock,
-        )
+        if settings.placement == "runpod":
+            keys, service, app = assemble_gateway(settings, self._clock, data_dir)
+        else:
+            rooms = assemble(settings, self._clock, data_dir)
+            keys, service, app = rooms.keys, rooms.service, rooms.app
         url = url_of(listeners[0])
-        app: ASGIApp = create_app(service, settings, keys, self._clock)
         if len(listeners) > 1:
             app = HealthDoor(app, listeners[1].getsockname()[1])
-        http = _HttpServer(app, lambda: self._announce(url, keys))
+        http = HttpServer(app, lambda: self._announce(url, keys))
         with self._stop_event() as stop:
             await service.start()
             try:
@@ -101,7 +167,7 @@ class Server:
             finally:
                 await self._end(service)
 
-    async def _end(self, service: StreamService) -> None:
+    async def _end(self, service: Service) -> None:
         """Close the streams; from the first call on the process has `LEAVE_SECONDS`, whatever hangs and wherever."""
         if self._leaving.ident is None:
             self._leaving.start()
@@ -145,7 +211,7 @@ class Server:
                 signal.signal(number, handler)
 
 
-class _HttpServer(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn without its own signal handling, telling when it answers."""
 
     def __init__(self, application: object, on_started: Callable[[], None]) -> None:
@@ -174,7 +240,7 @@ class _HttpServer(uvicorn.Server):
 
 
 async def _serve_until(
-    http: _HttpServer, listeners: list[socket.socket], stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
+    http: HttpServer, listeners: list[socket.socket], stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
 ) -> None:
     """Answer HTTP until `stop`, then drain while still answering, then end the open requests."""
     serving = asyncio.ensure_future(http.serve(sockets=listeners))
@@ -255,4 +321,14 @@ def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "Server", "bind", "url_of"]
+__all__ = [
+    "DRAIN_SECONDS",
+    "LEAVE_SECONDS",
+    "HttpServer",
+    "Rooms",
+    "Server",
+    "assemble",
+    "assemble_gateway",
+    "bind",
+    "url_of",
+]

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import JobSettings
 from sdstream.reachability import platform_settings
 from sdstream.turn_settings import TurnSettings
 
@@ -160,6 +161,31 @@ class ServerSettings(BaseModel):
         default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
     )
 
+    engine_mirror: str | None = Field(
+        default=None,
+        description="Bucket that engines are fetched from, as s3://BUCKET/PREFIX; access keys come from where the AWS "
+        "tools look for them. Unset: none.",
+    )
+    engine_mirror_endpoint: str | None = Field(
+        default=None, description="Address of the bucket's S3 where that is not Amazon's, such as RunPod's."
+    )
+    engine_mirror_region: str | None = Field(
+        default=None, description="Region of the bucket; for RunPod's S3 the data centre, such as EU-RO-1."
+    )
+    engine_builds: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Whether engines that are nowhere to be found are built behind running streams; auto builds on a "
+        "GPU only, because on a CPU a build takes the cores that make the pictures.",
+    )
+    engine_local_dir: Path | None = Field(
+        default=None,
+        description="Directory on a local disk that engines are copied to before they are used. Unset: the user's "
+        "cache directory.",
+    )
+    engine_limit_gigabytes: float = Field(
+        default=50.0, gt=0, description="Size of the local copies above which those used longest ago are removed."
+    )
+
     worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
     worker_threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."
@@ -273,7 +299,7 @@ class ServerSettings(BaseModel):
         return self
 
 
-class Settings(TurnSettings, ServerSettings):
+class Settings(JobSettings, TurnSettings, ServerSettings):
     """All settings, validated. `load_settings` reads them from their sources."""
 
 

@@ -13,6 +13,9 @@ from sdstream.streams.views import StreamRecord
 # A Host header goes into URLs and is echoed by JSON and headers, so only what can be a host and a port is believed.
 HOST_PATTERN = re.compile(r"(?:[A-Za-z0-9_.~-]{1,253}|\[[0-9A-Fa-f:.%]{2,60}\])(?::[0-9]{1,5})?")
 
+BASE = "sdstream.base"
+"""The scope member that holds the base URL of a request which another process of ours has taken and passed on."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublicAddress:
@@ -54,6 +57,9 @@ class AddressBook:
 
     def of(self, scope: Scope) -> PublicAddress:
         """The address that the sender of this request sees."""
+        base: str | None = scope.get(BASE)
+        if base is not None:
+            return _address(base)
         if self._fixed is not None:
             return self._fixed
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -106,4 +112,4 @@ def _listening_host(scope: Scope) -> str:
     return f"{host}:{server[1]}"
 
 
-__all__ = ["HOST_PATTERN", "AddressBook", "PublicAddress"]
+__all__ = ["BASE", "HOST_PATTERN", "AddressBook", "PublicAddress"]

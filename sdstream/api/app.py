@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,9 +42,19 @@ class PlainRoute(APIRoute):
         return self.endpoint
 
 
-def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock) -> FastAPI:
-    """The ASGI application over `service`, which the caller starts and closes."""
+def create_app(
+    service: Streams,
+    settings: Settings,
+    keys: KeyRing,
+    clock: Clock,
+    replace: Callable[[Context], Mapping[str, Endpoint]] | None = None,
+) -> FastAPI:
+    """The ASGI application over `service`, which the caller starts and closes.
+
+    `replace` gives endpoints that are put in the place of those of the same name.
+    """
     context = Context(service, settings, keys, clock)
+    replacements: Mapping[str, Endpoint] = replace(context) if replace is not None else {}
     app = FastAPI(
         title="sdstream",
         version=__version__,
@@ -56,7 +66,7 @@ def create_app(service: Streams, settings: Settings, keys: KeyRing, clock: Clock
         lifespan=_settle,
         exception_handlers={RequestError: _answer_error, HTTPException: _answer_error},
     )
-    for name, endpoint in endpoints(context).items():
+    for name, endpoint in {**endpoints(context), **replacements}.items():
         operation = OPERATIONS[name]
         app.router.add_api_route(
             operation.path,
@@ -133,4 +143,4 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     return response
 
 
-__all__ = ["PlainRoute", "create_app", "endpoints"]
+__all__ = ["Endpoint", "PlainRoute", "create_app", "endpoints"]

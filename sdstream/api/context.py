@@ -36,6 +36,9 @@ class Caller:
 LOCAL_CALLER = Caller("local", "local", operator=True)
 """Everybody, where authentication is switched off."""
 
+CALLER = "sdstream.caller"
+"""The scope member that holds a caller who is known already: calls from within this process, never from the network."""
+
 
 class Context:
     """Shared by all endpoints of one application."""
@@ -56,6 +59,9 @@ class Context:
 
     async def caller(self, request: Request) -> Caller:
         """Who sends this request. Raises `Unauthorized`; with authentication off, `Forbidden` for pages of the web."""
+        known: Caller | None = request.scope.get(CALLER)
+        if known is not None:
+            return known
         if not self.settings.authentication:
             self._local_callers.check(request.headers)
             return LOCAL_CALLER
@@ -90,4 +96,4 @@ class Context:
         return await read_object(request, self.settings.max_body_bytes)
 
 
-__all__ = ["LOCAL_CALLER", "Caller", "Context"]
+__all__ = ["CALLER", "LOCAL_CALLER", "Caller", "Context"]

@@ -91,6 +91,7 @@ class KeyRing:
     def __init__(self, file: Path, fixed: Iterable[KeyEntry] = (), clock: Clock | None = None) -> None:
         self._file = file
         self._fixed = tuple(fixed)
+        self._lent: dict[str, KeyEntry] = {}
         self._clock = clock or SystemClock()
         self._stamp: tuple[int, int, int] | None = None
         self._stored: tuple[KeyEntry, ...] = ()
@@ -169,7 +170,7 @@ class KeyRing:
 
     def _compare(self, digest: str) -> KeyEntry | None:
         found: KeyEntry | None = None
-        for entry in (*self._fixed, *self._stored):  # all of them, so that the time tells nothing
+        for entry in (*self._fixed, *self._lent.values(), *self._stored):  # all of them, so that the time tells nothing
             if hmac.compare_digest(entry.digest, digest):
                 found = entry
         return found
@@ -190,6 +191,16 @@ class KeyRing:
         if wish.error is not None:
             raise wish.error
         return key
+
+    def lend(self, name: str, author: str) -> str:
+        """A key of `author` that is kept in memory only, until `take_back` or the end of the process."""
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        self._lent[key] = KeyEntry(digest=_digest(key), name=name, author=author, created_at="")
+        return key
+
+    def take_back(self, key: str) -> None:
+        """Forget a lent key. Idempotent."""
+        self._lent.pop(key, None)
 
     def _answer_wishes(self) -> None:
         wishes = [self._wishes.popleft() for _ in range(len(self._wishes))]

@@ -13,8 +13,8 @@ from aiortc.mediastreams import MediaStreamError
 from av.video.frame import PictureType
 
 from sdstream.commands.stamp import write_stamp
-from sdstream.commands.video import VideoReader, from_i420
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize, Plane, split_planes
+from sdstream.media.files.reader import VideoReader, from_i420
 
 Codec = Literal["h264", "vp8"]
 KEYFRAME_SECONDS = 1.0

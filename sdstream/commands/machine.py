@@ -89,6 +89,21 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
         nvml.nvmlShutdown()
 
 
+def compute_capability(index: int = 0) -> int | None:
+    """89 for a GPU of SM 8.9; None where there is none."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(nvml.nvmlDeviceGetHandleByIndex(index))
+        return 10 * int(major) + int(minor)
+    except nvml.NVMLError:
+        return None
+    finally:
+        nvml.nvmlShutdown()
+
+
 def probe_encoder(name: str) -> str:
     """Encode one grey picture with the FFmpeg encoder `name`; the reason why that fails, or an empty string."""
     try:
@@ -105,4 +120,4 @@ def probe_encoder(name: str) -> str:
     return "" if packets else "the encoder gave no packet"
 
 
-__all__ = ["Gpu", "MachineFacts", "find_gpus", "probe_encoder", "read_machine"]
+__all__ = ["Gpu", "MachineFacts", "compute_capability", "find_gpus", "probe_encoder", "read_machine"]

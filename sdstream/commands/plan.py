@@ -22,6 +22,8 @@ class PlanLine:
 
 def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[PlanLine, ...]:
     """The decisions in the order in which an operator asks for them."""
+    if settings.placement == "runpod":
+        return plan_gateway(settings)
     facts = facts or read_machine(settings)
     data = choose_data_directory(settings)
     return (
@@ -30,6 +32,21 @@ def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[P
         plan_webrtc(facts),
         plan_addresses(settings, facts),
         plan_urls(settings, facts),
+        plan_access(settings),
+        PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
+    )
+
+
+def plan_gateway(settings: Settings) -> tuple[PlanLine, ...]:
+    """The decisions of a gateway, which runs no stream itself."""
+    data = choose_data_directory(settings)
+    if settings.redis_url is None:
+        directory = PlanLine("directory", "this process", "redis_url is not set: only streams made here are known")
+    else:
+        directory = PlanLine("directory", "Redis", "redis_url names it")
+    return (
+        PlanLine("placement", f"RunPod endpoint {settings.endpoint}", "placement asks for it"),
+        directory,
         plan_access(settings),
         PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
     )
@@ -103,6 +120,7 @@ __all__ = [
     "plan_addresses",
     "plan_device",
     "plan_encoder",
+    "plan_gateway",
     "plan_serve",
     "plan_urls",
     "plan_webrtc",

@@ -14,10 +14,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from sdstream.commands.camera import CameraTrack, Codec, FilePictures, PictureSource, TestCard
-from sdstream.commands.video import VideoFacts, VideoReader
 from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
+from sdstream.media.files.reader import VideoFacts, VideoReader
 
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""

@@ -3,16 +3,12 @@
 import asyncio
 import contextlib
 import json
-import math
 import signal
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import structlog
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import (
@@ -29,23 +25,16 @@ from rich.text import Text
 
 from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
-from sdstream.commands.rendering import VideoWriter
-from sdstream.commands.video import VideoFacts, VideoReader
 from sdstream.errors import CommandFailed, ConfigurationError, InvalidParams
-from sdstream.frames import I420Frame, PictureSize
+from sdstream.jobs.passage import SilentListener, pass_all
 from sdstream.logs import configure_logging
+from sdstream.media.files.reader import VideoFacts, VideoReader
+from sdstream.media.files.sizes import fit_size
+from sdstream.media.files.writer import VideoWriter
 from sdstream.params import ModelTable, StreamParams, parse_create
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import Lane, LaneStatus, ProcessedPicture, WorkerPhase
-
-UNDER_WAY = 6
-"""Pictures that the worker holds at a time: enough that reading, processing and writing overlap."""
-
-SIDES = range(384, 1025, 64)
-"""The widths and heights that a stream may have."""
-
-logger = structlog.get_logger(__name__)
+from sdstream.worker.ports import Lane, WorkerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +94,7 @@ def render(
 
 
 class _Rendering:
-    """One run of a job; `run` leaves a whole file or none.
-
-    A pipeline may give a picture some pictures late. What leaves it before the first one is dropped, the last one is
-    given again as often, and so each picture of the source has its own, with its time.
-    """
+    """One run of a job; `run` leaves a whole file or none."""
 
     def __init__(
         self, job: RenderJob, reader: VideoReader, facts: VideoFacts, settings: Settings, console: Console
@@ -120,10 +105,7 @@ class _Rendering:
         self._settings = settings
         self._console = console
         self._clock = SystemClock()
-        self._read = self._written = 0
-        self._early = job.params.pictures_late
-        self._times: deque[tuple[int, Fraction]] = deque()
-        """Of the pictures that were read and not yet written."""
+        self._written = 0
 
     async def run(self) -> int:
         started = self._clock.monotonic()
@@ -135,7 +117,7 @@ class _Rendering:
             await worker.start()
             try:
                 await self._wait_for(worker)
-                lane = await worker.open_lane("render", self._job.params, 1, _Silent())
+                lane = await worker.open_lane("render", self._job.params, 1, SilentListener())
                 try:
                     await self._pass_all(lane, writer)
                 finally:
@@ -163,46 +145,13 @@ class _Rendering:
                     )
 
     async def _pass_all(self, lane: Lane, writer: VideoWriter) -> None:
-        """Read, process and write at the same time, in order; sound goes along between the pictures."""
-        under_way: deque[asyncio.Future[I420Frame]] = deque()
-        packets = self._reader.packets()
-        last: I420Frame | None = None
         with _progress(self._console) as progress:
             bar = progress.add_task("rendering", total=self._facts.frame_count)
-
-            async def write_oldest() -> None:
-                picture = await under_way.popleft()
-                if self._early > 0:
-                    self._early -= 1
-                    return
-                pts, time_base = self._times.popleft()
-                picture = replace(picture, pts=pts, time_base=time_base)
-                await asyncio.to_thread(writer.write_picture, picture)
-                self._written += 1
-                progress.update(bar, completed=self._written)
-
-            try:
-                while (packet := await asyncio.to_thread(next, packets, None)) is not None:
-                    if packet.stream is not self._reader.stream:
-                        await asyncio.to_thread(writer.write_sound, packet)
-                        continue
-                    for picture in await asyncio.to_thread(self._reader.decode, packet):
-                        self._read += 1
-                        last = picture
-                        self._times.append((picture.pts, picture.time_base))
-                        under_way.append(asyncio.ensure_future(lane.process(picture)))
-                        while len(under_way) > UNDER_WAY:
-                            await write_oldest()
-                if last is not None:
-                    again = range(self._job.params.pictures_late)
-                    under_way.extend(asyncio.ensure_future(lane.process(last)) for _ in again)
-                while under_way:
-                    await write_oldest()
-                progress.update(bar, total=self._written)
-            finally:
-                for future in under_way:
-                    future.cancel()
-                await asyncio.gather(*under_way, return_exceptions=True)
+            late = self._job.params.pictures_late
+            self._written = await pass_all(
+                self._reader, writer, lane, late, lambda count: progress.update(bar, completed=count)
+            )
+            progress.update(bar, total=self._written)
 
     def _tell(self, writer: VideoWriter, seconds: float) -> None:
         size = self._job.params.output_size
@@ -215,16 +164,6 @@ class _Rendering:
             self._console.print(f"note: {self._reader.undecodable} damaged packets of the source gave no picture")
         for note in writer.notes:
             self._console.print(f"note: {note}")
-
-
-class _Silent:
-    """Hears a lane and says nothing: `process` raises what matters."""
-
-    def on_picture(self, picture: ProcessedPicture) -> None:
-        logger.warning("picture_nobody_waits_for", sequence=picture.frame.sequence)
-
-    def on_lane_status(self, status: LaneStatus) -> None:
-        logger.debug("lane", phase=status.phase.value, detail=status.detail)
 
 
 class _RateColumn(ProgressColumn):
@@ -262,21 +201,6 @@ def make_job(source: Path, target: Path, wanted: dict[str, Any], quality: int, m
     # Every picture counts in a file, so none is skipped for its likeness to another.
     params = request.params.model_copy(update={"enable_similar_image_filter": False})
     return RenderJob(source, target, params, quality, request.warnings)
-
-
-def fit_size(width: int, height: int, *, fixed_width: Any = None, fixed_height: Any = None) -> PictureSize:
-    """The size a stream may have whose aspect is nearest to `width`:`height`, then nearest in pixels.
-
-    A side that is settled already and that a stream may have is kept; any other is left to the validation.
-    """
-    aspect, pixels = width / height, width * height
-
-    def distance(size: PictureSize) -> float:
-        return 8 * abs(math.log(size.width / size.height / aspect)) + abs(math.log(size.byte_count / 1.5 / pixels)) / 8
-
-    widths = [fixed_width] if fixed_width in SIDES else SIDES
-    heights = [fixed_height] if fixed_height in SIDES else SIDES
-    return min((PictureSize(one, other) for one in widths for other in heights), key=distance)
 
 
 def describe_problem(problem: Mapping[str, Any]) -> str:

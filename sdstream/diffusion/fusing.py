@@ -16,6 +16,7 @@ from torch import nn
 from sdstream.diffusion.lora import PARTS, Lora
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
+from sdstream.engines.weights import digest_of_tensors
 from sdstream.errors import LoraUnusable
 
 WeightedLoras = Sequence[tuple[Lora, float]]
@@ -43,6 +44,7 @@ def fused(base: Model, loras: WeightedLoras) -> Model:
         unet=networks["unet"],
         prompts=PromptEncoder(encoders, empty_is_zero=base.prompts.empty_is_zero),
         loras=_names(loras),
+        lora_digests=_digests(loras),
         base=base,
     )
     _write(model, base, loras)
@@ -81,6 +83,7 @@ def refit(model: Model, loras: WeightedLoras) -> Model:
         model,
         prompts=PromptEncoder(model.prompts.encoders, empty_is_zero=model.prompts.empty_is_zero),
         loras=_names(loras),
+        lora_digests=_digests(loras),
     )
     _write(changed, model.base, loras)
     return changed
@@ -88,6 +91,19 @@ def refit(model: Model, loras: WeightedLoras) -> Model:
 
 def _names(loras: WeightedLoras) -> tuple[tuple[str, float], ...]:
     return tuple((lora.name, weight) for lora, weight in loras)
+
+
+def _digests(loras: WeightedLoras) -> tuple[str, ...]:
+    return tuple(
+        digest_of_tensors(
+            {
+                f"{name}.{half}": tensor
+                for name, change in lora.changes.get("unet", {}).items()
+                for half, tensor in (("down", change.down), ("up", change.up))
+            }
+        )
+        for lora, _ in loras
+    )
 
 
 def _touched(loras: WeightedLoras) -> dict[str, set[str]]:

@@ -40,6 +40,8 @@ class Model:
     """Trained to be run in few steps, so that it needs no LCM LoRA."""
     loras: tuple[tuple[str, float], ...] = ()
     """What is fused into its weights: names, and how strongly."""
+    lora_digests: tuple[str, ...] = ()
+    """For each of `loras` the digest of what it changes in the UNet, whatever its file is called."""
     base: "Model | None" = None
     """The model without its LoRAs; None where there are none."""
 

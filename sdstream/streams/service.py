@@ -132,10 +132,13 @@ class StreamService:
 
     # Records
 
-    async def create(self, body: object, author: str, *, from_playground: bool = False) -> CreateOutcome:
+    async def create(
+        self, body: object, author: str, *, from_playground: bool = False, stream_id: str | None = None
+    ) -> CreateOutcome:
         """Validate and store a new stream; its id, key and URLs are good once this returns.
 
-        Raises `InvalidParams`, `CapacityReached`, `ShuttingDown`, or `Unavailable` when the disk refuses.
+        `stream_id` None makes one; one that is given must be new. Raises `InvalidParams`, `CapacityReached`,
+        `ShuttingDown`, or `Unavailable` when the disk refuses.
         """
         store = self._open_store()
         request = parse_create(body, self._models, self._settings.size_policy)
@@ -143,7 +146,7 @@ class StreamService:
         self._refuse_load(request.params)
         self._streams.refuse_glut()
         record = StreamRecord(
-            id=new_stream_id(),
+            id=stream_id or new_stream_id(),
             stream_key=new_stream_key(),
             output_playback_id=new_playback_id(),
             created_at=self._clock.now(),

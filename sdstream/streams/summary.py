@@ -43,6 +43,7 @@ def summarize(
         worker_call_seconds=health.call_seconds,
         worker_memory_used=health.memory_used,
         worker_memory_total=health.memory_total,
+        engine_events=health.engine_events,
         store_commits=written.commits,
         store_seconds=written.seconds,
         faults=faults,

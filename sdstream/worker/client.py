@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -57,6 +58,12 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "safety_check_interval",
+    "engine_builds",
+    "engine_limit_gigabytes",
+    "engine_local_dir",
+    "engine_mirror",
+    "engine_mirror_endpoint",
+    "engine_mirror_region",
 }
 """Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
@@ -88,6 +95,8 @@ class WorkerProcess:
         self._pings = itertools.count(1)
         self._ready: Ready | None = None
         self._pong: Pong | None = None
+        self._ended_events: Counter[str] = Counter()
+        """What happened to engines in workers that ended."""
         self._totals = CallTotals()
         self._last_error: str | None = None
         self._last_code = WorkerUnavailable.code
@@ -127,6 +136,9 @@ class WorkerProcess:
             lane.announce()
         return lane
 
+    def _engine_events(self) -> Counter[str]:
+        return Counter({} if self._pong is None else self._pong.engine_events)
+
     def health(self) -> WorkerHealth:
         ready, pong = self._ready, self._pong
         return WorkerHealth(
@@ -137,6 +149,7 @@ class WorkerProcess:
             processor="" if ready is None else ready.processor,
             memory_used=None if pong is None else pong.memory_used,
             memory_total=None if pong is None else pong.memory_total,
+            engine_events=self._ended_events + self._engine_events(),
             last_error=self._last_error,
             last_error_code=self._last_code,
             last_restart_logs=self._last_logs,
@@ -199,7 +212,8 @@ class WorkerProcess:
         """Do what is due now; returns how many seconds nothing else will be."""
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
-        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0)
+        is_loading = any(lane.is_loading for lane in self._lanes.values())
+        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0, is_loading=is_loading)
         if (pong := self._pong) is not None:
             state = replace(state, busy_seconds=pong.busy_seconds, loading_seconds=pong.loading_seconds)
         self._state = supervision.checked(state, now)
@@ -233,6 +247,7 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
+        self._ended_events += self._engine_events()
         if (pong := self._pong) is not None:
             self._totals.end(pong.calls, pong.call_seconds)
         self._ready = self._pong = None

@@ -27,7 +27,7 @@ from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
 from sdstream.worker.ports import CallKind
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
-FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict")
+FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "acceleration")
 """Parameters that another pipeline is made for."""
 
 
@@ -123,7 +123,9 @@ class DiffusionPipeline(Pipeline):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
-        return self._plan.notes if self._group is None else (*self._plan.notes, *self._group.notes)
+        if self._group is None:
+            return self._plan.notes
+        return (*self._plan.notes, *self._group.notes, *acceleration_notes(self._plan.params, self._group.in_force))
 
     @property
     def acceleration(self) -> str:
@@ -249,6 +251,8 @@ class DiffusionPipeline(Pipeline):
             plan.guidance,
             params.use_denoising_batch,
             self._options,
+            self._loaded.source,
+            params.acceleration == "tensorrt",
             self._loaded.conditions,
         )
         group = self._known[plan.guidance] = groups.find(key, plan.knobs)
@@ -294,17 +298,17 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
         style=conditions.style(params, model),
         recall=conditions.recall(params, model),
     )
-    notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes), *acceleration_notes(params)]
+    notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes)]
     checker = checkers.get(loaded.source, model.device, model.dtype) if params.use_safety_checker else None
     if params.use_safety_checker and checker is None:
         notes.append(ABSENT)
     return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
 
 
-def acceleration_notes(params: StreamParams) -> tuple[str, ...]:
-    """What is different from what `acceleration` asks for."""
-    if params.acceleration == "tensorrt":
-        return ("acceleration tensorrt: no engine is here, so the networks run in torch",)
+def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:
+    """What is different from what `acceleration` asks for, while `in_force` is what runs the networks."""
+    if params.acceleration == "tensorrt" and in_force.startswith("torch"):
+        return ("acceleration tensorrt: no engine is in force, so the networks run in torch",)
     if params.acceleration == "xformers":
         return ("acceleration xformers: torch's own attention is used, which does the same",)
     return ()

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 
+from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
@@ -13,8 +14,11 @@ from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.table import StreamTable
 from sdstream.worker.conditions import Conditions
+from sdstream.worker.engine_finder import EngineRequest
+from sdstream.worker.engines import installed_finder
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage
@@ -31,6 +35,10 @@ class GroupKey:
     guidance: Guidance
     batched: bool
     options: EngineOptions = field(default_factory=EngineOptions)
+    source: str = ""
+    """Where the model comes from."""
+    engines: bool = False
+    """Whether engines are wanted, as `acceleration: tensorrt` does."""
     conditions: Conditions = field(default_factory=Conditions)
     """What was loaded besides the model; the same when it is the same objects."""
 
@@ -99,7 +107,7 @@ class StreamGroup:
 class GroupBook:
     """The groups that somebody sits in, by key. Used by the working thread."""
 
-    def __init__(self, make: Callable[[GroupKey], Runner]) -> None:
+    def __init__(self, make: Callable[[GroupKey, Knobs], Runner]) -> None:
         self._make = make
         self._groups: WeakValueDictionary[GroupKey, StreamGroup] = WeakValueDictionary()
 
@@ -107,12 +115,15 @@ class GroupBook:
         """The group of this key, made if nobody sits in one; `like` are the knobs of whoever will."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = StreamGroup(key, self._make(key), like)
+            group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
 
 
-def runner_of(key: GroupKey) -> Runner:
-    """What runs the calls that streams of this key share."""
+def runner_of(key: GroupKey, like: Knobs) -> Runner:
+    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it.
+
+    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    """
     model, conditions = key.model, key.conditions
     if conditions.adapter is None and not conditions.wanted.recalled:
         networks = EagerNetworks(model.unet, model.vae)
@@ -132,7 +143,26 @@ def runner_of(key: GroupKey) -> Runner:
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
     options = key.options
-    return make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    finder = installed_finder() if key.engines else None
+    if finder is None or conditions != Conditions():
+        return plain
+    runner = SwappingRunner(plain)
+    finder.look_for(
+        EngineRequest(
+            frame,
+            like,
+            key.width,
+            key.height,
+            model.latent_scale,
+            key.source,
+            model.family,
+            None if model.base is None else model.base.unet,
+            lora_identities(model),
+            ref(runner),
+        )
+    )
+    return runner
 
 
 groups = GroupBook(runner_of)

@@ -154,6 +154,11 @@ class WorkerLane:
 
     # -- for the client
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether the worker loads something for this lane."""
+        return self._status.phase is LanePhase.LOADING
+
     def announce(self) -> None:
         """Tell the listener of the first status."""
         with self._lock:

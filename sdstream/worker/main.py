@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdstream import platform
@@ -61,6 +62,7 @@ class Worker:
         self._configured = threading.Event()
         self._configure: Configure | None = None
         self._device: Device | None = None
+        self._engine_events: Callable[[], dict[str, int]] = dict
 
     def run(self, threads: int) -> None:
         """Import torch, wait for the first message, and work until `Stop`."""
@@ -69,6 +71,7 @@ class Worker:
 
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
+        from sdstream.worker import engines
         from sdstream.worker.devices import Device
         from sdstream.worker.loop import Loop, any_slow
         from sdstream.worker.options import EngineOptions
@@ -86,6 +89,9 @@ class Worker:
         self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)
         self._device = Device.choose(self._configure.device)
+        device = self._device.torch_device
+        engines.install(lambda: engines.WorkerEngines(settings, device))
+        self._engine_events = engines.event_counts
         self._scheduler = Scheduler(self._clock, settings.batch_window, settings.batch_size)
         self._preparation = Preparation(self._scheduler, self._device, self._clock)
         self._loop = loop = Loop(
@@ -165,6 +171,7 @@ class Worker:
             self._meter.loads(),
             calls,
             seconds,
+            self._engine_events(),
         )
 
     def _open(self, message: OpenLane) -> None:

@@ -156,6 +156,8 @@ class Pong(Message):
     """Calls by their number of streams, since the process began."""
     call_seconds: dict[int, float]
     """The seconds that those took together."""
+    engine_events: dict[str, int]
+    """What happened to engines since the process began, by kind (`engines.events`)."""
 
 
 class AtWork(Message):

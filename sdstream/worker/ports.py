@@ -145,6 +145,8 @@ class WorkerHealth:
     """The seconds that those took together."""
     faults: int = 0
     """Defects in the supervision of the process that were caught."""
+    engine_events: Mapping[str, int] = field(default_factory=dict[str, int])
+    """What happened to compiled engines since the server began, by kind."""
 
 
 class LaneListener(Protocol):

@@ -21,6 +21,9 @@ SPARE_DELAY = 2.0
 server that lives only briefly starts none. After a restart the next spare starts at once, as trouble comes in rows."""
 BLIND_GAP = 1.0
 """A supervisor that did not run for this many seconds cannot say that the worker was mute meanwhile."""
+LOADING_PATIENCE = 15.0
+"""Seconds that a worker which loads may be silent: an import of large libraries holds every one of its threads up, for
+seconds where the machine is busy."""
 PICTURE_LIMIT = 60.0
 """Seconds after which one picture counts as hung although the process answers pings."""
 LOAD_LIMIT = 900.0
@@ -44,6 +47,7 @@ class Limits:
 
     ping_timeout: float
     start_timeout: float
+    loading_patience: float = LOADING_PATIENCE
     picture_limit: float = PICTURE_LIMIT
     load_limit: float = LOAD_LIMIT
 
@@ -75,6 +79,8 @@ class SupervisionState:
     """How long the present call took at the last pong."""
     loading_seconds: float = 0.0
     """How long a load beside it had told of no progress."""
+    is_loading: bool = False
+    """Whether it loads anything for a lane."""
     quick_failures: int = 0
     next_spare_at: float = 0.0
     restarts: int = 0
@@ -89,11 +95,16 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     if state.ready_at is None:
         return Action.KILL_SLOW_START if now - state.started_at > limits.start_timeout else Action.WAIT
     # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
-    if state.pinged_at > state.heard_at and now - state.heard_at > limits.ping_timeout:
+    if state.pinged_at > state.heard_at and now - state.heard_at > silence_limit(state, limits):
         return Action.KILL_MUTE
     if state.busy_seconds > limits.picture_limit or state.loading_seconds > limits.load_limit:
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
+
+
+def silence_limit(state: SupervisionState, limits: Limits) -> float:
+    """Seconds without an answer to a ping after which the worker counts as mute."""
+    return max(limits.ping_timeout, limits.loading_patience) if state.is_loading else limits.ping_timeout
 
 
 def wants_spare(state: SupervisionState, now: float) -> bool:
@@ -117,7 +128,7 @@ def seconds_until_next(state: SupervisionState, now: float, limits: Limits) -> f
         return max(0.01, state.started_at + limits.start_timeout - now + 0.01)
     next_look = state.pinged_at + limits.ping_interval
     if state.pinged_at > state.heard_at:
-        next_look = min(next_look, state.heard_at + limits.ping_timeout)
+        next_look = min(next_look, state.heard_at + silence_limit(state, limits))
     return max(0.01, next_look - now)
 
 
@@ -188,6 +199,7 @@ __all__ = [
     "decide",
     "ended",
     "seconds_until_next",
+    "silence_limit",
     "spare_ended",
     "started",
     "wants_spare",

@@ -299,7 +299,8 @@ class LaneWork:
             self._report(LanePhase.READY)
         elif pipeline.faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
             self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
-        blocked, self._told_blocked = pipeline.blocked - self._told_blocked, pipeline.blocked
+        known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
+        blocked, self._told_blocked = known - self._told_blocked, known
         size = result.size
         self._send(
             PictureOut(
@@ -378,8 +379,7 @@ class LaneWork:
             detail = "; ".join(pipeline.notes)
             if faults := pipeline.faults:
                 error_code, error_message = code_and_words(faults[0])
-            self._told_faults = faults
-            self._told_acceleration = pipeline.acceleration
+            self._told_faults, self._told_acceleration = faults, pipeline.acceleration
         self._send(
             LaneReport(
                 self.number,

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+import sdstream.job_errors  # noqa: F401 -- its classes are leaves, too
 from sdstream import errors
 from sdstream.errors import RequestError
 from tests.api.conftest import CREATE, Site

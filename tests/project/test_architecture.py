@@ -20,6 +20,7 @@ SERVER_SIDE = (
     "sdstream.commands.publish",
     "sdstream.commands.render",
     "sdstream.commands.models",
+    "sdstream.commands.engines",
     "sdstream.commands.openapi",
     "sdstream.commands.key",
     "sdstream.commands.deploy",

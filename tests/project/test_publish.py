@@ -14,8 +14,8 @@ import pytest
 
 from sdstream.commands.camera import FilePictures, TestCard
 from sdstream.commands.publish import choose_size
-from sdstream.commands.video import VideoFacts, VideoReader, to_i420
 from sdstream.frames import PictureSize
+from sdstream.media.files.reader import VideoFacts, VideoReader, to_i420
 from tests.project.commands import environment, sdstream, started
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync

@@ -15,8 +15,8 @@ import pytest
 
 from sdstream.commands.render import collect_params, fit_size, make_job
 from sdstream.commands.stamp import read_stamp, write_stamp
-from sdstream.commands.video import VideoFacts, VideoReader
 from sdstream.errors import CommandFailed, ConfigurationError
+from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
 from tests.project.commands import environment, sdstream, started

@@ -23,6 +23,7 @@ FULL = ServerStatistics(
     worker_phases=("starting", "ready"),
     worker_memory_used=1,
     worker_memory_total=2,
+    engine_events={"hit": 1},
 )
 
 

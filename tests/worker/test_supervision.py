@@ -46,6 +46,8 @@ READY = became_ready(STARTING, 100.0)
         (replace(READY, pinged_at=100.5, heard_at=100.1), 102.0, Action.PING),
         (replace(READY, pinged_at=101.9, heard_at=100.1), 102.0, Action.WAIT),
         (replace(READY, pinged_at=101.9, heard_at=100.1), 102.2, Action.KILL_MUTE),
+        (replace(READY, pinged_at=101.9, heard_at=100.1, is_loading=True), 102.2, Action.WAIT),
+        (replace(READY, pinged_at=114.9, heard_at=100.1, is_loading=True), 115.2, Action.KILL_MUTE),
         (replace(READY, pinged_at=100.0, heard_at=100.1), 110.0, Action.PING),
         (replace(READY, busy_seconds=59.0), 100.1, Action.WAIT),
         (replace(READY, busy_seconds=61.0), 100.1, Action.KILL_HUNG),

@@ -10,9 +10,9 @@ from typing import Any
 import av
 import av.error
 
-from sdstream.commands.video import VideoReader, from_i420
 from sdstream.errors import CommandFailed
 from sdstream.frames import I420Frame, PictureSize
+from sdstream.media.files.reader import VideoReader, from_i420
 
 FALLBACK_SOUND: Mapping[str, str] = {"webm": "libopus", "ogg": "libopus"}
 """Sound codecs of containers that take few; elsewhere AAC."""

@@ -16,6 +16,12 @@ from sdstream.frames import ColourMatrix, I420Frame, Plane
 HIGH_DEFINITION_LINES = 720
 """From this height on an unmarked picture is BT.709, below it BT.601, as players assume."""
 
+UNTRUSTED = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,mxf,ivf,yuv4mpegpipe,gif",
+    "protocol_whitelist": "file",
+}
+"""FFmpeg's options for files of strangers: playlists and scripts, which name other files and hosts, are not read."""
+
 _JPEG_RANGE = 2
 _MATRICES: dict[int, ColourMatrix] = {1: "bt709", 5: "bt601", 6: "bt601"}
 """FFmpeg's numbers of colour matrices."""
@@ -43,18 +49,20 @@ class VideoReader:
     Raises `CommandFailed` when the file cannot be opened or has no video.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, name: str | None = None, trusted: bool = True) -> None:
+        """`name` is what errors call the file. One that is not `trusted` may not lead FFmpeg to other files."""
         self.path = path
+        self._name = name or str(path)
         self.undecodable = 0
         """Packets that the decoder refused; players skip them too."""
         try:
-            self.container: Any = av.open(str(path), "r")
+            self.container: Any = av.open(str(path), "r", options={} if trusted else UNTRUSTED)
         except (av.error.FFmpegError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise CommandFailed(f"cannot open {path} as a video: {reason}") from None
+            raise CommandFailed(f"cannot open {self._name} as a video: {reason}") from None
         if not self.container.streams.video:
             self.container.close()
-            raise CommandFailed(f"{path} has no video stream")
+            raise CommandFailed(f"{self._name} has no video stream")
         self.stream: Any = self.container.streams.video[0]
         self.stream.thread_type = "AUTO"
         self._sequence = 0
@@ -71,7 +79,7 @@ class VideoReader:
         try:
             yield from self.container.demux()
         except av.error.FFmpegError as error:
-            raise CommandFailed(f"{self.path} is damaged after {self._sequence} pictures: {error}") from None
+            raise CommandFailed(f"{self._name} is damaged after {self._sequence} pictures: {error}") from None
 
     def decode(self, packet: Any) -> list[I420Frame]:
         """The pictures that a packet of the video stream completes, in display order, in memory of their own."""
@@ -99,7 +107,7 @@ class VideoReader:
         frames = (frame for packet in self.packets() if packet.stream is stream for frame in self._decode(packet))
         first = next(frames, None)
         if first is None:
-            raise CommandFailed(f"{self.path} has no picture that can be decoded")
+            raise CommandFailed(f"{self._name} has no picture that can be decoded")
         if first.rotation % 180:
             width, height = height, width
         self.rewind()
@@ -116,7 +124,7 @@ class VideoReader:
             self.undecodable += 1
             return []
         except av.error.FFmpegError as error:
-            raise CommandFailed(f"{self.path} cannot be decoded after {self._sequence} pictures: {error}") from None
+            raise CommandFailed(f"{self._name} cannot be decoded after {self._sequence} pictures: {error}") from None
 
     def _picture(self, frame: Any) -> I420Frame:
         pts: int | None = frame.pts

@@ -1,0 +1,272 @@
+"""Plans and bakes a profile: what the cache lacks is made, what is there stays, what broke off is gone on with."""
+
+import gc
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from builder.estimates import Estimate, estimate
+from builder.models import LoadedProfile, load_profile
+from builder.profiles import Profile
+from sdstream import platform
+from sdstream.clock import Clock, SystemClock
+from sdstream.engines.backend import Backend
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.compiled import CompiledBackend
+from sdstream.engines.component import Component
+from sdstream.engines.entry import Entry
+from sdstream.engines.events import EngineEvent, Report, say_nothing
+from sdstream.engines.keys import BackendName, EngineKey, target_of
+from sdstream.engines.registry import make_backend
+from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
+
+LOOK_AGAIN = 2.0
+"""Seconds between looks at what another builder is making."""
+WAIT_FOR_OTHERS = 3600.0
+
+
+class BakeStatus(StrEnum):
+    """What became of one engine."""
+
+    PRESENT = "present"
+    BUILT = "built"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class BakeProgress:
+    """Where baking stands. `fraction` of the present engine is 0 to 1, None where it is not known."""
+
+    engine: str
+    index: int
+    count: int
+    detail: str
+    fraction: float | None
+    seconds: float
+
+
+Tell = Callable[[BakeProgress], None]
+
+
+def tell_nobody(progress: BakeProgress) -> None:
+    """A `Tell` for callers that show none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BakedEngine:
+    """One engine of a profile after baking. `error` has the code and words of why it failed."""
+
+    key: EngineKey
+    status: BakeStatus
+    seconds: float = 0.0
+    size: int = 0
+    peak_memory: int | None = None
+    error: EngineError | None = None
+
+    @property
+    def name(self) -> str:
+        return self.key.readable
+
+
+@dataclass(frozen=True, slots=True)
+class BakeOutcome:
+    """What a bake did. `engines` are in the order of the profile."""
+
+    profile: str
+    engines: tuple[BakedEngine, ...]
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every engine of the profile is in the cache now."""
+        return all(engine.status is not BakeStatus.FAILED for engine in self.engines)
+
+    @property
+    def failures(self) -> tuple[BakedEngine, ...]:
+        return tuple(engine for engine in self.engines if engine.status is BakeStatus.FAILED)
+
+    def as_json(self) -> dict[str, Any]:
+        """For jobs and reports."""
+        return {
+            "profile": self.profile,
+            "complete": self.is_complete,
+            "seconds": round(self.seconds, 1),
+            "engines": [
+                {
+                    "name": engine.name,
+                    "digest": engine.key.digest,
+                    "status": str(engine.status),
+                    "seconds": round(engine.seconds, 1),
+                    "size": engine.size,
+                    "error": None if engine.error is None else f"{engine.error.code}: {engine.error.message}",
+                }
+                for engine in self.engines
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One engine that a profile asks for."""
+
+    component: Component
+    key: EngineKey
+    entry: Entry | None
+    """Where it is, if it is there; its files were not looked into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a profile asks for, and what that takes."""
+
+    profile: Profile
+    backend: BackendName
+    version: str
+    wanted: tuple[Wanted, ...]
+    estimate: Estimate
+
+    @property
+    def missing(self) -> tuple[Wanted, ...]:
+        return tuple(item for item in self.wanted if item.entry is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Bakery:
+    """Bakes into one cache. `device` is where TensorRT and CUDA packages are built; TensorRT-RTX needs none."""
+
+    cache: EngineCache
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    clock: Clock = field(default_factory=SystemClock)
+    report: Report = say_nothing
+    load: Callable[[Profile, BackendName, torch.device], LoadedProfile] = load_profile
+    make: Callable[[BackendName, torch.device], Backend] = make_backend
+
+    def plan(self, profile: Profile, backend: BackendName | None = None) -> list[Plan]:
+        """What each back end of the profile needs: keys, what is missing, time, memory, disk. Loads the model.
+
+        Raises `ModelUnavailable`, and `EngineBackendUnavailable` when a back end is not on this machine.
+        """
+        names: list[BackendName] = [backend] if backend is not None else list(profile.targets)
+        plans: list[Plan] = []
+        for name in names:
+            made = self.make(name, self.device)
+            loaded = self.load(profile, name, self.device)
+            wanted = tuple(self._want(component, made, profile) for component in loaded.components)
+            missing = [item.component for item in wanted if item.entry is None]
+            plans.append(Plan(profile, name, made.version, wanted, estimate(missing, name, self.cache)))
+        return plans
+
+    def bake(
+        self, profile: Profile, backend: BackendName | None = None, *, tell: Tell = tell_nobody, force: bool = False
+    ) -> BakeOutcome:
+        """Make what the cache lacks. Raises what `plan` raises, and `EngineStoreUnavailable` when there is too little
+        memory or disk, unless `force`. One engine that fails does not keep the others from being made."""
+        started = self.clock.monotonic()
+        self.cache.collect()
+        done: list[BakedEngine] = []
+        for plan in self.plan(profile, backend):
+            if plan.missing and plan.estimate.problems and not force:
+                raise EngineStoreUnavailable(
+                    "; ".join(plan.estimate.problems), hint="`plan` says what is needed; --force tries all the same."
+                )
+            made = self.make(plan.backend, self.device)
+            count = len(plan.wanted)
+            for index, item in enumerate(plan.wanted):
+                began = self.clock.monotonic()
+
+                def say(detail: str, fraction: float | None, item: Wanted = item, index: int = index) -> None:
+                    seconds = self.clock.monotonic() - started
+                    tell(BakeProgress(item.key.readable, index, count, detail, fraction, seconds))  # noqa: B023
+
+                try:
+                    engine = self._one(item, made, profile, say)
+                except EngineError as error:
+                    self.report(EngineEvent("build_failed", item.key.readable, error.message))
+                    engine = BakedEngine(item.key, BakeStatus.FAILED, self.clock.monotonic() - began, error=error)
+                    if isinstance(error, EngineStoreUnavailable):
+                        done.append(engine)
+                        return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
+                done.append(engine)
+                gc.collect()
+        return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
+
+    def _want(self, component: Component, backend: Backend, profile: Profile) -> Wanted:
+        if isinstance(backend, CompiledBackend):
+            target = backend.target()
+        else:
+            target = target_of(profile.targets.get(backend.name, ()))
+        key = component.key(backend.name, backend.version, target, backend.cuda, backend.options)
+        return Wanted(component, key, self.cache.peek(key.base, lambda other: other.digest == key.digest))
+
+    def _one(
+        self, item: Wanted, backend: Backend, profile: Profile, say: Callable[[str, float | None], None]
+    ) -> BakedEngine:
+        key, started = item.key, self.clock.monotonic()
+        say("looking", None)
+        waiting = threading.Event()
+        while True:
+            there = self.cache.take(key.base, lambda other: other.digest == key.digest)
+            if there is not None:
+                return BakedEngine(key, BakeStatus.PRESENT, size=there.manifest.size)
+            lock = self.cache.lock(key)
+            if lock.try_acquire():
+                break
+            if self.clock.monotonic() - started > WAIT_FOR_OTHERS:
+                raise EngineStoreUnavailable(f"{key.readable} is being made by {lock.holder()} for too long")
+            say(f"{lock.holder()} makes it", None)
+            waiting.wait(LOOK_AGAIN)
+        try:
+            if lock.broke_one:
+                self.report(EngineEvent("lock_broken", key.readable, "its builder had died"))
+            began = self.clock.monotonic()
+            with self.cache.draft() as work, self.cache.draft() as draft:
+                facts = dict(backend.build(item.component, key.target, draft, work, say))
+                seconds, peak = self.clock.monotonic() - began, platform.peak_memory()
+                say("storing", None)
+                entry = self.cache.store(draft, key, {**facts, **self._facts(profile, seconds, peak)})
+        except OSError as error:
+            raise EngineStoreUnavailable(f"{self.cache.directory}: {error.strerror or error}") from error
+        finally:
+            lock.release()
+        self.report(EngineEvent("built", entry.name, f"{seconds:.0f} s"))
+        return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, peak)
+
+    def _facts(self, profile: Profile, seconds: float, peak: int | None) -> Mapping[str, Any]:
+        return {
+            "profile": profile.name,
+            "seconds": round(seconds, 1),
+            "peak_memory": peak,
+            "processor": platform.processor_name(),
+        }
+
+
+def entries_of(plans: list[Plan]) -> list[Entry]:
+    """The engines of a profile that are in the cache."""
+    return [item.entry for plan in plans for item in plan.wanted if item.entry is not None]
+
+
+def default_cache(directory: Path, report: Report = say_nothing) -> EngineCache:
+    """The cache that builders write to."""
+    return EngineCache(directory, report=report)
+
+
+__all__ = [
+    "BakeOutcome",
+    "BakeProgress",
+    "BakeStatus",
+    "BakedEngine",
+    "Bakery",
+    "EngineBackendUnavailable",
+    "EngineBuildFailed",
+    "Plan",
+    "Tell",
+    "Wanted",
+    "default_cache",
+    "entries_of",
+    "tell_nobody",
+]

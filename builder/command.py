@@ -1,0 +1,356 @@
+"""The command line of the builder. What it does is in `baking`, `checking` and `sdstream.engines`; here it is called.
+
+Exit codes: 0 done · 1 an engine could not be made · 2 the command line or the profile is wrong · 3 not enough disk or
+memory, or the place of engines cannot be written · 4 the back end or the model is not on this machine · 5 S3 failed ·
+6 an engine is not what it should be · 130 interrupted
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from builder.baking import Bakery, BakeStatus, Plan
+from builder.checking import check_plan
+from builder.estimates import MEASURED
+from builder.profiles import Choice, Profile, find_profile, shipped_profiles
+from builder.progress import ProgressLine
+from sdstream import platform
+from sdstream.directories import choose_data_directory
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.entry import Entry
+from sdstream.engines.events import EngineEvent
+from sdstream.engines.keys import BACKENDS, BackendName
+from sdstream.engines.mirror import EngineMirror, MirrorAddress
+from sdstream.engines.targets import parse_capabilities
+from sdstream.errors import (
+    ConfigurationError,
+    EngineBackendUnavailable,
+    EngineBroken,
+    EngineStoreUnavailable,
+    ModelUnavailable,
+    SdstreamError,
+)
+from sdstream.settings import Settings, load_settings
+
+EXIT_FAILED, EXIT_USAGE, EXIT_NO_ROOM, EXIT_NOT_HERE, EXIT_MIRROR, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+
+ProfileName = Annotated[str, Parameter(help="A shipped profile, or the path of a TOML file.")]
+ModelName = Annotated[
+    str | None, Parameter(help="Another model of the family: a directory, or an id in the hub's cache.")
+]
+Backend = Annotated[BackendName | None, Parameter(help="One back end; else those that the profile names.")]
+Capabilities = Annotated[str | None, Parameter(name="--sm", help="Compute capabilities, such as 89,120.")]
+Directory = Annotated[
+    Path | None, Parameter(name="--engines", help="Where engines are kept; else the data directory's.")
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.")]
+
+application = App(
+    name="builder",
+    help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
+    help_format="plaintext",
+)
+
+
+@application.command
+def plan(
+    *,
+    profile: ProfileName,
+    model: ModelName = None,
+    backend: Backend = None,
+    sm: Capabilities = None,
+    engines: Directory = None,
+    as_json: AsJson = False,
+) -> int:
+    """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing."""
+    wanted = _profile(profile, model, backend, sm)
+    plans = _bakery(engines).plan(wanted, backend)
+    if as_json:
+        print(json.dumps([_plan_json(entry) for entry in plans], indent=2))
+    else:
+        for entry in plans:
+            _show_plan(entry)
+    return EXIT_NO_ROOM if any(entry.missing and entry.estimate.problems for entry in plans) else 0
+
+
+@application.command
+def bake(
+    *,
+    profile: ProfileName,
+    model: ModelName = None,
+    backend: Backend = None,
+    sm: Capabilities = None,
+    engines: Directory = None,
+    push: Annotated[bool, Parameter(help="Push what is there afterwards.")] = False,
+    force: Annotated[bool, Parameter(negative="", help="Try even with too little memory or disk.")] = False,
+    polite: Annotated[bool, Parameter(negative="", help="Let other processes go first.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
+    wanted = _profile(profile, model, backend, sm)
+    bakery = _bakery(engines)
+    if polite:
+        platform.lower_priority()
+    line = ProgressLine()
+    try:
+        outcome = bakery.bake(wanted, backend, tell=line, force=force)
+    finally:
+        line.end()
+    pushed: list[str] = []
+    if push and outcome.is_complete:
+        keys = {engine.key.digest for engine in outcome.engines}
+        pushed = _push(bakery.cache, [entry for entry in bakery.cache.entries() if entry.key.digest in keys])
+    if as_json:
+        print(json.dumps({**outcome.as_json(), "pushed": pushed}, indent=2))
+    else:
+        for engine in outcome.engines:
+            words = (
+                f": {engine.error.message}" if engine.error else f" {engine.size / 1e6:.1f} MB, {engine.seconds:.0f} s"
+            )
+            print(f"{engine.status:8}{engine.name}{words}")
+        for name in pushed:
+            print(f"pushed  {name}")
+    if outcome.is_complete:
+        return 0
+    errors = [engine.error for engine in outcome.failures]
+    return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
+
+
+@application.command
+def verify(
+    *,
+    profile: ProfileName,
+    model: ModelName = None,
+    backend: Backend = None,
+    sm: Capabilities = None,
+    engines: Directory = None,
+    onnx: Annotated[bool, Parameter(help="Compare ONNX with torch, too.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Compare every byte with its hash, ONNX with torch, and the engine with its plain twin where it can run.
+
+    What was measured goes into the manifest: error, calls a second, memory.
+    """
+    bakery = _bakery(engines)
+    results = [
+        result
+        for entry in bakery.plan(_profile(profile, model, backend, sm), backend)
+        for result in check_plan(entry, bakery.cache, bakery.device, onnx=onnx)
+    ]
+    if as_json:
+        print(
+            json.dumps(
+                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results]
+            )
+        )
+    else:
+        for result in results:
+            told = [*result.problems, *(f"not run: {text}" for text in result.not_run)]
+            facts = ", ".join(
+                f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in result.facts.items()
+            )
+            print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join([*told, facts])}")
+    return EXIT_WRONG if any(result.problems for result in results) else 0
+
+
+@application.command
+def push(
+    *, engines: Directory = None, name: Annotated[str, Parameter(help="Only names that have this in them.")] = ""
+) -> int:
+    """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
+    cache = _cache(engines)
+    for pushed in _push(cache, [entry for entry in cache.entries() if name in entry.name]):
+        print(f"pushed  {pushed}")
+    return 0
+
+
+@application.command
+def pull(
+    *,
+    engines: Directory = None,
+    sm: Capabilities = None,
+    name: Annotated[str, Parameter(help="Only names that have this in them.")] = "",
+) -> int:
+    """Copy engines from the bucket of SDSTREAM_ENGINE_MIRROR. Every byte is compared with its hash."""
+    cache, mirror = _cache(engines), _mirror()
+    wanted = set(_capabilities(sm) or ())
+    for engine in mirror.list():
+        if wanted and engine.capabilities and not wanted & engine.capabilities:
+            continue
+        manifest = mirror.manifest(engine)
+        if name in manifest.key.readable:
+            print(f"pulled  {mirror.pull(engine, cache).name}")
+    return 0
+
+
+@application.command(name="list")
+def show(
+    *, engines: Directory = None, mirror: Annotated[bool, Parameter(negative="", help="Of the bucket.")] = False
+) -> int:
+    """List engines: their size, and how they are called."""
+    if mirror:
+        bucket = _mirror()
+        for engine in bucket.list():
+            manifest = bucket.manifest(engine)
+            print(f"{manifest.size / 1e6:10.1f} MB  {manifest.key.readable}")
+        return 0
+    for entry in _cache(engines).entries():
+        print(f"{entry.manifest.size / 1e6:10.1f} MB  {entry.name}")
+    return 0
+
+
+@application.command
+def gc(
+    *,
+    engines: Directory = None,
+    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.")] = None,
+    hours: Older = 24.0,
+) -> int:
+    """Remove what dead builders left, and the engines used longest ago until the rest fits the limit."""
+    cache = _cache(engines)
+    for folder in cache.collect(hours * 3600):
+        print(f"removed {folder}")
+    if limit is not None:
+        cache.limit = int(limit * 1e9)
+        for entry in cache.evict():
+            print(f"removed {entry.name}")
+    return 0
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; errors go to stderr, each with its hint."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    torch.set_grad_enabled(False)
+    try:
+        result: Any = application(
+            arguments,
+            exit_on_error=False,
+            print_error=True,
+            error_console=errors,
+            error_formatter=lambda error: Text(f"builder: {' '.join(str(error).split())}"),
+            result_action="return_value",
+        )
+    except CycloptsError:
+        return EXIT_USAGE
+    except SdstreamError as error:
+        for line in error.message.splitlines():
+            errors.print(Text(f"builder: {line}"))
+        if error.hint:
+            errors.print(Text(f"  {error.hint}", "dim"))
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def exit_code(error: SdstreamError) -> int:
+    """The exit code that an error ends a command with."""
+    if isinstance(error, ConfigurationError):
+        return EXIT_USAGE
+    if isinstance(error, EngineBackendUnavailable | ModelUnavailable):
+        return EXIT_NOT_HERE
+    if isinstance(error, EngineBroken):
+        return EXIT_WRONG
+    if isinstance(error, EngineStoreUnavailable):
+        return EXIT_MIRROR if error.message.startswith("s3://") else EXIT_NO_ROOM
+    return EXIT_FAILED
+
+
+def _profile(name: str, model: str | None, backend: BackendName | None, sm: str | None) -> Profile:
+    profile = find_profile(name, Choice(model, backend, _capabilities(sm)))
+    if not profile.targets:
+        raise ConfigurationError(f"{profile.name} names no targets", hint=f"Add --backend {BACKENDS[1]} --sm 89.")
+    return profile
+
+
+def _capabilities(sm: str | None) -> tuple[int, ...] | None:
+    if sm is None:
+        return None
+    try:
+        return parse_capabilities(sm)
+    except ValueError as error:
+        raise ConfigurationError(f"--sm: {error}") from None
+
+
+def _settings() -> Settings:
+    return load_settings()
+
+
+def _cache(directory: Path | None) -> EngineCache:
+    return EngineCache(directory or choose_data_directory(_settings()).path / "engines", report=_say)
+
+
+def _bakery(directory: Path | None) -> Bakery:
+    return Bakery(_cache(directory), report=_say)
+
+
+def _mirror() -> EngineMirror:
+    settings = _settings()
+    if settings.engine_mirror is None:
+        raise ConfigurationError("there is no mirror", hint="Set SDSTREAM_ENGINE_MIRROR to s3://BUCKET/PREFIX.")
+    address = MirrorAddress.parse(
+        settings.engine_mirror, settings.engine_mirror_endpoint, settings.engine_mirror_region
+    )
+    return EngineMirror(address, report=_say)
+
+
+def _push(cache: EngineCache, entries: list[Entry]) -> list[str]:
+    """The names of those that were not in the bucket yet."""
+    mirror = _mirror()
+    return [entry.name for entry in entries if mirror.push(cache, entry)]
+
+
+def _say(event: EngineEvent) -> None:
+    """Faults are told as they come; all else a command prints itself."""
+    if event.kind in ("broken", "lock_broken", "evicted"):
+        print(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}", file=sys.stderr)
+
+
+def _show_plan(entry: Plan) -> None:
+    print(f"{entry.profile.name}, {entry.backend} {entry.version}")
+    for item in entry.wanted:
+        print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
+    if not entry.missing:
+        return
+    needed = entry.estimate
+    guess = "" if entry.backend in MEASURED else " (a guess)"
+    free = ["" if count is None else f" of {count / 1e9:.1f} free" for count in (needed.free_memory, needed.free_disk)]
+    print(
+        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
+        f"{needed.memory / 1e9:.1f} GB of memory{free[0]}, {needed.disk / 1e9:.1f} GB of disk{free[1]}"
+    )
+    for problem in needed.problems:
+        print(f"  NOT ENOUGH: {problem}")
+
+
+def _plan_json(entry: Plan) -> dict[str, Any]:
+    needed = entry.estimate
+    return {
+        "profile": entry.profile.name,
+        "backend": entry.backend,
+        "version": entry.version,
+        "engines": [
+            {"name": item.key.readable, "digest": item.key.digest, "present": item.entry is not None}
+            for item in entry.wanted
+        ],
+        "seconds": round(needed.seconds),
+        "memory": needed.memory,
+        "disk": needed.disk,
+        "problems": list(needed.problems),
+    }
+
+
+__all__ = [
+    "BakeStatus",
+    "application",
+    "exit_code",
+    "run",
+]

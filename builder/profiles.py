@@ -1,0 +1,206 @@
+"""Profiles: which engines a server needs, as TOML."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sdstream.engines.keys import BACKENDS, BackendName
+from sdstream.engines.targets import refuse_capabilities
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Family
+
+SHIPPED = Path(__file__).parent / "profiles"
+ComponentName = Literal["unet", "unet-control", "encoder", "decoder", "controlnet", "frame"]
+Guidance = Literal["none", "self", "initialize", "full"]
+SMALLEST, LARGEST = 64, 2048
+
+
+class LoraSource(BaseModel):
+    """A LoRA that is fused before anything is compiled: a file or a hub id, and how strongly."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+
+
+class StreamCounts(BaseModel):
+    """How many streams share one pass: the number that engines are tuned for, and the most they take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    best: int = Field(default=1, ge=1)
+    most: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "StreamCounts":
+        if self.best > self.most:
+            raise ValueError(f"best ({self.best}) is above most ({self.most})")
+        return self
+
+
+class Profile(BaseModel):
+    """Everything that is baked together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    family: Family
+    model: str
+    """A diffusers directory, or the id of a model in the hub's cache."""
+    sizes: tuple[str, ...] = Field(min_length=1)
+    """Such as 512x512: width, then height."""
+    slots: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
+    """Numbers of denoising steps. The UNet takes all up to the largest; whole frames are made for each."""
+    streams: StreamCounts = StreamCounts()
+    components: tuple[ComponentName, ...] = ("unet", "encoder", "decoder")
+    guidance: tuple[Guidance, ...] = ("self", "initialize")
+    """Of whole frames; the other components serve every kind."""
+    controlnets: tuple[str, ...] = ()
+    loras: tuple[LoraSource, ...] = ()
+    targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
+    """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
+    tiny: int | None = None
+    """The seed of a tiny model with random weights that is made on the spot and stands in for `model`: for tests."""
+
+    @field_validator("sizes")
+    @classmethod
+    def _sizes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for size in value:
+            parse_size(size)
+        return value
+
+    @field_validator("slots")
+    @classmethod
+    def _slots(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= slots <= 50 for slots in value):
+            raise ValueError("denoising steps are 1 to 50")
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Profile":
+        wants = {"unet-control", "controlnet"} & set(self.components)
+        if wants and not self.controlnets:
+            raise ValueError(f"{', '.join(sorted(wants))} needs `controlnets`")
+        for backend, capabilities in self.targets.items():
+            if backend != "compiled" and not capabilities:
+                raise ValueError(f"targets.{backend} names no compute capability")
+            refusal = refuse_capabilities(backend, capabilities)
+            if refusal:
+                raise ValueError(refusal)
+        return self
+
+    @property
+    def pictures(self) -> tuple[tuple[int, int], ...]:
+        """The sizes as (width, height)."""
+        return tuple(parse_size(size) for size in self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the command line changes of a profile."""
+
+    model: str | None = None
+    backend: BackendName | None = None
+    capabilities: tuple[int, ...] | None = None
+
+
+def find_profile(name: str, choice: Choice | None = None) -> Profile:
+    """The profile of this name among the shipped ones, or in the file that `name` is the path of.
+
+    Raises `ConfigurationError` for an unknown profile or field, naming the one that was probably meant.
+    """
+    file = Path(name)
+    if file.suffix != ".toml":
+        file = SHIPPED / f"{name}.toml"
+    if not file.is_file():
+        known = shipped_profiles()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigurationError(
+            f"there is no profile {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
+        )
+    return apply_choice(read_profile(file), choice or Choice())
+
+
+def read_profile(file: Path) -> Profile:
+    """Raises `ConfigurationError` for what is no profile."""
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+    try:
+        return Profile.model_validate({"name": file.stem, **content})
+    except ValidationError as error:
+        raise ConfigurationError(
+            "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors())
+        ) from None
+
+
+def apply_choice(profile: Profile, choice: Choice) -> Profile:
+    """The profile as the command line wants it. Raises `ConfigurationError` for what cannot be."""
+    content = profile.model_dump()
+    if choice.model is not None:
+        content |= {"model": choice.model, "tiny": None}
+    targets = dict(profile.targets)
+    if choice.backend is not None:
+        default = next((capabilities for capabilities in targets.values() if capabilities), ())
+        targets = {choice.backend: targets.get(choice.backend, default)}
+    if choice.capabilities is not None:
+        targets = {backend: choice.capabilities for backend in targets if backend != "compiled"} or targets
+    content["targets"] = targets
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+
+
+def shipped_profiles() -> list[str]:
+    """The names of the shipped profiles."""
+    return sorted(file.stem for file in SHIPPED.glob("*.toml"))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `512x512`. Raises `ValueError` for what is none, or not on the grid of 64."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise ValueError(f"{text!r} is not a size such as 512x512")
+    sides = int(width), int(height)
+    if any(not SMALLEST <= side <= LARGEST or side % 64 for side in sides):
+        raise ValueError(f"{text}: sides are multiples of 64 from {SMALLEST} to {LARGEST}")
+    return sides
+
+
+def _describe(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "profile"
+    if problem["type"] == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        near = difflib.get_close_matches(name, Profile.model_fields, n=1)
+        return f"{place} is not a field of a profile" + (f"; did you mean {near[0]}?" if near else "")
+    if problem["type"] == "literal_error":
+        known = BACKENDS if problem["loc"][0] == "targets" else get_args(ComponentName)
+        near = difflib.get_close_matches(str(problem["input"]), known, n=1)
+        return f"{place}: {problem['msg']}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{place}: {str(problem['msg']).removeprefix('Value error, ')}"
+
+
+__all__ = [
+    "SHIPPED",
+    "Choice",
+    "ComponentName",
+    "LoraSource",
+    "Profile",
+    "StreamCounts",
+    "apply_choice",
+    "find_profile",
+    "parse_size",
+    "read_profile",
+    "shipped_profiles",
+]

@@ -1,0 +1,326 @@
+"""The parts of a model that engines are made of: the UNet, ControlNets, the small VAE's halves, the whole frame.
+
+Each is a module over tensors alone, beside the exact ranges of its inputs. What can be switched on while a stream runs
+(ControlNet residuals, image tokens) is an input of the variants that have it in their name, so that no switch waits for
+another engine.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
+from sdstream.diffusion.state import Knobs, Memory
+from sdstream.engines.component import Component, InputList, RowRange, dtype_name
+from sdstream.engines.keys import LoraIdentity
+from sdstream.engines.weights import combined, digest_of_weights
+
+if TYPE_CHECKING:
+    from sdstream.diffusion.models import Model  # which imports diffusers, and nothing here needs it
+
+CHANNELS = 4
+TIME_IDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """What a component's inputs depend on besides the model: the picture's size and how many rows there can be."""
+
+    width: int
+    height: int
+    latent_scale: int
+    rows: RowRange
+    """Of the UNet and of ControlNets: streams times slots, with those of the negative prompt."""
+    streams: RowRange
+    """Of the VAE and of the whole frame."""
+
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        return CHANNELS, self.height // self.latent_scale, self.width // self.latent_scale
+
+
+def row_ranges(streams: RowRange, slots: int) -> RowRange:
+    """The rows of the UNet for as many streams of up to `slots` steps, whatever the kind of guidance."""
+    return RowRange(1, streams.best * slots, streams.most * slots * 2)
+
+
+class UnetModule(nn.Module):
+    """`Networks.predict` over a list of tensors: latents, timesteps, texts, then pooled and time_ids for SDXL, then the
+    control residuals, then the image tokens, the last two where the variant has them."""
+
+    def __init__(self, networks: Networks, *, controls: int = 0, has_tokens: bool = False) -> None:
+        super().__init__()
+        self.networks = networks
+        self.controls = controls
+        self.has_tokens = has_tokens
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        given = list(tensors)
+        latents, timesteps, texts = given[:3]
+        given = given[3:]
+        pooled = time_ids = tokens = None
+        control: ControlResiduals | None = None
+        if self.networks.is_xl:
+            pooled, time_ids = given[:2]
+            given = given[2:]
+        if self.controls:
+            *down, mid = given[: self.controls]
+            control = ControlResiduals(down, mid)
+            given = given[self.controls :]
+        if self.has_tokens:
+            tokens = given[0]
+        return self.networks.predict(latents, timesteps, texts, pooled, time_ids, control, tokens)
+
+
+class EncoderModule(nn.Module):
+    """`Networks.encode`."""
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.networks.encode(image)
+
+
+class DecoderModule(nn.Module):
+    """`Networks.decode`."""
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        return self.networks.decode(latent)
+
+
+class ControlNetModule(nn.Module):
+    """A ControlNet of diffusers over latents, timesteps, texts, image, scale, then pooled and time_ids for SDXL.
+
+    `scale` [rows] multiplies what it gives, so that turning it needs nothing else, and 0 is off.
+    """
+
+    def __init__(self, controlnet: nn.Module, is_xl: bool) -> None:
+        super().__init__()
+        self.controlnet = controlnet
+        self.is_xl = is_xl
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        latents, timesteps, texts, image, scale = tensors[:5]
+        extra: dict[str, Any] = {}
+        if self.is_xl:
+            extra["added_cond_kwargs"] = {"text_embeds": tensors[5], "time_ids": tensors[6]}
+        down, mid = self.controlnet(
+            latents, timesteps, texts, controlnet_cond=image, conditioning_scale=1.0, return_dict=False, **extra
+        )
+        factor = scale.view(-1, 1, 1, 1)
+        return (*(residual * factor for residual in down), mid * factor)
+
+
+class FrameModule(nn.Module):
+    """A whole `Frame` over a list of tensors: the image, the knobs and the memory in their order.
+
+    It answers with the image, the latent and the new memory. Tensors of no elements are not taken, since not every back
+    end knows such: they are made inside.
+    """
+
+    def __init__(self, frame: Frame, like: tuple[Knobs, Memory]) -> None:
+        super().__init__()
+        self.frame = frame
+        self._empty = tuple(tensor.shape[1:] if tensor.numel() == 0 else None for block in like for tensor in block)
+        self._dtypes = tuple(tensor.dtype for block in like for tensor in block)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        image, given = tensors[0], list(tensors[1:])
+        whole = [
+            given.pop(0) if shape is None else image.new_zeros((image.shape[0], *shape), dtype=dtype)
+            for shape, dtype in zip(self._empty, self._dtypes, strict=True)
+        ]
+        knobs, memory = Knobs(*whole[: len(Knobs._fields)]), Memory(*whole[len(Knobs._fields) :])
+        result = self.frame(image, knobs, memory)
+        kept = [tensor for tensor in result.memory if tensor.numel() or tensor.shape[1] > 0]
+        return (result.image, result.latent, *kept)
+
+
+def lora_identities(model: "Model") -> tuple[LoraIdentity, ...]:
+    """What is fused into a model's UNet."""
+    return tuple(
+        LoraIdentity(digest, float(weight)) for digest, (_, weight) in zip(model.lora_digests, model.loras, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentMaker:
+    """Makes the components of one loaded model. `networks` are its plain ones, of the type engines are to have."""
+
+    networks: EagerNetworks
+    sizes: ModelSizes
+    loras: tuple[LoraIdentity, ...] = ()
+    model: str = ""
+    digest: Callable[[nn.Module], str] = digest_of_weights
+    """Of a module's weights as they are now; for callers that remember it."""
+    base: nn.Module | None = None
+    """The UNet without the `loras`, where there are some: its weights and what they are name the fused ones, whose last
+    bits depend on the machine that fused them."""
+
+    def unet(self, *, control: nn.Module | None = None, tokens: tuple[int, int] | None = None) -> Component:
+        """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `tokens` the number and
+        the width of the image tokens of an IP-Adapter. Both make the variants that take such."""
+        networks = self.networks
+        unet: Any = networks.unet
+        inputs = self._unet_inputs()
+        shapes = [] if control is None else self._residual_shapes(control)
+        for index, shape in enumerate(shapes):
+            name = "control_mid" if index == len(shapes) - 1 else f"control_down_{index}"
+            inputs.add(name, dtype_name(networks.dtype), *shape)
+        if tokens is not None:
+            inputs.add("image_tokens", dtype_name(networks.dtype), *tokens)
+        name = "unet" + ("-control" if shapes else "") + ("-tokens" if tokens else "")
+        return Component(
+            name=name,
+            module=UnetModule(networks, controls=len(shapes), has_tokens=tokens is not None),
+            inputs=tuple(inputs.entries),
+            outputs=("prediction",),
+            config={"unet": _config_of(unet)},
+            weights=self.digest(self.base or unet),
+            dtype=dtype_name(networks.dtype),
+            loras=self.loras,
+            model=self.model,
+        )
+
+    def controlnet(self, controlnet: nn.Module, name: str = "") -> Component:
+        """A ControlNet, its scale an input. `name` is for people."""
+        networks, sizes = self.networks, self.sizes
+        dtype = dtype_name(networks.dtype)
+        inputs = self._unet_inputs(last=False)
+        inputs.add("image", dtype, 3, sizes.height, sizes.width)
+        inputs.add("scale", dtype)
+        if networks.is_xl:
+            self._add_xl(inputs)
+        count = len(self._residual_shapes(controlnet))
+        return Component(
+            name="controlnet",
+            module=ControlNetModule(controlnet, networks.is_xl),
+            inputs=tuple(inputs.entries),
+            outputs=(*(f"control_down_{index}" for index in range(count - 1)), "control_mid"),
+            config={"controlnet": _config_of(controlnet)},
+            weights=self.digest(controlnet),
+            dtype=dtype,
+            model=name or self.model,
+        )
+
+    def encoder(self) -> Component:
+        """The encoder of the VAE: picture in, unscaled latent out."""
+        inputs = InputList(self.sizes.streams)
+        inputs.add("image", dtype_name(self.networks.vae_dtype), 3, self.sizes.height, self.sizes.width)
+        return self._vae("encoder", EncoderModule(self.networks), inputs, "latent")
+
+    def decoder(self) -> Component:
+        """The decoder of the VAE: unscaled latent in, picture out."""
+        inputs = InputList(self.sizes.streams)
+        inputs.add("latent", dtype_name(self.networks.vae_dtype), *self.sizes.latent)
+        return self._vae("decoder", DecoderModule(self.networks), inputs, "image")
+
+    def frame(self, frame: Frame, knobs: Knobs, memory: Memory) -> Component:
+        """The whole frame. `knobs` and `memory` are those of one stream of the kind that it will be given."""
+        inputs = InputList(self.sizes.streams)
+        inputs.add("image", "float32", 3, self.sizes.height, self.sizes.width)
+        blocks: list[tuple[str, torch.Tensor]] = [*zip(Knobs._fields, knobs, strict=True)]
+        blocks += zip(Memory._fields, memory, strict=True)
+        for name, tensor in blocks:
+            if tensor.numel():
+                inputs.add(name, dtype_name(tensor.dtype), *tensor.shape[1:])
+        unet, vae = self.networks.unet, self.networks.vae
+        kept = [name for name, tensor in zip(Memory._fields, memory, strict=True) if tensor.numel()]
+        weights = combined((("unet", self.digest(self.base or unet)), ("vae", self.digest(vae))))
+        return Component(
+            name=f"frame-{frame.guidance}-{frame.slots}",
+            module=FrameModule(frame, (knobs, memory)),
+            inputs=tuple(inputs.entries),
+            outputs=("image", "latent", *(f"next_{name}" for name in kept)),
+            config={
+                "unet": _config_of(unet),
+                "vae": _config_of(vae),
+                "frame": {
+                    "slots": frame.slots,
+                    "guidance": frame.guidance,
+                    "prediction": frame.prediction,
+                    "batched": frame.batched,
+                    "compat": frame.compat,
+                },
+            },
+            weights=weights,
+            dtype=dtype_name(self.networks.dtype),
+            loras=self.loras,
+            model=self.model,
+        )
+
+    def _unet_inputs(self, *, last: bool = True) -> InputList:
+        networks, sizes = self.networks, self.sizes
+        unet: Any = networks.unet
+        dtype = dtype_name(networks.dtype)
+        inputs = InputList(sizes.rows)
+        inputs.add("latents", dtype, *sizes.latent)
+        inputs.add("timesteps", "int64")
+        inputs.add("texts", dtype, 77, unet.config.cross_attention_dim)
+        if networks.is_xl and last:
+            self._add_xl(inputs)
+        return inputs
+
+    def _add_xl(self, inputs: InputList) -> None:
+        unet: Any = self.networks.unet
+        dtype = dtype_name(self.networks.dtype)
+        times = TIME_IDS * unet.config.addition_time_embed_dim
+        inputs.add("pooled", dtype, unet.config.projection_class_embeddings_input_dim - times)
+        inputs.add("time_ids", dtype, TIME_IDS)
+
+    def _residual_shapes(self, controlnet: nn.Module) -> list[tuple[int, ...]]:
+        """Of what a ControlNet of this family gives for one row: those of the skip connections, then the middle's."""
+        _, height, width = self.sizes.latent
+        found: list[tuple[int, ...]] = []
+        config: Any = getattr(controlnet, "config")  # noqa: B009 - a module of diffusers has one
+        blocks = list(config.block_out_channels)
+        found.append((blocks[0], height, width))
+        for index, block in enumerate(blocks):
+            found += [(block, height, width)] * config.layers_per_block
+            if index < len(blocks) - 1:
+                height, width = -(-height // 2), -(-width // 2)
+                found.append((block, height, width))
+        return [*found, (blocks[-1], height, width)]
+
+    def _vae(self, name: str, module: nn.Module, inputs: InputList, output: str) -> Component:
+        vae = self.networks.vae
+        return Component(
+            name=name,
+            module=module,
+            inputs=tuple(inputs.entries),
+            outputs=(output,),
+            config={"vae": _config_of(vae)},
+            weights=self.digest(vae),
+            dtype=dtype_name(self.networks.vae_dtype),
+            model=self.model,
+        )
+
+
+def _config_of(module: nn.Module) -> dict[str, Any]:
+    """What a network of diffusers was made with, without the names and paths that came along."""
+    config: Mapping[str, Any] = getattr(module, "config")  # noqa: B009 - as above
+    kept = {name: value for name, value in dict(config).items() if not name.startswith("_")}
+    return {"class": type(module).__name__, **kept}
+
+
+__all__ = [
+    "ComponentMaker",
+    "ControlNetModule",
+    "DecoderModule",
+    "EncoderModule",
+    "FrameModule",
+    "ModelSizes",
+    "UnetModule",
+    "lora_identities",
+    "row_ranges",
+]

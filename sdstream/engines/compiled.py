@@ -1,0 +1,141 @@
+"""The compiled back end: torch's AOTInductor, on CPUs and on GPUs, with nothing but torch where it runs."""
+
+import hashlib
+import platform as system
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdstream import platform
+from sdstream.engines.backend import Progress
+from sdstream.engines.component import Component
+from sdstream.engines.entry import Entry
+from sdstream.engines.export import export_program, first_lines, quiet
+from sdstream.engines.keys import BackendName, target_of
+from sdstream.errors import EngineBroken, EngineBuildFailed, EngineMismatch
+
+PACKAGE = "package.pt2"
+
+
+class CompiledBackend:
+    """Packages of native code and weights, each tied to torch's version and to the CPU's features or the GPU's kind."""
+
+    name: BackendName = "compiled"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @property
+    def version(self) -> str:
+        return torch.__version__.partition("+")[0]
+
+    @property
+    def cuda(self) -> str:
+        version = torch.version.cuda
+        return "none" if self._device.type == "cpu" or version is None else version.partition(".")[0]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {}
+
+    def target(self) -> str:
+        """What packages made on this machine are for."""
+        if self._device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(self._device)
+            return target_of([10 * major + minor])
+        return processor_target().replace("cpu", self._device.type, 1)
+
+    def build(
+        self, component: Component, target: str, folder: Path, work: Path, progress: Progress
+    ) -> Mapping[str, Any]:
+        """See `Backend.build`. Needs a C++ compiler. Takes one to two minutes of one core for a tiny network."""
+        if target != self.target():
+            raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
+        progress(f"exporting {component.name}", 0.0)
+        component.module.to(self._device)
+        program = export_program(component)
+        progress(f"compiling {component.name}", None)
+        compile_package: Any = getattr(torch, "_inductor").aoti_compile_and_package  # noqa: B009 - as torch documents it
+        with quiet(), torch.no_grad():
+            try:
+                compile_package(program, package_path=str(folder / PACKAGE))
+            except Exception as error:
+                raise EngineBuildFailed(f"{component.name} cannot be compiled: {first_lines(error)}") from error
+        return {"torch": torch.__version__, "processor": platform.processor_name()}
+
+    def load(self, entry: Entry, device: torch.device) -> "CompiledRunner":
+        """See `Backend.load`."""
+        key = entry.key
+        if (key.backend_version, key.target) != (self.version, self.target()):
+            raise EngineMismatch(
+                f"{entry.name} is for torch {key.backend_version} on {key.target}; "
+                f"here are torch {self.version} and {self.target()}"
+            )
+        return CompiledRunner(entry, device)
+
+
+class CompiledRunner:
+    """A package, loaded without Inductor, which takes seconds to import: inputs and outputs are flat lists anyway."""
+
+    def __init__(self, entry: Entry, device: torch.device) -> None:
+        self._name = entry.name
+        self._inputs = entry.key.inputs
+        loader: Any = getattr(torch, "_C")._aoti.AOTIModelPackageLoader  # noqa: B009 - what aoti_load_package wraps
+        index = -1 if device.type == "cpu" else (device.index or 0)
+        try:
+            self._loader: Any = loader(str(entry.file(PACKAGE)), "model", False, 1, index)
+        except RuntimeError as error:
+            raise EngineBroken(f"{entry.name} cannot be loaded: {first_lines(error)}") from error
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if len(inputs) != len(self._inputs) or any(
+            not wanted.takes(given.shape) or given.shape[0] != inputs[0].shape[0]
+            for wanted, given in zip(self._inputs, inputs, strict=True)
+        ):
+            # Checked here, because a package with one size for an axis does not look, and reads past the end.
+            raise EngineMismatch(f"{self._name} does not take {[tuple(given.shape) for given in inputs]}")
+        return tuple(self._loader.run([given.contiguous() for given in inputs]))
+
+    def replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put other weights, such as those with a LoRA fused, into the loaded package, by their names in the module.
+
+        The tensors are copied. Raises `EngineMismatch` for names or shapes that the package does not have.
+        """
+        known = set(self._loader.get_constant_fqns())
+        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        wrong = sorted(set(named) - known)
+        if wrong:
+            raise EngineMismatch(f"{self._name} has no weights {wrong[0].removeprefix('module.')}")
+        try:
+            self._loader.load_constants(named, False, False)
+        except RuntimeError as error:
+            raise EngineMismatch(f"{self._name} does not take these weights: {first_lines(error)}") from error
+
+    def close(self) -> None:
+        self._loader = None
+
+
+def processor_target() -> str:
+    """This CPU as a target: packages use every instruction it has, so they are for CPUs with the same ones only."""
+    flags = processor_features()
+    machine = system.machine().lower().replace("_", "-")
+    level = torch.backends.cpu.get_cpu_capability().lower().replace("_", "-").replace(" ", "")
+    return f"cpu-{machine}-{level}-{hashlib.sha256(' '.join(flags).encode()).hexdigest()[:8]}"
+
+
+def processor_features() -> list[str]:
+    """The instruction sets of this CPU, sorted; its name alone where the system does not list them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return [platform.processor_name()]
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            return sorted(value.split())
+    return [platform.processor_name()]
+
+
+__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "processor_features", "processor_target"]

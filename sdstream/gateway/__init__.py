@@ -1,0 +1,1 @@
+"""A gateway: the REST API of streams that run in the workers of a RunPod endpoint."""

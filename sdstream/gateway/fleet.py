@@ -1,0 +1,269 @@
+"""The sessions of an endpoint as the gateway sees them: started by jobs, found in the directory, called at their owner.
+
+With Redis the directory holds all sessions, whoever started them, and calls go through it. Without, the gateway knows
+those that it has started itself, and calls them at their control URL.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import structlog
+
+from sdstream.client import EndpointHealth, RunPodClient
+from sdstream.clock import Clock
+from sdstream.errors import CapacityReached, ConfigurationError, StreamNotFound
+from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, JobFailed, NoEndpointWorker, OwnerUnreachable
+from sdstream.jobs.calls import OwnerAnswer, OwnerCall
+from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
+from sdstream.jobs.outputs import error_of
+from sdstream.settings import Settings
+from sdstream.streams.names import new_stream_id
+
+if TYPE_CHECKING:  # it needs the redis package, which the base installation does not have
+    from sdstream.jobs.post import PostOffice
+
+LOOK_SECONDS = 0.05
+"""How often the directory is asked for a session that is starting."""
+JOB_LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 0.3
+"""Pause before a start that met a full worker is submitted again."""
+HEALTH_SECONDS = 10.0
+CALL_SECONDS = 15.0
+GRACE_SECONDS = 60.0
+"""How much longer the platform lets a session's job live than the session lives by itself."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Fleet:
+    """Starts, finds and calls sessions. `start` and `close` once, on one event loop."""
+
+    def __init__(self, settings: Settings, api_key: str, clock: Clock) -> None:
+        assert settings.endpoint is not None
+        self.endpoint = settings.endpoint
+        self.client = RunPodClient(settings.endpoint, api_key, url=settings.runpod_api_url, clock=clock)
+        self.directory: Directory = MemoryDirectory()
+        self.health: EndpointHealth | None = None
+        """The endpoint's counters, None until its API has answered, and again when it does not."""
+        self.sessions = 0
+        """Sessions that the directory had when it was asked last."""
+        self._settings = settings
+        self._clock = clock
+        self._post: PostOffice | None = None
+        self._redis: Any = None
+        self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises `ConfigurationError` when Redis is asked for and its package is not installed."""
+        url = self._settings.redis_url
+        if url is not None:
+            try:
+                from sdstream.jobs.post import PostOffice
+                from sdstream.jobs.redis_directory import RedisDirectory, connect
+            except ImportError:
+                raise ConfigurationError(
+                    "redis_url is set, but the redis package is not installed", hint="pip install sdstream[runpod]"
+                ) from None
+            self._redis = connect(url.get_secret_value())
+            self.directory = RedisDirectory(self._redis, self.endpoint, self._settings.session_lease)
+            self._post = PostOffice(self._redis, self.endpoint, f"gateway-{secrets.token_hex(6)}")
+            await self._post.start()
+        self._watching = asyncio.create_task(self._watch(), name="endpoint-health")
+
+    async def close(self) -> None:
+        """Sessions go on. Idempotent."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._post is not None:
+            await self._post.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+        await self._http.aclose()
+        await self.client.aclose()
+
+    async def begin(self, members: Mapping[str, Any], author: str, *, from_playground: bool) -> SessionEntry:
+        """Start a session and wait until a worker has it.
+
+        Raises `CapacityReached` when only full workers were met, `NoEndpointWorker` when none took the job in time,
+        `EndpointFailed`, or what the worker found wrong.
+        """
+        session_id = new_stream_id()
+        job_input = {
+            "action": "start",
+            "session_id": session_id,
+            "author": author,
+            "from_playground": from_playground,
+            **members,
+        }
+        deadline = self._clock.monotonic() + self._settings.endpoint_start_timeout
+        full: CapacityReached | None = None
+        job_id = ""
+        while (left := deadline - self._clock.monotonic()) > 0:
+            job_id = await self.client.submit(job_input, policy=self._policy())
+            try:
+                async with asyncio.timeout(left):
+                    return await self._wait(session_id, job_id)
+            except TimeoutError:
+                break
+            except JobFailed as failed:
+                error = error_of(failed)
+                if not isinstance(error, CapacityReached):
+                    raise error if error is not failed else EndpointFailed(failed.message) from failed
+                full = error
+                await asyncio.sleep(AGAIN_SECONDS)
+        with contextlib.suppress(EndpointFailed):
+            await self.client.cancel(job_id)
+        if full is not None:
+            raise full
+        raise NoEndpointWorker(f"no worker took the stream within {self._settings.endpoint_start_timeout:g} s")
+
+    async def find(self, session_id: str) -> SessionEntry:
+        """Raises `StreamNotFound` or `DirectoryUnavailable`."""
+        return _existing(await self.directory.find(session_id))
+
+    async def find_by_token(self, token: str) -> SessionEntry:
+        """By stream key or playback id. Raises as `find`."""
+        return _existing(await self.directory.find_by_token(token))
+
+    async def call(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
+        """Have the owner carry out a call. Raises `OwnerUnreachable`, or `StreamNotFound` once its job has ended."""
+        if self._post is not None:
+            return await self._post.ask(entry.mailbox, call, CALL_SECONDS)
+        try:
+            answer = await self._call_directly(entry, call)
+        except OwnerUnreachable:
+            await self._forget_if_ended(entry)
+            raise
+        if call.method == "DELETE" and answer.status < 300 and call.path == f"/v1/streams/{entry.session_id}":
+            await self.directory.release(entry)
+        elif answer.status in (401, 404):  # a session's key goes with it
+            await self._forget_if_ended(entry)
+        return answer
+
+    async def end(self, entry: SessionEntry) -> None:
+        """End a session whose owner does not answer: its job is cancelled, and the directory forgets it."""
+        await self.client.cancel(entry.job_id)
+        await self.directory.release(entry)
+
+    async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
+        """The body of a long answer of the owner's control URL, as it comes. Raises `OwnerUnreachable` at first."""
+        timeout = httpx.Timeout(CALL_SECONDS, read=60.0)
+        request = self._http.build_request(
+            "GET",
+            entry.control_url + path,
+            headers={**headers, "Authorization": f"Bearer {entry.token}"},
+            timeout=timeout,
+        )
+        try:
+            response = await self._http.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
+
+        async def lines() -> AsyncGenerator[bytes]:
+            try:
+                async for chunk in response.aiter_raw():
+                    yield chunk
+            except httpx.HTTPError as error:
+                logger.info("worker ended a long answer", session_id=entry.session_id, problem=type(error).__name__)
+            finally:
+                await response.aclose()
+
+        if response.status_code != 200:
+            await response.aclose()
+            raise OwnerUnreachable(f"the worker answered {response.status_code}")
+        return lines()
+
+    async def _wait(self, session_id: str, job_id: str) -> SessionEntry:
+        """The entry of a session that is starting. Raises `JobFailed` when its job ends instead."""
+        if self._post is None:
+            return await self._wait_for_ready(job_id)
+        looked_at = self._clock.monotonic()
+        while True:
+            entry = await self.directory.find(session_id)
+            if entry is not None:
+                return entry
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._clock.monotonic() - looked_at < JOB_LOOK_SECONDS:
+                continue
+            looked_at = self._clock.monotonic()
+            view = await self.client.status(job_id)
+            if view.is_final:
+                await self.client.result(job_id)
+                raise JobFailed("the session ended at once", job_id=job_id, error_code=view.state)
+
+    async def _wait_for_ready(self, job_id: str) -> SessionEntry:
+        async for event in self.client.events(job_id):
+            if event.get("event") == "ready":
+                entry = _entry_of(event, self._clock)
+                await self.directory.claim(entry)
+                return entry
+        raise JobFailed("the session ended at once", job_id=job_id, error_code="COMPLETED")
+
+    async def _call_directly(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
+        url = entry.control_url + call.path + (f"?{call.query}" if call.query else "")
+        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"}
+        try:
+            response = await self._http.request(call.method, url, headers=headers, content=call.body)
+        except httpx.HTTPError as error:
+            raise OwnerUnreachable("the control URL of the worker does not answer") from error
+        return OwnerAnswer(
+            status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
+        )
+
+    async def _forget_if_ended(self, entry: SessionEntry) -> None:
+        """Raises `StreamNotFound` when the session's job has ended, and no directory but this one would notice."""
+        with contextlib.suppress(EndpointFailed):
+            if (await self.client.status(entry.job_id)).is_final:
+                await self.directory.release(entry)
+                raise StreamNotFound("this stream has ended")
+
+    def _policy(self) -> dict[str, int]:
+        """The platform's own limits end a job after ten minutes unless they are given."""
+        seconds = self._settings.session_max_seconds + GRACE_SECONDS
+        return {
+            "executionTimeout": round(1000 * seconds),
+            "ttl": round(1000 * (seconds + self._settings.endpoint_start_timeout)),
+        }
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                self.health = await self.client.health()
+                with contextlib.suppress(DirectoryUnavailable):
+                    self.sessions = len(await self.directory.entries())
+            except EndpointFailed as error:
+                if self.health is not None:
+                    logger.warning("endpoint does not answer", problem=error.message)
+                self.health = None
+            await asyncio.sleep(HEALTH_SECONDS if self.health is not None else 1.0)
+
+
+def _existing(entry: SessionEntry | None) -> SessionEntry:
+    if entry is None:
+        raise StreamNotFound("There is no such stream.")
+    return entry
+
+
+def _entry_of(ready: Mapping[str, Any], clock: Clock) -> SessionEntry:
+    stream: Mapping[str, Any] = ready["stream"]
+    return SessionEntry(
+        session_id=ready["session_id"],
+        mailbox=ready["worker_id"],
+        worker_id=ready["worker_id"],
+        job_id=ready["job_id"],
+        control_url=ready["control"]["url"],
+        token=ready["control"]["token"],
+        author=stream["author"],
+        stream_key=stream["stream_key"],
+        playback_id=stream["output_playback_id"],
+        created_at=clock.now().timestamp(),
+    )
+
+
+__all__ = ["Fleet"]

@@ -1,0 +1,229 @@
+"""Daydream's operations at the gateway: each call is checked here and carried out by the worker that has the stream."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from sdstream.api.answers import HEAD, REQUEST_ID, json_answer
+from sdstream.api.app import Endpoint
+from sdstream.api.bodies import read_bytes
+from sdstream.api.context import LOCAL_CALLER, Caller, Context
+from sdstream.api.rendering import shorten_data_uris
+from sdstream.errors import BadRequest, Forbidden, StreamNotFound
+from sdstream.gateway.fleet import Fleet
+from sdstream.job_errors import OwnerUnreachable
+from sdstream.jobs.calls import OwnerAnswer, OwnerCall
+from sdstream.jobs.directory import SessionEntry
+from sdstream.params import ModelTable, parse_create, wire_params
+
+logger = structlog.get_logger(__name__)
+
+CALLS_AT_ONCE = 16
+PASSED_ON = ("accept", "content-type", "if-match", "last-event-id", "traceparent", "x-client-source")
+"""Headers of a request that the owner is given."""
+HANDED_BACK = frozenset(
+    {
+        "accept-patch",
+        "cache-control",
+        "content-type",
+        "etag",
+        "link",
+        "livepeer-playback-url",
+        "location",
+        "retry-after",
+    }
+)
+"""Headers of the owner's answer that the client is given."""
+
+
+class GatewayRoutes:
+    """The endpoints about streams, under the operation ids of `sdstream.api`."""
+
+    def __init__(self, context: Context, fleet: Fleet) -> None:
+        self._context = context
+        self._fleet = fleet
+        self._models = ModelTable.from_settings(context.settings)
+
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """What replaces the endpoints of a server that has streams of its own."""
+        return {
+            "create_stream": self.create,
+            "list_streams": self.list,
+            "get_stream": self.pass_on,
+            "update_stream": self.pass_on,
+            "update_prompts": self.pass_on,
+            "get_snapshot": self.pass_on,
+            "get_stream_status": self.status,
+            "follow_events": self.events,
+            "delete_stream": self.delete_by_query,
+            "delete_stream_by_path": self.delete_by_path,
+            "publish": self.signal_publisher,
+            "end_publish_session": self.signal_publisher,
+            "trickle_publish": self.signal_publisher,
+            "watch": self.signal_viewer,
+            "end_watch_session": self.signal_viewer,
+            "trickle_watch": self.signal_viewer,
+        }
+
+    async def create(self, request: Request) -> Response:
+        """A `start` job; answered when a worker has the stream."""
+        context = self._context
+        caller = await context.caller(request)
+        context.create_limit.take(caller.key_id)
+        body = await context.read_object(request)
+        wanted = parse_create(body, self._models, context.settings.size_policy)
+        members: dict[str, Any] = {"pipeline": "streamdiffusion", "params": wire_params(wanted.params)}
+        if wanted.name is not None:
+            members["name"] = wanted.name
+        if wanted.output_rtmp_url is not None:
+            members["output_rtmp_url"] = wanted.output_rtmp_url
+        playground = request.headers.get("x-client-source") == "playground"
+        entry = await self._fleet.begin(members, caller.author, from_playground=playground)
+        if wanted.warnings:
+            logger.info("parameters ignored or changed", stream_id=entry.session_id, warnings=list(wanted.warnings))
+        stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+        return json_answer(stream | {"warnings": list(wanted.warnings)}, 201)
+
+    async def list(self, request: Request) -> Response:
+        """All streams that the caller may see, each as its worker tells it; one that does not answer is left out."""
+        caller = await self._context.caller(request)
+        owner = request.query_params.get("user_id") or None
+        entries = await self._fleet.directory.entries()
+        self._fleet.sessions = len(entries)
+        shown = [
+            entry
+            for entry in entries
+            if owner in (None, entry.author) and (caller.operator or entry.author == caller.author)
+        ]
+        places = asyncio.Semaphore(CALLS_AT_ONCE)
+
+        async def read(entry: SessionEntry) -> dict[str, Any] | None:
+            async with places:
+                try:
+                    stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+                except (OwnerUnreachable, StreamNotFound):  # it is just ending
+                    return None
+            return stream | {"params": shorten_data_uris(stream["params"])}
+
+        found = [stream for stream in await asyncio.gather(*map(read, shown)) if stream is not None]
+        found.sort(key=lambda stream: (stream["created_at"], stream["id"]), reverse=True)
+        return json_answer({"success": True, "data": found})
+
+    async def pass_on(self, request: Request) -> Response:
+        """Whatever is about one stream and has a short answer."""
+        caller = await self._context.caller(request)
+        entry = await self._owned(caller, request.path_params["id"])
+        return await self._relay(request, entry, caller)
+
+    async def status(self, request: Request) -> Response:
+        if self._context.settings.anonymous_status:
+            entry = await self._fleet.find(request.path_params["id"])
+            return await self._relay(request, entry, LOCAL_CALLER)
+        return await self.pass_on(request)
+
+    async def events(self, request: Request) -> Response:
+        caller = await self._context.caller(request)
+        entry = await self._owned(caller, request.path_params["id"])
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.scope.get(HEAD):
+            return Response(media_type="text/event-stream", headers=headers)
+        lines = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", _headers(request))
+        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+    async def delete_by_query(self, request: Request) -> Response:
+        caller = await self._context.caller(request)
+        stream_id = request.query_params.get("id")
+        if not stream_id:
+            raise BadRequest(
+                "the query parameter `id` says which stream to delete; it is missing",
+                details=[{"field": "id", "problem": "missing", "suggestion": "DELETE /v1/streams?id=ID"}],
+            )
+        return await self._delete(caller, stream_id)
+
+    async def delete_by_path(self, request: Request) -> Response:
+        return await self._delete(await self._context.caller(request), request.path_params["id"])
+
+    async def _delete(self, caller: Caller, stream_id: str) -> Response:
+        entry = await self._owned(caller, stream_id)
+        call = OwnerCall(
+            method="DELETE",
+            path=f"/v1/streams/{entry.session_id}",
+            author=caller.author,
+            key_id=caller.key_id,
+            operator=caller.operator,
+        )
+        try:
+            (await self._fleet.call(entry, call)).json()
+        except OwnerUnreachable:
+            await self._fleet.end(entry)
+        return json_answer({"success": True, "data": {}})
+
+    async def signal_publisher(self, request: Request) -> Response:
+        """WHIP through the gateway: for pages that may not call a worker's plain http address."""
+        return await self._signal(request, request.path_params["stream_key"])
+
+    async def signal_viewer(self, request: Request) -> Response:
+        """WHEP through the gateway."""
+        return await self._signal(request, request.path_params["playback_id"])
+
+    async def _signal(self, request: Request, token: str) -> Response:
+        entry = await self._fleet.find_by_token(token)
+        return await self._relay(request, entry, LOCAL_CALLER, base=self._context.address(request).base)
+
+    async def _owned(self, caller: Caller, stream_id: str) -> SessionEntry:
+        entry = await self._fleet.find(stream_id)
+        if not caller.operator and entry.author != caller.author:
+            raise Forbidden("this stream was made with another key")
+        return entry
+
+    async def _relay(
+        self, request: Request, entry: SessionEntry, caller: Caller, *, base: str | None = None
+    ) -> Response:
+        """Have the owner answer this very request."""
+        call = OwnerCall(
+            method=request.scope["method"],
+            path=request.scope["path"],
+            query=request.url.query,
+            headers=_headers(request),
+            body=await read_bytes(request, self._context.settings.max_body_bytes),
+            author=caller.author,
+            key_id=caller.key_id,
+            operator=caller.operator,
+            base=base,
+        )
+        return _response(await self._fleet.call(entry, call))
+
+    def _read(self, entry: SessionEntry, caller: Caller) -> OwnerCall:
+        return OwnerCall(
+            method="GET", path=f"/v1/streams/{entry.session_id}", author=caller.author, operator=caller.operator
+        )
+
+
+def _headers(request: Request) -> dict[str, str]:
+    given = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    return given | {"x-request-id": request.scope[REQUEST_ID]}
+
+
+def _response(answer: OwnerAnswer) -> Response:
+    if answer.status >= 400 and not _is_envelope(answer.body):
+        raise answer.error()
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        if name.lower() in HANDED_BACK:
+            response.headers.append(name, value)
+    return response
+
+
+def _is_envelope(body: bytes) -> bool:
+    try:
+        return "requestId" in cast("dict[str, Any]", json.loads(body))
+    except (ValueError, TypeError):
+        return False
+
+
+__all__ = ["GatewayRoutes"]

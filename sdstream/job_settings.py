@@ -1,0 +1,73 @@
+"""The settings of serverless workers and of the gateway; `sdstream.settings` reads them with the others."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+
+class JobSettings(BaseModel):
+    """Placement, sessions, the directory in Redis, and the limits of jobs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    placement: Literal["local", "runpod"] = Field(
+        default="local",
+        description="Where streams run: in this server, or in the workers of a RunPod serverless endpoint, for which "
+        "this server is the gateway.",
+    )
+    endpoint: str | None = Field(default=None, description="Id of the RunPod endpoint, for placement runpod.")
+    runpod_api_key: SecretStr | None = Field(
+        default=None, description="RunPod's API key, for placement runpod. Unset: the variable RUNPOD_API_KEY."
+    )
+    runpod_api_url: str = Field(
+        default="https://api.runpod.ai/v2", description="Base URL of the endpoint API, without the endpoint's id."
+    )
+    endpoint_start_timeout: float = Field(
+        default=90.0,
+        gt=0,
+        description="Seconds that the gateway waits for a worker to take a new stream; then 503, and the job is "
+        "cancelled.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis in which serverless workers and gateways find each other's sessions, such as "
+        "rediss://:password@host:6379/0. Unset: each knows its own only.",
+    )
+    session_lease: float = Field(
+        default=10.0, ge=1, description="Seconds after which the sessions of a worker that is gone are forgotten."
+    )
+    worker_sessions: int = Field(
+        default=1, ge=1, description="Sessions that one serverless worker takes at a time; then STREAMS/CAPACITY."
+    )
+    control_slots: int = Field(
+        default=8, ge=1, description="Further jobs that a serverless worker takes beside its sessions."
+    )
+    session_max_seconds: float = Field(
+        default=3600.0, gt=0, description="Longest life of a serverless session; a job may ask for less."
+    )
+    session_idle_timeout: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds without publisher, viewer or control job before a serverless session ends.",
+    )
+    session_status_interval: float = Field(
+        default=5.0, ge=0.1, description="Seconds between the status events of a serverless session, at first."
+    )
+    max_download_bytes: int = Field(
+        default=2_000_000_000, ge=1000, description="Largest file that a render job reads from a URL or a bucket."
+    )
+    download_timeout: float = Field(
+        default=600.0, gt=0, description="Seconds that a render job may take to read its source from a URL."
+    )
+    private_downloads: bool = Field(
+        default=False, description="Let render jobs read from private addresses, such as a store in the same network."
+    )
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> "JobSettings":
+        if self.placement == "runpod" and not self.endpoint:
+            raise ValueError("placement runpod needs the id of the endpoint: --endpoint ID")
+        return self
+
+
+__all__ = ["JobSettings"]

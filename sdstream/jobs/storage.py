@@ -1,0 +1,201 @@
+"""Buckets for results and sources, by RunPod's names: `BUCKET_*` variables of the endpoint, `s3Config` of a job.
+
+boto3 is imported when a bucket is used, and runs on threads. What is stored is whole: an upload that breaks off leaves
+no object behind.
+"""
+
+import asyncio
+import importlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from sdstream.job_errors import SourceRefused, StorageFailed
+from sdstream.jobs.inputs import BucketConfig
+
+LINK_SECONDS = 7 * 24 * 3600
+"""How long a link to a result works: the longest that S3 signs."""
+PART_BYTES = 64 * 1024 * 1024
+"""Larger files go up in parts of this size; RunPod's volumes take 500 MB at once."""
+DENIED = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
+
+_VOLUME = re.compile(r"s3api-([a-z0-9-]+)\.runpod\.io")
+_AMAZON = re.compile(r"(?:(?P<bucket>[^/]+)\.)?s3[.-](?P<region>[a-z0-9-]+)\.amazonaws\.com")
+_SPACES = re.compile(r"(?:(?P<bucket>[^/]+)\.)?(?P<region>[a-z0-9]+)\.digitaloceanspaces\.com")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where objects go. `links` says whether the service signs links; RunPod's volumes do not."""
+
+    endpoint: str
+    name: str
+    region: str
+    access_id: str = field(repr=False)
+    access_secret: str = field(repr=False)
+    links: bool = True
+
+
+def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | None = None) -> Bucket | None:
+    """The bucket of a job: its own, else the endpoint's, else None. Raises `StorageFailed` for one without a name."""
+    environment = os.environ if environment is None else environment
+    if config is None:
+        url = environment.get("BUCKET_ENDPOINT_URL", "")
+        access_id = environment.get("BUCKET_ACCESS_KEY_ID", "")
+        secret = environment.get("BUCKET_SECRET_ACCESS_KEY", "")
+        name = environment.get("BUCKET_NAME") or None
+        if not url:
+            return None
+        if not (access_id and secret):
+            raise StorageFailed("BUCKET_ENDPOINT_URL is set without BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY")
+    else:
+        url, access_id, secret, name = config.endpointUrl, config.accessId, config.accessSecret, config.bucketName
+    return _understand(url, access_id, secret, name, environment.get("BUCKET_REGION"))
+
+
+def _understand(url: str, access_id: str, secret: str, name: str | None, region: str | None) -> Bucket:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    links = True
+    if found := _VOLUME.fullmatch(host):
+        region, links = region or found[1].upper(), False
+    elif found := _AMAZON.fullmatch(host) or _SPACES.fullmatch(host):
+        region = region or found["region"]
+        if found["bucket"]:  # `https://bucket.s3.region.amazonaws.com`, as RunPod's pages write it
+            name = name or found["bucket"]
+            host = host.removeprefix(f"{found['bucket']}.")
+    name = name or parts.path.strip("/").partition("/")[0] or None
+    if name is None:
+        raise StorageFailed("the bucket has no name", hint="Set BUCKET_NAME, or bucketName in s3Config.")
+    port = f":{parts.port}" if parts.port else ""
+    return Bucket(f"{parts.scheme}://{host}{port}", name, region or "us-east-1", access_id, secret, links)
+
+
+class Store:
+    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer; no message holds a secret."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self._client: Any = None
+
+    async def check(self, key: str) -> None:
+        """Refuse now what would be refused after long work: expired keys, no such bucket."""
+        await self._do(lambda client: _list(client, self.bucket.name, key), may_be_denied=True)
+
+    async def put_bytes(self, key: str, content: bytes, content_type: str) -> str:
+        """Store an object; returns a link, or `s3://` where the service signs none."""
+        await self._do(
+            lambda client: client.put_object(Bucket=self.bucket.name, Key=key, Body=content, ContentType=content_type)
+        )
+        return await self._link(key)
+
+    async def put_file(self, key: str, file: Path, content_type: str) -> str:
+        """As `put_bytes`, from a file of any size."""
+
+        def upload(client: Any) -> None:
+            transfer = _library("boto3.s3.transfer")
+            config = transfer.TransferConfig(
+                multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
+            )
+            client.upload_file(str(file), self.bucket.name, key, ExtraArgs={"ContentType": content_type}, Config=config)
+
+        await self._do(upload)
+        return await self._link(key)
+
+    async def get_file(self, key: str, file: Path, max_bytes: int) -> None:
+        """Read an object into a file. Raises `SourceRefused` for one that is not there or has more than `max_bytes`."""
+        head: Any = await self._do(lambda client: _head(client, self.bucket.name, key))
+        if head is None:
+            raise SourceRefused(f"the bucket has no {key}")
+        size = int(head["ContentLength"])
+        if size > max_bytes:
+            raise SourceRefused(f"{key} has {size} bytes, more than {max_bytes}")
+        await self._do(lambda client: client.download_file(self.bucket.name, key, str(file)))
+
+    async def _link(self, key: str) -> str:
+        if not self.bucket.links:
+            return f"s3://{self.bucket.name}/{key}"
+        return await self._do(
+            lambda client: client.generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket.name, "Key": key}, ExpiresIn=LINK_SECONDS
+            )
+        )
+
+    async def _do(self, work: Callable[[Any], Value], *, may_be_denied: bool = False) -> Value | Any:
+        return await asyncio.to_thread(self._work, work, may_be_denied)
+
+    def _work(self, work: Callable[[Any], Value], may_be_denied: bool) -> Value | None:
+        aws, boto = _library("botocore.exceptions"), _library("boto3.exceptions")
+        try:
+            if self._client is None:
+                self._client = _make_client(self.bucket)
+            return work(self._client)
+        except aws.ClientError as error:
+            if may_be_denied and _code(error) in DENIED:
+                return None
+            raise StorageFailed(f"the bucket {self.bucket.name} refused: {_code(error)}") from error
+        except (aws.BotoCoreError, boto.Boto3Error, OSError) as error:
+            code = _code(error.__context__) or _code(error.__cause__)
+            reason = f"refused: {code}" if code else f"does not answer: {type(error).__name__}"
+            raise StorageFailed(f"the bucket {self.bucket.name} {reason}") from error
+
+
+def _library(name: str) -> Any:
+    """A module of boto3's, which has no types and is installed with the `runpod` extra only."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise StorageFailed("boto3 is not installed", hint="pip install sdstream[runpod]") from None
+
+
+def _make_client(bucket: Bucket) -> Any:
+    config = _library("botocore.config").Config(
+        signature_version="s3v4",
+        connect_timeout=10,
+        read_timeout=120,
+        retries={"max_attempts": 5, "mode": "standard"},
+        # boto3 adds CRC32 headers of its own accord, which not every service takes; RunPod's volumes are untried.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path"},
+    )
+    return (
+        _library("boto3")
+        .Session()
+        .client(
+            "s3",
+            endpoint_url=bucket.endpoint,
+            region_name=bucket.region,
+            aws_access_key_id=bucket.access_id,
+            aws_secret_access_key=bucket.access_secret,
+            config=config,
+        )
+    )
+
+
+def _list(client: Any, name: str, key: str) -> None:
+    client.list_objects_v2(Bucket=name, Prefix=key, MaxKeys=1)
+
+
+def _head(client: Any, name: str, key: str) -> Any:
+    try:
+        return client.head_object(Bucket=name, Key=key)
+    except _library("botocore.exceptions").ClientError as error:
+        if _code(error) in ("404", "NoSuchKey", "NotFound"):
+            return None
+        raise
+
+
+def _code(error: Any) -> str:
+    """The service's code of an error: `ExpiredToken`, `NoSuchBucket`; empty when it has none."""
+    response: Any = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))[:60]
+
+
+__all__ = ["LINK_SECONDS", "Bucket", "Store", "find_bucket"]

@@ -1,0 +1,1 @@
+"""Video files: read picture by picture, written whole or not at all."""

@@ -1,0 +1,317 @@
+"""A RunPod serverless worker: the whole server in the loop of RunPod's SDK, and the jobs on top.
+
+A session is an ordinary stream of the ordinary server: REST, WHIP, WHEP, media and the worker process are those of
+`sdstream serve`. Only the state is in a folder of this process, since a network volume is shared by all workers.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import httpx
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sdstream.api.addresses import BASE
+from sdstream.api.context import CALLER, Caller
+from sdstream.api.keys import KeyRing
+from sdstream.clock import Clock, SystemClock
+from sdstream.errors import ConfigurationError, Forbidden, InternalError, SdstreamError
+from sdstream.fitness import register_fitness_checks
+from sdstream.jobs.calls import OwnerAnswer, OwnerCall
+from sdstream.jobs.handler import JobHandler
+from sdstream.logs import configure_logging
+from sdstream.params import ModelTable
+from sdstream.reachability import find_place
+from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
+from sdstream.settings import Settings, is_loopback, load_settings
+from sdstream.streams.service import StreamService
+from sdstream.worker.ports import WorkerClient
+
+START_SECONDS = 30.0
+POSTING_SECONDS = 10.0
+"""How long the last results may take to be posted after SIGTERM."""
+TEST_INPUT = Path("test_input.json")
+_HOP_HEADERS = frozenset({"connection", "transfer-encoding", "content-length"})
+_POLLERS = ("JobScaler.get_jobs", "JobScaler.monitor_stop_signals")
+"""Tasks of RunPod's SDK that wait up to 90 s for the platform, and would keep the process alive so long."""
+
+logger = structlog.get_logger(__name__)
+
+
+class EmbeddedServer:
+    """The server inside this process; implements `sdstream.jobs.ports.Host`.
+
+    `start` binds it to the running loop; it is closed when that loop ends, or by `close`.
+    """
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.models = ModelTable.from_settings(settings)
+        self.worker_id = environment.get("RUNPOD_POD_ID") or "local"
+        self.mailbox = f"{self.worker_id}-{secrets.token_hex(6)}"
+        self._environment = environment
+        self._rooms: Rooms | None = None
+        self._url = ""
+        self._life: asyncio.Task[None] | None = None
+        self._up: asyncio.Future[None] | None = None
+
+    @property
+    def _running(self) -> Rooms:
+        if self._rooms is None:
+            raise RuntimeError("the embedded server was not started")
+        return self._rooms
+
+    @property
+    def streams(self) -> StreamService:
+        return self._running.service
+
+    @property
+    def worker(self) -> WorkerClient:
+        return self._running.worker
+
+    @property
+    def keys(self) -> KeyRing:
+        return self._running.keys
+
+    @property
+    def control_url(self) -> str:
+        place = find_place(self._environment)
+        return self.settings.public_url or (place and place.public_base(self.settings.port)) or self._url
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        place = find_place(self._environment)
+        known = self.settings.public_url or (place and place.public_base(self.settings.port))
+        if place is None or known or is_loopback(self.settings.host):
+            return ()
+        return (f"RunPod maps no TCP port to {self.settings.port}: nobody outside reaches the URLs of this session",)
+
+    async def start(self) -> None:
+        if self._up is None:
+            self._up = asyncio.get_running_loop().create_future()
+            self._life = asyncio.create_task(self._live(self._up), name="embedded-server")
+        await asyncio.shield(self._up)
+
+    async def close(self) -> None:
+        """End the server. Idempotent."""
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.gather(self._life, return_exceptions=True)
+
+    async def call(self, call: OwnerCall) -> OwnerAnswer:
+        # In a task of its own, whose context takes the log's `request_id` away with it.
+        return await asyncio.create_task(self._call(call))
+
+    async def _call(self, call: OwnerCall) -> OwnerAnswer:
+        caller = Caller(call.author, call.key_id, call.operator)
+        transport = httpx.ASGITransport(_known(self._running.app, caller, call.base), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=call.base or self.control_url) as http:
+            response = await http.request(
+                call.method, call.path, params=call.query or None, headers=call.headers, content=call.body
+            )
+        headers = [(name, value) for name, value in response.headers.multi_items() if name not in _HOP_HEADERS]
+        return OwnerAnswer(status=response.status_code, headers=headers, body=response.content)
+
+    def lend_key(self, name: str, author: str) -> str:
+        return self.keys.lend(name, author)
+
+    def take_back_key(self, key: str) -> None:
+        self.keys.take_back(key)
+
+    async def _live(self, up: asyncio.Future[None]) -> None:
+        """Everything from the first socket to the last; cancelled to end it."""
+        try:
+            with contextlib.ExitStack() as stack:
+                state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sdstream-worker-")))
+                listener = stack.enter_context(contextlib.closing(bind(self.settings.host, self.settings.port)))
+                self._url = url_of(listener)
+                rooms = assemble(self.settings, self.clock, state, lambda context: {"create_stream": _refuse_create})
+                http = HttpServer(rooms.app, lambda: None)
+                await rooms.service.start()
+                self._rooms = rooms
+                serving = asyncio.create_task(http.serve(sockets=[listener]), name="embedded-http")
+                try:
+                    async with asyncio.timeout(START_SECONDS):
+                        while not http.started:
+                            if serving.done():
+                                raise ConfigurationError("the HTTP server could not start; the log has the reason")
+                            await asyncio.sleep(0.01)
+                    up.set_result(None)
+                    logger.info("worker listens", url=self._url, control_url=self.control_url)
+                    await asyncio.wait((serving,))  # not awaited itself, or being cancelled would cut its end short
+                finally:
+                    http.should_exit = True
+                    await asyncio.gather(serving, return_exceptions=True)
+                    await rooms.service.close()
+        except BaseException as error:
+            if not up.done():
+                up.set_exception(error if isinstance(error, Exception) else InternalError("the start was cancelled"))
+                up.exception()  # looked at: nobody may be waiting
+            raise
+
+
+class ServerlessWorker:
+    """What `handler.py` runs."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self.host = EmbeddedServer(settings, environment)
+        self._settings = settings
+        self._environment = environment
+        self._slots = settings.worker_sessions + settings.control_slots
+        self._warmed_up: asyncio.Task[None] | None = None
+        self._drained: asyncio.Task[None] | None = None
+        self._handler: JobHandler | None = None
+
+    @property
+    def jobs(self) -> JobHandler:
+        """Made within the loop that it belongs to."""
+        if self._handler is None:
+            namespace = self._settings.endpoint or self._environment.get("RUNPOD_ENDPOINT_ID") or "local"
+            self._handler = JobHandler(self.host, namespace)
+        return self._handler
+
+    def run(self) -> None:
+        """Give the jobs to RunPod's SDK until it ends. Raises `ConfigurationError` where it is not installed."""
+        # Its own default writes every event to the log, and `ready` holds a key.
+        os.environ.setdefault("RUNPOD_DEBUG_LEVEL", "INFO")
+        try:
+            runpod: Any = importlib.import_module("runpod")
+        except ImportError:
+            raise ConfigurationError("RunPod's SDK is not installed", hint="pip install sdstream[runpod]") from None
+        register_fitness_checks(runpod, self._settings)
+
+        async def handle(job: dict[str, Any]) -> Any:
+            async with contextlib.aclosing(self.jobs.handle(job)) as events:
+                async for event in events:
+                    yield event
+
+        config = {
+            "handler": handle,
+            "concurrency_modifier": self._concurrency,
+            "return_aggregate_stream": True,  # else `/runsync` of a control job has no output; see OutputBudget
+        }
+        with contextlib.suppress(asyncio.CancelledError):  # how `_drain` ends the SDK's loop
+            runpod.serverless.start(config)
+
+    async def drain_file(self, file: Path) -> int:
+        """Run the job of a file to its end, printing each event as a line of JSON; the exit code."""
+        try:
+            job = json.loads(file.read_text("utf-8"))  # noqa: ASYNC240 -- nothing else runs yet
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot read the job in {file}: {error}") from None
+        if not isinstance(job, dict):
+            raise ConfigurationError(f"{file} must hold an object with `input`")
+        failed = False
+        try:
+            async for event in self.jobs.handle({"id": "local_test"} | job):
+                print(json.dumps(event, ensure_ascii=False), flush=True)
+                failed = "error" in event
+        finally:
+            await self.jobs.close()
+            await self.host.close()
+        return 1 if failed else 0
+
+    def _concurrency(self, current: int) -> int:
+        """A constant: the SDK takes no job while it changes.
+
+        It is called in the SDK's loop before the first job is taken, which makes it the place to start the server, and
+        to see signals after the SDK has set its own handlers.
+        """
+        if self._warmed_up is None:
+            self._hook_signals()
+            self._warmed_up = asyncio.get_running_loop().create_task(self._warm_up(), name="serverless-start")
+        return self._slots
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.jobs.start()
+        except SdstreamError as error:  # each job tries again, and fails with the reason
+            logger.error("the server in this worker does not start", problem=error.message)
+
+    def _hook_signals(self) -> None:
+        """End sessions on SIGTERM. The SDK itself lets jobs run on, and waits for its long poll."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous = signal.getsignal(number)
+
+            def handle(received: int, frame: FrameType | None, previous: Any = previous) -> None:
+                if callable(previous):
+                    previous(received, frame)
+                loop.call_soon_threadsafe(self._begin_drain)
+
+            signal.signal(number, handle)
+
+    def _begin_drain(self) -> None:
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_task(self._drain(), name="serverless-drain")
+
+    async def _drain(self) -> None:
+        logger.info("draining")
+        await self.jobs.drain()
+        progress: Any = importlib.import_module("runpod.serverless.modules.worker_state").JobsProgress()
+        deadline = self.host.clock.monotonic() + POSTING_SECONDS
+        while progress.get_job_count() and self.host.clock.monotonic() < deadline:  # noqa: ASYNC110 -- it has no event
+            await asyncio.sleep(0.05)
+        await self.jobs.close()
+        await self.host.close()
+        # Whatever job the open poll would bring now would be lost, so it is closed instead of waited for.
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__qualname__", "") in _POLLERS:
+                task.cancel()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`handler.py`: under RunPod, or with `--rp_serve_api`, the SDK's worker; else the job of test_input.json."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = load_settings()
+        configure_logging(settings)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        worker = ServerlessWorker(settings, os.environ)
+        if "--test" in arguments or not _wants_sdk(arguments):
+            given = [argument for argument in arguments if not argument.startswith("-")]
+            return asyncio.run(worker.drain_file(Path(given[0]) if given else TEST_INPUT))
+        worker.run()
+    except SdstreamError as error:
+        print(f"handler: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    return 0
+
+
+def _wants_sdk(arguments: list[str]) -> bool:
+    # Without any of these the SDK would call the generator once and never iterate it: exit code 0, nothing done.
+    environment = ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT")
+    return "--rp_serve_api" in arguments or any(os.environ.get(name) for name in environment)
+
+
+async def _refuse_create(request: Request) -> NoReturn:
+    # It would live without a job: nothing would keep the worker for it, and no limit of sessions would count it.
+    raise Forbidden("a serverless worker's streams are started by jobs", hint="Submit a `start` job.")
+
+
+def _known(app: ASGIApp, caller: Caller, base: str | None) -> ASGIApp:
+    """`app` for a request whose sender is known, and under which URL he sees this server."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, CALLER: caller, BASE: base}, receive, send)
+
+    return call
+
+
+__all__ = ["EmbeddedServer", "ServerlessWorker", "main"]

@@ -1,0 +1,90 @@
+"""The worker's engines, set up from the settings: where they are kept, who looks for them, what happened to them."""
+
+from collections.abc import Callable
+
+import platformdirs
+import torch
+
+from sdstream.directories import choose_data_directory
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.events import EngineEvent, EventCounts
+from sdstream.engines.mirror import EngineMirror, MirrorAddress
+from sdstream.engines.supply import EngineSupply
+from sdstream.settings import Settings
+from sdstream.worker.engine_finder import EngineFinder
+
+ENGINES = "engines"
+
+
+class WorkerEngines:
+    """A finder over the local disk, the data directory and the bucket of the settings; counts what happens."""
+
+    def __init__(self, settings: Settings, device: torch.device, say: Callable[[str], None] = print) -> None:
+        """`say` is given a line for each fault; the server logs what the worker prints."""
+        self._say = say
+        self._counts = EventCounts(self._tell)
+        volume = choose_data_directory(settings).path / ENGINES
+        local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
+        limit = int(settings.engine_limit_gigabytes * 1e9)
+        supply = EngineSupply(
+            EngineCache(local, limit=limit, report=self._counts),
+            EngineCache(volume, report=self._counts),
+            self._mirror_of(settings),
+            self._counts,
+        )
+        self.finder = EngineFinder(
+            supply,
+            device,
+            builds=settings.engine_builds,
+            engines=volume,
+            graphs=settings.cuda_graphs,
+            report=self._counts,
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Events since the process began, by kind."""
+        return self._counts.counts
+
+    def _mirror_of(self, settings: Settings) -> Callable[[], EngineMirror] | None:
+        url = settings.engine_mirror
+        if url is None:
+            return None
+
+        def make() -> EngineMirror:
+            address = MirrorAddress.parse(url, settings.engine_mirror_endpoint, settings.engine_mirror_region)
+            return EngineMirror(address, report=self._counts)
+
+        return make
+
+    def _tell(self, event: EngineEvent) -> None:
+        if event.kind not in ("hit", "miss"):
+            self._say(f"engine {event.kind}: {event.name}: {event.detail}")
+
+
+_make: Callable[[], WorkerEngines] | None = None
+_made: WorkerEngines | None = None
+
+
+def install(make: Callable[[], WorkerEngines] | None) -> None:
+    """Have this process's engines set up by `make` when the first stream asks for one; nobody has any without it."""
+    global _make, _made
+    if _made is not None:
+        _made.finder.close()
+    _make, _made = make, None
+
+
+def installed_finder() -> EngineFinder | None:
+    """Who looks for engines in this process; None where nobody does. For the working thread."""
+    global _made
+    if _made is None and _make is not None:
+        _made = _make()
+    return None if _made is None else _made.finder
+
+
+def event_counts() -> dict[str, int]:
+    """What happened to engines in this process so far, by kind of event."""
+    return {} if _made is None else _made.counts
+
+
+__all__ = ["WorkerEngines", "event_counts", "install", "installed_finder"]

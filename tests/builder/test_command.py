@@ -1,0 +1,291 @@
+"""The builder's command line, and what a bake does: makes what is missing, says what it costs, tells failures apart."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from builder import command
+from builder.baking import BakeProgress, Bakery, BakeStatus
+from builder.models import LoadedProfile
+from builder.profiles import Profile
+from builder.progress import ProgressLine
+from sdstream import platform
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.component import Component
+from sdstream.engines.keys import TensorRange
+from sdstream.engines.mirror import EngineMirror
+from sdstream.engines.tensorrt_library import is_installed
+from sdstream.errors import EngineBuildFailed, EngineStoreUnavailable
+from tests.engines.stored import Events
+
+CPU = torch.device("cpu")
+TINY = """
+family = "sd15"
+model = "tiny"
+tiny = 0
+sizes = ["64x64"]
+slots = [1]
+components = ["encoder", "decoder"]
+[targets]
+tensorrt-rtx = [86, 89, 120]
+"""
+
+
+class FakeBackend:
+    """Makes an engine of a few bytes, or fails as it is told."""
+
+    name: Any = "tensorrt-rtx"
+    version = "1.0"
+    cuda = "13"
+    options: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.built: list[str] = []
+        self.error: BaseException | None = None
+
+    def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
+        progress("building the engine", 0.5)
+        if self.error is not None and component.name == "second":
+            raise self.error
+        self.built.append(component.name)
+        (folder / "engine.plan").write_bytes(component.name.encode())
+        return {}
+
+    def load(self, entry: Any, device: torch.device) -> Any:
+        raise NotImplementedError
+
+
+class Oven:
+    """A bakery for a made-up profile of three components."""
+
+    def __init__(self, folder: Path) -> None:
+        self.events = Events()
+        self.backend = FakeBackend()
+        self.cache = EngineCache(folder / "engines", report=self.events)
+        entry = TensorRange("image", "float16", (1, 3), (1, 3), (4, 3))
+        components = tuple(
+            Component(name, torch.nn.Linear(3, 3), (entry,), ("latent",), {}, name.ljust(64, "0"), "float16")
+            for name in ("first", "second", "third")
+        )
+        self.profile = Profile.model_validate(
+            {"name": "made-up", "family": "sd15", "model": "x", "sizes": ["64x64"], "targets": {"tensorrt-rtx": [89]}}
+        )
+        self.bakery = Bakery(
+            self.cache,
+            CPU,
+            report=self.events,
+            load=lambda profile, name, device: LoadedProfile(profile, components),
+            make=lambda name, device: self.backend,
+        )
+
+
+@pytest.fixture
+def oven(tmp_path: Path) -> Oven:
+    return Oven(tmp_path)
+
+
+def test_what_is_missing_is_made_and_what_is_there_stays(oven: Oven) -> None:
+    first = oven.bakery.bake(oven.profile)
+    assert [engine.status for engine in first.engines] == [BakeStatus.BUILT] * 3
+    second = oven.bakery.bake(oven.profile)
+    assert [engine.status for engine in second.engines] == [BakeStatus.PRESENT] * 3
+    assert oven.backend.built == ["first", "second", "third"]
+    assert second.is_complete
+    assert json.loads(json.dumps(second.as_json()))["complete"] is True
+
+
+def test_a_bake_goes_on_with_what_a_crash_left(oven: Oven) -> None:
+    oven.backend.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        oven.bakery.bake(oven.profile)
+    oven.backend.error = None
+    outcome = oven.bakery.bake(oven.profile)
+    assert [engine.status for engine in outcome.engines] == [BakeStatus.PRESENT, BakeStatus.BUILT, BakeStatus.BUILT]
+    assert oven.backend.built == ["first", "second", "third"]
+
+
+def test_one_engine_that_fails_does_not_keep_the_others_from_being_made(oven: Oven) -> None:
+    oven.backend.error = EngineBuildFailed("the layer Foo is not known")
+    outcome = oven.bakery.bake(oven.profile)
+    assert [engine.status for engine in outcome.engines] == [BakeStatus.BUILT, BakeStatus.FAILED, BakeStatus.BUILT]
+    assert "Foo" in str(outcome.failures[0].error)
+    assert "build_failed" in oven.events.kinds
+
+
+def test_a_full_disk_ends_the_bake_and_leaves_what_was_made(oven: Oven) -> None:
+    oven.backend.error = OSError(28, "No space left on device")
+    outcome = oven.bakery.bake(oven.profile)
+    assert [engine.status for engine in outcome.engines] == [BakeStatus.BUILT, BakeStatus.FAILED]
+    assert isinstance(outcome.failures[0].error, EngineStoreUnavailable)
+    assert len(oven.cache.entries()) == 1
+
+
+def test_progress_is_told_and_only_goes_forward(oven: Oven) -> None:
+    told: list[BakeProgress] = []
+    oven.bakery.bake(oven.profile, tell=told.append)
+    assert [progress.index for progress in told] == sorted(progress.index for progress in told)
+    assert {progress.count for progress in told} == {3}
+    assert "building the engine" in {progress.detail for progress in told}
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+def test_too_little_memory_or_disk_is_said_before_anything_is_made(
+    oven: Oven, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "memory":
+        monkeypatch.setattr(platform, "free_memory", lambda: 1000)
+    else:
+        monkeypatch.setattr(oven.cache, "free_bytes", lambda: 1000)
+    (plan,) = oven.bakery.plan(oven.profile)
+    assert [problem for problem in plan.estimate.problems if f"of {what} are needed" in problem]
+    with pytest.raises(EngineStoreUnavailable, match=f"of {what} are needed"):
+        oven.bakery.bake(oven.profile)
+    assert oven.backend.built == []
+    assert oven.cache.entries() == []
+
+
+def test_a_builder_waits_for_another_and_takes_what_that_one_made(oven: Oven, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.baking.LOOK_AGAIN", 0.01)
+    (plan,) = oven.bakery.plan(oven.profile)
+    key = plan.wanted[0].key
+    other = oven.cache.lock(key)
+    assert other.try_acquire()
+    told: list[str] = []
+
+    def tell(progress: BakeProgress) -> None:
+        told.append(progress.detail)
+        if "makes it" in progress.detail and other.is_held:
+            with oven.cache.draft() as draft:
+                (draft / "engine.plan").write_bytes(b"made by the other")
+                oven.cache.store(draft, key)
+            other.release()
+
+    outcome = oven.bakery.bake(oven.profile, tell=tell)
+    assert outcome.engines[0].status is BakeStatus.PRESENT
+    assert oven.backend.built == ["second", "third"]
+    assert any("makes it" in detail for detail in told)
+
+
+class Terminal:
+    """A stream that remembers what is written to it."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.text = ""
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_progress_is_one_line_on_a_terminal_and_a_line_a_step_elsewhere(oven: Oven) -> None:
+    for terminal in (True, False):
+        stream: Any = Terminal(terminal)
+        line = ProgressLine(stream)
+        for fraction in (0.1, 0.5):
+            line(BakeProgress("tiny--unet--1x4--float16", 0, 2, "building the engine", fraction, 3.2))
+        line.end()
+        assert stream.text.count("\n") == (0 if terminal else 1)
+        assert "[1/2] tiny--unet--1x4: building the engine, 10 %, 3 s" in stream.text
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data directory and a profile of a tiny model, and no other setting."""
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "tiny.toml").write_text(TINY)
+    yield tmp_path
+    torch.set_grad_enabled(False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")
+def test_from_the_plan_to_the_bucket_and_back(
+    data: Path, capsys: pytest.CaptureFixture[str], mirror: Callable[..., EngineMirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="the bake extra is not installed")
+    address = mirror().address
+    monkeypatch.setenv("SDSTREAM_ENGINE_MIRROR", str(address))
+    monkeypatch.setenv("SDSTREAM_ENGINE_MIRROR_ENDPOINT", str(address.endpoint))
+    monkeypatch.setenv("SDSTREAM_ENGINE_MIRROR_REGION", str(address.region))
+    profile = str(data / "tiny.toml")
+    assert command.run(["plan", "--profile", profile, "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)
+    assert [engine["present"] for engine in planned["engines"]] == [False, False]
+    assert planned["seconds"] > 0
+    assert planned["memory"] > 0
+    assert command.run(["bake", "--profile", profile, "--push", "--json"]) == 0
+    said = capsys.readouterr()
+    outcome = json.loads(said.out)
+    assert outcome["complete"] is True
+    assert [engine["status"] for engine in outcome["engines"]] == ["built", "built"]
+    assert sorted(outcome["pushed"]) == sorted(engine["name"] for engine in outcome["engines"])
+    assert command.run(["push"]) == 0
+    assert capsys.readouterr().out == "", "everything is there"
+    assert "[2/2] tiny-sd15--decoder" in said.err
+    assert command.run(["verify", "--profile", profile]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("good") == 2
+    assert said.out.count("not run: tensorrt-rtx engines run on NVIDIA GPUs") == 2
+    cache = EngineCache(data / "data" / "engines")
+    assert all(entry.manifest.facts["verified"]["onnx_error"] < 5e-3 for entry in cache.entries())
+    for entry in cache.entries():
+        cache.remove(entry)
+    assert command.run(["list"]) == 0
+    assert capsys.readouterr().out == ""
+    assert command.run(["list", "--mirror"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert command.run(["pull", "--sm", "89"]) == 0
+    assert capsys.readouterr().out.count("pulled") == 2
+    cache.entries()[0].file("engine.plan").write_bytes(b"broken")
+    assert command.run(["verify", "--profile", profile, "--no-onnx"]) == command.EXIT_WRONG
+    assert "WRONG" in capsys.readouterr().out
+    assert command.run(["gc", "--hours", "0", "--limit", "0"]) == 0
+    assert cache.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["bake", "--profile", "sd-turbo-521"], command.EXIT_USAGE, "did you mean sd-turbo-512?"),
+        (["bake", "--profile", "sd-turbo-512", "--sm", "ada"], command.EXIT_USAGE, "not a compute capability"),
+        (["bake", "--profile", "sd-turbo-512", "--sm", "90"], command.EXIT_USAGE, "no engines for SM 9.0"),
+        (["bake", "--profile", "sd-turbo-512", "--backend", "tensorrt-rxt"], command.EXIT_USAGE, "tensorrt-rxt"),
+        (["bake"], command.EXIT_USAGE, "profile"),
+        (["push"], command.EXIT_USAGE, "SDSTREAM_ENGINE_MIRROR"),
+        (["bake", "--profile", "sd-turbo-512", "--model", "nobody/nothing"], command.EXIT_NOT_HERE, "nobody/nothing"),
+    ],
+)
+def test_what_cannot_be_done_is_told_by_words_and_exit_code(
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(data / "hub"))
+    if code == command.EXIT_NOT_HERE and not is_installed("tensorrt-rtx"):
+        pytest.skip("TensorRT-RTX is not installed")
+    assert command.run(arguments) == code
+    assert words in capsys.readouterr().err
+    assert not (data / "data").exists()
+
+
+@pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed here")
+def test_a_back_end_that_is_not_here_has_an_exit_code_of_its_own(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bake", "--profile", str(data / "tiny.toml"), "--backend", "tensorrt", "--sm", "90"]
+    assert command.run(arguments) == command.EXIT_NOT_HERE
+    assert "TensorRT is not installed" in capsys.readouterr().err

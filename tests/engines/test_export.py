@@ -1,0 +1,57 @@
+"""ONNX of each component answers as torch does, for every number of rows, in single and in half precision."""
+
+import pytest
+import torch
+
+from builder.checking import ONNX_LIMITS, onnx_error
+from sdstream.engines.component import Component, RowRange
+from sdstream.engines.export import export_program
+from sdstream.engines.keys import TensorRange
+from sdstream.errors import EngineBuildFailed
+from tests.engines.tiny_parts import ALL, TinyParts
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", ALL)
+def test_onnx_answers_as_torch(tiny_parts: TinyParts, name: str, dtype: str) -> None:
+    pytest.importorskip("onnxruntime", reason="the bake extra is not installed")
+    component = tiny_parts.component(name, dtype)
+    assert component.rows[2] > component.rows[1], "or the batch is not dynamic"
+    assert onnx_error(component, tiny_parts.graph(name, dtype)) < ONNX_LIMITS[dtype]
+
+
+@pytest.mark.slow
+def test_a_half_precision_graph_is_typed_in_half_precision(tiny_parts: TinyParts) -> None:
+    onnx = pytest.importorskip("onnx", reason="the bake extra is not installed")
+    file = tiny_parts.graph("sd15:unet")
+    kinds = [entry.data_type for entry in onnx.load(str(file), load_external_data=False).graph.initializer]
+    floats = [kind for kind in kinds if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
+    assert floats.count(onnx.TensorProto.FLOAT16) > 0.9 * len(floats)
+    assert file.with_name(f"{file.name}.data").stat().st_size > 100_000, "weights lie beside the graph"
+
+
+class LooksAtValues(torch.nn.Module):
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * 2 if tensor.sum() > 0 else tensor
+
+
+def test_a_module_that_looks_at_values_is_refused_with_torchs_words() -> None:
+    entry = TensorRange("tensor", "float32", (1, 2), (1, 2), (1, 2))
+    component = Component("picky", LooksAtValues(), (entry,), ("answer",), {}, "a" * 64, "float32")
+    with pytest.raises(EngineBuildFailed, match="picky cannot be exported"):
+        export_program(component)
+
+
+def test_the_residuals_of_a_controlnet_fit_the_unet_that_takes_them(tiny_parts: TinyParts) -> None:
+    controlnet, unet = tiny_parts.component("sd15:controlnet"), tiny_parts.component("sd15:unet-control")
+    given = controlnet.module(*controlnet.example(2))
+    wanted = {entry.name: entry.best[1:] for entry in unet.inputs if entry.name.startswith("control")}
+    assert dict(zip(controlnet.outputs, (tuple(tensor.shape[1:]) for tensor in given), strict=True)) == wanted
+
+
+def test_rows_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="rows"):
+        RowRange(1, 9, 8)

@@ -1,0 +1,108 @@
+"""The gateway where things are missing: no worker, no Redis, a worker that is full or gone."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from sdstream.clock import SystemClock
+from sdstream.errors import CapacityReached, InvalidParams, StreamNotFound
+from sdstream.gateway.fleet import Fleet
+from sdstream.job_errors import EndpointFailed, NoEndpointWorker
+from sdstream.jobs.calls import OwnerCall
+from sdstream.jobs.directory import SessionEntry
+from sdstream.settings import Settings
+from tests.jobs.conftest import PLACES
+from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
+from tests.jobs.worker import JobWorker
+from tests.support.rest import SMALL
+from tests.support.waiting import eventually
+
+
+def settings(platform: FakePlatform, **members: Any) -> Settings:
+    return Settings(placement="runpod", endpoint=ENDPOINT, runpod_api_url=platform.url, **members)
+
+
+@pytest.fixture
+def empty_platform() -> Iterator[FakePlatform]:
+    """A platform that no worker asks for jobs."""
+    fake = FakePlatform().start()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+async def fleet(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[Fleet]:
+    """A fleet without Redis, in front of the shared worker."""
+    made = Fleet(settings(platform, endpoint_start_timeout=3), API_KEY, SystemClock())
+    await made.open()
+    yield made
+    for entry in await made.directory.entries():
+        await made.client.cancel(entry.job_id)
+    await made.close()
+
+
+async def begin(fleet: Fleet) -> SessionEntry:
+    return await fleet.begin({"params": SMALL}, "usr_tester", from_playground=False)
+
+
+def read(entry: SessionEntry, method: str = "GET") -> OwnerCall:
+    return OwnerCall(method=method, path=f"/v1/streams/{entry.session_id}", author="usr_tester")
+
+
+async def test_without_redis_the_owner_is_called_at_its_control_url(fleet: Fleet) -> None:
+    entry = await begin(fleet)
+    stream = (await fleet.call(entry, read(entry))).json()
+    assert (stream["id"], stream["author"]) == (entry.session_id, "usr_tester")
+    assert await fleet.find_by_token(stream["stream_key"]) == entry
+    assert (await fleet.call(entry, read(entry, "DELETE"))).status == 200
+    with pytest.raises(StreamNotFound):
+        await fleet.find(entry.session_id)
+
+
+async def test_a_session_whose_job_has_ended_is_forgotten(fleet: Fleet) -> None:
+    entry = await begin(fleet)
+    await fleet.client.stop(entry.session_id)
+
+    async def has_ended() -> bool:
+        return (await fleet.client.status(entry.job_id)).is_final
+
+    await eventually(has_ended, what="the end of the session's job")
+    with pytest.raises(StreamNotFound):
+        await fleet.call(entry, read(entry))
+    assert list(await fleet.directory.entries()) == []
+
+
+async def test_what_the_worker_finds_wrong_is_its_own_error_again(fleet: Fleet) -> None:
+    with pytest.raises(InvalidParams, match="width"):
+        await fleet.begin({"params": SMALL | {"width": 500}}, "usr_tester", from_playground=False)
+
+
+async def test_full_workers_are_tried_until_the_time_is_over(fleet: Fleet) -> None:
+    async def fill() -> None:
+        for _ in range(PLACES + 1):
+            await begin(fleet)
+
+    with pytest.raises(CapacityReached):
+        await fill()
+
+
+async def test_a_start_that_no_worker_takes_is_taken_back(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform, endpoint_start_timeout=0.5), API_KEY, SystemClock())
+    try:
+        with pytest.raises(NoEndpointWorker):
+            await begin(fleet)
+    finally:
+        await fleet.close()
+    (job,) = empty_platform.jobs.values()
+    assert job.state == "CANCELLED"
+    assert job.body["policy"]["executionTimeout"] >= 3_600_000
+
+
+async def test_a_wrong_key_for_the_platform_is_told(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform), "wrong", SystemClock())
+    try:
+        with pytest.raises(EndpointFailed, match="401"):
+            await begin(fleet)
+    finally:
+        await fleet.close()

@@ -1,0 +1,115 @@
+"""A real `handler.py` in a process of its own, under RunPod's real SDK, fed by the fake platform."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.jobs.platform import FakePlatform
+from tests.support.waiting import eventually_sync
+
+ROOT = Path(__file__).parents[2]
+
+
+class JobWorker:
+    """One worker process. `settings` become `SDSTREAM_*` variables, `variables` are set as they are."""
+
+    def __init__(
+        self,
+        folder: Path,
+        platform: FakePlatform,
+        name: str,
+        variables: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.log_file = folder / f"{name}.log"
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SDSTREAM_", "RUNPOD_", "BUCKET_", "AWS_"))
+        }
+        self._environment |= platform.worker_environment(name)
+        values = {"port": 0, "data_dir": folder / name, "log_format": "json", "worker_spare": False}
+        values |= {"worker_device": "cpu"} | settings
+        self._environment |= {f"SDSTREAM_{key.upper()}": str(value) for key, value in values.items()}
+        self._environment |= variables or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._family: list[psutil.Process] = []
+
+    def start(self) -> "JobWorker":
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "handler.py"],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    def wait_ready(self, seconds: float = 60.0) -> "JobWorker":
+        eventually_sync(lambda: '"worker_ready"' in self.log() or self.ended, seconds=seconds, what="the worker")
+        assert not self.ended, self.log()
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def log(self) -> str:
+        return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""
+
+    def terminate(self) -> None:
+        """SIGTERM, as RunPod sends it."""
+        assert self.process is not None
+        self._note_family()
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """From one moment to the next; `bury` insists on the rest."""
+        assert self.process is not None
+        self._note_family()
+        self.process.kill()
+        self.process.wait(10)
+
+    def bury(self) -> None:
+        """Insist that a killed worker has left nothing."""
+        self._insist_on_no_children()
+
+    def stop(self, seconds: float = 15.0) -> None:
+        """End it in order, and insist that nothing of it is left."""
+        if self.process is None or self.ended:
+            return
+        self.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.bury()
+            raise AssertionError(
+                f"the worker did not end within {seconds} s of SIGTERM:\n{self.log()[-6000:]}"
+            ) from None
+        self._insist_on_no_children()
+
+    def _note_family(self) -> None:
+        assert self.process is not None
+        self._family = psutil.Process(self.process.pid).children(recursive=True)
+
+    def _insist_on_no_children(self) -> None:
+        members: list[psutil.Process] = []
+        for member in self._family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "handler.py" in member.cmdline():  # the SDK's heartbeat, which a kill of its parent leaves behind
+                    member.kill()
+                members.append(member)
+        _, left = psutil.wait_procs(members, timeout=10)
+        for member in left:
+            member.kill()
+        assert not left, f"processes outlived the worker: {left}"

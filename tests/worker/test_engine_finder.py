@@ -1,0 +1,303 @@
+"""Engines for running streams: begun on the plain twin, swapped between two frames, and back when one fails."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+
+from builder.models import load_profile
+from builder.profiles import Profile, read_profile
+from sdstream.diffusion.components import lora_identities
+from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fusing import fused, networks_of
+from sdstream.diffusion.lora import read_lora
+from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.runners import EagerRunner, Runner
+from sdstream.diffusion.seeds import make_noise
+from sdstream.diffusion.state import Knobs, make_knobs, make_memory
+from sdstream.diffusion.swapping import SwappingRunner
+from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.component import Component
+from sdstream.engines.eager import EagerRunner as PlainEngine
+from sdstream.engines.entry import Entry
+from sdstream.engines.keys import target_of
+from sdstream.engines.supply import EngineSupply, Need
+from sdstream.errors import EngineMismatch
+from sdstream.settings import Settings
+from sdstream.worker import engines
+from sdstream.worker.engine_finder import EngineFinder, EngineRequest, profile_text
+from tests.engines.stored import Events
+from tests.support.waiting import eventually_sync
+
+CPU = torch.device("cpu")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    torch.set_grad_enabled(False)
+    directory = tmp_path_factory.mktemp("model") / "sd15"
+    write_tiny_model(directory, "sd15", width=16)
+    torch.set_num_threads(1)
+    return load_model(directory, "sd15", CPU)
+
+
+@pytest.fixture
+def frame(model: Model) -> Frame:
+    return Frame(EagerNetworks(model.unet, model.vae), slots=2, guidance="self", prediction=model.schedule.prediction)
+
+
+@pytest.fixture
+def knobs(model: Model) -> Knobs:
+    prompt = model.prompts.encode("the cat").conditioning
+    noise = make_noise(2, (2, *model.latent_shape(SIZE, SIZE)))
+    return make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt)
+
+
+class ModuleBackend:
+    """A back end whose engines are the components themselves: everything of the way but the compiler."""
+
+    name: Any = "tensorrt-rtx"
+    version = "1.0"
+    cuda = "13"
+    options: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.components: dict[str, Component] = {}
+        self.fails = False
+        self.calls = 0
+
+    def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def load(self, entry: Entry, device: torch.device) -> Any:
+        run = PlainEngine(self.components[entry.key.component], device)
+
+        def call(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            self.calls += 1
+            if self.fails:
+                raise EngineMismatch("the card fell off the bus")
+            return run(*inputs)
+
+        return call
+
+
+class Stage:
+    """A finder over a cache that is filled with engines of the module back end, and a running stream's runner."""
+
+    def __init__(self, folder: Path, model: Model, frame: Frame, knobs: Knobs) -> None:
+        self.events = Events()
+        self.backend = ModuleBackend()
+        self.cache = EngineCache(folder / "local", report=self.events)
+        self.finder = EngineFinder(
+            EngineSupply(self.cache, report=self.events),
+            CPU,
+            report=self.events,
+            make=lambda name, device: self.backend,
+            names=lambda device: ("tensorrt-rtx",),
+        )
+        self.runner = SwappingRunner(EagerRunner(frame))
+        self.request = EngineRequest(
+            frame, knobs, SIZE, SIZE, model.latent_scale, "models/tiny", model.family, None, (), ref(self.runner)
+        )
+        self._frame = frame
+        self._knobs = knobs
+
+    def bake(self) -> None:
+        """Store what the finder will look for; on a CPU its key's own target counts."""
+        components = self.finder._components(self.request, "tensorrt-rtx")
+        for name, component in components.items():
+            self.backend.components[name] = component
+            key = component.key("tensorrt-rtx", "1.0", "portable", "13", {})
+            with self.cache.draft() as draft:
+                (draft / "engine.plan").write_bytes(name.encode())
+                self.cache.store(draft, key)
+
+    def frames(self, count: int) -> list[torch.Tensor]:
+        memory, made = make_memory(self._knobs), list[torch.Tensor]()
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(count):
+            image = torch.rand(1, 3, SIZE, SIZE, generator=generator)
+            result = self.runner.run(image, self._knobs, memory)
+            memory = result.memory
+            made.append(result.image.clone())
+        return made
+
+
+@pytest.fixture
+def stage(tmp_path: Path, model: Model, frame: Frame, knobs: Knobs) -> Iterator[Stage]:
+    torch.set_grad_enabled(False)
+    made = Stage(tmp_path, model, frame, knobs)
+    yield made
+    made.finder.close()
+
+
+def test_a_stream_begins_on_the_plain_twin_and_goes_over_to_the_engine(stage: Stage) -> None:
+    plain = stage.frames(3)
+    assert stage.runner.in_force == "torch"
+    stage.bake()
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.in_force != "torch", what="the engine in force", seconds=60)
+    assert stage.runner.in_force == "tensorrt-rtx"
+    made = stage.frames(3)
+    assert stage.backend.calls == 9, "encoder, UNet and decoder of three frames"
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(made, plain, strict=True))
+    assert "swapped" in stage.events.kinds
+
+
+def test_a_miss_leaves_the_plain_twin_in_force_and_says_why(stage: Stage) -> None:
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.notes, what="a reason", seconds=60)
+    assert stage.runner.in_force == "torch"
+    assert "no engine of tiny unet for tensorrt-rtx is here" in stage.runner.notes[0]
+    assert "python -m builder bake" in stage.runner.notes[0]
+    assert len(stage.frames(1)) == 1
+
+
+def test_an_engine_that_fails_while_it_runs_stops_no_stream(stage: Stage) -> None:
+    plain = stage.frames(4)
+    stage.bake()
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.in_force != "torch", what="the engine in force", seconds=60)
+    stage.backend.fails = True
+    made = stage.frames(4)
+    assert stage.runner.in_force == "torch"
+    assert "the card fell off the bus" in stage.runner.notes[-1]
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(made, plain, strict=True))
+
+
+def test_a_broken_engine_is_not_loaded(stage: Stage) -> None:
+    stage.bake()
+    for entry in stage.cache.entries():
+        entry.file("engine.plan").write_bytes(b"another")
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.notes, what="a reason", seconds=60)
+    assert stage.runner.in_force == "torch"
+    assert "broken" in stage.events.kinds
+
+
+def test_a_stream_that_ended_meanwhile_needs_no_engine(stage: Stage) -> None:
+    stage.bake()
+    stage.runner = None  # pyright: ignore[reportAttributeAccessIssue]
+    stage.finder.look_for(stage.request)
+    stage.finder.close()
+    assert "swapped" not in stage.events.kinds
+
+
+class Refusing:
+    """A runner that another thread puts in while frames are made, and that always fails."""
+
+    in_force = "broken"
+    notes: tuple[str, ...] = ()
+
+    def run(self, *_: Any) -> Any:
+        raise RuntimeError("no")
+
+    run_rows = run
+
+
+def test_swapping_while_frames_are_made_loses_none(stage: Stage, frame: Frame) -> None:
+    plain = stage.frames(6)
+    ended = threading.Event()
+    good, bad = EagerRunner(frame), Refusing()
+
+    def swap() -> None:
+        runners: list[Runner] = [good, bad]  # pyright: ignore[reportAssignmentType]
+        while not ended.is_set():
+            for runner in runners:
+                stage.runner.put(runner)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        made = stage.frames(6)
+    finally:
+        ended.set()
+        thread.join()
+    assert all(torch.equal(one, other) for one, other in zip(made, plain, strict=True))
+
+
+def test_the_profile_of_a_build_behind_is_one_that_the_builder_takes(stage: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "wanted.toml"
+    file.write_text(profile_text(stage.request, "tensorrt-rtx", 89))
+    profile = read_profile(file)
+    assert (profile.family, profile.model, profile.sizes) == ("sd15", "models/tiny", (f"{SIZE}x{SIZE}",))
+    assert target_of(profile.targets["tensorrt-rtx"]) == "sm89"
+    file.write_text(profile_text(stage.request, "compiled", None))
+    assert read_profile(file).components == ("frame",)
+
+
+def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_asked_for(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", engine_local_dir=tmp_path / "local")
+    made: list[int] = []
+    said: list[str] = []
+
+    def make() -> engines.WorkerEngines:
+        made.append(1)
+        return engines.WorkerEngines(settings, CPU, said.append)
+
+    try:
+        engines.install(make)
+        assert engines.event_counts() == {}
+        finder = engines.installed_finder()
+        assert finder is engines.installed_finder()
+        assert made == [1]
+    finally:
+        engines.install(None)
+    assert engines.installed_finder() is None
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bool) -> None:
+    """Keys made by the builder, from a profile, and by a worker, from a model that a stream runs, are of one base."""
+    torch.set_grad_enabled(False)
+    directory, lora = tmp_path / "model", tmp_path / "lora.safetensors"
+    write_tiny_model(directory, "sd15", width=16, taesd=True)
+    half = load_model(directory, "sd15", CPU, dtype=torch.float16)
+    write_tiny_lora(lora, half.unet)
+    model = fused(half, [(read_lora(lora, "mine", "sd15", networks_of(half)), 0.5)]) if with_lora else half
+    profile = Profile.model_validate(
+        {
+            "family": "sd15",
+            "model": str(directory),
+            "sizes": [f"{SIZE}x{SIZE}"],
+            "slots": [1, 4],
+            "streams": {"best": 1, "most": 2},
+            "loras": [{"source": str(lora), "scale": 0.5}] if with_lora else [],
+            "targets": {"tensorrt-rtx": [86, 89]},
+        }
+    )
+    backend = ModuleBackend()
+    baked = {
+        component.name: component.key("tensorrt-rtx", "1.0", "sm86+sm89", "13", {})
+        for component in load_profile(profile, "tensorrt-rtx").components
+    }
+    prompt = model.prompts.encode("").conditioning
+    noise = make_noise(2, (2, *model.latent_shape(SIZE, SIZE)))
+    runner = SwappingRunner(EagerRunner(Frame(EagerNetworks(model.unet, model.vae), slots=2)))
+    request = EngineRequest(
+        Frame(EagerNetworks(model.unet, model.vae), slots=2),
+        make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt),
+        SIZE,
+        SIZE,
+        model.latent_scale,
+        str(directory),
+        "sd15",
+        None if model.base is None else model.base.unet,
+        lora_identities(model),
+        ref(runner),
+    )
+    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU)
+    wanted = finder._components(request, "tensorrt-rtx")
+    assert set(wanted) == set(baked) == {"unet", "encoder", "decoder"}
+    for name, component in wanted.items():
+        need = Need(finder._need(component, backend).key, 89, component.rows[1])
+        assert need.key.base == baked[name].base
+        assert need.accepts(baked[name])
+    assert (wanted["unet"].loras != ()) == with_lora
