@@ -14,7 +14,7 @@ from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, Wo
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
-from sdstream.worker.handover import ParamsHandover
+from sdstream.worker.handover import ParamsHandover, status_of
 from sdstream.worker.messages import (
     IN_PLACE,
     CloseLane,
@@ -264,19 +264,7 @@ class WorkerLane:
         with self._lock:
             if channel is not self._channel:
                 return
-            status = LaneStatus(
-                LanePhase(message.phase),
-                message.revision,
-                message.effective_sequence,
-                message.detail,
-                message.percent,
-                message.error_code,
-                message.error_message,
-                message.refused_revision,
-                message.acceleration,
-                tuple(message.loras),
-            )
-            self._set_status(self._handover.hear(status))
+            self._set_status(self._handover.hear(status_of(message)))
             self._send_update()
             if self._status.phase is LanePhase.FAILED:
                 self._fail_waiting(failure(message.error_code, message.error_message))
