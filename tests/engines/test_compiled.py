@@ -186,7 +186,8 @@ def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
         assert relative_error([after.image, *after.memory], [before.image, *before.memory]) < 1e-4
         assert EngineCache(tmp_path / "local").entries()
         more = [torch.cat((tensor, tensor)) for tensor in (image, *knobs, *memory)]
-        two = runner.run(more[0], Knobs(*more[1:-2]), Memory(*more[-2:]))
+        count = len(Memory._fields)
+        two = runner.run(more[0], Knobs(*more[1:-count]), Memory(*more[-count:]))
         assert two.image.shape[0] == 2, "more streams than the package takes run without it"
         assert runner.in_force == "compiled"
     finally:
