@@ -136,6 +136,7 @@ class InstantNetworks(FrameNetworks):
         time_ids: torch.Tensor | None = None,
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
+        image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert len(latents) == len(texts) == len(timesteps) == len(self._answer)
         return self._answer

@@ -112,6 +112,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "watch_hls": outputs.hls,
         "update_prompts": streams.update_by_old_path,
         "get_snapshot": extensions.snapshot,
+        "get_tap": extensions.tap,
         "follow_events": extensions.events,
         "list_recordings": outputs.list_recordings,
         "get_recording": outputs.get_recording,

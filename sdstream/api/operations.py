@@ -223,6 +223,17 @@ OPERATIONS: dict[str, Operation] = {
         (401, 403, 404, 503),
         extension=True,
     ),
+    "get_tap": Operation(
+        "GET",
+        "/v1/streams/{id}/tap/{processor}.jpg",
+        "Extensions",
+        "What an image processor made last",
+        "As a JPEG of at most 320 pixels: the control picture of a ControlNet, by the name of its preprocessor, or "
+        "what a processor of a block made. 404 when the stream has no such processor, or before its first picture.",
+        {200: Answer("A picture", None, "image/jpeg", _BINARY)},
+        (401, 403, 404, 503),
+        extension=True,
+    ),
     "follow_events": Operation(
         "GET",
         "/v1/streams/{id}/events",

@@ -41,6 +41,7 @@ _PATH_PARAMETERS = {
     "stream_key": "The stream's secret, as `whip_url` has it.",
     "playback_id": "The stream's `output_playback_id`.",
     "session_id": "From the `Location` header.",
+    "processor": "An image processor, such as `canny`.",
 }
 
 
@@ -97,7 +98,7 @@ def _loosen(definitions: dict[str, Any]) -> None:
 
 
 def _describe(operation_id: str, operation: Operation) -> dict[str, Any]:
-    names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
+    names = [part[1:].partition("}")[0] for part in operation.path.split("/") if part.startswith("{")]
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": TEXT, "description": _PATH_PARAMETERS[name]}
         for name in names

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdstream.commands.flags import with_settings
-from sdstream.commands.pulling import pull_models
+from sdstream.commands.pulling import pull_conditions, pull_models
 from sdstream.diffusion.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
@@ -81,7 +81,7 @@ def pull(
     names: Annotated[
         tuple[str, ...],
         Parameter(name="ID", help="Ids of `sdstream models list`, or hub ids; `all` for every model of the list."),
-    ],
+    ] = (),
     /,
     *,
     revision: Annotated[str | None, Parameter(help="Branch, tag or commit on the hub, for one ID.")] = None,
@@ -89,13 +89,24 @@ def pull(
         Literal["auto", "half", "single"],
         Parameter(help="Which weights; auto takes half precision where an NVIDIA GPU is."),
     ] = "auto",
+    purposes: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--for",
+            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`.",
+        ),
+    ] = (),
     settings: Settings,
 ) -> int:
     """Fetch models from the hub, with the small VAE and the LCM LoRA that they need; goes on where a pull broke off.
 
     HF_TOKEN opens gated models. HF_ENDPOINT names another hub.
     """
-    return pull_models(names, ModelTable.from_settings(settings), revision, precision)
+    if not names and not purposes:
+        raise ConfigurationError("name an ID, or what to fetch for with --for")
+    table = ModelTable.from_settings(settings)
+    pull_conditions(purposes, table)
+    return pull_models(names, table, revision, precision) if names else 0
 
 
 @models.command

@@ -14,6 +14,7 @@ from sdstream.diffusion.sources import (
     HubId,
     commit_of,
     family_of,
+    fetch_chosen,
     fetch_model,
     find_model,
     get_taesd,
@@ -25,6 +26,7 @@ from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Family
 from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
+from sdstream.worker.published import needed_for
 
 ALL = "all"
 Precision = Literal["auto", "half", "single"]
@@ -64,6 +66,25 @@ def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, p
     if failed:
         raise CommandFailed(f"{len(failed)} of {len(wanted)} models were not fetched: {', '.join(failed)}")
     return 0
+
+
+def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
+    """Fetch what ControlNets, image processors and IP-Adapters need; see `needed_for` of `sdstream.worker.published`.
+
+    Raises `ConfigurationError` for what is not known, before anything is fetched, else what went wrong.
+    """
+    try:
+        needed = [(purpose, needed_for(purpose)) for purpose in purposes]
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    for purpose, repositories in needed:
+        for repository, files in repositories:
+            if not may_fetch(repository, table.places):
+                path = find_model(repository, table.places)  # which says that nothing may be fetched
+            else:
+                with _Bar() as bar:
+                    path = fetch_chosen(repository, files, table.places, bar.tell)
+            print(f"{purpose}: {path}")
 
 
 def _sources(names: Sequence[str], table: ModelTable, revision: str | None) -> list[tuple[str, str]]:
@@ -155,4 +176,4 @@ class _Bar:
             self._progress.update(self._task, description=detail, total=total, completed=percent or 0.0)
 
 
-__all__ = ["pull_models"]
+__all__ = ["pull_conditions", "pull_models"]

@@ -142,7 +142,7 @@ class FrameModule(nn.Module):
         ]
         knobs, memory = Knobs(*whole[: len(Knobs._fields)]), Memory(*whole[len(Knobs._fields) :])
         result = self.frame(image, knobs, memory)
-        kept = [tensor for tensor in result.memory if tensor.numel() or tensor.shape[1] > 0]
+        kept = [tensor for tensor in result.memory if 0 not in tuple(tensor.shape[1:])]
         return (result.image, result.latent, *kept)
 
 

@@ -37,12 +37,15 @@ class EngineNetworks(Networks):
         time_ids: torch.Tensor | None = None,
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
+        image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. The answer is valid until the next call."""
         name = "unet" + ("" if control is None else "-control") + ("" if image_tokens is None else "-tokens")
         call = self._calls.get(name)
-        if call is None:
-            return self.plain.predict(latents, timesteps, texts, pooled, time_ids, control, image_tokens)
+        if call is None or image_strengths is not None:  # engines have no input for the strengths
+            return self.plain.predict(
+                latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths
+            )
         given = [latents, timesteps, texts]
         if self.is_xl:
             assert pooled is not None

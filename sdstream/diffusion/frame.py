@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
+from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, Memory
@@ -35,6 +36,9 @@ class Frame(nn.Module):
     `compat` brings back what upstream does at one slot with "self": the residual is never refreshed there and can grow
     without bound. With `batched` false the slots of one picture follow each other within one frame: the plain twin,
     whose picture at frame k is the batched one at frame k + N - 1 as long as no knob is turned.
+
+    `controls` are ControlNets, whose pictures come in beside the camera's. `aligned` gives each slot the control
+    picture that came with its own; otherwise all are given the newest, which steers N - 1 pictures sooner.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class Frame(nn.Module):
         prediction: Prediction = "epsilon",
         batched: bool = True,
         compat: bool = False,
+        controls: Controls | None = None,
+        aligned: bool = True,
     ) -> None:
         super().__init__()
         if slots < 1:
@@ -58,44 +64,67 @@ class Frame(nn.Module):
         self.prediction: Prediction = prediction
         self.batched = batched
         self.compat = compat
+        self.controls = controls
+        self.aligned = aligned
 
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
-        """`image` float [S, 3, H, W], 0 to 1."""
-        latent = self._encode(image)
+        """`image` float [S, 3 + channels, H, W], 0 to 1: the picture, and the control pictures of `controls` if any."""
+        control = None if self.controls is None else image[:, None, 3:].to(knobs.frame_control.dtype)
+        latent = self._encode(image[:, :3])
+        started = (memory.pictures > 0).view(-1, 1, 1, 1)
+        latent = _calmed(latent, knobs.calm[:, 0], memory.finished, started)
         newest = knobs.alpha[:, 0] * latent + knobs.beta[:, 0] * knobs.noise[:, 0]
         if self.batched:
-            finished, memory = self._together(newest[:, None], knobs, memory)
+            finished, memory = self._together(newest[:, None], control, knobs, memory)
         else:
-            finished = self._one_after_another(newest[:, None], knobs)
+            finished, memory = self._one_after_another(newest[:, None], control, knobs, memory)
+        # What leaves first of slots that were not filled is no picture, and says so by how many came.
+        finished = _calmed(finished, knobs.calm[:, 1], memory.finished, started)
+        memory = memory._replace(finished=finished, pictures=memory.pictures + 1)
         return Result(self._decode(finished), finished, memory)
 
-    def _together(self, newest: torch.Tensor, knobs: Knobs, memory: Memory) -> tuple[torch.Tensor, Memory]:
+    def _together(
+        self, newest: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory
+    ) -> tuple[torch.Tensor, Memory]:
         noisy = torch.cat((newest, memory.buffer), 1)
         residual = memory.residual
         if self.slots > 1 or not self.compat:
             residual = torch.cat((knobs.noise[:, :1], residual[:, :-1]), 1)
-        pictures, residual = self._step(noisy, knobs, residual, opens=True)
-        buffer = _renoise(pictures[:, :-1], knobs, 1, self.slots)
-        return pictures[:, -1], Memory(buffer, residual)
+        ring = memory.control
+        if control is not None:
+            control = torch.cat((control, ring), 1) if self.aligned else control.expand(-1, self.slots, -1, -1, -1)
+            ring = control[:, :-1]
+        order = torch.arange(self.slots, device=newest.device)
+        moment = _Moment(control, memory.bank, memory.recalled[:, None] <= order)
+        pictures, residual, own = self._step(noisy, knobs, moment, residual, opens=True)
+        kept = memory._replace(buffer=_renoise(pictures[:, :-1], knobs, 1, self.slots), residual=residual, control=ring)
+        return pictures[:, -1], _remember(kept, knobs, own, moment.fresh)
 
-    def _one_after_another(self, noisy: torch.Tensor, knobs: Knobs) -> torch.Tensor:
+    def _one_after_another(
+        self, noisy: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory
+    ) -> tuple[torch.Tensor, Memory]:
         residual = knobs.noise[:, :1]
         pictures = noisy
+        owns: list[torch.Tensor] = []
+        fresh = memory.recalled[:, None] == 0
         for slot in range(self.slots):
             if slot > 0:
                 noisy = _renoise(pictures, knobs, slot, slot + 1)
-            pictures, residual = self._step(noisy, _slots(knobs, slot), residual, opens=slot == 0)
-        return pictures[:, -1]
+            moment = _Moment(control, memory.bank[:, slot : slot + 1], fresh)
+            pictures, residual, own = self._step(noisy, _slots(knobs, slot), moment, residual, opens=slot == 0)
+            owns.append(own)
+        return pictures[:, -1], _remember(memory, knobs, torch.cat(owns, 1), fresh)
 
     def _step(
-        self, noisy: torch.Tensor, knobs: Knobs, residual: torch.Tensor, *, opens: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Denoise every given slot: the pictures seen in `noisy` [S, K, C, h, w], and the residuals of the slots after.
+        self, noisy: torch.Tensor, knobs: Knobs, moment: "_Moment", residual: torch.Tensor, *, opens: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Denoise every given slot: the pictures seen in `noisy` [S, K, C, h, w], the residuals of the slots after, and
+        the keys and values of this step [S, K, length].
 
         `opens` says that the first given slot is the one where denoising begins.
         """
         slots = noisy.shape[1]
-        predicted, unconditional = self._predict(noisy, knobs, 1 if opens else 0)
+        predicted, unconditional, own = self._predict(noisy, knobs, moment, 1 if opens else 0)
         if self.guidance == "initialize" and opens:
             residual = torch.cat((unconditional, residual[:, 1:]), 1)
         if self.guidance != "none":
@@ -108,12 +137,14 @@ class Frame(nn.Module):
         if self.guidance in ("self", "initialize"):
             change = _picture(predicted, knobs.beta * residual, knobs) * knobs.next_alpha / knobs.next_beta
             residual = _next_noise(knobs, slots) + change
-        return pictures, residual
+        return pictures, residual, own
 
-    def _predict(self, noisy: torch.Tensor, knobs: Knobs, opening: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _predict(
+        self, noisy: torch.Tensor, knobs: Knobs, moment: "_Moment", opening: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The noise that the network sees in each slot, with the prompt and, for as many slots as the kind of guidance
-        asks for, with the negative prompt: [S, K, C, h, w] and [S, 0..K, C, h, w]."""
-        networks, slots = self.networks, noisy.shape[1]
+        asks for, with the negative prompt: [S, K, C, h, w] and [S, 0..K, C, h, w]; and `_step`'s keys and values."""
+        networks, streams, slots = self.networks, *noisy.shape[:2]
         against = {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
 
         def rows(values: torch.Tensor) -> torch.Tensor:
@@ -127,17 +158,33 @@ class Frame(nn.Module):
 
         latents = rows(noisy)
         is_xl = networks.is_xl
-        answer = networks.predict(
+        inputs = (
             latents.flatten(0, 1).to(networks.dtype),
             rows(knobs.timesteps).flatten(),
             texts(knobs.negative, knobs.prompt),
             texts(knobs.pooled_negative, knobs.pooled_prompt) if is_xl else None,
             texts(knobs.time_ids, knobs.time_ids) if is_xl else None,
         )
-        predicted = answer.view(noisy.shape[0], -1, *answer.shape[1:]).float()
+        control = None
+        if self.controls is not None and moment.control is not None:
+            pictures = rows(moment.control).flatten(0, 1)
+            control = self.controls(*inputs, pictures, rows(knobs.steering).flatten(0, 1))
+        tokens = strengths = None
+        if knobs.style.shape[1]:
+            tokens = texts(knobs.unstyled, knobs.style)
+            strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1)
+        bank = rows(moment.bank).flatten(0, 1)
+        if bank.shape[1]:
+            fresh = rows(moment.fresh.expand(streams, slots)).flatten()
+            answer, own = networks.recall(*inputs, control, tokens, strengths, bank, fresh)
+            own = own.view(streams, against + slots, -1)[:, against:]
+        else:
+            answer = networks.predict(*inputs, control, tokens, strengths)
+            own = bank.new_zeros((streams, slots, 0))
+        predicted = answer.view(streams, -1, *answer.shape[1:]).float()
         if self.prediction == "v_prediction":
             predicted = rows(knobs.alpha) * predicted + rows(knobs.beta) * latents
-        return predicted[:, against:], predicted[:, :against]
+        return predicted[:, against:], predicted[:, :against], own
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
         # In place, here and below: at the size of pictures, memory that is asked for anew costs more than the sum.
@@ -147,6 +194,34 @@ class Frame(nn.Module):
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
         image = self.networks.decode((latent / self.networks.scaling_factor).to(self.networks.vae_dtype))
         return image.float().mul(0.5).add_(0.5)
+
+
+class _Moment(NamedTuple):
+    """What the slots of one step are given besides latents: `control` [S, K, channels, H, W], `bank` [S, K, pictures,
+    length], and `fresh` bool [S, K], those whose bank holds nothing of theirs yet."""
+
+    control: torch.Tensor | None
+    bank: torch.Tensor
+    fresh: torch.Tensor
+
+
+def _calmed(latent: torch.Tensor, share: torch.Tensor, before: torch.Tensor, started: torch.Tensor) -> torch.Tensor:
+    """`latent` with a share of the one before, where there is one. Exactly itself where the share is 0."""
+    mixed = latent + share * (before - latent)
+    return torch.where(started & (share > 0), mixed, latent)
+
+
+def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tensor) -> Memory:
+    """`memory` with the keys and values `own` [S, N, length] kept, when it is time."""
+    if not own.shape[2]:
+        return memory
+    age = memory.age + 1
+    due = age >= knobs.every
+    newer = torch.cat((own[:, :, None], memory.bank[:, :, :-1]), 2)
+    bank = torch.where(due[..., None, None], newer, memory.bank)
+    bank = torch.where(fresh[..., None, None], own[:, :, None], bank)  # the first fill all places
+    age = torch.where(due, torch.zeros_like(age), age)
+    return memory._replace(bank=bank, age=age, recalled=memory.recalled + 1)
 
 
 def _picture(predicted: torch.Tensor, noisy: torch.Tensor, knobs: Knobs) -> torch.Tensor:
@@ -166,7 +241,7 @@ def _slots(knobs: Knobs, slot: int) -> Knobs:
     return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
 
 
-_PER_SLOT = ("timesteps", "alpha", "beta", "next_alpha", "next_beta", "skip", "out")
+_PER_SLOT = ("timesteps", "alpha", "beta", "next_alpha", "next_beta", "skip", "out", "steering")
 
 
 def _next_noise(knobs: Knobs, slots: int) -> torch.Tensor:

@@ -50,14 +50,36 @@ class Networks(nn.Module):
         time_ids: torch.Tensor | None = None,
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
+        image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The UNet's answer for B independent rows, [B, 4, h, w] of `dtype`: noise or velocity, as the model has it.
 
         `latents` [B, 4, h, w], `texts` [B, tokens, width], `pooled` [B, width] and `time_ids` [B, 6] are of `dtype`,
         `timesteps` int64 [B]. `control` and `image_tokens` [B, tokens, width], which an IP-Adapter projects from a
-        style image, may be None. Raises `NotImplementedError` for one of them that the back end was not made with.
+        style image, may be None; `image_strengths` float32 [B, layers] says how much each cross attention, in the order
+        of the picture's way, makes of the tokens. Raises `NotImplementedError` for what the back end was not made with.
         """
         raise NotImplementedError
+
+    def recall(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        control: ControlResiduals | None,
+        image_tokens: torch.Tensor | None,
+        image_strengths: torch.Tensor | None,
+        bank: torch.Tensor,
+        fresh: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `predict`, with the self attentions looking at earlier pictures too.
+
+        `bank` [B, pictures, length] holds their keys and values; rows that are `fresh`, bool [B], have none yet. Gives
+        the keys and values of this call as well, [B, length].
+        """
+        raise NotImplementedError(f"the networks of {self.back_end} were made without attention to earlier pictures")
 
     @abstractmethod
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -93,6 +115,7 @@ class EagerNetworks(Networks):
         time_ids: torch.Tensor | None = None,
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
+        image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. Image tokens need attention that knows of them, which diffusers' own does not."""
         if image_tokens is not None:

@@ -93,6 +93,25 @@ def find_model(source: str, places: ModelPlaces = NOWHERE) -> Path:
     )
 
 
+def find_repository(repository: str, places: ModelPlaces = NOWHERE) -> Path | None:
+    """The directory of a hub repository's files on this machine, in `models` or in the hub's cache; None if none."""
+    return _find(repository, places)
+
+
+def fetch_chosen(repository: str, names: Iterable[str], places: ModelPlaces, progress: Progress) -> Path:
+    """Fetch these files of a repository into `models`. Raises `ModelUnavailable`, see `get_model`."""
+    wanted = frozenset(names)
+
+    def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+        chosen = tuple(file for file in files if file.name in wanted)
+        missing = sorted(wanted - {file.name for file in chosen})
+        if missing:
+            raise ModelUnavailable(f"{repository} on the hub has no {missing[0]}")
+        return chosen
+
+    return fetch_repository(HubId(repository), _place(places), choose, progress)
+
+
 def may_fetch(source: str, places: ModelPlaces) -> bool:
     """Whether `source` can be looked for on the hub and put into a place."""
     return HubId.parse(source) is not None and fetches(places)
@@ -308,12 +327,14 @@ __all__ = [
     "ModelFiles",
     "commit_of",
     "family_of",
+    "fetch_chosen",
     "fetch_model",
     "fetch_repository",
     "fetch_taesd",
     "fetches",
     "find_cached",
     "find_model",
+    "find_repository",
     "find_taesd",
     "find_tokenizer",
     "get_model",

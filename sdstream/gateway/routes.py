@@ -58,6 +58,7 @@ class GatewayRoutes:
             "update_stream": self.pass_on,
             "update_prompts": self.pass_on,
             "get_snapshot": self.pass_on,
+            "get_tap": self.pass_on,
             "get_stream_status": self.status,
             "follow_events": self.events,
             "delete_stream": self.delete_by_query,

@@ -58,7 +58,7 @@ _PROCESSORS = """\
 ## Processors
 
 What a processor is told goes into its `params`, or into `preprocessor_params` of a ControlNet, where a change is a
-reload. Those that need a model run only where it has been loaded.
+reload. One that needs a model is passed over, and named in the status, while its weights are not here.
 """
 _PRESETS = """\
 ## Daydream's presets

@@ -1,71 +1,14 @@
 """Image and latent processors: which there are, what each can be told, and the blocks that hold them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from sdstream.params.base import WireModel, notes_of
+from sdstream.params.kinds import ProcessorKind, ProcessorParameter
 from sdstream.params.problems import Notes, Problem, broken_rules, describe
-from sdstream.params.vocabulary import MAX_PROCESSORS, NOT_BOOLEAN, ImageProcessorName, LatentProcessorName
-
-ParameterType = Literal["integer", "number", "boolean", "choice"]
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessorParameter:
-    """One thing a processor can be told. `minimum` and `maximum` are what is accepted, both included.
-
-    `default` None means that the worker derives it from the stream. `slider` is the useful part of the range.
-    """
-
-    name: str
-    type: ParameterType
-    default: float | bool | str | None
-    description: str
-    minimum: float | None = None
-    maximum: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    slider: tuple[float, float] | None = None
-
-    def read(self, value: object) -> Any:
-        """`value` as this parameter's own type; integral floats and numeric texts are taken.
-
-        Raises pydantic's `ValidationError`.
-        """
-        return _adapter(self).validate_python(value)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessorKind:
-    """A processor by its wire name. `needs_model` ones run only where their network has been loaded."""
-
-    name: str
-    description: str
-    parameters: tuple[ProcessorParameter, ...] = ()
-    needs_model: bool = False
-    scales_output: bool = False
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {parameter.name: parameter.default for parameter in self.parameters if parameter.default is not None}
-
-
-@cache
-def _adapter(parameter: ProcessorParameter) -> TypeAdapter[Any]:
-    bounds = Field(ge=parameter.minimum, le=parameter.maximum, allow_inf_nan=False)
-    match parameter.type:
-        case "integer":
-            return TypeAdapter(Annotated[int, Field(ge=parameter.minimum, le=parameter.maximum), NOT_BOOLEAN])
-        case "number":
-            return TypeAdapter(Annotated[float, bounds, NOT_BOOLEAN])
-        case "boolean":
-            return TypeAdapter(bool)
-        case "choice":
-            return TypeAdapter[Any](Literal[parameter.choices])  # pyright: ignore[reportArgumentType]
+from sdstream.params.vocabulary import MAX_PROCESSORS, ImageProcessorName, LatentProcessorName
 
 
 def _number(
@@ -87,6 +30,11 @@ def _integer(
 
 def _switch(name: str, default: bool, description: str) -> ProcessorParameter:
     return ProcessorParameter(name, "boolean", default, description)
+
+
+def _interval(default: int) -> ProcessorParameter:
+    description = "Looks at every so many pictures; in between the last result is shown."
+    return _integer("interval", default, 1, 60, description, (1, 10))
 
 
 COMMON_PARAMETERS = (
@@ -116,9 +64,17 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
                 _integer("high_threshold", 200, 0, 1000, "Gradient above which a pixel starts an edge.", (1, 255)),
             ),
         ),
-        ProcessorKind("depth", "Estimated distance of every pixel, near is bright (MiDaS).", needs_model=True),
         ProcessorKind(
-            "depth_tensorrt", "Estimated distance of every pixel, near is bright (Depth Anything).", needs_model=True
+            "depth",
+            "Estimated distance of every pixel, near is bright (Depth Anything V2).",
+            (_interval(1),),
+            needs_model=True,
+        ),
+        ProcessorKind(
+            "depth_tensorrt",
+            "Estimated distance of every pixel, near is bright (Depth Anything V2).",
+            (_interval(1),),
+            needs_model=True,
         ),
         ProcessorKind(
             "external",
@@ -133,7 +89,10 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
         ProcessorKind(
             "hed",
             "Soft outlines of whole objects (holistically-nested edge detection).",
-            (_switch("safe", True, "Round the strengths of edges to a few steps, as the ControlNet was trained."),),
+            (
+                _switch("safe", True, "Round the strengths of edges to a few steps, as the ControlNet was trained."),
+                _interval(1),
+            ),
             needs_model=True,
         ),
         ProcessorKind(
@@ -142,6 +101,7 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
             (
                 _switch("coarse", True, "Draw coarser lines, which is faster."),
                 _switch("anime_style", False, "Draw in the manner of anime."),
+                _interval(1),
             ),
             needs_model=True,
         ),
@@ -178,16 +138,20 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
             "openpose",
             "Stick figures of the people in the picture (OpenPose).",
             (
-                _switch("include_hands", False, "Draw hands too."),
-                _switch("include_face", False, "Draw faces too."),
+                _switch("include_hands", False, "Draw hands too; not supported yet, without effect."),
+                _switch("include_face", False, "Draw faces too; not supported yet, without effect."),
+                _interval(2),
             ),
             needs_model=True,
         ),
         ProcessorKind("passthrough", "Leaves the picture as it is."),
         ProcessorKind(
             "pose_tensorrt",
-            "Stick figures of the people in the picture (YOLO-NAS pose).",
-            (_number("confidence_threshold", 0.5, 0.0, 1.0, 0.01, "Least confidence of a person that is drawn."),),
+            "Stick figures of the people in the picture (RT-DETR and ViTPose).",
+            (
+                _number("confidence_threshold", 0.5, 0.0, 1.0, 0.01, "Least confidence of a person that is drawn."),
+                _interval(2),
+            ),
             needs_model=True,
         ),
         ProcessorKind(

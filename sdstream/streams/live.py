@@ -4,6 +4,7 @@
 event loop.
 """
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from sdstream.media.ports import (
 from sdstream.params import Delivery, StreamParams
 from sdstream.streams.placards import choose_placard
 from sdstream.streams.recordings import RecordingShelf
+from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Moments, Thresholds
 from sdstream.streams.traffic import StreamTraffic
 from sdstream.worker.ports import (
@@ -286,6 +288,13 @@ class LiveStream:
     def statistics(self) -> MediaStatistics:
         """The media's counters; the last ones once closed."""
         return self._final if self._media is None else self._media.statistics()
+
+    async def jpeg(self, processor: str | None = None) -> bytes | None:
+        """The newest output picture, or what an image processor made last; None when there is no such thing."""
+        if processor is not None:
+            return None if self._lane is None else await self._lane.tap(processor)
+        picture = self.latest_picture()
+        return None if picture is None else await asyncio.to_thread(encode_jpeg, picture)
 
     def latest_picture(self) -> I420Frame | None:
         return None if self._media is None else self._media.latest_picture()

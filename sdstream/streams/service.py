@@ -33,7 +33,6 @@ from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
 from sdstream.streams.recordings import RecordingShelf
-from sdstream.streams.snapshots import encode_jpeg
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
@@ -224,6 +223,7 @@ class StreamService:
             self._refuse_load(stream.saved.params)
         before = stream.used_at
         stream.use()  # before the answer, or several could take the last place at once
+        self._look_at_style_image(stream)
         try:
             return SessionOpened(stream.saved, await stream.publish(offer))
         except RequestError:
@@ -269,13 +269,13 @@ class StreamService:
         """
         return self._streams.peek(stream_id).state
 
-    async def snapshot(self, stream_id: str) -> bytes:
-        """The newest output picture as JPEG. Raises `StreamNotFound` or `NoPictureYet`."""
-        stream = self._streams.find(stream_id)
-        picture = None if stream.live is None else stream.live.latest_picture()
+    async def snapshot(self, stream_id: str, processor: str | None = None) -> bytes:
+        """The newest output as JPEG, or what `processor` made last. Raises `StreamNotFound` or `NoPictureYet`."""
+        live = self._streams.find(stream_id).live
+        picture = None if live is None else await live.jpeg(processor)
         if picture is None:
-            raise NoPictureYet("This stream has no picture yet.")
-        return await asyncio.to_thread(encode_jpeg, picture)
+            raise NoPictureYet(f"This stream has no picture {f'of {processor} ' if processor else ''}yet.")
+        return picture
 
     def events(self, stream_id: str, after: int | None = None) -> EventSubscription:
         """Follow a stream from now on, or past the kept event `after`. Raises `StreamNotFound` or `CapacityReached`."""
@@ -379,10 +379,9 @@ class StreamService:
 
     def _look_at_style_image(self, stream: Stream) -> None:
         image = style_image_of(stream.saved.params)
-        if image is None:
-            self._style_images.forget(stream.saved.id)
-        else:
-            self._style_images.check(stream.saved.id, image, stream.note_bad_params)
+        self._style_images.forget(stream.saved.id)
+        if image is not None and not stream.has_style_picture(image):
+            self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
 
     def _refuse_load(self, params: StreamParams) -> None:
         if reason := worker_full(self._streams, self._settings, self._worker.health(), params):

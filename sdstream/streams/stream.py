@@ -11,12 +11,13 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
 from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState, SessionAnswer
-from sdstream.params import Delivery, StreamParams, wire_params
+from sdstream.params import Delivery, StreamParams, StyleImage, wire_params
 from sdstream.streams.duties import Use
 from sdstream.streams.events import EventLog
 from sdstream.streams.live import LiveStream
 from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
+from sdstream.streams.style_images import StylePicture, style_image_of
 from sdstream.streams.totals import Totals
 from sdstream.streams.views import Applied, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import WorkerClient, WorkerHealth
@@ -53,6 +54,7 @@ class Stream:
         """What the live parts that ended have counted."""
         self.events = EventLog(record.id, clock)
         self.updated_at: datetime | None = None
+        self._style = StylePicture()
         self._media = media
         self._shelf = shelf
         self._worker = worker
@@ -79,7 +81,7 @@ class Stream:
             try:
                 answer = await live.publish(offer)
                 given = self.saved.revision
-                await live.ensure_lane(self._worker, self.saved.params, given)
+                await live.ensure_lane(self._worker, self._style.given(self.saved.params), given)
             except BaseException:
                 if self.live is not live:
                     await live.close()
@@ -89,7 +91,7 @@ class Stream:
             self.live = live
             live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered
             if self.saved.revision != given:
-                live.apply(self.saved.params, self.saved.revision)
+                live.apply(self._style.given(self.saved.params), self.saved.revision)
         self.use()
         self.observe()
         return answer
@@ -140,7 +142,8 @@ class Stream:
         self.updated_at = self._clock.now()
         self._last_params = wire_params(record.params, short_images=True)
         if self.live is not None:
-            self.live.apply(record.params, record.revision, reload=applied is Applied.RELOAD)
+            params = self._style.given(record.params)
+            self.live.apply(params, record.revision, reload=applied is Applied.RELOAD)
             self.observe()
 
     def abandon(self, record: StreamRecord) -> None:
@@ -166,6 +169,18 @@ class Stream:
             raise NoPictureYet("Nobody publishes to this stream yet." if live is None else "There is no such segment.")
         self.use()
         return file
+
+    def has_style_picture(self, address: StyleImage) -> bool:
+        """Whether what is at `address` is here."""
+        return self._style.has(address)
+
+    def take_style_picture(self, picture: StyleImage) -> None:
+        """The picture at the address of the style image was fetched: the worker is given it."""
+        address = style_image_of(self.saved.params)
+        if address is not None:
+            self._style.found(address, picture)
+            if self.live is not None:
+                self.live.apply(self._style.given(self.saved.params), self.saved.revision)
 
     def note_bad_params(self, message: str) -> None:
         """Accepted params turned out to be of no use."""

@@ -16,6 +16,8 @@ STYLE_IMAGE = "ip_adapter_style_image_url"
 """The parameter that names a style image."""
 
 MAX_PIXELS = 32_000_000
+LARGEST_SIDE = 1024
+"""Pixels of the longer side that the worker is given: adapters look at a few hundred."""
 CHECKS_AT_ONCE = 4
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
 """What is opened, as Pillow calls it; the same that `params` lets pass in data URIs. Pillow knows many more, and some
@@ -37,10 +39,12 @@ class StyleImageChecker:
         """Checks under way."""
         return len(self._checks)
 
-    def check(self, stream_id: str, image: StyleImage, report: Callable[[str], None]) -> None:
-        """Start looking at `image`; `report` is told what is wrong with it, if anything."""
+    def check(
+        self, stream_id: str, image: StyleImage, report: Callable[[str], None], found: Callable[[StyleImage], None]
+    ) -> None:
+        """Start looking at `image`; `report` is told what is wrong with it, `found` the picture behind an address."""
         self.forget(stream_id)
-        task = asyncio.create_task(self._check(stream_id, image, report), name=f"style image of {stream_id}")
+        task = asyncio.create_task(self._check(stream_id, image, report, found), name=f"style image of {stream_id}")
         self._checks[stream_id] = task
         task.add_done_callback(lambda done: self._drop(stream_id, done))
 
@@ -58,13 +62,15 @@ class StyleImageChecker:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fetcher.close()
 
-    async def _check(self, stream_id: str, image: StyleImage, report: Callable[[str], None]) -> None:
+    async def _check(
+        self, stream_id: str, image: StyleImage, report: Callable[[str], None], found: Callable[[StyleImage], None]
+    ) -> None:
         try:
             async with self._places:
                 if image.is_data:
                     await asyncio.to_thread(decode_data, str(image))
                 else:
-                    await asyncio.to_thread(decode, await self._fetcher.fetch(str(image)))
+                    found(await asyncio.to_thread(_as_data, await self._fetcher.fetch(str(image))))
         except FetchProblem as problem:
             report(f"The style image {problem}.")
         except Exception as error:  # supervisor of a check: its end must be told, whatever it was
@@ -74,6 +80,44 @@ class StyleImageChecker:
     def _drop(self, stream_id: str, task: asyncio.Task[None]) -> None:
         if self._checks.get(stream_id) is task:
             del self._checks[stream_id]
+
+
+class StylePicture:
+    """What the worker is given for a stream's style image, as it has no way to the network: the picture itself.
+
+    Of an address that is not fetched yet, or that leads to none, it is the picture before.
+    """
+
+    def __init__(self) -> None:
+        self._address: StyleImage | None = None
+        self._picture: StyleImage | None = None
+
+    def has(self, address: StyleImage) -> bool:
+        """Whether the picture at `address` was fetched and is here. One given as data is looked at each time."""
+        return not address.is_data and self._picture is not None and self._address == address
+
+    def found(self, address: StyleImage, picture: StyleImage) -> None:
+        """`picture`, a data URI, is what is at `address`."""
+        self._address, self._picture = address, picture
+
+    def given(self, params: StreamParams) -> StreamParams:
+        """`params` with the picture in the place of its address."""
+        image = style_image_of(params)
+        if image is None:
+            return params
+        if image.is_data:
+            self.found(image, image)
+            return params
+        return params.model_copy(update={STYLE_IMAGE: self._picture})
+
+
+def _as_data(content: bytes) -> StyleImage:
+    """The picture in `content`, no larger than it is looked at, as a data URI. Raises `FetchProblem`."""
+    image = decode(content).convert("RGB")
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    return StyleImage(f"data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}")
 
 
 def decode_data(uri: str) -> Image.Image:
@@ -115,6 +159,7 @@ __all__ = [
     "MAX_PIXELS",
     "STYLE_IMAGE",
     "StyleImageChecker",
+    "StylePicture",
     "decode",
     "decode_data",
     "style_image_of",

@@ -30,6 +30,7 @@ from sdstream.worker.messages import (
     Ready,
     SlotsReturned,
     Stop,
+    TapOut,
     UseRing,
     Warm,
 )
@@ -349,6 +350,9 @@ class WorkerProcess:
             case SlotsReturned():
                 if lane := self._lanes.get(message.lane):
                     lane.on_slots_returned(message, child.channel)
+            case TapOut():
+                for lane in list(self._lanes.values()):
+                    lane.taps.answer(message)
             case UseRing():
                 if lane := self._lanes.get(message.lane):
                     lane.on_use_ring(message, child.channel)

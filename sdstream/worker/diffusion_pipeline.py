@@ -1,7 +1,8 @@
 """A stream that diffuses: image processors, its seat in a call that streams share, image processors."""
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,28 +11,34 @@ from sdstream.diffusion.models import Model
 from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
 from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
-from sdstream.diffusion.state import Knobs, Memory, make_knobs
-from sdstream.errors import ModelUnavailable
+from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelUnavailable, SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
+from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.checkers import CheckerShelf, placard
+from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, style_of
+from sdstream.worker.conditions import shelf as conditions_shelf
+from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.pipelines import LaneStages, Pipeline, Progress
+from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
 from sdstream.worker.ports import CallKind
 from sdstream.worker.shelf import ModelShelf, WantedModel
 
-FIXED = (
-    "model_id",
-    "width",
-    "height",
-    "use_denoising_batch",
-    "use_lcm_lora",
-    "lora_dict",
-    "controlnets",
-    "acceleration",
-)
+FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "acceleration")
 """Parameters that another pipeline is made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a pipeline runs on, loaded before it is made."""
+
+    model: Model
+    shelf: AnnotatorShelf
+    conditions: Conditions = field(default_factory=Conditions)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class DiffusionPlan:
 
     params: StreamParams
     stages: LaneStages
+    controls: ControlStages
     guidance: Guidance
     knobs: Knobs
     notes: tuple[str, ...]
@@ -53,13 +61,24 @@ class DiffusionPipeline(Pipeline):
     """
 
     def __init__(
-        self, params: StreamParams, model: Model, options: EngineOptions | None = None, source: str = ""
+        self,
+        params: StreamParams,
+        model: Model,
+        options: EngineOptions | None = None,
+        source: str = "",
+        *,
+        conditions: Conditions | None = None,
+        shelf: AnnotatorShelf | None = None,
     ) -> None:
-        """`source` is where the model came from. Raises `ModelUnavailable` when the params ask for what cannot run."""
+        """`source` is where the model came from, `conditions` what was loaded for these params besides it.
+
+        Raises `ModelUnavailable` when the params ask for what cannot run.
+        """
+        shelf = annotators(model.device, ModelPlaces()) if shelf is None else shelf
+        self._loaded = Loaded(model, shelf, conditions or Conditions(), source)
         self._model = model
         self._options = options or EngineOptions()
-        self._source = source
-        self._plan = make_plan(params, model, source)
+        self._plan = make_plan(params, self._loaded)
         self._group: StreamGroup | None = None
         self._seat = 0
         self._known: dict[Guidance, StreamGroup] = {}
@@ -125,7 +144,9 @@ class DiffusionPipeline(Pipeline):
             return None
         if len(params.t_index_list) != len(old.t_index_list):
             return None
-        return make_plan(params, self._model, self._source)
+        if WantedConditions.of(params) != self._loaded.conditions.wanted:
+            return None
+        return make_plan(params, self._loaded, self._plan)
 
     def turn(self, plan: DiffusionPlan) -> None:
         if self._group is not None and self._group.key.guidance == plan.guidance:
@@ -143,6 +164,8 @@ class DiffusionPipeline(Pipeline):
         memory = None
         if isinstance(before, DiffusionPipeline) and before.group is not None and self._continues(before):
             memory = before.group.memory(before.seat)
+            if memory is not None:
+                memory = carry_over(memory, self._plan.knobs)
             self._previous = before._previous
         self._group, self._seat = self._join(self._plan, memory)
 
@@ -154,17 +177,37 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def before(self, image: torch.Tensor) -> torch.Tensor:
-        return self._plan.stages.before(image, self._previous)
+        image = self._plan.stages.before(image, self._previous, self._delay)
+        return self._plan.controls.beside(image, self._previous, self._delay)
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
         if self._guard is not None:
             image = self._guard.guard(image)
         image = self._plan.stages.after(image, self._previous)
-        self._previous = image if self._plan.stages.remembers else None
+        remembers = self._plan.stages.remembers or self._plan.controls.remembers
+        self._previous = image if remembers else None
         # In memory of its own: what a call gives is valid until the next one, of which this stream need not be a part.
         self._last = None if self._filter is None else image.clone()
         return image
+
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        return (*self._plan.stages.faults, *self._plan.controls.faults)
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        return {**self._plan.stages.taps, **self._plan.controls.last}
+
+    def wait(self) -> None:
+        """Wait for the networks of all processors."""
+        self._plan.stages.wait()
+        self._plan.controls.wait()
+
+    @property
+    def _delay(self) -> int:
+        """How many pictures after its own a picture leaves."""
+        return self._plan.params.pictures_late
 
     @torch.no_grad()
     def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
@@ -208,8 +251,9 @@ class DiffusionPipeline(Pipeline):
             plan.guidance,
             params.use_denoising_batch,
             self._options,
-            self._source,
+            self._loaded.source,
             params.acceleration == "tensorrt",
+            self._loaded.conditions,
         )
         group = self._known[plan.guidance] = groups.find(key, plan.knobs)
         return group, group.join(plan.knobs, memory)
@@ -220,10 +264,15 @@ _encoding = threading.Lock()
 
 
 @torch.no_grad()
-def make_plan(params: StreamParams, model: Model, source: str = "") -> DiffusionPlan:
-    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here."""
+def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None = None) -> DiffusionPlan:
+    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here.
+
+    `before` is the plan that this one takes the place of.
+    """
     _refuse_what_cannot_run(params)
-    stages = LaneStages.of(params)
+    model, conditions = loaded.model, loaded.conditions
+    stages = LaneStages.of(params, loaded.shelf, None if before is None else before.stages)
+    controls = ControlStages(params, loaded.shelf, None if before is None else before.controls)
     with _encoding:
         prompt = model.prompts.encode(
             params.prompt, method=params.prompt_interpolation_method, normalise=params.normalize_prompt_weights
@@ -244,12 +293,16 @@ def make_plan(params: StreamParams, model: Model, source: str = "") -> Diffusion
         delta=params.delta,
         renoise=params.do_add_noise,
         time_ids=model.time_ids(params.width, params.height),
+        calm=calm_of(params),
+        steering=conditions.steering(params),
+        style=conditions.style(params, model),
+        recall=conditions.recall(params, model),
     )
     notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes)]
-    checker = checkers.get(source, model.device, model.dtype) if params.use_safety_checker else None
+    checker = checkers.get(loaded.source, model.device, model.dtype) if params.use_safety_checker else None
     if params.use_safety_checker and checker is None:
         notes.append(ABSENT)
-    return DiffusionPlan(params, stages, choose_guidance(params), knobs, tuple(notes), checker)
+    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
 
 
 def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:
@@ -279,7 +332,12 @@ def load_diffusion(
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    return DiffusionPipeline(params, shelf.get(wanted, device, progress), options, wanted.source)
+    model = shelf.get(wanted, device, progress)
+    conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
+    annotator_shelf = annotators(device, wanted.places)
+    pipeline = DiffusionPipeline(params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf)
+    pipeline.wait()
+    return pipeline
 
 
 shelf = ModelShelf()
@@ -289,20 +347,11 @@ checkers = CheckerShelf()
 def _refuse_what_cannot_run(params: StreamParams) -> None:
     """What this version cannot do is said, not left out of the picture in silence."""
     adapter = getattr(params, "ip_adapter", None)
-    cached = getattr(params, "cached_attention", None)
-    latent = [block for block in (params.latent_preprocessing, params.latent_postprocessing) if block is not None]
-    asked = {
-        "controlnets": any(net.enabled and net.conditioning_scale > 0 for net in params.controlnets),
-        "ip_adapter": bool(adapter and adapter.enabled and getattr(params, "ip_adapter_style_image_url", None)),
-        "cached_attention": bool(cached and cached.enabled),
-        "latent processors": any(block.active for block in latent),
-    }
-    wanted = [name for name, wants in asked.items() if wants]
-    if wanted:
+    if adapter is not None and adapter.enabled and adapter.type == "faceid" and style_of(params) is not None:
         raise ModelUnavailable(
-            f"{', '.join(wanted)}: this version of sdstream cannot diffuse with this yet",
-            hint="Switch it off, or wait for a version that has it.",
+            "ip_adapter.type faceid: this version of sdstream cannot find faces yet",
+            hint="Set ip_adapter.type to regular, or switch the adapter off.",
         )
 
 
-__all__ = ["DiffusionPipeline", "DiffusionPlan", "choose_guidance", "load_diffusion", "make_plan", "shelf"]
+__all__ = ["DiffusionPipeline", "DiffusionPlan", "Loaded", "choose_guidance", "load_diffusion", "make_plan", "shelf"]

@@ -7,6 +7,8 @@ from weakref import WeakValueDictionary, ref
 import torch
 
 from sdstream.diffusion.components import lora_identities
+from sdstream.diffusion.conditioned import ConditionedNetworks
+from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
@@ -14,6 +16,7 @@ from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.table import StreamTable
+from sdstream.worker.conditions import Conditions
 from sdstream.worker.engine_finder import EngineRequest
 from sdstream.worker.engines import installed_finder
 from sdstream.worker.options import EngineOptions
@@ -36,6 +39,8 @@ class GroupKey:
     """Where the model comes from."""
     engines: bool = False
     """Whether engines are wanted, as `acceleration: tensorrt` does."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """What was loaded besides the model; the same when it is the same objects."""
 
 
 class StreamGroup:
@@ -115,19 +120,32 @@ class GroupBook:
 
 
 def runner_of(key: GroupKey, like: Knobs) -> Runner:
-    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it."""
-    model = key.model
+    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it.
+
+    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    """
+    model, conditions = key.model, key.conditions
+    if conditions.adapter is None and not conditions.wanted.recalled:
+        networks = EagerNetworks(model.unet, model.vae)
+    else:
+        networks = ConditionedNetworks(
+            model.unet,
+            model.vae,
+            image_layers=() if conditions.adapter is None else conditions.adapter.layers,
+            recalls=model.latent_shape(key.width, key.height)[1:] if conditions.wanted.recalled else None,
+        )
     frame = Frame(
-        EagerNetworks(model.unet, model.vae),
+        networks,
         slots=key.steps,
         guidance=key.guidance,
         prediction=model.schedule.prediction,
         batched=key.batched,
+        controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
     options = key.options
     plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
     finder = installed_finder() if key.engines else None
-    if finder is None:
+    if finder is None or conditions != Conditions():
         return plain
     runner = SwappingRunner(plain)
     finder.look_for(

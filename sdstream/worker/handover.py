@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdstream.params import StreamParams, StyleImage, dump_params, image_apart
+from sdstream.worker.messages import LaneReport
 from sdstream.worker.ports import LanePhase, LaneStatus
 
 
@@ -59,7 +60,8 @@ class ParamsHandover:
 
     def next(self) -> Given | None:
         """What the worker is to be given now, if anything."""
-        if self._unanswered is not None or self._given.revision >= self._wanted.revision:
+        # Of one revision there may be two: a style image's picture can come after its address.
+        if self._unanswered is not None or self._given is self._wanted:
             return None
         return self._give()
 
@@ -100,4 +102,20 @@ class ParamsHandover:
         return Given(dump_params(wanted.params), wanted.revision, str(image))
 
 
-__all__ = ["Given", "ParamsHandover"]
+def status_of(report: LaneReport) -> LaneStatus:
+    """What the worker reported, as the server tells it."""
+    return LaneStatus(
+        LanePhase(report.phase),
+        report.revision,
+        report.effective_sequence,
+        report.detail,
+        report.percent,
+        report.error_code,
+        report.error_message,
+        report.refused_revision,
+        report.acceleration,
+        tuple(report.loras),
+    )
+
+
+__all__ = ["Given", "ParamsHandover", "status_of"]

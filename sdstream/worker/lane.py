@@ -14,7 +14,7 @@ from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, Wo
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
-from sdstream.worker.handover import ParamsHandover
+from sdstream.worker.handover import ParamsHandover, status_of
 from sdstream.worker.messages import (
     IN_PLACE,
     CloseLane,
@@ -29,6 +29,7 @@ from sdstream.worker.messages import (
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.submission import Submission, failure, reject, resolve
+from sdstream.worker.taps import Taps
 
 RETURN_AT = 2
 """So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
@@ -73,6 +74,7 @@ class WorkerLane:
         self._clock = clock
         self._forget = forget
         self._loop = asyncio.get_running_loop()
+        self.taps = Taps(self._loop)
         self._lock = threading.Lock()
         self._status = LaneStatus(LanePhase.WAITING, revision)
         self._closed = False
@@ -121,6 +123,9 @@ class WorkerLane:
             self._waiting.append((frame, result))
             self._pump()
         return await result
+
+    async def tap(self, processor: str) -> bytes | None:
+        return await self.taps.ask(self._channel, self.number, processor)
 
     def update(self, params: StreamParams, revision: int) -> None:
         with self._lock:
@@ -259,19 +264,7 @@ class WorkerLane:
         with self._lock:
             if channel is not self._channel:
                 return
-            status = LaneStatus(
-                LanePhase(message.phase),
-                message.revision,
-                message.effective_sequence,
-                message.detail,
-                message.percent,
-                message.error_code,
-                message.error_message,
-                message.refused_revision,
-                message.acceleration,
-                tuple(message.loras),
-            )
-            self._set_status(self._handover.hear(status))
+            self._set_status(self._handover.hear(status_of(message)))
             self._send_update()
             if self._status.phase is LanePhase.FAILED:
                 self._fail_waiting(failure(message.error_code, message.error_message))

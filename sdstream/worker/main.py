@@ -30,6 +30,8 @@ from sdstream.worker.messages import (
     Ready,
     SlotsReturned,
     Stop,
+    TapLane,
+    TapOut,
     UpdateLane,
     UseRing,
     Warm,
@@ -131,6 +133,10 @@ class Worker:
             case SlotsReturned():
                 if lane := self._lanes.get(message.lane):
                     lane.take_back(message.ring, message.slots)
+            case TapLane():
+                lane = self._lanes.get(message.lane)
+                picture = None if lane is None else lane.tap(message.processor)
+                self._channel.send(TapOut(message.number, picture))
             case Ping():
                 self._channel.send(self._pong(message.number))
             case UseRing():

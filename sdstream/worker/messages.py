@@ -96,6 +96,21 @@ class PictureIn(Message):
     returned: list[int]
 
 
+class TapLane(Message):
+    """What did this image processor of the lane make last? `TapOut` of the same number answers."""
+
+    number: int
+    lane: int
+    processor: str
+
+
+class TapOut(Message):
+    """A small JPEG; None when the lane has no such processor, or it has made nothing yet."""
+
+    number: int
+    picture: bytes | None
+
+
 class SlotsReturned(Message):
     """Either way: these slots may be filled again; from the worker, their pictures were superseded or given up."""
 
@@ -197,8 +212,8 @@ class LaneReport(Message):
     loras: list[tuple[str, float]] = []
 
 
-ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned
-ToServer = Warm | Ready | Pong | UseRing | AtWork | Ending | PictureOut | SlotsReturned | LaneReport
+ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned | TapLane
+ToServer = Warm | Ready | Pong | UseRing | AtWork | Ending | PictureOut | SlotsReturned | LaneReport | TapOut
 
 _ENCODER = msgspec.msgpack.Encoder()
 TO_WORKER: "msgspec.msgpack.Decoder[ToWorker]" = msgspec.msgpack.Decoder(ToWorker)
@@ -262,6 +277,8 @@ __all__ = [
     "Ready",
     "SlotsReturned",
     "Stop",
+    "TapLane",
+    "TapOut",
     "ToServer",
     "ToWorker",
     "Unpacker",

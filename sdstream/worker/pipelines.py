@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
-from sdstream.params.processors import ImageProcessing, Processor
+from sdstream.params.processors import ImageProcessing
+from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind
-from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, run_processor
+from sdstream.worker.processors import ProcessorChain, Wanted
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
@@ -72,6 +74,16 @@ class Pipeline(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
         return ()
+
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        """What is asked for and left out, and why; the pipeline goes on without it."""
+        return ()
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        """What each image processor made last, by its name, float [1, 3, H, W], 0 to 1. From any thread."""
+        return {}
 
     @property
     def acceleration(self) -> str:
@@ -171,13 +183,15 @@ def make_pipeline(
 
     `models` says where weights are; without it a model is looked for under its id.
     """
+    places = ModelPlaces() if models is None else models.places
     if params.skip_diffusion:
-        return ProcessorPipeline(params, device)
+        pipeline = ProcessorPipeline(params, device, annotators(device, places))
+        pipeline.wait()
+        return pipeline
     from sdstream.diffusion.sources import find_model, may_fetch
 
     entry = None if models is None else models.get(params.model_id)
     source = params.model_id if entry is None else entry.source
-    places = ModelPlaces() if models is None else models.places
     if not may_fetch(source, places):
         find_model(source, places)  # first: diffusers takes seconds to import, for nothing where there is no model
     from sdstream.worker.diffusion_pipeline import load_diffusion
@@ -190,45 +204,65 @@ def make_pipeline(
 class LaneStages:
     """A lane's own parts of the way: its image processors before and after what it shares, and the sizes."""
 
-    first: tuple[Processor, ...]
-    last: tuple[Processor, ...]
+    first: ProcessorChain
+    last: ProcessorChain
     input_size: PictureSize
     output_size: PictureSize
 
     @classmethod
-    def of(cls, params: StreamParams) -> "LaneStages":
-        """Raises `ModelUnavailable` for a processor that cannot run here."""
-        first, last = usable_processors(params.image_preprocessing), usable_processors(params.image_postprocessing)
-        return cls(first, last, PictureSize(params.width, params.height), params.output_size)
+    def of(cls, params: StreamParams, shelf: AnnotatorShelf, before: "LaneStages | None" = None) -> "LaneStages":
+        """`before` are the stages that these take the place of: what goes on keeps its memory."""
+        return cls(
+            ProcessorChain(wanted_of(params.image_preprocessing), shelf, None if before is None else before.first),
+            ProcessorChain(wanted_of(params.image_postprocessing), shelf, None if before is None else before.last),
+            PictureSize(params.width, params.height),
+            params.output_size,
+        )
 
     @property
     def changes_nothing(self) -> bool:
         """Whether pictures come out as they go in."""
-        processors = (*self.first, *self.last)
-        return self.input_size == self.output_size and all(changes_nothing(each.type) for each in processors)
+        return self.input_size == self.output_size and self.first.changes_nothing and self.last.changes_nothing
 
     @property
     def remembers(self) -> bool:
         """Whether the next picture needs the one that came out last."""
-        return any(processor.type == "feedback" for processor in (*self.first, *self.last))
+        return self.first.needs_previous_output or self.last.needs_previous_output
 
-    def before(self, image: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-        """The processors before, then `input_size`; `previous` is the picture that came out last, if it is known."""
-        return resize(_run(self.first, image, previous), self.input_size.width, self.input_size.height)
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        """Why processors are passed over."""
+        return (*self.first.faults, *self.last.faults)
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        """What each processor made last."""
+        return {**self.first.last, **self.last.last}
+
+    def wait(self) -> None:
+        """Wait for the networks of all processors."""
+        self.first.wait()
+        self.last.wait()
+
+    def before(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int = 0) -> torch.Tensor:
+        """The processors before, then `input_size`; `previous` is the picture that came out last, if it is known, and
+        belongs to the picture that came `delay` before the last one."""
+        image = self.first.run(image, previous, delay)
+        return resize(image, self.input_size.width, self.input_size.height)
 
     def after(self, image: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
         """The processors after, then `output_size` and 0 to 1."""
-        image = _run(self.last, image, previous)
+        image = self.last.run(image, previous)
         return resize(image, self.output_size.width, self.output_size.height).clamp(0, 1)
 
 
 class ProcessorPipeline(Pipeline):
     """`skip_diffusion: true`: the image processors of both blocks, in order, and nothing between them."""
 
-    def __init__(self, params: StreamParams, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, params: StreamParams, device: torch.device, shelf: AnnotatorShelf | None = None) -> None:
+        self._shelf = annotators(device, ModelPlaces()) if shelf is None else shelf
         self._previous: torch.Tensor | None = None
-        self._stages = LaneStages.of(params)
+        self._stages = LaneStages.of(params, self._shelf)
 
     @property
     def input_size(self) -> PictureSize:
@@ -254,8 +288,20 @@ class ProcessorPipeline(Pipeline):
     def seat(self) -> int:
         return 0
 
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        return self._stages.faults
+
+    @property
+    def taps(self) -> Mapping[str, torch.Tensor]:
+        return self._stages.taps
+
+    def wait(self) -> None:
+        """Wait for the networks of all processors."""
+        self._stages.wait()
+
     def plan(self, params: StreamParams) -> LaneStages | None:
-        return LaneStages.of(params) if params.skip_diffusion else None
+        return LaneStages.of(params, self._shelf, self._stages) if params.skip_diffusion else None
 
     def turn(self, plan: LaneStages) -> None:
         self._stages = plan
@@ -277,22 +323,15 @@ class ProcessorPipeline(Pipeline):
         return image
 
 
-def _run(processors: tuple[Processor, ...], image: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-    context = ProcessorContext(previous)
-    for processor in processors:
-        image = run_processor(processor.type, image, processor.params, context)
-    return image
+def wanted_of(block: ImageProcessing | None) -> tuple[Wanted, ...]:
+    """The active processors of a block."""
+    return () if block is None else tuple(Wanted(processor.type, processor.params) for processor in block.active)
 
 
-def usable_processors(block: ImageProcessing | None) -> tuple[Processor, ...]:
-    """The active processors of a block. Raises `ModelUnavailable` for one that cannot run here."""
-    active = () if block is None else block.active
-    for processor in active:
-        if processor.type not in PROCESSORS:
-            raise ModelUnavailable(
-                f"the image processor {processor.type} needs a model that this version of sdstream cannot load"
-            )
-    return active
+@cache
+def annotators(device: torch.device, places: ModelPlaces) -> AnnotatorShelf:
+    """The networks of image processors on a device."""
+    return AnnotatorShelf(device, places)
 
 
 __all__ = [
@@ -302,7 +341,8 @@ __all__ = [
     "ProcessorPipeline",
     "Progress",
     "Ran",
+    "annotators",
     "group_of",
     "make_pipeline",
-    "usable_processors",
+    "wanted_of",
 ]

@@ -185,6 +185,10 @@ class Lane(Protocol):
         """
         ...
 
+    async def tap(self, processor: str) -> bytes | None:
+        """What this image processor made last, as a small JPEG; None when there is no such thing."""
+        ...
+
     def statistics(self) -> LaneStatistics: ...
 
     async def close(self) -> None:

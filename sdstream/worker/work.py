@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from sdstream.clock import Clock
-from sdstream.errors import InternalError
+from sdstream.errors import InternalError, SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
@@ -28,6 +28,7 @@ from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipelin
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
+from sdstream.worker.tapping import small_tap
 
 Send = Callable[[Message], None]
 
@@ -75,8 +76,8 @@ class LaneWork:
         self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
-        self._told_acceleration = ""
-        self._told_blocked = 0
+        self._told_faults: tuple[SdstreamError, ...] = ()
+        self._told_acceleration, self._told_blocked = "", 0
         self.failed = False
         self.preparing = False
         self._closed = False
@@ -115,6 +116,10 @@ class LaneWork:
             for slot in slots:
                 self._ledger.give_back(slot)
             self._scheduler.set_room(self.number, self._ledger.free > 0)
+
+    def tap(self, processor: str) -> bytes | None:
+        """What this image processor made last, as a small JPEG; None when there is no such thing."""
+        return small_tap(self._pipeline, processor)
 
     # -- threads that prepare
 
@@ -292,8 +297,8 @@ class LaneWork:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
-        elif pipeline.acceleration != self._told_acceleration:
-            self._report(LanePhase.READY)
+        elif pipeline.faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
+            self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
         known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
         blocked, self._told_blocked = known - self._told_blocked, known
         size = result.size
@@ -372,7 +377,9 @@ class LaneWork:
         pipeline = self._pipeline
         if phase is LanePhase.READY and pipeline is not None:
             detail = "; ".join(pipeline.notes)
-            self._told_acceleration = pipeline.acceleration
+            if faults := pipeline.faults:
+                error_code, error_message = code_and_words(faults[0])
+            self._told_faults, self._told_acceleration = faults, pipeline.acceleration
         self._send(
             LaneReport(
                 self.number,

@@ -197,10 +197,10 @@ class FakeStreams:
             raise SessionNotFound("There is no such session.")
         self.fragments.append(fragment)
 
-    async def snapshot(self, stream_id: str) -> bytes:
+    async def snapshot(self, stream_id: str, processor: str | None = None) -> bytes:
         self.get(stream_id)
-        if stream_id not in self.publishers:
-            raise NoPictureYet("This stream has no picture yet.")
+        if stream_id not in self.publishers or processor not in (None, "canny"):
+            raise NoPictureYet(f"This stream has no picture {processor or ''} yet.")
         self.snapshots += 1
         await asyncio.sleep(0.02)
         return b"\xff\xd8\xff\xd9"

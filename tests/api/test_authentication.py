@@ -68,6 +68,7 @@ async def test_with_authentication_any_page_may_call(site: Site) -> None:
         ("PATCH", "/v1/streams/x"),
         ("DELETE", "/v1/streams/x"),
         ("GET", "/v1/streams/x/snapshot.jpg"),
+        ("GET", "/v1/streams/x/tap/canny.jpg"),
         ("GET", "/v1/streams/x/events"),
         ("POST", "/beta/streams/x/prompts"),
         ("GET", "/v1/models"),

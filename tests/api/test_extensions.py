@@ -28,6 +28,19 @@ async def test_no_snapshot_before_the_first_picture(site: Site) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, NoPictureYet.code)
 
 
+async def test_a_tap_is_a_jpeg_of_a_processor_that_exists_and_has_made_something(site: Site) -> None:
+    stream = await site.create()
+    await site.publish(stream)
+    path = f"/v1/streams/{stream['id']}/tap"
+    answer = await site.client.get(f"{path}/canny.jpg")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["cache-control"] == "no-store"
+    for name in ("depth", "no_such_thing"):
+        answer = await site.client.get(f"{path}/{name}.jpg")
+        assert answer.status_code == 404
+        assert name in answer.json()["error"]
+
+
 async def test_a_snapshot_is_encoded_once_for_all_who_wait(site: Site) -> None:
     stream = await site.create()
     await site.publish(stream)

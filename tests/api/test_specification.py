@@ -61,6 +61,7 @@ async def conduct(site: Site) -> list[tuple[str, httpx.Response]]:
         ("update_stream", await client.patch(path, json=[])),
         ("update_prompts", await client.post(f"/beta/streams/{stream['id']}/prompts", json={"params": {"delta": 1}})),
         ("get_snapshot", await client.get(path + "/snapshot.jpg")),
+        ("get_tap", await client.get(path + "/tap/canny.jpg")),
         ("watch", await nobody.post(stream["whep_url"], content=OFFER, headers=sdp)),
         ("publish", await nobody.post(stream["whip_url"], content=OFFER)),
     ]

@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +55,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     live.stop()
 
 
+@pytest.fixture(scope="module")
+def controlnet(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a ControlNet that is in the server's data directory, tiny and random."""
+    name = "thibaud/controlnet-sd21-canny-diffusers"
+    program = """
+import sys
+from pathlib import Path
+from diffusers import UNet2DConditionModel
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
+write_tiny_controlnet(Path(sys.argv[2]), UNet2DConditionModel.from_pretrained(sys.argv[1], subfolder="unet"))
+"""
+    target = server.data_dir / "models" / name
+    arguments = [sys.executable, "-c", program, str(server.folder / "tiny"), str(target)]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=100)
+    return name
+
+
 async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
     created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
     stream = created.expect()
@@ -71,6 +91,45 @@ async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: L
             after = await settled(rest, stream["id"], unlike=before)
             assert distance(after, before) > CHANGED
             before = after
+
+
+async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
+    server: LiveServer, rest: Rest, controlnet: str
+) -> None:
+    entry = {"model_id": controlnet, "conditioning_scale": 0.0, "preprocessor": "canny", "enabled": True}
+    stream = await rest.create(TURBO | {"controlnets": [entry]})
+    card = TestCard()
+    track = CardTrack(lambda number: card.draw(0), fps=16)
+    async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
+        await rest.wait_state(stream["id"], "ONLINE", seconds=25)
+        await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
+        plain = before = await settled(rest, stream["id"])
+        start = time.monotonic()
+        for scale in (1.5, 0.6):
+            changed = [entry | {"conditioning_scale": scale}]
+            answer = await rest.change(stream["id"], {"controlnets": changed})
+            assert answer["applied"] == "hot"
+            after = await settled(rest, stream["id"], unlike=before)
+            before = after
+        tap = await rest.http.get(f"/v1/streams/{stream['id']}/tap/canny.jpg")
+        assert tap.status_code == 200
+        control = numpy.asarray(Image.open(io.BytesIO(tap.content)).convert("L"))
+        assert control.shape == (320, 320)
+        assert (control < 60).mean() + (control > 200).mean() > 0.8, "white lines on black"
+        assert (await rest.http.get(f"/v1/streams/{stream['id']}/tap/hed.jpg")).status_code == 404
+        # A preprocessor whose weights are not here is named, and its net adds nothing: the picture is the plain one.
+        await rest.change(stream["id"], {"controlnets": [changed[0] | {"preprocessor": "hed"}]})
+        after = await settled(rest, stream["id"], unlike=before)
+        assert distance(after, plain) < CHANGED
+
+        async def named() -> bool:
+            status = await rest.status(stream["id"])
+            return "ControlNetHED.pth" in (status["inference_status"]["last_error"] or "")
+
+        await eventually(named, what="the missing file")
+        await rest.change(stream["id"], {"controlnets": [entry]})
+        assert distance(await settled(rest, stream["id"]), plain) < CHANGED
+        assert viewer.longest_gap(start) < 1.0
 
 
 async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServer, rest: Rest, tmp_path: Path) -> None:

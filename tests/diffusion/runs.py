@@ -58,4 +58,6 @@ def run(frame: Frame, knobs: Knobs, images: Sequence[torch.Tensor], memory: Memo
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference, relative to the largest value of `other`."""
     assert one.shape == other.shape
-    return ((one - other).abs().max() / other.abs().max()).item()
+    if not other.numel():
+        return 0.0
+    return (abs(one - other).max() / abs(other).max().clamp(min=1e-9 if other.is_floating_point() else 1)).item()

@@ -45,7 +45,7 @@ def test_those_that_run_without_weights() -> None:
         ("canny", {"low_threshold": 100, "high_threshold": 200}),
         ("feedback", {"feedback_strength": 0.5}),
         ("temporal_net_tensorrt", {"flow_strength": 1.0}),
-        ("pose_tensorrt", {"confidence_threshold": 0.5}),
+        ("pose_tensorrt", {"confidence_threshold": 0.5, "interval": 2}),
         ("standard_lineart", {"gaussian_sigma": 6.0, "intensity_threshold": 8}),
         ("upscale", {"scale_factor": 2.0, "algorithm": "bilinear"}),
         ("passthrough", {}),

@@ -10,6 +10,7 @@ from sdstream.commands.pulling import pull_models
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
 from sdstream.params import ModelEntry, ModelTable
+from sdstream.worker.published import needed_for
 from tests.project.commands import environment, sdstream
 from tests.support.hub import FakeHub
 
@@ -84,3 +85,30 @@ def test_what_cannot_be_pulled_is_refused(tmp_path: Path, names: list[str], revi
     with pytest.raises(ConfigurationError, match=said):
         pull_models(names, table, revision, "single")
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_what_a_controlnet_needs_is_pulled_with_its_preprocessor(tmp_path: Path, hub: FakeHub) -> None:
+    needed = dict(needed_for("controlnet:hed"))
+    for name, files in needed.items():
+        folder = tmp_path / "upstream" / name
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).write_text("{}")
+        (folder / "of_no_use.pth").write_text("{}")
+        hub.add(name, folder)
+    data = tmp_path / "data"
+    around = environment(data) | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "SDSTREAM_DATA_DIR": str(data),
+    }
+    done = sdstream("models", "pull", "--for", "controlnet:hed", environment=around)
+    assert done.returncode == 0, done.stderr
+    for name, files in needed.items():
+        assert all((data / "models" / name / file).is_file() for file in files)
+        assert not (data / "models" / name / "of_no_use.pth").exists()
+    refused = sdstream("models", "pull", "--for", "controlnet:hedd", environment=around)
+    assert refused.returncode != 0
+    assert "did you mean 'controlnet:hed'?" in refused.stderr

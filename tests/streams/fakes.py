@@ -211,9 +211,12 @@ class FakeLane:
         raise NotImplementedError
 
     def update(self, params: StreamParams, revision: int) -> None:
-        assert revision > self.revision, "updates must rise"
+        assert revision >= self.revision, "updates must not fall; a style image's picture comes after its address"
         self.params, self.revision = params, revision
         self.updates.append(revision)
+
+    async def tap(self, processor: str) -> bytes | None:
+        return None
 
     def statistics(self) -> LaneStatistics:
         return self.facts

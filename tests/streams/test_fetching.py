@@ -245,6 +245,23 @@ async def test_a_good_style_image_is_not_reported(style_scene: Scene) -> None:
     assert service.status(record.id).last_error is None
 
 
+async def test_the_worker_is_given_the_picture_and_the_one_before_until_it_has_come(style_scene: Scene) -> None:
+    service = style_scene.service
+    record = await style_scene.create_live(model_id=SDXL, ip_adapter_style_image_url="https://example.org/good.png")
+    lane = style_scene.worker.lanes[record.id]
+
+    def given() -> str:
+        return str(getattr(lane.params, "ip_adapter_style_image_url", ""))
+
+    await eventually(lambda: given().startswith("data:image/png;base64,"), what="the picture")
+    first = given()
+    await service.update(record.id, {"params": {"ip_adapter_style_image_url": "https://example.org/gone.png"}})
+    await eventually(lambda: service.status(record.id).last_error, what="last_error")
+    assert given() == first
+    wire = service.get(record.id).params
+    assert getattr(wire, "ip_adapter_style_image_url", None) == "https://example.org/gone.png"
+
+
 async def test_a_newer_style_image_replaces_the_check_of_the_one_before(style_scene: Scene) -> None:
     service = style_scene.service
     record = await style_scene.create(model_id=SDXL, ip_adapter_style_image_url="https://example.org/slow.png")

@@ -113,7 +113,7 @@ async def test_lanes_share_a_worker_each_with_its_own_pictures_and_a_failed_one_
     lanes = [
         await worker.open_lane("plain", make_params(), 1, plain),
         await worker.open_lane("lines", make_params("canny"), 4, lines),
-        await worker.open_lane("broken", make_params("depth"), 2, broken),
+        await worker.open_lane("broken", make_params(skip_diffusion=False), 2, broken),
     ]
     health = worker.health()
     assert (health.phase, health.device, health.restarts) == (WorkerPhase.READY, "cpu", 0)
@@ -126,7 +126,7 @@ async def test_lanes_share_a_worker_each_with_its_own_pictures_and_a_failed_one_
     assert set(numpy.unique(lines.pictures[0].frame.y)) <= {16, 235}
     assert (lines.pictures[0].revision, lines.pictures[0].frame.pts) == (4, 900)
     assert (broken.statuses[-1].error_code, broken.statuses[-1].revision) == (ModelUnavailable.code, 2)
-    with pytest.raises(ModelUnavailable, match="depth"):
+    with pytest.raises(ModelUnavailable, match="sd-turbo"):
         await lanes[2].process(frame)
 
     lanes[2].update(make_params("blur"), 3)

@@ -196,18 +196,18 @@ def test_a_hot_change_does_not_load_again() -> None:
 
 
 def test_a_lane_that_cannot_load_fails_by_name_and_gives_pictures_back() -> None:
-    bench = Bench(make_params("depth"))
+    bench = Bench(make_params(skip_diffusion=False))
     bench.put(noise(SIZE), slot=0)
     bench.turns()
     report = bench.of(LaneReport)[-1]
     assert (report.phase, report.revision, report.error_code) == ("failed", 1, ModelUnavailable.code)
-    assert "depth" in report.error_message
+    assert "sd-turbo" in report.error_message
     bench.put(noise(SIZE), slot=1)
     assert [returned.slots for returned in bench.of(SlotsReturned)] == [[0], [1]]
 
 
 def test_a_failed_lane_comes_back_with_params_it_can_run() -> None:
-    bench = Bench(make_params("depth"))
+    bench = Bench(make_params(skip_diffusion=False))
     bench.turns()
     bench.scheduler.update(1, WantedParams(dump_params(make_params()), 2))
     bench.turns()
@@ -216,9 +216,25 @@ def test_a_failed_lane_comes_back_with_params_it_can_run() -> None:
     assert (report.phase, report.revision, report.effective_sequence, report.error_code) == ("ready", 2, 3, None)
 
 
-@pytest.mark.parametrize(
-    "wanted", [make_params("depth"), make_params("canny", skip_diffusion=False)], ids=["hot", "reload"]
-)
+def test_a_processor_without_its_weights_is_named_and_the_pictures_go_on() -> None:
+    bench = Bench(make_params("blur"))
+    before = bench.make(noise(SIZE, sequence=4)).copy()
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("blur", "depth")), 2))
+    bench.turns()
+    sequence = 5
+    while (report := bench.of(LaneReport)[-1]).error_code is None:  # what loads beside the pictures fails beside them
+        assert sequence < 500
+        bench.make(noise(SIZE, sequence=sequence))
+        sequence += 1
+    assert (report.phase, report.revision, report.refused_revision) == ("ready", 2, None)
+    assert report.error_code == ModelUnavailable.code
+    assert "depth" in report.error_message
+    bench.scheduler.update(1, WantedParams(dump_params(make_params("blur")), 3))
+    assert all((a == b).all() for a, b in zip(before.planes, bench.make(noise(SIZE, sequence=4)).planes, strict=True))
+    assert bench.of(LaneReport)[-1].error_code is None
+
+
+@pytest.mark.parametrize("wanted", [make_params("canny", skip_diffusion=False)], ids=["reload"])
 def test_params_that_cannot_be_loaded_leave_the_picture_as_it_was(wanted: StreamParams) -> None:
     bench = Bench(make_params("blur"))
     frame = noise(SIZE, sequence=4)
@@ -240,7 +256,7 @@ def test_params_that_cannot_be_loaded_leave_the_picture_as_it_was(wanted: Stream
 def test_the_error_of_refused_params_goes_with_the_next_ones() -> None:
     bench = Bench(make_params("blur"))
     bench.turns()
-    for revision, wanted in ((2, make_params("depth")), (3, make_params("canny"))):
+    for revision, wanted in ((2, make_params(skip_diffusion=False)), (3, make_params("canny"))):
         bench.scheduler.update(1, WantedParams(dump_params(wanted), revision))
         bench.make(noise(SIZE, sequence=revision))
     report = bench.of(LaneReport)[-1]
@@ -271,14 +287,14 @@ def test_a_picture_that_cannot_be_made_fails_the_lane_although_params_are_in_for
 ) -> None:
     bench = Bench(make_params("blur"))
     bench.turns()
-    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
+    monkeypatch.setattr("sdstream.worker.processors.chain.run_processor", _burst)
     bench.put(noise(SIZE))
     bench.turns()
     assert bench.of(LaneReport)[-1].phase == "failed"
 
 
 def test_a_pipeline_that_raises_fails_its_lane_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdstream.worker.pipelines.run_processor", _burst)
+    monkeypatch.setattr("sdstream.worker.processors.chain.run_processor", _burst)
     bench = Bench(make_params("blur"))
     bench.put(noise(SIZE), slot=2)
     bench.turns()

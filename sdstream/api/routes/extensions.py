@@ -11,7 +11,7 @@ from sdstream.api.answers import HEAD, encode_json, json_answer
 from sdstream.api.context import Context
 from sdstream.api.rendering import event_object
 from sdstream.errors import BadRequest, NotFound
-from sdstream.params import ModelTable, parameter_catalogue, processor_catalogue
+from sdstream.params import IMAGE_PROCESSORS, ModelTable, parameter_catalogue, processor_catalogue
 from sdstream.streams.views import StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
@@ -26,7 +26,7 @@ class ExtensionRoutes:
         self._context = context
         self._streams = context.streams
         self._heartbeat = heartbeat_seconds
-        self._snapshots: dict[str, asyncio.Future[bytes]] = {}
+        self._snapshots: dict[tuple[str, str | None], asyncio.Future[bytes]] = {}
         catalogue = {"success": True, "data": parameter_catalogue(), "processors": processor_catalogue()}
         self._catalogue = encode_json(catalogue)
         self._models = ModelTable.from_settings(context.settings)
@@ -36,17 +36,27 @@ class ExtensionRoutes:
         picture = await self._shared_snapshot(record.id)
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
-    async def _shared_snapshot(self, stream_id: str) -> bytes:
+    async def tap(self, request: Request) -> Response:
+        """What an image processor made last: a control picture, for one."""
+        record = await self._context.owned(request, request.path_params["id"])
+        processor = request.path_params["processor"]
+        if processor not in IMAGE_PROCESSORS:
+            raise NotFound(f"There is no image processor {processor[:64]!r}.")
+        picture = await self._shared_snapshot(record.id, processor)
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    async def _shared_snapshot(self, stream_id: str, processor: str | None = None) -> bytes:
         """One picture is encoded once, however many ask for it at the same time."""
-        encoding = self._snapshots.get(stream_id)
+        key = stream_id, processor
+        encoding = self._snapshots.get(key)
         if encoding is None:
-            encoding = asyncio.ensure_future(self._streams.snapshot(stream_id))
-            self._snapshots[stream_id] = encoding
-            encoding.add_done_callback(lambda done: self._forget_snapshot(stream_id, done))
+            encoding = asyncio.ensure_future(self._streams.snapshot(stream_id, processor))
+            self._snapshots[key] = encoding
+            encoding.add_done_callback(lambda done: self._forget_snapshot(key, done))
         return await asyncio.shield(encoding)  # who leaves must not take the picture from the others
 
-    def _forget_snapshot(self, stream_id: str, done: asyncio.Future[bytes]) -> None:
-        self._snapshots.pop(stream_id, None)
+    def _forget_snapshot(self, key: tuple[str, str | None], done: asyncio.Future[bytes]) -> None:
+        self._snapshots.pop(key, None)
         if not done.cancelled():
             done.exception()  # looked at, so that nobody complains when all who asked have left
 

@@ -1,50 +1,19 @@
-"""The image processors that need no weights, in torch, on pictures of float [N, 3, H, W], 0 to 1, on any device."""
+"""Image processors, in torch, on pictures of float [N, 3, H, W], 0 to 1, on any device."""
 
-from collections.abc import Mapping
-from typing import Any
+from sdstream.worker.processors.base import ImageProcessor, ProcessorContext, ProcessorMemory
+from sdstream.worker.processors.chain import ProcessorChain, Wanted
+from sdstream.worker.processors.learned import LEARNED, LearnedProcessor
+from sdstream.worker.processors.registry import PROCESSORS, changes_nothing, run_processor
 
-import torch
-
-from sdstream.params.processors import working_size
-from sdstream.worker.colour import resize
-from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
-from sdstream.worker.processors.edges import canny, soft_edge, standard_lineart
-from sdstream.worker.processors.filters import blur, feedback, sharpen, unchanged
-from sdstream.worker.processors.scaling import upscale
-
-PROCESSORS: Mapping[str, ImageProcessor] = {
-    "passthrough": unchanged,
-    "external": unchanged,
-    "blur": blur,
-    "sharpen": sharpen,
-    "canny": canny,
-    "soft_edge": soft_edge,
-    "standard_lineart": standard_lineart,
-    "feedback": feedback,
-    "upscale": upscale,
-}
-"""By wire name. The others of `sdstream.params` need a network, or work on latents."""
-
-
-def changes_nothing(name: str) -> bool:
-    """Whether every picture comes out of this processor as it went in."""
-    return PROCESSORS[name] is unchanged
-
-
-def run_processor(name: str, image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
-    """Run one processor at the size that its parameters ask for, and give the result back at the picture's own.
-
-    `detect_resolution` (a square), else `image_width` and `image_height`, else `image_resolution` (a square) set the
-    size at which it works.
-    """
-    size = working_size(params)
-    if size is None or changes_nothing(name):
-        return PROCESSORS[name](image, params, context)
-    width, height = image.shape[3], image.shape[2]
-    small = resize(image, *size)
-    result = PROCESSORS[name](small, params, context)
-    factor = result.shape[3] / small.shape[3]
-    return resize(result, round(width * factor), round(height * factor))
-
-
-__all__ = ["PROCESSORS", "ImageProcessor", "ProcessorContext", "changes_nothing", "run_processor"]
+__all__ = [
+    "LEARNED",
+    "PROCESSORS",
+    "ImageProcessor",
+    "LearnedProcessor",
+    "ProcessorChain",
+    "ProcessorContext",
+    "ProcessorMemory",
+    "Wanted",
+    "changes_nothing",
+    "run_processor",
+]

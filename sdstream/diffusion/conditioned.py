@@ -1,0 +1,82 @@
+"""The plain networks of a model with a style image's attention, or attention to earlier pictures, or both."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.attention import Exchange, install, self_layers, share
+from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
+
+
+class ConditionedNetworks(EagerNetworks):
+    """`EagerNetworks` over a UNet with the same weights and attention of its own. See there."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        *,
+        image_layers: Sequence[tuple[nn.Module, nn.Module]] = (),
+        recalls: tuple[int, int] | None = None,
+    ) -> None:
+        """`image_layers` are an IP-Adapter's keys and values, as many as there are cross attentions. `recalls` is the
+        height and width of the latents whose earlier pictures are attended to."""
+        shared: Any = share(unet)
+        self_attentions = () if recalls is None else self_layers(shared, *recalls)
+        exchange = Exchange()
+        install(shared, exchange, image_layers=image_layers, recalling=self_attentions)
+        super().__init__(shared, vae)
+        self._exchange = exchange
+        self._takes_images = bool(image_layers)
+        self._recalls = bool(self_attentions)
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        control: ControlResiduals | None = None,
+        image_tokens: torch.Tensor | None = None,
+        image_strengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `Networks.predict`."""
+        if image_tokens is not None and not self._takes_images:
+            raise NotImplementedError("these networks were made without an IP-Adapter")
+        exchange = self._exchange
+        exchange.tokens, exchange.strengths = image_tokens, image_strengths
+        try:
+            return super().predict(latents, timesteps, texts, pooled, time_ids, control)
+        finally:
+            exchange.tokens = exchange.strengths = None
+
+    def recall(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        control: ControlResiduals | None,
+        image_tokens: torch.Tensor | None,
+        image_strengths: torch.Tensor | None,
+        bank: torch.Tensor,
+        fresh: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Networks.recall`."""
+        if not self._recalls:
+            raise NotImplementedError("these networks were made without attention to earlier pictures")
+        exchange = self._exchange
+        exchange.bank, exchange.fresh, exchange.own = bank, fresh, []
+        try:
+            answer = self.predict(latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
+            return answer, torch.cat(exchange.own, 1)
+        finally:
+            exchange.bank = exchange.fresh = None
+            exchange.own = []
+
+
+__all__ = ["ConditionedNetworks"]

@@ -1,0 +1,66 @@
+"""ControlNets of a frame: several in one pass, each with a scale of its own for every row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.networks import ControlResiduals
+
+
+class Controls(nn.Module):
+    """ControlNets of diffusers, all of one family, whose residuals are added up."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+        configs: list[Any] = [net.config for net in nets]
+        self.channels = tuple(int(config.conditioning_channels) for config in configs)
+        """Channels of each one's control picture, in order."""
+        # Some ControlNets of SDXL were saved with an embedding of text and sizes, some without.
+        self._is_xl = tuple(config.addition_embed_type == "text_time" for config in configs)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        pictures: torch.Tensor,
+        scales: torch.Tensor,
+    ) -> ControlResiduals:
+        """What they add to the UNet for B rows; the first five are as `Networks.predict` takes them.
+
+        `pictures` [B, C, H, W], 0 to 1, are the control pictures of all nets side by side, `scales` [B, nets]. Scale 0
+        adds nothing at all, whatever the net says, and so does a control picture that begins with a negative number:
+        there is none for this row.
+        """
+        down: list[torch.Tensor] = []
+        mid: torch.Tensor | None = None
+        parts: list[torch.Tensor] = list(torch.split(pictures, list(self.channels), 1))
+        for index, (net, part, is_xl) in enumerate(zip(self.nets, parts, self._is_xl, strict=True)):
+            extra: dict[str, Any] = {}
+            if is_xl:
+                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+            own_down, own_mid = net(
+                latents, timesteps, texts, controlnet_cond=part.to(latents.dtype), return_dict=False, **extra
+            )
+            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype).view(-1, 1, 1, 1)
+            scaled = [values * scale for values in own_down]
+            down = scaled if mid is None else [one + other for one, other in zip(down, scaled, strict=True)]
+            mid = own_mid * scale if mid is None else mid + own_mid * scale
+        assert mid is not None
+        return ControlResiduals(down, mid)
+
+
+def window(start: float, end: float, slots: int) -> list[bool]:
+    """In which of `slots` denoising steps a ControlNet steers, by its share of them, as diffusers counts it."""
+    return [not (slot / slots < start or (slot + 1) / slots > end) for slot in range(slots)]
+
+
+NO_PICTURE = -1.0
+"""What a control picture is filled with when there is none."""
+
+__all__ = ["NO_PICTURE", "Controls", "window"]

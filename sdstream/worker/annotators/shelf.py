@@ -1,0 +1,137 @@
+"""The loaded networks of image processors: each once for all streams of a worker."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelUnavailable
+from sdstream.worker import published
+from sdstream.worker.annotators.weights import Finder, fill, finder, locate
+from sdstream.worker.published import WeightSource
+
+KEPT = 4
+"""Networks that stay loaded when no stream uses them, the ones used last."""
+
+Loader = Callable[[Finder, torch.dtype], nn.Module]
+"""Makes a network on the CPU; the type is what the device is fastest with. Raises `ModelUnavailable`."""
+
+
+def _load_hed(find: Finder, dtype: torch.dtype) -> nn.Module:
+    from sdstream.worker.annotators.edges import EdgeNetwork
+
+    return _filled(EdgeNetwork(), published.HED, find, "hed")
+
+
+def _load_openpose(find: Finder, dtype: torch.dtype) -> nn.Module:
+    from sdstream.worker.annotators.people import PeopleNetwork
+
+    return _filled(PeopleNetwork(), published.OPENPOSE, find, "openpose")
+
+
+def _load_enlarger(find: Finder, dtype: torch.dtype) -> nn.Module:
+    from sdstream.worker.annotators.enlarging import EnlargingNetwork
+
+    return _filled(EnlargingNetwork(), published.ENLARGER, find, "realesrgan_trt").to(dtype)
+
+
+def _load_lines(source: WeightSource) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
+
+        made = AnimeNetwork() if source is published.ANIME_LINES else LineNetwork()
+        return _filled(made, source, find, "lineart")
+
+    return load
+
+
+def _load_depth(find: Finder, dtype: torch.dtype) -> nn.Module:
+    from sdstream.worker.annotators.depth import load_depth
+
+    folder = locate(published.DEPTH, find, "depth")
+    return _from_transformers(lambda: load_depth(folder, dtype), "depth")
+
+
+def _load_poses(find: Finder, dtype: torch.dtype) -> nn.Module:
+    from sdstream.worker.annotators.poses import load_poses
+
+    detector, joints = (locate(source, find, "pose_tensorrt") for source in (published.DETECTOR, published.JOINTS))
+    return _from_transformers(lambda: load_poses(detector, joints, dtype), "pose_tensorrt")
+
+
+def _filled(network: nn.Module, source: WeightSource, find: Finder, processor: str) -> nn.Module:
+    fill(network, locate(source, find, processor) / source.files[0])
+    return network
+
+
+def _from_transformers(load: Callable[[], nn.Module], processor: str) -> nn.Module:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelUnavailable(f"the network of {processor} cannot be loaded: {first}") from error
+
+
+LOADERS: Mapping[str, Loader] = {
+    "depth": _load_depth,
+    "hed": _load_hed,
+    "lineart": _load_lines(published.LINES),
+    "lineart_coarse": _load_lines(published.COARSE_LINES),
+    "lineart_anime": _load_lines(published.ANIME_LINES),
+    "openpose": _load_openpose,
+    "pose": _load_poses,
+    "realesrgan": _load_enlarger,
+}
+
+
+class AnnotatorShelf:
+    """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        places: ModelPlaces | None = None,
+        *,
+        find: Finder | None = None,
+        loaders: Mapping[str, Loader] = LOADERS,
+    ) -> None:
+        self._device = device
+        self._find = find or finder(places or ModelPlaces())
+        self._loaders = loaders
+        self._lock = threading.Lock()
+        self._loads: OrderedDict[str, Future[nn.Module]] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, "annotators")
+
+    def request(self, name: str) -> "Future[nn.Module]":
+        """The network, loaded or on its way; its failure is a `ModelUnavailable`, and another request tries again."""
+        with self._lock:
+            load = self._loads.get(name)
+            if load is not None and not (load.done() and load.exception() is not None):
+                self._loads.move_to_end(name)
+                return load
+            load = self._thread.submit(self._load, name)
+            self._loads[name] = load
+            while len(self._loads) > KEPT:
+                self._loads.popitem(last=False)  # streams that use it hold it
+            return load
+
+    def _load(self, name: str) -> nn.Module:
+        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
+        network: Any = self._loaders[name](self._find, dtype)
+        network.requires_grad_(False).eval()
+        bad = [key for key, value in network.state_dict().items() if value.is_floating_point() and not _finite(value)]
+        if bad:
+            raise ModelUnavailable(f"the network of {name} holds weights that are not finite numbers, such as {bad[0]}")
+        return network.to(self._device)
+
+
+def _finite(values: torch.Tensor) -> bool:
+    return bool(values.isfinite().all())
+
+
+__all__ = ["KEPT", "LOADERS", "AnnotatorShelf", "Loader"]

@@ -1,0 +1,250 @@
+"""What steers a stream's diffusion besides its text: ControlNets, a style image, earlier pictures. Loaded here."""
+
+import base64
+import io
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.adapters import ImageAdapter, layer_strengths
+from sdstream.diffusion.attention import bank_length, self_layers
+from sdstream.diffusion.conditions import embed_image, load_adapter, load_controlnet, load_image_encoder
+from sdstream.diffusion.controls import window
+from sdstream.diffusion.models import Model, Progress
+from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
+from sdstream.diffusion.state import Recall, Steering, Style
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelUnavailable
+from sdstream.params import StreamParams, StyleImage
+from sdstream.params.controlnets import ControlNet
+from sdstream.worker.published import ADAPTERS, CONTROLNET_FILES
+
+KEPT_CONTROLNETS = 3
+"""ControlNets that stay loaded when no stream uses them, the ones used last."""
+KEPT_STYLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WantedConditions:
+    """What params ask to be loaded; streams that ask for the same can ride together."""
+
+    controlnets: tuple[str, ...] = ()
+    adapter: str = ""
+    """`ip_adapter.type`, empty for none."""
+    recalled: int = 0
+    """Earlier pictures that are attended to."""
+
+    @classmethod
+    def of(cls, params: StreamParams) -> "WantedConditions":
+        cached: Any = getattr(params, "cached_attention", None)
+        adapter: Any = getattr(params, "ip_adapter", None)
+        return cls(
+            tuple(net.model_id for net in active_controlnets(params)),
+            adapter.type if style_of(params) is not None else "",
+            cached.max_frames if cached is not None and cached.enabled else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What was loaded for `wanted`. Two are equal when their streams can ride together."""
+
+    wanted: WantedConditions = WantedConditions()
+    controlnets: tuple[nn.Module, ...] = ()
+    adapter: ImageAdapter | None = None
+    encoder: nn.Module | None = None
+
+    def steering(self, params: StreamParams) -> Steering | None:
+        """The scales of the ControlNets in each denoising step."""
+        nets, slots = active_controlnets(params), len(params.t_index_list)
+        if not nets:
+            return None
+        windows = [window(net.control_guidance_start, net.control_guidance_end, slots) for net in nets]
+        scales = [
+            [net.conditioning_scale if kept[slot] else 0.0 for net, kept in zip(nets, windows, strict=True)]
+            for slot in range(slots)
+        ]
+        channels = sum(net.facts.conditioning_channels for net in nets)
+        return Steering(torch.tensor(scales), channels, params.height, params.width)
+
+    def style(self, params: StreamParams, model: Model) -> Style | None:
+        """The style image as tokens, projected once for each image. Raises `ModelUnavailable` when it is no image."""
+        image = style_of(params)
+        if image is None or self.adapter is None or self.encoder is None:
+            return None
+        tokens, without = _styles.get(image, self.adapter, self.encoder)
+        settings: Any = params
+        strengths = layer_strengths(
+            self.adapter.layer_names, settings.ip_adapter.weight_type, settings.ip_adapter.scale, model.family
+        )
+        return Style(tokens, without, strengths)
+
+    def recall(self, params: StreamParams, model: Model) -> Recall | None:
+        """How earlier pictures are kept."""
+        if not self.wanted.recalled:
+            return None
+        _, height, width = model.latent_shape(params.width, params.height)
+        settings: Any = params
+        length = bank_length(self_layers(model.unet, height, width))
+        return Recall(self.wanted.recalled, length, settings.cached_attention.interval)
+
+
+def active_controlnets(params: StreamParams) -> tuple[ControlNet, ...]:
+    """Those that have an effect: on, and of a scale above 0."""
+    return tuple(net for net in params.controlnets if net.enabled and net.conditioning_scale > 0)
+
+
+def style_of(params: StreamParams) -> StyleImage | None:
+    """The style image that has an effect, when its picture is here."""
+    adapter: Any = getattr(params, "ip_adapter", None)
+    image: StyleImage | None = getattr(params, "ip_adapter_style_image_url", None)
+    if adapter is None or not adapter.enabled or adapter.scale <= 0 or image is None or not image.is_data:
+        return None
+    return image
+
+
+def calm_of(params: StreamParams) -> tuple[float, float]:
+    """How much of the latent that left last is mixed in before and after denoising; several in a row add up."""
+    shares: list[float] = []
+    for block in (params.latent_preprocessing, params.latent_postprocessing):
+        rest = 1.0
+        for processor in () if block is None else block.active:
+            rest *= 1.0 - float(processor.params["feedback_strength"])
+        shares.append(1.0 - rest)
+    return shares[0], shares[1]
+
+
+class ConditionShelf:
+    """Loaded ControlNets and IP-Adapters, each once for all streams. Threads may call at any time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nets: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
+        self._kept: OrderedDict[tuple[object, ...], nn.Module] = OrderedDict()
+        self._adapters: WeakValueDictionary[tuple[int, str], _Loaded] = WeakValueDictionary()
+        self._last: _Loaded | None = None
+
+    def get(self, wanted: WantedConditions, model: Model, places: ModelPlaces, progress: Progress) -> Conditions:
+        """What `wanted` asks for, for `model`. Raises `ModelUnavailable`, naming what is missing."""
+        with self._lock:
+            nets = tuple(self._net(name, model, places, progress) for name in wanted.controlnets)
+            if not wanted.adapter:
+                return Conditions(wanted, nets)
+            loaded = self._adapter(wanted.adapter, model, places, progress)
+            return Conditions(wanted, nets, loaded.adapter, loaded.encoder)
+
+    def _net(self, name: str, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
+        key = (name, str(model.device), model.dtype)
+        net = self._nets.get(key)
+        if net is None:
+            folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}", name)
+            progress(f"loading the ControlNet {name}", None)
+            net = load_controlnet(folder, model.unet, model.dtype, model.device)
+            self._nets[key] = net
+        self._kept[key] = net
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT_CONTROLNETS:
+            self._kept.popitem(last=False)
+        return net
+
+    def _adapter(self, kind: str, model: Model, places: ModelPlaces, progress: Progress) -> "_Loaded":
+        key = (id(model.unet), kind)
+        loaded = self._adapters.get(key)
+        if loaded is None or loaded.model is not model:
+            files = ADAPTERS.get((model.family, kind))
+            if files is None:
+                raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
+            what = f"the IP-Adapter of type {kind}"
+            root = _find(files.repository, files.files, places, progress, what, f"ip_adapter:{model.family}")
+            progress(f"loading {what}", None)
+            adapter = load_adapter(root / files.adapter, model.unet)
+            encoder = load_image_encoder(root / files.encoder, model.dtype, model.device)
+            loaded = _Loaded(model, adapter, encoder)
+            self._adapters[key] = loaded
+        self._last = loaded
+        return loaded
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class _Loaded:
+    model: Model
+    adapter: ImageAdapter
+    encoder: nn.Module
+
+
+def _find(
+    repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress, what: str, pull: str
+) -> Path:
+    """The directory of a repository with all these files, fetched where that is allowed."""
+    folder = find_repository(repository, places)
+    missing = [name for name in names if folder is None or not (folder / name).is_file()]
+    if missing and fetches(places):
+        return fetch_chosen(repository, names, places, progress)
+    if folder is None or missing:
+        where = f"{missing[0]} of {repository}" if folder is None else str(folder / missing[0])
+        raise ModelUnavailable(
+            f"{what} needs {where}, which is not on this machine",
+            hint=f"`sdstream models pull --for {pull}` fetches it.",
+        )
+    return folder
+
+
+class _Styles:
+    """The tokens of style images: each is projected once for an adapter."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, int], tuple[ImageAdapter, torch.Tensor, torch.Tensor]] = OrderedDict()
+
+    def get(self, image: StyleImage, adapter: ImageAdapter, encoder: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        key = (image.digest, id(adapter))
+        with self._lock:
+            known = self._known.get(key)
+            if known is None or known[0] is not adapter:
+                known = (adapter, *adapter.tokens(embed_image(encoder, read_picture(image))))
+                self._known[key] = known
+            self._known.move_to_end(key)
+            while len(self._known) > KEPT_STYLES:
+                self._known.popitem(last=False)
+            return known[1:]
+
+
+@lru_cache(maxsize=4)
+def read_picture(image: StyleImage) -> torch.Tensor:
+    """The picture of a data URI, float [1, 3, H, W], 0 to 1. Raises `ModelUnavailable` when it cannot be read.
+
+    The server has looked at it already; this is what happens to one that it could not look at in time.
+    """
+    import numpy
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2])), formats=FORMATS) as opened:
+            pixels: Any = numpy.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ModelUnavailable("the style image is not a picture that can be read") from error
+    return torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+_styles = _Styles()
+shelf = ConditionShelf()
+"""Of this process."""
+
+__all__ = [
+    "ConditionShelf",
+    "Conditions",
+    "WantedConditions",
+    "active_controlnets",
+    "calm_of",
+    "read_picture",
+    "shelf",
+    "style_of",
+]

@@ -1,0 +1,145 @@
+"""Image processors in a row, at one place of one stream, with what each of them remembers."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdstream.errors import ModelUnavailable, SdstreamError
+from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.colour import resize
+from sdstream.worker.processors.base import ProcessorContext, ProcessorMemory
+from sdstream.worker.processors.learned import LEARNED
+from sdstream.worker.processors.registry import PROCESSORS, changes_nothing, run_processor
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A processor by its wire name, and what it is told. `channels` is 6 for a ControlNet that takes two pictures."""
+
+    name: str
+    params: Mapping[str, Any]
+    channels: int = 3
+
+
+@dataclass(slots=True)
+class _Link:
+    wanted: Wanted
+    memory: ProcessorMemory
+    load: "Future[nn.Module] | None" = None
+    fault: SdstreamError | None = None
+
+
+class ProcessorChain:
+    """Runs processors in order. Used by one thread.
+
+    One whose network is not here is passed over, and `faults` say why; one whose network is loading is passed over
+    until it stands. A processor that stays where it was keeps its memory when the chain is made anew.
+    """
+
+    def __init__(self, wanted: Sequence[Wanted], shelf: AnnotatorShelf, before: "ProcessorChain | None" = None) -> None:
+        """`before` is the chain that this one takes the place of; it may go on running until this one runs."""
+        self._shelf = shelf
+        old = [] if before is None else before._links
+        self.last: dict[str, torch.Tensor] = {}
+        """What each processor made last, float [1, 3 or 6, H, W]."""
+        self._links = [self._link(one, old[place] if place < len(old) else None) for place, one in enumerate(wanted)]
+
+    @property
+    def faults(self) -> tuple[SdstreamError, ...]:
+        """Why processors are passed over."""
+        return tuple(fault for link in self._links if (fault := self._fault(link)) is not None)
+
+    @property
+    def loading(self) -> tuple[str, ...]:
+        """The processors that wait for their network."""
+        return tuple(link.wanted.name for link in self._links if link.load is not None and not link.load.done())
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every picture comes out as it went in."""
+        return all(self._passes(link) for link in self._links)
+
+    @property
+    def needs_previous_output(self) -> bool:
+        return any(link.wanted.name in ("feedback", "temporal_net_tensorrt") for link in self._links)
+
+    def wait(self) -> None:
+        """Wait until no network is on its way."""
+        for link in self._links:
+            if link.load is not None:
+                link.load.exception()
+
+    def run(self, image: torch.Tensor, previous_output: torch.Tensor | None = None, delay: int = 0) -> torch.Tensor:
+        """`image` float [1, 3, H, W], 0 to 1, after all processors; see `ProcessorContext` for the others."""
+        for link in self._links:
+            if self._passes(link):
+                continue
+            try:
+                image = self._run(link, image, ProcessorContext(previous_output, delay, link.memory))
+                self.last[link.wanted.name] = image
+            except ModelUnavailable as error:
+                link.fault = error  # a library that it needs is missing; it will not come while this runs
+        return image
+
+    def works(self, place: int) -> bool:
+        """Whether the processor at this place does what it is for."""
+        link = self._links[place]
+        return self._fault(link) is None and (link.load is None or link.load.done())
+
+    def _link(self, wanted: Wanted, old: _Link | None) -> _Link:
+        same = old is not None and old.wanted.name == wanted.name and old.wanted.channels == wanted.channels
+        memory = old.memory if same and old is not None else ProcessorMemory()
+        kind = LEARNED.get(wanted.name)
+        if kind is None:
+            missing = wanted.name not in PROCESSORS
+            fault = ModelUnavailable(f"this version of sdstream has no {wanted.name}") if missing else None
+            return _Link(wanted, memory, fault=fault)
+        network = kind.network(wanted.params)
+        return _Link(wanted, memory, None if network is None else self._shelf.request(network))
+
+    def _passes(self, link: _Link) -> bool:
+        if link.load is not None and not link.load.done():
+            return True
+        return self._fault(link) is not None or (link.wanted.name in PROCESSORS and changes_nothing(link.wanted.name))
+
+    def _fault(self, link: _Link) -> SdstreamError | None:
+        if link.fault is None and link.load is not None and link.load.done():
+            error = link.load.exception()
+            if isinstance(error, SdstreamError):
+                link.fault = error
+            elif error is not None:
+                raise error
+        return link.fault
+
+    def _run(self, link: _Link, image: torch.Tensor, context: ProcessorContext) -> torch.Tensor:
+        name, params = link.wanted.name, link.wanted.params
+        kind = LEARNED.get(name)
+        if kind is None:
+            return run_processor(name, image, params, context)
+        memory = link.memory
+        held = memory.result
+        if kind.steady and held is not None and held.shape[2:] == image.shape[2:]:
+            memory.age += 1
+            if memory.age < int(params.get("interval", 1)):
+                return held
+        network = None if link.load is None else link.load.result()
+        full = ProcessorContext(context.previous_output, context.delay, memory, network, link.wanted.channels)
+        result = run_processor(name, _shrunk(image, kind.largest), params, full)
+        factor = 2 if name == "realesrgan_trt" else 1
+        result = resize(result, image.shape[3] * factor, image.shape[2] * factor)
+        if kind.steady:
+            memory.result, memory.age = result, 0
+        return result
+
+
+def _shrunk(image: torch.Tensor, largest: int) -> torch.Tensor:
+    height, width = image.shape[2:]
+    factor = largest / max(height, width)
+    return image if factor >= 1 else resize(image, max(1, round(width * factor)), max(1, round(height * factor)))
+
+
+__all__ = ["ProcessorChain", "Wanted"]

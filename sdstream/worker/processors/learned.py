@@ -1,0 +1,132 @@
+"""The image processors that look with a network, and the one that follows motion."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sdstream.worker.annotators.edges import in_steps
+from sdstream.worker.annotators.motion import FlowFinder, draw_flow, warp
+from sdstream.worker.annotators.people import find_people
+from sdstream.worker.annotators.skeletons import Skeleton, draw_skeletons
+from sdstream.worker.colour import resize
+from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
+
+MOST_DELAY = 8
+"""Pictures that are remembered at most to follow motion from: more than denoising has steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedProcessor:
+    """How one is run and what it costs.
+
+    `network` says by its parameters which network it needs, None for none. `gigaflops` is what a picture of 512x512
+    takes, `largest` the longer side in pixels at which it looks; larger pictures are shrunk for it. `steady` ones look
+    at every `interval`-th picture only, by their parameters, and show the same until then.
+    """
+
+    run: ImageProcessor
+    network: Callable[[Mapping[str, Any]], str | None]
+    gigaflops: float
+    largest: int
+    steady: bool = True
+
+
+def depth(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`depth` and `depth_tensorrt`: near is bright."""
+    return _three(context.network(image))
+
+
+def hed(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`hed`: soft outlines, white on black."""
+    edges = context.network(image)
+    return _three(in_steps(edges) if params["safe"] else edges)
+
+
+def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`lineart`: a drawing, white on black."""
+    height, width = image.shape[2:]
+    fitting = resize(image, -(-width // 4) * 4, -(-height // 4) * 4)
+    return _three(resize(1.0 - context.network(fitting), width, height))
+
+
+def openpose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`openpose`: stick figures. Hands and faces are not drawn, whatever the parameters say."""
+    return _draw(image, [find_people(context.network, one) for one in _each(image)])
+
+
+def pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`pose_tensorrt`: stick figures."""
+    confidence = float(params["confidence_threshold"])
+    return _draw(image, [context.network.find(one, confidence) for one in _each(image)])
+
+
+def enlarge(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`realesrgan_trt`: twice as wide and high."""
+    height, width = image.shape[2:]
+    dtype = next(context.network.parameters()).dtype
+    fitting = resize(image, -(-width // 2) * 2, -(-height // 2) * 2).to(dtype)
+    return resize(context.network(fitting).to(image.dtype), 2 * width, 2 * height)
+
+
+def temporal_net(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`temporal_net_tensorrt`: the previous output, moved as the picture has moved since; with 6 channels, then the
+    motion in colours. One picture at a time. Before there is an output it is the picture itself, at rest."""
+    values = context.memory.values
+    earlier: deque[torch.Tensor] = values.setdefault("earlier", deque(maxlen=MOST_DELAY))
+    if earlier and earlier[-1].shape != image.shape:
+        earlier.clear()
+    previous = context.previous_output
+    if previous is None or len(earlier) <= context.delay:
+        moved, flow = image, image.new_zeros((1, 2, *image.shape[2:]))
+    else:
+        finder: FlowFinder = values.setdefault("finder", None) or FlowFinder()
+        values["finder"] = finder
+        strength = float(params["flow_strength"])
+        flow = finder.find(image, earlier[-1 - context.delay]) * strength
+        moved = warp(resize(previous.to(image), image.shape[3], image.shape[2]), flow)
+    earlier.append(image)
+    return torch.cat((moved, draw_flow(flow)), 1) if context.channels == 6 else moved
+
+
+def _each(image: torch.Tensor) -> list[torch.Tensor]:
+    """The pictures of a batch, [1, 3, H, W] each."""
+    return [image[index : index + 1] for index in range(len(image))]
+
+
+def _three(maps: torch.Tensor) -> torch.Tensor:
+    """[N, 1, H, W] as three equal channels, within 0 to 1."""
+    return maps.float().clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _draw(image: torch.Tensor, people: Sequence[Sequence[Skeleton]]) -> torch.Tensor:
+    height, width = image.shape[2:]
+    return torch.cat([draw_skeletons(own, width, height, image.device) for own in people])
+
+
+def _lines(params: Mapping[str, Any]) -> str:
+    if params["anime_style"]:
+        return "lineart_anime"
+    return "lineart_coarse" if params["coarse"] else "lineart"
+
+
+def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda params: name
+
+
+LEARNED: Mapping[str, LearnedProcessor] = {
+    "depth": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
+    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
+    "hed": LearnedProcessor(hed, _always("hed"), 160.4, 1024),
+    "lineart": LearnedProcessor(lineart, _lines, 161.2, 1024),
+    "openpose": LearnedProcessor(openpose, _always("openpose"), 271.9, 1024),
+    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024),
+    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False),
+    "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False),
+}
+"""By wire name. Operations are counted by torch on the full networks, for `pose_tensorrt` with one person."""
+
+
+__all__ = ["LEARNED", "LearnedProcessor"]

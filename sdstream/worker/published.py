@@ -1,0 +1,146 @@
+"""Where the weights of processors, ControlNets and IP-Adapters are published. No torch here.
+
+No revision and no hash is pinned yet: none could be looked up where this was written, and none was made up. What is
+fetched is checked against the hash that the hub gives for it, so a file is the one that its author put there, but a
+newer one may take its place. `WeightSource.hashes` takes the SHA-256 of files once they are known.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from sdstream.params.controlnets import CONTROLNETS, ControlNetKind
+from sdstream.params.problems import did_you_mean
+from sdstream.settings import Family
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """A repository of the hub and what is needed of it. `hashes` are the SHA-256 of its files, where known."""
+
+    repository: str
+    files: tuple[str, ...]
+    licence: str
+    hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+TRANSFORMERS = ("config.json", "model.safetensors")
+DEPTH = WeightSource("depth-anything/Depth-Anything-V2-Small-hf", TRANSFORMERS, "Apache 2.0")
+HED = WeightSource("lllyasviel/Annotators", ("ControlNetHED.pth",), "Apache 2.0")
+LINES = WeightSource("lllyasviel/Annotators", ("sk_model.pth",), "MIT")
+COARSE_LINES = WeightSource("lllyasviel/Annotators", ("sk_model2.pth",), "MIT")
+ANIME_LINES = WeightSource("lllyasviel/Annotators", ("netG.pth",), "MIT")
+OPENPOSE = WeightSource(
+    "lllyasviel/Annotators", ("body_pose_model.pth",), "OpenPose's own, not for commercial use without permission"
+)
+DETECTOR = WeightSource("PekingU/rtdetr_v2_r18vd", TRANSFORMERS, "Apache 2.0")
+JOINTS = WeightSource("usyd-community/vitpose-base-simple", TRANSFORMERS, "Apache 2.0")
+ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
+
+
+NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
+    "depth": (DEPTH,),
+    "hed": (HED,),
+    "lineart": (LINES,),
+    "lineart_coarse": (COARSE_LINES,),
+    "lineart_anime": (ANIME_LINES,),
+    "openpose": (OPENPOSE,),
+    "pose": (DETECTOR, JOINTS),
+    "realesrgan": (ENLARGER,),
+}
+"""What each network of image processors is loaded from."""
+PROCESSORS: Mapping[str, tuple[str, ...]] = {
+    "depth": ("depth",),
+    "depth_tensorrt": ("depth",),
+    "hed": ("hed",),
+    "lineart": ("lineart", "lineart_coarse", "lineart_anime"),
+    "openpose": ("openpose",),
+    "pose_tensorrt": ("pose",),
+    "realesrgan_trt": ("realesrgan",),
+}
+"""The networks that each image processor may need."""
+CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """Where an IP-Adapter and the network that embeds images for it are published."""
+
+    repository: str
+    adapter: str
+    encoder: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that is needed."""
+        return (self.adapter, f"{self.encoder}/config.json", f"{self.encoder}/model.safetensors")
+
+
+ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
+    ("sd15", "regular"): AdapterFiles("h94/IP-Adapter", "models/ip-adapter_sd15.safetensors", "models/image_encoder"),
+    ("sdxl-turbo", "regular"): AdapterFiles(
+        "h94/IP-Adapter", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "models/image_encoder"
+    ),
+}
+"""By family and `ip_adapter.type`."""
+
+
+def needed_for(what: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Repositories and their files that are needed for `what`: an image processor by its name, `controlnet:KIND`, the
+    id of a ControlNet, `ip_adapter`, or `ip_adapter:FAMILY`. A ControlNet needs its preprocessor's weights too.
+
+    Raises `ValueError`, saying what there is.
+    """
+    group, _, name = what.partition(":")
+    needed: dict[str, dict[str, None]] = {}
+
+    def add(repository: str, files: tuple[str, ...]) -> None:
+        needed.setdefault(repository, {}).update(dict.fromkeys(files))
+
+    def add_processor(processor: str) -> None:
+        for network in PROCESSORS.get(processor, ()):
+            for source in NETWORKS[network]:
+                add(source.repository, source.files)
+
+    nets = [
+        net
+        for net, facts in CONTROLNETS.items()
+        if net == what or (group == "controlnet" and name in (facts.kind, net))
+    ]
+    for net in nets:
+        add(net, CONTROLNET_FILES)
+        add_processor(CONTROLNETS[net].preprocessor)
+    if group == "ip_adapter":
+        for (family, _), files in ADAPTERS.items():
+            if name in ("", family):
+                add(files.repository, files.files)
+    add_processor(what)
+    if not needed:
+        raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what)}")
+    return tuple((repository, tuple(files)) for repository, files in needed.items())
+
+
+def _known(what: str) -> str:
+    kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
+    every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *CONTROLNETS]
+    return did_you_mean(what, every) or f"one of {', '.join(every[: len(PROCESSORS) + len(kinds) + 1])}"
+
+
+__all__ = [
+    "ADAPTERS",
+    "ANIME_LINES",
+    "COARSE_LINES",
+    "CONTROLNET_FILES",
+    "DEPTH",
+    "DETECTOR",
+    "ENLARGER",
+    "HED",
+    "JOINTS",
+    "LINES",
+    "NETWORKS",
+    "OPENPOSE",
+    "PROCESSORS",
+    "AdapterFiles",
+    "WeightSource",
+    "needed_for",
+]

@@ -1,0 +1,271 @@
+"""ControlNets, style images, earlier pictures and learned preprocessors in a stream's pipeline."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from sdstream.diffusion.models import Model
+from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelUnavailable
+from sdstream.params import ModelEntry, ModelTable
+from sdstream.settings import Family
+from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.pipelines import make_pipeline
+from sdstream.worker.published import ADAPTERS
+from tests.diffusion.runs import distance, pictures
+from tests.diffusion.test_pipeline import IDS, params_of
+from tests.worker.annotators import make_depth_model
+
+CPU = torch.device("cpu")
+CANNY = "thibaud/controlnet-sd21-canny-diffusers"
+DEPTH = "thibaud/controlnet-sd21-depth-diffusers"
+TEMPORAL = "daydreamlive/TemporalNet2-stable-diffusion-2-1"
+HED = "thibaud/controlnet-sd21-hed-diffusers"
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Model]) -> ModelPlaces:
+    """A data directory's `models` with tiny ControlNets, an IP-Adapter and a depth network; no way to the hub."""
+    root = tmp_path_factory.mktemp("steering")
+    unet = tiny_model("sd-turbo").unet
+    for seed, (name, channels) in enumerate({CANNY: 3, DEPTH: 3, TEMPORAL: 6}.items()):
+        write_tiny_controlnet(root / name, unet, channels=channels, seed=seed)
+    make_depth_model().save_pretrained(root / "depth-anything/Depth-Anything-V2-Small-hf")
+    files = ADAPTERS["sd15", "regular"]
+    adapters = root / files.repository / Path(files.adapter).parent
+    write_tiny_adapter(adapters, Path(files.adapter).name, tiny_model("sd15").unet)
+    return ModelPlaces(root, None, offline=True)
+
+
+@pytest.fixture
+def make(tiny_directory: Callable[..., Path], places: ModelPlaces) -> Callable[..., DiffusionPipeline]:
+    def made(family: Family = "sd-turbo", **fields: Any) -> DiffusionPipeline:
+        models = ModelTable([ModelEntry(IDS[family], family, str(tiny_directory(family)))], places=places)
+        pipeline = make_pipeline(params_of(family, **fields), CPU, lambda detail, percent: None, models)
+        assert isinstance(pipeline, DiffusionPipeline)
+        return pipeline
+
+    return made
+
+
+Make = Callable[..., DiffusionPipeline]
+
+
+def net(name: str, scale: float = 0.8, preprocessor: str = "canny", **fields: Any) -> dict[str, Any]:
+    return {"model_id": name, "conditioning_scale": scale, "preprocessor": preprocessor, "enabled": True, **fields}
+
+
+def style(seed: int = 0) -> str:
+    pixels = numpy.random.default_rng(seed).integers(0, 255, (40, 60, 3), numpy.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def run(pipeline: DiffusionPipeline, count: int = 4, seed: int = 0) -> list[torch.Tensor]:
+    return [pipeline.process(image) for image in pictures(count, seed)]
+
+
+def test_scale_0_disabled_and_absent_are_the_same_picture(make: Make) -> None:
+    expected = run(make())
+    for entries in ([net(CANNY, 0.0)], [net(CANNY) | {"enabled": False}], [net(CANNY, 0.0), net(DEPTH, 0.0)]):
+        assert all(torch.equal(a, b) for a, b in zip(run(make(controlnets=entries)), expected, strict=True))
+    assert distance(run(make(controlnets=[net(CANNY)]))[-1], expected[-1]) > 1e-3
+
+
+def test_scales_and_parameters_of_preprocessors_are_turned_in_place(make: Make) -> None:
+    entries = [net(CANNY, 0.4), net(DEPTH, 0.5, "depth")]
+    pipeline = make(controlnets=entries)
+    before = run(pipeline)
+    turned = [net(CANNY, 1.5, preprocessor_params={"low_threshold": 5, "high_threshold": 20}), entries[1]]
+    assert pipeline.apply(params_of(controlnets=turned))
+    assert pipeline.faults == ()
+    after = run(pipeline)
+    assert distance(after[-1], before[-1]) > 1e-3
+    assert distance(after[-1], run(make(controlnets=turned))[-1]) < 1e-4
+
+
+def test_a_net_that_comes_or_goes_is_another_pipeline_that_goes_on_with_the_pictures_under_way(make: Make) -> None:
+    first = make()
+    images = pictures(6)
+    for image in images[:2]:
+        first.process(image)
+    wanted = params_of(controlnets=[net(CANNY)])
+    assert first.plan(wanted) is None
+    second = make(controlnets=[net(CANNY)])
+    second.begin(first)
+    first.end()
+    made = [second.process(image) for image in images[2:]]
+    whole = make(controlnets=[net(CANNY)])
+    expected = [whole.process(image) for image in images][2:]
+    assert distance(made[0], expected[0]) > 1e-4, "the picture under way came without a control picture"
+    assert distance(made[-1], expected[-1]) < 1e-3
+    assert bool(torch.isfinite(made[0]).all())
+
+
+def test_a_preprocessor_without_weights_is_named_and_its_net_adds_nothing(make: Make, places: ModelPlaces) -> None:
+    pipeline = make(controlnets=[net(CANNY, 0.8, "hed")])
+    expected = run(make())
+    assert all(distance(a, b) < 1e-5 for a, b in zip(run(pipeline), expected, strict=True))
+    assert [type(fault) for fault in pipeline.faults] == [ModelUnavailable]
+    assert "ControlNetHED.pth" in pipeline.faults[0].message
+
+
+def test_a_net_that_is_not_here_is_refused_by_name(make: Make) -> None:
+    with pytest.raises(ModelUnavailable, match=r"ControlNet thibaud/controlnet-sd21-hed-diffusers needs config\.json"):
+        make(controlnets=[net(HED)])
+
+
+def test_a_net_of_another_family_in_its_place_is_refused(
+    tiny_model: Callable[..., Model], tiny_directory: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_tiny_controlnet(tmp_path / CANNY, tiny_model("sdxl-turbo").unet)
+    models = ModelTable(
+        [ModelEntry(IDS["sd-turbo"], "sd-turbo", str(tiny_directory("sd-turbo")))],
+        places=ModelPlaces(tmp_path, None, offline=True),
+    )
+    from sdstream.worker import diffusion_pipeline
+    from sdstream.worker.conditions import ConditionShelf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion_pipeline, "conditions_shelf", ConditionShelf())
+        with pytest.raises(ModelUnavailable, match="of another family"):
+            make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
+
+
+def test_temporal_net_is_given_two_pictures_in_one(make: Make) -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    pipeline = make(controlnets=[net(TEMPORAL, 0.7, "temporal_net_tensorrt")])
+    made = run(pipeline, 5)
+    assert pipeline.faults == ()
+    assert all(bool(torch.isfinite(image).all()) for image in made)
+    assert distance(made[-1], run(make(), 5)[-1]) > 1e-3
+    assert pipeline.taps["temporal_net_tensorrt"].shape == (1, 3, 64, 64)
+
+
+def test_the_control_picture_can_be_looked_at(make: Make) -> None:
+    pipeline = make(controlnets=[net(DEPTH, 0.5, "depth")])
+    assert dict(pipeline.taps) == {}
+    run(pipeline, 1)
+    tap = pipeline.taps["depth"]
+    assert tap.shape == (1, 3, 64, 64)
+    assert 0 <= float(tap.min()) < float(tap.max()) <= 1
+
+
+def adapter(scale: float = 0.8, **fields: Any) -> dict[str, Any]:
+    return {"ip_adapter": {"enabled": True, "scale": scale} | fields, "ip_adapter_style_image_url": style()}
+
+
+def test_a_style_image_has_its_effect_and_is_turned_in_place(make: Make) -> None:
+    plain = run(make("sd15"))
+    pipeline = make("sd15", **adapter())
+    first = run(pipeline)
+    assert distance(first[-1], plain[-1]) > 1e-3
+    changes: list[dict[str, Any]] = [adapter(0.3), adapter(weight_type="ease in")]
+    changes.append(adapter() | {"ip_adapter_style_image_url": style(1)})
+    for change in changes:
+        assert pipeline.apply(params_of("sd15", **change))
+        made = run(pipeline)
+        assert distance(made[-1], first[-1]) > 1e-5
+        assert distance(made[-1], run(make("sd15", **change))[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"ip_adapter": {"enabled": True, "scale": 0.0}},
+        {"ip_adapter": {"enabled": False, "scale": 1.0}},
+        {"ip_adapter_style_image_url": ""},
+    ],
+)
+def test_a_style_image_without_effect_is_none(make: Make, off: dict[str, Any]) -> None:
+    expected = run(make("sd15"))
+    assert all(torch.equal(a, b) for a, b in zip(run(make("sd15", **adapter() | off)), expected, strict=True))
+
+
+def test_faces_are_refused_by_name(make: Make) -> None:
+    with pytest.raises(ModelUnavailable, match="faceid"):
+        make("sdxl-turbo", **adapter(type="faceid"))
+
+
+def test_earlier_pictures_and_their_interval(make: Make) -> None:
+    cached = {"enabled": True, "max_frames": 2, "interval": 1}
+    pipeline = make("sd15", cached_attention=cached)
+    made = run(pipeline)
+    assert distance(made[-1], run(make("sd15"))[-1]) > 1e-5
+    assert pipeline.apply(params_of("sd15", cached_attention=cached | {"interval": 9}))
+    assert pipeline.plan(params_of("sd15", cached_attention=cached | {"max_frames": 3})) is None
+    other = make("sd15", cached_attention=cached | {"max_frames": 3})
+    other.begin(pipeline)
+    pipeline.end()
+    assert all(bool(torch.isfinite(image).all()) for image in run(other))
+
+
+def test_latent_feedback_is_turned_in_place(make: Make) -> None:
+    def block(strength: float) -> dict[str, Any]:
+        processor = {"type": "latent_feedback", "params": {"feedback_strength": strength}}
+        return {"latent_preprocessing": {"processors": [processor]}}
+
+    pipeline = make(**block(0.4))
+    plain = make()
+    first, without = run(pipeline), run(plain)
+    assert distance(first[-1], without[-1]) > 1e-4
+    assert pipeline.apply(params_of(**block(0.0)))
+    run(pipeline)
+    run(plain)
+    assert distance(run(pipeline)[-1], run(plain)[-1]) < 1e-4
+
+
+def test_streams_with_the_same_nets_ride_together_and_others_do_not(make: Make) -> None:
+    one, two = make(controlnets=[net(CANNY, 0.3)]), make(controlnets=[net(CANNY, 0.9)], prompt="a dog")
+    other = make(controlnets=[net(DEPTH, 0.3, "depth")])
+    for pipeline in (one, two, other):
+        pipeline.begin(None)
+    assert one.group is two.group
+    assert one.group is not other.group
+    (image,) = pictures(1)
+    assert one.group is not None
+    ran = one.group.run({pipeline.seat: pipeline.before(image) for pipeline in (one, two)}).images
+    alone = make(controlnets=[net(CANNY, 0.9)], prompt="a dog").process(image)
+    assert distance(two.after(ran[two.seat]), alone) < 1e-4
+    for pipeline in (one, two, other):
+        pipeline.end()
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_switches(make: Make) -> None:
+    import gc
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(1 for thing in gc.get_objects() if type(thing) is torch.Tensor)
+
+    changes: list[dict[str, Any]] = [
+        {"controlnets": [net(CANNY)]},
+        {"controlnets": [net(DEPTH, 0.4, "depth")]},
+        {"image_preprocessing": {"processors": [{"type": "depth"}]}},
+        {},
+    ]
+    (image,) = pictures(1)
+    pipeline = make()
+    counts: list[int] = []
+    for number in range(40):
+        params = changes[number % len(changes)]
+        if not pipeline.apply(params_of(**params)):
+            following = make(**params)
+            following.begin(pipeline)
+            pipeline.end()
+            pipeline = following
+        pipeline.process(image)
+        if number % len(changes) == len(changes) - 1:
+            counts.append(tensors())
+    pipeline.end()
+    assert max(counts[3:]) - min(counts[3:]) <= 10, counts
