@@ -1,0 +1,96 @@
+"""The settings of the worker process: its engines, its device, how streams share it, how it is watched."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class WorkerSettings(BaseModel):
+    """A part of `Settings`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine_mirror: str | None = Field(
+        default=None,
+        description="Bucket that engines are fetched from, as s3://BUCKET/PREFIX; access keys come from where the AWS "
+        "tools look for them. Unset: none.",
+    )
+    engine_mirror_endpoint: str | None = Field(
+        default=None, description="Address of the bucket's S3 where that is not Amazon's, such as RunPod's."
+    )
+    engine_mirror_region: str | None = Field(
+        default=None, description="Region of the bucket; for RunPod's S3 the data centre, such as EU-RO-1."
+    )
+    engine_builds: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Whether engines that are nowhere to be found are built behind running streams; auto builds on a "
+        "GPU only, because on a CPU a build takes the cores that make the pictures.",
+    )
+    engine_local_dir: Path | None = Field(
+        default=None,
+        description="Directory on a local disk that engines are copied to before they are used. Unset: the user's "
+        "cache directory.",
+    )
+    engine_limit_gigabytes: float = Field(
+        default=50.0, gt=0, description="Size of the local copies above which those used longest ago are removed."
+    )
+
+    worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
+    worker_threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the worker's torch. Unset: half of the cores, at least one."
+    )
+    worker_ping_timeout: float = Field(
+        default=2.0,
+        gt=0.2,
+        description="Seconds without a sign of life before a ready worker is killed and started again.",
+    )
+    worker_start_timeout: float = Field(
+        default=120.0, gt=1, description="Seconds a starting worker may take before it is killed and started again."
+    )
+
+    worker_overlap: bool = Field(
+        default=True,
+        description="Give a GPU its next call while it works on the one before. Off: one call after the other.",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
+    )
+    stream_frame_rate: float = Field(
+        default=10.0,
+        ge=0,
+        le=240,
+        description="Pictures a second that the worker must be able to make of each stream, by what its calls were "
+        "measured to take, before one more is taken; else 429. 0 takes streams whatever they cost.",
+    )
+    batch_window: float = Field(
+        default=0.002,
+        ge=0,
+        le=0.1,
+        description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
+        "A stream alone never waits, and nobody waits for one that is late.",
+    )
+    compile_networks: bool = Field(
+        default=False,
+        description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "
+        "the compiler, up to minutes. Needs a C++ compiler on a CPU.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
+    )
+    safety_check_interval: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="The safety checker looks at each n-th picture of a stream; what it found counts until the next "
+        "look.",
+    )
+    worker_spare: bool = Field(
+        default=True,
+        description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "
+        "second; costs some 200 MB of memory.",
+    )
+
+
+__all__ = ["WorkerSettings"]
