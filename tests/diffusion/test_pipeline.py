@@ -24,6 +24,7 @@ IDS: dict[Family, str] = {
     "sdxl-turbo": "stabilityai/sdxl-turbo",
     "sd15": "Lykon/dreamshaper-8",
 }
+CANNY_NET = {"model_id": "thibaud/controlnet-sd21-canny-diffusers", "preprocessor": "canny", "conditioning_scale": 0.5}
 SMALL = {"width": 64, "height": 64}
 """Below what the wire allows: the engine does not care, and the tests are quick."""
 
@@ -145,8 +146,7 @@ def test_what_changes_shapes_needs_another_pipeline_and_leaves_this_one(make: Ma
     ("fields", "named"),
     [
         ({"lora_dict": {"some/lora": 1.0}}, "some/lora is not on this machine"),
-        ({"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}}, "latent processors"),
-        ({"image_preprocessing": {"processors": [{"type": "depth"}]}}, "depth"),
+        ({"controlnets": [CANNY_NET]}, "controlnet-sd21-canny"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(make: Make, fields: dict[str, Any], named: str) -> None:
@@ -154,11 +154,17 @@ def test_what_cannot_run_is_refused_by_name(make: Make, fields: dict[str, Any], 
         make(**fields)
 
 
-def test_refused_params_leave_the_old_ones_in_force(make: Make) -> None:
+def test_refused_params_leave_the_old_ones_in_force(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(2)
     asked, left = make(), make()
-    with pytest.raises(ModelUnavailable, match="depth"):
-        asked.apply(params_of(prompt="a dog", image_preprocessing={"processors": [{"type": "depth"}]}))
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ModelUnavailable("no noise")
+
+    with monkeypatch.context() as late:
+        late.setattr(diffusion_pipeline, "make_noise", refuse)
+        with pytest.raises(ModelUnavailable, match="no noise"):
+            asked.apply(params_of(prompt="a dog", guidance_scale=1.5))
     assert all(torch.equal(a, b) for a, b in zip(process(asked, images), process(left, images), strict=True))
 
 
