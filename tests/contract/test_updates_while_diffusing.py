@@ -138,4 +138,5 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
     told = [event["effective_frame"] for event in log.named("effective")]
     assert told == sorted(told)
     assert effective["effective_frame"] == told[-1]
-    assert log.named("error") == log.named("worker") == []
+    assert log.named("error") == []
+    assert [event for event in log.named("worker") if event["restarts"]] == []  # that it became ready may come late
