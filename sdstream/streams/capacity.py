@@ -13,7 +13,7 @@ from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.views import Capacity, KindCapacity
-from sdstream.worker.ports import CallCost, CallKind, WorkerHealth, WorkerPhase
+from sdstream.worker.ports import CallCost, CallKind, WorkerHealth, WorkerPhase, kind_of
 
 MOST_LOAD = 1.0
 """The share of the worker's time that may be promised."""
@@ -39,13 +39,6 @@ class Supply:
     batch_size: int = 8
     memory_used: int | None = None
     memory_total: int | None = None
-
-
-def kind_of(params: StreamParams) -> CallKind:
-    """What calls of a stream with these params are."""
-    if params.skip_diffusion:
-        return CallKind("", params.width, params.height, 0)
-    return CallKind(params.model_id, params.width, params.height, len(params.t_index_list))
 
 
 def seconds_of(cost: CallCost, streams: int, batch_size: int) -> float:
@@ -80,6 +73,8 @@ def _call_seconds(measured: Mapping[int, float], streams: int) -> float:
 def find_cost(kind: CallKind, costs: Iterable[CallCost]) -> CallCost | None:
     """What calls of this kind take, or else those of the same model nearest in size, scaled by pixels and steps."""
     same = [cost for cost in costs if cost.kind.model_id == kind.model_id and cost.seconds]
+    if not kind.model_id:  # one processor says little of two, and nothing of none
+        same = [cost for cost in same if cost.kind.steps == kind.steps]
     exact = next((cost for cost in same if cost.kind == kind), None)
     if exact is not None or not same:
         return exact
@@ -238,7 +233,6 @@ __all__ = [
     "demands_of",
     "describe_capacity",
     "find_cost",
-    "kind_of",
     "load_of",
     "room_for",
     "seconds_of",

@@ -105,8 +105,7 @@ class DiffusionPipeline(Pipeline):
 
     @property
     def kind(self) -> CallKind:
-        params = self._plan.params
-        return CallKind(params.model_id, params.width, params.height, len(params.t_index_list))
+        return self._plan.stages.kind
 
     @property
     def group(self) -> StreamGroup | None:

@@ -15,7 +15,7 @@ from sdstream.params.processors import ImageProcessing
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.ports import CallKind
+from sdstream.worker.ports import CallKind, kind_of
 from sdstream.worker.processors import ProcessorChain, Wanted
 
 Progress = Callable[[str, float | None], None]
@@ -208,6 +208,7 @@ class LaneStages:
     last: ProcessorChain
     input_size: PictureSize
     output_size: PictureSize
+    kind: CallKind
 
     @classmethod
     def of(cls, params: StreamParams, shelf: AnnotatorShelf, before: "LaneStages | None" = None) -> "LaneStages":
@@ -217,6 +218,7 @@ class LaneStages:
             ProcessorChain(wanted_of(params.image_postprocessing), shelf, None if before is None else before.last),
             PictureSize(params.width, params.height),
             params.output_size,
+            kind_of(params),
         )
 
     @property
@@ -278,7 +280,7 @@ class ProcessorPipeline(Pipeline):
 
     @property
     def kind(self) -> CallKind:
-        return CallKind("", self.input_size.width, self.input_size.height, 0)
+        return self._stages.kind
 
     @property
     def group(self) -> Group | None:

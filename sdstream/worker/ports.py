@@ -96,7 +96,8 @@ class LaneStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CallKind:
-    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone, and `steps` 0."""
+    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone, and `steps` their
+    number: pictures that pass unchanged cost next to nothing, and say nothing of those that do not."""
 
     model_id: str
     width: int
@@ -108,8 +109,18 @@ class CallKind:
         """For people."""
         size = f"{self.width}x{self.height}"
         if not self.model_id:
-            return f"image processors, {size}"
+            count = {0: "no processor", 1: "one processor"}.get(self.steps, f"{self.steps} processors")
+            return f"{count}, {size}"
         return f"{self.model_id}, {size}, {self.steps} step{'' if self.steps == 1 else 's'}"
+
+
+def kind_of(params: StreamParams) -> CallKind:
+    """What calls of a stream with these params are."""
+    if not params.skip_diffusion:
+        return CallKind(params.model_id, params.width, params.height, len(params.t_index_list))
+    blocks = (params.image_preprocessing, params.image_postprocessing)
+    active = sum(len(block.active) for block in blocks if block is not None)
+    return CallKind("", params.width, params.height, active)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,4 +241,5 @@ __all__ = [
     "WorkerClient",
     "WorkerHealth",
     "WorkerPhase",
+    "kind_of",
 ]

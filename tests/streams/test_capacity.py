@@ -12,13 +12,12 @@ from sdstream.streams.capacity import (
     Demand,
     Supply,
     find_cost,
-    kind_of,
     load_of,
     room_for,
     seconds_of,
     why_not,
 )
-from sdstream.worker.ports import CallCost, CallKind
+from sdstream.worker.ports import CallCost, CallKind, kind_of
 from tests.streams.conftest import SceneMaker
 
 TURBO = CallKind("stabilityai/sd-turbo", 512, 512, 2)
@@ -131,3 +130,10 @@ async def test_with_nothing_promised_streams_are_taken_whatever_they_cost(make_s
     await scene.create_live()
     assert scene.service.capacity().accepting
     assert scene.service.capacity().kinds[0].room is None
+
+
+def test_what_processors_cost_says_nothing_of_streams_without_any() -> None:
+    sharpening = CallCost(CallKind("", 512, 512, 1), {1: 0.2})
+    unchanged = Demand(CallKind("", 512, 512, 0), 10.0)
+    assert why_not(unchanged, [unchanged] * 50, Supply((sharpening,))) == ""
+    assert why_not(Demand(sharpening.kind, 10.0), [unchanged, Demand(sharpening.kind, 10.0)], Supply((sharpening,)))
