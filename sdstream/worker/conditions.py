@@ -128,7 +128,7 @@ class ConditionShelf:
         self._lock = threading.Lock()
         self._nets: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
         self._kept: OrderedDict[tuple[object, ...], nn.Module] = OrderedDict()
-        self._adapters: WeakValueDictionary[tuple[int, str], _Loaded] = WeakValueDictionary()
+        self._adapters: WeakValueDictionary[tuple[int, str, ModelPlaces], _Loaded] = WeakValueDictionary()
         self._last: _Loaded | None = None
 
     def get(self, wanted: WantedConditions, model: Model, places: ModelPlaces, progress: Progress) -> Conditions:
@@ -141,7 +141,7 @@ class ConditionShelf:
             return Conditions(wanted, nets, loaded.adapter, loaded.encoder)
 
     def _net(self, name: str, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
-        key = (name, str(model.device), model.dtype)
+        key = (name, places, str(model.device), model.dtype)
         net = self._nets.get(key)
         if net is None:
             folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}", name)
@@ -155,7 +155,7 @@ class ConditionShelf:
         return net
 
     def _adapter(self, kind: str, model: Model, places: ModelPlaces, progress: Progress) -> "_Loaded":
-        key = (id(model.unet), kind)
+        key = (id(model.unet), kind, places)
         loaded = self._adapters.get(key)
         if loaded is None or loaded.model is not model:
             files = ADAPTERS.get((model.family, kind))

@@ -132,13 +132,21 @@ def test_a_net_of_another_family_in_its_place_is_refused(
         [ModelEntry(IDS["sd-turbo"], "sd-turbo", str(tiny_directory("sd-turbo")))],
         places=ModelPlaces(tmp_path, None, offline=True),
     )
-    from sdstream.worker import diffusion_pipeline
-    from sdstream.worker.conditions import ConditionShelf
+    with pytest.raises(ModelUnavailable, match="of another family"):
+        make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diffusion_pipeline, "conditions_shelf", ConditionShelf())
-        with pytest.raises(ModelUnavailable, match="of another family"):
-            make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
+
+def test_a_net_that_is_loaded_serves_only_streams_that_look_in_its_place(
+    make: Make, tiny_directory: Callable[..., Path], tmp_path: Path
+) -> None:
+    loaded = make(controlnets=[net(CANNY)])
+    models = ModelTable(
+        [ModelEntry(IDS["sd-turbo"], "sd-turbo", str(tiny_directory("sd-turbo")))],
+        places=ModelPlaces(tmp_path, None, offline=True),
+    )
+    with pytest.raises(ModelUnavailable, match=CANNY):
+        make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
+    assert make(controlnets=[net(CANNY)])._loaded.conditions == loaded._loaded.conditions
 
 
 def test_temporal_net_is_given_two_pictures_in_one(make: Make) -> None:
