@@ -216,21 +216,6 @@ class PromptsAnswer(Shape):
     warnings: list[str]
 
 
-class Model(Shape):
-    """A model that streams may ask for."""
-
-    id: str
-    family: str
-    default: bool
-
-
-class ModelList(Shape):
-    """Every model id that `params.model_id` may be."""
-
-    success: Literal[True]
-    data: list[Model]
-
-
 class Catalogue(Shape):
     """Every parameter: type, limits, default, what a change of it does; and every processor with its parameters."""
 
