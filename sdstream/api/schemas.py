@@ -185,7 +185,7 @@ class Status(Shape):
     reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
     revision: int
     lane: dict[str, Any] | None = Field(
-        description="What the worker says: phase, detail, percent, revision, acceleration_in_force."
+        description="What the worker says: phase, detail, percent, revision, acceleration_in_force, processors."
     )
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
