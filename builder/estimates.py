@@ -61,7 +61,7 @@ class Estimate:
 
 
 def estimate(components: list[Component], backend: BackendName, cache: EngineCache) -> Estimate:
-    """What baking `components` takes: time adds up, memory is that of the largest, disk holds all that is made and read."""
+    """What baking `components` takes: time adds up, memory is the largest's, disk holds all that is made and read."""
     rate = RATES[backend]
     sizes = [weight_bytes(component) for component in components]
     largest = max(sizes, default=0)
