@@ -72,17 +72,17 @@ async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, t
         assert stream.statistics().hls_active
         seen: set[str] = set()
         text = ""
-        for delay in (0.02, 0.4, 0.02):
+        # The last step is long enough for pictures to be shown again before the next one comes.
+        for delay in (0.02, 0.4, 0.02, 0.8):
             delayed.delay = delay
             segments = len(seen)
             while len(seen) < segments + 2:
                 text = await save(stream, tmp_path, seen)
                 await asyncio.sleep(0.2)
     flashes, beeps = onsets_of(joined(tmp_path, seen))
-    assert len(flashes) >= 6
     # The first beeps lie before the first sender reports.
     apart = [min((flash - beep for beep in beeps), key=abs) for flash in flashes if 1.5 < flash < max(beeps)]
-    assert apart
+    assert len(apart) >= 3
     assert max(map(abs, apart)) < CLOSE, apart
     durations = [float(value) for value in re.findall(r"#EXTINF:([\d.]+),", text)]
     target = int(re.findall(r"#EXT-X-TARGETDURATION:(\d+)", text)[0])

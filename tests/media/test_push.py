@@ -21,7 +21,8 @@ from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
 from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
 from tests.media.flash import DelayedEcho, FlashingCamera, FlashViewer, onsets_of
-from tests.support.rtmp import RtmpServer, free_port, missing_rtmp_server
+from tests.support.ports import free_port
+from tests.support.rtmp import RtmpServer, missing_rtmp_server
 from tests.support.waiting import eventually
 
 CLOSE = 0.04
