@@ -4,8 +4,9 @@
     python -m bench.soak --comings 200
 
 Without a model pictures go through the worker unchanged; with `tiny` each is diffused by a model of a few layers that
-lets greys through, so that its number can still be read. The first form reports the slope of the server's memory, open files and threads, the drift of the pictures' age, and the
-drops. The second has publishers and viewers come and go as fast as they can, and says what is left of them.
+lets greys through, so that its number can still be read. The first form reports the slope of the server's memory, open
+files and threads, the drift of the pictures' age, and the drops. The second has publishers and viewers come and go as
+fast as they can, and says what is left of them.
 Exits with 1 when something grew: memory by more than 20 MB an hour (or 20 MB in all for comings), files or threads.
 """
 
