@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from tests.jobs.worker import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import eventually_sync
 
 
@@ -67,9 +67,7 @@ def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_sdks_local_api_takes_one_shot_jobs(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=log)

@@ -28,7 +28,8 @@ from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
 from tests.media.flash import RATE, DelayedEcho, FlashingCamera, FlashViewer, onsets_of
 from tests.media.probe import rate_of, streams_of
-from tests.support.rtmp import RtmpServer, free_port, missing_rtmp_server
+from tests.support.ports import free_port
+from tests.support.rtmp import RtmpServer, missing_rtmp_server
 from tests.support.waiting import eventually
 
 CLOSE = 0.04
