@@ -342,7 +342,8 @@ def _refuse_unknown(name: str, written: str, prefix: str = "") -> None:
 def _describe(problem: ErrorDetails, written: Mapping[str, str]) -> str:
     """One line on what is wrong, with the setting as its user wrote it; `written` has that by name."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
-    place = f"{written.get(name, name)}: " if name else ""
+    inner = "".join(f", {part}" for part in problem["loc"][1:])
+    place = f"{written.get(name, name)}{inner}: " if name else ""
     kind, context = problem["type"], problem.get("ctx", {})
     # The value is repeated where it was to be a number or a choice, which no secret is.
     if kind in _WORDS:
