@@ -117,8 +117,12 @@ class Pipeline(Protocol):
         """
         ...
 
+    def plan_slowly(self, params: StreamParams, progress: Progress) -> Any:
+        """As `plan`, for what is fetched or computed for long; asked where `plan` gave None. `progress` may raise."""
+        return None
+
     def turn(self, plan: Any) -> None:
-        """Bring what `plan` made into force, from the next picture on. Copies only."""
+        """Bring what `plan` made into force, from the next picture on. Copies, and no longer than a picture takes."""
         ...
 
     def begin(self, before: "Pipeline | None") -> None:
