@@ -1,4 +1,4 @@
-"""What answers say of outputs besides WHEP, and the base of all shapes."""
+"""What answers say of the media plane and of outputs besides WHEP, and the base of all shapes."""
 
 from typing import Literal
 
@@ -9,6 +9,32 @@ class Shape(BaseModel):
     """Every member is always present; members beyond these may come."""
 
     model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
+
+
+class SoundStatus(Shape):
+    """The sound on its way through, in packets."""
+
+    packets: int
+    gaps: int
+    corrections: int
+    dropped: dict[str, int]
+    delay_ms: float
+
+
+class MediaStatus(Shape):
+    """The counters of the media plane since the stream was opened; sizes are such as `512x512`."""
+
+    frames_decoded: int
+    decode_errors: int
+    frames_encoded: int
+    keyframes: int
+    input_size: str | None
+    output_size: str | None
+    encode_ms: float
+    drops: dict[str, int]
+    warnings: list[str]
+    hls_active: bool
+    sound: SoundStatus
 
 
 class OutputStatus(Shape):
@@ -55,4 +81,4 @@ class RecordingSwitch(Shape):
     format: Literal["mp4"]
 
 
-__all__ = ["OutputStatus", "Recording", "RecordingList", "RecordingStatus", "RecordingSwitch", "Shape"]
+__all__ = ["MediaStatus", "OutputStatus", "Recording", "RecordingList", "RecordingStatus", "RecordingSwitch", "Shape"]

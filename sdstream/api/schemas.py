@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sdstream.api.output_schemas import OutputStatus, RecordingStatus, RecordingSwitch, Shape
+from sdstream.api.output_schemas import MediaStatus, OutputStatus, RecordingStatus, RecordingSwitch, Shape
 from sdstream.params import Sd15Params, SdTurboParams, SdxlTurboParams
 from sdstream.streams.views import Applied, StreamState
 
@@ -133,9 +133,10 @@ class PeerConnectionStatistics(Shape):
 
 
 class TrackStatus(Shape):
-    """One received track; times in milliseconds."""
+    """One received track; times in milliseconds. `codec` is an extension."""
 
     type: str
+    codec: str
     jitter: float
     packets_lost: int
     packets_received: int
@@ -161,7 +162,7 @@ class IngestMetrics(Shape):
 class GatewayStatus(Shape):
     """Sessions. `whep_url` is here from the first accepted WHIP offer on."""
 
-    model_config = ConfigDict(json_schema_extra={"properties": {"whep_url": {"type": "string"}}})
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema["properties"].update(whep_url={"type": "string"}))
 
     error: GatewayError | None
     ingest_metrics: IngestMetrics
@@ -194,7 +195,7 @@ class Status(Shape):
     replaced: dict[str, int] = Field(
         description="Pictures in whose place another was shown: the last one if `similar`, a placard if `unsafe`."
     )
-    media: dict[str, Any]
+    media: MediaStatus
     outputs: list[OutputStatus] = Field(description="The pushes to RTMP servers.")
     recording: RecordingStatus | None = Field(description="The recording under way.")
 
