@@ -47,7 +47,18 @@ class RenderJob:
     warnings: tuple[str, ...]
 
 
-@with_settings(only=("worker_device", "worker_threads", "models", "default_model", "log_level"))
+@with_settings(
+    only=(
+        "data_dir",
+        "worker_device",
+        "worker_threads",
+        "models",
+        "controlnets",
+        "default_model",
+        "offline",
+        "log_level",
+    )
+)
 def render(
     source: Annotated[Path, Parameter(name="IN", help="The video file to read.")],
     target: Annotated[Path, Parameter(name="OUT", help="The file to write; its ending picks the format.")],
