@@ -1,14 +1,49 @@
-"""What answers say of the media plane and of outputs besides WHEP, and the base of all shapes."""
+"""What answers say of the worker, of the media plane and of outputs besides WHEP, and the base of all shapes."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from sdstream.worker.ports import LanePhase
 
 
 class Shape(BaseModel):
     """Every member is always present; members beyond these may come."""
 
     model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
+
+
+class LoraStatus(Shape):
+    """A LoRA that is in the stream's model."""
+
+    name: str
+    weight: float
+
+
+class ProcessorStatus(Shape):
+    """An image processor of the stream: `place` is where the params name it, such as `controlnets[1]`."""
+
+    place: str
+    name: str
+    phase: Literal["working", "loading", "left_out"]
+    interval: int
+    seen: bool
+    problem: str
+
+
+class LaneState(Shape):
+    """What the worker says of the stream."""
+
+    phase: LanePhase
+    detail: str
+    percent: float | None
+    revision: int = Field(description="The revision of the params that are in force.")
+    effective_frame: int | None = Field(description="The first picture that was made under it.")
+    loras: list[LoraStatus]
+    error_code: str | None
+    error_message: str | None
+    acceleration_in_force: str | None
+    processors: list[ProcessorStatus]
 
 
 class SoundStatus(Shape):
@@ -81,4 +116,13 @@ class RecordingSwitch(Shape):
     format: Literal["mp4"]
 
 
-__all__ = ["MediaStatus", "OutputStatus", "Recording", "RecordingList", "RecordingStatus", "RecordingSwitch", "Shape"]
+__all__ = [
+    "LaneState",
+    "MediaStatus",
+    "OutputStatus",
+    "Recording",
+    "RecordingList",
+    "RecordingStatus",
+    "RecordingSwitch",
+    "Shape",
+]
