@@ -139,6 +139,12 @@ def test_hot_and_cold_together_are_cold_and_the_reason_names_the_cold_one() -> N
     assert change.reason.startswith("do_add_noise cannot")
 
 
+def test_a_model_of_another_family_changes_only_what_differs_on_the_wire() -> None:
+    before = created(DREAMSHAPER, ip_adapter={"enabled": True})
+    change = classify(before, updated(before, model_id=SDXL_TURBO).params, live=True)
+    assert (change.kind, change.fields) == (ChangeKind.RELOAD, ("model_id", "lcm_lora_id"))
+
+
 def test_a_size_wins_over_everything_else() -> None:
     before = created(SD_TURBO)
     after = updated(before, prompt="x", skip_diffusion=True, width=640).params
