@@ -93,6 +93,7 @@ async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: L
             before = after
 
 
+@pytest.mark.alone
 async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
     server: LiveServer, rest: Rest, controlnet: str
 ) -> None:

@@ -53,6 +53,7 @@ async def polled(rest: Rest, stream_id: str) -> AsyncIterator[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blow", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.alone
 async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow: str) -> None:
     async with Rest(fragile) as rest:
         stream = await rest.create(SMALL | {"image_preprocessing": block("passthrough")})

@@ -44,6 +44,7 @@ def colour_error(picture: Picture, card: av.VideoFrame) -> float:
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
+@pytest.mark.alone
 async def test_pictures_come_back_in_order_with_their_colours(
     settings: Settings, echo: Echo, codec: Codec, fast: bool
 ) -> None:
@@ -103,6 +104,7 @@ async def test_names_and_tcp_candidates_are_passed_over(stream: EmbeddedStream) 
         await publisher.wait_connected()
 
 
+@pytest.mark.alone
 async def test_one_encoder_serves_every_viewer(stream: EmbeddedStream) -> None:
     async with DirectPublisher(stream, fps=30):
         async with DirectViewer(stream) as first, DirectViewer(stream) as second, DirectViewer(stream) as third:

@@ -162,6 +162,7 @@ async def test_many_updates_end_with_the_last_in_force(shared: WorkerProcess) ->
 
 @posix_only
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_viewers_get_pictures_again_within_five_seconds_of_a_kill_and_of_a_standstill(start: Start) -> None:
     worker = await start(worker_spare=True)
     listeners = [Recorder(), Recorder()]
