@@ -77,7 +77,6 @@ async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, 
             webrtc_ice_servers=given.urls[0],
             turn_username=given.username,
             turn_credential=given.credential,
-            worker_spare=False,
         )
         await asyncio.to_thread(server.start)
         try:

@@ -48,8 +48,10 @@ class LiveServer:
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
-        # How many streams are taken must not depend on how fast the machine is just now.
+        # How many streams are taken must not depend on how fast the machine is just now. A spare worker, which costs
+        # every server the import of torch once more, is for the tests that kill the first.
         common = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json", "stream_frame_rate": 0}
+        common |= {"worker_spare": False}
         self.settings: dict[str, object] = common | settings
         self.key: str = KEY
         self.url = ""
