@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server whose worker these tests may kill."""
-    live = LiveServer(tmp_path_factory.mktemp("fragile"), worker_spare=True)
+    live = LiveServer(tmp_path_factory.mktemp("fragile"), worker_spare=True, worker_ping_timeout=None)
     live.start()
     yield live
     live.stop()

@@ -60,6 +60,7 @@ def joined(folder: Path, names: set[str]) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -107,6 +108,7 @@ def probe(file: Path) -> list[dict[str, Any]]:
     return json.loads(done.stdout)["streams"]
 
 
+@pytest.mark.alone
 async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "IDLE_SECONDS", 0.5)
     stream = delayed.stream

@@ -38,6 +38,7 @@ async def servers_of(url: str) -> list[RTCIceServer]:
         return read_links((await http.options(url)).headers.get_list("link"))
 
 
+@pytest.mark.alone
 async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server: LiveServer, artifacts: Path) -> None:
     async with Rest(pod_server) as rest:
         stream = await rest.create({**SMALL, "width": 512, "height": 512})
