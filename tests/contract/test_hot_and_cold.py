@@ -63,6 +63,7 @@ RELOAD_ROWS: list[tuple[str, dict[str, Any]]] = [
 """Every R row of table 3.1, those included that a server may make hot."""
 
 
+@pytest.mark.alone
 async def test_26_resending_the_same_size_changes_nothing(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -79,6 +80,7 @@ async def test_26_resending_the_same_size_changes_nothing(rest: Rest) -> None:
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_27_every_hot_row_is_hot_on_a_live_stream(rest: Rest) -> None:
     attention = {"enabled": True, "max_frames": 1, "interval": 1}
     adapter = {"enabled": False, "scale": 0.5}
@@ -112,6 +114,7 @@ async def test_27_every_hot_row_is_hot_on_a_live_stream(rest: Rest) -> None:
     ],
     ids=["pre", "post", "second of two"],
 )
+@pytest.mark.alone
 async def test_27_a_processor_changes_the_picture_without_a_gap(rest: Rest, params: dict[str, Any], kind: Any) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -126,6 +129,7 @@ async def test_27_a_processor_changes_the_picture_without_a_gap(rest: Rest, para
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_27_a_processors_number_is_hot_and_can_be_seen(rest: Rest) -> None:
     def blur(sigma: float) -> dict[str, Any]:
         return {"image_preprocessing": block({"type": "blur", "params": {"blur_intensity": sigma, "kernel_size": 31}})}
@@ -140,6 +144,7 @@ async def test_27_a_processors_number_is_hot_and_can_be_seen(rest: Rest) -> None
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_28_a_reload_answers_at_once_and_keeps_the_sessions(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -185,6 +190,7 @@ async def test_28_every_cold_row_is_a_reload(rest: Rest) -> None:
     ],
     ids=["reload", "hot"],
 )
+@pytest.mark.alone
 async def test_28_params_that_cannot_be_loaded_leave_the_picture_and_are_reported(
     rest: Rest, applied: str, params: dict[str, Any], undone: dict[str, Any]
 ) -> None:

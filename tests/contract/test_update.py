@@ -51,6 +51,7 @@ async def test_25_patch_needs_neither_pipeline_nor_model(rest: Rest) -> None:
     ],
     ids=["width", "height and prompt", "upscale"],
 )
+@pytest.mark.alone
 async def test_29_a_new_size_is_refused_while_live(rest: Rest, params: dict[str, Any]) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -91,6 +92,7 @@ async def test_30_a_patch_before_ingest_is_in_force_at_the_start(rest: Rest) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_31_thirty_patches_a_second_for_ten_seconds(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -112,6 +114,7 @@ async def test_31_thirty_patches_a_second_for_ten_seconds(rest: Rest) -> None:
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_32_full_bodies_ten_times_a_second_cause_no_reload(rest: Rest) -> None:
     full: dict[str, Any] = SDXL | {
         "prompt": "0",
