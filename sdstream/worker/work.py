@@ -194,6 +194,14 @@ class LaneWork:
         self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
         self._report(LanePhase.READY)
 
+    def give_way(self) -> None:
+        """Newer params came while those before were loaded, which are given up: neither refused nor failed."""
+        self.preparing = False
+        if self._pipeline is None:
+            self._scheduler.hold(self.number, preparing=False)
+        else:
+            self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
+
     def make_room(self) -> WantedParams | None:
         """Let the present pipeline go, so that another one fits; returns the params that were in force."""
         self._drop_pipeline()
