@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
@@ -20,30 +20,12 @@ from sdstream.params.controlnets import ControlNetFacts
 from sdstream.settings import Family
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.pipelines import make_pipeline
-from sdstream.worker.published import ADAPTERS
+from tests.diffusion.conftest import CANNY, DEPTH, TEMPORAL
 from tests.diffusion.runs import distance, pictures
 from tests.diffusion.test_pipeline import IDS, params_of
-from tests.worker.annotators import make_depth_model
 
 CPU = torch.device("cpu")
-CANNY = "thibaud/controlnet-sd21-canny-diffusers"
-DEPTH = "thibaud/controlnet-sd21-depth-diffusers"
-TEMPORAL = "daydreamlive/TemporalNet2-stable-diffusion-2-1"
 HED = "thibaud/controlnet-sd21-hed-diffusers"
-
-
-@pytest.fixture(scope="session")
-def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Model]) -> ModelPlaces:
-    """A data directory's `models` with tiny ControlNets, an IP-Adapter and a depth network; no way to the hub."""
-    root = tmp_path_factory.mktemp("steering")
-    unet = tiny_model("sd-turbo").unet
-    for seed, (name, channels) in enumerate({CANNY: 3, DEPTH: 3, TEMPORAL: 6}.items()):
-        write_tiny_controlnet(root / name, unet, channels=channels, seed=seed)
-    make_depth_model().save_pretrained(root / "depth-anything/Depth-Anything-V2-Small-hf")
-    files = ADAPTERS["sd15", "regular"]
-    adapters = root / files.repository / Path(files.adapter).parent
-    write_tiny_adapter(adapters, Path(files.adapter).name, tiny_model("sd15").unet)
-    return ModelPlaces(root, None, offline=True)
 
 
 @pytest.fixture
