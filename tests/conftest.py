@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def conditioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with tiny models of all families, their ControlNets and IP-Adapters, for tests that diffuse with them.
 
-    Shared, because the models take seconds to make. It has no depth network, and nothing is fetched.
+    Shared, because the models take seconds to make. Of the processors' networks it has depth, and nothing is fetched.
     """
     folder = tmp_path_factory.mktemp("conditioned")
     models = write_tiny_data(folder / "data", ("sd-turbo", "sdxl-turbo", "sd15"))

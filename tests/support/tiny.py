@@ -13,9 +13,11 @@ from diffusers import UNet2DConditionModel
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
 from sdstream.params.controlnets import CONTROLNETS
-from sdstream.worker.published import ADAPTERS
+from sdstream.worker.published import ADAPTERS, DEPTH
+from tests.worker.annotators import make_depth_model
 
 root, kinds = Path(sys.argv[1]), sys.argv[2].split(",")
+make_depth_model().save_pretrained(root / DEPTH.repository)
 for family in sys.argv[3:]:
     write_tiny_model(root / "tiny" / family, family, seed=0)
     unet = UNet2DConditionModel.from_pretrained(root / "tiny" / family, subfolder="unet")
@@ -31,6 +33,7 @@ for family in sys.argv[3:]:
             encoder.parent.mkdir(exist_ok=True)
             (file.parent / "image_encoder").rename(encoder)
 """
+REPOSITORY = Path(__file__).parents[2]
 IDS = {
     "sd-turbo": ("stabilityai/sd-turbo",),
     "sdxl-turbo": ("stabilityai/sdxl-turbo",),
@@ -41,7 +44,7 @@ IDS = {
 def write_tiny_data(
     data_dir: Path, families: Iterable[str], kinds: Iterable[str] = ("canny", "depth", "tile", "temporal")
 ) -> str:
-    """Fill `data_dir/models`; the value of the setting `models` that names what was made.
+    """Fill `data_dir/models`, a depth network included; the value of the setting `models` that names what was made.
 
     `kinds` are those of the ControlNets that are written, each under its public id.
     """
@@ -49,7 +52,7 @@ def write_tiny_data(
     root.mkdir(parents=True, exist_ok=True)
     made = list(families)
     arguments = [sys.executable, "-c", PROGRAM, str(root), ",".join(kinds), *made]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     return json.dumps({name: str(root / "tiny" / family) for family in made for name in IDS[family]})
 
