@@ -1,5 +1,6 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -31,15 +32,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="session")
 def conditioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with tiny models of all families, their ControlNets and IP-Adapters, for tests that diffuse with them.
+    """A server with tiny models of all families, their ControlNets, one of a setting too, and IP-Adapters.
 
     Shared, because the models take seconds to make. Of the processors' networks it has depth, and nothing is fetched.
     """
     folder = tmp_path_factory.mktemp("conditioned")
     models = write_tiny_data(folder / "data", ("sd-turbo", "sdxl-turbo", "sd15"))
+    lines = folder / "data/models/lllyasviel/control_v11p_sd15_canny"
     live = LiveServer(
         folder,
         models=models,
+        controlnets=json.dumps({"me/lines": {"source": str(lines), "family": "sd15", "preprocessor": "canny"}}),
         offline=True,
         max_streams=200,
         worker_spare=False,

@@ -124,7 +124,7 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
 
     Engines are made of the model alone so far: what is loaded besides it runs in torch.
     """
-    model, conditions = key.model, key.conditions
+    model, conditions, options = key.model, key.conditions, key.options
     if conditions.adapter is None and not conditions.wanted.recalled:
         networks = EagerNetworks(model.unet, model.vae)
     else:
@@ -141,8 +141,8 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
         prediction=model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
+        aligned=options.control_pictures == "aligned",
     )
-    options = key.options
     plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
     finder = installed_finder() if key.engines else None
     if finder is None or conditions != Conditions():

@@ -253,6 +253,20 @@ async def test_what_a_plugin_sends_is_carried_out(plugin: Plugin, tiny_rest: Res
             await in_force(tiny_rest, stream["id"], revision)
 
 
+async def test_a_controlnet_of_the_settings_steers(tiny_rest: Rest) -> None:
+    models = (await tiny_rest.http.get("/v1/models")).json()
+    (entry,) = [net for net in models["controlnets"] if net["id"] == "me/lines"]
+    assert (entry["present"], entry["family"], entry["preprocessor"]) == (True, "sd15", "canny")
+    net = {"model_id": "me/lines", "conditioning_scale": 0.5, "preprocessor": "canny", "enabled": True}
+    params = {"width": 384, "height": 384, "t_index_list": [11], "use_lcm_lora": False, "controlnets": [net]}
+    stream = await tiny_rest.create({"model_id": "Lykon/dreamshaper-8", **params})
+    async with publishing(stream):
+        await in_force(tiny_rest, stream["id"], 1)
+    refused = await tiny_rest.post_stream({"params": params | {"model_id": "stabilityai/sd-turbo"}})
+    assert refused.status_code == 400
+    assert "belongs to the sd15 family" in refused.text
+
+
 def publishing(stream: dict[str, Any]) -> Publisher:
     card = TestCard()
     return Publisher(stream["whip_url"], track=CardTrack(lambda number: card.draw(number), fps=4))

@@ -17,8 +17,9 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
 from sdstream.params.controlnets import ControlNetFacts
-from sdstream.settings import Family
+from sdstream.settings import Family, load_settings
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import make_pipeline
 from tests.diffusion.conftest import CANNY, DEPTH, TEMPORAL
 from tests.diffusion.runs import distance, pictures
@@ -151,6 +152,20 @@ def test_a_net_that_is_loaded_serves_only_streams_that_look_in_its_place(
     with pytest.raises(ModelUnavailable, match=CANNY):
         make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
     assert make(controlnets=[net(CANNY)])._loaded.conditions == loaded._loaded.conditions
+
+
+def test_the_newest_control_picture_steers_all_steps_where_the_operator_wants_it(make: Make) -> None:
+    aligned, newest = make(controlnets=[net(CANNY)]), make(controlnets=[net(CANNY)])
+    options = EngineOptions.of(load_settings({}, {"SDSTREAM_CONTROL_PICTURES": "newest"}))
+    newest = DiffusionPipeline(
+        newest._plan.params, newest._model, options, conditions=newest._loaded.conditions, shelf=newest._loaded.shelf
+    )
+    first, later = pictures(2)
+    still = [pipeline.process(first) for pipeline in (aligned, newest)]
+    assert torch.equal(*still), "one control picture fills all steps"
+    moved = [pipeline.process(later) for pipeline in (aligned, newest)]
+    assert distance(*moved) > 1e-4, "two steps: the first picture leaves, steered by its own outlines or by the later's"
+    assert aligned.group is not newest.group, "they cannot ride together"
 
 
 def test_temporal_net_is_given_two_pictures_in_one(make: Make) -> None:
