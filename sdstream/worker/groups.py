@@ -180,6 +180,7 @@ def frame_of(key: GroupKey) -> Frame:
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
         whole=True,
+        aligned=key.options.control_pictures == "aligned",
     )
 
 
