@@ -15,7 +15,16 @@ from sdstream.errors import ConfigurationError
 from sdstream.settings import Family
 
 SHIPPED = Path(__file__).parent / "profiles"
-ComponentName = Literal["unet", "unet-control", "encoder", "decoder", "controlnet", "frame"]
+ComponentName = Literal[
+    "unet",
+    "unet-control",
+    "unet-tokens",
+    "unet-control-tokens",
+    "encoder",
+    "decoder",
+    "controlnet",
+    "frame",
+]
 Guidance = Literal["none", "self", "initialize", "full"]
 SMALLEST, LARGEST = 64, 2048
 
@@ -52,7 +61,13 @@ class Profile(BaseModel):
     name: str = ""
     family: Family
     model: str
-    """A diffusers directory, or the id of a model in the hub's cache."""
+    """A diffusers directory, a file in the original layout, or the id of a model in the hub's cache."""
+    taesd: str | None = None
+    """The directory of the small VAE, where it lies neither in the model's nor in the hub's cache."""
+    tokenizer: str | None = None
+    """The directory of the tokenizer, which a model in one file has none of."""
+    full_vae: bool = False
+    """Bakes the model's own VAE even where there is a small one."""
     sizes: tuple[str, ...] = Field(min_length=1)
     """Such as 512x512: width, then height."""
     slots: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
@@ -62,6 +77,8 @@ class Profile(BaseModel):
     guidance: tuple[Guidance, ...] = ("self", "initialize")
     """Of whole frames; the other components serve every kind."""
     controlnets: tuple[str, ...] = ()
+    adapter: str | None = None
+    """An IP-Adapter: its file, or OWNER/NAME/FILE in the hub's cache. It becomes part of the `-tokens` components."""
     loras: tuple[LoraSource, ...] = ()
     targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
     """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
@@ -84,9 +101,12 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
-        wants = {"unet-control", "controlnet"} & set(self.components)
+        wants = {name for name in self.components if name == "controlnet" or "-control" in name}
         if wants and not self.controlnets:
             raise ValueError(f"{', '.join(sorted(wants))} needs `controlnets`")
+        styled = sorted(name for name in self.components if name.endswith("-tokens"))
+        if styled and self.adapter is None:
+            raise ValueError(f"{', '.join(styled)} needs `adapter`")
         for backend, capabilities in self.targets.items():
             if backend != "compiled" and not capabilities:
                 raise ValueError(f"targets.{backend} names no compute capability")

@@ -122,12 +122,11 @@ class GroupBook:
 def runner_of(key: GroupKey, like: Knobs) -> Runner:
     """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it.
 
-    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    No engine has attention to earlier pictures: the keys and values of each layer would have to leave it.
     """
     model, conditions = key.model, key.conditions
-    if conditions.adapter is None and not conditions.wanted.recalled:
-        networks = EagerNetworks(model.unet, model.vae)
-    else:
+    networks = of_model = EagerNetworks(model.unet, model.vae)
+    if conditions.adapter is not None or conditions.wanted.recalled:
         networks = ConditionedNetworks(
             model.unet,
             model.vae,
@@ -145,21 +144,29 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
     options = key.options
     plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
     finder = installed_finder() if key.engines else None
-    if finder is None or conditions != Conditions():
+    if finder is None:
         return plain
     runner = SwappingRunner(plain)
+    if conditions.wanted.recalled:
+        runner.explain("attention to earlier pictures has no engine")
+        return runner
     finder.look_for(
         EngineRequest(
-            frame,
-            like,
-            key.width,
-            key.height,
-            model.latent_scale,
-            key.source,
-            model.family,
-            None if model.base is None else model.base.unet,
-            lora_identities(model),
-            ref(runner),
+            frame=frame,
+            networks=of_model,
+            like=like,
+            width=key.width,
+            height=key.height,
+            latent_scale=model.latent_scale,
+            model=key.source,
+            family=model.family,
+            runner=ref(runner),
+            base=None if model.base is None else model.base.unet,
+            loras=lora_identities(model),
+            controlnets=conditions.wanted.controlnets,
+            adapter=conditions.adapter,
+            origin=model.origin,
+            full_vae=not model.has_taesd,
         )
     )
     return runner
