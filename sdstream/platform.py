@@ -275,6 +275,17 @@ def free_memory() -> int | None:
     return min(found) if found else None
 
 
+def release_free_memory() -> bool:
+    """Give the system back the memory that the C library holds and nothing uses; whether it can here (glibc).
+
+    Takes some milliseconds, in which other threads may wait for memory; the interpreter's lock is not held.
+    """
+    if not LINUX:
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    return trim is not None and bool(trim(0))
+
+
 def lower_priority() -> None:
     """Let other processes go first, where the system knows of that."""
     if hasattr(os, "nice"):
@@ -311,6 +322,7 @@ __all__ = [
     "process_memory",
     "processor_name",
     "received_socket",
+    "release_free_memory",
     "send_segments",
     "shared_memory_directory",
     "shared_memory_modified_at",

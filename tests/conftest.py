@@ -68,6 +68,14 @@ def artifacts() -> Path:
     return ARTIFACTS
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How the processes of `make test` share the files among them."""
+    from tests.support.schedule import Schedule
+
+    return Schedule(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     for live in list(_servers):

@@ -4,6 +4,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.waiting import eventually_sync
 
 
@@ -12,9 +13,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

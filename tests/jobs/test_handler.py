@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sdstream import serverless
 from tests.jobs.worker import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import eventually_sync
 
 
@@ -50,10 +51,8 @@ def test_the_test_job_is_run_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
-    job = tmp_path / "job.json"
-    job.write_text('{"input": {"action": "rendre"}}')
     done = subprocess.run(
-        [sys.executable, "handler.py", "--test", str(job)],
+        [sys.executable, "handler.py", "--test_input", '{"input": {"action": "rendre"}}'],
         cwd=ROOT,
         env=environment(tmp_path),
         capture_output=True,
@@ -65,11 +64,37 @@ def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["error"].startswith("JOBS/UNKNOWN_ACTION: there is no action 'rendre'")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--tset"], 2, "unknown: --tset"),
+        (["--test", "no-such-job.json"], 1, "cannot read the job in no-such-job.json"),
+        (["--test_input", "[]"], 1, "must be an object with `input`"),
+        (["--help"], 0, "--rp_serve_api"),
+    ],
+)
+def test_wrong_arguments_run_nothing(
+    arguments: list[str],
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SDSTREAM_", "RUNPOD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(serverless, "configure_logging", lambda settings: None)  # of this process
+    try:
+        ended = serverless.main(arguments)
+    except SystemExit as exit_:
+        ended = exit_.code
+    said = capsys.readouterr()
+    assert ended == code
+    assert words in said.out + said.err
+
+
 @pytest.mark.slow
 def test_the_sdks_local_api_takes_one_shot_jobs(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "handler.py", "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=log)

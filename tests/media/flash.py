@@ -245,21 +245,20 @@ class DelayedEcho:
 def onsets_of(file: str | Path) -> tuple[list[float], list[float]]:
     """When flashes and beeps begin in a file, in its own seconds.
 
-    Of flashes those that are whole: where pictures were dropped or shown again, nobody can see when one began.
+    Of flashes those whose first picture follows another without a gap: where pictures were dropped (those overtaken
+    when the latency falls), nobody can see when one began.
     """
     flashes: list[float] = []
     sounds: list[float] = []
     light = loud = False
-    before = began = 0.0
+    before = 0.0
     with av.open(str(file)) as container:
         for frame in container.decode():
             if isinstance(frame, av.VideoFrame):
                 bright = bool(frame.to_ndarray(format="gray")[::8, ::8].mean() > 120)
                 moment = float(frame.time or 0)
-                if bright and not light:
-                    began = moment if moment - before < STEADY else float("-inf")
-                if light and not bright and abs(moment - began - LENGTH) < STEADY:
-                    flashes.append(began)
+                if bright and not light and moment - before < STEADY:
+                    flashes.append(moment)
                 light, before = bright, moment
             else:
                 sound: Any = frame

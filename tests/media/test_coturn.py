@@ -22,16 +22,12 @@ from sdstream.media.turn.coturn import Coturn, CoturnConfig, RestartDelay
 from sdstream.media.turn.desk import IceDesk
 from sdstream.platform import shared_memory_directory
 from sdstream.settings import Settings
+from tests.support.ports import free_port
 from tests.support.waiting import eventually, eventually_sync
 
 ADDRESSES = [address for address in interface_addresses() if ":" not in address]
 installed = pytest.mark.skipif(shutil.which("turnserver") is None, reason="coturn is not installed")
 connected = pytest.mark.skipif(not ADDRESSES, reason="this machine has no address but loopback")
-
-
-def free_port() -> int:
-    with socket.create_server(("0.0.0.0", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def ended_process() -> int:
@@ -50,7 +46,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[Coturn]:
-    child = Coturn("turnserver", free_port(), ADDRESSES[0], 3600, SystemClock())
+    child = Coturn("turnserver", free_port("0.0.0.0"), ADDRESSES[0], 3600, SystemClock())
     await child.start()
     try:
         yield child
@@ -83,7 +79,7 @@ async def test_a_program_that_ends_at_once_is_told_with_its_words(tmp_path: Path
     program = tmp_path / "turnserver"
     program.write_text("#!/bin/sh\necho no relay today\nexit 3\n")
     program.chmod(0o755)
-    child = Coturn(str(program), free_port(), "127.0.0.1", 60, SystemClock())
+    child = Coturn(str(program), free_port("0.0.0.0"), "127.0.0.1", 60, SystemClock())
     with pytest.raises(ConfigurationError, match=r"status 3.*no relay today"):
         await child.start()
 
@@ -147,7 +143,7 @@ async def test_the_folder_of_a_server_that_was_killed_is_removed() -> None:
 @connected
 @pytest.mark.parametrize(("host", "place"), [("box.example", "box.example"), ("2001:db8::1", "[2001:db8::1]")])
 async def test_without_a_mapped_address_clients_use_the_host_that_they_call(host: str, place: str) -> None:
-    desk = IceDesk(Settings(webrtc_mode="turn-local", turn_port=free_port()), SystemClock())
+    desk = IceDesk(Settings(webrtc_mode="turn-local", turn_port=free_port("0.0.0.0")), SystemClock())
     await desk.start(ADDRESSES[0])
     try:
         (server,) = await desk.for_client(host)
@@ -176,7 +172,7 @@ import asyncio
 from sdstream.clock import SystemClock
 from sdstream.media.turn.coturn import Coturn
 async def main():
-    child = Coturn("turnserver", {free_port()}, {ADDRESSES[0]!r}, 60, SystemClock())
+    child = Coturn("turnserver", {free_port("0.0.0.0")}, {ADDRESSES[0]!r}, 60, SystemClock())
     await child.start()
     print(child.process_id, flush=True)
     await asyncio.sleep(60)

@@ -2,13 +2,10 @@
 
 import asyncio
 import io
-import json
 import re
 import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
@@ -22,7 +19,8 @@ from sdstream.media.embedded.outputs.playlist import KEPT, LISTED, SegmentWindow
 from sdstream.media.embedded.outputs.units import PictureUnit
 from sdstream.media.ports import MediaStream, Placard
 from tests.media.conftest import SIZE
-from tests.media.flash import DelayedEcho, FlashingCamera, clock, onsets_of
+from tests.media.flash import RATE, DelayedEcho, FlashingCamera, clock, onsets_of
+from tests.media.probe import rate_of, streams_of
 from tests.support.waiting import eventually
 
 CLOSE = 0.04
@@ -72,17 +70,17 @@ async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, t
         assert stream.statistics().hls_active
         seen: set[str] = set()
         text = ""
-        for delay in (0.02, 0.4, 0.02):
+        # The last step is long enough for pictures to be shown again before the next one comes.
+        for delay in (0.02, 0.4, 0.02, 0.8):
             delayed.delay = delay
             segments = len(seen)
             while len(seen) < segments + 2:
                 text = await save(stream, tmp_path, seen)
                 await asyncio.sleep(0.2)
     flashes, beeps = onsets_of(joined(tmp_path, seen))
-    assert len(flashes) >= 6
     # The first beeps lie before the first sender reports.
     apart = [min((flash - beep for beep in beeps), key=abs) for flash in flashes if 1.5 < flash < max(beeps)]
-    assert apart
+    assert len(apart) >= 3
     assert max(map(abs, apart)) < CLOSE, apart
     durations = [float(value) for value in re.findall(r"#EXTINF:([\d.]+),", text)]
     target = int(re.findall(r"#EXT-X-TARGETDURATION:(\d+)", text)[0])
@@ -91,20 +89,13 @@ async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, t
     if shutil.which("ffprobe") is not None:
         (tmp_path / "index.m3u8").write_bytes(index.data)
         (tmp_path / "stream.m3u8").write_text(text + "#EXT-X-ENDLIST\n")
-        facts = probe(tmp_path / "index.m3u8")
+        facts = streams_of(tmp_path / "index.m3u8")
         assert {item["codec_name"] for item in facts} == {"h264", "aac"}
         video = next(item for item in facts if item["codec_name"] == "h264")
         assert (video["width"], video["height"]) == (SIZE.width, SIZE.height)
+        assert rate_of(tmp_path / "stream.m3u8") == pytest.approx(RATE, rel=0.01)
         said = re.findall(r"RESOLUTION=(\d+)x(\d+)", index.data.decode())[0]
         assert said == (str(SIZE.width), str(SIZE.height))
-
-
-def probe(file: Path) -> list[dict[str, Any]]:
-    """What ffprobe says of each stream."""
-    command = ["ffprobe", "-v", "error", "-allowed_extensions", "ALL", "-show_streams", "-of", "json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    assert not done.stderr, done.stderr
-    return json.loads(done.stdout)["streams"]
 
 
 async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Lost packets on real connections: asked for again, sent again, and the picture stays whole."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -46,16 +46,19 @@ async def test_packets_lost_on_the_way_out_are_sent_again(stream: EmbeddedStream
         await viewer.wait_kind("card")
         rng = random.Random(5)
         (session,) = stream._sessions.viewers.values()
-        send = session.peer.send_rtp_burst
         dropped = 0
 
-        def sometimes(packets: Sequence[bytes]) -> None:
-            nonlocal dropped
-            kept = [packet for packet in packets if rng.random() >= LOSS]
-            dropped += len(packets) - len(kept)
-            send(kept)
+        def losing(send: Callable[[Sequence[bytes]], None]) -> Callable[[Sequence[bytes]], None]:
+            def sometimes(packets: Sequence[bytes]) -> None:
+                nonlocal dropped
+                kept = [packet for packet in packets if rng.random() >= LOSS]
+                dropped += len(packets) - len(kept)
+                send(kept)
 
-        session.peer.send_rtp_burst = sometimes  # type: ignore[method-assign]
+            return sometimes
+
+        session.peer.send_rtp_burst = losing(session.peer.send_rtp_burst)  # type: ignore[method-assign]
+        session.peer.send_rtp_burst_here = losing(session.peer.send_rtp_burst_here)  # type: ignore[method-assign]
         numbers: list[int | None] = []
         viewer.on_picture = lambda picture: numbers.append(picture.number())
         await eventually(lambda: len(numbers) >= 90, seconds=15)

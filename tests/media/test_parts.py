@@ -45,14 +45,6 @@ def test_the_clock_runs_on_when_the_publisher_changes() -> None:
     assert timeline.map(17 + 3000, VIDEO_CLOCK, 5.02) - following == 3000
 
 
-def test_made_up_pictures_run_by_the_wall_and_hand_back() -> None:
-    timeline = OutputTimeline()
-    first = timeline.map(0, VIDEO_CLOCK, 0.0)
-    placard = timeline.map(None, VIDEO_CLOCK, 0.5)
-    assert placard - first == 45_000
-    assert timeline.map(90_000, VIDEO_CLOCK, 1.0) - first == 90_000
-
-
 @given(
     st.lists(st.tuples(st.one_of(st.none(), st.integers(-(2**40), 2**40)), st.floats(0, 20)), min_size=2, max_size=30)
 )

@@ -1,12 +1,14 @@
 """The seam to aiortc: the fast way does what the plain way does, and other versions are noticed."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pylibsrtp
 import pytest
 from pylibsrtp import Policy, Session
 
+from sdstream import platform
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
@@ -87,6 +89,68 @@ async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) ->
     assert here.reasons == []
     one.send_rtp(packets[0])
     await two.close()
+
+
+def numbered(first: int, count: int) -> list[bytes]:
+    return [write_packet(96, False, number, 0, 7, bytes(1000)) for number in range(first, first + count)]
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[Peer, Recorder]]:
+    """A connected sender that has sent one packet, and what its other side has received after that."""
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    assert not one.sends_here, "no way is known yet"
+    one.send_rtp(numbered(0, 1)[0])
+    await eventually(lambda: there.rtp)
+    there.rtp.clear()
+    yield one, there
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.skipif(not platform.can_send_segments(), reason="this system sends no segments")
+async def test_bursts_of_another_thread_arrive_whole_beside_what_the_loop_sends(pair: tuple[Peer, Recorder]) -> None:
+    one, there = pair
+    bursts = [numbered(1 + 10 * index, 10) for index in range(40)]
+
+    def send() -> None:
+        for burst in bursts:
+            assert one.sends_here
+            one.send_rtp_burst_here(burst)
+
+    sending = asyncio.ensure_future(asyncio.to_thread(send))
+    beside = [write_packet(111, False, number, 0, 8, bytes(80)) for number in range(200)]
+    for packet in beside:
+        one.send_rtp(packet)
+        await asyncio.sleep(0)
+    await sending
+    await eventually(lambda: len(there.rtp) == 600)
+    sources = {source: [packet for packet in there.rtp if packet[11] == source] for source in (7, 8)}
+    assert sources == {7: [packet for burst in bursts for packet in burst], 8: beside}
+
+
+@pytest.mark.skipif(not platform.can_send_segments(), reason="this system sends no segments")
+async def test_what_a_full_socket_refuses_another_thread_is_sent_by_the_loop(
+    pair: tuple[Peer, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, there = pair
+
+    def refuse(*_: object) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as full:
+        full.setattr(platform, "send_segments", refuse)
+        one.send_rtp_burst_here(numbered(1, 5))
+    assert not one.sends_here, "a later burst would overtake"
+    asyncio.get_running_loop().call_soon(one.send_rtp_burst, numbered(6, 5))
+    await eventually(lambda: len(there.rtp) == 10)
+    assert there.rtp == numbered(1, 10)
+    assert one.sends_here
 
 
 async def test_a_wrong_fingerprint_is_no_connection() -> None:

@@ -37,11 +37,19 @@ SMALL = PictureSize(64, 64)
 
 @dataclass(eq=False)
 class Watcher:
-    """Stands for a viewer's session and keeps what it is given."""
+    """Stands for a viewer's session and keeps what it is given, and on which threads."""
 
+    takes_here: bool = True
     pictures: list[EncodedPicture] = field(default_factory=list[EncodedPicture])
+    threads: set[str] = field(default_factory=set[str])
+
+    def deliver_here(self, picture: EncodedPicture) -> bool:
+        if self.takes_here:
+            self.deliver(picture)
+        return self.takes_here
 
     def deliver(self, picture: EncodedPicture) -> None:
+        self.threads.add(threading.current_thread().name)
         self.pictures.append(picture)
 
 
@@ -99,6 +107,17 @@ async def scene() -> AsyncIterator[Scene]:
 
 def picture() -> OwnedPicture:
     return OwnedPicture(av.VideoFrame(SMALL.width, SMALL.height, "yuv420p"), SMALL)
+
+
+async def test_each_sink_is_given_a_picture_once_where_it_takes_it(scene: Scene) -> None:
+    other = Watcher(takes_here=False)
+    scene.broadcast.sinks.add(other)
+    for count in (1, 2, 3):
+        scene.broadcast.put(picture)
+        await eventually(lambda count=count: len(scene.watcher.pictures) == len(other.pictures) == count)
+    assert scene.watcher.pictures == other.pictures
+    assert scene.watcher.threads == {"encode-h264"}
+    assert other.threads == {threading.current_thread().name}
 
 
 async def test_an_encoder_that_cannot_be_made_is_made_again(failing: type[FailingEncoder], scene: Scene) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.support.ice import read_links
 from tests.support.offers import unchanged
 from tests.support.peers import Publisher, Viewer
 from tests.support.pod import Pod
+from tests.support.ports import free_port
 from tests.support.rest import SMALL, Rest
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
@@ -65,8 +65,7 @@ async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server
 
 async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, tmp_path: Path) -> None:
     """The pod takes a relay of its own by TCP, and the client sends to that: `turn-external`."""
-    with socket.create_server(("0.0.0.0", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port("0.0.0.0")
     turn = Coturn("turnserver", port, pod.outside, 600, SystemClock())
     await turn.start()
     try:

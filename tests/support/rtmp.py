@@ -6,6 +6,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 PROGRAM = Path(__file__).parents[1] / "clients/node_modules/node-media-server/bin/app.js"
@@ -16,13 +17,6 @@ def missing_rtmp_server() -> str:
     if shutil.which("node") is None:
         return "node is not installed"
     return "" if PROGRAM.exists() else "node-media-server is not installed: run npm ci in tests/clients"
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class RtmpServer:
@@ -80,4 +74,4 @@ class RtmpServer:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-__all__ = ["RtmpServer", "free_port", "missing_rtmp_server"]
+__all__ = ["RtmpServer", "missing_rtmp_server"]

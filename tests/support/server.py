@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.ports import free_port
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
 
@@ -52,7 +53,7 @@ class LiveServer:
         self.settings: dict[str, object] = common | settings
         self.key: str = KEY
         self.url = ""
-        self.port = 0
+        self.port = free_port()
         self.first_key: str | None = None
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None

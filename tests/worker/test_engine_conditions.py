@@ -27,7 +27,7 @@ from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.worker import groups
-from sdstream.worker.conditions import Conditions, WantedConditions
+from sdstream.worker.conditions import Conditions, WantedConditions, WantedNet
 from sdstream.worker.engine_finder import EngineFinder, profile_text
 from sdstream.worker.groups import GroupKey, runner_of
 from tests.engines.stored import Events
@@ -65,7 +65,7 @@ class World:
         unet = self.model.unet
         loaded = tuple(load_controlnet(self.folder / name, unet, self.model.dtype, CPU) for name in nets)
         adapter = load_adapter(self.folder / ADAPTER, unet) if styled else None
-        return Conditions(WantedConditions(nets, "regular" if styled else ""), loaded, adapter)
+        return Conditions(WantedConditions(tuple(map(WantedNet, nets)), "regular" if styled else ""), loaded, adapter)
 
     def knobs(self, conditions: Conditions) -> Knobs:
         model, nets, adapter = self.model, len(conditions.controlnets), conditions.adapter

@@ -15,8 +15,10 @@ from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.outputs.recorder import finalise_all, find_unfinished
 from sdstream.media.embedded.peer import fast_path_known
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
+from sdstream.media.embedded.trimming import MemoryTrimmer
 from sdstream.media.ports import IceServer, MediaListener
 from sdstream.media.turn.desk import IceDesk
+from sdstream.platform import release_free_memory
 from sdstream.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,7 @@ class EmbeddedMedia:
             log.warning("another aiortc or aioice than sdstream was tried with: packets take the slow way")
         self._h264_encoder: H264Encoder = "x264"
         self._streams: set[EmbeddedStream] = set()
+        self._trimmer = MemoryTrimmer(release_free_memory)
         self._closed = False
 
     async def start(self) -> None:
@@ -67,6 +70,7 @@ class EmbeddedMedia:
             fast=self._fast,
             frame_rate=self._settings.max_frame_rate,
             outputs=OutputOptions(self._settings.output_allow_private, self._settings.recording_least_free),
+            on_left=self._trimmer.request,
         )
         stream = EmbeddedStream(stream_id, size, listener, options, self._clock)
         self._streams.add(stream)
@@ -89,6 +93,7 @@ class EmbeddedMedia:
         self._closed = True
         streams, self._streams = self._streams, set()
         await asyncio.gather(*(stream.close() for stream in streams))
+        await self._trimmer.close()
         await self._desk.close()
 
 

@@ -31,7 +31,11 @@ JOIN_SECONDS = 5.0
 
 
 class PictureSink(Protocol):
-    """Takes the encoded pictures of a broadcast, on the event loop."""
+    """Takes the encoded pictures of a broadcast, each once."""
+
+    def deliver_here(self, picture: EncodedPicture) -> bool:
+        """Take it on the encoder's thread; False when `deliver` is to be called for it on the event loop."""
+        ...
 
     def deliver(self, picture: EncodedPicture) -> None: ...
 
@@ -126,7 +130,7 @@ class Broadcast:
                 continue
             self._count_superseded()
             made = self._encode(self._current(), repeated=repeated)
-            if made is not None and not self._thread.call(functools.partial(self._fan_out, made)):
+            if made is not None and not self._hand_out(made):
                 self._closing.set()  # the loop is closed: nobody is left to send it
                 return
 
@@ -181,9 +185,20 @@ class Broadcast:
             self._counters.drop("encoder_busy", superseded - self._superseded_before)
             self._superseded_before = superseded
 
-    def _fan_out(self, picture: EncodedPicture) -> None:
-        for sink in tuple(self.sinks):
+    def _hand_out(self, picture: EncodedPicture) -> bool:
+        """Deliver on this thread what can be, and have the loop deliver the rest; False when the loop is closed."""
+        others = [sink for sink in tuple(self.sinks) if not sink.deliver_here(picture)]
+        if others:
+            return self._thread.call(functools.partial(self._deliver, picture, others))
+        self._note_sent(picture)
+        return not self._thread.loop_is_closed
+
+    def _deliver(self, picture: EncodedPicture, sinks: list[PictureSink]) -> None:
+        for sink in sinks:
             sink.deliver(picture)
+        self._note_sent(picture)
+
+    def _note_sent(self, picture: EncodedPicture) -> None:
         if picture.is_live:
             self._counters.hop("send", self._clock.monotonic() - picture.encoded_at)
         self._on_sent(picture)

@@ -33,7 +33,6 @@ class StreamCounters:
     frames_encoded: int = 0
     keyframes: int = 0
     bytes_received: int = 0
-    bytes_sent: int = 0
     sequence: int = 0
     input_size: PictureSize | None = None
     output_size: PictureSize | None = None
@@ -42,9 +41,14 @@ class StreamCounters:
     """Told how long a picture took in each hop of the media plane; called on several threads."""
     warnings: dict[str, None] = field(default_factory=dict[str, None])
     """An ordered set."""
+    _bytes_sent: int = 0
     _decode_errors: int = 0
     _drops: dict[DropReason, int] = field(default_factory=_no_drops)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._bytes_sent
 
     @property
     def decode_errors(self) -> int:
@@ -60,6 +64,11 @@ class StreamCounters:
         """Count dropped pictures. Safe between threads."""
         with self._lock:
             self._drops[reason] += count
+
+    def sent(self, count: int) -> None:
+        """Count bytes sent to viewers. Safe between threads."""
+        with self._lock:
+            self._bytes_sent += count
 
     def decode_error(self) -> None:
         """Count a packet or picture that could not be read. Safe between threads."""

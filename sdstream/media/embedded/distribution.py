@@ -25,7 +25,7 @@ class EncodingOptions(Protocol):
 
 
 class Distribution:
-    """All methods are for the event loop, `send` for any thread."""
+    """All methods are for the event loop, `send` and `request_keyframe` for any thread."""
 
     def __init__(
         self, options: EncodingOptions, counters: StreamCounters, clock: Clock, faults: FoldedReporter

@@ -6,14 +6,16 @@ are taken as they are, through subclasses, and this module replaces two of their
 * a received media packet goes from the socket straight to SRTP and to our handler, instead of through two queues and
   a task that wakes up once for each packet;
 * a sent packet goes from SRTP straight to the socket, instead of through four coroutines, and the packets of a picture
-  by one call to the kernel where it can cut them apart.
+  by one call to the kernel where it can cut them apart, which the encoder's thread may make itself.
 
 With `fast` off the stock way is used; both ways are tested to deliver the same. The private names that are touched are
 listed in `SEAMS` and looked up at start, so another version of the libraries cannot fail later and half way.
 """
 
 import asyncio
+import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -89,6 +91,11 @@ class Peer:
         self._is_closing: Callable[[], bool] = _never
         self._burst_route: Any = None
         self._bursts: BurstSocket | None = None
+        self._loop = asyncio.get_running_loop()
+        self._outgoing = threading.Lock()
+        """Guards the SRTP state of what is sent and the socket of bursts between the loop and other threads."""
+        self._held = False
+        """Whether packets wait in the transport, so that all others must go behind them."""
         self._sender: Any = None
         self._receiver: Any = None
 
@@ -137,9 +144,37 @@ class Peer:
         if not self.connected:
             return
         if self._fast:
-            self._send_datagram(self._sender.protect(packet))
+            with self._outgoing:
+                self._send_datagram(self._sender.protect(packet))
         else:
             self._send_plainly(packet)
+
+    @property
+    def sends_here(self) -> bool:
+        """Whether `send_rtp_burst_here` is a way at this moment. From any thread."""
+        bursts = self._bursts
+        return self.connected and not self._held and bursts is not None and bursts.works
+
+    def send_rtp_burst_here(self, packets: Sequence[bytes]) -> None:
+        """As `send_rtp_burst`, from any thread, after `sends_here`. What the socket refuses goes by the loop."""
+        with self._outgoing:
+            bursts = self._bursts
+            if not self.connected or bursts is None:
+                return
+            protect = self._sender.protect
+            datagrams = [protect(packet) for packet in packets]
+            taken = bursts.send(datagrams, self._address)
+            if taken == len(datagrams):
+                return
+            self._held = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._send_rest, datagrams[taken:])
+
+    def _send_rest(self, datagrams: Sequence[bytes]) -> None:
+        with self._outgoing:
+            for datagram in datagrams:
+                self._send_datagram(datagram)
+            self._held = self.backlog > 0
 
     def send_rtp_burst(self, packets: Sequence[bytes]) -> None:
         """As `send_rtp` of each in turn, by fewer calls to the kernel where it can."""
@@ -147,20 +182,23 @@ class Peer:
             for packet in packets:
                 self.send_rtp(packet)
             return
-        protect = self._sender.protect
-        datagrams = [protect(packet) for packet in packets]
-        taken = 0
-        if self._find_route() and self._bursts is not None and self._bursts.works and self.backlog == 0:
-            taken = self._bursts.send(datagrams, self._address)
-        for datagram in datagrams[taken:]:
-            self._send_datagram(datagram)
+        with self._outgoing:
+            protect = self._sender.protect
+            datagrams = [protect(packet) for packet in packets]
+            taken = 0
+            if self._find_route() and self._bursts is not None and self._bursts.works and self.backlog == 0:
+                taken = self._bursts.send(datagrams, self._address)
+            for datagram in datagrams[taken:]:
+                self._send_datagram(datagram)
+            self._held = self.backlog > 0
 
     def send_rtcp(self, packet: bytes) -> None:
         """Encrypt and send one compound RTCP packet."""
         if not self.connected:
             return
         if self._fast:
-            self._send_datagram(self._sender.protect_rtcp(packet))
+            with self._outgoing:
+                self._send_datagram(self._sender.protect_rtcp(packet))
         else:
             self._send_plainly(packet)
 
@@ -174,7 +212,8 @@ class Peer:
             await asyncio.gather(self._connecting, return_exceptions=True)
         pump = self._dtls.pump
         await self._dtls.stop()
-        self._close_bursts()
+        with self._outgoing:  # closed under a sender, the descriptor could already be another's
+            self._close_bursts()
         await self._ice.stop()
         pending = [*self._sending, *([pump] if pump is not None else [])]
         await asyncio.gather(*pending, return_exceptions=True)

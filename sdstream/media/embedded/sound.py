@@ -127,12 +127,14 @@ class OldestDroppedSound:
 
 
 class SoundRelay:
-    """The sound of one stream, from its publishers to its sinks. Everything runs on the event loop."""
+    """The sound of one stream, from its publishers to its sinks. For the event loop; `observe` for any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self.sinks: set[SoundSink] = set()
         self._clock = clock
         self._delay = SoundDelay()
+        self._observed: deque[tuple[float, float]] = deque(maxlen=OBSERVED)
+        """What was observed and not looked at yet."""
         self._waiting = OldestDroppedSound()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -146,6 +148,7 @@ class SoundRelay:
         self._closed = False
 
     def statistics(self) -> SoundStatistics:
+        self._look()
         return SoundStatistics(
             packets=self._packets,
             gaps=self._gaps,
@@ -169,12 +172,16 @@ class SoundRelay:
                 return
             self._break()
         self._waiting.put(number, packet)
+        self._look()
         self._arm()
 
     def observe(self, latency: float, now: float) -> None:
-        """A picture captured `latency` seconds before `now` has been sent."""
-        if self._delay.observe(latency, now) and self._waiting:
-            self._arm()
+        """A picture captured `latency` seconds before `now` was sent; it counts from the next packet of sound on."""
+        self._observed.append((latency, now))
+
+    def _look(self) -> None:
+        while self._observed:
+            self._delay.observe(*self._observed.popleft())
 
     def restart(self) -> None:
         """Another publisher came: what the one before sent is not followed by its numbers."""
@@ -208,6 +215,7 @@ class SoundRelay:
 
     def _release(self) -> None:
         self._timer = None
+        self._look()
         until = self._clock.monotonic() - self._delay.seconds + EARLY
         while (head := self._waiting.head()) is not None and head[1].captured_at <= until:
             number, packet = self._waiting.take()

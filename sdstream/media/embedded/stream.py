@@ -60,6 +60,8 @@ class StreamOptions:
     frame_rate: float = 30.0
     """The most pictures a second that come out."""
     outputs: OutputOptions = field(default_factory=OutputOptions)
+    on_left: Callable[[], None] = lambda: None
+    """Told when a publisher or viewer is gone."""
 
 
 @dataclass(slots=True)
@@ -129,6 +131,7 @@ class EmbeddedStream:
         self._counters.warnings.clear()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
+            self._options.on_left()
             self._later(former.close())
         self._set_state(PublisherState.CONNECTING)
         return SessionAnswer(session.session_id, answer)
@@ -350,11 +353,15 @@ class EmbeddedStream:
     def _set_state(self, state: PublisherState) -> None:
         if state != self._state:
             self._state = state
+            if state is PublisherState.ABSENT:
+                self._options.on_left()
             self._listener.on_publisher(state)
 
     def _count_viewers(self) -> None:
         count = len(self._connected)
         if count != self._told_viewers:
+            if count < self._told_viewers:
+                self._options.on_left()
             self._told_viewers = count
             self._listener.on_viewers(count)
 

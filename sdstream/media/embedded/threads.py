@@ -25,6 +25,10 @@ class LoopThread:
         self._thread.join()
         return True
 
+    @property
+    def loop_is_closed(self) -> bool:
+        return self._loop.is_closed()
+
     def call(self, callback: Callable[[], None]) -> bool:
         """From any thread: have `callback` called on the loop; False when the loop is closed."""
         try:

@@ -8,6 +8,15 @@ TICKS = VIDEO_CLOCK.denominator
 """In one second. Pictures of the publisher count in them, so the usual way needs no fractions."""
 LARGEST_STEP = 10.0
 """Seconds that one picture's time may differ from the wall clock before it is taken for another clock."""
+LATENCY_ROOM = 1.0
+"""Seconds that pictures made up here stay behind the wall once a publisher's have been seen.
+
+When the pipeline gets slower, repetitions fill the pause, and after them come pictures that were captured before. Those
+must find their places free: a picture that is moved behind a repetition lies beside its sound. More room would make
+segments of HLS too long, because where nothing gets slower the next picture lies that much behind the repetitions.
+"""
+LEAST_STEP = TICKS // 1000
+"""Ticks from one picture to the next that is made up or moved: RTMP counts milliseconds."""
 
 
 class OutputTimeline:
@@ -15,35 +24,43 @@ class OutputTimeline:
 
     def __init__(self) -> None:
         self._offset: int | None = None
+        """The output's ticks less the publisher's; None before a publisher."""
+        self._source: int | None = None
         self._last: int | None = None
-        self._last_at = 0.0
+        self._anchor = 0, 0.0
+        """Where the publisher's clock put its newest picture, and when that came; without a publisher, the start."""
         self.exact = False
         """Whether the last picture lies where its publisher's clock puts it."""
 
     def map(self, pts: int | None, time_base: Fraction, now: float) -> int:
         """The time in 90 kHz ticks of a picture with `pts` counted in `time_base`, or of one made up here (None).
 
-        `now` is the monotonic second; results grow by at least one tick.
+        A picture that comes a second time is made up. `now` is the monotonic second; results grow by at least one tick.
         """
-        wall = 0 if self._last is None else self._last + max(1, round((now - self._last_at) * TICKS))
-        if pts is None:
-            ticks = wall
+        if self._last is None:
+            self._anchor = 0, now
+        wall = self._anchor[0] + round((now - self._anchor[1]) * TICKS)
+        source = None if pts is None else pts if time_base is VIDEO_CLOCK else round(pts * time_base * TICKS)
+        if source is None or source == self._source:
+            ticks = wall if self._offset is None else wall - round(LATENCY_ROOM * TICKS)
+            self.exact = False
         else:
-            source = pts if time_base is VIDEO_CLOCK else round(pts * time_base * TICKS)
-            if self._offset is None:
-                self._offset = wall - source
-            ticks = source + self._offset
-            if abs(ticks - wall) > LARGEST_STEP * TICKS:
-                self._offset = wall - source
-                ticks = wall
-        self.exact = pts is not None
+            ticks = self._follow(source, wall)
+            self._source, self._anchor = source, (ticks, now)
+            self.exact = True
         if self._last is not None and ticks <= self._last:
-            # Pictures made up here ran ahead, or a publisher's clock was set back a little.
-            ticks = self._last + 1
+            # Made up within the room; or more of the room was needed than there is; or a clock was set back a little.
+            ticks = self._last + LEAST_STEP
             self.exact = False
         self._last = ticks
-        self._last_at = now
         return ticks
+
+    def _follow(self, source: int, wall: int) -> int:
+        """Where the publisher's clock puts its picture; another clock begins at the wall's time."""
+        if self._offset is None or abs(source + self._offset - wall) > LARGEST_STEP * TICKS:
+            begin = wall if self._last is None else max(wall, self._last + LEAST_STEP)
+            self._offset = begin - source
+        return source + self._offset
 
 
 __all__ = ["OutputTimeline"]

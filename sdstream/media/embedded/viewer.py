@@ -1,4 +1,8 @@
-"""A viewer's session: encoded pictures out, lost packets sent again, keyframe requests back."""
+"""A viewer's session: encoded pictures out, lost packets sent again, keyframe requests back.
+
+Pictures go out on the encoder's thread where the connection takes them there, since to wake the event loop for each
+costs more than to send it; else on the loop. Everything else happens on the loop.
+"""
 
 import asyncio
 import random
@@ -62,9 +66,8 @@ class _Track:
         self.origin = random.getrandbits(32)
         self.packets = 0
         self.octets = 0
-        self.captured_at: float | None = None
         self._rate = rate
-        self._timestamp = 0
+        self._placed: tuple[int, float] | None = None  # one value, since it is read by the loop and written by others
 
     def sent(self, packets: int, octets: int) -> None:
         self.packets += packets
@@ -72,17 +75,23 @@ class _Track:
 
     def place(self, timestamp: int, captured_at: float) -> None:
         """What has the RTP `timestamp` was captured at that monotonic second."""
-        self._timestamp, self.captured_at = timestamp, captured_at
+        self._placed = timestamp, captured_at
+
+    @property
+    def is_placed(self) -> bool:
+        return self._placed is not None
 
     def reading(self, now: float) -> int | None:
         """What the RTP clock reads at the monotonic second `now`; None before anything was sent."""
-        if self.captured_at is None:
+        placed = self._placed
+        if placed is None:
             return None
-        return (self._timestamp + round((now - self.captured_at) * self._rate)) & 0xFFFFFFFF
+        timestamp, captured_at = placed
+        return (timestamp + round((now - captured_at) * self._rate)) & 0xFFFFFFFF
 
 
 class ViewerSession:
-    """One WHEP session. The callbacks are called on the event loop."""
+    """One WHEP session. Callbacks come on the event loop, `on_keyframe_request` on the encoder's thread too."""
 
     def __init__(
         self,
@@ -123,6 +132,9 @@ class ViewerSession:
         self.heard_at = clock.monotonic()
         """When the viewer last gave a sign of life: its reports come every few seconds at most."""
         self._timer: asyncio.TimerHandle | None = None
+        self._left_to_loop = 0
+        """Pictures that the encoder's thread left to the loop; counted by that thread alone."""
+        self._taken_by_loop = 0
         self._ended = False
 
     @property
@@ -133,12 +145,27 @@ class ViewerSession:
     def connected(self) -> bool:
         return self.peer.connected
 
+    def deliver_here(self, picture: EncodedPicture) -> bool:
+        """Send one picture on the calling thread, the encoder's; False when it is to be given to `deliver` on the loop.
+
+        No picture overtakes one that was left to the loop.
+        """
+        if self._left_to_loop != self._taken_by_loop or not self.peer.sends_here:
+            self._left_to_loop += 1
+            return False
+        self._send(picture, 0, self.peer.send_rtp_burst_here)
+        return True
+
     def deliver(self, picture: EncodedPicture) -> None:
+        """Send one picture, on the loop."""
+        if self.peer.connected:
+            self._send(picture, self.peer.backlog, self.peer.send_rtp_burst)
+        self._taken_by_loop = min(self._taken_by_loop + 1, self._left_to_loop)
+
+    def _send(self, picture: EncodedPicture, backlog: int, send: Callable[[list[bytes]], None]) -> None:
         """Send one picture, unless the viewer is behind or has had no keyframe yet."""
-        if not self.peer.connected:
-            return
         dropped = self._gate.dropped
-        if not self._gate.admit(keyframe=picture.keyframe, backlog=self.peer.backlog):
+        if not self._gate.admit(keyframe=picture.keyframe, backlog=backlog):
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
@@ -151,11 +178,11 @@ class ViewerSession:
             packets.append(write_packet(payload_type, marker, sequence, timestamp, source, payload))
             history[sequence % HISTORY] = (sequence, timestamp, marker, payload)
             sequence = (sequence + 1) & 0xFFFF
-        self.peer.send_rtp_burst(packets)
+        send(packets)
         self._sequence = sequence
         self._picture.sent(last + 1, picture.byte_count)
-        self._counters.bytes_sent += picture.byte_count + 12 * (last + 1)
-        if picture.is_live or self._picture.captured_at is None:
+        self._counters.sent(picture.byte_count + 12 * (last + 1))
+        if picture.is_live or not self._picture.is_placed:
             self._picture.place(timestamp, picture.captured_at)
 
     def deliver_sound(self, packet: SoundPacket) -> None:
@@ -169,7 +196,7 @@ class ViewerSession:
         self.peer.send_rtp(write_packet(self.sound_type, marker, sequence, timestamp, track.source, packet.payload))
         track.sent(1, len(packet.payload))
         track.place(timestamp, packet.captured_at)
-        self._counters.bytes_sent += len(packet.payload) + 12
+        self._counters.sent(len(packet.payload) + 12)
 
     async def close(self) -> None:
         """Say goodbye and end the connection. Idempotent."""
@@ -220,7 +247,7 @@ class ViewerSession:
                 sequence.to_bytes(2, "big") + payload,
             )
             self._repair_sequence = (self._repair_sequence + 1) & 0xFFFF
-        self._counters.bytes_sent += len(packet)
+        self._counters.sent(len(packet))
         self.peer.send_rtp(packet)
 
     def _report(self) -> None:

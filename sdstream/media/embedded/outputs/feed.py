@@ -65,6 +65,10 @@ class OutputFeed:
     def remove(self, sink: UnitSink) -> None:
         self._sinks = tuple(other for other in self._sinks if other is not sink)
 
+    def deliver_here(self, picture: EncodedPicture) -> bool:
+        """Sound comes on the loop, and pictures come there with it."""
+        return False
+
     def deliver(self, picture: EncodedPicture) -> None:
         if not self._queue.put(picture, keyframe=picture.keyframe):
             self._on_keyframe_wanted()

@@ -1,0 +1,79 @@
+"""A viewer's session between the encoder's thread and the event loop: every picture once, in order."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from sdstream.clock import SystemClock
+from sdstream.frames import PictureSize
+from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.encoding import EncodedPicture
+from sdstream.media.embedded.negotiation import VideoChoice
+from sdstream.media.embedded.viewer import ViewerSession
+
+
+class FakePeer:
+    """Stands for a viewer's connection and keeps the payloads that it is given, with the way they took."""
+
+    connected = True
+    backlog = 0
+
+    def __init__(self) -> None:
+        self.sends_here = True
+        self.sent: list[tuple[str, bytes]] = []
+        self.sequences: list[int] = []
+
+    def send_rtp_burst(self, packets: Sequence[bytes]) -> None:
+        self._keep("loop", packets)
+
+    def send_rtp_burst_here(self, packets: Sequence[bytes]) -> None:
+        self._keep("here", packets)
+
+    def _keep(self, way: str, packets: Sequence[bytes]) -> None:
+        self.sent += [(way, packet[12:]) for packet in packets]
+        self.sequences += [int.from_bytes(packet[2:4], "big") for packet in packets]
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> tuple[ViewerSession, FakePeer]:
+    session = ViewerSession(
+        "viewer",
+        VideoChoice("H264", 96, None, ()),
+        (1, 2, 3),
+        "name",
+        Addressing(addresses=("127.0.0.1",)),
+        StreamCounters(),
+        SystemClock(),
+        on_connected=lambda session: None,
+        on_closed=lambda session, reason: None,
+        on_keyframe_request=lambda session: None,
+        fast=True,
+    )
+    peer = FakePeer()
+    monkeypatch.setattr(session, "peer", peer)
+    return session, peer
+
+
+def picture(number: int) -> EncodedPicture:
+    payload = bytes((number,))
+    return EncodedPicture((payload, payload), 3000 * number, number == 0, 2, payload * 2, PictureSize(64, 64))
+
+
+async def test_no_picture_overtakes_one_that_was_left_to_the_loop(scene: tuple[ViewerSession, FakePeer]) -> None:
+    session, peer = scene
+    assert session.deliver_here(picture(0))
+    peer.sends_here = False
+    assert not session.deliver_here(picture(1))
+    peer.sends_here = True
+    assert not session.deliver_here(picture(2)), "picture 1 waits for the loop"
+    session.deliver(picture(1))
+    assert not session.deliver_here(picture(3)), "picture 2 waits for the loop"
+    session.deliver(picture(2))
+    session.deliver(picture(3))
+    assert session.deliver_here(picture(4))
+    ways = {number: way for way, (number, *_) in peer.sent}
+    assert [payload[0] for _, payload in peer.sent] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert ways == {0: "here", 1: "loop", 2: "loop", 3: "loop", 4: "here"}
+    first = peer.sequences[0]
+    assert peer.sequences == [(first + index) & 0xFFFF for index in range(10)]
