@@ -107,6 +107,9 @@ class Profile(BaseModel):
         styled = sorted(name for name in self.components if name.endswith("-tokens"))
         if styled and self.adapter is None:
             raise ValueError(f"{', '.join(styled)} needs `adapter`")
+        others = sorted(set(self.targets) - {"compiled"})
+        if "frame" in self.components and others:
+            raise ValueError(f"whole frames are for `compiled` only; {', '.join(others)} takes the other components")
         for backend, capabilities in self.targets.items():
             if backend != "compiled" and not capabilities:
                 raise ValueError(f"targets.{backend} names no compute capability")

@@ -20,6 +20,7 @@ from weakref import ReferenceType, WeakKeyDictionary
 import torch
 from torch import nn
 
+from sdstream import platform
 from sdstream.diffusion.adapters import ImageAdapter
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
 from sdstream.diffusion.engine_networks import EngineControls, EngineFrame, EngineNetworks, LoadedEngine
@@ -295,6 +296,8 @@ class EngineFinder:
             command = [sys.executable, "-m", "builder", "bake", "--polite", "--profile", str(file)]
             command += ["--engines", str(self._engines)]
             try:
+                # From this thread, which lasts: the builder must not outlive a worker that is killed.
+                command = platform.die_with_parent_command(command)
                 self._build = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
                 _, said = self._build.communicate(timeout=BUILD_SECONDS)
             except (OSError, subprocess.TimeoutExpired) as error:
