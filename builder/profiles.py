@@ -1,15 +1,16 @@
 """Profiles: which engines a server needs, as TOML."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sdstream.engines.keys import BACKENDS, BackendName
+from sdstream.engines.keys import BackendName
 from sdstream.engines.targets import refuse_capabilities
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Family
@@ -163,7 +164,8 @@ def read_profile(file: Path) -> Profile:
         return Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
         raise ConfigurationError(
-            "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors())
+            "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors()),
+            hint="docs/engines.md has a table of the fields of a profile.",
         ) from None
 
 
@@ -208,7 +210,7 @@ def _describe(problem: Any) -> str:
         near = difflib.get_close_matches(name, Profile.model_fields, n=1)
         return f"{place} is not a field of a profile" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "literal_error":
-        known = BACKENDS if problem["loc"][0] == "targets" else get_args(ComponentName)
+        known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
         near = difflib.get_close_matches(str(problem["input"]), known, n=1)
         return f"{place}: {problem['msg']}" + (f"; did you mean {near[0]}?" if near else "")
     return f"{place}: {str(problem['msg']).removeprefix('Value error, ')}"

@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
     folder = tmp_path_factory.mktemp("engines")
-    made = sdstream("models", "tiny", str(folder / "tiny"), environment=environment(folder))
+    made = sdstream("models", "tiny", str(folder / "tiny"), environment=environment(folder), seconds=200)
     assert made.returncode == 0, made.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
             engine_local_dir=folder / "local",
             worker_spare=False,
         )
-        live.start()
+        live.start(seconds=200)
     yield live
     live.stop()
 
@@ -91,7 +91,7 @@ async def test_an_engine_is_built_put_in_force_found_again_and_put_aside_when_it
         stream = await rest.create(PARAMS)
         track = CardTrack(lambda number: card.draw(0), fps=16)
         async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-            await rest.wait_state(stream["id"], *WORKING, seconds=60)
+            await rest.wait_state(stream["id"], *WORKING, seconds=120)
             running = Running(rest, stream, viewer)
             await running.shows_pictures()
             assert await running.is_in_force("torch")
@@ -110,13 +110,13 @@ async def test_an_engine_is_built_put_in_force_found_again_and_put_aside_when_it
             await eventually(counted, what="the events", seconds=30)
     server.stop()
     server.settings["engine_builds"] = "never"
-    server.start()
+    server.start(seconds=200)
     async with Rest(server) as rest:
         stream = await rest.create(PARAMS)
         track = CardTrack(lambda number: card.draw(0), fps=16)
         async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
             running = Running(rest, stream, viewer)
-            await rest.wait_state(stream["id"], *WORKING, seconds=60)
+            await rest.wait_state(stream["id"], *WORKING, seconds=120)
             await eventually(lambda: running.is_in_force("compiled"), what="the engine in force", seconds=60)
             await running.shows_pictures()
             assert "built" not in await events(rest)
@@ -131,7 +131,7 @@ async def test_an_engine_is_built_put_in_force_found_again_and_put_aside_when_it
         track = CardTrack(lambda number: card.draw(0), fps=16)
         async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
             running = Running(rest, stream, viewer)
-            await rest.wait_state(stream["id"], *WORKING, seconds=60)
+            await rest.wait_state(stream["id"], *WORKING, seconds=120)
 
             async def put_aside() -> bool:
                 return (await events(rest)).get("broken", 0) >= 2
