@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from sdstream.commands.flags import variable_name
+from sdstream.deployment import POOLS
 from sdstream.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -402,6 +403,18 @@ def test_the_hub_takes_no_host_with_an_older_cuda_than_the_image() -> None:
     for config in (hub()["config"], json.loads(read(".runpod/tests.json"))["config"]):
         versions = config["allowedCudaVersions"]
         assert min(tuple(map(int, version.split("."))) for version in versions) == image
+
+
+def test_the_hubs_cards_and_those_of_the_documentation_are_pools_that_deploy_knows() -> None:
+    named = {pool for pool in hub()["config"]["gpuIds"].split(",") if not pool.startswith("-")}
+    priced = set(re.findall(r"^\|.*\| `([A-Z]+_[A-Z0-9_]+)` \|", read("docs/runpod.md"), re.MULTILINE))
+    assert named <= priced <= set(POOLS)
+
+
+def test_the_hub_asks_for_what_limits_a_worker_under_a_queue() -> None:
+    # SDSTREAM_MAX_STREAMS is a server's; behind a queue a session is a job, and jobs have a limit of their own
+    keys = {variable["key"] for variable in hub()["config"]["env"]}
+    assert {"SDSTREAM_WORKER_SESSIONS", "SDSTREAM_MAX_STREAMS"} & keys == {"SDSTREAM_WORKER_SESSIONS"}
 
 
 def test_the_hub_tests_the_job_that_anybody_can_run_here() -> None:
