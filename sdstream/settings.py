@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from sdstream.errors import ConfigurationError
 from sdstream.job_settings import JobSettings
@@ -39,6 +40,21 @@ class ModelSource(BaseModel):
 
     source: str
     family: Family | None = None
+
+
+class ControlNetSource(BaseModel):
+    """Where the weights of one ControlNet come from: a diffusers directory, or a hub id with `@REVISION` or without.
+
+    The rest is for ids that Daydream does not have: the `family` is needed for them, `conditioning_channels` are those
+    of the control picture (6: two pictures), and `preprocessor` is the image processor that usually makes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1)
+    family: Family | None = None
+    conditioning_channels: Literal[3, 6] | None = None
+    preprocessor: str | None = None
 
 
 class ServerSettings(BaseModel):
@@ -94,6 +110,12 @@ class ServerSettings(BaseModel):
         description="Public model id to a diffusers directory, a single .safetensors file or a hub id (OWNER/NAME or "
         'OWNER/NAME@REVISION), as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" '
         '| "sd15"}, the family needed for further ids.',
+    )
+    controlnets: Mapping[str, ControlNetSource] = Field(
+        default_factory=dict[str, ControlNetSource],
+        description="ControlNet id to a diffusers directory or a hub id, as JSON; further ids than Daydream's need "
+        '{"source": ..., "family": ...}, and may say "conditioning_channels" (3, or 6 for two pictures) and '
+        '"preprocessor".',
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
@@ -219,11 +241,14 @@ class ServerSettings(BaseModel):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "controlnets", mode="before")
     @classmethod
     def _read_models(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = json.loads(value)
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"must be a JSON object of id and source: {error}") from None
         if isinstance(value, Mapping):
             entries = cast("Mapping[Any, Any]", value)
             return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
@@ -263,13 +288,17 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
-    values |= _from_environment(environment)
-    values |= dict(flags or {})
+    values = dict[str, Any](platform_settings(environment))
+    from_file = _from_file(file) if file else {}
+    written = {name: f"{name} in {file}" for name in from_file}
+    from_environment = _from_environment(environment)
+    written |= {name: PREFIX + name.upper() for name in from_environment}
+    written |= {name: f"--{name.replace('_', '-')}" for name in flags or {}}
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(values | from_file | from_environment | dict(flags or {}))
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+        lines = dict.fromkeys(_describe(problem, written) for problem in error.errors(include_url=False))
+        raise ConfigurationError("\n".join(lines)) from None
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -285,7 +314,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"the settings file {file} must hold `name: value` lines")
     values = {str(name): value for name, value in cast("dict[Any, Any]", content).items()}
     for name in values:
-        _refuse_unknown(name, name)
+        _refuse_unknown(name, f"{name} in {file}")
     return values
 
 
@@ -310,14 +339,42 @@ def _refuse_unknown(name: str, written: str, prefix: str = "") -> None:
     raise ConfigurationError(f"{written} is not a setting of sdstream{suggestion}")
 
 
-def _describe(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"]) or "settings"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
+def _describe(problem: ErrorDetails, written: Mapping[str, str]) -> str:
+    """One line on what is wrong, with the setting as its user wrote it; `written` has that by name."""
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    place = f"{written.get(name, name)}: " if name else ""
+    kind, context = problem["type"], problem.get("ctx", {})
+    # The value is repeated where it was to be a number or a choice, which no secret is.
+    if kind in _WORDS:
+        return f"{place}must be {_WORDS[kind]}, not {problem['input']!r}"
+    if kind in _LIMITS:
+        words, member = _LIMITS[kind]
+        return f"{place}must be {words} {context[member]:g}, not {problem['input']}"
+    if kind == "literal_error":
+        return f"{place}must be {context['expected']}, not {problem['input']!r}"
+    return f"{place}{problem['msg'].removeprefix('Value error, ')}"
 
+
+_WORDS = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 __all__ = [
     "CONFIG_VARIABLE",
     "PREFIX",
+    "ControlNetSource",
     "Family",
     "ModelSource",
     "ServerSettings",

@@ -29,11 +29,16 @@ class StreamTable:
         """`like` are the knobs of one stream of the kind that will sit here; only its shapes count."""
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
-        self._runner = runner
+        self.runner = runner
         self._knobs: Knobs = empty(like, capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
+
+    @property
+    def like(self) -> Knobs:
+        """The knobs of the first seat, where they lie: their shapes are those of all."""
+        return row(self._knobs, 0)
 
     @property
     def seats(self) -> frozenset[int]:
@@ -110,7 +115,7 @@ class StreamTable:
         if not images:
             return {}
         seats = sorted(images)
-        made = self._runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
+        made = self.runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
         return {seat: made[index : index + 1] for index, seat in enumerate(seats)}
 
     def _check(self, knobs: Knobs) -> None:

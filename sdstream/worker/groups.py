@@ -1,7 +1,7 @@
 """Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary, ref
 
 import torch
@@ -70,6 +70,12 @@ class StreamGroup:
         """Why something faster is not in force."""
         return self._runner.notes
 
+    def change_model(self, model: Model) -> None:
+        """The weights in the storages of the model are others now, and `model` is what they are."""
+        self.key = replace(self.key, model=model)
+        if isinstance(self._runner, SwappingRunner):  # an engine was made of the weights before, or is being looked for
+            self._runner = self._table.runner = with_engines(self._runner.plain, self.key, self._table.like)
+
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
         if len(self._table.seats) == self._table.capacity:
@@ -118,12 +124,25 @@ class GroupBook:
             group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
 
+    def move(self, before: Model, after: Model) -> None:
+        """The groups of `before` are those of `after`: its weights were changed in place."""
+        moved = [group for key, group in list(self._groups.items()) if key.model is before]
+        for group in moved:
+            self._groups.pop(group.key, None)
+            group.change_model(after)
+            self._groups[group.key] = group
+
 
 def runner_of(key: GroupKey, like: Knobs) -> Runner:
-    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it.
+    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it."""
+    options = key.options
+    frame, device = frame_of(key), key.model.device
+    plain = make_runner(frame, device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    return with_engines(plain, key, like)
 
-    Engines are made of the model alone so far: what is loaded besides it runs in torch.
-    """
+
+def frame_of(key: GroupKey) -> Frame:
+    """The plain frame of a key."""
     model, conditions = key.model, key.conditions
     if conditions.adapter is None and not conditions.wanted.recalled:
         networks = EagerNetworks(model.unet, model.vae)
@@ -134,7 +153,7 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
             image_layers=() if conditions.adapter is None else conditions.adapter.layers,
             recalls=model.latent_shape(key.width, key.height)[1:] if conditions.wanted.recalled else None,
         )
-    frame = Frame(
+    return Frame(
         networks,
         slots=key.steps,
         guidance=key.guidance,
@@ -142,15 +161,21 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
     )
-    options = key.options
-    plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+
+
+def with_engines(plain: Runner, key: GroupKey, like: Knobs) -> Runner:
+    """`plain`, with an engine looked for behind it where engines are wanted.
+
+    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    """
+    model = key.model
     finder = installed_finder() if key.engines else None
-    if finder is None or conditions != Conditions():
+    if finder is None or key.conditions != Conditions():
         return plain
     runner = SwappingRunner(plain)
     finder.look_for(
         EngineRequest(
-            frame,
+            frame_of(key),
             like,
             key.width,
             key.height,
@@ -168,4 +193,4 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
 groups = GroupBook(runner_of)
 """Those of this process."""
 
-__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "runner_of"]
+__all__ = ["GroupBook", "GroupKey", "StreamGroup", "frame_of", "groups", "runner_of", "with_engines"]

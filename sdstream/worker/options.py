@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sdstream.params import StreamParams
 from sdstream.settings import Settings
 
 
@@ -18,4 +19,13 @@ class EngineOptions:
         return cls(settings.compile_networks, settings.cuda_graphs, settings.safety_check_interval)
 
 
-__all__ = ["EngineOptions"]
+def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:
+    """What is different from what `acceleration` asks for, while `in_force` is what runs the networks."""
+    if params.acceleration == "tensorrt" and in_force.startswith("torch"):
+        return ("acceleration tensorrt: no engine is in force, so the networks run in torch",)
+    if params.acceleration == "xformers":
+        return ("acceleration xformers: torch's own attention is used, which does the same",)
+    return ()
+
+
+__all__ = ["EngineOptions", "acceleration_notes"]
