@@ -55,6 +55,9 @@ async def test_without_redis_the_owner_is_called_at_its_control_url(fleet: Fleet
     stream = (await fleet.call(entry, read(entry))).json()
     assert (stream["id"], stream["author"]) == (entry.session_id, "usr_tester")
     assert await fleet.find_by_token(stream["stream_key"]) == entry
+    call = OwnerCall(method="GET", path=f"/v1/streams/{entry.session_id}", author="usr_tester", base="https://gateway")
+    moved = (await fleet.call(entry, call)).json()
+    assert moved["whip_url"] == stream["whip_url"].replace(entry.control_url, "https://gateway")
     assert (await fleet.call(entry, read(entry, "DELETE"))).status == 200
     with pytest.raises(StreamNotFound):
         await fleet.find(entry.session_id)
