@@ -74,6 +74,8 @@ class Fleet:
         self.directory: Directory = MemoryDirectory()
         self.health: EndpointHealth | None = None
         """The endpoint's counters, None until its API has answered, and again when it does not."""
+        self.problem: str | None = "RunPod's API has not answered yet"
+        """Why there is no `health`."""
         self.sessions = 0
         """Sessions that the directory had when it was asked last."""
         self._settings = settings
@@ -266,11 +268,15 @@ class Fleet:
         while True:
             try:
                 self.health = await self.client.health()
+                if self.problem is not None:
+                    logger.info("endpoint answers", jobs=self.health.jobs, workers=self.health.workers)
+                self.problem = None
                 with contextlib.suppress(DirectoryUnavailable):
                     self.sessions = len(await self.directory.entries())
             except EndpointFailed as error:
-                if self.health is not None:
-                    logger.warning("endpoint does not answer", problem=error.message)
+                if self.problem != error.message:
+                    logger.warning("endpoint does not answer", problem=error.message, hint=error.hint)
+                self.problem = error.message
                 self.health = None
             await asyncio.sleep(HEALTH_SECONDS if self.health is not None else 1.0)
 
