@@ -157,7 +157,20 @@ class ServerSettings(BaseModel):
         default=1_500_000,
         ge=100_000,
         le=50_000_000,
-        description="Bits a second of a 512x512 output at 30 frames a second; other sizes scale with the pixel count.",
+        description="Bits a second of a 512x512 output at 30 frames a second. Other sizes scale with the pixel count, "
+        "other rates with the square root of the rate.",
+    )
+    video_bitrate_least: int = Field(
+        default=100_000,
+        ge=50_000,
+        le=50_000_000,
+        description="Bits a second that an output has at least, whatever its size and frame rate.",
+    )
+    video_bitrate_most: int = Field(
+        default=50_000_000,
+        ge=50_000,
+        le=200_000_000,
+        description="Bits a second that an output has at most, whatever its size and frame rate.",
     )
     video_encoder: Literal["auto", "x264", "nvenc"] = Field(
         default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
@@ -232,6 +245,12 @@ class ServerSettings(BaseModel):
             entries = cast("Mapping[Any, Any]", value)
             return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
         return value
+
+    @model_validator(mode="after")
+    def _check_bitrates(self) -> "ServerSettings":
+        if self.video_bitrate_least > self.video_bitrate_most:
+            raise ValueError("video_bitrate_least must not be above video_bitrate_most")
+        return self
 
     @model_validator(mode="after")
     def _check_open_server(self) -> "ServerSettings":
