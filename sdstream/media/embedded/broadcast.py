@@ -171,11 +171,14 @@ class Broadcast:
         )
 
     def _open_encoder(self, size: PictureSize) -> PictureEncoder:
-        rate = self._follower.rate
-        self._encoder = PictureEncoder(
+        rate, before = self._follower.rate, self._encoder
+        encoder = PictureEncoder(
             self.codec, size, self._bitrates.of(size, rate), self._h264_encoder, self._most_rate, rate
         )
-        return self._encoder
+        if before is not None:
+            encoder.picture_id = before.picture_id
+        self._encoder = encoder
+        return encoder
 
     def _captured_at(self, timestamp: int, captured_at: float | None, now: float) -> float:
         """Where a picture lies in captured time: what was made up follows the last live one."""

@@ -103,7 +103,8 @@ class PictureEncoder:
         self.codec: VideoCodec = codec
         self.size = size
         self.rate = rate
-        self._picture_id = 0
+        self.picture_id = 0
+        """Of the next VP8 picture, 15 bits; an encoder that takes another's place goes on with its number."""
         buffer = round(bitrate * max(BUFFER_SECONDS, BUFFER_PICTURES / rate))
         if codec == "VP8":
             self._context = _open_vp8(size, bitrate, buffer)
@@ -130,8 +131,8 @@ class PictureEncoder:
         if self.codec == "H264":
             payloads = pack_h264(data)
         else:
-            payloads = pack_vp8(data, self._picture_id)
-            self._picture_id = (self._picture_id + 1) & 0x7FFF
+            payloads = pack_vp8(data, self.picture_id)
+            self.picture_id = (self.picture_id + 1) & 0x7FFF
         return EncodedPicture(
             tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
         )
