@@ -100,6 +100,13 @@ def process_memory() -> int | None:
     return pages * mmap.PAGESIZE
 
 
+def forget_pages(mapping: mmap.mmap) -> None:
+    """Let go of the memory of a mapped file whose pages were only read; nothing where the system has no such call."""
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if advice is not None:
+        mapping.madvise(advice)
+
+
 def memory_limit() -> int | None:
     """Bytes of memory that the processes of this machine, or of this container, may hold together; None if unknown."""
     limits: list[int] = []

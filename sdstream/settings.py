@@ -42,6 +42,21 @@ class ModelSource(BaseModel):
     family: Family | None = None
 
 
+class ControlNetSource(BaseModel):
+    """Where the weights of one ControlNet come from: a diffusers directory, or a hub id with `@REVISION` or without.
+
+    The rest is for ids that Daydream does not have: the `family` is needed for them, `conditioning_channels` are those
+    of the control picture (6: two pictures), and `preprocessor` is the image processor that usually makes it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1)
+    family: Family | None = None
+    conditioning_channels: Literal[3, 6] | None = None
+    preprocessor: str | None = None
+
+
 class ServerSettings(BaseModel):
     """The settings of a server, wherever it runs."""
 
@@ -95,6 +110,12 @@ class ServerSettings(BaseModel):
         description="Public model id to a diffusers directory, a single .safetensors file or a hub id (OWNER/NAME or "
         'OWNER/NAME@REVISION), as JSON; a value is the source or {"source": ..., "family": "sd-turbo" | "sdxl-turbo" '
         '| "sd15"}, the family needed for further ids.',
+    )
+    controlnets: Mapping[str, ControlNetSource] = Field(
+        default_factory=dict[str, ControlNetSource],
+        description="ControlNet id to a diffusers directory or a hub id, as JSON; further ids than Daydream's need "
+        '{"source": ..., "family": ...}, and may say "conditioning_channels" (3, or 6 for two pictures) and '
+        '"preprocessor".',
     )
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
@@ -233,7 +254,7 @@ class ServerSettings(BaseModel):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "controlnets", mode="before")
     @classmethod
     def _read_models(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -372,6 +393,7 @@ _LIMITS = {
 __all__ = [
     "CONFIG_VARIABLE",
     "PREFIX",
+    "ControlNetSource",
     "Family",
     "ModelSource",
     "ServerSettings",

@@ -21,6 +21,7 @@ from sdstream.api.pages import Pages
 from sdstream.api.ports import Streams
 from sdstream.api.reference import ReferencePage
 from sdstream.api.routes.extensions import ExtensionRoutes
+from sdstream.api.routes.models import ModelRoutes
 from sdstream.api.routes.outputs import OutputRoutes
 from sdstream.api.routes.server import ServerRoutes
 from sdstream.api.routes.sessions import SessionRoutes
@@ -117,7 +118,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "list_recordings": outputs.list_recordings,
         "get_recording": outputs.get_recording,
         "delete_recording": outputs.delete_recording,
-        "list_models": extensions.models,
+        "list_models": ModelRoutes(context).models,
         "list_parameters": extensions.parameters,
         "get_capacity": extensions.capacity,
         "create_api_key": extensions.create_key,

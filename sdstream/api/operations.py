@@ -3,6 +3,7 @@
 from sdstream.api import schemas
 from sdstream.api.bodies import FRAGMENT_TYPE, SDP_TYPE
 from sdstream.api.examples import CREATE_EXAMPLE, OFFER_EXAMPLE, STREAM_EXAMPLE, UPDATE_EXAMPLE
+from sdstream.api.model_schemas import ModelList
 from sdstream.api.operation import JSON, Answer, Operation
 from sdstream.api.output_operations import OUTPUT_OPERATIONS
 
@@ -258,8 +259,8 @@ OPERATIONS: dict[str, Operation] = {
         "/v1/models",
         "Extensions",
         "Models that streams may ask for",
-        "Ids, families and which is the default.",
-        {200: Answer("The models", schemas.ModelList)},
+        "Models, ControlNets, IP-Adapters and the networks of image processors: what is on this machine, and what not.",
+        {200: Answer("The models", ModelList)},
         (401, 403),
         extension=True,
     ),

@@ -185,7 +185,7 @@ class Status(Shape):
     reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
     revision: int
     lane: dict[str, Any] | None = Field(
-        description="What the worker says: phase, detail, percent, revision, acceleration_in_force."
+        description="What the worker says: phase, detail, percent, revision, acceleration_in_force, processors."
     )
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
@@ -214,21 +214,6 @@ class PromptsAnswer(Shape):
     message: str
     was_censored: bool
     warnings: list[str]
-
-
-class Model(Shape):
-    """A model that streams may ask for."""
-
-    id: str
-    family: str
-    default: bool
-
-
-class ModelList(Shape):
-    """Every model id that `params.model_id` may be."""
-
-    success: Literal[True]
-    data: list[Model]
 
 
 class Catalogue(Shape):

@@ -76,7 +76,7 @@ def show(*, settings: Settings) -> int:
 
 
 @models.command
-@with_settings(only=("models", "default_model", "data_dir", "offline", "full_vae"))
+@with_settings(only=("models", "controlnets", "default_model", "data_dir", "offline", "full_vae"))
 def pull(
     names: Annotated[
         tuple[str, ...],

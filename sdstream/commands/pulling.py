@@ -74,7 +74,7 @@ def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
     Raises `ConfigurationError` for what is not known, before anything is fetched, else what went wrong.
     """
     try:
-        needed = [(purpose, needed_for(purpose)) for purpose in purposes]
+        needed = [(purpose, needed_for(purpose, table.controlnets)) for purpose in purposes]
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     for purpose, repositories in needed:

@@ -109,7 +109,8 @@ def fetch_chosen(repository: str, names: Iterable[str], places: ModelPlaces, pro
             raise ModelUnavailable(f"{repository} on the hub has no {missing[0]}")
         return chosen
 
-    return fetch_repository(HubId(repository), _place(places), choose, progress)
+    hub_id = HubId.parse(repository) or HubId(repository)
+    return fetch_repository(hub_id, _place(places), choose, progress)
 
 
 def may_fetch(source: str, places: ModelPlaces) -> bool:

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from sdstream.params.adapters import CachedAttention, IpAdapter
 from sdstream.params.change import HOT_FIELDS, HOT_MEMBERS, SIZE_FIELDS, ChangeKind
-from sdstream.params.controlnets import ControlNet, controlnet_ids
+from sdstream.params.controlnets import CONTROLNETS, ControlNet, controlnet_ids
 from sdstream.params.models import PUBLIC_MODELS
 from sdstream.params.processors import (
     IMAGE_PROCESSORS,
@@ -127,6 +127,9 @@ def _nested_entries(parent: str, families: list[str]) -> Iterator[dict[str, Any]
         entry = _field_entry(f"{path}.{name}", name, field, families, _update_of(parent, name))
         if entry["name"] in _CHOICES_BY_FAMILY:
             entry["choices_by_family"] = _CHOICES_BY_FAMILY[entry["name"]]
+        if entry["name"] == "controlnets[].model_id":
+            # Daydream's own: further ones are the server's own affair, and GET /v1/models has them.
+            entry |= {"type": "choice", "choices": list(CONTROLNETS)}
         yield entry
     item = _BLOCK_ENTRIES.get(model)
     for name, field in item.model_fields.items() if item else ():

@@ -2,31 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from sdstream.params.base import WireModel, notes_of
 from sdstream.params.processors import IMAGE_PROCESSORS, ProcessorParams, complete_params
-from sdstream.params.vocabulary import NOT_BOOLEAN, ImageProcessorName
+from sdstream.params.vocabulary import MAX_URL, NOT_BOOLEAN, ImageProcessorName
 from sdstream.settings import Family
 
-ControlNetId = Literal[
-    "thibaud/controlnet-sd21-openpose-diffusers",
-    "thibaud/controlnet-sd21-hed-diffusers",
-    "thibaud/controlnet-sd21-canny-diffusers",
-    "thibaud/controlnet-sd21-depth-diffusers",
-    "thibaud/controlnet-sd21-color-diffusers",
-    "daydreamlive/TemporalNet2-stable-diffusion-2-1",
-    "xinsir/controlnet-depth-sdxl-1.0",
-    "xinsir/controlnet-canny-sdxl-1.0",
-    "xinsir/controlnet-tile-sdxl-1.0",
-    "daydreamlive/TemporalNet2-stable-diffusion-xl-base-1.0",
-    "lllyasviel/control_v11f1p_sd15_depth",
-    "lllyasviel/control_v11p_sd15_canny",
-    "lllyasviel/control_v11f1e_sd15_tile",
-    "daydreamlive/TemporalNet2-stable-diffusion-v1-5",
-]
 ControlNetKind = Literal["openpose", "hed", "canny", "depth", "color", "tile", "temporal"]
 MAX_CONTROLNETS = 8
 _NOTHING: dict[str, Any] = {}
@@ -36,20 +21,24 @@ _NOTHING: dict[str, Any] = {}
 class ControlNetFacts:
     """What is known of one ControlNet before it is loaded.
 
-    `preset_scale` is Daydream's own starting scale for it. `in_sdks` False: Daydream's server knows the id and its SDKs
-    do not, so the Python SDK cannot read a stream that uses it; for raw HTTP clients only.
+    `kind` is None for one that a setting added. `preset_scale` is the scale to start with. `in_sdks` False:
+    Daydream's SDKs do not know the id, so the Python SDK cannot read a stream that uses it; for raw HTTP clients only.
+    `source` is a diffusers directory or a hub id, empty where that is the id itself. `conditioning_channels` are those
+    of the control picture, 6 where it is two pictures.
     """
 
     family: Family
-    kind: ControlNetKind
+    kind: ControlNetKind | None
     preprocessor: ImageProcessorName
     preset_scale: float
     in_sdks: bool = True
+    source: str = ""
+    conditioning_channels: int = 3
 
-    @property
-    def conditioning_channels(self) -> int:
-        """Channels of the control picture: TemporalNet takes two pictures."""
-        return 6 if self.kind == "temporal" else 3
+
+def _temporal(family: Family, *, in_sdks: bool = True) -> ControlNetFacts:
+    # TemporalNet takes two pictures: the last output, moved, and the motion.
+    return ControlNetFacts(family, "temporal", "temporal_net_tensorrt", 0.0, in_sdks=in_sdks, conditioning_channels=6)
 
 
 CONTROLNETS: Mapping[str, ControlNetFacts] = {
@@ -58,36 +47,32 @@ CONTROLNETS: Mapping[str, ControlNetFacts] = {
     "thibaud/controlnet-sd21-canny-diffusers": ControlNetFacts("sd-turbo", "canny", "canny", 0.2),
     "thibaud/controlnet-sd21-depth-diffusers": ControlNetFacts("sd-turbo", "depth", "depth_tensorrt", 0.5),
     "thibaud/controlnet-sd21-color-diffusers": ControlNetFacts("sd-turbo", "color", "passthrough", 0.2),
-    "daydreamlive/TemporalNet2-stable-diffusion-2-1": ControlNetFacts(
-        "sd-turbo", "temporal", "temporal_net_tensorrt", 0.0
-    ),
+    "daydreamlive/TemporalNet2-stable-diffusion-2-1": _temporal("sd-turbo"),
     "xinsir/controlnet-depth-sdxl-1.0": ControlNetFacts("sdxl-turbo", "depth", "depth_tensorrt", 0.7),
     "xinsir/controlnet-canny-sdxl-1.0": ControlNetFacts("sdxl-turbo", "canny", "canny", 0.2),
     "xinsir/controlnet-tile-sdxl-1.0": ControlNetFacts("sdxl-turbo", "tile", "feedback", 0.15),
-    "daydreamlive/TemporalNet2-stable-diffusion-xl-base-1.0": ControlNetFacts(
-        "sdxl-turbo", "temporal", "temporal_net_tensorrt", 0.0, in_sdks=False
-    ),
+    "daydreamlive/TemporalNet2-stable-diffusion-xl-base-1.0": _temporal("sdxl-turbo", in_sdks=False),
     "lllyasviel/control_v11f1p_sd15_depth": ControlNetFacts("sd15", "depth", "depth_tensorrt", 1.0),
     "lllyasviel/control_v11p_sd15_canny": ControlNetFacts("sd15", "canny", "canny", 0.0),
     "lllyasviel/control_v11f1e_sd15_tile": ControlNetFacts("sd15", "tile", "feedback", 0.0),
-    "daydreamlive/TemporalNet2-stable-diffusion-v1-5": ControlNetFacts(
-        "sd15", "temporal", "temporal_net_tensorrt", 0.0
-    ),
+    "daydreamlive/TemporalNet2-stable-diffusion-v1-5": _temporal("sd15"),
 }
 
 
 def controlnet_ids(family: Family) -> tuple[str, ...]:
-    """The ControlNets of `family`."""
+    """Daydream's ControlNets of `family`."""
     return tuple(name for name, facts in CONTROLNETS.items() if facts.family == family)
 
 
-def counterpart(controlnet_id: str, family: Family) -> str | None:
-    """The ControlNet of `family` that does what `controlnet_id` does in its own; None when there is none.
+def counterpart(facts: ControlNetFacts, family: Family) -> str | None:
+    """The ControlNet of `family` that does what the one of `facts` does in its own; None when there is none.
 
     Never one that the SDKs cannot read back: a caller must ask for such a one by name.
     """
-    kind = CONTROLNETS[controlnet_id].kind
-    same = (name for name in controlnet_ids(family) if CONTROLNETS[name].kind == kind and CONTROLNETS[name].in_sdks)
+    if facts.kind is None:
+        return None
+    own = {name: CONTROLNETS[name] for name in controlnet_ids(family)}
+    same = (name for name, other in own.items() if other.kind == facts.kind and other.in_sdks)
     return next(same, None)
 
 
@@ -96,7 +81,14 @@ class ControlNet(WireModel):
 
     place: ClassVar[str] = "params.controlnets[]"
 
-    model_id: Annotated[ControlNetId, Field(description="Which ControlNet; each once, and of the model's family.")]
+    model_id: Annotated[
+        str,
+        Field(
+            max_length=MAX_URL,
+            description="Which ControlNet; each once, and of the model's family.",
+            json_schema_extra={"examples": list(CONTROLNETS)},
+        ),
+    ]
     conditioning_scale: Annotated[
         float,
         Field(
@@ -141,9 +133,31 @@ class ControlNet(WireModel):
             return value
         return complete_params(kind, value, notes_of(info), f"{cls.place}.preprocessor_params")
 
+    _facts: ControlNetFacts = PrivateAttr()
+
+    @field_validator("model_id")
+    @classmethod
+    def _know(cls, value: str, info: ValidationInfo) -> str:
+        table = _table_of(info)
+        if value not in table:
+            raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{name}'" for name in table)})
+        return value
+
+    @model_validator(mode="after")
+    def _take_facts(self, info: ValidationInfo) -> "ControlNet":
+        self._facts = _table_of(info)[self.model_id]
+        return self
+
     @property
     def facts(self) -> ControlNetFacts:
-        return CONTROLNETS[self.model_id]
+        """What the server knew of it when these params were read."""
+        return self._facts
+
+
+def _table_of(info: ValidationInfo) -> Mapping[str, ControlNetFacts]:
+    """The ControlNets of the server that reads, Daydream's own where nobody said."""
+    context = cast("Mapping[str, Any] | None", info.context)
+    return CONTROLNETS if context is None else context.get("controlnets", CONTROLNETS)
 
 
 __all__ = [
@@ -151,7 +165,7 @@ __all__ = [
     "MAX_CONTROLNETS",
     "ControlNet",
     "ControlNetFacts",
-    "ControlNetId",
+    "ControlNetKind",
     "controlnet_ids",
     "counterpart",
 ]

@@ -50,9 +50,9 @@ def parse_create(
             doubtful = frozenset({"model_id"})
         else:
             entry = found
-    values = prepare(sent, entry.family, size_policy, notes)
+    values = prepare(sent, entry.family, size_policy, notes, models.controlnets)
     _fit_default_steps(values, entry.family)
-    params, more = check({**values, "model_id": entry.id}, entry.family, notes, doubtful)
+    params, more = check({**values, "model_id": entry.id}, entry.family, notes, doubtful, models.controlnets)
     problems += more
     if params is None or problems:
         raise refuse(problems)

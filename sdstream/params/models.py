@@ -1,11 +1,14 @@
 """Which models this server offers: public id, family, and where the weights come from."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
+from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.problems import Problem, did_you_mean, one_of, printable
+from sdstream.params.vocabulary import IMAGE_PROCESSOR_NAMES, ImageProcessorName
 from sdstream.settings import Family, Settings
 
 PUBLIC_MODELS: dict[str, Family] = {
@@ -42,7 +45,10 @@ class ModelTable:
         entries: Iterable[ModelEntry] = (),
         default_id: str = "stabilityai/sd-turbo",
         places: ModelPlaces | None = None,
+        controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS,
     ) -> None:
+        self.controlnets = controlnets
+        """What is known of each ControlNet that streams may ask for, by id."""
         self.places = places or ModelPlaces()
         """Where the files of models and LoRAs are."""
         self._entries = {name: ModelEntry(name, family, name) for name, family in PUBLIC_MODELS.items()}
@@ -57,7 +63,7 @@ class ModelTable:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ModelTable":
-        """The table that `settings.models` and `settings.default_model` describe. Raises `ConfigurationError`."""
+        """The table that `models`, `default_model` and `controlnets` describe. Raises `ConfigurationError`."""
         entries: list[ModelEntry] = []
         for name, given in settings.models.items():
             own = PUBLIC_MODELS.get(name)
@@ -70,7 +76,8 @@ class ModelTable:
                     f'{{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}}'
                 )
             entries.append(ModelEntry(name, family, given.source))
-        return cls(entries, settings.default_model, ModelPlaces.from_settings(settings))
+        places = ModelPlaces.from_settings(settings)
+        return cls(entries, settings.default_model, places, _controlnets(settings))
 
     def get(self, model_id: str) -> ModelEntry | None:
         return self._entries.get(model_id)
@@ -93,6 +100,48 @@ class ModelTable:
             f"is not a model of this server: '{printable(model_id)}'",
             did_you_mean(model_id, self._entries) or f"use {one_of(self._entries)}",
         )
+
+
+def _controlnets(settings: Settings) -> Mapping[str, ControlNetFacts]:
+    """Daydream's ControlNets, from where the setting says, and further ones."""
+    table = dict(CONTROLNETS)
+    for name, given in settings.controlnets.items():
+        preprocessor = _preprocessor(name, given.preprocessor)
+        own = CONTROLNETS.get(name)
+        if own is not None:
+            said = {"family": given.family, "conditioning_channels": given.conditioning_channels}
+            for what, value in said.items():
+                if value is not None and value != getattr(own, what):
+                    raise ConfigurationError(f"controlnets: the {what} of {name} is {getattr(own, what)}, not {value}")
+            table[name] = replace(own, source=given.source, preprocessor=preprocessor or own.preprocessor)
+            continue
+        if given.family is None:
+            raise ConfigurationError(
+                f"controlnets: {printable(name)!r} is not one of Daydream's ControlNets, so it needs a family: "
+                f'{{"source": ..., "family": "sd-turbo" | "sdxl-turbo" | "sd15"}}'
+            )
+        table[name] = ControlNetFacts(
+            given.family,
+            None,
+            preprocessor or "passthrough",
+            1.0,
+            in_sdks=False,
+            source=given.source,
+            conditioning_channels=given.conditioning_channels or 3,
+        )
+    return table
+
+
+def _preprocessor(name: str, given: str | None) -> ImageProcessorName | None:
+    if given is None:
+        return None
+    for known in get_args(ImageProcessorName):
+        if given == known:
+            return known
+    near = did_you_mean(given, IMAGE_PROCESSOR_NAMES) or one_of(IMAGE_PROCESSOR_NAMES)
+    raise ConfigurationError(
+        f"controlnets: {printable(given)!r}, the preprocessor of {printable(name)}, is no image processor; {near}"
+    )
 
 
 __all__ = ["PUBLIC_MODELS", "ModelEntry", "ModelTable"]

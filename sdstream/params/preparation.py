@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from sdstream.params.controlnets import CONTROLNETS
+from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.problems import Notes, is_object
 from sdstream.settings import Family
 
@@ -20,7 +20,13 @@ ADAPTER_MEMBERS = ("ip_adapter", "ip_adapter_style_image_url", "cached_attention
 """What the sd-turbo family does not have."""
 
 
-def prepare(sent: Mapping[str, Any], family: Family, size_policy: SizePolicy, notes: Notes) -> dict[str, Any]:
+def prepare(
+    sent: Mapping[str, Any],
+    family: Family,
+    size_policy: SizePolicy,
+    notes: Notes,
+    controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS,
+) -> dict[str, Any]:
     """The members of `sent` that count for a stream of `family`: nothing the family lacks, no null but `lora_dict`."""
     values = {name: value for name, value in sent.items() if value is not None or name == "lora_dict"}
     for name, reason in DERIVED.items():
@@ -35,7 +41,7 @@ def prepare(sent: Mapping[str, Any], family: Family, size_policy: SizePolicy, no
     if size_policy == "clamp":
         for side in ("width", "height"):
             _clamp_side(values, side, notes)
-    _note_rare_controlnets(values, notes)
+    _note_rare_controlnets(values, notes, controlnets)
     return values
 
 
@@ -89,13 +95,13 @@ def nearest_side(value: float) -> int:
     return int(min(max(math.floor(value / 64 + 0.5) * 64, 384), 1024))
 
 
-def _note_rare_controlnets(values: Mapping[str, Any], notes: Notes) -> None:
+def _note_rare_controlnets(values: Mapping[str, Any], notes: Notes, known: Mapping[str, ControlNetFacts]) -> None:
     controlnets = values.get("controlnets")
     if not isinstance(controlnets, list):
         return
     for entry in cast("list[Any]", controlnets):
         name = entry.get("model_id") if is_object(entry) else None
-        facts = CONTROLNETS.get(name) if isinstance(name, str) else None
+        facts = known.get(name) if isinstance(name, str) else None
         if facts is not None and not facts.in_sdks:
             notes.add(f"{name} is unknown to Daydream's SDKs; the Python SDK cannot read this stream back")
 

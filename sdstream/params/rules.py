@@ -74,7 +74,7 @@ def _controlnets(params: "StreamParams") -> Iterator[Problem]:
         seen.setdefault(controlnet.model_id, index)
         family = controlnet.facts.family
         if family != params.family:
-            same = counterpart(controlnet.model_id, params.family)
+            same = counterpart(controlnet.facts, params.family)
             yield Problem(
                 field,
                 f"belongs to the {family} family, and {params.model_id} is of {params.family}",

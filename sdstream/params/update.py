@@ -68,14 +68,14 @@ def apply_update(
         else:
             problems.append(found)
             doubtful = frozenset({"model_id"})
-    values = prepare(sent, family, size_policy, notes)
+    values = prepare(sent, family, size_policy, notes, models.controlnets)
     base = dict(current) if family == current.family else _carry_over(current, family, values, notes)
     _keep_shortened_image(base, values)
     _note_face_flip(base, values, notes)
     merged = _merge(base, values)
     if "num_inference_steps" in values and "t_index_list" not in values:
         _clamp_steps(merged, notes)
-    params, more = check({**merged, "model_id": model_id}, family, notes, doubtful)
+    params, more = check({**merged, "model_id": model_id}, family, notes, doubtful, models.controlnets)
     problems += more
     if params is None or problems:
         raise refuse(problems)
@@ -146,7 +146,7 @@ def _carry_over(current: StreamParams, family: Family, values: Mapping[str, Any]
 def _translate_controlnets(controlnets: tuple[ControlNet, ...], family: Family, notes: Notes) -> tuple[ControlNet, ...]:
     translated: list[ControlNet] = []
     for controlnet in controlnets:
-        same = counterpart(controlnet.model_id, family)
+        same = counterpart(controlnet.facts, family)
         if same is None:
             notes.add(f"{controlnet.model_id} is dropped: {family} models have none of its kind")
         else:

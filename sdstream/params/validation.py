@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.preparation import nearest_side
 from sdstream.params.problems import Notes, Problem, describe
 from sdstream.params.variants import VARIANTS, StreamParams
@@ -14,15 +15,19 @@ PATH = "params"
 
 
 def check(
-    values: Mapping[str, Any], family: Family, notes: Notes, doubtful: frozenset[str] = frozenset()
+    values: Mapping[str, Any],
+    family: Family,
+    notes: Notes,
+    doubtful: frozenset[str] = frozenset(),
+    controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS,
 ) -> tuple[StreamParams | None, list[Problem]]:
     """Parameters of `family` from wire values, or None and all that is wrong with them.
 
     Rules between fields are checked even when other fields are wrong; those that read a wrong field, or one of
-    `doubtful`, are left out, since they could only repeat or mislead.
+    `doubtful`, are left out, since they could only repeat or mislead. `controlnets` are those of this server.
     """
     variant = VARIANTS[family]
-    context = {"notes": notes}
+    context: dict[str, Any] = {"notes": notes, "controlnets": controlnets}
     try:
         return variant.model_validate(values, context=context), []
     except ValidationError as error:
@@ -30,7 +35,8 @@ def check(
         wrong = {str(found["loc"][0]) for found in error.errors(include_url=False) if found["loc"]}
     if wrong:
         try:
-            variant.model_validate({name: value for name, value in values.items() if name not in wrong})
+            right = {name: value for name, value in values.items() if name not in wrong}
+            variant.model_validate(right, context={"controlnets": controlnets})
         except ValidationError as error:
             problems += describe(error, PATH)
     return None, [problem for problem in problems if not problem.reads & (wrong | doubtful)]

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sdstream.params.addresses import StyleImage
+from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.models import ModelTable
 from sdstream.params.problems import Notes, Problem, is_object, refuse
 from sdstream.params.validation import check
@@ -50,7 +51,7 @@ def load_params(
     """Parameters from `dump_params`, also of an earlier version: missing members take defaults, unknown ones go.
 
     `images` has the style images that were kept apart, by digest. A model that is no longer in `models` keeps the
-    family it had, so its streams stay readable.
+    family it had, so its streams stay readable; a ControlNet that is no longer there goes.
     Raises `InvalidParams` for a text that `dump_params` did not write, and where an image is missing.
     """
     try:
@@ -71,10 +72,19 @@ def load_params(
     family: Family | None = entry.family if entry else next((name for name in VARIANTS if name == written), None)
     if family is None:
         raise refuse([Problem("params.family", "is not a family of models")])
-    params, problems = check(values, family, Notes())
+    controlnets = CONTROLNETS if models is None else models.controlnets
+    _drop_unknown_controlnets(values, controlnets)
+    params, problems = check(values, family, Notes(), controlnets=controlnets)
     if params is None:
         raise refuse(problems)
     return params
+
+
+def _drop_unknown_controlnets(values: dict[str, Any], known: Mapping[str, ControlNetFacts]) -> None:
+    nets = values.get("controlnets")
+    if isinstance(nets, list):
+        entries = cast("list[Any]", nets)
+        values["controlnets"] = [net for net in entries if not is_object(net) or net.get("model_id") in known]
 
 
 def _with_image(params: StreamParams, image: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditions import embed_image, load_adapter, load_controlnet, load_image_encoder
 from sdstream.diffusion.controls import window
 from sdstream.diffusion.models import Model, Progress
-from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
+from sdstream.diffusion.sources import fetch_chosen, find_repository, may_fetch
 from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
@@ -32,10 +32,18 @@ KEPT_STYLES = 16
 
 
 @dataclass(frozen=True, slots=True)
+class WantedNet:
+    """A ControlNet to be loaded: where its files are, a directory or a hub id, and the channels of its picture."""
+
+    source: str
+    channels: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class WantedConditions:
     """What params ask to be loaded; streams that ask for the same can ride together."""
 
-    controlnets: tuple[str, ...] = ()
+    controlnets: tuple[WantedNet, ...] = ()
     adapter: str = ""
     """`ip_adapter.type`, empty for none."""
     recalled: int = 0
@@ -46,7 +54,10 @@ class WantedConditions:
         cached: Any = getattr(params, "cached_attention", None)
         adapter: Any = getattr(params, "ip_adapter", None)
         return cls(
-            tuple(net.model_id for net in active_controlnets(params)),
+            tuple(
+                WantedNet(net.facts.source or net.model_id, net.facts.conditioning_channels)
+                for net in active_controlnets(params)
+            ),
             adapter.type if style_of(params) is not None else "",
             cached.max_frames if cached is not None and cached.enabled else 0,
         )
@@ -134,19 +145,21 @@ class ConditionShelf:
     def get(self, wanted: WantedConditions, model: Model, places: ModelPlaces, progress: Progress) -> Conditions:
         """What `wanted` asks for, for `model`. Raises `ModelUnavailable`, naming what is missing."""
         with self._lock:
-            nets = tuple(self._net(name, model, places, progress) for name in wanted.controlnets)
+            nets = tuple(self._net(net, model, places, progress) for net in wanted.controlnets)
             if not wanted.adapter:
                 return Conditions(wanted, nets)
             loaded = self._adapter(wanted.adapter, model, places, progress)
             return Conditions(wanted, nets, loaded.adapter, loaded.encoder)
 
-    def _net(self, name: str, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
-        key = (name, places, str(model.device), model.dtype)
+    def _net(self, wanted: WantedNet, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
+        key = (wanted, places, str(model.device), model.dtype)
         net = self._nets.get(key)
         if net is None:
+            name = wanted.source
             folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}", name)
             progress(f"loading the ControlNet {name}", None)
             net = load_controlnet(folder, model.unet, model.dtype, model.device)
+            _check_channels(name, net, wanted.channels)
             self._nets[key] = net
         self._kept[key] = net
         self._kept.move_to_end(key)
@@ -172,6 +185,15 @@ class ConditionShelf:
         return loaded
 
 
+def _check_channels(name: str, network: Any, expected: int) -> None:
+    found = int(network.config.conditioning_channels)
+    if found != expected:
+        raise ModelUnavailable(
+            f"the ControlNet {name} takes control pictures of {found} channels, and is used with {expected}",
+            hint='Set its "conditioning_channels" in SDSTREAM_CONTROLNETS.',
+        )
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class _Loaded:
     model: Model
@@ -185,7 +207,7 @@ def _find(
     """The directory of a repository with all these files, fetched where that is allowed."""
     folder = find_repository(repository, places)
     missing = [name for name in names if folder is None or not (folder / name).is_file()]
-    if missing and fetches(places):
+    if missing and may_fetch(repository, places):
         return fetch_chosen(repository, names, places, progress)
     if folder is None or missing:
         where = f"{missing[0]} of {repository}" if folder is None else str(folder / missing[0])
@@ -242,6 +264,7 @@ __all__ = [
     "ConditionShelf",
     "Conditions",
     "WantedConditions",
+    "WantedNet",
     "active_controlnets",
     "calm_of",
     "read_picture",

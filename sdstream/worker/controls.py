@@ -8,6 +8,7 @@ from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.conditions import active_controlnets
+from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors import ProcessorChain, Wanted
 
 
@@ -23,9 +24,10 @@ class ControlStages:
         self._chains: dict[str, ProcessorChain] = {}
         self._channels: dict[str, int] = {}
         self._names: dict[str, str] = {}
+        places = {net.model_id: f"controlnets[{index}]" for index, net in enumerate(params.controlnets)}
         for net in active_controlnets(params):
             channels = net.facts.conditioning_channels
-            wanted = Wanted(net.preprocessor, net.preprocessor_params, channels)
+            wanted = Wanted(net.preprocessor, net.preprocessor_params, channels, places[net.model_id])
             self._chains[net.model_id] = ProcessorChain([wanted], shelf, old.get(net.model_id))
             self._channels[net.model_id] = channels
             self._names[net.model_id] = net.preprocessor
@@ -36,6 +38,13 @@ class ControlStages:
     def faults(self) -> tuple[SdstreamError, ...]:
         """Why ControlNets add nothing."""
         return tuple(fault for chain in self._chains.values() for fault in chain.faults)
+
+    @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        """Where each preprocessor stands; what passes a picture on as it is has one to be looked at, too."""
+        return tuple(
+            state._replace(seen=state.name in self.last) for chain in self._chains.values() for state in chain.states
+        )
 
     @property
     def remembers(self) -> bool:

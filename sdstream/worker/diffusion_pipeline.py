@@ -24,7 +24,7 @@ from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
-from sdstream.worker.ports import CallKind
+from sdstream.worker.ports import CallKind, ProcessorState
 from sdstream.worker.shelf import ModelShelf, ModelUse, Refit, WantedModel
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
@@ -226,6 +226,10 @@ class DiffusionPipeline(Pipeline):
     @property
     def faults(self) -> tuple[SdstreamError, ...]:
         return (*self._plan.stages.faults, *self._plan.controls.faults)
+
+    @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        return (*self._plan.stages.states, *self._plan.controls.states)
 
     @property
     def taps(self) -> Mapping[str, torch.Tensor]:

@@ -115,6 +115,7 @@ def status_of(report: LaneReport) -> LaneStatus:
         report.refused_revision,
         report.acceleration,
         tuple(report.loras),
+        tuple(report.processors),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sdstream.errors import InternalError
+from sdstream.worker.ports import ProcessorState
 
 HEADER = 4
 """Bytes of the length before each message, little-endian."""
@@ -210,6 +211,7 @@ class LaneReport(Message):
     refused_revision: int | None
     acceleration: str = ""
     loras: list[tuple[str, float]] = []
+    processors: list[ProcessorState] = []
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned | TapLane

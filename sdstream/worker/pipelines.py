@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -15,7 +15,7 @@ from sdstream.params.processors import ImageProcessing
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.ports import CallKind, kind_of
+from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain, Wanted
 
 Progress = Callable[[str, float | None], None]
@@ -28,6 +28,14 @@ class Ran(NamedTuple):
 
     images: Mapping[int, torch.Tensor]
     finite: torch.Tensor
+
+
+class Told(NamedTuple):
+    """What of a pipeline may change while its params stay."""
+
+    faults: tuple[SdstreamError, ...] = ()
+    acceleration: str = ""
+    states: tuple[ProcessorState, ...] = ()
 
 
 class Group(Protocol):
@@ -79,6 +87,16 @@ class Pipeline(Protocol):
     def faults(self) -> tuple[SdstreamError, ...]:
         """What is asked for and left out, and why; the pipeline goes on without it."""
         return ()
+
+    @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        """Where each image processor stands."""
+        return ()
+
+    @property
+    def told(self) -> "Told":
+        """What the server is told of anew whenever it changes."""
+        return Told(self.faults, self.acceleration, self.states)
 
     @property
     def taps(self) -> Mapping[str, torch.Tensor]:
@@ -218,8 +236,8 @@ class LaneStages:
     def of(cls, params: StreamParams, shelf: AnnotatorShelf, before: "LaneStages | None" = None) -> "LaneStages":
         """`before` are the stages that these take the place of: what goes on keeps its memory."""
         return cls(
-            ProcessorChain(wanted_of(params.image_preprocessing), shelf, None if before is None else before.first),
-            ProcessorChain(wanted_of(params.image_postprocessing), shelf, None if before is None else before.last),
+            ProcessorChain(wanted_of(params, "image_preprocessing"), shelf, None if before is None else before.first),
+            ProcessorChain(wanted_of(params, "image_postprocessing"), shelf, None if before is None else before.last),
             PictureSize(params.width, params.height),
             params.output_size,
             kind_of(params),
@@ -239,6 +257,11 @@ class LaneStages:
     def faults(self) -> tuple[SdstreamError, ...]:
         """Why processors are passed over."""
         return (*self.first.faults, *self.last.faults)
+
+    @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        """Where each processor stands."""
+        return (*self.first.states, *self.last.states)
 
     @property
     def taps(self) -> Mapping[str, torch.Tensor]:
@@ -299,6 +322,10 @@ class ProcessorPipeline(Pipeline):
         return self._stages.faults
 
     @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        return self._stages.states
+
+    @property
     def taps(self) -> Mapping[str, torch.Tensor]:
         return self._stages.taps
 
@@ -329,9 +356,14 @@ class ProcessorPipeline(Pipeline):
         return image
 
 
-def wanted_of(block: ImageProcessing | None) -> tuple[Wanted, ...]:
+def wanted_of(params: StreamParams, block_name: Literal["image_preprocessing", "image_postprocessing"]) -> list[Wanted]:
     """The active processors of a block."""
-    return () if block is None else tuple(Wanted(processor.type, processor.params) for processor in block.active)
+    block: ImageProcessing | None = getattr(params, block_name)
+    return [
+        Wanted(processor.type, processor.params, place=f"{block_name}[{index}]")
+        for index, processor in enumerate(() if block is None or not block.enabled else block.processors)
+        if processor.enabled
+    ]
 
 
 @cache
@@ -347,6 +379,7 @@ __all__ = [
     "ProcessorPipeline",
     "Progress",
     "Ran",
+    "Told",
     "annotators",
     "group_of",
     "make_pipeline",

@@ -9,7 +9,7 @@ client's reader thread. Everything else runs on the event loop.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
@@ -36,6 +36,23 @@ class LanePhase(StrEnum):
     FAILED = "failed"
 
 
+class ProcessorState(NamedTuple):
+    """Where one image processor of a stream stands.
+
+    `place` is where the params name it, such as `image_preprocessing[0]` or `controlnets[1]`, `name` its wire name.
+    `phase` is `working`, `loading` (its network is on its way; it is passed over) or `left_out` (it cannot work, and
+    `problem` says why). It looks at every `interval`-th picture and holds what it made in between. `seen` says whether
+    there is a picture to be looked at.
+    """
+
+    place: str
+    name: str
+    phase: Literal["working", "loading", "left_out"]
+    interval: int = 1
+    seen: bool = False
+    problem: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
     """What a lane reports whenever it changes.
@@ -60,6 +77,8 @@ class LaneStatus:
     acceleration: str = ""
     loras: tuple[tuple[str, float], ...] = ()
     """What is fused into the stream's model: names, and how strongly."""
+    processors: tuple[ProcessorState, ...] = ()
+    """Of its blocks and ControlNets, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +257,7 @@ __all__ = [
     "LaneStatistics",
     "LaneStatus",
     "ProcessedPicture",
+    "ProcessorState",
     "WorkerClient",
     "WorkerHealth",
     "WorkerPhase",

@@ -5,11 +5,11 @@ fetched is checked against the hash that the hub gives for it, so a file is the 
 newer one may take its place. `WeightSource.hashes` takes the SHA-256 of files once they are known.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from sdstream.params.controlnets import CONTROLNETS, ControlNetKind
+from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts, ControlNetKind
 from sdstream.params.problems import did_you_mean
 from sdstream.settings import Family
 
@@ -85,9 +85,12 @@ ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
 """By family and `ip_adapter.type`."""
 
 
-def needed_for(what: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def needed_for(
+    what: str, controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Repositories and their files that are needed for `what`: an image processor by its name, `controlnet:KIND`, the
     id of a ControlNet, `ip_adapter`, or `ip_adapter:FAMILY`. A ControlNet needs its preprocessor's weights too.
+    `controlnets` are those that the server knows.
 
     Raises `ValueError`, saying what there is.
     """
@@ -104,25 +107,25 @@ def needed_for(what: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
     nets = [
         net
-        for net, facts in CONTROLNETS.items()
+        for net, facts in controlnets.items()
         if net == what or (group == "controlnet" and name in (facts.kind, net))
     ]
     for net in nets:
-        add(net, CONTROLNET_FILES)
-        add_processor(CONTROLNETS[net].preprocessor)
+        add(controlnets[net].source or net, CONTROLNET_FILES)
+        add_processor(controlnets[net].preprocessor)
     if group == "ip_adapter":
         for (family, _), files in ADAPTERS.items():
             if name in ("", family):
                 add(files.repository, files.files)
     add_processor(what)
     if not needed:
-        raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what)}")
+        raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what, controlnets)}")
     return tuple((repository, tuple(files)) for repository, files in needed.items())
 
 
-def _known(what: str) -> str:
+def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
-    every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *CONTROLNETS]
+    every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *controlnets]
     return did_you_mean(what, every) or f"one of {', '.join(every[: len(PROCESSORS) + len(kinds) + 1])}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from sdstream.clock import Clock
-from sdstream.errors import InternalError, SdstreamError
+from sdstream.errors import InternalError
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
 from sdstream.worker.messages import (
@@ -23,7 +23,7 @@ from sdstream.worker.messages import (
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
 from sdstream.worker.output import OutputRing
-from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
+from sdstream.worker.pipelines import Pipeline, Progress, Told, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
@@ -72,8 +72,7 @@ class LaneWork:
         self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
-        self._told_faults: tuple[SdstreamError, ...] = ()
-        self._told_acceleration, self._told_blocked = "", 0
+        self._told, self._told_blocked = Told(), 0
         self.failed = False
         self.preparing = False
         self._closed = False
@@ -293,7 +292,7 @@ class LaneWork:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
-        elif pipeline.faults != self._told_faults or pipeline.acceleration != self._told_acceleration:
+        elif pipeline.told != self._told:
             self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
         known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
         blocked, self._told_blocked = known - self._told_blocked, known
@@ -360,9 +359,9 @@ class LaneWork:
         pipeline = self._pipeline
         if phase is LanePhase.READY and pipeline is not None:
             detail = "; ".join(pipeline.notes)
-            if faults := pipeline.faults:
-                error_code, error_message = code_and_words(faults[0])
-            self._told_faults, self._told_acceleration = faults, pipeline.acceleration
+            self._told = pipeline.told
+            if self._told.faults:
+                error_code, error_message = code_and_words(self._told.faults[0])
         self._send(
             LaneReport(
                 self.number,
@@ -374,8 +373,9 @@ class LaneWork:
                 error_code if refusal is None else refusal.code,
                 error_message if refusal is None else refusal.message,
                 None if refusal is None else refusal.revision,
-                self._told_acceleration,
+                self._told.acceleration,
                 [] if pipeline is None else list(pipeline.loras),
+                list(self._told.states) if phase is LanePhase.READY else [],
             )
         )
 

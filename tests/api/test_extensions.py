@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,36 @@ async def test_models_name_the_default(site: Site) -> None:
     models = (await site.client.get("/v1/models")).json()["data"]
     assert {model["id"] for model in models} == set(site.streams.models.ids())
     assert [model["id"] for model in models if model["default"]] == [site.settings.default_model]
+
+
+async def test_models_tell_what_is_on_this_machine_and_where_to_operators_alone(
+    make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    here = tmp_path / "models"
+    (here / "one").mkdir(parents=True)
+    (here / "one/model_index.json").write_text("{}")
+    (here / "lllyasviel/Annotators").mkdir(parents=True)
+    (here / "lllyasviel/Annotators/ControlNetHED.pth").write_bytes(bytes(10))
+    site = make_site(
+        data_dir=tmp_path,
+        offline=True,
+        models={"me/one": {"source": str(here / "one"), "family": "sd15"}},
+        controlnets={"me/net": {"source": "me/net", "family": "sd15", "preprocessor": "hed"}},
+    )
+    found = (await site.client.get("/v1/models")).json()
+    models = {entry["id"]: entry for entry in found["data"]}
+    assert (models["me/one"]["present"], models["me/one"]["bytes"]) == (True, 2)
+    assert models["me/one"]["path"] == str(here / "one")
+    (net,) = [entry for entry in found["controlnets"] if entry["id"] == "me/net"]
+    assert (net["present"], net["missing"]) == (False, ["config.json", "diffusion_pytorch_model.safetensors"])
+    assert (net["preprocessor"], net["fetched_when_needed"]) == ("hed", False)
+    networks = {entry["name"]: entry for entry in found["processor_networks"]}
+    assert (networks["hed"]["present"], networks["hed"]["bytes"]) == (True, 10)
+    assert networks["depth"]["processors"] == ["depth", "depth_tensorrt"]
+    assert {(entry["family"], entry["type"]) for entry in found["ip_adapters"]} >= {("sd15", "regular")}
+    key = site.keys.create("guest", author="usr_guest", operator=False)
+    guest = (await site.client_with(key).get("/v1/models")).json()
+    assert {entry["path"] for part in ("data", "controlnets") for entry in guest[part]} == {None}
 
 
 async def test_the_catalogue_has_every_parameter_of_a_stream(site: Site) -> None:

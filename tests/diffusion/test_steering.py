@@ -15,7 +15,8 @@ from sdstream.diffusion.models import Model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
-from sdstream.params import ModelEntry, ModelTable
+from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
+from sdstream.params.controlnets import ControlNetFacts
 from sdstream.settings import Family
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.pipelines import make_pipeline
@@ -122,6 +123,27 @@ def test_a_preprocessor_without_weights_is_named_and_its_net_adds_nothing(make: 
 def test_a_net_that_is_not_here_is_refused_by_name(make: Make) -> None:
     with pytest.raises(ModelUnavailable, match=r"ControlNet thibaud/controlnet-sd21-hed-diffusers needs config\.json"):
         make(controlnets=[net(HED)])
+
+
+def test_a_net_of_the_settings_steers_by_its_own_channels(
+    tiny_model: Callable[..., Model], tiny_directory: Callable[..., Path], places: ModelPlaces, tmp_path: Path
+) -> None:
+    write_tiny_controlnet(tmp_path / "mine", tiny_model("sd-turbo").unet, channels=6, seed=5)
+
+    def made(channels: int, *nets: dict[str, Any]) -> torch.Tensor:
+        facts = ControlNetFacts(
+            "sd-turbo", None, "canny", 1.0, source=str(tmp_path / "mine"), conditioning_channels=channels
+        )
+        entry = ModelEntry(IDS["sd-turbo"], "sd-turbo", str(tiny_directory("sd-turbo")))
+        models = ModelTable([entry], places=places, controlnets={"me/mine": facts})
+        body = {"params": {"width": 384, "height": 384, "t_index_list": [20], "controlnets": list(nets)}}
+        params = load_params(dump_params(parse_create(body, models).params), models)  # as it comes to the worker
+        pipeline = make_pipeline(params, CPU, lambda detail, percent: None, models)
+        return pipeline.process(torch.rand(1, 3, 384, 384, generator=torch.Generator().manual_seed(1)))
+
+    assert distance(made(6, net("me/mine")), made(6)) > 1e-3
+    with pytest.raises(ModelUnavailable, match="takes control pictures of 6 channels, and is used with 3"):
+        made(3, net("me/mine"))
 
 
 def test_a_net_of_another_family_in_its_place_is_refused(

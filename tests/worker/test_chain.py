@@ -25,6 +25,10 @@ def chain(*links: Wanted, shelf: AnnotatorShelf | None = None, before: Processor
     return made
 
 
+def _missing(find: Any, dtype: torch.dtype) -> Any:
+    raise ModelUnavailable("no such file")
+
+
 def scene(seed: int = 0, side: int = 96) -> torch.Tensor:
     """float32 [1, 3, side, side] with detail at several scales, so that motion can be seen."""
     generator = torch.Generator().manual_seed(seed)
@@ -85,6 +89,18 @@ def test_a_processor_without_its_weights_is_passed_over_and_named() -> None:
     assert made.works(1)
 
 
+def test_the_states_say_who_works_who_is_left_out_and_who_holds_its_map() -> None:
+    shelf = AnnotatorShelf(CPU, loaders={"depth": TINY_LOADERS["depth"], "hed": _missing})
+    made = chain(wanted("hed"), wanted("depth", interval=3), wanted("blur"), shelf=shelf)
+    assert [state.seen for state in made.states] == [False, False, False]
+    made.run(scene())
+    hed, depth, blur = made.states
+    assert (hed.name, hed.phase, hed.seen) == ("hed", "left_out", False)
+    assert "no such file" in hed.problem
+    assert (depth.name, depth.phase, depth.interval, depth.seen) == ("depth", "working", 3, True)
+    assert (blur.phase, blur.interval, blur.seen, blur.problem) == ("working", 1, True, "")
+
+
 def test_a_processor_that_is_not_here_is_passed_over_and_named() -> None:
     made = chain(wanted("mediapipe_pose"))
     image = scene()
@@ -106,6 +122,7 @@ def test_a_network_on_its_way_is_not_waited_for() -> None:
     image = scene()
     assert made.run(image) is image
     assert made.loading == ("hed",)
+    assert made.states[0].phase == "loading"
     assert not made.works(0)
     gate.set()
     made.wait()

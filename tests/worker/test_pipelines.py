@@ -46,6 +46,18 @@ def test_what_is_switched_off_does_not_run(block: dict[str, object]) -> None:
     assert torch.equal(made.process(IMAGE), IMAGE)
 
 
+def test_states_name_the_place_in_the_params() -> None:
+    made = pipeline(
+        make_params(
+            image_preprocessing={"processors": [{"type": "blur", "enabled": False}, {"type": "canny"}]},
+            image_postprocessing={"processors": [{"type": "sharpen"}]},
+        )
+    )
+    made.process(IMAGE)
+    told = [(state.place, state.name) for state in made.told.states]
+    assert told == [("image_preprocessing[1]", "canny"), ("image_postprocessing[0]", "sharpen")]
+
+
 def test_processors_that_change_nothing_leave_the_fast_path_open() -> None:
     assert pipeline(make_params("passthrough", "external")).changes_nothing
     assert not pipeline(make_params("passthrough", "blur")).changes_nothing

@@ -1,4 +1,4 @@
-"""What sdstream offers beyond Daydream: snapshot, events, models, parameters, capacity, keys."""
+"""What sdstream offers beyond Daydream: snapshot, tap, events, parameters, capacity, keys."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from sdstream.api.answers import HEAD, encode_json, json_answer
 from sdstream.api.context import Context
 from sdstream.api.rendering import event_object
 from sdstream.errors import BadRequest, NotFound
-from sdstream.params import IMAGE_PROCESSORS, ModelTable, parameter_catalogue, processor_catalogue
+from sdstream.params import IMAGE_PROCESSORS, parameter_catalogue, processor_catalogue
 from sdstream.streams.views import StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
@@ -29,7 +29,6 @@ class ExtensionRoutes:
         self._snapshots: dict[tuple[str, str | None], asyncio.Future[bytes]] = {}
         catalogue = {"success": True, "data": parameter_catalogue(), "processors": processor_catalogue()}
         self._catalogue = encode_json(catalogue)
-        self._models = ModelTable.from_settings(context.settings)
 
     async def snapshot(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])
@@ -96,16 +95,6 @@ class ExtensionRoutes:
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
-
-    async def models(self, request: Request) -> Response:
-        await self._context.caller(request)
-        default = self._context.settings.default_model
-        data = [
-            {"id": entry.id, "family": entry.family, "default": entry.id == default}
-            for entry in map(self._models.get, self._models.ids())
-            if entry is not None
-        ]
-        return json_answer({"success": True, "data": data})
 
     async def parameters(self, request: Request) -> Response:
         return Response(self._catalogue, media_type="application/json")

@@ -11,6 +11,7 @@ from torch import nn
 from sdstream.errors import ModelUnavailable, SdstreamError
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
+from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors.base import ProcessorContext, ProcessorMemory
 from sdstream.worker.processors.learned import LEARNED
 from sdstream.worker.processors.registry import PROCESSORS, changes_nothing, run_processor
@@ -18,11 +19,13 @@ from sdstream.worker.processors.registry import PROCESSORS, changes_nothing, run
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A processor by its wire name, and what it is told. `channels` is 6 for a ControlNet that takes two pictures."""
+    """A processor by its wire name, and what it is told. `channels` is 6 for a ControlNet that takes two pictures.
+    `place` is where the params name it."""
 
     name: str
     params: Mapping[str, Any]
     channels: int = 3
+    place: str = ""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,11 @@ class ProcessorChain:
     def faults(self) -> tuple[SdstreamError, ...]:
         """Why processors are passed over."""
         return tuple(fault for link in self._links if (fault := self._fault(link)) is not None)
+
+    @property
+    def states(self) -> tuple[ProcessorState, ...]:
+        """Where each processor stands, in order."""
+        return tuple(self._state(link) for link in self._links)
 
     @property
     def loading(self) -> tuple[str, ...]:
@@ -89,6 +97,15 @@ class ProcessorChain:
         """Whether the processor at this place does what it is for."""
         link = self._links[place]
         return self._fault(link) is None and (link.load is None or link.load.done())
+
+    def _state(self, link: _Link) -> ProcessorState:
+        wanted, fault = link.wanted, self._fault(link)
+        kind = LEARNED.get(wanted.name)
+        interval = int(wanted.params.get("interval", 1)) if kind is not None and kind.steady else 1
+        loading = link.load is not None and not link.load.done()
+        phase = "left_out" if fault is not None else "loading" if loading else "working"
+        problem = "" if fault is None else fault.message
+        return ProcessorState(wanted.place, wanted.name, phase, interval, wanted.name in self.last, problem)
 
     def _link(self, wanted: Wanted, old: _Link | None) -> _Link:
         same = old is not None and old.wanted.name == wanted.name and old.wanted.channels == wanted.channels
