@@ -365,6 +365,13 @@ class LoraUnusable(ModelUnavailable):
     hint = "Take it out of lora_dict, or name one that was made for the stream's model."
 
 
+class RecordingsUnavailable(Unavailable):
+    """The bucket that holds the recordings refuses or does not answer."""
+
+    code = "RECORDINGS/UNAVAILABLE"
+    hint = "Try again; if it stays so, the operator finds the bucket's answer in the log."
+
+
 class ShuttingDown(Unavailable):
     """The server is draining and takes no new work."""
 
