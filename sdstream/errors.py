@@ -40,6 +40,7 @@
             │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
+            ├── RecordingsUnavailable 503 RECORDINGS/UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
