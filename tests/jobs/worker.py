@@ -36,7 +36,13 @@ class JobWorker:
             if not name.startswith(("SDSTREAM_", "RUNPOD_", "BUCKET_", "AWS_"))
         }
         self._environment |= platform.worker_environment(name)
-        values = {"port": 0, "data_dir": folder / name, "log_format": "json", "worker_spare": False}
+        values = {
+            "port": 0,
+            "data_dir": folder / name,
+            "log_format": "json",
+            "worker_spare": False,
+            "worker_ping_timeout": 20,
+        }
         values |= {"worker_device": "cpu"} | settings
         self._environment |= {f"SDSTREAM_{key.upper()}": str(value) for key, value in values.items()}
         self._environment |= variables or {}
@@ -55,7 +61,7 @@ class JobWorker:
             )
         return self
 
-    def wait_ready(self, seconds: float = 60.0) -> "JobWorker":
+    def wait_ready(self, seconds: float = 100.0) -> "JobWorker":
         eventually_sync(lambda: '"worker_ready"' in self.log() or self.ended, seconds=seconds, what="the worker")
         assert not self.ended, self.log()
         return self

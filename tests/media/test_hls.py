@@ -58,6 +58,7 @@ def joined(folder: Path, names: set[str]) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -98,6 +99,7 @@ async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, t
         assert said == (str(SIZE.width), str(SIZE.height))
 
 
+@pytest.mark.alone
 async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "IDLE_SECONDS", 0.5)
     stream = delayed.stream

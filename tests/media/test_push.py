@@ -85,6 +85,7 @@ async def record(url: str, file: Path, seconds: float) -> list[dict[str, Any]]:
 @pytest.mark.node
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.alone
 async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, server: RtmpServer, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -206,6 +207,7 @@ async def test_a_push_goes_through_tls(
     listening.close()
 
 
+@pytest.mark.alone
 async def test_a_target_that_hangs_changes_nothing_for_viewers(delayed: DelayedEcho) -> None:
     stream = delayed.stream
     assert stream is not None

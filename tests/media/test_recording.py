@@ -57,6 +57,7 @@ def seconds_of(file: Path) -> float:
     return max(times) - min(times)
 
 
+@pytest.mark.alone
 async def test_a_recording_is_a_plain_file_in_step(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
