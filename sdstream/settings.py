@@ -342,7 +342,8 @@ def _refuse_unknown(name: str, written: str, prefix: str = "") -> None:
 def _describe(problem: ErrorDetails, written: Mapping[str, str]) -> str:
     """One line on what is wrong, with the setting as its user wrote it; `written` has that by name."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
-    place = f"{written.get(name, name)}: " if name else ""
+    inside = [str(part) for part in problem["loc"][1:] if isinstance(part, str)]
+    place = "".join(f"{part}: " for part in (written.get(name, name), *inside)) if name else ""
     kind, context = problem["type"], problem.get("ctx", {})
     # The value is repeated where it was to be a number or a choice, which no secret is.
     if kind in _WORDS:
@@ -352,9 +353,10 @@ def _describe(problem: ErrorDetails, written: Mapping[str, str]) -> str:
         return f"{place}must be {words} {context[member]:g}, not {problem['input']}"
     if kind == "literal_error":
         return f"{place}must be {context['expected']}, not {problem['input']!r}"
-    return f"{place}{problem['msg'].removeprefix('Value error, ')}"
+    return place + (_FIXED.get(kind) or problem["msg"].removeprefix("Value error, "))
 
 
+_FIXED = {"missing": "is missing", "extra_forbidden": "is not a member that is known here"}
 _WORDS = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",

@@ -50,7 +50,7 @@ class SwappingRunner:
                 self._give_up(error)
         return self.plain.run(image, knobs, memory)
 
-    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
+    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
         fast = self._fast
         if fast is not None:
             try:

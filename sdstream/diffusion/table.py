@@ -1,6 +1,7 @@
 """Several streams in one pass of the networks: each has a seat in a table whose tensors never move."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,14 @@ from sdstream.diffusion.state import (
     make_memory,
     row,
 )
+
+
+class Finished(NamedTuple):
+    """One stream's picture, as in `Result`."""
+
+    image: torch.Tensor
+    planes: torch.Tensor | None
+    finite: torch.Tensor | None
 
 
 class StreamTable:
@@ -106,9 +115,13 @@ class StreamTable:
         copy_into(row(self._knobs, seat), knobs)
 
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """One frame of the streams that have a picture now: seat to picture, float [1, 3, H, W], 0 to 1.
+        """`make`, and of it the pictures alone, float32 [1, 3, H, W], about 0 to 1."""
+        return {seat: finished.image for seat, finished in self.make(images).items()}
 
-        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1; valid until the next run.
+    def make(self, images: Mapping[int, torch.Tensor]) -> dict[int, Finished]:
+        """One frame of the streams that have a picture now, all of one form of those that `Frame` takes.
+
+        What is given is valid until the next run.
         """
         for seat in images:
             self._refuse_free(seat)
@@ -116,7 +129,14 @@ class StreamTable:
             return {}
         seats = sorted(images)
         made = self.runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
-        return {seat: made[index : index + 1] for index, seat in enumerate(seats)}
+        return {
+            seat: Finished(
+                made.image[index : index + 1],
+                None if made.planes is None else made.planes[index : index + 1],
+                None if made.finite is None else made.finite[index : index + 1],
+            )
+            for index, seat in enumerate(seats)
+        }
 
     def _check(self, knobs: Knobs) -> None:
         if count(knobs) != 1 or not fits(knobs, self._knobs):
@@ -127,4 +147,4 @@ class StreamTable:
             raise ValueError(f"nobody sits at {seat}")
 
 
-__all__ = ["StreamTable"]
+__all__ = ["Finished", "StreamTable"]

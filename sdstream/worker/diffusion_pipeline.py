@@ -113,6 +113,18 @@ class DiffusionPipeline(Pipeline):
         return False
 
     @property
+    def takes_planes(self) -> bool:
+        plan = self._plan
+        looked_at = plan.stages.looks_before or plan.controls.are_any or self._filter is not None
+        return self._options.planes and not looked_at
+
+    @property
+    def gives_planes(self) -> bool:
+        looked_at = self._plan.stages.looks_after or self._guard is not None or self._filter is not None
+        remembered = self._plan.stages.remembers or self._plan.controls.remembers
+        return self._options.planes and not looked_at and not remembered
+
+    @property
     def kind(self) -> CallKind:
         return self._plan.stages.kind
 
@@ -214,6 +226,7 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
+        image = image.clamp(0, 1)
         if self._guard is not None:
             image = self._guard.guard(image)
         image = self._plan.stages.after(image, self._previous)

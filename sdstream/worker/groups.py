@@ -12,10 +12,11 @@ from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.planes import rgb_from_packed
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
-from sdstream.diffusion.table import StreamTable
+from sdstream.diffusion.table import Finished, StreamTable
 from sdstream.worker.conditions import Conditions
 from sdstream.worker.engine_finder import EngineRequest
 from sdstream.worker.engines import installed_finder
@@ -100,14 +101,32 @@ class StreamGroup:
     @torch.no_grad()
     def run(self, images: Mapping[int, torch.Tensor]) -> Ran:
         with stage("diffuse"):
-            first = {seat: image for seat, image in images.items() if seat in self._unprimed}
+            given = _in_one_form(images)
+            first = {seat: image for seat, image in given.items() if seat in self._unprimed}
             if first and self.key.batched:
                 for _ in range(self.key.steps - 1):
-                    self._table.run(first)
-            made = self._table.run(images)
+                    self._table.make(first)
+            made = self._table.make(given)
             self._unprimed -= images.keys()
-            finite = torch.cat([made[seat].sum().isfinite()[None] for seat in images])
-            return Ran({seat: made[seat].clamp(0, 1) for seat in images}, finite)
+            whole = {seat: _whole(each) for seat, each in made.items()}
+            return Ran(
+                {seat: each.image for seat, each in made.items()},
+                {seat: planes for seat, (planes, _) in whole.items()},
+                torch.cat([whole[seat][1] for seat in images]),
+            )
+
+
+def _in_one_form(images: Mapping[int, torch.Tensor]) -> Mapping[int, torch.Tensor]:
+    """All as planes, or all as RGB where some stream's processors made RGB of its own."""
+    if len({image.dtype for image in images.values()}) < 2:
+        return images
+    return {seat: rgb_from_packed(image) if image.dtype == torch.uint8 else image for seat, image in images.items()}
+
+
+def _whole(made: Finished) -> tuple[torch.Tensor, torch.Tensor]:
+    assert made.planes is not None, "frames of groups are whole"
+    assert made.finite is not None
+    return made.planes, made.finite
 
 
 class GroupBook:
@@ -160,6 +179,7 @@ def frame_of(key: GroupKey) -> Frame:
         prediction=model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
+        whole=True,
     )
 
 

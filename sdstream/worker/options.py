@@ -13,6 +13,9 @@ class EngineOptions:
     compile_networks: bool = False
     cuda_graphs: bool = True
     safety_check_interval: int = 1
+    planes: bool = True
+    """Give frames the planes of pictures, and take theirs, where a stream asks for nothing else; no setting. The plain
+    twin converts every picture outside the frame."""
 
     @classmethod
     def of(cls, settings: Settings) -> "EngineOptions":

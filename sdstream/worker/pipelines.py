@@ -23,10 +23,12 @@ Progress = Callable[[str, float | None], None]
 
 
 class Ran(NamedTuple):
-    """What a call made: the picture of each seat, float [1, 3, H, W], and in the order of the seats in the call whether
-    each is made of finite numbers, bool [S]. Both are on the device, which may still be at work on them."""
+    """What a call made: the picture of each seat, float [1, 3, H, W], about 0 to 1, the same as packed I420, uint8
+    [1, 3H/2, W], and in the order of the seats in the call whether each is made of finite numbers, bool [S]. All are on
+    the device, which may still be at work on them."""
 
     images: Mapping[int, torch.Tensor]
+    planes: Mapping[int, torch.Tensor]
     finite: torch.Tensor
 
 
@@ -47,7 +49,8 @@ class Group(Protocol):
         ...
 
     def run(self, images: Mapping[int, torch.Tensor]) -> Ran:
-        """One call for the seats that have a picture, float [1, 3, H, W], 0 to 1. Touches no other seat.
+        """One call for the seats that have a picture: float [1, 3, H, W], 0 to 1, or packed I420, uint8 [1, 3H/2, W].
+        Touches no other seat.
 
         When it raises, what the seats remember is as it was.
         """
@@ -114,6 +117,16 @@ class Pipeline(Protocol):
         return 0
 
     @property
+    def takes_planes(self) -> bool:
+        """Whether nothing is to be done with pictures before the call, so that it can be given their planes, packed."""
+        return False
+
+    @property
+    def gives_planes(self) -> bool:
+        """Whether nothing is to be done with pictures after the call, so that the planes it gives are the result."""
+        return False
+
+    @property
     def kind(self) -> CallKind:
         """What its calls are, for those who measure them."""
         ...
@@ -159,7 +172,7 @@ class Pipeline(Protocol):
         ...
 
     def after(self, image: torch.Tensor) -> torch.Tensor:
-        """The lane's own part after it; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
+        """The lane's own part after it, of about 0 to 1; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
         ...
 
     def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
@@ -242,6 +255,16 @@ class LaneStages:
             params.output_size,
             kind_of(params),
         )
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether some processor looks at pictures before what is shared."""
+        return not self.first.is_empty
+
+    @property
+    def looks_after(self) -> bool:
+        """Whether pictures are not yet what they shall be after it."""
+        return not self.last.is_empty or self.input_size != self.output_size
 
     @property
     def changes_nothing(self) -> bool:

@@ -193,6 +193,14 @@ class LaneWork:
         self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
         self._report(LanePhase.READY)
 
+    def give_way(self) -> None:
+        """Newer params came while those before were loaded, which are given up: neither refused nor failed."""
+        self.preparing = False
+        if self._pipeline is None:
+            self._scheduler.hold(self.number, preparing=False)
+        else:
+            self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
+
     def make_room(self) -> WantedParams | None:
         """Let the present pipeline go, so that another one fits; returns the params that were in force."""
         self._drop_pipeline()
@@ -259,6 +267,8 @@ class LaneWork:
         """The picture as the call takes it."""
         pipeline = self._pipeline
         assert pipeline is not None
+        if pipeline.takes_planes:
+            return colour.upload_planes(picture.frame(), pipeline.input_size, self._device)
         return pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device))
 
     def repeat(self, image: torch.Tensor) -> Result | None:
@@ -268,10 +278,12 @@ class LaneWork:
         again = pipeline.repeat(image)
         return None if again is None else self._begin_download(pipeline, again)._replace(skipped=True)
 
-    def download(self, image: torch.Tensor) -> Result:
-        """Begin to fetch what the call made."""
+    def download(self, image: torch.Tensor, planes: torch.Tensor | None) -> Result:
+        """Begin to fetch what the call made, if there was one: `planes` are then `image` as packed I420."""
         pipeline = self._pipeline
         assert pipeline is not None
+        if planes is not None and pipeline.gives_planes:
+            return self._begin_download(pipeline, planes)
         return self._begin_download(pipeline, pipeline.after(image))
 
     def _begin_download(self, pipeline: Pipeline, image: torch.Tensor) -> Result:

@@ -67,7 +67,7 @@ def controlnet(server: LiveServer) -> str:
     return name
 
 
-async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
+async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
     created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
     stream = created.expect()
     rest.remember(stream)
@@ -89,7 +89,7 @@ async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: L
 
 
 @pytest.mark.alone
-async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
+async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     server: LiveServer, rest: Rest, controlnet: str
 ) -> None:
     entry = {"model_id": controlnet, "conditioning_scale": 0.0, "preprocessor": "canny", "enabled": True}

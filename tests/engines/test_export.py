@@ -78,7 +78,7 @@ def test_a_graph_that_a_dead_builder_left_is_taken_when_every_byte_is_right(
     file, was_there = exported(component, tmp_path)
     assert (file.read_bytes(), was_there) == (b"graph", False)
     assert exported(component, tmp_path) == (file, True)
-    for name, content in (("model.onnx.data", b"weighty"), ("model.onnx", b"grap"), ("export.json", b"{}")):
+    for name, content in (("model.onnx.data", b"weighty"), ("model.onnx", b"gra"), ("export.json", b"{}")):
         (file.parent / name).write_bytes(content)
         assert exported(component, tmp_path) == (file, False)
         assert (file.parent / "model.onnx.data").read_bytes() == b"weights"
