@@ -1,10 +1,12 @@
 """A long run: prompts change, viewers come and go, HLS is watched; what grows, what drifts, what is dropped.
 
-    python -m bench.soak [--minutes 60] [--streams 2] [--json FILE]
+    python -m bench.soak [--minutes 60] [--streams 2] [--model tiny] [--rate 30] [--json FILE]
     python -m bench.soak --comings 200
 
-The first form reports the slope of the server's memory, open files and threads, the drift of the pictures' age, and the
-drops. The second has publishers and viewers come and go as fast as they can, and says what is left of them.
+Without a model pictures go through the worker unchanged; with `tiny` each is diffused by a model of a few layers that
+lets greys through, so that its number can still be read. The first form reports the slope of the server's memory, open
+files and threads, the drift of the pictures' age, and the drops. The second has publishers and viewers come and go as
+fast as they can, and says what is left of them.
 Exits with 1 when something grew: memory by more than 20 MB an hour (or 20 MB in all for comings), files or threads.
 """
 
@@ -13,18 +15,23 @@ import asyncio
 import json
 import statistics
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from bench.support.clip import make_clip
+from bench.support.clip import FRAME_RATE, SIZE, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, PictureViewer, clock, until
 from bench.support.targets import KEY, Sdstream, machine, run_sdstream, settle
+from sdstream.frames import PictureSize
 
 SAMPLE_SECONDS = 5.0
+TINY_SIZE = PictureSize(384, 384)
 VISIT_SECONDS = 3.0
 PROMPT_SECONDS = 2.0
 MOST_MEGABYTES = 20.0
@@ -65,9 +72,8 @@ def footprint(process_id: int) -> tuple[float, int, int]:
         return process.memory_info().rss / 1e6, process.num_fds(), process.num_threads()
 
 
-async def soak(target: Sdstream, seconds: float, streams: int) -> dict[str, Any]:
+async def soak(target: Sdstream, seconds: float, streams: int, clip: Clip) -> dict[str, Any]:
     """Keep `streams` streams busy; the figures."""
-    clip = make_clip()
     samples = Samples()
     async with httpx.AsyncClient(timeout=20) as http:
         cameras = [Camera(clip, http) for _ in range(streams)]
@@ -77,13 +83,13 @@ async def soak(target: Sdstream, seconds: float, streams: int) -> dict[str, Any]
         tasks: list[asyncio.Task[None]] = []
         try:
             for camera in cameras:
-                whip = await target.new_stream(http)
+                whip = await target.new_stream(http, clip.size)
                 headers = await camera.open(whip)
                 wheps.append(target.whep_url(whip, headers))
                 viewer = PictureViewer(camera, http)
                 watching.append(viewer)
                 await viewer.open(wheps[-1])
-                await until(lambda viewer=viewer: bool(viewer.ages), 30, "the first picture")
+                await until(lambda viewer=viewer: bool(viewer.ages), 60, "the first picture")
             records = (await http.get(f"{target.url}/v1/streams", headers=AUTHORIZATION)).json()["data"]
             tasks = [
                 asyncio.create_task(work)
@@ -104,6 +110,23 @@ async def soak(target: Sdstream, seconds: float, streams: int) -> dict[str, Any]
             for peer in (*watching, *cameras):
                 await peer.close()
     return describe(samples, watching, drops, seconds)
+
+
+@contextmanager
+def run_target(model: str) -> Iterator[Sdstream]:
+    """The server, with the model that `--model` names."""
+    if model == "none":
+        with run_sdstream() as target:
+            yield target
+        return
+    from tests.support.transparent import write_transparent_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_transparent_model(Path(folder))
+        models = json.dumps({"stabilityai/sd-turbo": folder})
+        with run_sdstream(models=models, worker_spare="false", offline="true") as target:
+            target.params = {"t_index_list": [49], "prompt": "at first"}
+            yield target
 
 
 async def visit(http: httpx.AsyncClient, wheps: list[str]) -> None:
@@ -221,16 +244,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--streams", type=int, default=2)
+    parser.add_argument("--model", choices=["none", "tiny"], default="none")
+    parser.add_argument("--rate", type=int, default=FRAME_RATE, help="pictures a second of each camera")
     parser.add_argument("--comings", type=int, help="publishers and viewers that come and go, instead of a long run")
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args()
-    with run_sdstream() as target:
+    with run_target(options.model) as target:
         settle(target.process)
-        work = (
-            come_and_go(target, options.comings)
-            if options.comings
-            else soak(target, 60 * options.minutes, options.streams)
-        )
+        if options.comings:
+            work = come_and_go(target, options.comings)
+        else:
+            size = SIZE if options.model == "none" else TINY_SIZE
+            work = soak(target, 60 * options.minutes, options.streams, make_clip(size=size, rate=options.rate))
         figures = asyncio.run(work)
     for name, value in figures.items():
         print(f"{name:<22} {value}")

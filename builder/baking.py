@@ -1,9 +1,11 @@
 """Plans and bakes a profile: what the cache lacks is made, what is there stays, what broke off is gone on with."""
 
 import gc
+import shutil
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 from builder.estimates import Estimate, estimate
 from builder.models import LoadedProfile, load_profile
+from builder.parking import park
 from builder.profiles import Profile
 from sdstream import platform
 from sdstream.clock import Clock, SystemClock
@@ -169,31 +172,55 @@ class Bakery:
         started = self.clock.monotonic()
         self.cache.collect()
         done: list[BakedEngine] = []
-        for plan in self.plan(profile, backend):
+        names: list[BackendName] = [backend] if backend is not None else list(profile.targets)
+        made_all = [self.make(name, self.device) for name in names]  # what is not here is said before anything is made
+        for made in made_all:
+            (plan,) = self.plan(profile, made.name)  # one after the other: each loads the model
             if plan.missing and plan.estimate.problems and not force:
                 raise EngineStoreUnavailable(
                     "; ".join(plan.estimate.problems), hint="`plan` says what is needed; --force tries all the same."
                 )
-            made = self.make(plan.backend, self.device)
-            count = len(plan.wanted)
-            for index, item in enumerate(plan.wanted):
-                began = self.clock.monotonic()
-
-                def say(detail: str, fraction: float | None, item: Wanted = item, index: int = index) -> None:
-                    seconds = self.clock.monotonic() - started
-                    tell(BakeProgress(item.key.readable, index, count, detail, fraction, seconds))  # noqa: B023
-
-                try:
-                    engine = self._one(item, made, profile, say)
-                except EngineError as error:
-                    self.report(EngineEvent("build_failed", item.key.readable, error.message))
-                    engine = BakedEngine(item.key, BakeStatus.FAILED, self.clock.monotonic() - began, error=error)
-                    if isinstance(error, EngineStoreUnavailable):
-                        done.append(engine)
+            with self._parked(plan) as wanted:
+                for engine in self._bake_all(wanted, made, profile, tell, started):
+                    done.append(engine)
+                    if isinstance(engine.error, EngineStoreUnavailable):
                         return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
-                done.append(engine)
-                gc.collect()
         return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
+
+    @contextmanager
+    def _parked(self, plan: Plan) -> Generator[list[Wanted]]:
+        """What a plan wants, the weights in a file where a builder needs the memory: TensorRT's takes several times
+        the size of a network, and reads it from the graph's file."""
+        wanted = list(plan.wanted)
+        if plan.backend == "compiled" or not plan.missing:
+            yield wanted
+            return
+        with self.cache.draft() as folder:
+            try:
+                weights = park([item.component.module for item in plan.missing], folder / "weights")
+            except OSError as error:
+                raise EngineStoreUnavailable(f"{folder}: {error.strerror or error}") from error
+            gc.collect()
+            yield [replace(item, component=replace(item.component, release=weights.forget)) for item in wanted]
+
+    def _bake_all(
+        self, wanted: list[Wanted], backend: Backend, profile: Profile, tell: Tell, started: float
+    ) -> Generator[BakedEngine]:
+        count = len(wanted)
+        for index, item in enumerate(wanted):
+            began = self.clock.monotonic()
+
+            def say(detail: str, fraction: float | None, item: Wanted = item, index: int = index) -> None:
+                seconds = self.clock.monotonic() - started
+                tell(BakeProgress(item.key.readable, index, count, detail, fraction, seconds))
+
+            try:
+                engine = self._one(item, backend, profile, say)
+            except EngineError as error:
+                self.report(EngineEvent("build_failed", item.key.readable, error.message))
+                engine = BakedEngine(item.key, BakeStatus.FAILED, self.clock.monotonic() - began, error=error)
+            yield engine
+            gc.collect()
 
     def _want(self, component: Component, backend: Backend, profile: Profile) -> Wanted:
         if isinstance(backend, CompiledBackend):
@@ -224,7 +251,7 @@ class Bakery:
             if lock.broke_one:
                 self.report(EngineEvent("lock_broken", key.readable, "its builder had died"))
             began = self.clock.monotonic()
-            with self.cache.draft() as work, self.cache.draft() as draft:
+            with self._work(key) as work, self.cache.draft() as draft:
                 facts = dict(backend.build(item.component, key.target, draft, work, say))
                 seconds, peak = self.clock.monotonic() - began, platform.peak_memory()
                 say("storing", None)
@@ -235,6 +262,17 @@ class Bakery:
             lock.release()
         self.report(EngineEvent("built", entry.name, f"{seconds:.0f} s"))
         return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, peak)
+
+    @contextmanager
+    def _work(self, key: EngineKey) -> Generator[Path]:
+        """A directory of one engine, removed when that is built or cannot be; who crashes leaves it."""
+        with self.cache.draft(f"work-{key.digest[:32]}") as work:
+            try:
+                yield work
+            except (EngineError, OSError):
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            shutil.rmtree(work, ignore_errors=True)
 
     def _facts(self, profile: Profile, seconds: float, peak: int | None) -> Mapping[str, Any]:
         return {

@@ -325,7 +325,8 @@ def _show_plan(entry: Plan) -> None:
     free = ["" if count is None else f" of {count / 1e9:.1f} free" for count in (needed.free_memory, needed.free_disk)]
     print(
         f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
-        f"{needed.memory / 1e9:.1f} GB of memory{free[0]}, {needed.disk / 1e9:.1f} GB of disk{free[1]}"
+        f"{needed.memory / 1e9:.1f} GB of memory ({needed.least_memory / 1e9:.1f} at least){free[0]}, "
+        f"{needed.disk / 1e9:.1f} GB of disk{free[1]}"
     )
     for problem in needed.problems:
         print(f"  NOT ENOUGH: {problem}")
@@ -343,6 +344,7 @@ def _plan_json(entry: Plan) -> dict[str, Any]:
         ],
         "seconds": round(needed.seconds),
         "memory": needed.memory,
+        "least_memory": needed.least_memory,
         "disk": needed.disk,
         "problems": list(needed.problems),
     }

@@ -12,20 +12,25 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Cost of one component: a fixed part, and one for each gigabyte of its weights. Seconds are of 2 cores."""
+    """Cost of one component: a fixed part, and one for each gigabyte of its weights. Seconds are of 2 cores.
+
+    `memory` is all that a bake holds at its peak, `mapped_per_gigabyte` is how much of it are mapped files, which the
+    system drops when memory gets short.
+    """
 
     seconds: float
     seconds_per_gigabyte: float
     memory: float
     memory_per_gigabyte: float
+    mapped_per_gigabyte: float
     disk_per_gigabyte: float
     disk: float
 
 
 RATES: dict[BackendName, Rate] = {
-    "tensorrt-rtx": Rate(5, 28, 1.0e9, 4.0e9, 1.02e9, 20e6),
-    "tensorrt": Rate(60, 300, 2.0e9, 3.5e9, 1.05e9, 20e6),
-    "compiled": Rate(90, 120, 1.2e9, 3.5e9, 1.05e9, 10e6),
+    "tensorrt-rtx": Rate(5, 28, 1.0e9, 3.3e9, 1.1e9, 1.02e9, 20e6),
+    "tensorrt": Rate(60, 300, 2.0e9, 3.5e9, 0.0, 1.05e9, 20e6),
+    "compiled": Rate(90, 120, 1.2e9, 3.5e9, 0.0, 1.05e9, 10e6),
 }
 """`tensorrt-rtx` from bench/results; the others are guesses with room, said so by `plan`."""
 MEASURED: frozenset[BackendName] = frozenset({"tensorrt-rtx"})
@@ -33,10 +38,11 @@ MEASURED: frozenset[BackendName] = frozenset({"tensorrt-rtx"})
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is needed, and what is there; None where a system does not tell."""
+    """What is needed, and what is there; None where a system does not tell. `least_memory` is without mapped files."""
 
     seconds: float
     memory: int
+    least_memory: int
     disk: int
     free_memory: int | None
     free_disk: int | None
@@ -45,23 +51,29 @@ class Estimate:
     def problems(self) -> tuple[str, ...]:
         """Why baking would fail after all the work, in words; empty when it should not."""
         found: list[str] = []
-        if self.free_memory is not None and self.free_memory < self.memory:
-            found.append(f"{_gigabytes(self.memory)} of memory are needed, and {_gigabytes(self.free_memory)} are free")
+        if self.free_memory is not None and self.free_memory < self.least_memory:
+            found.append(
+                f"{_gigabytes(self.least_memory)} of memory are needed, and {_gigabytes(self.free_memory)} are free"
+            )
         if self.free_disk is not None and self.free_disk < self.disk:
             found.append(f"{_gigabytes(self.disk)} of disk are needed, and {_gigabytes(self.free_disk)} are free")
         return tuple(found)
 
 
 def estimate(components: list[Component], backend: BackendName, cache: EngineCache) -> Estimate:
-    """What baking `components` takes: time adds up, memory is that of the largest, disk holds all and one in work."""
+    """What baking `components` takes: time adds up, memory is the largest's, disk holds all that is made and read."""
     rate = RATES[backend]
     sizes = [weight_bytes(component) for component in components]
     largest = max(sizes, default=0)
     disk = sum(int(rate.disk + rate.disk_per_gigabyte * size / GIGABYTE) for size in sizes)
     working = 2 * largest  # the ONNX file, and the engine before it has its place
+    if backend != "compiled":
+        working += parked_bytes(components)
+    memory = rate.memory + rate.memory_per_gigabyte * largest / GIGABYTE if sizes else 0.0
     return Estimate(
         seconds=sum(rate.seconds + rate.seconds_per_gigabyte * size / GIGABYTE for size in sizes),
-        memory=int(rate.memory + rate.memory_per_gigabyte * largest / GIGABYTE) if sizes else 0,
+        memory=int(memory),
+        least_memory=int(memory - rate.mapped_per_gigabyte * largest / GIGABYTE),
         disk=disk + working if sizes else 0,
         free_memory=platform.free_memory(),
         free_disk=cache.free_bytes(),
@@ -73,8 +85,14 @@ def weight_bytes(component: Component) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in component.module.state_dict().values())
 
 
+def parked_bytes(components: list[Component]) -> int:
+    """Bytes of the weights that lie in a file meanwhile; those that components share are there once."""
+    tensors = {id(tensor): tensor for component in components for tensor in component.module.parameters()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 def _gigabytes(count: int) -> str:
     return f"{count / GIGABYTE:.1f} GB"
 
 
-__all__ = ["MEASURED", "RATES", "Estimate", "Rate", "estimate", "weight_bytes"]
+__all__ = ["MEASURED", "RATES", "Estimate", "Rate", "estimate", "parked_bytes", "weight_bytes"]

@@ -3,6 +3,7 @@
 Limits and names are those of RunPod's documentation; nothing here was tried with a real account.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -10,6 +11,7 @@ from typing import Any, Literal, cast
 import httpx
 
 from sdstream.errors import CommandFailed, ConfigurationError
+from sdstream.params.problems import did_you_mean
 from sdstream.settings import PREFIX, Settings, load_settings
 
 API = "https://api.runpod.io/v2"
@@ -21,6 +23,22 @@ MOST_VARIABLES = 50
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
+POOLS = (
+    "AMPERE_16",
+    "AMPERE_24",
+    "ADA_24",
+    "ADA_32_PRO",
+    "AMPERE_48",
+    "ADA_48_PRO",
+    "AMPERE_80",
+    "ADA_80_PRO",
+    "HOPPER_141",
+    "BLACKWELL_96",
+    "BLACKWELL_180",
+)
+"""RunPod's groups of cards in 2026. It may have more by now, so another name is asked about and not refused."""
+
+_POOL = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,8 @@ class PodPlan:
         """The body of `POST /v2/pods`. Raises `ConfigurationError`."""
         common = self.common
         _check(common)
+        if _POOL.fullmatch(self.gpu):
+            raise ConfigurationError(f"gpu: {self.gpu} is a pool; a pod has a card, such as NVIDIA GeForce RTX 4090")
         if len(common.volumes) > 1:
             raise ConfigurationError("volume: a pod has one network volume at most")
         if common.volumes and self.cloud != "SECURE":
@@ -102,6 +122,9 @@ class EndpointPlan:
             raise ConfigurationError("workers_min is above workers_max")
         if not self.pools:
             raise ConfigurationError("pool: name at least one pool of cards, such as ADA_24")
+        for pool in self.pools:
+            if not _POOL.fullmatch(pool):
+                raise ConfigurationError(f"gpu: {pool!r} is no pool; an endpoint has pools of cards, such as ADA_24")
         queue = self.kind == "QUEUE"
         # RunPod is known to ask a load-balancing worker for its health on port 80, whatever it was told.
         variables = {"MODE": "serverless"} if queue else {"MODE": "pod", "PORT": "80", "PORT_HEALTH": "80"}
@@ -118,9 +141,7 @@ class EndpointPlan:
                 "minCudaVersion": LEAST_CUDA,
             },
             "workers": {"min": self.workers_min, "max": self.workers_max, "idleTimeout": self.idle_timeout},
-            "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}
-            if queue
-            else {"type": "REQUEST_COUNT", "requestCount": 4},
+            "scaling": dict(QUEUE_SCALING if queue else BALANCER_SCALING),
             "timeout": self.timeout * 1000,
             "flashboot": "FLASHBOOT" if self.flashboot else "OFF",
             "disk": common.disk,
@@ -131,7 +152,7 @@ class EndpointPlan:
         direct = (_port(variables, "PORT", settings.port), turn) if queue else (turn,)
         body["ports"] = [f"{each}/tcp" for each in dict.fromkeys((*direct, *common.tcp_ports))]
         if not queue:
-            body["ports"].insert(0, f"{variables['PORT']}/http")
+            body["ports"].insert(0, f"{_port(variables, 'PORT', int(variables['PORT']))}/http")
         if common.data_centers:
             body["dataCenterIds"] = list(common.data_centers)
         if common.volumes:
@@ -147,6 +168,15 @@ class Deployed:
 
     id: str
     answer: Mapping[str, Any]
+
+
+def doubts(pools: Sequence[str]) -> list[str]:
+    """A line for each pool that is not known here, with the one that may be meant."""
+    return [
+        f"{pool} is no pool that sdstream knows; {did_you_mean(pool, POOLS) or 'it knows ' + ', '.join(POOLS)}"
+        for pool in pools
+        if pool not in POOLS
+    ]
 
 
 def read_variables(given: Sequence[str]) -> dict[str, str]:
@@ -220,11 +250,14 @@ def _check_settings(variables: Mapping[str, str]) -> None:
 __all__ = [
     "API",
     "CONSOLE",
+    "POD_VOLUME",
+    "POOLS",
     "REQUEST_SECONDS",
     "Common",
     "Deployed",
     "EndpointPlan",
     "PodPlan",
     "deploy",
+    "doubts",
     "read_variables",
 ]

@@ -6,10 +6,14 @@ redirect is checked the same way. Proxies of the environment are not used: they 
 """
 
 import asyncio
+import base64
+import binascii
 import ipaddress
+import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 from urllib.parse import urljoin
@@ -25,6 +29,8 @@ MAX_SILENCE = 15.0
 LOOK_UPS_AT_ONCE = 4
 
 _REDIRECTS = {301, 302, 303, 307, 308}
+_PASSING = {408, 425, 429}
+"""Answers that another try may mend."""
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 _UNCHECKED = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 """IPv4-compatible addresses, and those that a network translates in ways of its own."""
@@ -36,6 +42,21 @@ Tell = Callable[[int, int | None], None]
 
 class FetchProblem(Exception):
     """Why something could not be fetched, in a sentence part for a person: `has no public address`."""
+
+
+class FetchBrokenOff(FetchProblem):
+    """The way broke, or the server has a bad moment: another try may bring what is missing."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """What is known of a file that comes in several tries."""
+
+    validator: str = ""
+    """What the server calls the bytes that have come (a strong ETag, else the time of their change); empty when it
+    gave them no name, and they are no use for another try."""
+    sha256: str = ""
+    """The hash of the whole, in hexadecimal, where the server told it."""
 
 
 class PublicFetcher:
@@ -79,18 +100,58 @@ class PublicFetcher:
 
         await self._fetch(url, "", max_bytes, take)
 
+    async def go_on(self, url: str, file: BinaryIO, max_bytes: int, tell: Tell, transfer: Transfer) -> None:
+        """Bring `file`, open for appending, to hold the whole body of `url`, of any type: what is there is kept if the
+        server still has the same bytes. `transfer` belongs to that and is brought up to date.
+
+        Raises `FetchProblem`, `FetchBrokenOff` where another try may help, or what `tell` raises.
+        """
+
+        told = ""
+
+        def begin(response: httpx.Response) -> int:
+            nonlocal told
+            told = _told_hash(response.headers) or told
+            if response.status_code in _REDIRECTS:
+                return 0
+            resumed = response.status_code == 206 and _range_start(response.headers) == file.seek(0, 2)
+            if not resumed:
+                file.truncate(0)
+                transfer.validator = transfer.sha256 = ""
+            if response.status_code != 200 and not resumed:
+                raise FetchBrokenOff("is given from another place than was asked for")
+            transfer.validator = _validator(response.headers) or transfer.validator
+            transfer.sha256 = told or transfer.sha256
+            return file.seek(0, 2)
+
+        def take(chunk: bytes, total: int | None) -> None:
+            file.write(chunk)
+            tell(file.tell(), total)
+
+        start = file.seek(0, 2) if transfer.validator else 0
+        headers = {"Accept-Encoding": "identity"}  # what is packed has no ranges
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": transfer.validator}
+        await self._fetch(url, "", max_bytes, take, headers, begin)
+
     async def _fetch(
-        self, url: str, media_type: str, max_bytes: int, take: Callable[[bytes, int | None], None]
+        self,
+        url: str,
+        media_type: str,
+        max_bytes: int,
+        take: Callable[[bytes, int | None], None],
+        headers: Mapping[str, str] | None = None,
+        begin: Callable[[httpx.Response], int] = lambda response: 0,
     ) -> None:
         try:
             async with asyncio.timeout(self._seconds):
                 silence = min(self._seconds, MAX_SILENCE)
                 async with httpx.AsyncClient(trust_env=False, timeout=silence) as client:
-                    await self._follow(client, url, media_type, max_bytes, take)
+                    await self._follow(client, url, media_type, max_bytes, take, headers or {}, begin)
         except TimeoutError:
             raise FetchProblem(f"gave no answer within {self._seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise FetchProblem(f"cannot be fetched: {error or type(error).__name__}") from error
+            raise FetchBrokenOff(f"cannot be fetched: {error or type(error).__name__}") from error
 
     async def _follow(
         self,
@@ -99,19 +160,24 @@ class PublicFetcher:
         media_type: str,
         max_bytes: int,
         take: Callable[[bytes, int | None], None],
+        headers: Mapping[str, str],
+        begin: Callable[[httpx.Response], int],
     ) -> None:
         for _ in range(MAX_REDIRECTS + 1):
-            request = await self._prepare(client, url, media_type)
+            request = await self._prepare(client, url, media_type, headers)
             response = await client.send(request, stream=True)
             try:
                 if response.status_code not in _REDIRECTS:
-                    return await _read(response, media_type, max_bytes, take)
+                    return await _read(response, media_type, max_bytes, take, begin)
+                begin(response)
                 url = _redirected(url, response.headers.get("Location", ""))
             finally:
                 await response.aclose()
         raise FetchProblem(f"redirects more than {MAX_REDIRECTS} times")
 
-    async def _prepare(self, client: httpx.AsyncClient, url: str, media_type: str) -> httpx.Request:
+    async def _prepare(
+        self, client: httpx.AsyncClient, url: str, media_type: str, headers: Mapping[str, str]
+    ) -> httpx.Request:
         try:
             parts = httpx.URL(url)
         except httpx.InvalidURL:
@@ -126,6 +192,7 @@ class PublicFetcher:
                 "Host": parts.netloc.decode("ascii"),
                 "Accept": f"{media_type or '*/'}*",
                 "User-Agent": "sdstream",
+                **headers,
             },
             extensions={"sni_hostname": parts.host},
         )
@@ -170,18 +237,26 @@ def _redirected(url: str, location: str) -> str:
 
 
 async def _read(
-    response: httpx.Response, media_type: str, max_bytes: int, take: Callable[[bytes, int | None], None]
+    response: httpx.Response,
+    media_type: str,
+    max_bytes: int,
+    take: Callable[[bytes, int | None], None],
+    begin: Callable[[httpx.Response], int],
 ) -> None:
-    if response.status_code != 200:
-        raise FetchProblem(f"is answered with {response.status_code}")
+    status = response.status_code
+    if status in _PASSING or status >= 500:
+        raise FetchBrokenOff(f"is answered with {status}")
+    # A part, or no such part: the file has another length now.
+    if status != 200 and not (status in (206, 416) and "Range" in response.request.headers):
+        raise FetchProblem(f"is answered with {status}")
     kind = response.headers.get("Content-Type", "")
     if not kind.lower().startswith(media_type):
         raise FetchProblem(f"is of type {kind[:80] or 'unknown'}, not {media_type}*")
+    came = begin(response)
     length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
+    total = came + int(length) if length.isdecimal() else None
     if total is not None and total > max_bytes:
         raise FetchProblem(f"is larger than {max_bytes} bytes")
-    came = 0
     async for chunk in response.aiter_bytes():
         came += len(chunk)
         if came > max_bytes:
@@ -189,4 +264,37 @@ async def _read(
         take(chunk, total)
 
 
-__all__ = ["MAX_BYTES", "MAX_REDIRECTS", "MAX_SECONDS", "FetchProblem", "PublicFetcher", "is_public"]
+def _range_start(headers: httpx.Headers) -> int | None:
+    """Where a part begins."""
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return None if found is None else int(found[1])
+
+
+def _validator(headers: httpx.Headers) -> str:
+    """What names exactly these bytes, for `If-Range`; a weak ETag does not."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else "" if tag else headers.get("Last-Modified", "")
+
+
+def _told_hash(headers: httpx.Headers) -> str:
+    """The SHA-256 of the whole body, in hexadecimal, where the headers tell it (RFC 9530, or the hub's own way)."""
+    linked = headers.get("X-Linked-ETag", "").strip('"')
+    if re.fullmatch("[0-9a-f]{64}", linked):
+        return linked
+    found = re.search(r"sha-256=:?([A-Za-z0-9+/]{43}=)", headers.get("Repr-Digest", ""), re.IGNORECASE)
+    try:
+        return "" if found is None else base64.b64decode(found[1], validate=True).hex()
+    except binascii.Error:
+        return ""
+
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_REDIRECTS",
+    "MAX_SECONDS",
+    "FetchBrokenOff",
+    "FetchProblem",
+    "PublicFetcher",
+    "Transfer",
+    "is_public",
+]

@@ -3,6 +3,7 @@
 Nothing else in the package may import `fcntl`, `ctypes`, `signal` constants of one system, or test `sys.platform`.
 """
 
+import asyncio
 import base64
 import contextlib
 import ctypes
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def on_termination(callback: Callable[[], object]) -> None:
+    """Have the running event loop call `callback` at SIGTERM. Where there are no signals (Windows) the process just
+    ends."""
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, callback)
+
+
 def process_exists(process_id: int) -> bool:
     """Whether a process with this id runs on this machine (in this container)."""
     if WINDOWS:
@@ -91,6 +99,16 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def processor_features() -> list[str]:
+    """The instruction sets of this CPU, sorted; its name alone where the system does not list them."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip().lower() in ("flags", "features"):
+                return sorted(value.split())
+    return [processor_name()]
+
+
 def process_memory() -> int | None:
     """Bytes of memory that this process holds now; None where the system does not tell without help."""
     try:
@@ -98,6 +116,13 @@ def process_memory() -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * mmap.PAGESIZE
+
+
+def forget_pages(mapping: mmap.mmap) -> None:
+    """Let go of the memory of a mapped file whose pages were only read; nothing where the system has no such call."""
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if advice is not None:
+        mapping.madvise(advice)
 
 
 def memory_limit() -> int | None:
@@ -308,11 +333,13 @@ __all__ = [
     "ignore_interrupts",
     "lower_priority",
     "memory_limit",
+    "on_termination",
     "open_shared_memory",
     "peak_memory",
     "preload_library",
     "process_exists",
     "process_memory",
+    "processor_features",
     "processor_name",
     "received_socket",
     "release_free_memory",

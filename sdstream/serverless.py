@@ -4,6 +4,7 @@ A session is an ordinary stream of the ordinary server: REST, WHIP, WHEP, media 
 `sdstream serve`. Only the state is in a folder of this process, since a network volume is shared by all workers.
 """
 
+import argparse
 import asyncio
 import contextlib
 import importlib
@@ -17,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httpx
 import structlog
@@ -28,7 +29,7 @@ from sdstream.api.addresses import BASE
 from sdstream.api.context import CALLER, Caller
 from sdstream.api.keys import KeyRing
 from sdstream.clock import Clock, SystemClock
-from sdstream.errors import ConfigurationError, Forbidden, InternalError, SdstreamError
+from sdstream.errors import CommandFailed, ConfigurationError, Forbidden, InternalError, SdstreamError
 from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.handler import JobHandler
@@ -207,17 +208,11 @@ class ServerlessWorker:
         with contextlib.suppress(asyncio.CancelledError):  # how `_drain` ends the SDK's loop
             runpod.serverless.start(config)
 
-    async def drain_file(self, file: Path) -> int:
-        """Run the job of a file to its end, printing each event as a line of JSON; the exit code."""
-        try:
-            job = json.loads(file.read_text("utf-8"))  # noqa: ASYNC240 -- nothing else runs yet
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"cannot read the job in {file}: {error}") from None
-        if not isinstance(job, dict):
-            raise ConfigurationError(f"{file} must hold an object with `input`")
+    async def drain(self, job: Mapping[str, Any]) -> int:
+        """Run a job to its end, printing each event as a line of JSON; the exit code."""
         failed = False
         try:
-            async for event in self.jobs.handle({"id": "local_test"} | job):
+            async for event in self.jobs.handle({"id": "local_test", **job}):
                 print(json.dumps(event, ensure_ascii=False), flush=True)
                 failed = "error" in event
         finally:
@@ -275,16 +270,20 @@ class ServerlessWorker:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`handler.py`: under RunPod, or with `--rp_serve_api`, the SDK's worker; else the job of test_input.json."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """`handler.py`: under RunPod, or with `--rp_serve_api`, the SDK's worker; else one job to its end."""
+    parser = _make_parser()
+    given, others = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    local = given.test is not None or given.test_input is not None or not (given.rp_serve_api or _is_fed())
+    if local and others:  # the SDK takes what it does not know, and so does this where the SDK is given it
+        parser.error(f"unknown: {' '.join(others)}")
     try:
         settings = load_settings()
         configure_logging(settings)
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         worker = ServerlessWorker(settings, os.environ)
-        if "--test" in arguments or not _wants_sdk(arguments):
-            given = [argument for argument in arguments if not argument.startswith("-")]
-            return asyncio.run(worker.drain_file(Path(given[0]) if given else TEST_INPUT))
+        if local:
+            job = _read_job(given.test_input, given.test or TEST_INPUT)
+            return asyncio.run(worker.drain(job))
         worker.run()
     except SdstreamError as error:
         print(f"handler: {error.message}", file=sys.stderr)
@@ -294,10 +293,37 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _wants_sdk(arguments: list[str]) -> bool:
-    # Without any of these the SDK would call the generator once and never iterate it: exit code 0, nothing done.
-    environment = ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT")
-    return "--rp_serve_api" in arguments or any(os.environ.get(name) for name in environment)
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="handler.py",
+        description="Jobs of a RunPod endpoint. Without a flag and outside RunPod: as --test.",
+        epilog="Further --rp_ flags are the SDK's, for --rp_serve_api: --rp_api_host, --rp_api_port, --rp_log_level.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--test", metavar="FILE", nargs="?", const=TEST_INPUT, type=Path, help="run a job's file; test_input.json"
+    )
+    parser.add_argument("--test_input", metavar="JSON", help="run this job, as the SDK's flag of this name")
+    parser.add_argument("--rp_serve_api", action="store_true", help="serve the SDK's local API, for one-shot jobs")
+    return parser
+
+
+def _is_fed() -> bool:
+    """Whether RunPod gives jobs to this process. Where nobody does, the SDK would call the generator once and never
+    iterate it: exit code 0, nothing done."""
+    return any(os.environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
+
+
+def _read_job(text: str | None, file: Path) -> dict[str, Any]:
+    """The job that is given as text, else that of a file. Raises `CommandFailed`."""
+    where = "--test_input" if text is not None else str(file)
+    try:
+        job = json.loads(file.read_text("utf-8") if text is None else text)
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"cannot read the job in {where}: {error}") from None
+    if not isinstance(job, dict) or "input" not in job:
+        raise CommandFailed(f"the job in {where} must be an object with `input`")
+    return cast("dict[str, Any]", job)
 
 
 async def _refuse_create(request: Request) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from sdstream.errors import ConfigurationError
 from sdstream.job_settings import JobSettings
@@ -244,7 +245,10 @@ class ServerSettings(BaseModel):
     @classmethod
     def _read_models(cls, value: Any) -> Any:
         if isinstance(value, str):
-            value = json.loads(value)
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"must be a JSON object of id and source: {error}") from None
         if isinstance(value, Mapping):
             entries = cast("Mapping[Any, Any]", value)
             return {name: {"source": entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
@@ -284,13 +288,17 @@ def load_settings(
     environment = os.environ if environment is None else environment
     if file is None and environment.get(CONFIG_VARIABLE):
         file = Path(environment[CONFIG_VARIABLE])
-    values = dict[str, Any](platform_settings(environment)) | (_from_file(file) if file else {})
-    values |= _from_environment(environment)
-    values |= dict(flags or {})
+    values = dict[str, Any](platform_settings(environment))
+    from_file = _from_file(file) if file else {}
+    written = {name: f"{name} in {file}" for name in from_file}
+    from_environment = _from_environment(environment)
+    written |= {name: PREFIX + name.upper() for name in from_environment}
+    written |= {name: f"--{name.replace('_', '-')}" for name in flags or {}}
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(values | from_file | from_environment | dict(flags or {}))
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+        lines = dict.fromkeys(_describe(problem, written) for problem in error.errors(include_url=False))
+        raise ConfigurationError("\n".join(lines)) from None
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -306,7 +314,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         raise ConfigurationError(f"the settings file {file} must hold `name: value` lines")
     values = {str(name): value for name, value in cast("dict[Any, Any]", content).items()}
     for name in values:
-        _refuse_unknown(name, name)
+        _refuse_unknown(name, f"{name} in {file}")
     return values
 
 
@@ -331,10 +339,39 @@ def _refuse_unknown(name: str, written: str, prefix: str = "") -> None:
     raise ConfigurationError(f"{written} is not a setting of sdstream{suggestion}")
 
 
-def _describe(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"]) or "settings"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}"
+def _describe(problem: ErrorDetails, written: Mapping[str, str]) -> str:
+    """One line on what is wrong, with the setting as its user wrote it; `written` has that by name."""
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    inside = [str(part) for part in problem["loc"][1:] if isinstance(part, str)]
+    place = "".join(f"{part}: " for part in (written.get(name, name), *inside)) if name else ""
+    kind, context = problem["type"], problem.get("ctx", {})
+    # The value is repeated where it was to be a number or a choice, which no secret is.
+    if kind in _WORDS:
+        return f"{place}must be {_WORDS[kind]}, not {problem['input']!r}"
+    if kind in _LIMITS:
+        words, member = _LIMITS[kind]
+        return f"{place}must be {words} {context[member]:g}, not {problem['input']}"
+    if kind == "literal_error":
+        return f"{place}must be {context['expected']}, not {problem['input']!r}"
+    return place + (_FIXED.get(kind) or problem["msg"].removeprefix("Value error, "))
 
+
+_FIXED = {"missing": "is missing", "extra_forbidden": "is not a member that is known here"}
+_WORDS = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 __all__ = [
     "CONFIG_VARIABLE",

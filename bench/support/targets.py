@@ -48,9 +48,11 @@ class Sdstream:
     def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
         self.process = process
         self.url = url
+        self.params: dict[str, Any] = {"skip_diffusion": True}
+        """Of new streams, beside model and size."""
 
     async def new_stream(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> str:
-        params = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}
+        params = {"model_id": "stabilityai/sd-turbo"} | self.params
         body = {"pipeline": "streamdiffusion", "params": params | {"width": size.width, "height": size.height}}
         reply = await http.post(f"{self.url}/v1/streams", json=body, headers={"Authorization": f"Bearer {KEY}"})
         reply.raise_for_status()

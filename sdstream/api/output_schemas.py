@@ -1,14 +1,75 @@
-"""What answers say of outputs besides WHEP, and the base of all shapes."""
+"""What answers say of the worker, of the media plane and of outputs besides WHEP, and the base of all shapes."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from sdstream.worker.ports import LanePhase
 
 
 class Shape(BaseModel):
     """Every member is always present; members beyond these may come."""
 
     model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
+
+
+class LoraStatus(Shape):
+    """A LoRA that is in the stream's model."""
+
+    name: str
+    weight: float
+
+
+class ProcessorStatus(Shape):
+    """An image processor of the stream: `place` is where the params name it, such as `controlnets[1]`."""
+
+    place: str
+    name: str
+    phase: Literal["working", "loading", "left_out"]
+    interval: int
+    seen: bool
+    problem: str
+
+
+class LaneState(Shape):
+    """What the worker says of the stream."""
+
+    phase: LanePhase
+    detail: str
+    percent: float | None
+    revision: int = Field(description="The revision of the params that are in force.")
+    effective_frame: int | None = Field(description="The first picture that was made under it.")
+    loras: list[LoraStatus]
+    error_code: str | None
+    error_message: str | None
+    acceleration_in_force: str | None
+    processors: list[ProcessorStatus]
+
+
+class SoundStatus(Shape):
+    """The sound on its way through, in packets."""
+
+    packets: int
+    gaps: int
+    corrections: int
+    dropped: dict[str, int]
+    delay_ms: float
+
+
+class MediaStatus(Shape):
+    """The counters of the media plane since the stream was opened; sizes are such as `512x512`."""
+
+    frames_decoded: int
+    decode_errors: int
+    frames_encoded: int
+    keyframes: int
+    input_size: str | None
+    output_size: str | None
+    encode_ms: float
+    drops: dict[str, int]
+    warnings: list[str]
+    hls_active: bool
+    sound: SoundStatus
 
 
 class OutputStatus(Shape):
@@ -55,4 +116,13 @@ class RecordingSwitch(Shape):
     format: Literal["mp4"]
 
 
-__all__ = ["OutputStatus", "Recording", "RecordingList", "RecordingStatus", "RecordingSwitch", "Shape"]
+__all__ = [
+    "LaneState",
+    "MediaStatus",
+    "OutputStatus",
+    "Recording",
+    "RecordingList",
+    "RecordingStatus",
+    "RecordingSwitch",
+    "Shape",
+]

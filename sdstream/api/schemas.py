@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sdstream.api.output_schemas import OutputStatus, RecordingStatus, RecordingSwitch, Shape
+from sdstream.api.output_schemas import LaneState, MediaStatus, OutputStatus, RecordingStatus, RecordingSwitch, Shape
 from sdstream.params import Sd15Params, SdTurboParams, SdxlTurboParams
 from sdstream.streams.views import Applied, StreamState
 
@@ -133,9 +133,10 @@ class PeerConnectionStatistics(Shape):
 
 
 class TrackStatus(Shape):
-    """One received track; times in milliseconds."""
+    """One received track; times in milliseconds. `codec` is an extension."""
 
     type: str
+    codec: str
     jitter: float
     packets_lost: int
     packets_received: int
@@ -158,10 +159,14 @@ class IngestMetrics(Shape):
     stats: IngestStatistics
 
 
+def _with_whep_url(schema: dict[str, Any]) -> None:
+    schema["properties"]["whep_url"] = {"type": "string"}  # the one member of all answers that may be absent
+
+
 class GatewayStatus(Shape):
     """Sessions. `whep_url` is here from the first accepted WHIP offer on."""
 
-    model_config = ConfigDict(json_schema_extra={"properties": {"whep_url": {"type": "string"}}})
+    model_config = ConfigDict(json_schema_extra=_with_whep_url)
 
     error: GatewayError | None
     ingest_metrics: IngestMetrics
@@ -184,9 +189,7 @@ class Status(Shape):
     gateway_status: GatewayStatus
     reason: str = Field(description="Why the state is what it is; empty when ONLINE.")
     revision: int
-    lane: dict[str, Any] | None = Field(
-        description="What the worker says: phase, detail, percent, revision, acceleration_in_force, processors."
-    )
+    lane: LaneState | None = Field(description="Null while the worker does not have the stream.")
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
     latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
@@ -194,7 +197,7 @@ class Status(Shape):
     replaced: dict[str, int] = Field(
         description="Pictures in whose place another was shown: the last one if `similar`, a placard if `unsafe`."
     )
-    media: dict[str, Any]
+    media: MediaStatus
     outputs: list[OutputStatus] = Field(description="The pushes to RTMP servers.")
     recording: RecordingStatus | None = Field(description="The recording under way.")
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -10,11 +12,13 @@ from cyclopts import Parameter
 
 from sdstream.deployment import (
     CONSOLE,
+    POD_VOLUME,
     REQUEST_SECONDS,
     Common,
     Deployed,
     EndpointPlan,
     PodPlan,
+    doubts,
     read_variables,
 )
 from sdstream.deployment import deploy as post
@@ -56,7 +60,7 @@ def deploy(
     env: Variables = None,
     tcp: TcpPorts = None,
     cloud: Annotated[Literal["secure", "community"], Parameter(help="pod: which cloud.")] = "secure",
-    volume_path: Annotated[str, Parameter(help="pod: where the volume appears.")] = "/workspace",
+    volume_path: Annotated[str, Parameter(help="pod: where the volume appears.")] = POD_VOLUME,
     load_balancer: Annotated[
         bool, Parameter(help="endpoint: balance HTTP over workers instead of queueing jobs.", negative=())
     ] = False,
@@ -84,6 +88,19 @@ def deploy(
         variables=read_variables(env or ()),
         tcp_ports=tuple(tcp or ()),
     )
+    _refuse_flags_of_the_other(
+        what,
+        pod={"cloud": cloud != "secure", "volume-path": volume_path != POD_VOLUME},
+        endpoint={
+            "load-balancer": load_balancer,
+            "exclude": bool(exclude),
+            "workers-min": workers_min != 0,
+            "workers-max": workers_max != 3,
+            "idle-timeout": idle_timeout != 60,
+            "timeout": timeout != 3600,
+            "flashboot": not flashboot,
+        },
+    )
     if what == "pod":
         if len(gpu or ()) != 1:
             raise ConfigurationError("gpu: a pod has cards of one type; name it with --gpu")
@@ -101,6 +118,8 @@ def deploy(
             timeout,
             flashboot,
         ).payload(Settings())
+        for doubt in doubts(gpu or ()):
+            print(f"sdstream: gpu: {doubt}", file=sys.stderr)
     if dry_run:
         print(json.dumps(body, indent=2))
         return 0
@@ -123,6 +142,13 @@ def describe(what: str, made: Deployed, body: dict[str, Any]) -> list[str]:
     if body["type"] == "LOAD_BALANCER":
         return [f"answers at https://{made.id}.api.runpod.ai", f"change it at {CONSOLE}/serverless"]
     return [f"takes jobs at https://api.runpod.ai/v2/{made.id}/run", f"change it at {CONSOLE}/serverless"]
+
+
+def _refuse_flags_of_the_other(what: str, *, pod: Mapping[str, bool], endpoint: Mapping[str, bool]) -> None:
+    """Who gives one wants what this will not do, and would find out when it costs money."""
+    for name, given in (endpoint if what == "pod" else pod).items():
+        if given:
+            raise ConfigurationError(f"--{name} is for {'endpoints' if what == 'pod' else 'pods'}; this makes a {what}")
 
 
 async def _post(kind: Literal["pods", "endpoints"], body: dict[str, Any], key: str) -> Deployed:

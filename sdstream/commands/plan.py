@@ -72,7 +72,9 @@ def plan_encoder(settings: Settings, facts: MachineFacts) -> PlanLine:
         return PlanLine("encoder", "nvenc", "a probe picture was encoded")
     if settings.video_encoder == "nvenc":
         return PlanLine("encoder", "nvenc", f"video_encoder asks for it, but the probe failed: {facts.nvenc_problem}")
-    return PlanLine("encoder", "x264", f"the NVENC probe failed: {facts.nvenc_problem}")
+    return PlanLine(
+        "encoder", "x264", f"the NVENC probe failed: {facts.nvenc_problem}" if facts.gpus else "no GPU has NVENC here"
+    )
 
 
 def plan_webrtc(facts: MachineFacts) -> PlanLine:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader
+from sdstream.platform import on_termination
 
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""
@@ -90,8 +90,7 @@ async def _publish(
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     if task is not None:
-        with contextlib.suppress(NotImplementedError):  # Windows ends without telling the server
-            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        on_termination(task.cancel)
     track = CameraTrack(pictures, session.codec, bitrate, **options)
     console = Console(stderr=True, highlight=False)
     started, ended = loop.time(), 0.0

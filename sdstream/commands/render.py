@@ -1,9 +1,7 @@
 """`sdstream render`: a whole file through the worker's pipeline, every picture, in order."""
 
 import asyncio
-import contextlib
 import json
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.media.files.sizes import fit_size
 from sdstream.media.files.writer import VideoWriter
 from sdstream.params import ModelTable, StreamParams, parse_create
+from sdstream.platform import on_termination
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, WorkerPhase
@@ -48,7 +47,18 @@ class RenderJob:
     warnings: tuple[str, ...]
 
 
-@with_settings(only=("worker_device", "worker_threads", "models", "default_model", "log_level"))
+@with_settings(
+    only=(
+        "data_dir",
+        "worker_device",
+        "worker_threads",
+        "models",
+        "controlnets",
+        "default_model",
+        "offline",
+        "log_level",
+    )
+)
 def render(
     source: Annotated[Path, Parameter(name="IN", help="The video file to read.")],
     target: Annotated[Path, Parameter(name="OUT", help="The file to write; its ending picks the format.")],
@@ -258,8 +268,7 @@ def _progress(console: Console) -> Progress:
 def _cancel_on_termination() -> None:
     task = asyncio.current_task()
     if task is not None:
-        with contextlib.suppress(NotImplementedError):  # Windows: the process ends and leaves its partial file
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        on_termination(task.cancel)
 
 
 __all__ = ["RenderJob", "collect_params", "describe_problem", "fit_size", "make_job", "max_level", "render"]

@@ -7,6 +7,7 @@ from torch import nn
 
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.networks import ControlResiduals, Networks
+from sdstream.diffusion.planes import rgb_from_packed
 from sdstream.diffusion.state import Knobs, Memory
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
@@ -81,11 +82,13 @@ class EngineFrame(nn.Module):
         if image.shape[0] > self._most:
             result: Result = self.plain(image, knobs, memory)
             return result
+        if image.dtype == torch.uint8:
+            image = rgb_from_packed(image)
         given = [tensor for tensor in (*knobs, *memory) if tensor.numel()]
         picture, latent, *kept = self._call(image, *given)
         remembered = iter(kept)
         new = Memory(*(next(remembered) if tensor.numel() else tensor for tensor in memory))
-        return Result(picture, latent, new)
+        return self.plain.deliver(picture, latent, new)
 
 
 __all__ = ["Call", "EngineFrame", "EngineNetworks"]

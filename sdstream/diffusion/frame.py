@@ -14,6 +14,7 @@ from torch import nn
 
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.networks import Networks
+from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, Memory
 
@@ -23,11 +24,17 @@ nowhere (N), the remembered residual (N), the residual begun by the negative pro
 
 
 class Result(NamedTuple):
-    """What a frame gives: `image` [S, 3, H, W], about 0 to 1, `latent` float32 [S, C, h, w] and the new memory."""
+    """What a frame gives: `image` [S, 3, H, W], about 0 to 1, `latent` float32 [S, C, h, w] and the new memory.
+
+    A `whole` frame gives the picture as packed I420, too, `planes` uint8 [S, 3H/2, W], and whether it is made of finite
+    numbers, `finite` bool [S].
+    """
 
     image: torch.Tensor
     latent: torch.Tensor
     memory: Memory
+    planes: torch.Tensor | None = None
+    finite: torch.Tensor | None = None
 
 
 class Frame(nn.Module):
@@ -39,6 +46,9 @@ class Frame(nn.Module):
 
     `controls` are ControlNets, whose pictures come in beside the camera's. `aligned` gives each slot the control
     picture that came with its own; otherwise all are given the newest, which steers N - 1 pictures sooner.
+
+    With `whole` all that is done with every picture is in the frame, and so in what is captured or compiled of it:
+    planes go in and come out.
     """
 
     def __init__(
@@ -52,6 +62,7 @@ class Frame(nn.Module):
         compat: bool = False,
         controls: Controls | None = None,
         aligned: bool = True,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         if slots < 1:
@@ -66,9 +77,15 @@ class Frame(nn.Module):
         self.compat = compat
         self.controls = controls
         self.aligned = aligned
+        self.whole = whole
 
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
-        """`image` float [S, 3 + channels, H, W], 0 to 1: the picture, and the control pictures of `controls` if any."""
+        """`image` float [S, 3 + channels, H, W], 0 to 1: the picture, and the control pictures of `controls` if any.
+
+        Without control pictures it can be uint8 [S, 3H/2, W], too: packed I420, BT.601, limited range.
+        """
+        if image.dtype == torch.uint8:
+            image = rgb_from_packed(image)
         control = None if self.controls is None else image[:, None, 3:].to(knobs.frame_control.dtype)
         latent = self._encode(image[:, :3])
         started = (memory.pictures > 0).view(-1, 1, 1, 1)
@@ -81,7 +98,14 @@ class Frame(nn.Module):
         # What leaves first of slots that were not filled is no picture, and says so by how many came.
         finished = _calmed(finished, knobs.calm[:, 1], memory.finished, started)
         memory = memory._replace(finished=finished, pictures=memory.pictures + 1)
-        return Result(self._decode(finished), finished, memory)
+        return self.deliver(self._decode(finished), finished, memory)
+
+    def deliver(self, image: torch.Tensor, latent: torch.Tensor, memory: Memory) -> Result:
+        """What the frame gives when this is what was made."""
+        if not self.whole:
+            return Result(image, latent, memory)
+        finite = image.flatten(1).sum(1).isfinite()
+        return Result(image, latent, memory, packed_from_rgb(image.clamp(0, 1)), finite)
 
     def _together(
         self, newest: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory

@@ -34,15 +34,10 @@ def fused(base: Model, loras: WeightedLoras) -> Model:
     Raises `LoraUnusable` when a weight would not be finite in the model's precision.
     """
     touched = _touched(loras)
-    networks = {part: _sharing_copy(network, touched[part]) for part, network in networks_of(base).items()}
-    encoders = [
-        TextEncoder(encoder.tokenizer, networks[part])
-        for part, encoder in zip(PARTS[1:], base.prompts.encoders, strict=False)
-    ]
     model = replace(
         base,
-        unet=networks["unet"],
-        prompts=PromptEncoder(encoders, empty_is_zero=base.prompts.empty_is_zero),
+        unet=_sharing_copy(base.unet, touched["unet"]),
+        prompts=_sharing_prompts(base, touched),
         loras=_names(loras),
         lora_digests=_digests(loras),
         base=base,
@@ -73,15 +68,27 @@ def check_loras(base: Model, loras: WeightedLoras) -> None:
     _refuse_what_is_not_finite(checks, loras)
 
 
-def refit(model: Model, loras: WeightedLoras) -> Model:
+def refitted_prompts(model: Model, loras: WeightedLoras) -> PromptEncoder:
+    """The prompts of `model` with `loras` in place of its own, in memory besides it: to encode with before `refit`.
+
+    Text encoders that no LoRA changes are those of the base. Raises `LoraUnusable` as `fused` does.
+    """
+    assert model.base is not None, "a base model is not written to"
+    prompts = _sharing_prompts(model.base, _touched(loras))
+    _write(replace(model.base, prompts=prompts), model.base, loras)
+    return prompts
+
+
+def refit(model: Model, loras: WeightedLoras, prompts: PromptEncoder) -> Model:
     """The model with `loras` in place of those in `model`, in the same storages; `model` must not be used any more.
 
-    To be called between two pictures, for a model that one stream alone uses, after `can_refit` and `check_loras`.
+    To be called between two pictures, for a model that one stream alone uses, after `can_refit`, `check_loras` and
+    `refitted_prompts`, which gave `prompts`.
     """
     assert model.base is not None, "a base model is not written to"
     changed = replace(
         model,
-        prompts=PromptEncoder(model.prompts.encoders, empty_is_zero=model.prompts.empty_is_zero),
+        prompts=prompts.moved_to(model.prompts.encoders),
         loras=_names(loras),
         lora_digests=_digests(loras),
     )
@@ -112,6 +119,14 @@ def _touched(loras: WeightedLoras) -> dict[str, set[str]]:
         for part, changes in lora.changes.items():
             names[part] |= set(changes)
     return names
+
+
+def _sharing_prompts(base: Model, touched: Mapping[str, set[str]]) -> PromptEncoder:
+    encoders = [
+        TextEncoder(encoder.tokenizer, _sharing_copy(encoder.model, touched[part]))
+        for part, encoder in zip(PARTS[1:], base.prompts.encoders, strict=False)
+    ]
+    return PromptEncoder(encoders, empty_is_zero=base.prompts.empty_is_zero)
 
 
 def _sharing_copy(network: nn.Module, own: set[str]) -> nn.Module:
@@ -165,4 +180,4 @@ def _refuse_what_is_not_finite(checks: Mapping[str, torch.Tensor], loras: Weight
         raise LoraUnusable(f"the LoRAs {named} make {bad[0]} overflow; smaller weights may not")
 
 
-__all__ = ["WeightedLoras", "can_refit", "check_loras", "fused", "networks_of", "refit"]
+__all__ = ["WeightedLoras", "can_refit", "check_loras", "fused", "networks_of", "refit", "refitted_prompts"]

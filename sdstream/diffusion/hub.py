@@ -115,11 +115,11 @@ class _Counter:
         self.done = 0
         """Bytes of the files that are whole."""
 
-    def tell(self, name: str, came: int) -> None:
-        """`came` bytes of the file `name` are there now."""
+    def tell(self, name: str, came: int, *, always: bool = False) -> None:
+        """`came` bytes of the file `name` are there now; `always` tells of it even if that is next to nothing new."""
         there = min(self.done + came, self._total)
         percent = 100.0 * there / self._total
-        if name == self._told[0] and percent < 100.0 and abs(percent - self._told[1]) < LEAST_PERCENT:
+        if not always and name == self._told[0] and percent < 100.0 and abs(percent - self._told[1]) < LEAST_PERCENT:
             return
         self._told = (name, percent)
         size = (
@@ -165,7 +165,7 @@ def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Count
                     raise ModelDownloadFailed(
                         f"{file.name} cannot be fetched whole; {ATTEMPTS} times: {error.message}"
                     ) from error
-                counter.tell(file.name, start)
+                counter.tell(file.name, start, always=True)
                 pause(PAUSE_SECONDS)
 
 

@@ -44,6 +44,12 @@ class PromptEncoder:
     empty_is_zero: bool = False
     _known: OrderedDict[str, EncodedPrompt] = field(default_factory=OrderedDict[str, EncodedPrompt], init=False)
 
+    def moved_to(self, encoders: Sequence[TextEncoder]) -> "PromptEncoder":
+        """The same on other encoders of equal weights; what was encoded stays known."""
+        moved = PromptEncoder(encoders, self.empty_is_zero)
+        moved._known.update(self._known)
+        return moved
+
     def encode(self, prompt: Prompt, *, method: Method = "slerp", normalise: bool = True) -> EncodedPrompt:
         """Encode a text, or blend several: their tokens as one point each, their pooled vectors as another.
 

@@ -17,6 +17,8 @@ from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, gat
 BUCKETS = (1, 2, 4, 8)
 """Numbers of streams that a captured frame is made for; others take the next one, and beyond the last, twice that."""
 
+MOST_GRAPHS = 64
+"""Graphs that torch.compile may make of a frame."""
 REMEMBERED = 256
 """Sets of rows whose numbers are kept on the device."""
 
@@ -38,10 +40,11 @@ class Runner(Protocol):
         """One frame of S streams, as `Frame.forward`."""
         ...
 
-    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
+    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
         """One frame of the K streams at `rows` of two tables, whose memory is written back in place.
 
-        `image` is float [K, 3, H, W]; returns the finished pictures, float32 [K, 3, H, W]. Other rows are not touched.
+        `image` is of K pictures, and so is what is given, but for the memory there, which may be anything. Other rows
+        are not touched.
         """
         ...
 
@@ -65,7 +68,7 @@ class EagerRunner:
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         return self._call(image, knobs, memory)
 
-    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
+    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
         if len(rows) == count(knobs) and list(rows) == list(range(len(rows))):
             result = self.run(image, knobs, memory)
             if result.memory is not memory:  # a frame that denoises step by step remembers nothing
@@ -76,7 +79,7 @@ class EagerRunner:
             result = self.run(image, gather(knobs, chosen), given)
             if result.memory is not given:
                 scatter(memory, chosen, result.memory)
-        return result.image
+        return result
 
     def _on_device(self, rows: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """The numbers of rows, int64; kept, because bringing them to a GPU waits for the GPU."""
@@ -104,6 +107,9 @@ class CompiledRunner(EagerRunner):
         self._notes: tuple[str, ...] = ()
         # A graph for each number of streams: shapes are few, and a shape that is known is faster. Whole or not at all:
         # pieces with Python between them would be neither fast nor fit to be captured, and nobody would be told.
+        # Numbers of streams times forms of pictures are more graphs than torch makes of one function by itself.
+        config: Any = library._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, MOST_GRAPHS)
         self._call = (compiler or library.compile)(frame, dynamic=False, fullgraph=True)
 
     @property
@@ -193,7 +199,7 @@ class GraphRunner:
         made.recording.replay()
         return made.recording.result
 
-    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
+    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
         """See `Runner.run_rows`; the whole of it is one replay. The last stream fills what its bucket has too much."""
         padded = [*rows, *([rows[-1]] * (bucket(len(rows)) - len(rows)))]
         made = None
@@ -208,18 +214,18 @@ class GraphRunner:
             made.rows = padded
         made.image[: len(rows)].copy_(image)
         if len(padded) > len(rows):
-            made.image[len(rows) :].copy_(image[-1:].expand(len(padded) - len(rows), -1, -1, -1))
+            made.image[len(rows) :].copy_(image[-1:].expand(len(padded) - len(rows), *image.shape[1:]))
         made.recording.replay()
-        return made.recording.result.image[: len(rows)]
+        return _first(made.recording.result, len(rows))
 
     def prepare(self, image: torch.Tensor, knobs: Knobs, memory: Memory, streams: Iterable[int]) -> None:
-        """Capture for these numbers of streams of two tables, the largest first; `image` is one of float [1, 3, H, W].
+        """Capture for these numbers of streams of two tables, the largest first; `image` is of one picture.
 
         The tables stay as they are.
         """
         kept = clone(memory)
         for number in sorted({bucket(number) for number in streams}, reverse=True):
-            several = image.expand(min(number, count(knobs)), -1, -1, -1)
+            several = image.expand(min(number, count(knobs)), *image.shape[1:])
             self.run_rows(several, knobs, memory, list(range(len(several))))
         copy_into(memory, kept)
 
@@ -265,7 +271,7 @@ class GraphRunner:
             else:
                 result = inner.run(pictures, gather(knobs, chosen), gather(memory, chosen))
                 scatter(memory, chosen, result.memory)
-            return Result(result.image, result.latent, memory)
+            return result._replace(memory=memory)
 
         kept = clone(memory)
         try:
@@ -297,6 +303,17 @@ def make_runner(frame: Frame, device: torch.device, *, compiled: bool = False, g
     if device.type != "cuda" or not graphs or not frame.networks.capturable:
         return runner
     return GraphRunner(runner, cuda_capture(device))
+
+
+def _first(result: Result, streams: int) -> Result:
+    planes, finite = result.planes, result.finite
+    return Result(
+        result.image[:streams],
+        result.latent[:streams],
+        result.memory,
+        None if planes is None else planes[:streams],
+        None if finite is None else finite[:streams],
+    )
 
 
 def _summary(error: BaseException) -> str:

@@ -17,18 +17,18 @@ class SwappingRunner:
     """
 
     def __init__(self, plain: Runner, on_fault: Callable[[str], None] = lambda words: None) -> None:
-        self._plain = plain
+        self.plain = plain
         self._fast: Runner | None = None
         self._on_fault = on_fault
         self._notes: tuple[str, ...] = ()
 
     @property
     def in_force(self) -> str:
-        return (self._fast or self._plain).in_force
+        return (self._fast or self.plain).in_force
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*(self._fast or self._plain).notes, *self._notes)
+        return (*(self._fast or self.plain).notes, *self._notes)
 
     def put(self, fast: Runner) -> None:
         """Have the next frame run by `fast`. May be called on any thread."""
@@ -48,9 +48,9 @@ class SwappingRunner:
                 raise  # the device's fault, which the plain twin would meet, too
             except Exception as error:  # noqa: BLE001 - supervises what was made elsewhere: no stream stops for it
                 self._give_up(error)
-        return self._plain.run(image, knobs, memory)
+        return self.plain.run(image, knobs, memory)
 
-    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> torch.Tensor:
+    def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
         fast = self._fast
         if fast is not None:
             try:
@@ -59,7 +59,7 @@ class SwappingRunner:
                 raise
             except Exception as error:  # noqa: BLE001 - as above
                 self._give_up(error)
-        return self._plain.run_rows(image, knobs, memory, rows)
+        return self.plain.run_rows(image, knobs, memory, rows)
 
     def _give_up(self, error: Exception) -> None:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,6 +1,7 @@
 """Several streams in one pass of the networks: each has a seat in a table whose tensors never move."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +18,14 @@ from sdstream.diffusion.state import (
 )
 
 
+class Finished(NamedTuple):
+    """One stream's picture, as in `Result`."""
+
+    image: torch.Tensor
+    planes: torch.Tensor | None
+    finite: torch.Tensor | None
+
+
 class StreamTable:
     """The knobs and the memory of up to `capacity` streams that can ride together. Used by one thread.
 
@@ -29,11 +38,16 @@ class StreamTable:
         """`like` are the knobs of one stream of the kind that will sit here; only its shapes count."""
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
-        self._runner = runner
+        self.runner = runner
         self._knobs: Knobs = empty(like, capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
+
+    @property
+    def like(self) -> Knobs:
+        """The knobs of the first seat, where they lie: their shapes are those of all."""
+        return row(self._knobs, 0)
 
     @property
     def seats(self) -> frozenset[int]:
@@ -101,17 +115,28 @@ class StreamTable:
         copy_into(row(self._knobs, seat), knobs)
 
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        """One frame of the streams that have a picture now: seat to picture, float [1, 3, H, W], 0 to 1.
+        """`make`, and of it the pictures alone, float32 [1, 3, H, W], about 0 to 1."""
+        return {seat: finished.image for seat, finished in self.make(images).items()}
 
-        Returns the finished picture of each, float32 [1, 3, H, W], about 0 to 1; valid until the next run.
+    def make(self, images: Mapping[int, torch.Tensor]) -> dict[int, Finished]:
+        """One frame of the streams that have a picture now, all of one form of those that `Frame` takes.
+
+        What is given is valid until the next run.
         """
         for seat in images:
             self._refuse_free(seat)
         if not images:
             return {}
         seats = sorted(images)
-        made = self._runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
-        return {seat: made[index : index + 1] for index, seat in enumerate(seats)}
+        made = self.runner.run_rows(torch.cat([images[seat] for seat in seats]), self._knobs, self._memory, seats)
+        return {
+            seat: Finished(
+                made.image[index : index + 1],
+                None if made.planes is None else made.planes[index : index + 1],
+                None if made.finite is None else made.finite[index : index + 1],
+            )
+            for index, seat in enumerate(seats)
+        }
 
     def _check(self, knobs: Knobs) -> None:
         if count(knobs) != 1 or not fits(knobs, self._knobs):
@@ -122,4 +147,4 @@ class StreamTable:
             raise ValueError(f"nobody sits at {seat}")
 
 
-__all__ = ["StreamTable"]
+__all__ = ["Finished", "StreamTable"]

@@ -53,7 +53,8 @@ class Backend(Protocol):
     def build(
         self, component: Component, target: str, folder: Path, work: Path, progress: Progress
     ) -> Mapping[str, Any]:
-        """Write the engine's files into `folder`, with `work` for what is thrown away; returns facts for the manifest.
+        """Write the engine's files into `folder`; returns facts for the manifest. `work` is for what is thrown away at
+        the end; after a crash it is what it was, for whoever builds the same engine next.
 
         Raises `EngineBuildFailed` with the back end's own words.
         """

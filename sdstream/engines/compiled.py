@@ -119,23 +119,10 @@ class CompiledRunner:
 
 def processor_target() -> str:
     """This CPU as a target: packages use every instruction it has, so they are for CPUs with the same ones only."""
-    flags = processor_features()
+    flags = platform.processor_features()
     machine = system.machine().lower().replace("_", "-")
     level = torch.backends.cpu.get_cpu_capability().lower().replace("_", "-").replace(" ", "")
     return f"cpu-{machine}-{level}-{hashlib.sha256(' '.join(flags).encode()).hexdigest()[:8]}"
 
 
-def processor_features() -> list[str]:
-    """The instruction sets of this CPU, sorted; its name alone where the system does not list them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return [platform.processor_name()]
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            return sorted(value.split())
-    return [platform.processor_name()]
-
-
-__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "processor_features", "processor_target"]
+__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "processor_target"]

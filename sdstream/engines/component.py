@@ -1,6 +1,6 @@
 """A part of a model that is compiled by itself: its module, what goes in, what comes out, and its name for a key."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "int64": torch.int64,
     "bool": torch.bool,
 }
+
+
+def keep_all() -> None:
+    """For components whose weights stay where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Component:
     loras: tuple[LoraIdentity, ...] = ()
     model: str = ""
     """For people: which model it is of."""
+    release: Callable[[], None] = field(default=keep_all, compare=False)
+    """Called when the module was read and may not be for a while: lets go of memory that is filled again by need."""
 
     def key(
         self,

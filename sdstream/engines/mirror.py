@@ -5,7 +5,6 @@ not there. What is pulled is compared with the manifest's hashes before it becom
 that breaks off is gone on with by the next.
 """
 
-import importlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sdstream.buckets import BucketAccess, bucket_errors, error_code, error_status, is_missing, make_bucket_client
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import capabilities_of, is_digest, target_of_place
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, check_files
-from sdstream.engines.uploads import PART, Uploads, is_missing
+from sdstream.engines.uploads import PART, Uploads
 from sdstream.errors import ConfigurationError, EngineBroken, EngineMissing, EngineStoreUnavailable
 
 READ_TIMEOUT = 120.0
@@ -248,53 +248,35 @@ class EngineMirror:
         """Turn what boto3, the network and the disk raise into the one error that callers expect."""
         try:
             yield
-        except (*_library_errors(), OSError) as error:
+        except (*bucket_errors(), OSError) as error:
             words = _words(error)
             self._report(EngineEvent("store_unavailable", what, f"{self.address}: {words}"))
             raise EngineStoreUnavailable(f"{self.address}: {what}: {words}") from error
 
 
 def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> Any:
-    """boto3's client, as RunPod's S3 can take it: path style, and checksums only where they must be."""
+    """boto3's client for a mirror. Raises `ConfigurationError` without boto3, and for what boto3 does not take."""
+    access = BucketAccess(address.endpoint, address.region, attempts=attempts, read_timeout=read_timeout)
     try:
-        boto3: Any = importlib.import_module("boto3")
-        config_class: Any = importlib.import_module("botocore.config").Config
+        known = bucket_errors()
     except ImportError:
         raise ConfigurationError(
             "a mirror of engines needs boto3", hint="pip install -c constraints.txt 'sdstream[s3]'"
         ) from None
-    config = config_class(
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if address.endpoint else "auto"},
-        retries={"total_max_attempts": attempts, "mode": "standard"},
-        connect_timeout=10,
-        read_timeout=read_timeout,
-    )
     try:
-        return boto3.session.Session().client(
-            "s3", endpoint_url=address.endpoint, region_name=address.region, config=config
-        )
-    except (*_library_errors(), ValueError) as error:
+        return make_bucket_client(access)
+    except (*known, ValueError) as error:
         raise ConfigurationError(f"the mirror {address} cannot be used: {error}") from error
-
-
-def _library_errors() -> tuple[type[Exception], ...]:
-    """What boto3 raises, and what the library under it raises in the middle of an answer."""
-    boto: Any = importlib.import_module("botocore.exceptions")
-    http: Any = importlib.import_module("urllib3.exceptions")
-    return boto.BotoCoreError, boto.ClientError, http.HTTPError
 
 
 def _words(error: Exception) -> str:
     response: Any = getattr(error, "response", None)
     if response is None:
         return (str(error).splitlines() or [type(error).__name__])[0][:300]
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = error_status(error)
     if status == 507:
         return "the volume is full (507)"
-    told = response.get("Error", {})
-    return f"{told.get('Code', status)}: {told.get('Message', '')}"[:300]
+    return f"{error_code(error) or status}: {response.get('Error', {}).get('Message', '')}"[:300]
 
 
 __all__ = ["EngineMirror", "MirrorAddress", "Progress", "RemoteEngine", "make_client", "no_progress"]

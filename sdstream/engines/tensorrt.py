@@ -10,7 +10,8 @@ import torch
 from sdstream.engines.backend import Progress
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
-from sdstream.engines.export import OPSET, export_onnx
+from sdstream.engines.export import OPSET
+from sdstream.engines.exports import exported
 from sdstream.engines.keys import BackendName, capabilities_of
 from sdstream.engines.targets import bake_command, capability_text, refuse_capabilities
 from sdstream.engines.tensorrt_build import build_plan
@@ -56,8 +57,11 @@ class TensorrtBackend:
         if not self._library.is_rtx:
             self._refuse_other_card(target)
         progress(f"exporting {component.name}", 0.0)
-        onnx_file = export_onnx(component, work)
+        onnx_file, is_old = exported(component, work)
+        if is_old:
+            progress(f"{component.name} was exported before", 0.0)
         gc.collect()  # what exporting leaves behind is as large as the weights, and circular
+        component.release()  # the weights are in the graph's file now, and building takes all the memory it can get
         self.build_from_onnx(onnx_file, component, target, folder, progress)
         return {"torch": torch.__version__}
 

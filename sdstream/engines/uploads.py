@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sdstream.buckets import error_status, is_missing
 from sdstream.engines.manifest import FileRecord, write_durably
 
 PART = 64 * 1024 * 1024
@@ -82,7 +83,7 @@ class Uploads:
                 Bucket=self._bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
             )
         except self._client.exceptions.ClientError as error:
-            if status_of(error) not in (502, 503, 504, 524) or not self._appears(key, record.size):
+            if error_status(error) not in (502, 503, 504, 524) or not self._appears(key, record.size):
                 raise
         with contextlib.suppress(OSError):
             notes.unlink(missing_ok=True)
@@ -117,19 +118,6 @@ class Uploads:
         return False
 
 
-def is_missing(error: Exception) -> bool:
-    """Whether S3 said that an object or an upload is not there."""
-    response: Any = getattr(error, "response", {})
-    code = str(response.get("Error", {}).get("Code", ""))
-    return code in ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status of S3's refusal."""
-    response: Any = getattr(error, "response", {})
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
 def _note(notes: Path, upload: str, record: FileRecord, part: int, done: dict[int, str]) -> None:
     """Keep what an upload did; where that cannot be written, the next one begins anew."""
     content = {"upload": upload, "sha256": record.sha256, "part": part, "done": len(done)}
@@ -138,4 +126,4 @@ def _note(notes: Path, upload: str, record: FileRecord, part: int, done: dict[in
         write_durably(notes, json.dumps(content).encode("utf-8"))
 
 
-__all__ = ["PART", "Uploads", "is_missing", "status_of"]
+__all__ = ["PART", "Uploads"]

@@ -39,6 +39,31 @@ GRACE_SECONDS = 60.0
 logger = structlog.get_logger(__name__)
 
 
+class LongAnswer:
+    """An answer whose body comes piece by piece. Read `chunks` to the end, or `close`."""
+
+    def __init__(self, response: httpx.Response, session_id: str) -> None:
+        self.status = response.status_code
+        self.headers = list(response.headers.multi_items())
+        self._response = response
+        self._session_id = session_id
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Raises `OwnerUnreachable` when the worker breaks off."""
+        try:
+            async for chunk in self._response.aiter_raw():
+                yield chunk
+        except httpx.HTTPError as error:
+            logger.info("worker ended a long answer", session_id=self._session_id, problem=type(error).__name__)
+            raise OwnerUnreachable("the worker broke off its answer") from error
+        finally:
+            await self._response.aclose()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._response.aclose()
+
+
 class Fleet:
     """Starts, finds and calls sessions. `start` and `close` once, on one event loop."""
 
@@ -142,42 +167,39 @@ class Fleet:
             raise
         if call.method == "DELETE" and answer.status < 300 and call.path == f"/v1/streams/{entry.session_id}":
             await self.directory.release(entry)
-        elif answer.status in (401, 404):  # a session's key goes with it
-            await self._forget_if_ended(entry)
-        return answer
+        return await self._checked(entry, answer)
 
     async def end(self, entry: SessionEntry) -> None:
         """End a session whose owner does not answer: its job is cancelled, and the directory forgets it."""
         await self.client.cancel(entry.job_id)
         await self.directory.release(entry)
 
-    async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes]:
-        """The body of a long answer of the owner's control URL, as it comes. Raises `OwnerUnreachable` at first."""
-        timeout = httpx.Timeout(CALL_SECONDS, read=60.0)
+    async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> "LongAnswer | OwnerAnswer":
+        """A GET whose answer is long: its body as it comes, from the owner's control URL. An error comes whole.
+
+        Raises `OwnerUnreachable`, or `StreamNotFound` once the session has ended.
+        """
         request = self._http.build_request(
             "GET",
             entry.control_url + path,
-            headers={**headers, "Authorization": f"Bearer {entry.token}"},
-            timeout=timeout,
+            headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
+            timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
         )
         try:
             response = await self._http.send(request, stream=True)
         except httpx.HTTPError as error:
+            await self._forget_if_ended(entry)
             raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
-
-        async def lines() -> AsyncGenerator[bytes]:
-            try:
-                async for chunk in response.aiter_raw():
-                    yield chunk
-            except httpx.HTTPError as error:
-                logger.info("worker ended a long answer", session_id=entry.session_id, problem=type(error).__name__)
-            finally:
-                await response.aclose()
-
-        if response.status_code != 200:
-            await response.aclose()
-            raise OwnerUnreachable(f"the worker answered {response.status_code}")
-        return lines()
+        answer = LongAnswer(response, entry.session_id)
+        if answer.status < 400:
+            return answer
+        try:
+            body = await response.aread()
+        except httpx.HTTPError as error:
+            raise OwnerUnreachable("the worker broke off its answer") from error
+        finally:
+            await answer.close()
+        return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
 
     async def _wait(self, session_id: str, job_id: str) -> SessionEntry:
         """The entry of a session that is starting. Raises `JobFailed` when its job ends instead."""
@@ -215,6 +237,14 @@ class Fleet:
         return OwnerAnswer(
             status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
         )
+
+    async def _checked(self, entry: SessionEntry, answer: OwnerAnswer) -> OwnerAnswer:
+        """An answer of a control URL. Raises `StreamNotFound` when it says that the session has ended."""
+        if answer.status in (401, 404):
+            await self._forget_if_ended(entry)
+        if answer.status == 401:  # a session's key goes with it, a moment before its job ends
+            raise StreamNotFound("this stream is just ending")
+        return answer
 
     async def _forget_if_ended(self, entry: SessionEntry) -> None:
         """Raises `StreamNotFound` when the session's job has ended, and no directory but this one would notice."""
@@ -266,4 +296,4 @@ def _entry_of(ready: Mapping[str, Any], clock: Clock) -> SessionEntry:
     )
 
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "LongAnswer"]

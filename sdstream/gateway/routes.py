@@ -1,8 +1,9 @@
 """Daydream's operations at the gateway: each call is checked here and carried out by the worker that has the stream."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from typing import Any, cast
 
 import structlog
@@ -24,14 +25,27 @@ from sdstream.params import ModelTable, parse_create, wire_params
 logger = structlog.get_logger(__name__)
 
 CALLS_AT_ONCE = 16
-PASSED_ON = ("accept", "content-type", "if-match", "last-event-id", "traceparent", "x-client-source")
+PASSED_ON = (
+    "accept",
+    "content-type",
+    "if-match",
+    "if-range",
+    "last-event-id",
+    "range",
+    "traceparent",
+    "x-client-source",
+)
 """Headers of a request that the owner is given."""
 HANDED_BACK = frozenset(
     {
         "accept-patch",
+        "accept-ranges",
         "cache-control",
+        "content-disposition",
+        "content-range",
         "content-type",
         "etag",
+        "last-modified",
         "link",
         "livepeer-playback-url",
         "location",
@@ -70,7 +84,7 @@ class GatewayRoutes:
             "end_watch_session": self.signal_viewer,
             "trickle_watch": self.signal_viewer,
             "watch_hls": self.signal_viewer,
-            "list_recordings": self.pass_on,
+            "list_recordings": self.recordings,
             "get_recording": self.recording,
             "delete_recording": self.pass_on,
         }
@@ -143,17 +157,31 @@ class GatewayRoutes:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.scope.get(HEAD):
             return Response(media_type="text/event-stream", headers=headers)
-        lines = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", _headers(request))
-        return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+        answer = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", _headers(request))
+        if isinstance(answer, OwnerAnswer):
+            return _response(answer)
+        return StreamingResponse(_until_broken(answer.chunks()), media_type="text/event-stream", headers=headers)
 
-    async def recording(self, request: Request) -> Response:
-        """The file of a recording, as it comes from its worker."""
+    async def recordings(self, request: Request) -> Response:
+        """The list, whose URLs lead here: a worker knows no key of the gateway's."""
         caller = await self._context.caller(request)
         entry = await self._owned(caller, request.path_params["id"])
+        return await self._relay(request, entry, caller, base=self._context.address(request).base)
+
+    async def recording(self, request: Request) -> Response:
+        """The file of a recording, or a range of it, as it comes from its worker."""
+        caller = await self._context.caller(request)
+        entry = await self._owned(caller, request.path_params["id"])
+        answer = await self._fleet.follow(entry, request.scope["path"], _headers(request))
+        if isinstance(answer, OwnerAnswer):
+            return _response(answer)
         if request.scope.get(HEAD):
-            return Response(media_type="video/mp4")
-        chunks = await self._fleet.follow(entry, request.scope["path"], _headers(request))
-        return StreamingResponse(chunks, media_type="video/mp4")
+            await answer.close()
+            response = Response(None, answer.status)
+        else:
+            response = StreamingResponse(answer.chunks(), answer.status)
+        # With its length, so that a client sees when a worker broke off.
+        return _hand_back(answer.headers, response, HANDED_BACK | {"content-length"})
 
     async def delete_by_query(self, request: Request) -> Response:
         caller = await self._context.caller(request)
@@ -232,11 +260,24 @@ def _headers(request: Request) -> dict[str, str]:
 def _response(answer: OwnerAnswer) -> Response:
     if answer.status >= 400 and not _is_envelope(answer.body):
         raise answer.error()
-    response = Response(answer.body, answer.status)
-    for name, value in answer.headers:
-        if name.lower() in HANDED_BACK:
+    return _hand_back(answer.headers, Response(answer.body, answer.status), HANDED_BACK)
+
+
+def _hand_back(headers: Iterable[tuple[str, str]], response: Response, names: Collection[str]) -> Response:
+    if "content-length" in names:
+        del response.headers["content-length"]  # an empty body has one of its own
+    for name, value in headers:
+        if name.lower() in names:
             response.headers.append(name, value)
     return response
+
+
+async def _until_broken(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """What comes until the worker breaks off: clients open an event stream that ends again by themselves."""
+    async with contextlib.aclosing(chunks):
+        with contextlib.suppress(OwnerUnreachable):
+            async for chunk in chunks:
+                yield chunk
 
 
 def _is_envelope(body: bytes) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
 from sdstream.job_errors import SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
 
@@ -40,6 +41,10 @@ class Bucket:
     access_id: str = field(repr=False)
     access_secret: str = field(repr=False)
     links: bool = True
+
+    @property
+    def access(self) -> BucketAccess:
+        return BucketAccess(self.endpoint, self.region, self.access_id, self.access_secret)
 
 
 def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | None = None) -> Bucket | None:
@@ -99,8 +104,7 @@ class Store:
         """As `put_bytes`, from a file of any size."""
 
         def upload(client: Any) -> None:
-            transfer = _library("boto3.s3.transfer")
-            config = transfer.TransferConfig(
+            config = _transfers().TransferConfig(
                 multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
             )
             client.upload_file(str(file), self.bucket.name, key, ExtraArgs={"ContentType": content_type}, Config=config)
@@ -131,52 +135,26 @@ class Store:
         return await asyncio.to_thread(self._work, work, may_be_denied)
 
     def _work(self, work: Callable[[Any], Value], may_be_denied: bool) -> Value | None:
-        aws, boto = _library("botocore.exceptions"), _library("boto3.exceptions")
+        try:
+            known = bucket_errors()
+        except ImportError:
+            raise StorageFailed("boto3 is not installed", hint="pip install sdstream[runpod]") from None
         try:
             if self._client is None:
-                self._client = _make_client(self.bucket)
+                self._client = make_bucket_client(self.bucket.access)
             return work(self._client)
-        except aws.ClientError as error:
-            if may_be_denied and _code(error) in DENIED:
+        except (*known, OSError) as error:
+            code = error_code(error)
+            if may_be_denied and code in DENIED:
                 return None
-            raise StorageFailed(f"the bucket {self.bucket.name} refused: {_code(error)}") from error
-        except (aws.BotoCoreError, boto.Boto3Error, OSError) as error:
-            code = _code(error.__context__) or _code(error.__cause__)
+            code = code or error_code(error.__context__) or error_code(error.__cause__)
             reason = f"refused: {code}" if code else f"does not answer: {type(error).__name__}"
             raise StorageFailed(f"the bucket {self.bucket.name} {reason}") from error
 
 
-def _library(name: str) -> Any:
-    """A module of boto3's, which has no types and is installed with the `runpod` extra only."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise StorageFailed("boto3 is not installed", hint="pip install sdstream[runpod]") from None
-
-
-def _make_client(bucket: Bucket) -> Any:
-    config = _library("botocore.config").Config(
-        signature_version="s3v4",
-        connect_timeout=10,
-        read_timeout=120,
-        retries={"max_attempts": 5, "mode": "standard"},
-        # boto3 adds CRC32 headers of its own accord, which not every service takes; RunPod's volumes are untried.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path"},
-    )
-    return (
-        _library("boto3")
-        .Session()
-        .client(
-            "s3",
-            endpoint_url=bucket.endpoint,
-            region_name=bucket.region,
-            aws_access_key_id=bucket.access_id,
-            aws_secret_access_key=bucket.access_secret,
-            config=config,
-        )
-    )
+def _transfers() -> Any:
+    """boto3's module of uploads in parts; boto3 has no types and is installed with the `runpod` extra only."""
+    return importlib.import_module("boto3.s3.transfer")
 
 
 def _list(client: Any, name: str, key: str) -> None:
@@ -186,16 +164,10 @@ def _list(client: Any, name: str, key: str) -> None:
 def _head(client: Any, name: str, key: str) -> Any:
     try:
         return client.head_object(Bucket=name, Key=key)
-    except _library("botocore.exceptions").ClientError as error:
-        if _code(error) in ("404", "NoSuchKey", "NotFound"):
+    except bucket_errors() as error:
+        if is_missing(error):
             return None
         raise
-
-
-def _code(error: Any) -> str:
-    """The service's code of an error: `ExpiredToken`, `NoSuchBucket`; empty when it has none."""
-    response: Any = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))[:60]
 
 
 __all__ = ["LINK_SECONDS", "Bucket", "Store", "find_bucket"]

@@ -1,6 +1,6 @@
 """What hangs on the diffusion model besides ControlNets: IP-Adapter and cached attention."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,6 @@ from sdstream.params.vocabulary import NOT_BOOLEAN, AdapterType, WeightType
 
 class AdapterSettings(WireModel):
     """What every IP-Adapter can be told. A given block is on unless it says otherwise."""
-
-    place: ClassVar[str] = "params.ip_adapter"
 
     enabled: Annotated[bool, Field(description="Whether the style image has any effect.")] = True
     scale: Annotated[
@@ -45,8 +43,6 @@ class RegularIpAdapter(AdapterSettings):
 
 class CachedAttention(WireModel):
     """Attention to earlier pictures, which calms the output. A given block is on unless it says otherwise."""
-
-    place: ClassVar[str] = "params.cached_attention"
 
     enabled: Annotated[bool, Field(description="Whether earlier pictures are attended to.")] = True
     max_frames: Annotated[

@@ -28,6 +28,11 @@ HOT_FIELDS = frozenset(
         "seed_interpolation_method",
         "normalize_seed_weights",
         "use_safety_checker",
+        "do_add_noise",
+        "enable_similar_image_filter",
+        "similar_image_filter_threshold",
+        "similar_image_filter_max_skip_frame",
+        "lcm_lora_id",
         "ip_adapter_style_image_url",
         "image_preprocessing",
         "image_postprocessing",
@@ -92,10 +97,16 @@ def classify(old: StreamParams, new: StreamParams, *, live: bool) -> Change:
 def changed_fields(old: StreamParams, new: StreamParams) -> tuple[str, ...]:
     """The top-level parameters that differ or that only one of the two has."""
     before, after = dict(old), dict(new)
-    return tuple(name for name in {**before, **after} if before.get(name, _ABSENT) != after.get(name, _ABSENT))
+    return tuple(name for name in {**before, **after} if _differ(before.get(name, _ABSENT), after.get(name, _ABSENT)))
 
 
 _ABSENT = object()
+
+
+def _differ(old: Any, new: Any) -> bool:
+    if isinstance(old, AdapterSettings) and isinstance(new, AdapterSettings):
+        return dict(old) != dict(new)  # each family has a class of its own for what is the same on the wire
+    return bool(old != new)
 
 
 def _with_hot_fields(old: StreamParams, new: StreamParams) -> StreamParams:

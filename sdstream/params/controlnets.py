@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticKnownError
 
-from sdstream.params.base import WireModel, notes_of
+from sdstream.params.base import WireModel
 from sdstream.params.processors import IMAGE_PROCESSORS, ProcessorParams, complete_params
 from sdstream.params.vocabulary import MAX_URL, NOT_BOOLEAN, ImageProcessorName
 from sdstream.settings import Family
@@ -79,8 +79,6 @@ def counterpart(facts: ControlNetFacts, family: Family) -> str | None:
 class ControlNet(WireModel):
     """One ControlNet of a stream. Scale 0 switches its effect off without a reload."""
 
-    place: ClassVar[str] = "params.controlnets[]"
-
     model_id: Annotated[
         str,
         Field(
@@ -131,7 +129,7 @@ class ControlNet(WireModel):
         kind = IMAGE_PROCESSORS.get(info.data.get("preprocessor", ""))
         if kind is None:
             return value
-        return complete_params(kind, value, notes_of(info), f"{cls.place}.preprocessor_params")
+        return complete_params(kind, value)
 
     _facts: ControlNetFacts = PrivateAttr()
 

@@ -1,13 +1,13 @@
 """Image and latent processors: which there are, what each can be told, and the blocks that hold them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from sdstream.params.base import WireModel, notes_of
+from sdstream.params.base import WireModel
 from sdstream.params.kinds import ProcessorKind, ProcessorParameter
-from sdstream.params.problems import Notes, Problem, broken_rules, describe
+from sdstream.params.problems import Problem, broken_rules, describe
 from sdstream.params.vocabulary import MAX_PROCESSORS, ImageProcessorName, LatentProcessorName
 
 
@@ -218,12 +218,17 @@ _NOTHING: dict[str, Any] = {}
 """The default of `params`; validating it makes a new, complete dict each time."""
 
 
-def complete_params(kind: ProcessorKind, params: Mapping[str, Any], notes: Notes | None, place: str) -> dict[str, Any]:
+def known_parameters(kind: ProcessorKind) -> Mapping[str, ProcessorParameter]:
+    """What a processor can be told, its own parameters and those that all have."""
+    return {parameter.name: parameter for parameter in (*COMMON_PARAMETERS, *kind.parameters)}
+
+
+def complete_params(kind: ProcessorKind, params: Mapping[str, Any]) -> dict[str, Any]:
     """`params` with known values read, missing known ones filled in and unknown ones kept as they are.
 
     Raises pydantic's custom error with one problem for each known value that is wrong.
     """
-    known = {parameter.name: parameter for parameter in (*COMMON_PARAMETERS, *kind.parameters)}
+    known = known_parameters(kind)
     complete: dict[str, Any] = kind.defaults
     problems: list[Problem] = []
     for name, value in params.items():
@@ -231,8 +236,6 @@ def complete_params(kind: ProcessorKind, params: Mapping[str, Any], notes: Notes
             continue
         if name not in known:
             complete[name] = value
-            if notes is not None:
-                notes.add(f"{place}.{name[:64]} is not a parameter of {kind.name}; it is kept and has no effect")
             continue
         try:
             complete[name] = known[name].read(value)
@@ -246,8 +249,6 @@ def complete_params(kind: ProcessorKind, params: Mapping[str, Any], notes: Notes
 class Processor(WireModel):
     """One image processor of a block; `params` always holds every parameter of its kind."""
 
-    place: ClassVar[str] = "params.image_processing.processors[]"
-
     type: Annotated[ImageProcessorName, Field(description="Which processor.")]
     enabled: Annotated[bool, Field(description="Whether it runs; off, the picture passes by.")] = True
     params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = _NOTHING
@@ -256,7 +257,7 @@ class Processor(WireModel):
     @classmethod
     def _complete(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         kind = PROCESSORS.get(info.data.get("type", ""))
-        return value if kind is None else complete_params(kind, value, notes_of(info), f"{cls.place}.params")
+        return value if kind is None else complete_params(kind, value)
 
     @property
     def working_size(self) -> tuple[int, int] | None:
@@ -286,8 +287,6 @@ def working_size(params: Mapping[str, Any]) -> tuple[int, int] | None:
 class LatentProcessor(WireModel):
     """One latent processor of a block; `params` always holds every parameter of its kind."""
 
-    place: ClassVar[str] = "params.latent_processing.processors[]"
-
     type: Annotated[LatentProcessorName, Field(description="Which processor.")]
     enabled: Annotated[bool, Field(description="Whether it runs; off, the latents pass by.")] = True
     params: Annotated[ProcessorParams, Field(description="What it is told; unknown members have no effect.")] = _NOTHING
@@ -296,13 +295,11 @@ class LatentProcessor(WireModel):
     @classmethod
     def _complete(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         kind = PROCESSORS.get(info.data.get("type", ""))
-        return value if kind is None else complete_params(kind, value, notes_of(info), f"{cls.place}.params")
+        return value if kind is None else complete_params(kind, value)
 
 
 class ImageProcessing(WireModel):
     """A block of image processors, run in order."""
-
-    place: ClassVar[str] = "params.image_processing"
 
     enabled: Annotated[bool, Field(description="Whether the block runs at all.")] = True
     processors: Annotated[
@@ -323,8 +320,6 @@ class ImageProcessing(WireModel):
 
 class LatentProcessing(WireModel):
     """A block of latent processors, run in order."""
-
-    place: ClassVar[str] = "params.latent_processing"
 
     enabled: Annotated[bool, Field(description="Whether the block runs at all.")] = True
     processors: Annotated[
@@ -351,5 +346,6 @@ __all__ = [
     "ProcessorParameter",
     "ProcessorParams",
     "complete_params",
+    "known_parameters",
     "working_size",
 ]

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.preparation import nearest_side
 from sdstream.params.problems import Notes, Problem, describe
+from sdstream.params.unknown import note_unknown
 from sdstream.params.variants import VARIANTS, StreamParams
 from sdstream.settings import Family
 
@@ -27,7 +28,8 @@ def check(
     `doubtful`, are left out, since they could only repeat or mislead. `controlnets` are those of this server.
     """
     variant = VARIANTS[family]
-    context: dict[str, Any] = {"notes": notes, "controlnets": controlnets}
+    note_unknown(values, variant, notes, PATH)
+    context: dict[str, Any] = {"controlnets": controlnets}
     try:
         return variant.model_validate(values, context=context), []
     except ValidationError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
+from sdstream.streams.stream import Stream
 from sdstream.streams.views import Capacity, KindCapacity
 from sdstream.worker.ports import CallCost, CallKind, WorkerHealth, WorkerPhase, kind_of
 
@@ -129,6 +130,32 @@ def why_not(newcomer: Demand, demands: Sequence[Demand], supply: Supply) -> str:
     return ""
 
 
+def why_not_change(before: Demand, after: Demand, others: Sequence[Demand], supply: Supply) -> str:
+    """Why a stream that asks for `before` cannot ask for `after` beside `others`, in a sentence; empty when it can.
+
+    Whatever asks for less, or is alone, can.
+    """
+    if not others or before.kind == after.kind:
+        return ""
+    now, then = load_of([*others, before], supply), load_of([*others, after], supply)
+    if then > MOST_LOAD and then > now:
+        return (
+            f"As {after.kind.described} at {after.rate:g} pictures a second this stream would have all streams ask for "
+            f"{then:.0%} of the worker's time; now they ask for {now:.0%}."
+        )
+    used, total = supply.memory_used, supply.memory_total
+    if used is None or total is None:
+        return ""
+    costs = [find_cost(kind, supply.costs) for kind in (before.kind, after.kind)]
+    held, needed = (0 if cost is None else cost.stream_bytes for cost in costs)
+    if needed > held and used - held + needed > MOST_MEMORY * total:
+        return (
+            f"As {after.kind.described} this stream needs {_megabytes(needed)} of memory where it has "
+            f"{_megabytes(held)}, and {_megabytes(used)} of {_megabytes(total)} are in use."
+        )
+    return ""
+
+
 def room_for(newcomer: Demand, demands: Sequence[Demand], supply: Supply) -> int:
     """How many more streams of this kind would fit, 0 to `MOST_ROOM`."""
     taken = list(demands)
@@ -151,14 +178,14 @@ def _megabytes(size: int) -> str:
     return f"{size / 2**20:.0f} MiB"
 
 
-def demands_of(streams: StreamDirectory, rate: float) -> list[Demand]:
+def demands_of(streams: Iterable[Stream], rate: float) -> list[Demand]:
     """What the streams that publish now ask for: as many pictures as they send, `rate` at most."""
-    demands: list[Demand] = []
-    for stream in streams:
-        if stream.is_publishing:
-            sent = stream.input_rate
-            demands.append(Demand(kind_of(stream.saved.params), min(rate, sent) if sent > 0 else rate))
-    return demands
+    return [_demand_of(stream, stream.saved.params, rate) for stream in streams if stream.is_publishing]
+
+
+def _demand_of(stream: Stream, params: StreamParams, rate: float) -> Demand:
+    sent = stream.input_rate
+    return Demand(kind_of(params), min(rate, sent) if sent > 0 else rate)
 
 
 def supply_of(settings: Settings, health: WorkerHealth) -> Supply:
@@ -172,6 +199,21 @@ def worker_full(streams: StreamDirectory, settings: Settings, health: WorkerHeal
     if rate == 0:
         return ""
     return why_not(Demand(kind_of(params), rate), demands_of(streams, rate), supply_of(settings, health))
+
+
+def worker_full_after(
+    streams: Iterable[Stream], settings: Settings, health: WorkerHealth, stream: Stream, params: StreamParams
+) -> str:
+    """Why the worker cannot carry `stream` with these params instead of its own, in a sentence; empty when it can.
+
+    A stream that nobody publishes to is looked at when somebody does.
+    """
+    rate = settings.stream_frame_rate
+    if rate == 0 or not stream.is_publishing:
+        return ""
+    others = demands_of((each for each in streams if each is not stream), rate)
+    before, after = (_demand_of(stream, each, rate) for each in (stream.accepted.params, params))
+    return why_not_change(before, after, others, supply_of(settings, health))
 
 
 def describe_capacity(
@@ -238,5 +280,7 @@ __all__ = [
     "seconds_of",
     "supply_of",
     "why_not",
+    "why_not_change",
     "worker_full",
+    "worker_full_after",
 ]

@@ -91,6 +91,8 @@ class LiveStream:
         self._size: PictureSize | None = None
         self._final = MediaStatistics()
         self._recording = False
+        self._beginning: asyncio.Task[None] | None = None
+        """Finds a file for the recording; the disk may take its time."""
 
     async def open(self, media: MediaBackend, size: PictureSize) -> None:
         """Open the media. Nothing is published or watched yet."""
@@ -103,15 +105,14 @@ class LiveStream:
         media.push_to(delivery.targets)
         if delivery.recording == self._recording:
             return
-        if not delivery.recording:
-            media.record_to(None)
-        else:
-            try:
-                media.record_to(shelf.new_file(self.stream_id))
-            except OSError as error:
-                self.on_recording("", f"no file can be made: {error.strerror or error}")
-                return
         self._recording = delivery.recording
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
+        if delivery.recording:
+            self._beginning = asyncio.create_task(self._begin_recording(media, shelf), name="begin a recording")
+        else:
+            media.record_to(None)
 
     # Sessions
 
@@ -309,11 +310,21 @@ class LiveStream:
 
     async def close(self) -> None:
         """End every session and free the lane. Idempotent."""
+        if self._beginning is not None:
+            self._beginning.cancel()
         await self.close_lane()
         media, self._media = self._media, None
         if media is not None:
             await media.close()
             self._final = media.statistics()
+
+    async def _begin_recording(self, media: MediaStream, shelf: RecordingShelf) -> None:
+        try:
+            file = await shelf.new_file(self.stream_id)
+        except OSError as error:
+            self.on_recording("", f"no file can be made: {error.strerror or error}")
+        else:
+            media.record_to(file)
 
     def _end_reload(self, status: LaneStatus) -> None:
         awaited = self._reload_revision

@@ -16,6 +16,8 @@ from sdstream.settings import Settings
 
 FOLDER = "recordings"
 TEND_SECONDS = 60.0
+MOST_REMEMBERED = 1000
+"""Streams whose last recording's name is remembered: its file is made a moment later."""
 _NAME = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9]{1,6}){0,2}\.mp4")
 _PARTIAL = ".recording"
 
@@ -41,6 +43,8 @@ class RecordingShelf:
         self.folder = data_dir / FOLDER
         self._settings = settings
         self._clock = clock
+        self._given: dict[str, tuple[str, int]] = {}
+        """The last name each stream was given: its second, and how many were given in it before."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self, finish: Callable[[Path], Awaitable[int]]) -> None:
@@ -54,14 +58,15 @@ class RecordingShelf:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def new_file(self, stream_id: str) -> Path:
+    async def new_file(self, stream_id: str) -> Path:
         """A free name for a recording that begins now; its folder is made. Raises `OSError` when the disk refuses."""
-        folder = self.folder / stream_id
-        folder.mkdir(parents=True, exist_ok=True)
         stem = self._clock.now().strftime("%Y%m%d-%H%M%S")
-        taken = {_final_name(path) for path in folder.iterdir()}
-        names = [f"{stem}.mp4", *(f"{stem}-{number}.mp4" for number in range(1000, 1000 + len(taken) + 1))]
-        return folder / next(name for name in names if name not in taken)
+        before, given = self._given.get(stream_id, ("", 0))
+        number = given + 1 if before == stem else 0
+        self._given[stream_id] = stem, number
+        while len(self._given) > MOST_REMEMBERED:
+            del self._given[next(iter(self._given))]
+        return await asyncio.to_thread(_new_file, self.folder / stream_id, stem, number)
 
     async def list(self, stream_id: str) -> list[Recording]:
         """The recordings of a stream, oldest first."""
@@ -125,6 +130,13 @@ def choose_expired(recordings: Sequence[Recording], now: datetime, max_days: flo
             expired.append(recording)
             held -= recording.byte_count
     return expired
+
+
+def _new_file(folder: Path, stem: str, number: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {_final_name(path) for path in folder.iterdir()}
+    names = [f"{stem}.mp4", *(f"{stem}-{1000 + count}.mp4" for count in range(number + len(taken) + 1))]
+    return folder / next(name for name in names[number:] if name not in taken)
 
 
 def _folders(folder: Path) -> list[Path]:

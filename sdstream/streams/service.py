@@ -27,7 +27,7 @@ from sdstream.params import (
     parse_create,
 )
 from sdstream.settings import Settings
-from sdstream.streams.capacity import describe_capacity, worker_full
+from sdstream.streams.capacity import describe_capacity, worker_full, worker_full_after
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
@@ -157,8 +157,9 @@ class StreamService:
     async def update(self, stream_id: str, body: object, *, dry_run: bool = False) -> UpdateOutcome:
         """Merge, validate, classify, store, and hand to the worker without waiting for it.
 
-        Raises `StreamNotFound`, `InvalidParams`, `Conflict` when a live stream cannot take the change, `ShuttingDown`,
-        or `Unavailable` when the disk refuses. In each case the stream is as it was.
+        Raises `StreamNotFound`, `InvalidParams`, `Conflict` when a live stream cannot take the change,
+        `CapacityReached` when the worker cannot carry it, `ShuttingDown`, or `Unavailable` when the disk refuses. In
+        each case the stream is as it was.
         """
         store = self._open_store()
         stream = self._streams.find(stream_id)
@@ -175,6 +176,7 @@ class StreamService:
         )
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         applied = applied_by(change)
+        self._refuse_load(wanted.params, stream)
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
@@ -383,8 +385,10 @@ class StreamService:
         if image is not None and not stream.has_style_picture(image):
             self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
 
-    def _refuse_load(self, params: StreamParams) -> None:
-        if reason := worker_full(self._streams, self._settings, self._worker.health(), params):
+    def _refuse_load(self, params: StreamParams, stream: Stream | None = None) -> None:
+        """Of one more stream, or of one that there is, with other params."""
+        given = self._streams, self._settings, self._worker.health()
+        if reason := worker_full(*given, params) if stream is None else worker_full_after(*given, stream, params):
             raise CapacityReached(reason, hint=WORKER_FULL)
 
     def _busy_since(self) -> float:

@@ -35,6 +35,11 @@ class ControlStages:
         """By preprocessor the last control picture, float [1, 3, H, W], 0 to 1."""
 
     @property
+    def are_any(self) -> bool:
+        """Whether there are ControlNets, so that pictures are looked at."""
+        return bool(self._chains)
+
+    @property
     def faults(self) -> tuple[SdstreamError, ...]:
         """Why ControlNets add nothing."""
         return tuple(fault for chain in self._chains.values() for fault in chain.faults)

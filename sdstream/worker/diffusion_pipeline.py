@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,13 +22,15 @@ from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, st
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
-from sdstream.worker.options import EngineOptions
+from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
 from sdstream.worker.ports import CallKind, ProcessorState
-from sdstream.worker.shelf import ModelShelf, WantedModel
+from sdstream.worker.shelf import ModelShelf, ModelUse, Refit, WantedModel
 
-FIXED = ("model_id", "width", "height", "use_denoising_batch", "use_lcm_lora", "lora_dict", "acceleration")
+FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
 """Parameters that another pipeline is made for."""
+FUSED = ("use_lcm_lora", "lora_dict")
+"""Parameters that other weights are needed for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class Loaded:
     shelf: AnnotatorShelf
     conditions: Conditions = field(default_factory=Conditions)
     source: str = ""
+    wanted: WantedModel | None = None
+    """What the shelf was asked for; None for a model that did not come from there."""
+    use: ModelUse = field(default_factory=ModelUse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class DiffusionPlan:
     knobs: Knobs
     notes: tuple[str, ...]
     checker: CheckRunner | None
+    refit: Refit | None = None
+    """Other LoRAs, to be written into the model before this comes into force."""
 
 
 class DiffusionPipeline(Pipeline):
@@ -69,13 +76,15 @@ class DiffusionPipeline(Pipeline):
         *,
         conditions: Conditions | None = None,
         shelf: AnnotatorShelf | None = None,
+        wanted: WantedModel | None = None,
+        use: ModelUse | None = None,
     ) -> None:
-        """`source` is where the model came from, `conditions` what was loaded for these params besides it.
-
-        Raises `ModelUnavailable` when the params ask for what cannot run.
+        """`source` is where the model came from, `conditions` what was loaded for these params besides it; `wanted` and
+        `use` are what `ModelShelf.get` was given for the model. Raises `ModelUnavailable` when the params ask for what
+        cannot run.
         """
         shelf = annotators(model.device, ModelPlaces()) if shelf is None else shelf
-        self._loaded = Loaded(model, shelf, conditions or Conditions(), source)
+        self._loaded = Loaded(model, shelf, conditions or Conditions(), source, wanted, use or ModelUse())
         self._model = model
         self._options = options or EngineOptions()
         self._plan = make_plan(params, self._loaded)
@@ -102,6 +111,18 @@ class DiffusionPipeline(Pipeline):
     @property
     def changes_nothing(self) -> bool:
         return False
+
+    @property
+    def takes_planes(self) -> bool:
+        plan = self._plan
+        looked_at = plan.stages.looks_before or plan.controls.are_any or self._filter is not None
+        return self._options.planes and not looked_at
+
+    @property
+    def gives_planes(self) -> bool:
+        looked_at = self._plan.stages.looks_after or self._guard is not None or self._filter is not None
+        remembered = self._plan.stages.remembers or self._plan.controls.remembers
+        return self._options.planes and not looked_at and not remembered
 
     @property
     def kind(self) -> CallKind:
@@ -136,18 +157,41 @@ class DiffusionPipeline(Pipeline):
 
     def plan(self, params: StreamParams) -> DiffusionPlan | None:
         """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
-        old = self._plan.params
-        if params.skip_diffusion or type(params) is not type(old):
-            return None
-        if any(getattr(params, name) != getattr(old, name) for name in FIXED):
-            return None
-        if len(params.t_index_list) != len(old.t_index_list):
-            return None
-        if WantedConditions.of(params) != self._loaded.conditions.wanted:
+        if not self._keeps_shapes(params) or self._other_weights(params):
             return None
         return make_plan(params, self._loaded, self._plan)
 
+    def plan_slowly(self, params: StreamParams, progress: Progress) -> DiffusionPlan | None:
+        """Params with other LoRAs that fit into the storages of the present ones, if nobody else uses the model."""
+        loaded = self._loaded
+        if loaded.wanted is None or not self._keeps_shapes(params) or not self._other_weights(params):
+            return None
+        wanted = loaded.wanted.turned(params)
+        refit = shelf.prepare_refit(loaded.model, wanted, loaded.model.device, progress, loaded.use)
+        if refit is None:
+            return None
+        plan = make_plan(params, replace(loaded, model=refit.preview), self._plan)
+        return replace(plan, refit=refit) if refit.claim() else None
+
+    def _keeps_shapes(self, params: StreamParams) -> bool:
+        old = self._plan.params
+        if params.skip_diffusion or type(params) is not type(old):
+            return False
+        if any(getattr(params, name) != getattr(old, name) for name in FIXED):
+            return False
+        if len(params.t_index_list) != len(old.t_index_list):
+            return False
+        return WantedConditions.of(params) == self._loaded.conditions.wanted
+
+    def _other_weights(self, params: StreamParams) -> bool:
+        return any(getattr(params, name) != getattr(self._plan.params, name) for name in FUSED)
+
     def turn(self, plan: DiffusionPlan) -> None:
+        if plan.refit is not None:
+            before, after = self._model, plan.refit.write()
+            groups.move(before, after)
+            self._model, self._loaded = after, replace(self._loaded, model=after)
+            plan = replace(plan, refit=None)
         if self._group is not None and self._group.key.guidance == plan.guidance:
             self._group.turn(self._seat, plan.knobs)
         elif self._group is not None:  # another kind of guidance sits at another table, with the same memory
@@ -171,6 +215,7 @@ class DiffusionPipeline(Pipeline):
     def end(self) -> None:
         group, self._group = self._group, None
         self._known.clear()
+        shelf.leave(self._loaded.use)
         if group is not None:
             group.leave(self._seat)
 
@@ -181,6 +226,7 @@ class DiffusionPipeline(Pipeline):
 
     @torch.no_grad()
     def after(self, image: torch.Tensor) -> torch.Tensor:
+        image = image.clamp(0, 1)
         if self._guard is not None:
             image = self._guard.guard(image)
         image = self._plan.stages.after(image, self._previous)
@@ -308,15 +354,6 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
     return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
 
 
-def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:
-    """What is different from what `acceleration` asks for, while `in_force` is what runs the networks."""
-    if params.acceleration == "tensorrt" and in_force.startswith("torch"):
-        return ("acceleration tensorrt: no engine is in force, so the networks run in torch",)
-    if params.acceleration == "xformers":
-        return ("acceleration xformers: torch's own attention is used, which does the same",)
-    return ()
-
-
 def choose_guidance(params: StreamParams) -> Guidance:
     """Where the unconditional prediction comes from; the wire does not say.
 
@@ -335,10 +372,13 @@ def load_diffusion(
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     _refuse_what_cannot_run(params)
-    model = shelf.get(wanted, device, progress)
+    use = ModelUse()
+    model = shelf.get(wanted, device, progress, use)
     conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
     annotator_shelf = annotators(device, wanted.places)
-    pipeline = DiffusionPipeline(params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf)
+    pipeline = DiffusionPipeline(
+        params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use
+    )
     pipeline.wait()
     return pipeline
 

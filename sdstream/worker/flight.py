@@ -22,6 +22,8 @@ class _Passenger:
     lane: LaneWork
     picture: WaitingPicture
     image: torch.Tensor | None = None
+    planes: torch.Tensor | None = None
+    """What the call made, as packed I420."""
     result: Result | None = None
     checked: int | None = None
     """Where in the call's check for finite numbers it is."""
@@ -129,7 +131,7 @@ class Flight:
         seats = {_seat(rider): rider for rider in riders}
         ran = group.run({seat: rider.image for seat, rider in seats.items() if rider.image is not None})
         for index, (seat, rider) in enumerate(seats.items(), first):
-            rider.image = ran.images[seat]
+            rider.image, rider.planes = ran.images[seat], ran.planes[seat]
             rider.checked = index
         return ran.finite
 
@@ -146,7 +148,7 @@ class Flight:
         if rider.image is None:  # it failed
             return
         try:
-            rider.result = rider.lane.download(rider.image)
+            rider.result = rider.lane.download(rider.image, rider.planes)
         except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
             self._fail(rider, error)
 

@@ -1,7 +1,7 @@
 """Streams that diffuse in one call: who shares a model, a size and a way of denoising sits at one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary, ref
 
 import torch
@@ -12,10 +12,11 @@ from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.planes import rgb_from_packed
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
-from sdstream.diffusion.table import StreamTable
+from sdstream.diffusion.table import Finished, StreamTable
 from sdstream.worker.conditions import Conditions
 from sdstream.worker.engine_finder import EngineRequest
 from sdstream.worker.engines import installed_finder
@@ -70,6 +71,12 @@ class StreamGroup:
         """Why something faster is not in force."""
         return self._runner.notes
 
+    def change_model(self, model: Model) -> None:
+        """The weights in the storages of the model are others now, and `model` is what they are."""
+        self.key = replace(self.key, model=model)
+        if isinstance(self._runner, SwappingRunner):  # an engine was made of the weights before, or is being looked for
+            self._runner = self._table.runner = with_engines(self._runner.plain, self.key, self._table.like)
+
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
         if len(self._table.seats) == self._table.capacity:
@@ -94,14 +101,32 @@ class StreamGroup:
     @torch.no_grad()
     def run(self, images: Mapping[int, torch.Tensor]) -> Ran:
         with stage("diffuse"):
-            first = {seat: image for seat, image in images.items() if seat in self._unprimed}
+            given = _in_one_form(images)
+            first = {seat: image for seat, image in given.items() if seat in self._unprimed}
             if first and self.key.batched:
                 for _ in range(self.key.steps - 1):
-                    self._table.run(first)
-            made = self._table.run(images)
+                    self._table.make(first)
+            made = self._table.make(given)
             self._unprimed -= images.keys()
-            finite = torch.cat([made[seat].sum().isfinite()[None] for seat in images])
-            return Ran({seat: made[seat].clamp(0, 1) for seat in images}, finite)
+            whole = {seat: _whole(each) for seat, each in made.items()}
+            return Ran(
+                {seat: each.image for seat, each in made.items()},
+                {seat: planes for seat, (planes, _) in whole.items()},
+                torch.cat([whole[seat][1] for seat in images]),
+            )
+
+
+def _in_one_form(images: Mapping[int, torch.Tensor]) -> Mapping[int, torch.Tensor]:
+    """All as planes, or all as RGB where some stream's processors made RGB of its own."""
+    if len({image.dtype for image in images.values()}) < 2:
+        return images
+    return {seat: rgb_from_packed(image) if image.dtype == torch.uint8 else image for seat, image in images.items()}
+
+
+def _whole(made: Finished) -> tuple[torch.Tensor, torch.Tensor]:
+    assert made.planes is not None, "frames of groups are whole"
+    assert made.finite is not None
+    return made.planes, made.finite
 
 
 class GroupBook:
@@ -118,13 +143,26 @@ class GroupBook:
             group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
 
+    def move(self, before: Model, after: Model) -> None:
+        """The groups of `before` are those of `after`: its weights were changed in place."""
+        moved = [group for key, group in list(self._groups.items()) if key.model is before]
+        for group in moved:
+            self._groups.pop(group.key, None)
+            group.change_model(after)
+            self._groups[group.key] = group
+
 
 def runner_of(key: GroupKey, like: Knobs) -> Runner:
-    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it.
+    """What runs the calls that streams of this key share. Where engines are wanted one is looked for behind it."""
+    options = key.options
+    frame, device = frame_of(key), key.model.device
+    plain = make_runner(frame, device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+    return with_engines(plain, key, like)
 
-    Engines are made of the model alone so far: what is loaded besides it runs in torch.
-    """
-    model, conditions, options = key.model, key.conditions, key.options
+
+def frame_of(key: GroupKey) -> Frame:
+    """The plain frame of a key."""
+    model, conditions = key.model, key.conditions
     if conditions.adapter is None and not conditions.wanted.recalled:
         networks = EagerNetworks(model.unet, model.vae)
     else:
@@ -134,23 +172,31 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
             image_layers=() if conditions.adapter is None else conditions.adapter.layers,
             recalls=model.latent_shape(key.width, key.height)[1:] if conditions.wanted.recalled else None,
         )
-    frame = Frame(
+    return Frame(
         networks,
         slots=key.steps,
         guidance=key.guidance,
         prediction=model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
-        aligned=options.control_pictures == "aligned",
+        aligned=key.options.control_pictures == "aligned",
+        whole=True,
     )
-    plain = make_runner(frame, model.device, compiled=options.compile_networks, graphs=options.cuda_graphs)
+
+
+def with_engines(plain: Runner, key: GroupKey, like: Knobs) -> Runner:
+    """`plain`, with an engine looked for behind it where engines are wanted.
+
+    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    """
+    model = key.model
     finder = installed_finder() if key.engines else None
-    if finder is None or conditions != Conditions():
+    if finder is None or key.conditions != Conditions():
         return plain
     runner = SwappingRunner(plain)
     finder.look_for(
         EngineRequest(
-            frame,
+            frame_of(key),
             like,
             key.width,
             key.height,
@@ -168,4 +214,4 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
 groups = GroupBook(runner_of)
 """Those of this process."""
 
-__all__ = ["GroupBook", "GroupKey", "StreamGroup", "groups", "runner_of"]
+__all__ = ["GroupBook", "GroupKey", "StreamGroup", "frame_of", "groups", "runner_of", "with_engines"]

@@ -26,13 +26,18 @@ class Given(NamedTuple):
 class ParamsHandover:
     """What is wanted of a lane, what its worker was given, and what that said of it. Not for two threads at a time.
 
-    One update is under way at a time and newer ones wait for its answer, of which only the newest is sent.
+    One update is under way at a time and newer ones wait for its answer, of which only the newest is sent. While the
+    worker loads for it a newer one is sent at once: the worker gives that load up.
     """
 
     def __init__(self, params: StreamParams, revision: int) -> None:
         self._wanted = self._given = self._in_force = Wanted(params, revision)
         self._unanswered: int | None = None
         """The revision of the update under way."""
+        self._loads = False
+        """The worker said, since it was given that update, that it loads."""
+        self._before: Wanted | None = None
+        """What was given before, while it was not answered: it may have come into force all the same."""
         self._refusal: LaneStatus | None = None
         """What the worker said of the params it was given last, if it could not load them and runs older ones."""
         self._image: StyleImage | None = None
@@ -61,20 +66,25 @@ class ParamsHandover:
     def next(self) -> Given | None:
         """What the worker is to be given now, if anything."""
         # Of one revision there may be two: a style image's picture can come after its address.
-        if self._unanswered is not None or self._given is self._wanted:
+        if self._given is self._wanted or (self._unanswered is not None and not self._loads):
             return None
         return self._give()
 
     def stop(self) -> None:
         """The worker is gone; it answers nothing any more."""
-        self._unanswered = None
+        self._unanswered = self._before = None
+        self._loads = False
 
     def hear(self, status: LaneStatus) -> LaneStatus:
         """Take a report of the worker; returns it, with what the worker before could not load if that still holds."""
         if self._unanswered is not None and max(status.revision, status.refused_revision or 0) >= self._unanswered:
             self._unanswered = None
+        if status.phase is LanePhase.LOADING:
+            self._loads = True
         if status.phase is not LanePhase.READY:
             return status
+        if self._before is not None and status.revision == self._before.revision:
+            self._in_force = self._before
         if status.refused_revision == self._given.revision:
             self._refusal = status
         elif status.revision == self._given.revision:
@@ -89,12 +99,14 @@ class ParamsHandover:
         return status
 
     def _give(self) -> Given:
+        self._before = self._given if self._unanswered is not None else None
         self._given = self._wanted
         self._refusal = None
         return self._send(self._wanted)
 
     def _send(self, wanted: Wanted) -> Given:
         self._unanswered = wanted.revision
+        self._loads = False
         image = image_apart(wanted.params)
         if image is None or image == self._image:
             return Given(dump_params(wanted.params), wanted.revision, None)

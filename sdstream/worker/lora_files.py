@@ -6,18 +6,20 @@ is fetched is bounded in size and time.
 
 import asyncio
 import hashlib
+import json
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from sdstream.diffusion.hub import only_one
 from sdstream.diffusion.selection import LORA, RemoteFile, choose_lora_file
 from sdstream.diffusion.sources import HubId, Progress, fetch_repository, fetches, find_cached
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
-from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.fetching import FetchBrokenOff, FetchProblem, PublicFetcher, Transfer
 from sdstream.settings import Family
 
 LCM_LORAS: dict[Family, str] = {
@@ -34,6 +36,12 @@ KEPT_BYTES = 20 * 1024**3
 """Of LoRAs from URLs; the ones longest unused go first."""
 FETCHED = ".fetched"
 """Below `loras`: what came from URLs, by the hash of the URL."""
+LOCKS = "locks"
+"""Below that: who fetches what, so that nobody else does."""
+ATTEMPTS = 5
+"""How often in a row a URL is asked without a byte coming."""
+PAUSE_SECONDS = 1.0
+"""Between two of those."""
 HUB_FILE = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+?)(/(?P<file>[\w./ -]+\.safetensors))?(@(?P<revision>[\w./-]+))?", re.ASCII
 )
@@ -87,26 +95,32 @@ class LoraFiles:
         if places.loras is None or not fetches(places):
             raise LoraUnusable(f"the LoRA {name} is at a URL, and nothing is fetched here")
         folder = places.loras / FETCHED
-        target = folder / f"{hashlib.sha256(url.encode()).hexdigest()}.safetensors"
+        key = hashlib.sha256(url.encode()).hexdigest()
+        target = folder / f"{key}.safetensors"
         try:
-            if target.is_file():
-                target.touch()  # used now
-                return target
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{uuid.uuid4().hex}.part"
-            try:
-                asyncio.run(self._download(url, name, part, progress))
-                _make_room(folder, part.stat().st_size)
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
+            with only_one(folder / LOCKS / key, f"the LoRA {name}", progress):
+                if target.is_file():
+                    target.touch()  # used now
+                    return target
+                part = _Part(folder / f"{key}.part")
+                try:
+                    asyncio.run(self._download(url, name, part, progress))
+                except FetchBrokenOff:
+                    raise  # what came stays for the next try
+                except FetchProblem:
+                    part.drop()
+                    raise
+                _make_room(folder, part.path)
+                part.path.replace(target)
+                part.drop()
         except FetchProblem as problem:
             raise ModelDownloadFailed(f"the LoRA {name} {problem}", hint="Check its URL.") from problem
         except OSError as error:
             raise ModelDownloadFailed(f"the LoRA {name} cannot be kept: {error.strerror or error}") from error
         return target
 
-    async def _download(self, url: str, name: str, part: Path, progress: Progress) -> None:
+    async def _download(self, url: str, name: str, part: "_Part", progress: Progress) -> None:
+        """Bring `part` to hold the whole file, in as many tries as bring some of it."""
         told = -1
 
         def tell(came: int, total: int | None) -> None:
@@ -116,12 +130,67 @@ class LoraFiles:
                 told = percent
                 progress(f"downloading the LoRA {name}", float(percent) if total else None)
 
-        fetcher = self.make_fetcher()
+        fetcher, transfer = self.make_fetcher(), part.transfer()
+        failures = spoilt = 0
+        began = asyncio.get_running_loop().time()
         try:
-            with part.open("wb") as file:
-                await fetcher.download(url, file, MAX_BYTES, tell)
+            with part.path.open("ab") as file:
+                while True:
+                    start = file.seek(0, 2)
+                    try:
+                        await fetcher.go_on(url, file, MAX_BYTES, tell, transfer)
+                        if transfer.sha256 in ("", _sha256(part.path, file)):
+                            return
+                        file.truncate(0)
+                        transfer.validator = ""
+                        spoilt += 1
+                        if spoilt == 2:
+                            raise FetchProblem("came twice with bytes that are not those that its server promises")
+                    except FetchBrokenOff:
+                        failures = failures + 1 if file.seek(0, 2) <= start else 1
+                        if failures == ATTEMPTS or asyncio.get_running_loop().time() - began > MAX_SECONDS:
+                            raise
+                        progress(f"downloading the LoRA {name}", None)
+                        await asyncio.sleep(PAUSE_SECONDS)
+                    finally:
+                        file.flush()
+                        part.note(transfer)
         finally:
             fetcher.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file that has not come whole yet, with what is known of it beside it."""
+
+    path: Path
+
+    @property
+    def _notes(self) -> Path:
+        return self.path.with_suffix(".part.json")
+
+    def transfer(self) -> Transfer:
+        """What is known of the bytes that are here, from an earlier time if need be."""
+        try:
+            known: Any = json.loads(self._notes.read_text("utf-8"))
+            return Transfer(str(known["validator"]), str(known["sha256"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Transfer()
+
+    def note(self, transfer: Transfer) -> None:
+        """Keep it for a later time."""
+        self._notes.write_text(json.dumps({"validator": transfer.validator, "sha256": transfer.sha256}), "utf-8")
+
+    def drop(self) -> None:
+        """Keep nothing."""
+        self.path.unlink(missing_ok=True)
+        self._notes.unlink(missing_ok=True)
+
+
+def _sha256(path: Path, written: BinaryIO) -> str:
+    written.flush()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shown(name: str) -> str:
@@ -170,13 +239,17 @@ def _only_file(folder: Path, name: str) -> Path:
     return folder / choose_lora_file(name, files).name
 
 
-def _make_room(folder: Path, more: int) -> None:
-    kept = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
-    size = more + sum(path.stat().st_size for path in kept)
+def _make_room(folder: Path, newest: Path) -> None:
+    """Let the files longest unused go, so that `newest` can stay with the others."""
+    found = (path for pattern in ("*.safetensors", "*.part") for path in folder.glob(pattern))
+    kept = sorted((path for path in found if path != newest), key=lambda path: path.stat().st_mtime)
+    size = newest.stat().st_size + sum(path.stat().st_size for path in kept)
     for path in kept:
         if size <= KEPT_BYTES:
             break
         size -= path.stat().st_size
+        if path.suffix == ".part":
+            _Part(path).drop()
         path.unlink(missing_ok=True)
 
 

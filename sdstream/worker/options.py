@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sdstream.params import StreamParams
 from sdstream.settings import Settings
 
 
@@ -14,6 +15,9 @@ class EngineOptions:
     cuda_graphs: bool = True
     safety_check_interval: int = 1
     control_pictures: Literal["aligned", "newest"] = "aligned"
+    planes: bool = True
+    """Give frames the planes of pictures, and take theirs, where a stream asks for nothing else; no setting. The plain
+    twin converts every picture outside the frame."""
 
     @classmethod
     def of(cls, settings: Settings) -> "EngineOptions":
@@ -21,8 +25,17 @@ class EngineOptions:
             settings.compile_networks,
             settings.cuda_graphs,
             settings.safety_check_interval,
-            settings.control_pictures,
+            control_pictures=settings.control_pictures,
         )
 
 
-__all__ = ["EngineOptions"]
+def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:
+    """What is different from what `acceleration` asks for, while `in_force` is what runs the networks."""
+    if params.acceleration == "tensorrt" and in_force.startswith("torch"):
+        return ("acceleration tensorrt: no engine is in force, so the networks run in torch",)
+    if params.acceleration == "xformers":
+        return ("acceleration xformers: torch's own attention is used, which does the same",)
+    return ()
+
+
+__all__ = ["EngineOptions", "acceleration_notes"]

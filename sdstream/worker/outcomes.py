@@ -22,7 +22,8 @@ class Refusal(NamedTuple):
 
 
 class LoadGivenUp(Exception):
-    """The lane that something was loaded for is gone; what was fetched so far stays for whoever asks next."""
+    """What something was loaded for is no longer wanted: the lane is gone, or was given newer params. What was fetched
+    so far stays for whoever asks next."""
 
 
 @dataclass(frozen=True, slots=True)

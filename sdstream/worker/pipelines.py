@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -11,23 +11,24 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
-from sdstream.params.processors import ImageProcessing
 from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.asked import wanted_of
 from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
-from sdstream.worker.processors import ProcessorChain, Wanted
-from sdstream.worker.published import PROCESSORS as NETWORK_PROCESSORS
+from sdstream.worker.processors import ProcessorChain
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
 
 
 class Ran(NamedTuple):
-    """What a call made: the picture of each seat, float [1, 3, H, W], and in the order of the seats in the call whether
-    each is made of finite numbers, bool [S]. Both are on the device, which may still be at work on them."""
+    """What a call made: the picture of each seat, float [1, 3, H, W], about 0 to 1, the same as packed I420, uint8
+    [1, 3H/2, W], and in the order of the seats in the call whether each is made of finite numbers, bool [S]. All are on
+    the device, which may still be at work on them."""
 
     images: Mapping[int, torch.Tensor]
+    planes: Mapping[int, torch.Tensor]
     finite: torch.Tensor
 
 
@@ -48,7 +49,8 @@ class Group(Protocol):
         ...
 
     def run(self, images: Mapping[int, torch.Tensor]) -> Ran:
-        """One call for the seats that have a picture, float [1, 3, H, W], 0 to 1. Touches no other seat.
+        """One call for the seats that have a picture: float [1, 3, H, W], 0 to 1, or packed I420, uint8 [1, 3H/2, W].
+        Touches no other seat.
 
         When it raises, what the seats remember is as it was.
         """
@@ -115,6 +117,16 @@ class Pipeline(Protocol):
         return 0
 
     @property
+    def takes_planes(self) -> bool:
+        """Whether nothing is to be done with pictures before the call, so that it can be given their planes, packed."""
+        return False
+
+    @property
+    def gives_planes(self) -> bool:
+        """Whether nothing is to be done with pictures after the call, so that the planes it gives are the result."""
+        return False
+
+    @property
     def kind(self) -> CallKind:
         """What its calls are, for those who measure them."""
         ...
@@ -136,8 +148,12 @@ class Pipeline(Protocol):
         """
         ...
 
+    def plan_slowly(self, params: StreamParams, progress: Progress) -> Any:
+        """As `plan`, for what is fetched or computed for long; asked where `plan` gave None. `progress` may raise."""
+        return None
+
     def turn(self, plan: Any) -> None:
-        """Bring what `plan` made into force, from the next picture on. Copies only."""
+        """Bring what `plan` made into force, from the next picture on. Copies, and no longer than a picture takes."""
         ...
 
     def begin(self, before: "Pipeline | None") -> None:
@@ -156,7 +172,7 @@ class Pipeline(Protocol):
         ...
 
     def after(self, image: torch.Tensor) -> torch.Tensor:
-        """The lane's own part after it; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
+        """The lane's own part after it, of about 0 to 1; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
         ...
 
     def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
@@ -239,6 +255,16 @@ class LaneStages:
             params.output_size,
             kind_of(params),
         )
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether some processor looks at pictures before what is shared."""
+        return not self.first.is_empty
+
+    @property
+    def looks_after(self) -> bool:
+        """Whether pictures are not yet what they shall be after it."""
+        return not self.last.is_empty or self.input_size != self.output_size
 
     @property
     def changes_nothing(self) -> bool:
@@ -353,24 +379,6 @@ class ProcessorPipeline(Pipeline):
         return image
 
 
-def is_quick(params: StreamParams) -> bool:
-    """Whether a pipeline for these params is there at once: image processors alone, none of which has a network."""
-    if not params.skip_diffusion:
-        return False
-    blocks = (params.image_preprocessing, params.image_postprocessing)
-    return not any(processor.type in NETWORK_PROCESSORS for block in blocks if block for processor in block.active)
-
-
-def wanted_of(params: StreamParams, block_name: Literal["image_preprocessing", "image_postprocessing"]) -> list[Wanted]:
-    """The active processors of a block."""
-    block: ImageProcessing | None = getattr(params, block_name)
-    return [
-        Wanted(processor.type, processor.params, place=f"{block_name}[{index}]")
-        for index, processor in enumerate(() if block is None or not block.enabled else block.processors)
-        if processor.enabled
-    ]
-
-
 @cache
 def annotators(device: torch.device, places: ModelPlaces) -> AnnotatorShelf:
     """The networks of image processors on a device."""
@@ -387,7 +395,5 @@ __all__ = [
     "Told",
     "annotators",
     "group_of",
-    "is_quick",
     "make_pipeline",
-    "wanted_of",
 ]

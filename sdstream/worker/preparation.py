@@ -16,9 +16,9 @@ import torch
 from sdstream.clock import Clock
 from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
+from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
-from sdstream.worker.outcomes import Prepared
-from sdstream.worker.pipelines import is_quick
+from sdstream.worker.outcomes import LoadGivenUp, Prepared
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
 
@@ -77,6 +77,9 @@ class Preparation:
                 return
         if isinstance(error, self._device.fatal_errors):
             raise error
+        if isinstance(error, LoadGivenUp):
+            lane.give_way()
+            return
         if isinstance(error, torch.OutOfMemoryError):
             self._device.give_back()
             if prepared.beside and lane.is_running:
@@ -96,9 +99,10 @@ class Preparation:
         def load() -> None:
             prepared = self._load(lane, wanted, params)
             if prepared.error is not None:
-                lane.note_refusal(prepared.error, wanted.revision)
+                if not isinstance(prepared.error, LoadGivenUp):
+                    lane.note_refusal(prepared.error, wanted.revision)
                 self._device.give_back()
-                prepared = self._load(lane, before, None)
+                prepared = self._load(lane, before, None, gives_way=False)
             self._scheduler.offer(lane.number, prepared)
 
         self._loads.put(load)
@@ -118,8 +122,14 @@ class Preparation:
         else:
             self._scheduler.offer(lane.number, prepared)
 
-    def _load(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None) -> Prepared:
+    def _load(
+        self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, *, gives_way: bool = True
+    ) -> Prepared:
+        """Load; `gives_way` has it end when newer params come."""
+
         def progress(detail: str, percent: float | None) -> None:
+            if gives_way and self._scheduler.is_superseded(lane.number):
+                raise LoadGivenUp
             self._told_at[lane.number] = self._clock.monotonic()
             lane.progress(detail, percent)
 

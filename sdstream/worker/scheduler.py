@@ -199,6 +199,12 @@ class Scheduler:
 
     # -- threads that prepare
 
+    def is_superseded(self, lane: int) -> bool:
+        """Whether newer params wait for what is being prepared for this lane to be over."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            return queue is not None and queue.preparing and queue.params is not None
+
     def offer(self, lane: int, prepared: object) -> None:
         """Hand in what was made for a `Prepare`, or why it could not be; of a closed lane nothing happens."""
         with self._condition:

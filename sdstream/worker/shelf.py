@@ -2,13 +2,21 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 
-from sdstream.diffusion.fusing import WeightedLoras, can_refit, check_loras, fused, networks_of, refit
+from sdstream.diffusion.fusing import (
+    WeightedLoras,
+    can_refit,
+    check_loras,
+    fused,
+    networks_of,
+    refit,
+    refitted_prompts,
+)
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model, Progress, default_dtype, load_model
 from sdstream.diffusion.selection import LORA
@@ -47,6 +55,29 @@ class WantedModel:
             ModelPlaces() if models is None else models.places,
         )
 
+    def turned(self, params: StreamParams) -> "WantedModel":
+        """The same model with the LoRAs of `params`, which name the same `model_id`."""
+        own = WantedModel.of(params)
+        return replace(self, loras=own.loras, lcm=own.lcm)
+
+
+class ModelUse:
+    """One use of a model, from when it is given out until `ModelShelf.leave`, or until nobody holds this any more."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """Other LoRAs for a model, ready to be written into its storages. Nothing was changed yet."""
+
+    preview: Model
+    """What to plan with: the model as it is, with the prompts that it will have."""
+    claim: Callable[[], bool]
+    """Keep the model from whoever comes now; False when it has another user already. From any thread."""
+    write: Callable[[], Model]
+    """After `claim`, between two pictures: takes about as long as one, and gives the model to use from then on."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Files:
@@ -78,37 +109,54 @@ class ModelShelf:
         self._load = threading.Lock()
         self._models: WeakValueDictionary[Key, Model] = WeakValueDictionary()
         self._keys: WeakKeyDictionary[Model, Key] = WeakKeyDictionary()
+        self._users: WeakKeyDictionary[Model, WeakSet[ModelUse]] = WeakKeyDictionary()
         self._last: Model | None = None
 
-    def get(self, wanted: WantedModel, device: torch.device, progress: Progress) -> Model:
+    def get(self, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None = None) -> Model:
         """The model, fetched and loaded where it is not here yet. `progress` may raise to give up.
+
+        Who gives no `use` must not let streams with one have the model: it may be changed under them.
 
         Raises `ModelUnavailable` of the kind that fits, naming what is missing; what was loaded before stays then.
         """
         files = self._find_files(wanted, device, progress)
         key = files.key(device)
-        known = self._known(key)
+        known = self._known(key, use)
         if known is not None and known.family == wanted.family:
             return known
         with self._load:
-            base = self._base(files, wanted, device, progress)
+            base = self._base(files, wanted, device, progress, None if files.loras else use)
             if not files.loras:
                 return base
-            model = self._known(key)
+            model = self._known(key, use)
             if model is None:
                 loras = _read_loras(base, files, progress)
                 progress("fusing the LoRAs", None)
                 model = fused(base, loras)
-            return self._keep(key, model)
+            return self._keep(key, model, use)
+
+    @property
+    def count(self) -> int:
+        """How many models are in memory, each that differs from its base by LoRAs beside it."""
+        with self._look:
+            return len(self._models)
+
+    def leave(self, use: ModelUse) -> None:
+        """The use of a model is over."""
+        with self._look:
+            for users in self._users.values():
+                users.discard(use)
 
     def prepare_refit(
-        self, model: Model, wanted: WantedModel, device: torch.device, progress: Progress
-    ) -> Callable[[], Model] | None:
-        """How to turn `model`, which one stream alone uses, into the wanted one in the same storages; None: impossible.
+        self, model: Model, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse
+    ) -> Refit | None:
+        """How to turn `model`, which `use` alone uses, into the wanted one in the same storages; None: impossible.
 
-        All that can fail happens here: raises `ModelUnavailable`, and `model` is as it was. What is returned is to be
-        called between two pictures, takes about as long as a picture, and returns the model to use from then on.
+        All that can fail happens here: raises `ModelUnavailable`, and `model` is as it was.
         """
+        with self._look:
+            if not self._is_alone(model, use):
+                return None
         files = self._find_files(wanted, device, progress)
         before = self._keys.get(model)
         if model.base is None or not files.loras or before is None or self._known(files.key(device)) is not None:
@@ -118,14 +166,25 @@ class ModelShelf:
         loras = _read_loras(model.base, files, progress)
         if not can_refit(model, loras):
             return None
+        progress("fusing the LoRAs", None)
         check_loras(model.base, loras)
+        prompts = refitted_prompts(model, loras)
+
+        def claim() -> bool:
+            with self._look:
+                if not self._is_alone(model, use):
+                    return False
+                self._models.pop(before, None)
+                return True
 
         def write() -> Model:
-            with self._look:
-                self._models.pop(before, None)
-            return self._keep(files.key(device), refit(model, loras))
+            return self._keep(files.key(device), refit(model, loras, prompts), use)
 
-        return write
+        return Refit(replace(model, prompts=prompts), claim, write)
+
+    def _is_alone(self, model: Model, use: ModelUse) -> bool:
+        users = self._users.get(model)
+        return users is not None and set(users) == {use}
 
     def _find_files(self, wanted: WantedModel, device: torch.device, progress: Progress) -> _Files:
         half = default_dtype(device) == torch.float16
@@ -152,9 +211,11 @@ class ModelShelf:
                 f"{error.message}; use_lcm_lora asks for it", hint="Set use_lcm_lora to false to go without it."
             ) from error
 
-    def _base(self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress) -> Model:
+    def _base(
+        self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None
+    ) -> Model:
         key = files.base_key(device)
-        model = self._known(key)
+        model = self._known(key, use)
         if model is None or model.family != wanted.family:
             with self._look:
                 self._last = None  # make room first
@@ -167,21 +228,25 @@ class ModelShelf:
                 tokenizer_elsewhere=files.tokenizer,
                 progress=progress,
             )
-        return self._keep(key, model)
+        return self._keep(key, model, use)
 
-    def _known(self, key: Key) -> Model | None:
+    def _known(self, key: Key, use: ModelUse | None = None) -> Model | None:
         with self._look:
             model = self._models.get(key)
-            if model is not None:
-                self._last = model
-            return model
+            return None if model is None else self._give(model, use)
 
-    def _keep(self, key: Key, model: Model) -> Model:
+    def _keep(self, key: Key, model: Model, use: ModelUse | None) -> Model:
         with self._look:
             self._models[key] = model
             self._keys[model] = key
-            self._last = model
-            return model
+            return self._give(model, use)
+
+    def _give(self, model: Model, use: ModelUse | None) -> Model:
+        """Under the lock, so that a model is never claimed by one and given to another."""
+        self._last = model
+        if use is not None:
+            self._users.setdefault(model, WeakSet()).add(use)
+        return model
 
 
 def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras:
@@ -203,4 +268,4 @@ def _stamp(path: Path) -> Key:
     return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
 
 
-__all__ = ["ModelShelf", "WantedModel"]
+__all__ = ["ModelShelf", "ModelUse", "Refit", "WantedModel"]

@@ -1,13 +1,11 @@
 """The worker's end of a lane: its rings, its pipeline, and what becomes of each of its pictures."""
 
-import threading
 from collections.abc import Callable
 
 import torch
 
 from sdstream.clock import Clock
 from sdstream.errors import InternalError
-from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
 from sdstream.worker.messages import (
@@ -24,9 +22,10 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
+from sdstream.worker.output import OutputRing
 from sdstream.worker.pipelines import Pipeline, Progress, Told, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
-from sdstream.worker.ring import FrameRing, SlotLedger
+from sdstream.worker.ring import FrameRing
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
 from sdstream.worker.tapping import small_tap
 
@@ -58,16 +57,13 @@ class LaneWork:
         self.stream_id = stream_id
         self._device = device
         self._models = models
-        self._memory_prefix = memory_prefix
         self._scheduler = scheduler
         self._send = send
         self._clock = clock
         self._options = options
         self._pass_unchanged = pass_unchanged
-        self._lock = threading.Lock()
         self._input: FrameRing | None = None
-        self._output: FrameRing | None = None
-        self._ledger = SlotLedger(0)
+        self._output = OutputRing(number, memory_prefix, send, lambda room: scheduler.set_room(number, room))
         self._image: StyleImage | None = None
         self._pipeline: Pipeline | None = None
         self._in_force: WantedParams | None = None
@@ -109,12 +105,7 @@ class LaneWork:
 
     def take_back(self, ring: int, slots: list[int]) -> None:
         """The server is done with results."""
-        with self._lock:
-            if self._output is None or self._output.number != ring:
-                return  # of a smaller ring, gone since
-            for slot in slots:
-                self._ledger.give_back(slot)
-            self._scheduler.set_room(self.number, self._ledger.free > 0)
+        self._output.give_back(ring, slots)
 
     def tap(self, processor: str) -> bytes | None:
         """What this image processor made last, as a small JPEG; None when there is no such thing."""
@@ -134,7 +125,12 @@ class LaneWork:
         return None if plan is None else Prepared(wanted, params, plan=plan, planned_for=pipeline)
 
     def load(self, wanted: WantedParams, params: StreamParams, progress: Progress) -> Prepared:
-        """Another pipeline for these params; the present one goes on meanwhile."""
+        """What these params need, however long it takes: a plan for the present pipeline, which goes on meanwhile, or
+        another one."""
+        present = self._pipeline
+        plan = None if present is None else present.plan_slowly(params, progress)
+        if plan is not None:
+            return Prepared(wanted, params, plan=plan, planned_for=present)
         pipeline = make_pipeline(params, self._device, progress, self._models, self._options)
         return Prepared(wanted, params, pipeline=pipeline)
 
@@ -197,6 +193,14 @@ class LaneWork:
         self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
         self._report(LanePhase.READY)
 
+    def give_way(self) -> None:
+        """Newer params came while those before were loaded, which are given up: neither refused nor failed."""
+        self.preparing = False
+        if self._pipeline is None:
+            self._scheduler.hold(self.number, preparing=False)
+        else:
+            self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
+
     def make_room(self) -> WantedParams | None:
         """Let the present pipeline go, so that another one fits; returns the params that were in force."""
         self._drop_pipeline()
@@ -255,14 +259,16 @@ class LaneWork:
         self._converted = True
         if not (self._pass_unchanged and pipeline.changes_nothing and picture.means_the_same):
             return None
-        output, slot = self._take_output(pipeline.output_size)
-        size = colour.scale(picture.frame(), pipeline.output_size, output.slot(slot), self._device)
-        return Result(output.number, slot, size, None)
+        slot = self._output.take(pipeline.output_size)
+        size = colour.scale(picture.frame(), pipeline.output_size, slot.memory, self._device)
+        return Result(slot.ring, slot.number, size, None)
 
     def upload(self, picture: WaitingPicture) -> torch.Tensor:
         """The picture as the call takes it."""
         pipeline = self._pipeline
         assert pipeline is not None
+        if pipeline.takes_planes:
+            return colour.upload_planes(picture.frame(), pipeline.input_size, self._device)
         return pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device))
 
     def repeat(self, image: torch.Tensor) -> Result | None:
@@ -272,16 +278,18 @@ class LaneWork:
         again = pipeline.repeat(image)
         return None if again is None else self._begin_download(pipeline, again)._replace(skipped=True)
 
-    def download(self, image: torch.Tensor) -> Result:
-        """Begin to fetch what the call made."""
+    def download(self, image: torch.Tensor, planes: torch.Tensor | None) -> Result:
+        """Begin to fetch what the call made, if there was one: `planes` are then `image` as packed I420."""
         pipeline = self._pipeline
         assert pipeline is not None
+        if planes is not None and pipeline.gives_planes:
+            return self._begin_download(pipeline, planes)
         return self._begin_download(pipeline, pipeline.after(image))
 
     def _begin_download(self, pipeline: Pipeline, image: torch.Tensor) -> Result:
-        output, slot = self._take_output(pipeline.output_size)
-        download = colour.Download(image, output.slot(slot))
-        return Result(output.number, slot, download.size, download)
+        slot = self._output.take(pipeline.output_size)
+        download = colour.Download(image, slot.memory)
+        return Result(slot.ring, slot.number, download.size, download)
 
     def deliver(self, picture: WaitingPicture, result: Result, started: float) -> None:
         """The result is complete: send it."""
@@ -349,19 +357,6 @@ class LaneWork:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.end()
-
-    def _take_output(self, size: PictureSize) -> tuple[FrameRing, int]:
-        with self._lock:
-            ring = self._output
-            if ring is None or not ring.fits(size):
-                ring = FrameRing.create(self._memory_prefix, 1 if ring is None else ring.number + 1, size.byte_count)
-                self._output = ring
-                self._ledger = SlotLedger(ring.slots)
-                self._send(UseRing(self.number, ring.number, ring.name, ring.slot_bytes, ring.slots))
-            slot = self._ledger.take()
-            assert slot is not None, "the scheduler gave a turn to a lane without room"
-            self._scheduler.set_room(self.number, self._ledger.free > 0)
-            return ring, slot
 
     def _report(
         self,

@@ -23,9 +23,16 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
-from sdstream.worker.ports import LanePhase, LaneStatus, WorkerHealth, WorkerPhase
+from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, WorkerHealth, WorkerPhase
 
 ANSWER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+LANE = LaneStatus(
+    LanePhase.READY,
+    revision=1,
+    effective_sequence=7,
+    loras=(("owner/lora", 0.5),),
+    processors=(ProcessorState("image_preprocessing[0]", "canny", "working"),),
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class FakeStreams:
             restart_count=0,
             last_restart_logs=(),
             revision=record.revision,
-            lane=LaneStatus(LanePhase.READY, revision=1, effective_sequence=7) if live else None,
+            lane=LANE if live else None,
             media=MediaStatistics(
                 publisher=PublisherState.CONNECTED if live else PublisherState.ABSENT, tracks=(track,) if live else ()
             ),

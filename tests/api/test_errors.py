@@ -129,6 +129,11 @@ async def test_what_is_no_json_object_is_400(site: Site, content: bytes) -> None
     assert site.streams.records == {}
 
 
+async def test_line_breaks_of_a_prompt_need_not_be_escaped(site: Site) -> None:
+    answer = await site.client.post("/v1/streams", content=b'{"params": {"prompt": "a fox,\n\tin the snow"}}')
+    assert answer.json()["params"]["prompt"] == "a fox,\n\tin the snow"
+
+
 async def test_a_duplicate_member_is_named(site: Site) -> None:
     answer = await site.client.post("/v1/streams", content=b'{"name": "a", "name": "b"}')
     assert check(answer, 400)["details"][0]["field"] == "name"

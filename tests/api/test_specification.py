@@ -130,6 +130,28 @@ async def test_what_is_sent_is_what_is_documented(make_site: Callable[..., Site]
     assert {operation_id for operation_id, _ in calls} == set(OPERATIONS)
 
 
+async def test_no_member_is_sent_that_is_not_documented(make_site: Callable[..., Site]) -> None:
+    for operation_id, answer in await conduct(make_site(api_key_endpoint=True)):
+        described = (
+            operation(operation_id)["responses"][str(answer.status_code)].get("content", {}).get("application/json")
+        )
+        if described is not None and answer.content:
+            schema = close({**described["schema"], "components": DOCUMENT["components"]})
+            jsonschema_rs.Draft202012Validator(schema).validate(answer.json())
+
+
+def close(node: Any) -> Any:
+    """A schema whose objects have no members but those that it names."""
+    if isinstance(node, list):
+        return [close(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    closed = {name: close(value) for name, value in node.items()}
+    return (
+        closed | {"additionalProperties": False} if node.get("type") == "object" and node.get("properties") else closed
+    )
+
+
 @pytest.mark.parametrize("model_id", ModelTable.from_settings(Settings.model_validate({})).ids())
 async def test_a_stream_of_each_model_conforms(site: Site, model_id: str) -> None:
     answer = await site.client.post("/v1/streams", json={"params": {"model_id": model_id}})

@@ -61,6 +61,7 @@ async def test_55_broadcast_goes_live_and_the_player_plays(rest: Rest, page: Pag
     assert (status["viewers"], status["publisher"]) == (0, "absent")
 
 
+@pytest.mark.alone
 async def test_55_a_player_that_came_before_the_camera_plays_soon_after(rest: Rest, page: Page) -> None:
     stream = await rest.create()
     assert stream["whep_url"]
@@ -93,6 +94,7 @@ async def test_55_the_player_goes_on_when_another_publisher_takes_over(rest: Res
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.alone
 async def test_56_a_lost_network_leads_to_reconnecting_and_back(rest: Rest, page: Page, artifacts: Path) -> None:
     stream = await rest.create(SMALL)
     network = Network()

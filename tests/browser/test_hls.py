@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.node]
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_hls_js_plays_pictures_and_sound(context: BrowserContext, origin: str, rest: Rest) -> None:
     stream = await rest.create(params=SMALL)
     clock = SystemClock()

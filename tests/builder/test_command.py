@@ -49,6 +49,7 @@ class FakeBackend:
 
     def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
         progress("building the engine", 0.5)
+        (work / "half").write_bytes(b"of an export")
         if self.error is not None and component.name == "second":
             raise self.error
         self.built.append(component.name)
@@ -102,8 +103,10 @@ def test_a_bake_goes_on_with_what_a_crash_left(oven: Oven) -> None:
     oven.backend.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         oven.bakery.bake(oven.profile)
+    assert "half" in {file.name for file in oven.cache.directory.glob(".drafts/*/*")}, "for who goes on"
     oven.backend.error = None
     outcome = oven.bakery.bake(oven.profile)
+    assert "half" not in {file.name for file in oven.cache.directory.glob(".drafts/*/*")}
     assert [engine.status for engine in outcome.engines] == [BakeStatus.PRESENT, BakeStatus.BUILT, BakeStatus.BUILT]
     assert oven.backend.built == ["first", "second", "third"]
 

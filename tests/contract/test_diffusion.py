@@ -3,11 +3,10 @@
 import asyncio
 import io
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy
@@ -15,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from tests.contract.films import FilmTrack, peak_ratio, write_film
 from tests.contract.test_media_files import film
 from tests.project.commands import environment, sdstream
@@ -43,36 +45,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with a tiny SD-Turbo and no other model: the hub's cache is empty."""
     folder = tmp_path_factory.mktemp("diffusion")
     model = folder / "tiny"
-    made = sdstream("models", "tiny", str(model), environment=environment(folder))
-    assert made.returncode == 0, made.stderr
+    write_tiny_model(model, "sd-turbo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         models = json.dumps({"stabilityai/sd-turbo": str(model)})
         # Pictures of random weights are noise to a codec: at this rate it keeps them.
-        live = LiveServer(folder, models=models, worker_spare=False, video_bitrate=50_000_000)
+        live = LiveServer(folder, models=models, video_bitrate=50_000_000)
         live.start()
     yield live
     live.stop()
 
 
 @pytest.fixture(scope="module")
-def controlnet(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+def controlnet(server: LiveServer) -> str:
     """The id of a ControlNet that is in the server's data directory, tiny and random."""
     name = "thibaud/controlnet-sd21-canny-diffusers"
-    program = """
-import sys
-from pathlib import Path
-from diffusers import UNet2DConditionModel
-from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
-write_tiny_controlnet(Path(sys.argv[2]), UNet2DConditionModel.from_pretrained(sys.argv[1], subfolder="unet"))
-"""
-    target = server.data_dir / "models" / name
-    arguments = [sys.executable, "-c", program, str(server.folder / "tiny"), str(target)]
-    subprocess.run(arguments, check=True, capture_output=True, timeout=100)
+    kind: Any = diffusers.UNet2DConditionModel
+    write_tiny_controlnet(
+        server.data_dir / "models" / name, kind.from_pretrained(server.folder / "tiny", subfolder="unet")
+    )
     return name
 
 
-async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
+async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
     created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
     stream = created.expect()
     rest.remember(stream)
@@ -93,7 +88,8 @@ async def test_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: L
             before = after
 
 
-async def test_controlnets_come_go_and_are_turned_while_pictures_flow(
+@pytest.mark.alone
+async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     server: LiveServer, rest: Rest, controlnet: str
 ) -> None:
     entry = {"model_id": controlnet, "conditioning_scale": 0.0, "preprocessor": "canny", "enabled": True}

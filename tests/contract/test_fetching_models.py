@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.project.commands import environment, sdstream
+from sdstream.diffusion.tiny import write_tiny_model
 from tests.support.events import event_log
 from tests.support.hub import FakeHub
 from tests.support.peers import Publisher, Viewer
@@ -26,8 +26,7 @@ PARAMS = {"model_id": DREAM, "t_index_list": [20], "width": 384, "height": 384}
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     """A hub with a tiny SD 1.5, a TAESD, the LCM LoRA, and a gated LoRA; what is held stops half way."""
     folder = tmp_path_factory.mktemp("hub")
-    made = sdstream("models", "tiny", str(folder / "tiny"), "--family", "sd15", environment=environment(folder))
-    assert made.returncode == 0, made.stderr
+    write_tiny_model(folder / "tiny", "sd15")
     hub = FakeHub()
     for name, part in (("madebyollin/taesd", "taesd"), (LCM, "lcm_lora")):
         shutil.move(folder / "tiny" / part, folder / part)
@@ -47,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub) -> Iterator[L
         patch.setenv("HF_HUB_OFFLINE", "0")
         patch.setenv("HF_HUB_CACHE", str(folder / "cache"))
         patch.setenv("HF_TOKEN", "hf_of_somebody_else")
-        live = LiveServer(folder, worker_spare=False)
+        live = LiveServer(folder)
         live.start()
     yield live
     live.stop()
@@ -61,7 +60,7 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
     stream = await rest.create(PARAMS)
     async with Publisher(other["whip_url"]) as far, Viewer(far.whep_url) as neighbour:
         await neighbour.wait_kind("card", seconds=20)
-        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+        async with Publisher(stream["whip_url"], fps=5) as publisher, Viewer(publisher.whep_url) as viewer:
             lane = await eventually(lambda: downloading(rest, stream["id"]), seconds=20, what="a download under way")
             assert 0 < lane["percent"] < 100
             await viewer.wait_kind("placard")

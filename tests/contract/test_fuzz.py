@@ -190,6 +190,7 @@ def mutations(offer: str, seed: int) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["whip", "whep"])
+@pytest.mark.alone
 async def test_broken_offers_are_refused_and_leave_nothing_behind(fuzzed: LiveServer, role: str) -> None:
     async with Rest(fuzzed) as rest:
         watched = await rest.create()
@@ -237,6 +238,7 @@ async def _post_all(rest: Rest, url: str, offer: str, count: int, statuses: list
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_opening_and_closing_sessions_leaves_files_threads_and_memory_flat(fuzzed: LiveServer) -> None:
     async with Rest(fuzzed) as rest:
 

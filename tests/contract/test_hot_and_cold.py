@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bodies import CANNY, DEPTH, SDXL, data_uri
+from tests.support.bodies import CANNY, DEPTH, SDXL, TILE, data_uri
 from tests.support.events import event_log
 from tests.support.peers import Publisher, Viewer, preserved
 from tests.support.rest import SMALL, Rest, block
@@ -40,18 +40,30 @@ HOT_ROWS: list[tuple[str, dict[str, Any]]] = [
 
 RELOAD_ROWS: list[tuple[str, dict[str, Any]]] = [
     ("controlnet preprocessor", {"controlnets": [CANNY | {"preprocessor": "passthrough"}, DEPTH]}),
+    ("control_guidance_start", {"controlnets": [CANNY | {"control_guidance_start": 0.5}, DEPTH]}),
     ("control_guidance_end", {"controlnets": [CANNY | {"control_guidance_end": 0.5}, DEPTH]}),
+    ("controlnet enabled", {"controlnets": [CANNY | {"enabled": False}, DEPTH]}),
+    ("preprocessor_params", {"controlnets": [CANNY | {"preprocessor_params": {"low_threshold": 50}}, DEPTH]}),
+    ("a ControlNet removed", {"controlnets": [CANNY]}),
+    ("a ControlNet added", {"controlnets": [CANNY, DEPTH, TILE]}),
     ("ip_adapter.type", {"ip_adapter": {"type": "faceid"}}),
     ("cached_attention.enabled", {"cached_attention": {"enabled": False}}),
     ("skip_diffusion", {"skip_diffusion": False}),
     ("model_id", {"model_id": "stabilityai/sd-turbo", "controlnets": []}),
     ("lora_dict", {"lora_dict": {"some/repo": 0.5}}),
     ("use_lcm_lora", {"use_lcm_lora": False}),
+    ("lcm_lora_id", {"lcm_lora_id": "some/other"}),
+    ("use_denoising_batch", {"use_denoising_batch": False}),
+    ("do_add_noise", {"do_add_noise": False}),
+    ("enable_similar_image_filter", {"enable_similar_image_filter": True}),
+    ("similar_image_filter_threshold", {"similar_image_filter_threshold": 0.9}),
+    ("similar_image_filter_max_skip_frame", {"similar_image_filter_max_skip_frame": 5}),
     ("acceleration", {"acceleration": "none", "cached_attention": {"enabled": False}}),
 ]
-"""The R rows of table 3.1 that cannot be hot."""
+"""Every R row of table 3.1, those included that a server may make hot."""
 
 
+@pytest.mark.alone
 async def test_26_resending_the_same_size_changes_nothing(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -68,6 +80,7 @@ async def test_26_resending_the_same_size_changes_nothing(rest: Rest) -> None:
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_27_every_hot_row_is_hot_on_a_live_stream(rest: Rest) -> None:
     attention = {"enabled": True, "max_frames": 1, "interval": 1}
     adapter = {"enabled": False, "scale": 0.5}
@@ -101,6 +114,7 @@ async def test_27_every_hot_row_is_hot_on_a_live_stream(rest: Rest) -> None:
     ],
     ids=["pre", "post", "second of two"],
 )
+@pytest.mark.alone
 async def test_27_a_processor_changes_the_picture_without_a_gap(rest: Rest, params: dict[str, Any], kind: Any) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -115,6 +129,7 @@ async def test_27_a_processor_changes_the_picture_without_a_gap(rest: Rest, para
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_27_a_processors_number_is_hot_and_can_be_seen(rest: Rest) -> None:
     def blur(sigma: float) -> dict[str, Any]:
         return {"image_preprocessing": block({"type": "blur", "params": {"blur_intensity": sigma, "kernel_size": 31}})}
@@ -129,6 +144,7 @@ async def test_27_a_processors_number_is_hot_and_can_be_seen(rest: Rest) -> None
         assert viewer.longest_gap(start) < 1.0
 
 
+@pytest.mark.alone
 async def test_28_a_reload_answers_at_once_and_keeps_the_sessions(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -146,19 +162,19 @@ async def test_28_a_reload_answers_at_once_and_keeps_the_sessions(rest: Rest) ->
             assert (await rest.status(stream["id"]))["state"] == "ONLINE"
 
 
-@pytest.mark.parametrize(("row", "params"), RELOAD_ROWS, ids=[row for row, _ in RELOAD_ROWS])
-async def test_28_every_cold_row_is_a_reload(rest: Rest, row: str, params: dict[str, Any]) -> None:
+async def test_28_every_cold_row_is_a_reload(rest: Rest) -> None:
     attention = {"enabled": True, "max_frames": 1, "interval": 1}
     stream = await rest.create(
         SDXL | {"controlnets": [CANNY, DEPTH], "cached_attention": attention, "t_index_list": [11]}
     )
     async with Publisher(stream["whip_url"], width=512, height=512) as publisher:
         await publisher.wait_connected()
-        response = await rest.http.patch(
-            f"/v1/streams/{stream['id']}", params={"dry_run": "true"}, json={"params": params}
-        )
-        assert response.status_code == 200, response.text
-        assert response.json()["applied"] == "reload", row
+        for row, params in RELOAD_ROWS:
+            response = await rest.http.patch(
+                f"/v1/streams/{stream['id']}", params={"dry_run": "true"}, json={"params": params}
+            )
+            assert response.status_code == 200, f"{row}: {response.text}"
+            assert response.json()["applied"] == "reload", row
         assert (await rest.get(stream["id"]))["params"] == stream["params"]
 
 
@@ -174,6 +190,7 @@ async def test_28_every_cold_row_is_a_reload(rest: Rest, row: str, params: dict[
     ],
     ids=["reload", "hot"],
 )
+@pytest.mark.alone
 async def test_28_params_that_cannot_be_loaded_leave_the_picture_and_are_reported(
     rest: Rest, applied: str, params: dict[str, Any], undone: dict[str, Any]
 ) -> None:

@@ -92,10 +92,22 @@ async def test_58_errors_carry_cors_headers_too(rest: Rest) -> None:
         assert response.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"]), f"{method} {path}"
 
 
+async def documented(rest: Rest, stream: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every further GET and POST of the OpenAPI document, but the endless events, as pairs of method and path."""
+    paths: dict[str, Any] = (await rest.anonymous.get("/openapi.json")).json()["paths"]
+    known = {"id": stream["id"], "playback_id": stream["output_playback_id"], "processor": "canny", "name": "x"}
+    return [
+        (method.upper(), path.format_map(known))
+        for path, entries in paths.items()
+        for method in entries
+        if method in ("get", "post") and not path.startswith(("/live/", "/playback/")) and not path.endswith("/events")
+    ]
+
+
 async def test_59_no_endpoint_redirects(rest: Rest) -> None:
     stream = await rest.create()
     for client in (rest.http, rest.anonymous):
-        for method, path in [*addresses(rest, stream), ("GET", "/v1/streams/"), ("POST", "/v1/streams/")]:
+        for method, path in [*addresses(rest, stream), *await documented(rest, stream)]:
             for variant in (path, f"{path}/", f"/{path}"):
                 if method == "DELETE" and client is rest.http and stream["id"] in path:
                     continue

@@ -96,6 +96,7 @@ async def play(rest: Rest, clip: Path, size: tuple[int, int]) -> list[tuple[int,
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_published_film_reaches_the_viewer_whole_in_order_and_in_its_colours(rest: Rest) -> None:
     clip = film("carphone_pristine.mp4")  # 120 pictures shown as 4:3
     size = (512, 384)

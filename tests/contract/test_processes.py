@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server whose worker these tests may kill."""
-    live = LiveServer(tmp_path_factory.mktemp("fragile"))
+    live = LiveServer(tmp_path_factory.mktemp("fragile"), worker_spare=True, worker_ping_timeout=None)
     live.start()
     yield live
     live.stop()
@@ -53,6 +53,7 @@ async def polled(rest: Rest, stream_id: str) -> AsyncIterator[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blow", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.alone
 async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow: str) -> None:
     async with Rest(fragile) as rest:
         stream = await rest.create(SMALL | {"image_preprocessing": block("passthrough")})

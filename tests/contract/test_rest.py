@@ -248,7 +248,7 @@ async def test_14_a_missing_malformed_or_wrong_bearer_is_refused(rest: Rest, hea
     assert (await rest.get(stream["id"]))["id"] == stream["id"]
 
 
-@pytest.mark.parametrize("bearer", [None, "wrong-key"])
+@pytest.mark.parametrize("bearer", [None, "wrong-key", "acceptance-key extra"], ids=["missing", "wrong", "malformed"])
 async def test_14_the_sdks_raise_unauthorized(sdk: SdkOnServer, bearer: str | None) -> None:
     (await sdk.call("get_all", bearer=bearer)).expect_failure("UnauthorizedError", 401)
 

@@ -161,6 +161,7 @@ async def test_47_pictures_of_several_slices_decode(rest: Rest) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_48_whip_and_whep_answer_within_three_seconds_with_a_cold_worker(
     make_server: Callable[..., LiveServer],
 ) -> None:
@@ -204,6 +205,7 @@ async def test_50_whep_while_loading_is_answered_and_shows_a_placard(make_server
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_51_the_viewer_that_came_early_sees_the_first_real_picture_at_once(
     make_server: Callable[..., LiveServer],
 ) -> None:
@@ -241,6 +243,7 @@ async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
         assert (status["viewers"], status["publisher"]) == (0, "absent")
 
 
+@pytest.mark.alone
 async def test_53_a_second_publisher_takes_over(rest: Rest) -> None:
     stream = await rest.create()
 

@@ -72,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("updates")
     write_transparent_model(folder / "model")
     models = json.dumps({"stabilityai/sd-turbo": str(folder / "model")})
-    live = LiveServer(folder, models=models, worker_spare=False, offline="true")
+    live = LiveServer(folder, models=models, offline="true")
     live.start()
     yield live
     live.stop()

@@ -47,4 +47,6 @@ class StandInRecording:
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
+    if result is None:
+        return []
     return [result] if isinstance(result, torch.Tensor) else [part for entry in result for part in _tensors(entry)]

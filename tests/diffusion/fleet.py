@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from sdstream.clock import Clock, SystemClock
+from sdstream.directories import ModelPlaces
 from sdstream.frames import I420Frame, PictureSize, split_planes
 from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, image_apart, parse_create
 from sdstream.worker import colour
@@ -165,11 +166,13 @@ class Fleet:
         most: int = 8,
         window: float = 0.0,
         clock: Clock | None = None,
+        places: ModelPlaces | None = None,
         models: ModelTable | None = None,
     ) -> None:
         self.prefix = f"{memory_prefix()}fleet-"
         self.clock = clock or SystemClock()
-        self.models = models or ModelTable([ModelEntry(MODEL, "sd-turbo", str(directory))])
+        entry = ModelEntry(MODEL, "sd-turbo", str(directory))
+        self.models = models or ModelTable([entry], places=places or ModelPlaces())
         self.scheduler = Scheduler(self.clock, window, most)
         self.device = LateDevice(CPU, "late") if late else Device.choose("cpu")
         self.meter = LoadMeter()

@@ -10,6 +10,7 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.planes import packed_from_rgb
 from sdstream.diffusion.state import make_memory
 from sdstream.settings import Family
 from tests.diffusion.runs import SIZE, STEPS, distance, frame_of, knobs_of, pictures, run
@@ -137,12 +138,14 @@ def test_guidance_that_is_off_is_not_touched_by_an_endless_residual(tiny_model: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo"])
-def test_the_exported_frame_never_waits_for_the_host_and_draws_nothing(tiny_model: Load, family: Family) -> None:
+@pytest.mark.parametrize(("family", "planes"), [("sd-turbo", True), ("sdxl-turbo", False)])
+def test_the_exported_frame_never_waits_for_the_host_and_draws_nothing(
+    tiny_model: Load, family: Family, planes: bool
+) -> None:
     model = tiny_model(family, taesd=False)  # the VAE that could draw
-    frame = frame_of(model, 2, "initialize")
+    frame = frame_of(model, 2, "initialize", whole=planes)
     knobs = knobs_of(model, guidance=2.0)
-    image = pictures(1)[0]
+    image = packed_from_rgb(pictures(1)[0]) if planes else pictures(1)[0]
     program = torch.export.export(frame, (image, knobs, make_memory(knobs)), strict=False)
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert len(names) > 100
@@ -156,6 +159,7 @@ def test_the_exported_frame_never_waits_for_the_host_and_draws_nothing(tiny_mode
     ours = frame(image, changed, memory)
     theirs = exported(image, changed, memory)
     assert distance(theirs.latent, ours.latent) < 1e-5
+    assert not planes or (theirs.planes.int() - ours.planes.int()).abs().max() <= 1
     assert distance(theirs.memory.buffer, ours.memory.buffer) < 1e-5
     assert distance(ours.latent, frame(image, knobs, memory).latent) > 1e-3, "the knobs are constants of the graph"
 

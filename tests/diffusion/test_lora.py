@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of, refit
+from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of, refit, refitted_prompts
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora
@@ -201,7 +201,7 @@ def test_other_weights_go_into_the_same_storages(tiny_model: Load, kohya: Callab
     wanted = [(one, 0.3), (two, -0.4)]
     assert can_refit(model, wanted)
     check_loras(base, wanted)
-    again = refit(model, wanted)
+    again = refit(model, wanted, refitted_prompts(model, wanted))
     assert [parameter.data_ptr() for parameter in again.unet.parameters()] == places
     fresh = fused(base, wanted)
     assert torch.equal(answers(again, "sd15")["unet"], answers(fresh, "sd15")["unet"])

@@ -39,7 +39,7 @@ def frames_by(runner: Any, knobs: Knobs, turns: Sequence[Sequence[int]]) -> tupl
     made: list[torch.Tensor] = []
     for number, rows in enumerate(turns):
         images = torch.cat([pictures(1, seed=10 * number + index)[0] for index in rows])
-        made.append(runner.run_rows(images, knobs, memory, rows).clone())
+        made.append(runner.run_rows(images, knobs, memory, rows).image.clone())
     return made, memory
 
 
@@ -87,7 +87,7 @@ def test_a_knob_turned_in_the_table_counts_in_the_next_replay(tiny_model: Load, 
     before = clone(memory)
     unturned = eager.run(image, knobs, before).image
     copy_into(row(knobs, 1), knobs_of(model, (5, 40), prompt="a dog", seed=9, guidance=3.0, delta=0.3, renoise=False))
-    made = runner.run_rows(image, knobs, memory, [0, 1])
+    made = runner.run_rows(image, knobs, memory, [0, 1]).image
     assert distance(made, eager.run(image, knobs, before).image) < 1e-5
     assert distance(made[1], unturned[1]) > 1e-3
     assert distance(made[0], unturned[0]) < 1e-5, "the neighbour"
@@ -249,9 +249,9 @@ def test_a_cuda_graph_is_the_plain_frame_and_follows_its_knobs(tiny_model: Load)
             images = torch.cat([pictures(1, seed=10 * number + index)[0] for index in rows]).to(device)
             torch.cuda.set_sync_debug_mode("error")
             try:
-                made = runner.run_rows(images, knobs, memory, rows)
+                made = runner.run_rows(images, knobs, memory, rows).image
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-            assert distance(made, eager.run_rows(images, twin, kept, rows)) < tolerance
+            assert distance(made, eager.run_rows(images, twin, kept, rows).image) < tolerance
         assert runner.captured == (1, 4, 2)
         assert cuda_capture(device) is cuda_capture(device)

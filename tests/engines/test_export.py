@@ -1,11 +1,14 @@
 """ONNX of each component answers as torch does, for every number of rows, in single and in half precision."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from builder.checking import ONNX_LIMITS, onnx_error
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.export import export_program
+from sdstream.engines.exports import exported
 from sdstream.engines.keys import TensorRange
 from sdstream.errors import EngineBuildFailed
 from tests.engines.tiny_parts import ALL, TinyParts
@@ -55,3 +58,30 @@ def test_the_residuals_of_a_controlnet_fit_the_unet_that_takes_them(tiny_parts: 
 def test_rows_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="rows"):
         RowRange(1, 9, 8)
+
+
+def test_a_graph_that_a_dead_builder_left_is_taken_when_every_byte_is_right(
+    tiny_parts: TinyParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="the bake extra is not installed")
+    component, made = tiny_parts.component("sd15:encoder"), list[Path]()
+
+    def export(component: Component, folder: Path) -> Path:
+        made.append(folder)
+        file = folder / "model.onnx"
+        file.write_bytes(b"graph")
+        (folder / "model.onnx.data").write_bytes(b"weights")
+        return file
+
+    monkeypatch.setattr("sdstream.engines.exports.export_onnx", export)
+    (tmp_path / "graph-of-one-that-died").mkdir()
+    file, was_there = exported(component, tmp_path)
+    assert (file.read_bytes(), was_there) == (b"graph", False)
+    assert exported(component, tmp_path) == (file, True)
+    for name, content in (("model.onnx.data", b"weighty"), ("model.onnx", b"gra"), ("export.json", b"{}")):
+        (file.parent / name).write_bytes(content)
+        assert exported(component, tmp_path) == (file, False)
+        assert (file.parent / "model.onnx.data").read_bytes() == b"weights"
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    assert exported(component, tmp_path) == (file, False)
+    assert len(made) == 5

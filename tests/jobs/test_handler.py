@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sdstream import serverless
 from tests.jobs.worker import ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import eventually_sync
@@ -50,10 +51,8 @@ def test_the_test_job_is_run_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
-    job = tmp_path / "job.json"
-    job.write_text('{"input": {"action": "rendre"}}')
     done = subprocess.run(
-        [sys.executable, "handler.py", "--test", str(job)],
+        [sys.executable, "handler.py", "--test_input", '{"input": {"action": "rendre"}}'],
         cwd=ROOT,
         env=environment(tmp_path),
         capture_output=True,
@@ -63,6 +62,34 @@ def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"].startswith("JOBS/UNKNOWN_ACTION: there is no action 'rendre'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--tset"], 2, "unknown: --tset"),
+        (["--test", "no-such-job.json"], 1, "cannot read the job in no-such-job.json"),
+        (["--test_input", "[]"], 1, "must be an object with `input`"),
+        (["--help"], 0, "--rp_serve_api"),
+    ],
+)
+def test_wrong_arguments_run_nothing(
+    arguments: list[str],
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("SDSTREAM_", "RUNPOD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(serverless, "configure_logging", lambda settings: None)  # of this process
+    try:
+        ended = serverless.main(arguments)
+    except SystemExit as exit_:
+        ended = exit_.code
+    said = capsys.readouterr()
+    assert ended == code
+    assert words in said.out + said.err
 
 
 @pytest.mark.slow

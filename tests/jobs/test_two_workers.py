@@ -28,6 +28,7 @@ from tests.support.waiting import eventually
 pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(300),  # whichever test comes first tells the story
 ]
 LEASE = 2.0

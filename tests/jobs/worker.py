@@ -1,6 +1,7 @@
 """A real `handler.py` in a process of its own, under RunPod's real SDK, fed by the fake platform."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -35,7 +36,13 @@ class JobWorker:
             if not name.startswith(("SDSTREAM_", "RUNPOD_", "BUCKET_", "AWS_"))
         }
         self._environment |= platform.worker_environment(name)
-        values = {"port": 0, "data_dir": folder / name, "log_format": "json", "worker_spare": False}
+        values = {
+            "port": 0,
+            "data_dir": folder / name,
+            "log_format": "json",
+            "worker_spare": False,
+            "worker_ping_timeout": 20,
+        }
         values |= {"worker_device": "cpu"} | settings
         self._environment |= {f"SDSTREAM_{key.upper()}": str(value) for key, value in values.items()}
         self._environment |= variables or {}
@@ -54,10 +61,24 @@ class JobWorker:
             )
         return self
 
-    def wait_ready(self, seconds: float = 60.0) -> "JobWorker":
+    def wait_ready(self, seconds: float = 100.0) -> "JobWorker":
         eventually_sync(lambda: '"worker_ready"' in self.log() or self.ended, seconds=seconds, what="the worker")
         assert not self.ended, self.log()
         return self
+
+    def suspend_child(self, seconds: float = 60.0) -> psutil.Process:
+        """Stop the process that loads torch as soon as there is one, so that the worker stays cold until it resumes."""
+
+        def find() -> psutil.Process | None:
+            assert not self.ended, self.log()
+            for line in self.log().splitlines():
+                if '"worker_started"' in line:
+                    return psutil.Process(json.loads(line)["process_id"])
+            return None
+
+        child = eventually_sync(find, seconds=seconds, interval=0.02, what="the worker's own process")
+        child.suspend()
+        return child
 
     @property
     def ended(self) -> bool:

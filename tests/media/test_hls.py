@@ -2,13 +2,10 @@
 
 import asyncio
 import io
-import json
 import re
 import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
@@ -22,7 +19,8 @@ from sdstream.media.embedded.outputs.playlist import KEPT, LISTED, SegmentWindow
 from sdstream.media.embedded.outputs.units import PictureUnit
 from sdstream.media.ports import MediaStream, Placard
 from tests.media.conftest import SIZE
-from tests.media.flash import DelayedEcho, FlashingCamera, clock, onsets_of
+from tests.media.flash import RATE, DelayedEcho, FlashingCamera, clock, onsets_of
+from tests.media.probe import rate_of, streams_of
 from tests.support.waiting import eventually
 
 CLOSE = 0.04
@@ -60,6 +58,7 @@ def joined(folder: Path, names: set[str]) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -91,22 +90,16 @@ async def test_hls_plays_in_step_while_the_latency_jumps(delayed: DelayedEcho, t
     if shutil.which("ffprobe") is not None:
         (tmp_path / "index.m3u8").write_bytes(index.data)
         (tmp_path / "stream.m3u8").write_text(text + "#EXT-X-ENDLIST\n")
-        facts = probe(tmp_path / "index.m3u8")
+        facts = streams_of(tmp_path / "index.m3u8")
         assert {item["codec_name"] for item in facts} == {"h264", "aac"}
         video = next(item for item in facts if item["codec_name"] == "h264")
         assert (video["width"], video["height"]) == (SIZE.width, SIZE.height)
+        assert rate_of(tmp_path / "stream.m3u8") == pytest.approx(RATE, rel=0.01)
         said = re.findall(r"RESOLUTION=(\d+)x(\d+)", index.data.decode())[0]
         assert said == (str(SIZE.width), str(SIZE.height))
 
 
-def probe(file: Path) -> list[dict[str, Any]]:
-    """What ffprobe says of each stream."""
-    command = ["ffprobe", "-v", "error", "-allowed_extensions", "ALL", "-show_streams", "-of", "json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    assert not done.stderr, done.stderr
-    return json.loads(done.stdout)["streams"]
-
-
+@pytest.mark.alone
 async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hls, "IDLE_SECONDS", 0.5)
     stream = delayed.stream

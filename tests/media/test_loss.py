@@ -40,17 +40,20 @@ async def test_packets_lost_on_the_way_in_are_repaired(stream: EmbeddedStream, e
         assert stream.statistics().decode_errors == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
 async def test_packets_lost_on_the_way_out_are_sent_again(stream: EmbeddedStream, echo: Echo, codec: Any) -> None:
-    async with DirectPublisher(stream, fps=30), DirectViewer(stream, codecs=(codec,)) as viewer:
+    async with DirectPublisher(stream, fps=30) as publisher, DirectViewer(stream, codecs=(codec,)) as viewer:
         await viewer.wait_kind("card")
         rng = random.Random(5)
         (session,) = stream._sessions.viewers.values()
         dropped = 0
+        sent: set[int] = set()
 
         def losing(send: Callable[[Sequence[bytes]], None]) -> Callable[[Sequence[bytes]], None]:
             def sometimes(packets: Sequence[bytes]) -> None:
                 nonlocal dropped
+                sent.update(int.from_bytes(packet[4:8], "big") for packet in packets)  # the time stamp of a picture
                 kept = [packet for packet in packets if rng.random() >= LOSS]
                 dropped += len(packets) - len(kept)
                 send(kept)
@@ -62,8 +65,8 @@ async def test_packets_lost_on_the_way_out_are_sent_again(stream: EmbeddedStream
         numbers: list[int | None] = []
         viewer.on_picture = lambda picture: numbers.append(picture.number())
         await eventually(lambda: len(numbers) >= 90, seconds=15)
+        publisher.track.paused = True
+        # Each picture that was sent is seen; the viewer shows the last one when another follows.
+        await eventually(lambda: len(numbers) >= len(sent) - 2, what=lambda: f"{len(sent)} pictures in {len(numbers)}")
         assert dropped > 3
-        seen = [number for number in numbers if number is not None]
-        assert len(seen) == len(numbers)
-        missing = set(range(seen[0], seen[-1] + 1)) - set(seen)
-        assert len(missing) <= 2, "a picture may be skipped by a busy encoder, not by the loss"
+        assert None not in numbers

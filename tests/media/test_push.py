@@ -1,26 +1,33 @@
 """Pushes to a real RTMP server, and to ones that refuse, hang or lie in a private network."""
 
 import asyncio
-import json
+import datetime
+import functools
+import ipaddress
 import shutil
+import ssl
 import struct
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs import amf
 from sdstream.media.embedded.outputs.push import resolve
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpTarget
-from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
+from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureRate
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
 from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
-from tests.media.flash import DelayedEcho, FlashingCamera, FlashViewer, onsets_of
+from tests.media.flash import RATE, DelayedEcho, FlashingCamera, FlashViewer, onsets_of
+from tests.media.probe import rate_of, streams_of
 from tests.support.ports import free_port
 from tests.support.rtmp import RtmpServer, missing_rtmp_server
 from tests.support.waiting import eventually
@@ -72,19 +79,13 @@ async def record(url: str, file: Path, seconds: float) -> list[dict[str, Any]]:
     process = await asyncio.create_subprocess_exec(*command)
     async with asyncio.timeout(seconds + 15):
         assert await process.wait() == 0
-    return await asyncio.to_thread(probe, file)
-
-
-def probe(file: Path) -> list[dict[str, Any]]:
-    """What ffprobe says of each stream of a file."""
-    command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(file)]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
-    return json.loads(done.stdout)["streams"]
+    return await asyncio.to_thread(streams_of, file)
 
 
 @pytest.mark.node
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.alone
 async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, server: RtmpServer, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -104,6 +105,7 @@ async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, serv
         assert set(by_codec) == {"h264", "aac"}
         assert (by_codec["h264"]["width"], by_codec["h264"]["height"]) == (SIZE.width, SIZE.height)
         assert by_codec["aac"]["sample_rate"] == "48000"
+        assert await asyncio.to_thread(rate_of, tmp_path / "pushed.flv") == pytest.approx(RATE, rel=0.01)
         flashes, beeps = onsets_of(tmp_path / "pushed.flv")
         apart = [min((flash - beep for beep in beeps), key=abs) for flash in flashes if 1.5 < flash < max(beeps)]
         assert len(apart) >= 3
@@ -125,6 +127,87 @@ async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, serv
     assert states == [OutputState.LIVE, OutputState.WAITING, *states[2:-1], OutputState.LIVE]
 
 
+def certificate_for_loopback(folder: Path) -> Path:
+    """A file with a key and the certificate that it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "server.pem"
+    file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
+
+
+async def relay(port: int | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass everything on to `port` and back."""
+    if port is None:
+        writer.close()
+        return
+    onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+
+    copies = [asyncio.create_task(copy(reader, onward_writer)), asyncio.create_task(copy(onward_reader, writer))]
+    await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+    for task in copies:
+        task.cancel()
+    await asyncio.gather(*copies, return_exceptions=True)
+    writer.close()
+    onward_writer.close()
+
+
+async def listen_with_tls(certificate: Path, port: int | None) -> asyncio.Server:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return await asyncio.start_server(functools.partial(relay, port), "127.0.0.1", 0, ssl=context)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(delayed: DelayedEcho, tmp_path: Path) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    listening = await listen_with_tls(certificate_for_loopback(tmp_path), None)
+    stream.push_to([f"rtmps://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live/secret-key"])
+    await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+    assert push_of(stream).last_error == "the certificate of the server is not good: self-signed certificate"
+    assert push_of(stream).connections == 0
+    listening.close()
+
+
+@pytest.mark.node
+async def test_a_push_goes_through_tls(
+    delayed: DelayedEcho, server: RtmpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    certificate = certificate_for_loopback(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    listening = await listen_with_tls(certificate, server.port)
+    stream.push_to([f"rtmps://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live/secret-key"])
+    async with FlashingCamera(stream):
+        await eventually(lambda: push_of(stream).state is OutputState.LIVE and push_of(stream).pictures > 10)
+    assert push_of(stream).connections == 1
+    stream.push_to([])
+    listening.close()
+
+
+@pytest.mark.alone
 async def test_a_target_that_hangs_changes_nothing_for_viewers(delayed: DelayedEcho) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -191,6 +274,16 @@ def test_the_queue_drops_to_the_next_keyframe() -> None:
     assert waiting.put(7, keyframe=True)
     assert [waiting.take(0) for _ in range(3)] == [3, 7, None]
     assert waiting.dropped == 3
+
+
+def test_the_rate_of_pictures_is_that_of_most_intervals() -> None:
+    rate = PictureRate()
+    for time in range(0, 10 * 3600, 3600):
+        rate.note(time)
+        assert rate.value is None
+    for time in (40_000, 40_090, 130_000, 133_600):  # shown again, and after a gap
+        rate.note(time)
+    assert rate.value == 25
 
 
 def test_amf_is_read_as_it_is_written() -> None:

@@ -57,6 +57,7 @@ def seconds_of(file: Path) -> float:
     return max(times) - min(times)
 
 
+@pytest.mark.alone
 async def test_a_recording_is_a_plain_file_in_step(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
@@ -180,10 +181,9 @@ def test_the_oldest_go_first_and_none_that_is_being_written() -> None:
 async def test_the_shelf_gives_names_lists_and_prunes(tmp_path: Path) -> None:
     clock = ManualClock()
     shelf = RecordingShelf(tmp_path, make_settings(recording_max_days=1.0), clock)
-    first = shelf.new_file("str_1")
+    first, second = await shelf.new_file("str_1"), await shelf.new_file("str_1")
+    assert second != first, "though neither is there yet"
     first.write_bytes(b"a")
-    second = shelf.new_file("str_1")
-    assert second != first
     second.with_name(second.name + PARTIAL).write_bytes(b"bc")
     listed = await shelf.list("str_1")
     assert [(item.name, item.finished, item.byte_count) for item in listed] == [

@@ -44,6 +44,7 @@ def colour_error(picture: Picture, card: av.VideoFrame) -> float:
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("codec", ["H264", "VP8"])
+@pytest.mark.alone
 async def test_pictures_come_back_in_order_with_their_colours(
     settings: Settings, echo: Echo, codec: Codec, fast: bool
 ) -> None:
@@ -59,8 +60,12 @@ async def test_pictures_come_back_in_order_with_their_colours(
         assert None not in numbers
         assert numbers == sorted(numbers)  # pyright: ignore[reportArgumentType]
         assert len(set(numbers)) > 20, "a picture is sent twice only when none follows it"
+        # libvpx makes the first second of a new picture from too few bits, and the more so where pictures come in
+        # bursts; after two seconds of the camera's time the bitrate has settled.
+        first = pictures[0].number() or 0
+        await viewer.wait(lambda picture: (picture.number() or 0) >= first + 60, what="two seconds of pictures")
         card = TestCard(384, 384)
-        errors = [colour_error(picture, card.draw(picture.number() or 0)) for picture in pictures[-5:]]
+        errors = [colour_error(picture, card.draw(picture.number() or 0)) for picture in await see(viewer, 5, stream)]
         assert max(errors) < 3
         statistics = stream.statistics()
         assert statistics.publisher is PublisherState.CONNECTED
@@ -103,6 +108,7 @@ async def test_names_and_tcp_candidates_are_passed_over(stream: EmbeddedStream) 
         await publisher.wait_connected()
 
 
+@pytest.mark.alone
 async def test_one_encoder_serves_every_viewer(stream: EmbeddedStream) -> None:
     async with DirectPublisher(stream, fps=30):
         async with DirectViewer(stream) as first, DirectViewer(stream) as second, DirectViewer(stream) as third:

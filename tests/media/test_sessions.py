@@ -20,6 +20,7 @@ from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
 from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer, make_settings
 from tests.media.conftest import SIZE, Echo
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 
@@ -101,12 +102,13 @@ async def test_a_closed_stream_takes_nobody(stream: EmbeddedStream) -> None:
 
 
 async def test_ports_stay_in_their_range_and_run_out_politely(echo: Echo) -> None:
-    media = EmbeddedMedia(make_settings(webrtc_ports=(47_310, 47_311), max_viewers=9), SystemClock())
+    first, last = ports = free_ports(2)
+    media = EmbeddedMedia(make_settings(webrtc_ports=ports, max_viewers=9), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
     answers = [await stream.watch(OBS_WHEP) for _ in range(2)]
-    ports = {line.split()[5] for answer in answers for line in answer.sdp.splitlines() if "a=candidate" in line}
-    assert ports == {"47310", "47311"}
-    with pytest.raises(CapacityReached, match="47310-47311"):
+    taken = {line.split()[5] for answer in answers for line in answer.sdp.splitlines() if "a=candidate" in line}
+    assert taken == {str(first), str(last)}
+    with pytest.raises(CapacityReached, match=f"{first}-{last}"):
         await stream.watch(OBS_WHEP)
     await stream.end_session(answers[0].session_id)
     await stream.watch(OBS_WHEP)
@@ -177,12 +179,31 @@ def open_files() -> int:
     return len(os.listdir(folder)) if folder.exists() else 0
 
 
-async def settled() -> tuple[int, int, int]:
-    """Tasks, media threads and open files, once they do not change any more."""
+def held() -> tuple[int, int, int]:
+    """Tasks, media threads and open files just now."""
     gc.collect()
-    await asyncio.sleep(0.05)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "encode-"))]
     return len(asyncio.all_tasks()), len(threads), open_files()
+
+
+async def settled() -> tuple[int, int, int]:
+    """What is held, once it does not change any more."""
+    seen = [held()]
+
+    def steady() -> bool:
+        seen.append(held())
+        return len(seen) > 4 and len(set(seen[-4:])) == 1
+
+    await eventually(steady, what=lambda: f"an end of the changes of {seen}")
+    return seen[-1]
+
+
+async def falls_back_to(before: tuple[int, int, int]) -> None:
+    """Wait until no more is held of anything than `before`."""
+    await eventually(
+        lambda: all(now <= then for now, then in zip(held(), before, strict=True)),
+        what=lambda: f"tasks, media threads and open files back to {before}; they are {held()}",
+    )
 
 
 async def test_thirty_sessions_leave_nothing_behind(stream: EmbeddedStream) -> None:
@@ -198,8 +219,7 @@ async def test_thirty_sessions_leave_nothing_behind(stream: EmbeddedStream) -> N
     for _ in range(30):
         await visit()
     await eventually(lambda: stream.statistics().viewers == 0)
-    after = await settled()
-    assert after <= before, "tasks, threads and open files"
+    await falls_back_to(before)
 
 
 async def test_offers_that_nobody_follows_up_leave_nothing_behind(stream: EmbeddedStream) -> None:
@@ -211,7 +231,7 @@ async def test_offers_that_nobody_follows_up_leave_nothing_behind(stream: Embedd
         await stream.end_session(answer.session_id)
         with pytest.raises(InvalidSdp):
             await stream.publish("v=0\r\n")
-    assert await settled() <= before
+    await falls_back_to(before)
 
 
 @given(data=st.data())

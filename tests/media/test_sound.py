@@ -37,6 +37,7 @@ async def see_and_hear(viewer: FlashViewer, count: int) -> list[tuple[Onset, Ons
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_sound_stays_with_the_picture_when_the_latency_jumps(delayed: DelayedEcho) -> None:
     assert delayed.stream is not None
     async with FlashingCamera(delayed.stream), FlashViewer(delayed.stream) as viewer:

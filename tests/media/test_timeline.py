@@ -24,7 +24,7 @@ def test_pictures_keep_their_places_when_the_latency_grows_and_the_pause_is_fill
     arrivals: list[tuple[float, int | None]] = []
     latency, before = 0.02, 0.0
     for number in range(500):
-        # The latency jumps to and fro; a worker keeps the order, so a fall brings what was under way all at once.
+        # The latency jumps up and down; a worker keeps the order, so a fall brings what was under way all at once.
         latency = (0.02, 0.4, 0.02, 1.2, 0.02)[number // 100]
         due = max(number / 25 + latency, before)
         while due - before > 0.5:

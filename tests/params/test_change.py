@@ -32,6 +32,11 @@ HOT: list[dict[str, Any]] = [
     {"seed_interpolation_method": "slerp"},
     {"normalize_seed_weights": False},
     {"use_safety_checker": False},
+    {"do_add_noise": False},
+    {"enable_similar_image_filter": True},
+    {"similar_image_filter_threshold": 0.5},
+    {"similar_image_filter_max_skip_frame": 5},
+    {"lcm_lora_id": "x"},
     {"controlnets": [{**DEPTH, "conditioning_scale": 0}, CANNY]},
     {"ip_adapter": {"enabled": False}},
     {"ip_adapter": {"scale": 0.2}},
@@ -61,13 +66,8 @@ RELOAD: list[dict[str, Any]] = [
     {"model_id": SD_TURBO},
     {"lora_dict": {"owner/repo": 1}},
     {"use_lcm_lora": False},
-    {"lcm_lora_id": "x"},
     {"acceleration": "none", "cached_attention": {"enabled": False}},
     {"use_denoising_batch": False},
-    {"do_add_noise": False},
-    {"enable_similar_image_filter": True},
-    {"similar_image_filter_threshold": 0.5},
-    {"similar_image_filter_max_skip_frame": 5},
 ]
 SIZE: list[dict[str, Any]] = [
     {"width": 640},
@@ -134,9 +134,15 @@ def test_the_same_values_again_are_unchanged() -> None:
 
 def test_hot_and_cold_together_are_cold_and_the_reason_names_the_cold_one() -> None:
     before = _start()
-    change = classify(before, updated(before, prompt="x", do_add_noise=False).params, live=True)
-    assert (change.kind, change.fields) == (ChangeKind.RELOAD, ("prompt", "do_add_noise"))
-    assert change.reason.startswith("do_add_noise cannot")
+    change = classify(before, updated(before, prompt="x", use_denoising_batch=False).params, live=True)
+    assert (change.kind, change.fields) == (ChangeKind.RELOAD, ("prompt", "use_denoising_batch"))
+    assert change.reason.startswith("use_denoising_batch cannot")
+
+
+def test_a_model_of_another_family_changes_only_what_differs_on_the_wire() -> None:
+    before = created(DREAMSHAPER, ip_adapter={"enabled": True})
+    change = classify(before, updated(before, model_id=SDXL_TURBO).params, live=True)
+    assert (change.kind, change.fields) == (ChangeKind.RELOAD, ("model_id", "lcm_lora_id"))
 
 
 def test_a_size_wins_over_everything_else() -> None:

@@ -179,6 +179,26 @@ def test_unknown_members_are_ignored_with_a_suggestion() -> None:
     ]
 
 
+def test_warnings_name_the_whole_path_of_what_is_unknown() -> None:
+    body = {
+        "model_id": "stabilityai/sdxl-turbo",
+        "ip_adapter": {"enabled": False, "scal": 1},
+        "image_preprocessing": {"processors": [{"type": "blur"}, {"type": "canny", "params": {"low": 1}}]},
+        "latent_postprocessing": {"speed": 3, "processors": [{"type": "latent_feedback", "colour": "blue"}]},
+        "controlnets": [
+            {"model_id": "xinsir/controlnet-canny-sdxl-1.0", "surprise": [1], "preprocessor_params": {"x": 1}}
+        ],
+    }
+    assert parse_create({"params": body}, MODELS).warnings == (
+        "params.ip_adapter.scal is not known and was ignored; did you mean 'scale'?",
+        "params.image_preprocessing.processors[1].params.low is not a parameter of canny; it is kept and has no effect",
+        "params.latent_postprocessing.speed is not known and was ignored",
+        "params.latent_postprocessing.processors[0].colour is not known and was ignored",
+        "params.controlnets[0].surprise is not known and was ignored",
+        "params.controlnets[0].preprocessor_params.x is not a parameter of passthrough; it is kept and has no effect",
+    )
+
+
 def test_members_of_the_answer_sent_back_are_ignored_in_silence() -> None:
     body = {"id": "str_x", "whip_url": "http://x", "created_at": "now", "params": {"prompt": "x"}}
     assert parse_create(body, MODELS).warnings == ()

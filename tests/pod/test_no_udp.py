@@ -38,6 +38,7 @@ async def servers_of(url: str) -> list[RTCIceServer]:
         return read_links((await http.options(url)).headers.get_list("link"))
 
 
+@pytest.mark.alone
 async def test_pictures_flow_both_ways_through_one_tcp_port(pod: Pod, pod_server: LiveServer, artifacts: Path) -> None:
     async with Rest(pod_server) as rest:
         stream = await rest.create({**SMALL, "width": 512, "height": 512})
@@ -77,7 +78,6 @@ async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, 
             webrtc_ice_servers=given.urls[0],
             turn_username=given.username,
             turn_credential=given.credential,
-            worker_spare=False,
         )
         await asyncio.to_thread(server.start)
         try:

@@ -1,6 +1,7 @@
 """What holds of the sources as a whole. The floors between the rooms are import-linter's, in pyproject.toml."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdstream"
 LONGEST_FILE = 400
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "ctypes", "mmap"}
+POSIX_ONLY_NAMES = re.compile(
+    r"add_signal_handler|fork|forkpty|get[e]?[ug]id|setsid|killpg|getpgid|sched_\w+|mkfifo|statvfs|getloadavg|sysconf|"
+    r"sendmsg|recvmsg|AF_UNIX|epoll|pidfd_open|SIG(KILL|STOP|CONT|HUP|CHLD|ALRM|PIPE|USR[12])|O_(DIRECTORY|NOFOLLOW|"
+    r"CLOEXEC|NONBLOCK|DIRECT|SYNC)"
+)
+"""Attributes that `os`, `signal`, `socket`, `select` and event loops have on some systems only."""
 SERVER_SIDE = (
     "sdstream.cli",
     "sdstream.serve",
@@ -105,6 +112,18 @@ def test_calls_that_only_some_systems_have_live_in_one_module() -> None:
     found = {name_of(file) for file in sources() if POSIX_ONLY & set(imported(file))}
     # mmap exists everywhere; the ring only types the memory that the platform module made
     assert found - {"sdstream/worker/ring.py"} == {"sdstream/platform.py"}
+
+
+def test_names_and_files_that_only_some_systems_have_live_there_too() -> None:
+    found: set[tuple[str, str]] = set()
+    for file in [*sources(), ROOT / "handler.py", *sorted((ROOT / "builder").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and POSIX_ONLY_NAMES.fullmatch(node.attr):
+                found.add((name_of(file), node.attr))
+            elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc/", "/sys/", "/dev/")):
+                found.add((name_of(file), str(node.value)))
+    assert {entry for entry in found if entry[0] != "sdstream/platform.py"} == set()
+    assert ("sdstream/platform.py", "add_signal_handler") in found
 
 
 @pytest.mark.slow

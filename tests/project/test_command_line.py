@@ -54,9 +54,10 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
     [
         (["sevre"], "serve"),
         (["serve", "--prot", "1"], "--port"),
-        (["serve", "--port", "x"], "port: "),
-        (["serve", "--port", "70000"], "port: "),
+        (["serve", "--port", "x"], "--port: must be a whole number, not 'x'"),
+        (["serve", "--port", "70000"], "--port: must be at most 65535, not 70000"),
         (["serve", "--video-encoder", "nvnc"], "nvenc"),
+        (["serve", "--models", "{"], "--models: must be a JSON object"),
         (["serve", "--host", "0.0.0.0", "--no-authentication"], "loopback"),
         (["serve", "--host", "198.51.100.1", "--port", "0"], "not an address of this machine"),
         (["serve", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
@@ -80,6 +81,30 @@ def test_an_unknown_variable_stops_with_the_one_that_was_meant(
     monkeypatch.setenv("SDSTREAM_MAX_STREEMS", "3")
     assert run(["serve", "--port", "0"]) == EXIT_USAGE
     assert "SDSTREAM_MAX_STREEMS is not a setting of sdstream; did you mean SDSTREAM_MAX_STREAMS?" in said(capsys)
+
+
+def test_every_wrong_value_is_told_with_the_place_where_it_was_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("update_rate: 3.5\napi_keys: {sds_secret: 1}\n")
+    monkeypatch.setenv("SDSTREAM_OFFLINE", "perhaps")
+    assert run(["serve", "--port", "x", "--config", str(file)]) == EXIT_USAGE
+    text = said(capsys)
+    assert f"update_rate in {file}: must be at least 30, not 3.5" in text
+    assert "SDSTREAM_OFFLINE: must be true or false, not 'perhaps'" in text
+    assert "--port: must be a whole number" in text
+    assert f"api_keys in {file}: " in text
+    assert "sds_secret" not in text
+
+
+def test_an_unknown_name_in_the_file_stops_with_the_one_that_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("max_streems: 2\n")
+    assert run(["serve", "--port", "0", "--config", str(file)]) == EXIT_USAGE
+    assert f"max_streems in {file} is not a setting of sdstream; did you mean max_streams?" in said(capsys)
 
 
 @pytest.mark.parametrize("place", ["/dev/null/data", "/proc/data"])

@@ -195,3 +195,32 @@ def test_without_a_key_nothing_is_asked(
 @pytest.mark.parametrize("arguments", [("pod",), ("pod", "--gpu", "a", "--gpu", "b"), ("endpoint",), ("island",)])
 def test_a_card_and_a_kind_must_be_named(arguments: tuple[str, ...], deploy: Callable[..., tuple[int, str]]) -> None:
     assert deploy(*arguments, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pod", "--gpu", "ADA_24"), "ADA_24 is a pool"),
+        (("endpoint", "--gpu", CARD), "is no pool"),
+        (("pod", "--gpu", CARD, "--workers-max", "5"), "--workers-max is for endpoints"),
+        (("pod", "--gpu", CARD, "--load-balancer"), "--load-balancer is for endpoints"),
+        (("endpoint", "--gpu", "ADA_24", "--cloud", "community"), "--cloud is for pods"),
+    ],
+)
+def test_what_belongs_to_the_other_kind_is_refused(
+    arguments: tuple[str, ...], words: str, deploy: Callable[..., tuple[int, str]]
+) -> None:
+    code, said = deploy(*arguments, "--dry-run")
+    assert (code, words in said) == (2, True), said
+
+
+def test_a_pool_that_may_be_misspelt_is_asked_about_and_taken(deploy: Callable[..., tuple[int, str]]) -> None:
+    code, said = deploy("endpoint", "--gpu", "ADA_42", "--dry-run")
+    assert code == 0
+    assert "did you mean 'ADA_24'" in said
+    assert '"ADA_42"' in said
+
+
+def test_a_load_balancers_port_is_the_servers() -> None:
+    common = Common("demo", IMAGE, variables={"SDSTREAM_PORT": "9000"})
+    assert EndpointPlan(common, ("ADA_24",), "LOAD_BALANCER").payload(Settings())["ports"][0] == "9000/http"

@@ -1,6 +1,7 @@
 """The documentation against what it describes: nothing missing, nothing made up, no dead link."""
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -202,6 +203,24 @@ def test_the_python_snippets_run(server: LiveServer, number: int) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert ("whip" if number == 0 else "OFFLINE") in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_snippet_makes_a_stream(server: LiveServer) -> None:
+    program = snippets("docs/clients/browser.md", "bash")[0]
+    assert "http://127.0.0.1:8080/" in program
+    done = subprocess.run(
+        ["bash", "-c", program.replace("http://127.0.0.1:8080/", f"{server.url}/")],
+        env={**os.environ, "DAYDREAM_BEARER": server.key},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    stream = json.loads(done.stdout)
+    assert stream["params"]["image_postprocessing"]["processors"][0]["type"] == "canny"
+    assert stream["warnings"] == []
 
 
 @pytest.mark.node

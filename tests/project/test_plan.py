@@ -36,7 +36,9 @@ def test_the_device_of_the_settings_wins() -> None:
 
 
 def test_the_encoder_is_nvenc_only_after_a_good_probe() -> None:
-    assert "x264 (the NVENC probe failed: no such device)" in line("encoder", Settings())
+    failed = MachineFacts("Linux", "x86_64", (CARD,), "", (), "no such device")
+    assert "x264 (the NVENC probe failed: no such device)" in line("encoder", Settings(), failed)
+    assert "x264 (no GPU has NVENC here)" in line("encoder", Settings())
     assert "nvenc (a probe" in line("encoder", Settings(), MachineFacts("Linux", "x86_64", (CARD,), "", (), ""))
     assert "but the probe failed" in line("encoder", Settings(video_encoder="nvenc"))
 

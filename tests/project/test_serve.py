@@ -17,6 +17,7 @@ import pytest
 from sdstream.errors import ConfigurationError
 from sdstream.serve import bind, url_of
 from tests.project.commands import environment, sdstream
+from tests.support.ports import free_port
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
@@ -29,7 +30,7 @@ class Serving:
     def __init__(self, data_dir: Path, *arguments: str, program: Sequence[str] = ("-m", "sdstream")) -> None:
         self.process = subprocess.Popen(
             [sys.executable, *program, "serve", "--port", "0", *arguments],
-            env=environment(data_dir),
+            env=environment(data_dir, worker_spare=False),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -192,8 +193,7 @@ def test_a_second_server_with_the_same_data_is_refused_and_the_first_goes_on(
 
 @pytest.mark.slow
 def test_a_load_balancer_asks_on_a_port_that_answers_nothing_else(make_server: Callable[..., LiveServer]) -> None:
-    with bind("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"RUNPOD_POD_ID": "worker1", "RUNPOD_ENDPOINT_ID": "end1", "PORT_HEALTH": str(port)}
     live = make_server(environment=variables, host="0.0.0.0")
     for path in ("/ping", "/health", "/ready"):

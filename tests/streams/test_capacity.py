@@ -16,6 +16,7 @@ from sdstream.streams.capacity import (
     room_for,
     seconds_of,
     why_not,
+    why_not_change,
 )
 from sdstream.worker.ports import CallCost, CallKind, kind_of
 from tests.streams.conftest import SceneMaker
@@ -121,6 +122,39 @@ async def test_a_stream_that_the_worker_cannot_carry_is_refused_at_creation_and_
     scene.worker.facts = replace(scene.worker.facts, costs=(CallCost(kind, {1: 0.04}),))
     await scene.publish(waiting)
     assert scene.service.capacity().load == pytest.approx(0.8)
+
+
+async def test_a_live_stream_is_not_made_heavier_than_the_worker_carries(make_scene: SceneMaker) -> None:
+    scene = await make_scene(stream_frame_rate=10.0)
+    first, second = await scene.create_live(), await scene.create_live()
+    cost = CallCost(kind_of(first.params), {1: 0.03, 2: 0.05})
+    heavy = {"t_index_list": [10, 20, 30, 40]}
+    scene.worker.facts = replace(scene.worker.facts, costs=(cost,))
+    before = scene.service.get(first.id)
+    factor = 4 / len(first.params.t_index_list)
+    scene.worker.facts = replace(
+        scene.worker.facts, costs=(cost, CallCost(kind_of(first.params.model_copy(update=heavy)), {1: 0.08 * factor}))
+    )
+    for dry_run in (True, False):
+        with pytest.raises(CapacityReached, match=r"4 steps at 10 pictures .* now they ask for 50%"):
+            await scene.service.update(first.id, {"params": heavy}, dry_run=dry_run)
+    assert scene.service.get(first.id) == before
+    assert (await scene.service.update(first.id, {"params": {"prompt": "x"}})).record.revision > before.revision
+    await scene.service.delete(second.id)
+    assert (await scene.service.update(first.id, {"params": heavy})).record.params.t_index_list == (10, 20, 30, 40)
+
+
+def test_a_lighter_kind_is_taken_by_a_worker_that_has_too_much_to_do_and_a_larger_one_needs_memory() -> None:
+    supply = Supply([CallCost(TURBO, {1: 1.0}, 100 * 2**20)], memory_used=900 * 2**20, memory_total=1000 * 2**20)
+    others, light, heavy = [Demand(TURBO, 10.0)], replace(TURBO, steps=1), replace(TURBO, steps=4)
+    assert why_not_change(Demand(TURBO, 10.0), Demand(light, 10.0), others, supply) == ""
+    assert "worker's time" in why_not_change(Demand(TURBO, 10.0), Demand(heavy, 10.0), others, supply)
+    quick = replace(supply, costs=[CallCost(TURBO, {1: 0.001}, 100 * 2**20)])
+    assert why_not_change(Demand(TURBO, 10.0), Demand(heavy, 10.0), others, quick) == (
+        "As stabilityai/sd-turbo, 512x512, 4 steps this stream needs 200 MiB of memory where it has 100 MiB, and "
+        "900 MiB of 1000 MiB are in use."
+    )
+    assert why_not_change(Demand(TURBO, 10.0), Demand(heavy, 10.0), [], quick) == ""
 
 
 async def test_with_nothing_promised_streams_are_taken_whatever_they_cost(make_scene: SceneMaker) -> None:

@@ -18,9 +18,16 @@ DEPTH = {
     "preprocessor": "depth_tensorrt",
     "enabled": True,
 }
+TILE = {
+    "model_id": "xinsir/controlnet-tile-sdxl-1.0",
+    "conditioning_scale": 0.1,
+    "preprocessor": "feedback",
+    "enabled": True,
+}
 
 
-def data_uri(colour: str = "red") -> str:
+def data_uri(colour: str = "red", length: int | None = None) -> str:
+    """A picture as data URI; `length` leaves only its first bytes."""
     picture = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(picture, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(picture.getvalue()[:length]).decode()}"

@@ -114,7 +114,11 @@ class CardTrack(MediaStreamTrack):
             encoder.profile = "Baseline"
         else:
             encoder = av.CodecContext.create("libvpx", "w")
-            encoder.options = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "error-resilient": "1"}
+            encoder.thread_count = (
+                1  # several wait for each other by spinning: on a busy machine, for seconds a picture
+            )
+            # Below 0, for above it libvpx spares effort, and so colours, when the machine is busy.
+            encoder.options = {"deadline": "realtime", "cpu-used": "-8", "lag-in-frames": "0", "error-resilient": "1"}
         encoder.width, encoder.height = width, height
         encoder.pix_fmt = "yuv420p"
         encoder.bit_rate = 2_000_000

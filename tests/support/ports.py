@@ -9,15 +9,27 @@ connections this machine opens meanwhile, and stays so while a server that is st
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on, another one each time."""
+    """A port that nobody listens on, by TCP or UDP; another one each time."""
+    return free_ports(1, host)[0]
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, int]:
+    """The first and last of `count` such ports in a row."""
     while True:
-        port = FIRST + secrets.randbelow(COUNT)  # `random` is seeded alike in all processes of a run
-        with socket.socket() as probe:
+        first = FIRST + secrets.randbelow(COUNT - count)  # `random` is seeded alike in all processes of a run
+        last = first + count - 1
+        if all(_is_free(host, port) for port in range(first, last + 1)):
+            return first, last
+
+
+def _is_free(host: str, port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(type=kind) as probe:
             try:
                 probe.bind((host, port))
             except OSError:
-                continue
-            return port
+                return False
+    return True
 
 
-__all__ = ["free_port"]
+__all__ = ["free_port", "free_ports"]

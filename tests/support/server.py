@@ -48,8 +48,11 @@ class LiveServer:
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "server.log"
-        # How many streams are taken must not depend on how fast the machine is just now.
+        # How many streams are taken must not depend on how fast the machine is just now. A spare worker, which costs
+        # every server the import of torch once more, is for the tests that kill the first.
         common = {"api_keys": f"{KEY},{SECOND_KEY}", "log_format": "json", "stream_frame_rate": 0}
+        # Nor is a worker killed for being mute while others have its core.
+        common |= {"worker_spare": False, "worker_ping_timeout": 20}
         self.settings: dict[str, object] = common | settings
         self.key: str = KEY
         self.url = ""

@@ -199,6 +199,35 @@ async def test_updates_wait_for_an_answer_and_the_newest_wins(bench: Bench) -> N
     assert len(bench.worker.of(UpdateLane)) == 2
 
 
+async def test_while_the_worker_loads_a_newer_update_is_sent_at_once(bench: Bench) -> None:
+    bench.lane.update(make_params(seed=2), 2)
+    bench.lane.update(make_params(seed=3), 3)
+    bench.worker.report("loading", 1)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2, 3]
+    bench.lane.update(make_params(seed=4), 4)
+    bench.lane.update(make_params(seed=5), 5)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2, 3], "it has not begun with 3"
+    bench.worker.report("loading", 1)
+    assert [update.revision for update in bench.worker.of(UpdateLane)] == [2, 3, 5]
+    bench.worker.report("ready", 5)
+    assert len(bench.worker.of(UpdateLane)) == 3
+
+
+async def test_what_came_into_force_although_newer_params_were_sent_is_what_a_new_worker_falls_back_to(
+    bench: Bench,
+) -> None:
+    bench.lane.update(make_params("blur"), 2)
+    bench.worker.report("loading", 1)
+    bench.lane.update(make_params("depth"), 3)
+    bench.worker.report("ready", 2)
+    bench.worker.report("ready", 2, ModelUnavailable.code, "no depth", refused=3)
+    bench.lane.detach("killed")
+    bench.worker = PlayedWorker(bench.lane)
+    bench.attach()
+    (opened,) = bench.worker.of(OpenLane)
+    assert (opened.revision, load_params(opened.params, MODELS)) == (2, make_params("blur"))
+
+
 async def test_a_refused_update_is_not_sent_again_and_a_newer_one_is(bench: Bench) -> None:
     bench.lane.update(make_params("depth"), 2)
     bench.worker.report("ready", 1, ModelUnavailable.code, "no depth", refused=2)

@@ -63,7 +63,7 @@ async def start() -> AsyncIterator[Start]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared() -> AsyncIterator[WorkerProcess]:
     """The worker of the tests that do it no harm."""
-    worker = WorkerProcess(Settings(worker_spare=False), SystemClock())
+    worker = WorkerProcess(Settings(worker_spare=False, worker_ping_timeout=20), SystemClock())
     await worker.start()
     assert await worker.wait_ready(60)
     yield worker
@@ -162,6 +162,7 @@ async def test_many_updates_end_with_the_last_in_force(shared: WorkerProcess) ->
 
 @posix_only
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_viewers_get_pictures_again_within_five_seconds_of_a_kill_and_of_a_standstill(start: Start) -> None:
     worker = await start(worker_spare=True)
     listeners = [Recorder(), Recorder()]
@@ -330,6 +331,7 @@ async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> No
     assert len(mapped_memory() - mapped_before) <= 1, "memory of closed lanes is still mapped"
 
 
+@pytest.mark.alone
 async def test_closing_is_quick_and_idempotent_even_while_the_worker_starts(start: Start) -> None:
     worker = await start(ready=False)
     listener = Recorder()

@@ -18,7 +18,7 @@ from sdstream.fetching import PublicFetcher
 from sdstream.params import ModelEntry, ModelTable, parse_create
 from sdstream.worker import lora_files
 from sdstream.worker.lora_files import LCM_LORAS, LoraFiles, shown
-from sdstream.worker.shelf import ModelShelf, WantedModel
+from sdstream.worker.shelf import ModelShelf, ModelUse, WantedModel
 from tests.support.hub import FakeHub
 
 CPU = torch.device("cpu")
@@ -89,15 +89,16 @@ def test_a_missing_lcm_lora_is_named_with_the_way_out(folder: Path, places: Mode
 
 
 def test_one_alone_is_turned_to_other_loras_in_place(folder: Path, places: ModelPlaces) -> None:
-    shelf = ModelShelf()
-    model = shelf.get(wanted(folder, places, lora_dict={"one": 0.5}, use_lcm_lora=False), CPU, quiet)
+    shelf, use = ModelShelf(), ModelUse()
+    model = shelf.get(wanted(folder, places, lora_dict={"one": 0.5}, use_lcm_lora=False), CPU, quiet, use)
     storages = [parameter.data_ptr() for parameter in model.unet.parameters()]
     asked = wanted(folder, places, lora_dict={"one": 0.2, "two": 0.7}, use_lcm_lora=False)
     before = model.unet.state_dict()["conv_in.weight"].clone(), model.loras
-    turn = shelf.prepare_refit(model, asked, CPU, quiet)
-    assert turn is not None
+    refit = shelf.prepare_refit(model, asked, CPU, quiet, use)
+    assert refit is not None
     assert (torch.equal(model.unet.state_dict()["conv_in.weight"], before[0]), model.loras) == (True, before[1])
-    turned = turn()
+    assert refit.claim()
+    turned = refit.write()
     assert [parameter.data_ptr() for parameter in turned.unet.parameters()] == storages
     assert shelf.get(asked, CPU, quiet) is turned
     fresh = ModelShelf().get(asked, CPU, quiet)
@@ -107,15 +108,30 @@ def test_one_alone_is_turned_to_other_loras_in_place(folder: Path, places: Model
 
 
 def test_what_cannot_be_turned_in_place_is_not(folder: Path, places: ModelPlaces) -> None:
-    shelf = ModelShelf()
-    plain = shelf.get(wanted(folder, places, use_lcm_lora=False), CPU, quiet)
+    shelf, use = ModelShelf(), ModelUse()
+    plain = shelf.get(wanted(folder, places, use_lcm_lora=False), CPU, quiet, use)
     one = wanted(folder, places, lora_dict={"one": 0.5}, use_lcm_lora=False)
-    assert shelf.prepare_refit(plain, one, CPU, quiet) is None, "others may use the base"
-    model = shelf.get(one, CPU, quiet)
-    assert shelf.prepare_refit(model, one, CPU, quiet) is None, "it is that already"
+    assert shelf.prepare_refit(plain, one, CPU, quiet, use) is None, "others may use the base"
+    model = shelf.get(one, CPU, quiet, use)
+    assert shelf.prepare_refit(model, one, CPU, quiet, use) is None, "it is that already"
     missing = wanted(folder, places, lora_dict={"nothing": 1.0}, use_lcm_lora=False)
     with pytest.raises(LoraUnusable, match="no LoRA nothing"):
-        shelf.prepare_refit(model, missing, CPU, quiet)
+        shelf.prepare_refit(model, missing, CPU, quiet, use)
+
+
+def test_a_model_that_others_use_is_not_turned_under_them(folder: Path, places: ModelPlaces) -> None:
+    shelf, use, other = ModelShelf(), ModelUse(), ModelUse()
+    one = wanted(folder, places, lora_dict={"one": 0.5}, use_lcm_lora=False)
+    two = wanted(folder, places, lora_dict={"two": 0.5}, use_lcm_lora=False)
+    model = shelf.get(one, CPU, quiet, use)
+    refit = shelf.prepare_refit(model, two, CPU, quiet, use)
+    assert refit is not None
+    assert shelf.get(one, CPU, quiet, other) is model
+    assert not refit.claim(), "somebody came while it was prepared"
+    assert shelf.prepare_refit(model, two, CPU, quiet, use) is None
+    shelf.leave(other)
+    assert refit.claim()
+    assert shelf.get(one, CPU, quiet, other) is not model, "nobody is given what is about to change"
 
 
 def test_a_failed_load_leaves_what_is_loaded(folder: Path, places: ModelPlaces) -> None:
@@ -257,7 +273,7 @@ def test_loras_come_from_urls_once_and_within_limits(
             LoraFiles().get(f"{url}3", own, quiet)
         with pytest.raises(ModelDownloadFailed, match="no public address"):
             LoraFiles().get(f"{url}4".replace("http:", "https:"), own, quiet)
-    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing is left of what failed"
+    assert [file for file in path.parent.iterdir() if file.is_file()] == [path], "nothing is left of what failed"
     assert "secret" not in shown(url)
     with pytest.raises(LoraUnusable, match="nothing is fetched here") as caught:
         near.get("https://example.org/x.safetensors?token=secret", ModelPlaces(loras=tmp_path, offline=True), quiet)

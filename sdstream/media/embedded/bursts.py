@@ -20,9 +20,9 @@ class BurstSocket:
     """
 
     def __init__(self, transport: Any) -> None:
-        shared = transport.get_extra_info("socket")
+        shared = transport.get_extra_info("socket") if platform.can_send_segments() else None
         self._socket = None if shared is None else socket.fromfd(shared.fileno(), shared.family, shared.type)
-        self.works = self._socket is not None and platform.can_send_segments()
+        self.works = self._socket is not None
         """Whether bursts can be sent; False from the first refusal on, since some network devices cannot."""
 
     def send(self, datagrams: Sequence[bytes], address: Any) -> int:

@@ -67,6 +67,11 @@ class ProcessorChain:
         return tuple(link.wanted.name for link in self._links if link.load is not None and not link.load.done())
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing looks at pictures here, be it to leave them as they are."""
+        return not self._links
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether every picture comes out as it went in."""
         return all(self._passes(link) for link in self._links)

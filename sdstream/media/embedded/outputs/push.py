@@ -6,6 +6,7 @@ import ipaddress
 import os
 import random
 import socket
+import ssl
 from collections.abc import Callable
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget, avc_header
-from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureUnit, Unit
+from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureRate, PictureUnit, Unit
 from sdstream.media.ports import OutputState, OutputStatistics
 
 MOST_WAITING = 300
@@ -118,7 +119,9 @@ class PushOutput:
 
     async def _send_units(self, publisher: RtmpPublisher) -> None:
         begin: int | None = None
+        rate = PictureRate()
         described: tuple[PictureSize, bytes] | None = None
+        told_rate: float | None = None
         while True:
             unit = self._queue.take(timeout=0)
             if unit is None:
@@ -133,10 +136,13 @@ class PushOutput:
                     if not unit.keyframe:
                         continue
                     begin = unit.time
+                rate.note(unit.time)
                 milliseconds = max(0, (unit.time - begin) // 90)
-                if unit.keyframe and (now := (unit.size, avc_header(unit.data))) != described:
-                    described = now
-                    publisher.describe(unit.size, self._configuration, unit.data, milliseconds)
+                if unit.keyframe:
+                    now = unit.size, avc_header(unit.data)
+                    if now != described or (told_rate is None and rate.value is not None):
+                        described, told_rate = now, rate.value
+                        publisher.describe(unit.size, told_rate, self._configuration, unit.data, milliseconds)
                 await publisher.send_picture(unit.data, milliseconds, keyframe=unit.keyframe)
                 self._pictures += 1
                 if self.state is not OutputState.LIVE:
@@ -186,6 +192,10 @@ def _describe(error: BaseException) -> str:
         return str(error)
     if isinstance(error, TimeoutError):
         return "the server does not answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the server is not good: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS connection: {(error.reason or 'the server speaks none').lower().replace('_', ' ')}"
     if isinstance(error, socket.gaierror):
         return "the name of the server is not known"
     if isinstance(error, OSError):

@@ -103,7 +103,8 @@ class RtmpPublisher:
     async def open(self) -> None:
         """Connect and begin to publish. Raises `RtmpError`, `OSError` or `TimeoutError`."""
         target = self._target
-        context = ssl.create_default_context() if target.secure else None
+        # On a thread: it reads the system's certificates from disk.
+        context = await asyncio.to_thread(ssl.create_default_context) if target.secure else None
         async with asyncio.timeout(STEP_SECONDS):
             self._reader, self._writer = await asyncio.open_connection(
                 self._address, target.port, ssl=context, server_hostname=target.host if context else None
@@ -136,12 +137,14 @@ class RtmpPublisher:
         if self._writer is None or self._reading is None or self._reading.done():
             raise RtmpError("the server closed the connection")
 
-    def describe(self, size: PictureSize, configuration: bytes, keyframe: bytes, milliseconds: int) -> None:
-        """Tell what comes: size, and the headers of H.264 (out of an Annex B `keyframe`) and AAC."""
-        facts = {
+    def describe(
+        self, size: PictureSize, rate: float | None, configuration: bytes, keyframe: bytes, milliseconds: int
+    ) -> None:
+        """Tell what comes: size, pictures a second where known, the headers of H.264 (of a `keyframe`) and AAC."""
+        facts: dict[str, float | bool | str] = {
             "width": size.width,
             "height": size.height,
-            "framerate": 30,
+            **({} if rate is None else {"framerate": rate}),
             "videocodecid": 7,
             "audiocodecid": 10,
             "audiosamplerate": 48000,
