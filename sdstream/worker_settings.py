@@ -70,6 +70,11 @@ class WorkerSettings(BaseModel):
         description="Seconds that a call may be held for streams of its kind whose next picture is just about to come. "
         "A stream alone never waits, and nobody waits for one that is late.",
     )
+    control_pictures: Literal["aligned", "newest"] = Field(
+        default="aligned",
+        description="Which control picture a ControlNet steers a denoising step by: the one that came with the step's "
+        "own picture, or the newest, which steers sooner by the steps less one and lies beside what moves fast.",
+    )
     compile_networks: bool = Field(
         default=False,
         description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "

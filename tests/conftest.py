@@ -1,5 +1,6 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
+from tests.support.tiny import write_tiny_data
 
 # How fast a busy machine is proves nothing.
 settings.register_profile("sdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +28,28 @@ _servers: dict[LiveServer, int] = {}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The server that most tests share. They make their own streams and must not end it or its worker."""
     yield from _serve(LiveServer(tmp_path_factory.mktemp("server"), max_streams=200, create_rate=500))
+
+
+@pytest.fixture(scope="session")
+def conditioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with tiny models of all families, their ControlNets, one of a setting too, and IP-Adapters.
+
+    Shared, because the models take seconds to make. Of the processors' networks it has depth, and nothing is fetched.
+    """
+    folder = tmp_path_factory.mktemp("conditioned")
+    models = write_tiny_data(folder / "data", ("sd-turbo", "sdxl-turbo", "sd15"))
+    lines = folder / "data/models/lllyasviel/control_v11p_sd15_canny"
+    live = LiveServer(
+        folder,
+        models=models,
+        controlnets=json.dumps({"me/lines": {"source": str(lines), "family": "sd15", "preprocessor": "canny"}}),
+        offline=True,
+        max_streams=200,
+        worker_spare=False,
+        video_bitrate=20_000_000,
+        environment={"HF_HUB_CACHE": str(folder / "hub")},
+    )
+    yield from _serve(live)
 
 
 @pytest.fixture

@@ -48,6 +48,8 @@ FAULT_SECONDS = 1.0
 
 WORKER_SETTINGS = {
     "models",
+    "controlnets",
+    "control_pictures",
     "default_model",
     "data_dir",
     "offline",

@@ -1,6 +1,7 @@
 """How the operator wants the engine to run, beside what each stream asks for."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
@@ -13,13 +14,19 @@ class EngineOptions:
     compile_networks: bool = False
     cuda_graphs: bool = True
     safety_check_interval: int = 1
+    control_pictures: Literal["aligned", "newest"] = "aligned"
     planes: bool = True
     """Give frames the planes of pictures, and take theirs, where a stream asks for nothing else; no setting. The plain
     twin converts every picture outside the frame."""
 
     @classmethod
     def of(cls, settings: Settings) -> "EngineOptions":
-        return cls(settings.compile_networks, settings.cuda_graphs, settings.safety_check_interval)
+        return cls(
+            settings.compile_networks,
+            settings.cuda_graphs,
+            settings.safety_check_interval,
+            settings.control_pictures,
+        )
 
 
 def acceleration_notes(params: StreamParams, in_force: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain, Wanted
+from sdstream.worker.published import PROCESSORS as NETWORK_PROCESSORS
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
@@ -379,6 +380,14 @@ class ProcessorPipeline(Pipeline):
         return image
 
 
+def is_quick(params: StreamParams) -> bool:
+    """Whether a pipeline for these params is there at once: image processors alone, none of which has a network."""
+    if not params.skip_diffusion:
+        return False
+    blocks = (params.image_preprocessing, params.image_postprocessing)
+    return not any(processor.type in NETWORK_PROCESSORS for block in blocks if block for processor in block.active)
+
+
 def wanted_of(params: StreamParams, block_name: Literal["image_preprocessing", "image_postprocessing"]) -> list[Wanted]:
     """The active processors of a block."""
     block: ImageProcessing | None = getattr(params, block_name)
@@ -405,6 +414,7 @@ __all__ = [
     "Told",
     "annotators",
     "group_of",
+    "is_quick",
     "make_pipeline",
     "wanted_of",
 ]

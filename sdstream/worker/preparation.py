@@ -18,6 +18,7 @@ from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
 from sdstream.worker.devices import Device
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
+from sdstream.worker.pipelines import is_quick
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
 
@@ -49,11 +50,11 @@ class Preparation:
     def begin(self, lane: LaneWork, wanted: WantedParams) -> None:
         """Take params up. What became of them is a `Swap` of the scheduler in the end, with a `Prepared`.
 
-        Params of image processors alone, and those that cannot be read, are done with when this returns.
+        Params of image processors alone, without networks, and those that cannot be read, are done with on return.
         """
         try:
             params = lane.begin(wanted)
-            if not params.skip_diffusion:
+            if not is_quick(params):
                 self._plans.put(lambda: self._plan(lane, wanted, params))
                 return
             prepared = lane.prepare(wanted, params) or lane.load(wanted, params, lane.progress)

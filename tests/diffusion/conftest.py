@@ -10,7 +10,11 @@ import torch
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.directories import ModelPlaces
 from sdstream.settings import Family
+from sdstream.worker.published import ADAPTERS
+from tests.worker.annotators import make_depth_model
 
 CPU = torch.device("cpu")
 
@@ -19,6 +23,29 @@ CPU = torch.device("cpu")
 def _one_thread() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+
+
+CANNY = "thibaud/controlnet-sd21-canny-diffusers"
+DEPTH = "thibaud/controlnet-sd21-depth-diffusers"
+TEMPORAL = "daydreamlive/TemporalNet2-stable-diffusion-2-1"
+SD15_CANNY = "lllyasviel/control_v11p_sd15_canny"
+SD15_DEPTH = "lllyasviel/control_v11f1p_sd15_depth"
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Model]) -> ModelPlaces:
+    """A data directory's `models` with tiny ControlNets, an IP-Adapter and a depth network; no way to the hub."""
+    root = tmp_path_factory.mktemp("steering")
+    unet = tiny_model("sd-turbo").unet
+    for seed, (name, channels) in enumerate({CANNY: 3, DEPTH: 3, TEMPORAL: 6}.items()):
+        write_tiny_controlnet(root / name, unet, channels=channels, seed=seed)
+    make_depth_model().save_pretrained(root / "depth-anything/Depth-Anything-V2-Small-hf")
+    for seed, name in enumerate((SD15_CANNY, SD15_DEPTH)):
+        write_tiny_controlnet(root / name, tiny_model("sd15").unet, seed=seed)
+    files = ADAPTERS["sd15", "regular"]
+    adapters = root / files.repository / Path(files.adapter).parent
+    write_tiny_adapter(adapters, Path(files.adapter).name, tiny_model("sd15").unet)
+    return ModelPlaces(root, None, offline=True)
 
 
 @pytest.fixture(scope="session")

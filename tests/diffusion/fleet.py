@@ -10,7 +10,7 @@ import torch
 from sdstream.clock import Clock, SystemClock
 from sdstream.directories import ModelPlaces
 from sdstream.frames import I420Frame, PictureSize, split_planes
-from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, parse_create
+from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, image_apart, parse_create
 from sdstream.worker import colour
 from sdstream.worker.devices import Device, Mark
 from sdstream.worker.load import LoadMeter
@@ -116,11 +116,12 @@ class FleetLane:
         fleet.lanes[number] = self.work
         self.work.use_ring(UseRing(number, 1, self._ring.name, self._ring.slot_bytes, self._ring.slots))
         self.revision = 1
-        fleet.scheduler.open(number, WantedParams(dump_params(params), 1))
+        fleet.scheduler.open(number, WantedParams(dump_params(params), 1, image_apart(params)))
 
     def update(self, params: StreamParams) -> None:
         self.revision += 1
-        self._fleet.scheduler.update(self.number, WantedParams(dump_params(params), self.revision))
+        wanted = WantedParams(dump_params(params), self.revision, image_apart(params))
+        self._fleet.scheduler.update(self.number, wanted)
 
     def put(self, frame: I420Frame, slot: int = 0) -> None:
         self._ring.write(slot, frame)
@@ -165,11 +166,13 @@ class Fleet:
         most: int = 8,
         window: float = 0.0,
         clock: Clock | None = None,
+        models: ModelTable | None = None,
         places: ModelPlaces | None = None,
     ) -> None:
         self.prefix = f"{memory_prefix()}fleet-"
         self.clock = clock or SystemClock()
-        self.models = ModelTable([ModelEntry(MODEL, "sd-turbo", str(directory))], places=places or ModelPlaces())
+        here = ModelEntry(MODEL, "sd-turbo", str(directory))
+        self.models = models or ModelTable([here], places=places or ModelPlaces())
         self.scheduler = Scheduler(self.clock, window, most)
         self.device = LateDevice(CPU, "late") if late else Device.choose("cpu")
         self.meter = LoadMeter()

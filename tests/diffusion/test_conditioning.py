@@ -1,5 +1,6 @@
 """ControlNets, IP-Adapters, attention to earlier pictures and latent feedback, against diffusers and plain twins."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from sdstream.diffusion.adapters import ImageAdapter, layer_strengths, make_adapter
-from sdstream.diffusion.attention import bank_length, cross_layers, self_layers
+from sdstream.diffusion.attention import Exchange, bank_length, cross_layers, install, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls, window
 from sdstream.diffusion.frame import Frame
@@ -328,6 +329,32 @@ def test_the_first_picture_is_as_without_earlier_ones(tiny_model: Load, family: 
     without = frame_of(model, 1, guidance)(image, plain, make_memory(plain))
     assert distance(with_bank.image, without.image) < 1e-5
     assert float(with_bank.memory.bank.abs().max()) > 0
+
+
+@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo"])
+def test_a_bank_of_its_own_keys_is_neutral_to_the_last_digits(tiny_model: Load, family: str) -> None:
+    """In float64, where rounding hides nothing: doubled keys halve each weight, and their sum is the same."""
+    model = tiny_model(family)
+    latent = model.latent_shape(SIZE, SIZE)
+    unet = copy.deepcopy(model.unet).double()
+    sample = torch.randn(1, *latent, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    text, time_ids = model.prompts.encode(PROMPT).conditioning, model.time_ids(SIZE, SIZE)
+    given: dict[str, Any] = {"encoder_hidden_states": text.tokens.double().view(1, -1, text.tokens.shape[-1])}
+    if time_ids is not None:
+        added = {"text_embeds": text.pooled.double().view(1, -1), "time_ids": time_ids.double().view(1, -1)}
+        given["added_cond_kwargs"] = added
+    plain = unet(sample, 400, **given).sample
+    exchange, layers = Exchange(), self_layers(unet, *latent[1:])
+    install(unet, exchange, recalling=layers)
+    exchange.bank = torch.zeros(1, 3, bank_length(layers), dtype=torch.float64)
+    for fresh in (True, False):
+        exchange.fresh = torch.tensor([fresh])
+        exchange.own = []
+        with_bank = unet(sample, 400, **given).sample
+        assert float((with_bank - plain).abs().max()) < 1e-10
+        exchange.bank = torch.cat(exchange.own, 1)[:, None].expand(1, 3, -1)
+    exchange.bank = torch.zeros(1, 3, bank_length(layers), dtype=torch.float64)
+    assert float((unet(sample, 400, **given).sample - plain).abs().max()) > 1e-4, "a bank of zeros is not neutral"
 
 
 def test_a_still_scene_stays_as_without_earlier_pictures(tiny_model: Load) -> None:

@@ -12,38 +12,21 @@ import torch
 from PIL import Image
 
 from sdstream.diffusion.models import Model
-from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
 from sdstream.params.controlnets import ControlNetFacts
-from sdstream.settings import Family
+from sdstream.settings import Family, load_settings
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import make_pipeline
-from sdstream.worker.published import ADAPTERS
+from tests.diffusion.conftest import CANNY, DEPTH, TEMPORAL
 from tests.diffusion.runs import distance, pictures
 from tests.diffusion.test_pipeline import IDS, params_of
-from tests.worker.annotators import make_depth_model
 
 CPU = torch.device("cpu")
-CANNY = "thibaud/controlnet-sd21-canny-diffusers"
-DEPTH = "thibaud/controlnet-sd21-depth-diffusers"
-TEMPORAL = "daydreamlive/TemporalNet2-stable-diffusion-2-1"
 HED = "thibaud/controlnet-sd21-hed-diffusers"
-
-
-@pytest.fixture(scope="session")
-def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Model]) -> ModelPlaces:
-    """A data directory's `models` with tiny ControlNets, an IP-Adapter and a depth network; no way to the hub."""
-    root = tmp_path_factory.mktemp("steering")
-    unet = tiny_model("sd-turbo").unet
-    for seed, (name, channels) in enumerate({CANNY: 3, DEPTH: 3, TEMPORAL: 6}.items()):
-        write_tiny_controlnet(root / name, unet, channels=channels, seed=seed)
-    make_depth_model().save_pretrained(root / "depth-anything/Depth-Anything-V2-Small-hf")
-    files = ADAPTERS["sd15", "regular"]
-    adapters = root / files.repository / Path(files.adapter).parent
-    write_tiny_adapter(adapters, Path(files.adapter).name, tiny_model("sd15").unet)
-    return ModelPlaces(root, None, offline=True)
 
 
 @pytest.fixture
@@ -169,6 +152,20 @@ def test_a_net_that_is_loaded_serves_only_streams_that_look_in_its_place(
     with pytest.raises(ModelUnavailable, match=CANNY):
         make_pipeline(params_of(controlnets=[net(CANNY)]), CPU, lambda detail, percent: None, models)
     assert make(controlnets=[net(CANNY)])._loaded.conditions == loaded._loaded.conditions
+
+
+def test_the_newest_control_picture_steers_all_steps_where_the_operator_wants_it(make: Make) -> None:
+    aligned, newest = make(controlnets=[net(CANNY)]), make(controlnets=[net(CANNY)])
+    options = EngineOptions.of(load_settings({}, {"SDSTREAM_CONTROL_PICTURES": "newest"}))
+    newest = DiffusionPipeline(
+        newest._plan.params, newest._model, options, conditions=newest._loaded.conditions, shelf=newest._loaded.shelf
+    )
+    first, later = pictures(2)
+    still = [pipeline.process(first) for pipeline in (aligned, newest)]
+    assert torch.equal(*still), "one control picture fills all steps"
+    moved = [pipeline.process(later) for pipeline in (aligned, newest)]
+    assert distance(*moved) > 1e-4, "two steps: the first picture leaves, steered by its own outlines or by the later's"
+    assert aligned.group is not newest.group, "they cannot ride together"
 
 
 def test_temporal_net_is_given_two_pictures_in_one(make: Make) -> None:

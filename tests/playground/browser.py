@@ -33,7 +33,8 @@ class PlaygroundPage:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _note_message(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        # A worker at a long call has no picture of a processor in time (404), which the browser notes by itself.
+        if message.type == "error" and "/tap/" not in message.location["url"]:
             self.complaints.append(message.text)
 
     def _note_request(self, request: Request) -> None:

@@ -55,8 +55,9 @@ export class Api {
     return this.json("POST", "v1/streams", body);
   }
 
-  updateStream(id, params) {
-    return this.json("PATCH", `v1/streams/${id}`, { pipeline: "streamdiffusion", params });
+  /** `members` are those beside params, such as outputs. */
+  updateStream(id, params, members = {}) {
+    return this.json("PATCH", `v1/streams/${id}`, { pipeline: "streamdiffusion", params, ...members });
   }
 
   /** `keepalive` lets the request outlive the page. */
@@ -70,6 +71,23 @@ export class Api {
 
   async snapshot(id) {
     return (await this.send("GET", `v1/streams/${id}/snapshot.jpg`)).blob();
+  }
+
+  /** What an image processor of the stream made last, as a small picture. */
+  async tap(id, processor, signal) {
+    return (await this.send("GET", `v1/streams/${id}/tap/${processor}.jpg`, undefined, { signal })).blob();
+  }
+
+  recordings(id) {
+    return this.json("GET", `v1/streams/${id}/recordings`);
+  }
+
+  async recording(id, name) {
+    return (await this.send("GET", `v1/streams/${id}/recordings/${encodeURIComponent(name)}`)).blob();
+  }
+
+  deleteRecording(id, name) {
+    return this.json("DELETE", `v1/streams/${id}/recordings/${encodeURIComponent(name)}`);
   }
 
   async json(method, path, body, options = {}) {

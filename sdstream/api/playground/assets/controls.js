@@ -3,7 +3,8 @@
 import { defaultOf } from "./catalogue.js";
 import { element, humanName, sameJson, uniqueId } from "./dom.js";
 import { blendField, choiceField, jsonField, numberField, sliderField, stepsField, switchField, textField } from "./fields.js";
-import { imageField, listField, objectField } from "./groups.js";
+import { controlNetField } from "./controlnets.js";
+import { imageField, objectField } from "./groups.js";
 import { ProcessorList } from "./processors.js";
 
 /** Sections of the panel in order; without diffusion those that need it sink to the end. A parameter that none names shows in the last. */
@@ -11,7 +12,7 @@ const SECTIONS = [
   { title: "Prompt", names: ["prompt", "negative_prompt", "prompt_interpolation_method", "normalize_prompt_weights"], diffusion: true, open: true },
   { title: "Processors", names: ["image_preprocessing", "image_postprocessing"], open: true },
   { title: "Diffusion", names: ["guidance_scale", "delta", "num_inference_steps", "t_index_list", "seed", "seed_interpolation_method", "normalize_seed_weights", "use_safety_checker"], diffusion: true, open: true },
-  { title: "Guidance by picture", names: ["controlnets", "ip_adapter", "ip_adapter_style_image_url", "cached_attention"], diffusion: true },
+  { title: "Guidance by picture", names: ["controlnets", "ip_adapter_style_image_url", "ip_adapter", "cached_attention"], diffusion: true },
   { title: "Latent processors", names: ["latent_preprocessing", "latent_postprocessing"], diffusion: true },
   { title: "Size", names: ["width", "height"] },
 ];
@@ -30,7 +31,7 @@ const LABELS = {
   prompt_interpolation_method: "Prompt blending",
   seed_interpolation_method: "Seed blending",
   similar_image_filter_max_skip_frame: "Similar image filter: most skipped",
-  ip_adapter_style_image_url: "Style image URL",
+  ip_adapter_style_image_url: "Style image",
   lora_dict: "LoRAs",
   use_lcm_lora: "LCM-LoRA",
   lcm_lora_id: "LCM-LoRA id",
@@ -124,11 +125,11 @@ export function buildField(parameter, value, changed, context = {}) {
   const common = { label, value, changed, describedBy: parameter.describedBy };
   switch (parameter.type) {
     case "image_processing":
-      return new ProcessorList({ label, value, changed, types: context.catalogue.processors.image });
+      return new ProcessorList({ label, place: parameter.name, value, changed, types: context.catalogue.processors.image });
     case "latent_processing":
       return new ProcessorList({ label, value, changed, types: context.catalogue.processors.latent });
     case "controlnets":
-      return listField({ ...common, members: parameter.members, key: "model_id", context });
+      return controlNetField({ ...common, context });
     case "object":
       return parameter.members?.length ? objectField({ ...common, members: parameter.members, context }) : jsonField(common);
     case "prompt":
@@ -138,7 +139,7 @@ export function buildField(parameter, value, changed, context = {}) {
     case "image":
       return imageField(common);
     case "choice":
-      return choiceField({ ...common, choices: parameter.choices });
+      return choiceField({ ...common, choices: parameter.choices_by_family?.[context.family] ?? parameter.choices });
     case "boolean":
       return switchField(common);
     case "string":

@@ -3,12 +3,15 @@
 import { Api, ApiError } from "./api.js";
 import { defaultOf, readCatalogue } from "./catalogue.js";
 import { CodePanel } from "./code_panel.js";
+import { translateControlNets } from "./controlnets.js";
 import { ControlPanel, labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
 import { clearMessage, clearMessages, showError } from "./messages.js";
+import { OutputPanel } from "./outputs.js";
 import { StreamSession } from "./session.js";
 import { SourcePicker } from "./source_picker.js";
 import { Stage } from "./stage.js";
+import { Taps } from "./taps.js";
 import { forgetKey, forgetSettings, keepKey, loadSettings, saveSettings, takeKey } from "./store.js";
 
 const FACTS_PAUSE_MS = 1000;
@@ -22,6 +25,8 @@ class Playground {
   #stage = new Stage();
   #code = new CodePanel();
   #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: () => this.stop() });
+  #taps = new Taps(byId("panel"));
+  #outputs = new OutputPanel({ api: this.#api, changed: (members) => this.#changeOutputs(members), failed: (error, words) => showError("outputs", error, words) });
   #panel = null;
   #models = [];
   #catalogue = null;
@@ -45,7 +50,7 @@ class Playground {
       const [models, parameters] = await Promise.all([this.#api.models(), this.#api.parameters()]);
       if (typed) keepKey(this.#api.key);
       this.#models = models.data;
-      this.#catalogue = readCatalogue(parameters);
+      this.#catalogue = { ...readCatalogue(parameters), controlnets: models.controlnets };
     } catch (error) {
       this.#showGate(error, typed);
       return;
@@ -135,7 +140,17 @@ class Playground {
   #changeModel(id) {
     const family = this.#family;
     this.#change("model_id", id);
-    if (this.#family !== family) this.#drawPanel();
+    if (this.#family === family) return;
+    const nets = this.#params.controlnets ?? [];
+    if (nets.length) this.#change("controlnets", translateControlNets(nets, this.#catalogue.controlnets, this.#family));
+    this.#drawPanel();
+  }
+
+  /** Recordings and RTMP servers are no parameters, and are not kept for next time: targets hold keys. */
+  #changeOutputs(members) {
+    if (!this.#session) return;
+    this.#stage.showApplied("Outputs: sending");
+    this.#session.update({}, members);
   }
 
   #changeDiffusion(on) {
@@ -167,6 +182,7 @@ class Playground {
     this.#panel.setLive(Boolean(this.#session));
     this.#drawDiffusion();
     this.#shape();
+    this.#taps.show();
   }
 
   #drawDiffusion() {
@@ -207,7 +223,9 @@ class Playground {
       this.#session = session;
       this.#listen(session);
       this.#panel.setLive(true);
-      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params });
+      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params, ...this.#outputs.members });
+      this.#outputs.follow(session.record);
+      this.#taps.follow(session);
       this.#showServer();
     } catch (error) {
       if (error.name !== "AbortError") showError("start", error, "Not started.");
@@ -238,6 +256,8 @@ class Playground {
       clearMessage("fault");
       const status = this.#stage.showStatus(data);
       this.#noticeEffective(status.inForce, status.effectiveFrame);
+      this.#taps.show(status.processors);
+      this.#outputs.showStatus(status);
     });
     on("event", ({ event, data }) => {
       this.#stage.noteEvent(event, data);
@@ -245,7 +265,7 @@ class Playground {
     });
     on("output", (stream) => this.#stage.showPicture("output", stream));
     on("updated", (update) => this.#showUpdated(update));
-    on("refused", ({ error, params }) => this.#takeBack(error, params));
+    on("refused", ({ error, params, members }) => this.#takeBack(error, params, members));
     on("fault", (error) => showError("fault", error));
     on("ended", ({ why, reason }) => {
       if (why === "lost") showError("start", new Error(reason), "The stream ended.");
@@ -253,8 +273,9 @@ class Playground {
     });
   }
 
-  #showUpdated({ reply, params, sentAt }) {
+  #showUpdated({ reply, params, members, sentAt }) {
     clearMessage("update");
+    if (Object.keys(members).length && !Object.keys(params).length) return this.#stage.showApplied("Outputs: changed", "hot");
     const names = Object.keys(params).filter((name) => name !== "model_id").map(labelOf).join(", ") || "Model";
     const words = { hot: "applied live", reload: "needs a reload, under way", unchanged: "changes nothing" }[reply.applied] ?? "accepted";
     this.#stage.showApplied(`${names}: ${words}`, reply.applied);
@@ -280,11 +301,12 @@ class Playground {
   }
 
   /** The server refused an update: say so and show what is really in force. */
-  #takeBack(error, params) {
+  #takeBack(error, params, members) {
     showError("update", error, "Not changed.");
     this.#stage.showApplied("");
     const record = this.#session?.record;
     if (!record) return;
+    if (Object.keys(members).length) this.#outputs.takeBack(record);
     for (const name of Object.keys(params)) if (name in record.params) this.#params[name] = record.params[name];
     this.#drawModels();
     this.#panel.set(this.#params);
@@ -316,6 +338,8 @@ class Playground {
     this.#pending = null;
     this.#effective = null;
     this.#sources.close();
+    this.#taps.follow(null);
+    this.#outputs.follow(null);
     this.#stage.showPicture("input", null);
     this.#stage.showPicture("output", null);
     this.#stage.showFacts("input", null);

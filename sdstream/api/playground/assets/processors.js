@@ -3,10 +3,12 @@
 import { element, humanName, icon, sameJson } from "./dom.js";
 import { jsonField } from "./fields.js";
 import { buildField } from "./controls.js";
+import { tapNode } from "./taps.js";
 
 /**
  * The editor of one processing block, {enabled, processors: [{type, enabled, params}]} or null.
  *
+ * `place` is the block's name in the params, for its processors' live pictures; latent processors have none.
  * `types` are the processors of the catalogue: {name, description, parameters, needs_model}. `changed(block)` is called with the whole
  * block, because arrays are replaced whole by the server.
  */
@@ -16,9 +18,11 @@ export class ProcessorList {
   #block = { enabled: true, processors: [] };
   #rows = [];
   #disabled = false;
+  #place;
 
-  constructor({ label, types, value, changed }) {
+  constructor({ label, place, types, value, changed }) {
     this.label = label;
+    this.#place = place;
     this.#types = types;
     this.#changed = changed;
     this.list = element("ol", { class: "processors", "aria-label": label });
@@ -71,6 +75,7 @@ export class ProcessorList {
         button("remove", "close", "Remove", false, () => this.#remove(index))));
     const parameters = this.#parameterFields(processor, type, index);
     return element("li", { class: `processor${enabled ? "" : " is-off"}`, "data-type": processor.type }, head,
+      this.#place && tapNode(`${this.#place}[${index}]`, processor.type),
       parameters.length > 0 && element("div", { class: "processor-parameters" }, ...parameters));
   }
 

@@ -9,8 +9,8 @@ const PUBLISH_PAUSES_MS = [1000, 2000, 4000, 8000, 16000];
 const WATCH_PAUSES_MS = [200, 200, 300, 500, 1000, 2000];
 
 /**
- * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {reply, params, sentAt},
- * "refused" {error, params}, "output" (MediaStream), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
+ * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {reply, params, members, sentAt},
+ * "refused" {error, params, members}, "output" (MediaStream), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
  */
 export class StreamSession extends EventTarget {
   #api;
@@ -52,10 +52,13 @@ export class StreamSession extends EventTarget {
     }
   }
 
-  /** Send these members of params soon; later calls win over members not yet sent. Waits for the stream while it is being created. */
-  update(params) {
+  /**
+   * Send these members of params, and `members` beside params, soon; later calls win over members not yet sent. Waits for the stream
+   * while it is being created.
+   */
+  update(params, members = {}) {
     if (this.#ended) return;
-    this.#waiting = { ...this.#waiting, ...params };
+    this.#waiting = { params: { ...this.#waiting?.params, ...params }, members: { ...this.#waiting?.members, ...members } };
     if (this.record) this.#scheduleUpdate();
   }
 
@@ -74,6 +77,11 @@ export class StreamSession extends EventTarget {
 
   snapshot() {
     return this.#api.snapshot(this.record.id);
+  }
+
+  /** What an image processor made last. */
+  tap(processor) {
+    return this.#api.tap(this.record.id, processor, this.#abort.signal);
   }
 
   /** End everything, the stream on the server included. */
@@ -149,17 +157,18 @@ export class StreamSession extends EventTarget {
 
   async #sendUpdate() {
     this.#timer = null;
-    const params = this.#waiting;
+    const waiting = this.#waiting;
     this.#waiting = null;
-    if (!params || this.#ended) return;
+    if (!waiting || this.#ended) return;
+    const { params, members } = waiting;
     this.#updating = true;
     const sentAt = performance.now();
     try {
-      const reply = await this.#api.updateStream(this.record.id, params);
+      const reply = await this.#api.updateStream(this.record.id, params, members);
       this.record = { ...this.record, ...reply };
-      this.#emit("updated", { reply, params, sentAt });
+      this.#emit("updated", { reply, params, members, sentAt });
     } catch (error) {
-      if (!this.#ended) this.#emit("refused", { error, params });
+      if (!this.#ended) this.#emit("refused", { error, params, members });
     } finally {
       this.#updating = false;
     }

@@ -34,6 +34,9 @@ export function readStatus(data) {
     inForce: lane?.effective_frame === null || lane?.effective_frame === undefined ? null : lane.revision,
     effectiveFrame: lane?.effective_frame ?? null,
     warnings: data.media?.warnings ?? [],
+    processors: lane?.processors ?? [],
+    outputs: data.outputs ?? [],
+    recording: data.recording ?? null,
   };
 }
 

@@ -1,0 +1,60 @@
+"""Tiny models, ControlNets and IP-Adapters with random weights in the data directory of a server to be."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from diffusers import UNet2DConditionModel
+from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.params.controlnets import CONTROLNETS
+from sdstream.worker.published import ADAPTERS, DEPTH
+from tests.worker.annotators import make_depth_model
+
+root, kinds = Path(sys.argv[1]), sys.argv[2].split(",")
+make_depth_model().save_pretrained(root / DEPTH.repository)
+for family in sys.argv[3:]:
+    write_tiny_model(root / "tiny" / family, family, seed=0)
+    unet = UNet2DConditionModel.from_pretrained(root / "tiny" / family, subfolder="unet")
+    for seed, (name, facts) in enumerate(CONTROLNETS.items()):
+        if facts.family == family and facts.kind in kinds:
+            write_tiny_controlnet(root / name, unet, channels=facts.conditioning_channels, seed=seed)
+    files = ADAPTERS.get((family, "regular"))
+    if files is not None:
+        file = root / files.repository / files.adapter
+        encoder = root / files.repository / files.encoder
+        write_tiny_adapter(file.parent, file.name, unet)
+        if not encoder.exists():
+            encoder.parent.mkdir(exist_ok=True)
+            (file.parent / "image_encoder").rename(encoder)
+"""
+REPOSITORY = Path(__file__).parents[2]
+IDS = {
+    "sd-turbo": ("stabilityai/sd-turbo",),
+    "sdxl-turbo": ("stabilityai/sdxl-turbo",),
+    "sd15": ("Lykon/dreamshaper-8", "prompthero/openjourney-v4"),
+}
+
+
+def write_tiny_data(
+    data_dir: Path, families: Iterable[str], kinds: Iterable[str] = ("canny", "depth", "tile", "temporal")
+) -> str:
+    """Fill `data_dir/models`, a depth network included; the value of the setting `models` that names what was made.
+
+    `kinds` are those of the ControlNets that are written, each under its public id.
+    """
+    root = data_dir / "models"
+    root.mkdir(parents=True, exist_ok=True)
+    made = list(families)
+    arguments = [sys.executable, "-c", PROGRAM, str(root), ",".join(kinds), *made]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    return json.dumps({name: str(root / "tiny" / family) for family in made for name in IDS[family]})
+
+
+__all__ = ["write_tiny_data"]
