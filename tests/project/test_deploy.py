@@ -70,7 +70,7 @@ def test_a_load_balancer_asks_on_port_80() -> None:
         ({"volumes": ("a",), "data_centers": ("EU-RO-1", "EU-CZ-1")}, "one data centre"),
         ({"variables": {f"A{number}": "" for number in range(51)}}, "50 variables"),
         ({"variables": {"SDSTREAM_PROT": "1"}}, "did you mean SDSTREAM_PORT"),
-        ({"variables": {"SDSTREAM_MAX_STREAMS": "none"}}, "max_streams"),
+        ({"variables": {"SDSTREAM_MAX_STREAMS": "none"}}, "(?i)max_streams"),
     ],
 )
 def test_what_would_fail_there_is_refused_here(values: dict[str, Any], words: str) -> None:
