@@ -7,7 +7,7 @@
 
 ARG CUDA_VERSION=12.8.1
 ARG UBUNTU_VERSION=24.04
-# A tag, not a digest: see docs/verified.md. `docker buildx imagetools inspect` prints the digest to pin.
+# Without its digest yet: the workflow releases no image until it has one. docs/runpod.md has the command that adds it.
 ARG MEDIAMTX_IMAGE=bluenviron/mediamtx:1.20.1
 
 # Replaced by --build-context engines=DIR; empty but for a directory otherwise.

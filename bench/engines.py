@@ -26,7 +26,7 @@ from bench.support.random_models import TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.clock import SystemClock
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
-from sdstream.diffusion.engine_networks import EngineFrame, EngineNetworks
+from sdstream.diffusion.engine_networks import EngineFrame, EngineNetworks, LoadedEngine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, Runner, make_runner
@@ -111,13 +111,15 @@ def engines_of(work: Work, name: BackendName, most: int, cache: EngineCache) -> 
     baked = clock.monotonic() - began
     work.networks.to(work.device)  # a build for a GPU may have been made on the CPU
     began = clock.monotonic()
-    calls: dict[str, Any] = {part: backend.load(entry, work.device) for part, entry in entries.items()}
+    engines = {
+        part: LoadedEngine(backend.load(entry, work.device), entry.key.most_rows) for part, entry in entries.items()
+    }
     facts = {"bake_seconds": round(baked, 1), "load_seconds": round(clock.monotonic() - began, 2)}
     if isinstance(backend, CompiledBackend):
-        (call,) = calls.values()
-        frame: Any = EngineFrame(work.frame, call, most, name)
+        (engine,) = engines.values()
+        frame: Any = EngineFrame(work.frame, engine, name)
         return make_runner(frame, work.device), facts
-    networks = EngineNetworks(work.networks, calls, name)
+    networks = EngineNetworks(work.networks, engines, name)
     frame = Frame(networks, slots=work.steps, guidance=work.frame.guidance, prediction=work.frame.prediction)
     return make_runner(frame, work.device), facts
 

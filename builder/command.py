@@ -202,8 +202,12 @@ def show(
             manifest = bucket.manifest(engine)
             print(f"{manifest.size / 1e6:10.1f} MB  {manifest.key.readable}")
         return 0
-    for entry in _cache(engines).entries():
+    cache = _cache(engines)
+    entries = cache.entries()
+    for entry in entries:
         print(f"{entry.manifest.size / 1e6:10.1f} MB  {entry.name}")
+    if not entries:
+        print(f"builder: no engines in {cache.directory}", file=sys.stderr)
     return 0
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from builder.profiles import LoraSource, Profile
+from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, lora_identities, row_ranges
+from sdstream.diffusion.conditions import load_adapter, load_controlnet
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fusing import fused, networks_of
-from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
@@ -22,6 +23,7 @@ from sdstream.diffusion.selection import LORA
 from sdstream.diffusion.sources import find_cached, find_model, find_taesd
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny_conditions import make_tiny_adapter, make_tiny_controlnet
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.keys import BackendName
 from sdstream.errors import ModelUnavailable
@@ -57,10 +59,19 @@ def load_profile(profile: Profile, backend: BackendName, device: torch.device = 
     """
     dtype = torch.float32 if backend == "compiled" and device.type == "cpu" else torch.float16
     with model_directory(profile) as directory:
-        model = load_model(directory, profile.family, CPU, dtype=dtype, taesd_elsewhere=find_taesd(profile.family))
+        model = load_model(
+            directory,
+            profile.family,
+            CPU,
+            dtype=dtype,
+            taesd=not profile.full_vae,
+            taesd_elsewhere=find_taesd(profile.family) if profile.taesd is None else Path(profile.taesd).expanduser(),
+            tokenizer_elsewhere=None if profile.tokenizer is None else Path(profile.tokenizer).expanduser(),
+        )
         if profile.loras:
             model = fused(model, [(_read_lora(lora, model), lora.scale) for lora in profile.loras])
         controlnets = [_load_controlnet(source, model) for source in profile.controlnets]
+        adapter = None if profile.adapter is None else _load_adapter(profile.adapter, model)
     components: list[Component] = []
     for width, height in profile.pictures:
         maker = ComponentMaker(
@@ -71,10 +82,9 @@ def load_profile(profile: Profile, backend: BackendName, device: torch.device = 
             base=None if model.base is None else model.base.unet,
         )
         for name in profile.components:
-            if name == "unet":
-                components.append(maker.unet())
-            elif name == "unet-control":
-                components.append(maker.unet(control=controlnets[0][1]))
+            if name.startswith("unet"):
+                control = controlnets[0][1] if "-control" in name else None
+                components.append(maker.unet(control=control, adapter=adapter if "-tokens" in name else None))
             elif name == "encoder":
                 components.append(maker.encoder())
             elif name == "decoder":
@@ -119,17 +129,28 @@ def example_blocks(model: Model, slots: int, width: int, height: int) -> tuple[K
 
 def _load_controlnet(source: str, model: Model) -> tuple[str, torch.nn.Module]:
     if source == "tiny":
-        module = _tiny_controlnet(model)
+        module: torch.nn.Module = make_tiny_controlnet(model.unet).to(model.dtype)
     else:
-        path = find_model(source)
-        try:
-            module = diffusers.ControlNetModel.from_pretrained(
-                path, use_safetensors=True, local_files_only=True, torch_dtype=model.dtype
+        module = load_controlnet(find_model(source), model.unet, model.dtype, model.device)
+    return source.rpartition("/")[2], module
+
+
+def _load_adapter(source: str, model: Model) -> ImageAdapter:
+    plain: Any = model.unet if model.base is None else model.base.unet
+    if source == "tiny":
+        return make_adapter(plain, make_tiny_adapter(plain))
+    file = Path(source).expanduser()
+    if not file.is_file():
+        owner, name, *inside = (*source.split("/"), "", "")
+        path = "/".join(part for part in inside if part)
+        folder = find_cached(f"{owner}/{name}") if path else None
+        if folder is None or not (folder / path).is_file():
+            raise ModelUnavailable(
+                f"the IP-Adapter {source} is not on this machine: no file has this name, and it is not in the hub's "
+                f"cache as OWNER/NAME/FILE; `hf download {owner}/{name} {path or 'FILE'}` fetches it"
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelUnavailable(f"{source} cannot be loaded as a ControlNet: {first}") from error
-    return source.rpartition("/")[2], module.requires_grad_(False).eval()
+        file = folder / path
+    return load_adapter(file, plain)
 
 
 def _read_lora(wanted: LoraSource, model: Model) -> Lora:
@@ -143,18 +164,6 @@ def _read_lora(wanted: LoraSource, model: Model) -> Lora:
             )
         file = folder / LORA
     return read_lora(file, wanted.source, model.family, networks_of(model))
-
-
-@torch.no_grad()
-def _tiny_controlnet(model: Model) -> torch.nn.Module:
-    """A ControlNet of random weights; its last layers are zero when they are new, and would answer nothing."""
-    kind: Any = diffusers.ControlNetModel
-    generator = torch.Generator().manual_seed(0)
-    module: torch.nn.Module = kind.from_unet(model.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
-    for parameter in module.parameters():
-        if not parameter.any():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return module.to(model.dtype)
 
 
 def _name(profile: Profile) -> str:

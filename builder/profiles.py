@@ -1,21 +1,31 @@
 """Profiles: which engines a server needs, as TOML."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sdstream.engines.keys import BACKENDS, BackendName
+from sdstream.engines.keys import BackendName
 from sdstream.engines.targets import refuse_capabilities
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Family
 
 SHIPPED = Path(__file__).parent / "profiles"
-ComponentName = Literal["unet", "unet-control", "encoder", "decoder", "controlnet", "frame"]
+ComponentName = Literal[
+    "unet",
+    "unet-control",
+    "unet-tokens",
+    "unet-control-tokens",
+    "encoder",
+    "decoder",
+    "controlnet",
+    "frame",
+]
 Guidance = Literal["none", "self", "initialize", "full"]
 SMALLEST, LARGEST = 64, 2048
 
@@ -52,7 +62,13 @@ class Profile(BaseModel):
     name: str = ""
     family: Family
     model: str
-    """A diffusers directory, or the id of a model in the hub's cache."""
+    """A diffusers directory, a file in the original layout, or the id of a model in the hub's cache."""
+    taesd: str | None = None
+    """The directory of the small VAE, where it lies neither in the model's nor in the hub's cache."""
+    tokenizer: str | None = None
+    """The directory of the tokenizer, which a model in one file has none of."""
+    full_vae: bool = False
+    """Bakes the model's own VAE even where there is a small one."""
     sizes: tuple[str, ...] = Field(min_length=1)
     """Such as 512x512: width, then height."""
     slots: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
@@ -62,6 +78,8 @@ class Profile(BaseModel):
     guidance: tuple[Guidance, ...] = ("self", "initialize")
     """Of whole frames; the other components serve every kind."""
     controlnets: tuple[str, ...] = ()
+    adapter: str | None = None
+    """An IP-Adapter: its file, or OWNER/NAME/FILE in the hub's cache. It becomes part of the `-tokens` components."""
     loras: tuple[LoraSource, ...] = ()
     targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
     """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
@@ -84,9 +102,15 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
-        wants = {"unet-control", "controlnet"} & set(self.components)
+        wants = {name for name in self.components if name == "controlnet" or "-control" in name}
         if wants and not self.controlnets:
             raise ValueError(f"{', '.join(sorted(wants))} needs `controlnets`")
+        styled = sorted(name for name in self.components if name.endswith("-tokens"))
+        if styled and self.adapter is None:
+            raise ValueError(f"{', '.join(styled)} needs `adapter`")
+        others = sorted(set(self.targets) - {"compiled"})
+        if "frame" in self.components and others:
+            raise ValueError(f"whole frames are for `compiled` only; {', '.join(others)} takes the other components")
         for backend, capabilities in self.targets.items():
             if backend != "compiled" and not capabilities:
                 raise ValueError(f"targets.{backend} names no compute capability")
@@ -140,7 +164,8 @@ def read_profile(file: Path) -> Profile:
         return Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
         raise ConfigurationError(
-            "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors())
+            "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors()),
+            hint="docs/engines.md has a table of the fields of a profile.",
         ) from None
 
 
@@ -185,7 +210,7 @@ def _describe(problem: Any) -> str:
         near = difflib.get_close_matches(name, Profile.model_fields, n=1)
         return f"{place} is not a field of a profile" + (f"; did you mean {near[0]}?" if near else "")
     if problem["type"] == "literal_error":
-        known = BACKENDS if problem["loc"][0] == "targets" else get_args(ComponentName)
+        known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
         near = difflib.get_close_matches(str(problem["input"]), known, n=1)
         return f"{place}: {problem['msg']}" + (f"; did you mean {near[0]}?" if near else "")
     return f"{place}: {str(problem['msg']).removeprefix('Value error, ')}"

@@ -23,6 +23,8 @@ MOST_VARIABLES = 50
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
+JOB_SECONDS = 3900
+"""What one job may take: five minutes more than a session lasts by default, so that its summary is posted."""
 POOLS = (
     "AMPERE_16",
     "AMPERE_24",
@@ -111,7 +113,7 @@ class EndpointPlan:
     workers_min: int = 0
     workers_max: int = 3
     idle_timeout: int = 60
-    timeout: int = 3600
+    timeout: int = JOB_SECONDS
     flashboot: bool = True
 
     def payload(self, settings: Settings) -> dict[str, Any]:
@@ -250,6 +252,7 @@ def _check_settings(variables: Mapping[str, str]) -> None:
 __all__ = [
     "API",
     "CONSOLE",
+    "JOB_SECONDS",
     "POD_VOLUME",
     "POOLS",
     "REQUEST_SECONDS",

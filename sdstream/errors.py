@@ -40,6 +40,7 @@
             │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
+            ├── RecordingsUnavailable 503 RECORDINGS/UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
 Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
@@ -363,6 +364,13 @@ class LoraUnusable(ModelUnavailable):
 
     code = "MODELS/LORA_UNUSABLE"
     hint = "Take it out of lora_dict, or name one that was made for the stream's model."
+
+
+class RecordingsUnavailable(Unavailable):
+    """The bucket that holds the recordings refuses or does not answer."""
+
+    code = "RECORDINGS/UNAVAILABLE"
+    hint = "Try again; if it stays so, the operator finds the bucket's answer in the log."
 
 
 class ShuttingDown(Unavailable):

@@ -30,8 +30,8 @@ class JobFailed(SdstreamError):
 
     code = "JOBS/FAILED"
 
-    def __init__(self, message: str, *, job_id: str, error_code: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, job_id: str, error_code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.job_id = job_id
         self.error_code = error_code
 

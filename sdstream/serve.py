@@ -101,12 +101,7 @@ def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[
     from sdstream.gateway.routes import GatewayRoutes
     from sdstream.gateway.streams import GatewayStreams
 
-    api_key = settings.runpod_api_key
-    key = api_key.get_secret_value() if api_key else os.environ.get("RUNPOD_API_KEY", "")
-    if not key:
-        raise ConfigurationError(
-            "placement runpod needs a key for RunPod's API", hint="Set SDSTREAM_RUNPOD_API_KEY or RUNPOD_API_KEY."
-        )
+    key = find_runpod_key(settings)
     keys = KeyRing.open(data_dir, settings)
     fleet = Fleet(settings, key, clock)
     service = GatewayStreams(fleet)
@@ -118,6 +113,17 @@ def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[
         replace=lambda context: GatewayRoutes(context, fleet).endpoints(),
     )
     return keys, service, app
+
+
+def find_runpod_key(settings: Settings) -> str:
+    """The key for RunPod's API: the setting, else RunPod's own variable. Raises `ConfigurationError` without either."""
+    key = settings.runpod_api_key
+    found = key.get_secret_value() if key else os.environ.get("RUNPOD_API_KEY", "")
+    if not found:
+        raise ConfigurationError(
+            "placement runpod needs a key for RunPod's API", hint="Set SDSTREAM_RUNPOD_API_KEY or RUNPOD_API_KEY."
+        )
+    return found
 
 
 class Server:
@@ -330,5 +336,6 @@ __all__ = [
     "assemble",
     "assemble_gateway",
     "bind",
+    "find_runpod_key",
     "url_of",
 ]

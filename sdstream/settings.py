@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from sdstream.errors import ConfigurationError
 from sdstream.job_settings import JobSettings
+from sdstream.media_settings import MediaSettings
 from sdstream.reachability import platform_settings
 from sdstream.turn_settings import TurnSettings
 from sdstream.worker_settings import WorkerSettings
@@ -174,32 +175,6 @@ class ServerSettings(BaseModel):
         "separated by commas; none by default. Clients are told all of them, and this server asks the first STUN "
         "server for its own address.",
     )
-    video_bitrate: int = Field(
-        default=1_500_000,
-        ge=100_000,
-        le=50_000_000,
-        description="Bits a second of a 512x512 output at 30 frames a second; other sizes scale with the pixel count.",
-    )
-    video_encoder: Literal["auto", "x264", "nvenc"] = Field(
-        default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
-    )
-    output_allow_private: bool = Field(
-        default=False,
-        description="Let streams push to RTMP servers in private networks, this machine included. Leave it off where "
-        "callers are not the owners of the network.",
-    )
-
-    recording_max_bytes: int = Field(
-        default=20_000_000_000,
-        ge=0,
-        description="Bytes that all recordings together may hold; behind that the oldest goes.",
-    )
-    recording_max_days: float = Field(default=14.0, gt=0, description="Days after which a recording is removed.")
-    recording_least_free: int = Field(
-        default=500_000_000,
-        ge=0,
-        description="Bytes of disk that a recording leaves free; it stops before it takes them.",
-    )
 
     @field_validator("api_keys", "webrtc_addresses", "webrtc_ice_servers", mode="before")
     @classmethod
@@ -261,7 +236,7 @@ class ServerSettings(BaseModel):
         return self
 
 
-class Settings(JobSettings, TurnSettings, WorkerSettings, ServerSettings):
+class Settings(JobSettings, TurnSettings, WorkerSettings, MediaSettings, ServerSettings):
     """All settings, validated. `load_settings` reads them from their sources."""
 
 

@@ -7,6 +7,7 @@ one: whatever ends a job without a result is raised as `JobFailed` with the work
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +23,7 @@ WAIT_MILLISECONDS = 60_000
 """How long one `/runsync` request is held by the platform; it takes 1000 to 300000."""
 MAX_INPUT_BYTES = 10_000_000
 """What `/run` takes; a larger body would be refused by the platform with a page of HTML."""
+_HINT = re.compile(r"(.*) \(hint: (.*)\)", re.DOTALL)
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 
 
@@ -232,14 +234,16 @@ def _view(answer: Mapping[str, Any]) -> JobView:
 
 
 def _checked(view: JobView) -> JobView:
-    """Raises `JobFailed` unless the job completed. A worker's error is `CODE: message`."""
+    """Raises `JobFailed` unless the job completed. A worker's error is `CODE: message (hint: what to do)`."""
     if view.state == "COMPLETED" and not view.error:
         return view
     text = view.error or f"the job is {view.state}"
     code, separator, message = text.partition(": ")
     if not separator or not code.replace("_", "").replace("/", "").isupper():
         code, message = view.state, text
-    raise JobFailed(message, job_id=view.id, error_code=code)
+    found = _HINT.fullmatch(message)
+    message, hint = (found[1], found[2]) if found else (message, None)
+    raise JobFailed(message, job_id=view.id, error_code=code, hint=hint)
 
 
 def _last_event(view: JobView) -> dict[str, Any]:

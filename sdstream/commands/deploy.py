@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from sdstream.deployment import (
     CONSOLE,
+    JOB_SECONDS,
     POD_VOLUME,
     REQUEST_SECONDS,
     Common,
@@ -68,7 +69,9 @@ def deploy(
     workers_min: Annotated[int, Parameter(help="endpoint: workers that are always there, and paid for.")] = 0,
     workers_max: Annotated[int, Parameter(help="endpoint: workers at most.")] = 3,
     idle_timeout: Annotated[int, Parameter(help="endpoint: seconds a worker waits for the next job.")] = 60,
-    timeout: Annotated[int, Parameter(help="endpoint: seconds that one job, which is one session, may take.")] = 3600,
+    timeout: Annotated[
+        int, Parameter(help="endpoint: seconds that one job, which is one session, may take.")
+    ] = JOB_SECONDS,
     flashboot: Annotated[bool, Parameter(help="endpoint: keep the state of workers that are stopped.")] = True,
     dry_run: DryRun = False,
 ) -> int:
@@ -97,7 +100,7 @@ def deploy(
             "workers-min": workers_min != 0,
             "workers-max": workers_max != 3,
             "idle-timeout": idle_timeout != 60,
-            "timeout": timeout != 3600,
+            "timeout": timeout != JOB_SECONDS,
             "flashboot": not flashboot,
         },
     )

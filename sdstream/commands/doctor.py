@@ -27,6 +27,7 @@ from sdstream.commands.checks import (
     check_torch,
 )
 from sdstream.commands.flags import with_settings
+from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.commands.machine import MachineFacts, read_machine
 from sdstream.commands.plan import PlanLine, plan_serve
 from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
@@ -83,6 +84,10 @@ async def run_checks(
     """All checks in order; `on_start` hears the subject of the slow ones."""
     base = facts.place.public_base(settings.port) if facts.place is not None else None
     checks = [check_port(settings), check_access(settings, base)]
+    if settings.placement == "runpod":  # a gateway has no media, no card and no model
+        on_start("endpoint")
+        checks += await asyncio.gather(check_endpoint(settings), check_directory(settings))
+        return [*checks, check_data_directory(settings)]
     if facts.place is not None:
         checks.append(check_runpod(settings, facts.place))
     on_start("WebRTC")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,14 @@ class ImageAdapter:
     layer_names: tuple[str, ...]
     embedding: int
     """How many numbers the embedding of an image has."""
+    file: Path | None = None
+    """Where it was read from."""
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """The number and the width of the tokens of an image."""
+        tokens, _ = self.tokens(torch.zeros(self.embedding))
+        return len(tokens), tokens.shape[1]
 
     @torch.no_grad()
     def tokens(self, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sdstream.diffusion.adapters import ImageAdapter
+from sdstream.diffusion.conditioned import ConditionedNetworks
+from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.keys import LoraIdentity
-from sdstream.engines.weights import combined, digest_of_weights
+from sdstream.engines.weights import combined, digest_of_tensors, digest_of_weights
 
 if TYPE_CHECKING:
     from sdstream.diffusion.models import Model  # which imports diffusers, and nothing here needs it
@@ -50,7 +53,7 @@ def row_ranges(streams: RowRange, slots: int) -> RowRange:
 
 class UnetModule(nn.Module):
     """`Networks.predict` over a list of tensors: latents, timesteps, texts, then pooled and time_ids for SDXL, then the
-    control residuals, then the image tokens, the last two where the variant has them."""
+    control residuals, then the image tokens and their strengths, the last three where the variant has them."""
 
     def __init__(self, networks: Networks, *, controls: int = 0, has_tokens: bool = False) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class UnetModule(nn.Module):
         given = list(tensors)
         latents, timesteps, texts = given[:3]
         given = given[3:]
-        pooled = time_ids = tokens = None
+        pooled = time_ids = tokens = strengths = None
         control: ControlResiduals | None = None
         if self.networks.is_xl:
             pooled, time_ids = given[:2]
@@ -72,8 +75,8 @@ class UnetModule(nn.Module):
             control = ControlResiduals(down, mid)
             given = given[self.controls :]
         if self.has_tokens:
-            tokens = given[0]
-        return self.networks.predict(latents, timesteps, texts, pooled, time_ids, control, tokens)
+            tokens, strengths = given
+        return self.networks.predict(latents, timesteps, texts, pooled, time_ids, control, tokens, strengths)
 
 
 class EncoderModule(nn.Module):
@@ -99,15 +102,16 @@ class DecoderModule(nn.Module):
 
 
 class ControlNetModule(nn.Module):
-    """A ControlNet of diffusers over latents, timesteps, texts, image, scale, then pooled and time_ids for SDXL.
+    """A ControlNet of diffusers over latents, timesteps, texts, image, scale, then pooled and time_ids where it has an
+    embedding of them, as some of SDXL's have.
 
     `scale` [rows] multiplies what it gives, so that turning it needs nothing else, and 0 is off.
     """
 
-    def __init__(self, controlnet: nn.Module, is_xl: bool) -> None:
+    def __init__(self, controlnet: nn.Module) -> None:
         super().__init__()
         self.controlnet = controlnet
-        self.is_xl = is_xl
+        self.is_xl = takes_sizes(controlnet)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         latents, timesteps, texts, image, scale = tensors[:5]
@@ -146,6 +150,23 @@ class FrameModule(nn.Module):
         return (result.image, result.latent, *kept)
 
 
+def unet_name(*, control: bool, tokens: bool) -> str:
+    """The name of the UNet's component that takes these."""
+    return "unet" + ("-control" if control else "") + ("-tokens" if tokens else "")
+
+
+def digest_of_layers(adapter: ImageAdapter) -> str:
+    """Of the keys and values of an IP-Adapter, in the order of the layers."""
+    return digest_of_tensors(
+        {
+            f"{index}.{name}.{key}": tensor
+            for index, layer in enumerate(adapter.layers)
+            for name, part in zip(("keys", "values"), layer, strict=True)
+            for key, tensor in part.state_dict().items()
+        }
+    )
+
+
 def lora_identities(model: "Model") -> tuple[LoraIdentity, ...]:
     """What is fused into a model's UNet."""
     return tuple(
@@ -167,9 +188,9 @@ class ComponentMaker:
     """The UNet without the `loras`, where there are some: its weights and what they are name the fused ones, whose last
     bits depend on the machine that fused them."""
 
-    def unet(self, *, control: nn.Module | None = None, tokens: tuple[int, int] | None = None) -> Component:
-        """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `tokens` the number and
-        the width of the image tokens of an IP-Adapter. Both make the variants that take such."""
+    def unet(self, *, control: nn.Module | None = None, adapter: ImageAdapter | None = None) -> Component:
+        """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `adapter` is an
+        IP-Adapter for it, whose layers become part of it. Both make the variants that take what these give."""
         networks = self.networks
         unet: Any = networks.unet
         inputs = self._unet_inputs()
@@ -177,16 +198,19 @@ class ComponentMaker:
         for index, shape in enumerate(shapes):
             name = "control_mid" if index == len(shapes) - 1 else f"control_down_{index}"
             inputs.add(name, dtype_name(networks.dtype), *shape)
-        if tokens is not None:
-            inputs.add("image_tokens", dtype_name(networks.dtype), *tokens)
-        name = "unet" + ("-control" if shapes else "") + ("-tokens" if tokens else "")
+        weights = self.digest(self.base or unet)
+        if adapter is not None:
+            inputs.add("image_tokens", dtype_name(networks.dtype), *adapter.token_shape)
+            inputs.add("image_strengths", "float32", len(adapter.layers))
+            weights = combined((("unet", weights), ("adapter", digest_of_layers(adapter))))
+            networks = ConditionedNetworks(unet, networks.vae, image_layers=adapter.layers)
         return Component(
-            name=name,
-            module=UnetModule(networks, controls=len(shapes), has_tokens=tokens is not None),
+            name=unet_name(control=control is not None, tokens=adapter is not None),
+            module=UnetModule(networks, controls=len(shapes), has_tokens=adapter is not None),
             inputs=tuple(inputs.entries),
             outputs=("prediction",),
             config={"unet": _config_of(unet)},
-            weights=self.digest(self.base or unet),
+            weights=weights,
             dtype=dtype_name(networks.dtype),
             loras=self.loras,
             model=self.model,
@@ -197,14 +221,15 @@ class ComponentMaker:
         networks, sizes = self.networks, self.sizes
         dtype = dtype_name(networks.dtype)
         inputs = self._unet_inputs(last=False)
-        inputs.add("image", dtype, 3, sizes.height, sizes.width)
+        config: Any = getattr(controlnet, "config")  # noqa: B009 - a module of diffusers has one
+        inputs.add("image", dtype, int(config.conditioning_channels), sizes.height, sizes.width)
         inputs.add("scale", dtype)
-        if networks.is_xl:
+        if takes_sizes(controlnet):
             self._add_xl(inputs)
         count = len(self._residual_shapes(controlnet))
         return Component(
             name="controlnet",
-            module=ControlNetModule(controlnet, networks.is_xl),
+            module=ControlNetModule(controlnet),
             inputs=tuple(inputs.entries),
             outputs=(*(f"control_down_{index}" for index in range(count - 1)), "control_mid"),
             config={"controlnet": _config_of(controlnet)},
@@ -321,6 +346,8 @@ __all__ = [
     "FrameModule",
     "ModelSizes",
     "UnetModule",
+    "digest_of_layers",
     "lora_identities",
     "row_ranges",
+    "unet_name",
 ]

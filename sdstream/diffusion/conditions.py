@@ -1,6 +1,7 @@
 """ControlNets, IP-Adapters and the networks that embed style images, from files that are on this machine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +46,7 @@ def load_adapter(file: Path, unet: Any) -> ImageAdapter:
         for name, tensor in tensors.items():
             group, _, key = name.partition(".")
             state[group][key] = tensor
-        adapter = make_adapter(unet, state)
+        adapter = replace(make_adapter(unet, state), file=file)
     except LOAD_ERRORS as error:
         raise ModelUnavailable(f"{file} is no IP-Adapter for this model: {_first_line(error)}") from error
     _refuse_what_is_not_finite(file, adapter.projection)

@@ -19,7 +19,7 @@ class Controls(nn.Module):
         self.channels = tuple(int(config.conditioning_channels) for config in configs)
         """Channels of each one's control picture, in order."""
         # Some ControlNets of SDXL were saved with an embedding of text and sizes, some without.
-        self._is_xl = tuple(config.addition_embed_type == "text_time" for config in configs)
+        self._is_xl = tuple(takes_sizes(net) for net in nets)
 
     def forward(
         self,
@@ -40,19 +40,44 @@ class Controls(nn.Module):
         down: list[torch.Tensor] = []
         mid: torch.Tensor | None = None
         parts: list[torch.Tensor] = list(torch.split(pictures, list(self.channels), 1))
-        for index, (net, part, is_xl) in enumerate(zip(self.nets, parts, self._is_xl, strict=True)):
-            extra: dict[str, Any] = {}
-            if is_xl:
-                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
-            own_down, own_mid = net(
-                latents, timesteps, texts, controlnet_cond=part.to(latents.dtype), return_dict=False, **extra
+        for index, part in enumerate(parts):
+            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype)
+            own_down, own_mid = self.steer(
+                index, latents, timesteps, texts, pooled, time_ids, part.to(latents.dtype), scale
             )
-            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype).view(-1, 1, 1, 1)
-            scaled = [values * scale for values in own_down]
-            down = scaled if mid is None else [one + other for one, other in zip(down, scaled, strict=True)]
-            mid = own_mid * scale if mid is None else mid + own_mid * scale
+            down = list(own_down) if mid is None else [one + other for one, other in zip(down, own_down, strict=True)]
+            mid = own_mid if mid is None else mid + own_mid
         assert mid is not None
         return ControlResiduals(down, mid)
+
+    def steer(
+        self,
+        index: int,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        picture: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> ControlResiduals:
+        """What the net at `index` adds, times `scale` [B]; `picture` is its own, of the type of the latents."""
+        extra: dict[str, Any] = {}
+        if self.takes_sizes(index):
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+        down, mid = self.nets[index](latents, timesteps, texts, controlnet_cond=picture, return_dict=False, **extra)
+        factor = scale.view(-1, 1, 1, 1)
+        return ControlResiduals([values * factor for values in down], mid * factor)
+
+    def takes_sizes(self, index: int) -> bool:
+        """Whether the net at `index` is given SDXL's pooled text and sizes."""
+        return self._is_xl[index]
+
+
+def takes_sizes(net: nn.Module) -> bool:
+    """Whether a ControlNet reads SDXL's pooled text and sizes."""
+    config: Any = net.config
+    return config.addition_embed_type == "text_time"
 
 
 def window(start: float, end: float, slots: int) -> list[bool]:
@@ -63,4 +88,4 @@ def window(start: float, end: float, slots: int) -> list[bool]:
 NO_PICTURE = -1.0
 """What a control picture is filled with when there is none."""
 
-__all__ = ["NO_PICTURE", "Controls", "window"]
+__all__ = ["NO_PICTURE", "Controls", "takes_sizes", "window"]

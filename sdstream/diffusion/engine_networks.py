@@ -1,10 +1,13 @@
 """Networks that loaded engines answer, and a whole frame that one does; what they lack, the plain ones do."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from sdstream.diffusion.components import unet_name
+from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.networks import ControlResiduals, Networks
 from sdstream.diffusion.planes import rgb_from_packed
@@ -14,11 +17,25 @@ Call = Callable[..., tuple[torch.Tensor, ...]]
 """A loaded engine: one tensor for each input of its component in, one for each output out."""
 
 
-class EngineNetworks(Networks):
-    """`Networks` of engines. `calls` are by the names of components (`sdstream.diffusion.components`): `unet` with
-    `-control` and `-tokens` variants, `encoder`, `decoder`. A call that none is for goes to the plain networks."""
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """A call, and the most rows that it takes."""
 
-    def __init__(self, plain: Networks, calls: Mapping[str, Call], back_end: str, *, capturable: bool = True) -> None:
+    call: Call
+    most: int
+
+    def takes(self, given: torch.Tensor) -> bool:
+        """Whether it answers for the rows of `given`."""
+        return given.shape[0] <= self.most
+
+
+class EngineNetworks(Networks):
+    """`Networks` of engines. `engines` are by the names of components (`sdstream.diffusion.components`): `unet` with
+    `-control` and `-tokens` variants, `encoder`, `decoder`. What none takes, the plain ones do."""
+
+    def __init__(
+        self, plain: Networks, engines: Mapping[str, LoadedEngine], back_end: str, *, capturable: bool = True
+    ) -> None:
         super().__init__()
         self.plain = plain
         self.dtype = plain.dtype
@@ -27,7 +44,7 @@ class EngineNetworks(Networks):
         self.is_xl = plain.is_xl
         self.back_end = back_end
         self.capturable = capturable and plain.capturable
-        self._calls = dict(calls)
+        self._engines = dict(engines)
 
     def predict(
         self,
@@ -41,9 +58,9 @@ class EngineNetworks(Networks):
         image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. The answer is valid until the next call."""
-        name = "unet" + ("" if control is None else "-control") + ("" if image_tokens is None else "-tokens")
-        call = self._calls.get(name)
-        if call is None or image_strengths is not None:  # engines have no input for the strengths
+        name = unet_name(control=control is not None, tokens=image_tokens is not None)
+        call = self._call(name, latents)
+        if call is None or (image_tokens is None) != (image_strengths is None):
             return self.plain.predict(
                 latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths
             )
@@ -54,41 +71,75 @@ class EngineNetworks(Networks):
             given += [pooled, time_ids]
         if control is not None:
             given += [*control.down, control.mid]
-        if image_tokens is not None:
-            given.append(image_tokens)
+        if image_tokens is not None and image_strengths is not None:
+            given += [image_tokens, image_strengths]
         return call(*given)[0]
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        call = self._calls.get("encoder")
+        call = self._call("encoder", image)
         return self.plain.encode(image) if call is None else call(image)[0]
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        call = self._calls.get("decoder")
+        call = self._call("decoder", latent)
         return self.plain.decode(latent) if call is None else call(latent)[0]
+
+    def _call(self, name: str, rows: torch.Tensor) -> Call | None:
+        engine = self._engines.get(name)
+        return engine.call if engine is not None and engine.takes(rows) else None
+
+
+class EngineControls(Controls):
+    """The ControlNets of `plain`, of which engines answer some; `engines` are by the place of the net."""
+
+    def __init__(self, plain: Controls, engines: Mapping[int, LoadedEngine]) -> None:
+        super().__init__(list(plain.nets))
+        self._engines = dict(engines)
+
+    def steer(
+        self,
+        index: int,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        picture: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> ControlResiduals:
+        """See `Controls.steer`. The answer is valid until the next call for the same net."""
+        engine = self._engines.get(index)
+        if engine is None or not engine.takes(latents):
+            return super().steer(index, latents, timesteps, texts, pooled, time_ids, picture, scale)
+        given = [latents, timesteps, texts, picture, scale]
+        if self.takes_sizes(index):
+            assert pooled is not None
+            assert time_ids is not None
+            given += [pooled, time_ids]
+        *down, mid = engine.call(*given)
+        return ControlResiduals(down, mid)
 
 
 class EngineFrame(nn.Module):
-    """A whole frame that one engine answers, for up to `most` streams; for more, the plain frame does."""
+    """A whole frame that one engine answers, for as many streams as that takes; for more, the plain frame does."""
 
-    def __init__(self, plain: Frame, call: Call, most: int, back_end: str) -> None:
+    def __init__(self, plain: Frame, engine: LoadedEngine, back_end: str) -> None:
         super().__init__()
         self.plain = plain
         self.networks = EngineNetworks(plain.networks, {}, back_end, capturable=False)
-        self._call = call
-        self._most = most
+        self._engine = engine
 
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         """See `Frame.forward`."""
-        if image.shape[0] > self._most:
+        if not self._engine.takes(image):
             result: Result = self.plain(image, knobs, memory)
             return result
         if image.dtype == torch.uint8:
             image = rgb_from_packed(image)
         given = [tensor for tensor in (*knobs, *memory) if tensor.numel()]
-        picture, latent, *kept = self._call(image, *given)
+        picture, latent, *kept = self._engine.call(image, *given)
         remembered = iter(kept)
         new = Memory(*(next(remembered) if tensor.numel() else tensor for tensor in memory))
         return self.plain.deliver(picture, latent, new)
 
 
-__all__ = ["Call", "EngineFrame", "EngineNetworks"]
+__all__ = ["Call", "EngineControls", "EngineFrame", "EngineNetworks", "LoadedEngine"]

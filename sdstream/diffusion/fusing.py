@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.lora import PARTS, Lora
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.models import Model, ModelOrigin
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.engines.weights import digest_of_tensors
 from sdstream.errors import LoraUnusable
@@ -41,6 +41,7 @@ def fused(base: Model, loras: WeightedLoras) -> Model:
         loras=_names(loras),
         lora_digests=_digests(loras),
         base=base,
+        origin=_origin(base, loras),
     )
     _write(model, base, loras)
     return model
@@ -91,9 +92,18 @@ def refit(model: Model, loras: WeightedLoras, prompts: PromptEncoder) -> Model:
         prompts=prompts.moved_to(model.prompts.encoders),
         loras=_names(loras),
         lora_digests=_digests(loras),
+        origin=_origin(model.base, loras),
     )
     _write(changed, model.base, loras)
     return changed
+
+
+def _origin(base: Model, loras: WeightedLoras) -> ModelOrigin | None:
+    """None when a file of it is not known: without one of them nobody could load the same."""
+    files = [lora.file for lora, _ in loras if lora.file is not None]
+    if base.origin is None or len(files) != len(loras):
+        return None
+    return replace(base.origin, loras=tuple(files))
 
 
 def _names(loras: WeightedLoras) -> tuple[tuple[str, float], ...]:

@@ -55,6 +55,8 @@ class Lora:
 
     name: str
     changes: Mapping[str, Mapping[str, LowRank]]
+    file: Path | None = None
+    """Where it was read from."""
 
 
 def read_lora(file: Path, name: str, family: Family, networks: Mapping[str, nn.Module]) -> Lora:
@@ -77,7 +79,7 @@ def read_lora(file: Path, name: str, family: Family, networks: Mapping[str, nn.M
     }
     if not any(changes.values()):
         raise LoraUnusable(f"the LoRA {name} holds no layers of a LoRA")
-    return Lora(name, changes)
+    return Lora(name, changes, file)
 
 
 def _read_file(file: Path, name: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:

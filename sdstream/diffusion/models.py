@@ -22,6 +22,16 @@ Progress = Callable[[str, float | None], None]
 LATENT_CHANNELS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOrigin:
+    """The files that a model was read from: its directory or file, what did not lie with it, its LoRAs in order."""
+
+    path: Path
+    taesd: Path | None = None
+    tokenizer: Path | None = None
+    loras: tuple[Path, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Model:
     """A loaded model. Its networks are shared by all streams that use it and are never changed by one."""
@@ -44,6 +54,8 @@ class Model:
     """For each of `loras` the digest of what it changes in the UNet, whatever its file is called."""
     base: "Model | None" = None
     """The model without its LoRAs; None where there are none."""
+    origin: ModelOrigin | None = None
+    """For a process that loads the same again."""
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """The shape of the latents of a picture: channels, height, width."""
@@ -121,6 +133,7 @@ def load_model(
         latent_scale=2 ** (len(stages) - 1),
         has_taesd=has_taesd,
         is_turbo=is_turbo(path),
+        origin=ModelOrigin(path, small, tokenizer_elsewhere),
     )
 
 
@@ -142,4 +155,4 @@ def _check_unet(source: ModelDirectory | SingleFile, family: Family) -> None:
             )
 
 
-__all__ = ["LATENT_CHANNELS", "Model", "Progress", "default_dtype", "family_of", "load_model"]
+__all__ = ["LATENT_CHANNELS", "Model", "ModelOrigin", "Progress", "default_dtype", "family_of", "load_model"]

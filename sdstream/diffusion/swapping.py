@@ -30,9 +30,9 @@ class SwappingRunner:
     def notes(self) -> tuple[str, ...]:
         return (*(self._fast or self.plain).notes, *self._notes)
 
-    def put(self, fast: Runner) -> None:
-        """Have the next frame run by `fast`. May be called on any thread."""
-        self._notes = ()
+    def put(self, fast: Runner, *notes: str) -> None:
+        """Have the next frame run by `fast`, of which `notes` say what it lacks. May be called on any thread."""
+        self._notes = notes
         self._fast = fast
 
     def explain(self, words: str) -> None:

@@ -110,6 +110,11 @@ class EngineKey:
         return all(entry.least[0] <= rows <= entry.most[0] for entry in self.inputs)
 
     @property
+    def most_rows(self) -> int:
+        """The largest first axis that the engine takes."""
+        return min(entry.most[0] for entry in self.inputs)
+
+    @property
     def readable(self) -> str:
         """For people: what it is, for which shapes, by which back end, for which GPU."""
         parts = [self.name, self.component, self._shapes(), self.dtype]

@@ -74,6 +74,8 @@ class Fleet:
         self.directory: Directory = MemoryDirectory()
         self.health: EndpointHealth | None = None
         """The endpoint's counters, None until its API has answered, and again when it does not."""
+        self.problem: str | None = "RunPod's API has not answered yet"
+        """Why there is no `health`."""
         self.sessions = 0
         """Sessions that the directory had when it was asked last."""
         self._settings = settings
@@ -234,9 +236,10 @@ class Fleet:
             response = await self._http.request(call.method, url, headers=headers, content=call.body)
         except httpx.HTTPError as error:
             raise OwnerUnreachable("the control URL of the worker does not answer") from error
-        return OwnerAnswer(
+        answer = OwnerAnswer(
             status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
         )
+        return answer if call.base is None else _moved(answer, entry.control_url, call.base)
 
     async def _checked(self, entry: SessionEntry, answer: OwnerAnswer) -> OwnerAnswer:
         """An answer of a control URL. Raises `StreamNotFound` when it says that the session has ended."""
@@ -265,13 +268,29 @@ class Fleet:
         while True:
             try:
                 self.health = await self.client.health()
+                if self.problem is not None:
+                    logger.info("endpoint answers", jobs=self.health.jobs, workers=self.health.workers)
+                self.problem = None
                 with contextlib.suppress(DirectoryUnavailable):
                     self.sessions = len(await self.directory.entries())
             except EndpointFailed as error:
-                if self.health is not None:
-                    logger.warning("endpoint does not answer", problem=error.message)
+                if self.problem != error.message:
+                    logger.warning("endpoint does not answer", problem=error.message, hint=error.hint)
+                self.problem = error.message
                 self.health = None
             await asyncio.sleep(HEALTH_SECONDS if self.health is not None else 1.0)
+
+
+def _moved(answer: OwnerAnswer, control_url: str, base: str) -> OwnerAnswer:
+    """The answer with its URLs under `base`: a worker that is called directly tells those of its own address."""
+    headers = [
+        (name, value.replace(control_url + "/", base + "/", 1) if value.startswith(control_url + "/") else value)
+        for name, value in answer.headers
+    ]
+    body = answer.body
+    if any(name.lower() == "content-type" and value.startswith("application/json") for name, value in headers):
+        body = body.replace(f'"{control_url}/'.encode(), f'"{base}/'.encode())
+    return OwnerAnswer(status=answer.status, headers=headers, body=body)
 
 
 def _existing(entry: SessionEntry | None) -> SessionEntry:

@@ -25,7 +25,7 @@ class GatewayStreams:
     def worker_health(self) -> WorkerHealth:
         """READY once the endpoint's API answers; whether it has workers is the platform's affair."""
         if self._fleet.health is None:
-            return WorkerHealth(WorkerPhase.STARTING, last_error="RunPod's API has not answered")
+            return WorkerHealth(WorkerPhase.STARTING, last_error=self._fleet.problem)
         return WorkerHealth(WorkerPhase.READY, device=f"endpoint {self._fleet.endpoint}")
 
     def faults(self) -> int:

@@ -83,18 +83,21 @@ class StartInput(Input):
 
 
 class UpdateInput(Input):
-    """`update`: as PATCH; further members of its body are `pipeline` and `name`."""
+    """`update`: the members between `session_id` and `dry_run` are those of `PATCH /v1/streams/ID`."""
 
     action: Literal["update"]
     session_id: SessionId
     params: Any = None
     pipeline: Any = None
+    output_rtmp_url: Any = None
+    outputs: Any = None
+    recording: Any = None
     dry_run: bool = False
 
     def body(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in (("pipeline", self.pipeline), ("params", self.params)) if value is not None
-        }
+        """The body of the PATCH."""
+        members = ("pipeline", "params", "output_rtmp_url", "outputs", "recording")
+        return {name: getattr(self, name) for name in members if getattr(self, name) is not None}
 
 
 class SnapshotInput(Input):

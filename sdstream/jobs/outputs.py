@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from sdstream import errors, job_errors
-from sdstream.errors import InternalError, RequestError, SdstreamError
+from sdstream.errors import BadRequest, InternalError, RequestError, SdstreamError
 from sdstream.job_errors import JobFailed, ResultTooLarge
 
 MAX_EVENT_BYTES = 950_000
@@ -40,7 +40,7 @@ def error_event(error: Exception) -> Event:
 
 
 def error_text(error: SdstreamError) -> str:
-    """`CODE: message`, with further fields that are wrong."""
+    """`CODE: message`, with further fields that are wrong, and the hint: the platform keeps nothing but this text."""
     code = error.code
     text = f"{code}: {error.message}"
     details = cast("object", error.details)
@@ -50,14 +50,15 @@ def error_text(error: SdstreamError) -> str:
         text = "; ".join([text, *rest])
     elif isinstance(details, dict):
         text += f" {json.dumps(json_safe(_as_object(cast('object', details))))}"
-    return text[:4000]
+    advice = error.hint if error.hint != BadRequest.hint else ""  # that one is for requests by HTTP
+    return f"{text[:4000]} (hint: {advice})" if advice else text[:4000]
 
 
 def error_of(failed: JobFailed) -> SdstreamError:
     """The error that a worker meant, of its own class again; `failed` itself where its code is not known here."""
     for kind in _request_errors():
         if kind.code == failed.error_code:
-            return kind(failed.message)
+            return kind(failed.message, hint=failed.hint or None)
     return failed
 
 

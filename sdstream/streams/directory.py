@@ -1,5 +1,6 @@
 """All streams of the server, found by id, key or playback id, and how many places they take."""
 
+import contextlib
 from collections.abc import Iterator
 
 from sdstream.errors import CapacityReached, SessionNotFound, StreamNotFound
@@ -46,6 +47,12 @@ class StreamDirectory:
     def find(self, stream_id: str) -> Stream:
         """Raises `StreamNotFound`. Whoever asks for a stream keeps it from being collected."""
         return _touched(self._by_id.get(stream_id))
+
+    def note_recording(self, stream_id: str, name: str, problem: str | None) -> None:
+        """A recording was moved into the bucket, or, for a reason, stays here; the stream may be gone."""
+        with contextlib.suppress(StreamNotFound):
+            state = "kept" if problem else "moved"
+            self.peek(stream_id).events.emit("recording", {"name": name, "state": state, "problem": problem})
 
     def find_by_key(self, stream_key: str) -> Stream:
         """Raises `StreamNotFound`."""

@@ -1,4 +1,4 @@
-"""The recordings on disk: where each goes, which there are, and which must go for age or size."""
+"""The recordings, on disk and in the bucket: where each goes, which there are, and which must go for age or size."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,17 @@ from pathlib import Path
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import Conflict, NotFound
+from sdstream.errors import Conflict, NotFound, RecordingsUnavailable, SdstreamError
 from sdstream.settings import Settings
+from sdstream.streams.recording_bucket import Download, RecordingBucket, StoredObject
 
 FOLDER = "recordings"
 TEND_SECONDS = 60.0
+TEND_BUCKET_SECONDS = 600.0
+"""The same with a bucket, whose lists cost something."""
+MOVE_SECONDS = 5.0
+"""How often is looked for recordings to be moved into the bucket."""
+LONGEST_PAUSE = 600.0
 MOST_REMEMBERED = 1000
 """Streams whose last recording's name is remembered: its file is made a moment later."""
 _NAME = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9]{1,6}){0,2}\.mp4")
@@ -26,37 +32,53 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One file. `finished` says that it is whole; one that is being written cannot be fetched yet."""
+    """One file. `finished` says that it is whole; one that is being written cannot be fetched yet.
+
+    `path` is None where it lies in the bucket.
+    """
 
     stream_id: str
     name: str
-    path: Path
+    path: Path | None
     started_at: datetime
     byte_count: int
     finished: bool
 
 
 class RecordingShelf:
-    """The folder of recordings, one folder in it for each stream."""
+    """The folder of recordings, one folder in it for each stream, and the bucket to which whole ones are moved.
 
-    def __init__(self, data_dir: Path, settings: Settings, clock: Clock) -> None:
+    `on_moved` is told of each that was moved, or, once for each, why it could not be: it stays and is tried again.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Settings,
+        clock: Clock,
+        on_moved: Callable[[str, str, str | None], None] = lambda stream_id, name, problem: None,
+    ) -> None:
         self.folder = data_dir / FOLDER
+        self._bucket = RecordingBucket.from_settings(settings)
+        self._on_moved = on_moved
+        self._complained: set[str] = set()
         self._settings = settings
         self._clock = clock
         self._given: dict[str, tuple[str, int]] = {}
         """The last name each stream was given: its second, and how many were given in it before."""
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, finish: Callable[[Path], Awaitable[int]]) -> None:
         """Have what a killed server left made whole by `finish`, then look each minute for recordings that must go."""
-        self._task = asyncio.create_task(self._tend(finish), name="recordings")
+        self._tasks = [asyncio.create_task(self._tend(finish), name="recordings")]
+        if self._bucket is not None:
+            self._tasks.append(asyncio.create_task(self._move_all(), name="recordings to the bucket"))
 
     async def close(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def new_file(self, stream_id: str) -> Path:
         """A free name for a recording that begins now; its folder is made. Raises `OSError` when the disk refuses."""
@@ -69,11 +91,11 @@ class RecordingShelf:
         return await asyncio.to_thread(_new_file, self.folder / stream_id, stem, number)
 
     async def list(self, stream_id: str) -> list[Recording]:
-        """The recordings of a stream, oldest first."""
-        return await asyncio.to_thread(_list, self.folder / stream_id)
+        """The recordings of a stream, oldest first. Raises `RecordingsUnavailable` when the bucket does not answer."""
+        return await asyncio.to_thread(_list_both, self.folder / stream_id, self._bucket)
 
     async def find(self, stream_id: str, name: str) -> Recording:
-        """A whole recording. Raises `NotFound`, or `Conflict` while it is being written."""
+        """A whole recording. Raises `NotFound`, `RecordingsUnavailable`, or `Conflict` while it is being written."""
         if _NAME.fullmatch(name):
             for recording in await self.list(stream_id):
                 if recording.name == name:
@@ -85,21 +107,67 @@ class RecordingShelf:
     async def delete(self, stream_id: str, name: str) -> None:
         """Raises `NotFound`, or `Conflict` while it is being written."""
         recording = await self.find(stream_id, name)
-        await asyncio.to_thread(_remove, recording)
+        await asyncio.to_thread(self._remove, recording)
+
+    async def download(self, recording: Recording, byte_range: str | None) -> Download:
+        """Begin to read one that lies in the bucket; `byte_range` is a Range header. Raises as `find` does."""
+        assert self._bucket is not None
+        return await asyncio.to_thread(self._bucket.get, recording.stream_id, recording.name, byte_range)
+
+    async def move(self) -> bool:
+        """Move each whole recording into the bucket, oldest first; whether one failed, behind which none is tried."""
+        bucket = self._bucket
+        assert bucket is not None
+        for recording in await asyncio.to_thread(_list_all, self.folder):
+            path, key = recording.path, f"{recording.stream_id}/{recording.name}"
+            if path is None or not recording.finished:
+                continue
+            try:
+                await asyncio.to_thread(bucket.put, recording.stream_id, path)
+                await asyncio.to_thread(_unlink, path)
+            except (RecordingsUnavailable, NotFound, OSError) as error:
+                if key not in self._complained:
+                    self._complained.add(key)
+                    problem = error.message if isinstance(error, SdstreamError) else str(error)
+                    self._on_moved(recording.stream_id, recording.name, problem)
+                return True
+            self._complained.discard(key)
+            self._on_moved(recording.stream_id, recording.name, None)
+        return False
 
     async def prune(self) -> None:
         """Remove what is too old or, oldest first, too much."""
         await asyncio.to_thread(self._prune)
 
     def _prune(self) -> None:
-        recordings = [item for folder in _folders(self.folder) for item in _list(folder)]
+        recordings = _list_all(self.folder)
+        if self._bucket is not None:
+            recordings += _stored(self._bucket.objects())
         settings = self._settings
         for recording in choose_expired(
             recordings, self._clock.now(), settings.recording_max_days, settings.recording_max_bytes
         ):
             log.info("recording removed", stream_id=recording.stream_id, name=recording.name)
             with contextlib.suppress(OSError):
-                _remove(recording)
+                self._remove(recording)
+
+    def _remove(self, recording: Recording) -> None:
+        if recording.path is not None:
+            _unlink(recording.path)
+        if self._bucket is not None:  # also behind a file that is here: it may have been stored just now
+            self._bucket.remove(recording.stream_id, recording.name)
+
+    async def _move_all(self) -> None:
+        """Move what is whole, over and over; after a failure with growing pauses."""
+        pause = MOVE_SECONDS
+        while True:
+            try:
+                failed = await self.move()
+            except OSError as error:
+                log.warning("recordings cannot be looked through", error=str(error))
+                failed = True
+            pause = min(2 * pause, LONGEST_PAUSE) if failed else MOVE_SECONDS
+            await asyncio.sleep(pause)
 
     async def _tend(self, finish: Callable[[Path], Awaitable[int]]) -> None:
         count = await finish(self.folder)
@@ -108,9 +176,9 @@ class RecordingShelf:
         while True:
             try:
                 await self.prune()
-            except OSError as error:
+            except (OSError, RecordingsUnavailable) as error:
                 log.warning("recordings cannot be looked through", error=str(error))
-            await asyncio.sleep(TEND_SECONDS)
+            await asyncio.sleep(TEND_SECONDS if self._bucket is None else TEND_BUCKET_SECONDS)
 
 
 def choose_expired(recordings: Sequence[Recording], now: datetime, max_days: float, max_bytes: int) -> list[Recording]:
@@ -150,9 +218,8 @@ def _list(folder: Path) -> list[Recording]:
         if not _NAME.fullmatch(name) or path.suffix not in (".mp4", _PARTIAL):
             continue
         with contextlib.suppress(OSError):  # removed meanwhile
-            started = datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
             size = path.stat().st_size
-            found.append(Recording(folder.name, name, path, started, size, path.suffix == ".mp4"))
+            found.append(Recording(folder.name, name, path, _started_at(name), size, path.suffix == ".mp4"))
     return found
 
 
@@ -160,10 +227,36 @@ def _final_name(path: Path) -> str:
     return path.name.removesuffix(_PARTIAL)
 
 
-def _remove(recording: Recording) -> None:
-    recording.path.unlink(missing_ok=True)
+def _list_all(folder: Path) -> list[Recording]:
+    return [item for below in _folders(folder) for item in _list(below)]
+
+
+def _list_both(folder: Path, bucket: RecordingBucket | None) -> list[Recording]:
+    here = _list(folder)
+    if bucket is None:
+        return here
+    names = {recording.name for recording in here}
+    there = [item for item in _stored(bucket.objects(folder.name)) if item.name not in names]
+    return sorted(here + there, key=lambda recording: recording.name)
+
+
+def _stored(objects: Sequence[StoredObject]) -> list[Recording]:
+    """What lies in the bucket, without what others may have put there."""
+    return [
+        Recording(item.stream_id, item.name, None, _started_at(item.name), item.byte_count, True)
+        for item in objects
+        if _NAME.fullmatch(item.name)
+    ]
+
+
+def _started_at(name: str) -> datetime:
+    return datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        recording.path.parent.rmdir()  # the last one takes its folder along
+        path.parent.rmdir()  # the last one takes its folder along
 
 
 __all__ = ["FOLDER", "Recording", "RecordingShelf", "choose_expired"]

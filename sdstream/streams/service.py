@@ -86,7 +86,7 @@ class StreamService:
         self._streams = StreamDirectory(settings.max_streams)
         self._keeper = StreamKeeper(self._streams, worker, settings, clock, lambda stream: self._delete(stream, "idle"))
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
-        self.recordings = RecordingShelf(data_dir, settings, clock)
+        self.recordings = RecordingShelf(data_dir, settings, clock, self._streams.note_recording)
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None

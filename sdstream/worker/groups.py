@@ -163,9 +163,8 @@ def runner_of(key: GroupKey, like: Knobs) -> Runner:
 def frame_of(key: GroupKey) -> Frame:
     """The plain frame of a key."""
     model, conditions = key.model, key.conditions
-    if conditions.adapter is None and not conditions.wanted.recalled:
-        networks = EagerNetworks(model.unet, model.vae)
-    else:
+    networks = EagerNetworks(model.unet, model.vae)
+    if conditions.adapter is not None or conditions.wanted.recalled:
         networks = ConditionedNetworks(
             model.unet,
             model.vae,
@@ -179,33 +178,41 @@ def frame_of(key: GroupKey) -> Frame:
         prediction=model.schedule.prediction,
         batched=key.batched,
         controls=Controls(conditions.controlnets) if conditions.controlnets else None,
-        aligned=key.options.control_pictures == "aligned",
         whole=True,
+        aligned=key.options.control_pictures == "aligned",
     )
 
 
 def with_engines(plain: Runner, key: GroupKey, like: Knobs) -> Runner:
     """`plain`, with an engine looked for behind it where engines are wanted.
 
-    Engines are made of the model alone so far: what is loaded besides it runs in torch.
+    No engine has attention to earlier pictures: the keys and values of each layer would have to leave it.
     """
-    model = key.model
+    model, conditions = key.model, key.conditions
     finder = installed_finder() if key.engines else None
-    if finder is None or key.conditions != Conditions():
+    if finder is None:
         return plain
     runner = SwappingRunner(plain)
+    if conditions.wanted.recalled:
+        runner.explain("attention to earlier pictures has no engine")
+        return runner
     finder.look_for(
         EngineRequest(
-            frame_of(key),
-            like,
-            key.width,
-            key.height,
-            model.latent_scale,
-            key.source,
-            model.family,
-            None if model.base is None else model.base.unet,
-            lora_identities(model),
-            ref(runner),
+            frame=frame_of(key),
+            networks=EagerNetworks(model.unet, model.vae),
+            like=like,
+            width=key.width,
+            height=key.height,
+            latent_scale=model.latent_scale,
+            model=key.source,
+            family=model.family,
+            runner=ref(runner),
+            base=None if model.base is None else model.base.unet,
+            loras=lora_identities(model),
+            controlnets=tuple(net.source for net in conditions.wanted.controlnets),
+            adapter=conditions.adapter,
+            origin=model.origin,
+            full_vae=not model.has_taesd,
         )
     )
     return runner

@@ -175,8 +175,17 @@ def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
     memory = Memory(*(empty[name] if name in empty else next(blocks) for name in Memory._fields))
     before = runner.run(image, knobs, memory)
     assert runner.in_force == "torch"
+    networks: Any = model_frame.networks
     request = EngineRequest(
-        model_frame, knobs, 64, 64, 64 // memory.residual.shape[-1], "tiny", "sd15", None, (), ref(runner)
+        frame=model_frame,
+        networks=networks,
+        like=knobs,
+        width=64,
+        height=64,
+        latent_scale=64 // memory.residual.shape[-1],
+        model="tiny",
+        family="sd15",
+        runner=ref(runner),
     )
     try:
         finder.look_for(request)

@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from sdstream.clock import SystemClock
+from sdstream.commands.checks import Verdict
+from sdstream.commands.doctor import run_checks
+from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.errors import CapacityReached, InvalidParams, StreamNotFound
 from sdstream.gateway.fleet import Fleet
+from sdstream.gateway.streams import GatewayStreams
 from sdstream.job_errors import EndpointFailed, NoEndpointWorker
 from sdstream.jobs.calls import OwnerCall
 from sdstream.jobs.directory import SessionEntry
@@ -15,6 +19,7 @@ from sdstream.settings import Settings
 from tests.jobs.conftest import PLACES
 from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
 from tests.jobs.worker import JobWorker
+from tests.project.test_doctor import BARE
 from tests.support.rest import SMALL
 from tests.support.waiting import eventually
 
@@ -55,6 +60,9 @@ async def test_without_redis_the_owner_is_called_at_its_control_url(fleet: Fleet
     stream = (await fleet.call(entry, read(entry))).json()
     assert (stream["id"], stream["author"]) == (entry.session_id, "usr_tester")
     assert await fleet.find_by_token(stream["stream_key"]) == entry
+    call = OwnerCall(method="GET", path=f"/v1/streams/{entry.session_id}", author="usr_tester", base="https://gateway")
+    moved = (await fleet.call(entry, call)).json()
+    assert moved["whip_url"] == stream["whip_url"].replace(entry.control_url, "https://gateway")
     assert (await fleet.call(entry, read(entry, "DELETE"))).status == 200
     with pytest.raises(StreamNotFound):
         await fleet.find(entry.session_id)
@@ -101,8 +109,25 @@ async def test_a_start_that_no_worker_takes_is_taken_back(empty_platform: FakePl
 
 async def test_a_wrong_key_for_the_platform_is_told(empty_platform: FakePlatform) -> None:
     fleet = Fleet(settings(empty_platform), "wrong", SystemClock())
+    await fleet.open()
     try:
         with pytest.raises(EndpointFailed, match="401"):
             await begin(fleet)
+        await eventually(lambda: "401" in (GatewayStreams(fleet).worker_health().last_error or ""), what="the reason")
     finally:
         await fleet.close()
+
+
+async def test_the_doctor_of_a_gateway_asks_the_endpoint_and_the_directory(
+    empty_platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    assert "needs a key" in (await check_endpoint(settings(empty_platform))).finding
+    good = await check_endpoint(settings(empty_platform, runpod_api_key=API_KEY))
+    assert (good.verdict, ENDPOINT in good.finding) == (Verdict.GOOD, True)
+    wrong = await check_endpoint(settings(empty_platform, runpod_api_key="wrong"))
+    assert (wrong.verdict, "401" in wrong.finding) == (Verdict.BAD, True)
+    assert (await check_directory(settings(empty_platform))).verdict is Verdict.NOTE
+    assert (await check_directory(settings(empty_platform, redis_url="redis://127.0.0.1:1/0"))).verdict is Verdict.BAD
+    found = await run_checks(settings(empty_platform, runpod_api_key=API_KEY), BARE)
+    assert [check.subject for check in found] == ["port", "access", "endpoint", "directory", "data"]

@@ -61,6 +61,7 @@ CONTRACT: dict[ModuleType, re.Pattern[str]] = {
 """The tests of the contract, and which of a module are run here."""
 NOT_HERE = {
     "test_the_typescript_sdk_runs_on_the_zod_it_claims": "about the client",
+    "test_31_thirty_patches_a_second_for_ten_seconds": "told anew below, in two seconds",
     "test_40_parameters_of_the_content_type_are_accepted": "between the client and the worker alone",
     "test_42_offers_with_candidates_connect_too": "between the client and the worker alone",
     "test_43_h264_is_selected_even_when_vp8_is_offered_first": "between the client and the worker alone",
@@ -191,6 +192,20 @@ def test_every_statement_is_run_here_or_has_its_reason_in_the_documentation() ->
     assert set(STATEMENTS) - run == told
 
 
+async def test_31_thirty_patches_a_second_are_answered_and_the_last_one_wins(rest: Rest) -> None:
+    stream = await rest.create()
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+        await viewer.wait_kind("card")
+        started = time.monotonic()
+        for number in range(60):
+            await asyncio.sleep(max(0.0, started + number / 30 - time.monotonic()))
+            processor = "canny" if number == 59 else "passthrough"
+            await rest.change(stream["id"], {"prompt": f"prompt {number}", "image_preprocessing": block(processor)})
+        assert (await rest.get(stream["id"]))["params"]["prompt"] == "prompt 59"
+        await viewer.wait_kind("edges")
+
+
+@pytest.mark.alone
 def test_48_whip_and_whep_of_a_cold_worker_are_answered_at_once(cold_start: ColdStart) -> None:
     assert max(cold_start.answered_after) < 3
 
@@ -199,6 +214,7 @@ def test_50_a_viewer_of_a_cold_worker_sees_a_placard(cold_start: ColdStart) -> N
     assert cold_start.placards[0] < cold_start.cards[0]
 
 
+@pytest.mark.alone
 def test_51_the_viewer_that_came_early_sees_the_first_real_pictures_at_once(cold_start: ColdStart) -> None:
     assert cold_start.cards[9] - cold_start.cards[0] < 2
 

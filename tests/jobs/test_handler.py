@@ -50,30 +50,17 @@ def test_the_test_job_is_run_to_its_end(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_test_job_that_fails_is_exit_code_1(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "handler.py", "--test_input", '{"input": {"action": "rendre"}}'],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["error"].startswith("JOBS/UNKNOWN_ACTION: there is no action 'rendre'")
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--tset"], 2, "unknown: --tset"),
         (["--test", "no-such-job.json"], 1, "cannot read the job in no-such-job.json"),
         (["--test_input", "[]"], 1, "must be an object with `input`"),
+        (["--test_input", '{"input": {"action": "rendre"}}'], 1, '"error": "JOBS/UNKNOWN_ACTION: there is no action'),
         (["--help"], 0, "--rp_serve_api"),
     ],
 )
-def test_wrong_arguments_run_nothing(
+def test_wrong_arguments_and_jobs_are_told_and_run_nothing(
     arguments: list[str],
     code: int,
     words: str,

@@ -82,6 +82,11 @@ class Teller:
             await self.kill_owner(owner, at_owner, at_other)
             await at_owner.cancel(running.job_id)
             await running.end()
+
+            async def is_free() -> bool:  # the platform calls a job cancelled before its worker has ended it
+                return await at_other.sessions() == []
+
+            await eventually(is_free, what="the end of the session that was given to the other worker")
             await self.terminate(other, at_other)
         return self.story
 

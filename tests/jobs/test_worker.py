@@ -81,6 +81,8 @@ async def test_a_session_from_start_to_stop(client: RunPodClient, platform: Fake
             await viewer.wait_kind("edges")
             assert (await client.snapshot(session_id)).startswith(b"\xff\xd8\xff")
             assert (await client.session_status(session_id))["publisher"] == "connected"
+            pushed = {"action": "update", "session_id": session_id, "outputs": ["rtmp://live.example.org/app/key"]}
+            assert (await client.run(pushed | {"dry_run": True}))["changed"] == ["outputs"]
             await eventually(lambda: any(event.get("input_fps", 0) > 1 for event in running.events))
             listed = await client.sessions()
             assert session_id in {entry["session_id"] for entry in listed}
@@ -98,6 +100,7 @@ async def test_a_session_from_start_to_stop(client: RunPodClient, platform: Fake
         with pytest.raises(JobFailed) as failed:
             await client.update(session_id, {"prompt": "x"})
         assert failed.value.error_code == "SESSION_NOT_HERE"
+        assert "control URL" in failed.value.hint, "it must say where to go"
 
 
 async def test_an_update_takes_less_than_250_ms(client: RunPodClient) -> None:

@@ -58,6 +58,7 @@ class JobWorker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return self
 
@@ -88,10 +89,10 @@ class JobWorker:
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""
 
     def terminate(self) -> None:
-        """SIGTERM, as RunPod sends it."""
+        """SIGTERM as it comes in the image: RunPod sends it to tini, which gives it to the whole group."""
         assert self.process is not None
         self._note_family()
-        self.process.send_signal(signal.SIGTERM)
+        os.killpg(self.process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """From one moment to the next; `bury` insists on the rest."""

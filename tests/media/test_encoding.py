@@ -13,7 +13,6 @@ from sdstream.media.embedded.encoding import (
     PictureEncoder,
     choose_h264_encoder,
     h264_level,
-    scaled_bitrate,
 )
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture, view_of
@@ -109,11 +108,6 @@ def test_bitrate_and_keyframe_size_are_bounded(codec: VideoCodec) -> None:
     pictures = encode(90, codec=codec, size=PictureSize(512, 512), bitrate=bitrate)
     assert sum(picture.byte_count for picture in pictures) * 8 / 3 < bitrate * 1.25
     assert max(picture.byte_count for picture in pictures[1:]) < bitrate / 8 * 0.35
-
-
-def test_bitrate_scales_with_the_pixels() -> None:
-    assert scaled_bitrate(1_500_000, PictureSize(512, 512)) == 1_500_000
-    assert scaled_bitrate(1_500_000, PictureSize(1024, 1024)) == 6_000_000
 
 
 def test_keyframe_policy_makes_one_a_second() -> None:

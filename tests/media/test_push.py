@@ -22,7 +22,7 @@ from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs import amf
 from sdstream.media.embedded.outputs.push import resolve
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpTarget
-from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureRate
+from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
 from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
@@ -274,16 +274,6 @@ def test_the_queue_drops_to_the_next_keyframe() -> None:
     assert waiting.put(7, keyframe=True)
     assert [waiting.take(0) for _ in range(3)] == [3, 7, None]
     assert waiting.dropped == 3
-
-
-def test_the_rate_of_pictures_is_that_of_most_intervals() -> None:
-    rate = PictureRate()
-    for time in range(0, 10 * 3600, 3600):
-        rate.note(time)
-        assert rate.value is None
-    for time in (40_000, 40_090, 130_000, 133_600):  # shown again, and after a gap
-        rate.note(time)
-    assert rate.value == 25
 
 
 def test_amf_is_read_as_it_is_written() -> None:

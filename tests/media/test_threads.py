@@ -25,6 +25,7 @@ from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.decoding import LARGEST_SIDE, TOO_LARGE_WARNING, DecoderThread
 from sdstream.media.embedded.encoding import EncodedPicture, PictureEncoder
 from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.rtp import unpack_h264
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.ports import PublisherState
@@ -67,7 +68,13 @@ class FailingEncoder(PictureEncoder):
     made: list[str]
 
     def __init__(
-        self, codec: Any, size: PictureSize, bitrate: int, h264_encoder: Any = "x264", rate: float = 30.0
+        self,
+        codec: Any,
+        size: PictureSize,
+        bitrate: int,
+        h264_encoder: Any = "x264",
+        most_rate: float = 30.0,
+        rate: float = 30.0,
     ) -> None:
         self.made.append(h264_encoder)
         if h264_encoder == "nvenc":
@@ -75,7 +82,7 @@ class FailingEncoder(PictureEncoder):
         if type(self).failures:
             type(self).failures -= 1
             raise ValueError("no encoder to be had")
-        super().__init__(codec, size, bitrate, h264_encoder)
+        super().__init__(codec, size, bitrate, h264_encoder, most_rate, rate)
 
 
 @pytest.fixture
@@ -93,7 +100,7 @@ def reporter() -> FoldedReporter:
 
 def open_broadcast(encoder: Any = "x264") -> Scene:
     counters, watcher = StreamCounters(), Watcher()
-    broadcast = Broadcast("H264", 500_000, encoder, counters, SystemClock(), reporter())
+    broadcast = Broadcast("H264", Bitrates(500_000), encoder, counters, SystemClock(), reporter())
     broadcast.sinks.add(cast(ViewerSession, watcher))
     return Scene(broadcast, watcher, counters)
 

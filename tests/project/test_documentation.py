@@ -64,9 +64,10 @@ def test_the_page_of_settings_is_current() -> None:
     assert read("docs/settings.md") == settings_page.page(), "run python -m tests.project.settings_page"
 
 
-def test_the_settings_on_runpods_page_are_current() -> None:
-    page = read("docs/runpod.md")
-    assert page == runpod_page.written(page), "run python -m tests.project.runpod_page docs/runpod.md"
+@pytest.mark.parametrize("name", runpod_page.PAGES)
+def test_the_settings_on_runpods_pages_are_current(name: str) -> None:
+    page = read(name)
+    assert page == runpod_page.written(name, page), "run python -m tests.project.runpod_page"
 
 
 def test_runpods_page_has_the_ports_and_files_that_there_are() -> None:

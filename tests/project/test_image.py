@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from sdstream.commands.flags import variable_name
+from sdstream.deployment import POOLS
 from sdstream.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,12 +101,34 @@ def test_no_image_is_taken_by_a_tag_that_moves() -> None:
     images = [value for name, value in build_arguments().items() if name.endswith("_IMAGE")]
     assert images
     for image in images:
-        assert re.fullmatch(r"[\w./-]+(:\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})", image), image
+        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image), image
 
 
 def test_mediamtx_is_one_that_was_read() -> None:
-    version = build_arguments()["MEDIAMTX_IMAGE"].rpartition(":")[2]
+    version = build_arguments()["MEDIAMTX_IMAGE"].partition("@")[0].rpartition(":")[2]
     assert (1, 20, 1) <= tuple(map(int, version.split("."))) < (2,)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_no_release_is_built_without_the_digest_of_mediamtx(tmp_path: Path) -> None:
+    workflow = yaml.safe_load(read(".github/workflows/image.yml"))
+    steps = workflow["jobs"]["image"]["steps"]
+    (number,) = [number for number, step in enumerate(steps) if "MEDIAMTX_IMAGE" in step.get("run", "")]
+    assert steps[number]["if"] == "github.event_name == 'release'"
+    assert all("bake" not in step.get("run", "") for step in steps[:number])
+
+    def released(image: str) -> bool:
+        text = re.sub(r"(?m)^ARG MEDIAMTX_IMAGE=.*$", f"ARG MEDIAMTX_IMAGE={image}", read("Dockerfile"))
+        (tmp_path / "Dockerfile").write_text(text)
+        done = subprocess.run(
+            ["bash", "-e", "-c", steps[number]["run"]], cwd=tmp_path, capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    image = build_arguments()["MEDIAMTX_IMAGE"].partition("@")[0]
+    assert not released(image)
+    assert not released(f"{image}@sha256:abc")
+    assert released(f"{image}@sha256:{'0123456789abcdef' * 4}")
 
 
 def test_the_driver_is_asked_for_the_video_encoder() -> None:
@@ -380,6 +403,18 @@ def test_the_hub_takes_no_host_with_an_older_cuda_than_the_image() -> None:
     for config in (hub()["config"], json.loads(read(".runpod/tests.json"))["config"]):
         versions = config["allowedCudaVersions"]
         assert min(tuple(map(int, version.split("."))) for version in versions) == image
+
+
+def test_the_hubs_cards_and_those_of_the_documentation_are_pools_that_deploy_knows() -> None:
+    named = {pool for pool in hub()["config"]["gpuIds"].split(",") if not pool.startswith("-")}
+    priced = set(re.findall(r"^\|.*\| `([A-Z]+_[A-Z0-9_]+)` \|", read("docs/runpod.md"), re.MULTILINE))
+    assert named <= priced <= set(POOLS)
+
+
+def test_the_hub_asks_for_what_limits_a_worker_under_a_queue() -> None:
+    # SDSTREAM_MAX_STREAMS is a server's; behind a queue a session is a job, and jobs have a limit of their own
+    keys = {variable["key"] for variable in hub()["config"]["env"]}
+    assert {"SDSTREAM_WORKER_SESSIONS", "SDSTREAM_MAX_STREAMS"} & keys == {"SDSTREAM_WORKER_SESSIONS"}
 
 
 def test_the_hub_tests_the_job_that_anybody_can_run_here() -> None:

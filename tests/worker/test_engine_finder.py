@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -88,6 +89,23 @@ class ModuleBackend:
         return call
 
 
+def request_of(model: Model, frame: Frame, knobs: Knobs, runner: SwappingRunner) -> EngineRequest:
+    return EngineRequest(
+        frame=frame,
+        networks=EagerNetworks(model.unet, model.vae),
+        like=knobs,
+        width=SIZE,
+        height=SIZE,
+        latent_scale=model.latent_scale,
+        model="models/tiny",
+        family=model.family,
+        runner=ref(runner),
+        base=None if model.base is None else model.base.unet,
+        loras=lora_identities(model),
+        origin=model.origin,
+    )
+
+
 class Stage:
     """A finder over a cache that is filled with engines of the module back end, and a running stream's runner."""
 
@@ -103,15 +121,13 @@ class Stage:
             names=lambda device: ("tensorrt-rtx",),
         )
         self.runner = SwappingRunner(EagerRunner(frame))
-        self.request = EngineRequest(
-            frame, knobs, SIZE, SIZE, model.latent_scale, "models/tiny", model.family, None, (), ref(self.runner)
-        )
+        self.request = request_of(model, frame, knobs, self.runner)
         self._frame = frame
         self._knobs = knobs
 
     def bake(self) -> None:
         """Store what the finder will look for; on a CPU its key's own target counts."""
-        components = self.finder._components(self.request, "tensorrt-rtx")
+        (components,) = self.finder._choices(self.request, "tensorrt-rtx")
         for name, component in components.items():
             self.backend.components[name] = component
             key = component.key("tensorrt-rtx", "1.0", "portable", "13", {})
@@ -223,14 +239,22 @@ def test_swapping_while_frames_are_made_loses_none(stage: Stage, frame: Frame) -
     assert all(torch.equal(one, other) for one, other in zip(made, plain, strict=True))
 
 
-def test_the_profile_of_a_build_behind_is_one_that_the_builder_takes(stage: Stage, tmp_path: Path) -> None:
+def test_the_profile_of_a_build_behind_is_one_that_the_builder_takes(
+    stage: Stage, model: Model, tmp_path: Path
+) -> None:
+    assert model.origin is not None
     file = tmp_path / "wanted.toml"
-    file.write_text(profile_text(stage.request, "tensorrt-rtx", 89))
+    (parts,) = stage.finder._choices(stage.request, "tensorrt-rtx")
+    file.write_text(profile_text(stage.request, "tensorrt-rtx", 89, parts) or "")
     profile = read_profile(file)
-    assert (profile.family, profile.model, profile.sizes) == ("sd15", "models/tiny", (f"{SIZE}x{SIZE}",))
+    assert (profile.family, profile.model) == ("sd15", str(model.origin.path))
+    assert (profile.sizes, profile.components) == ((f"{SIZE}x{SIZE}",), ("unet", "encoder", "decoder"))
     assert target_of(profile.targets["tensorrt-rtx"]) == "sm89"
-    file.write_text(profile_text(stage.request, "compiled", None))
+    file.write_text(
+        profile_text(stage.request, "compiled", None, stage.finder._choices(stage.request, "compiled")[0]) or ""
+    )
     assert read_profile(file).components == ("frame",)
+    assert profile_text(replace(stage.request, origin=None), "compiled", None, parts) is None
 
 
 def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_asked_for(tmp_path: Path) -> None:
@@ -253,16 +277,18 @@ def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_as
     assert engines.installed_finder() is None
 
 
+@pytest.mark.parametrize("by_hand", [True, False], ids=["from a profile", "behind streams"])
 @pytest.mark.parametrize("with_lora", [False, True])
-def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bool) -> None:
-    """Keys made by the builder, from a profile, and by a worker, from a model that a stream runs, are of one base."""
+def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bool, by_hand: bool) -> None:
+    """Keys made by the builder, from a profile that somebody wrote or the worker, and by a worker, from a model that a
+    stream runs, are of one base."""
     torch.set_grad_enabled(False)
     directory, lora = tmp_path / "model", tmp_path / "lora.safetensors"
     write_tiny_model(directory, "sd15", width=16, taesd=True)
     half = load_model(directory, "sd15", CPU, dtype=torch.float16)
     write_tiny_lora(lora, half.unet)
     model = fused(half, [(read_lora(lora, "mine", "sd15", networks_of(half)), 0.5)]) if with_lora else half
-    profile = Profile.model_validate(
+    shipped = Profile.model_validate(
         {
             "family": "sd15",
             "model": str(directory),
@@ -274,27 +300,21 @@ def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bo
         }
     )
     backend = ModuleBackend()
+    prompt = model.prompts.encode("").conditioning
+    noise = make_noise(2, (2, *model.latent_shape(SIZE, SIZE)))
+    knobs = make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt)
+    frame = Frame(EagerNetworks(model.unet, model.vae), slots=2)
+    runner = SwappingRunner(EagerRunner(frame))
+    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU)
+    request = request_of(model, frame, knobs, runner)
+    (wanted,) = finder._choices(request, "tensorrt-rtx")
+    text = tmp_path / "wanted.toml"
+    text.write_text(profile_text(request, "tensorrt-rtx", 89, wanted) or "")
+    profile = shipped if by_hand else read_profile(text)
     baked = {
         component.name: component.key("tensorrt-rtx", "1.0", "sm86+sm89", "13", {})
         for component in load_profile(profile, "tensorrt-rtx").components
     }
-    prompt = model.prompts.encode("").conditioning
-    noise = make_noise(2, (2, *model.latent_shape(SIZE, SIZE)))
-    runner = SwappingRunner(EagerRunner(Frame(EagerNetworks(model.unet, model.vae), slots=2)))
-    request = EngineRequest(
-        Frame(EagerNetworks(model.unet, model.vae), slots=2),
-        make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt),
-        SIZE,
-        SIZE,
-        model.latent_scale,
-        str(directory),
-        "sd15",
-        None if model.base is None else model.base.unet,
-        lora_identities(model),
-        ref(runner),
-    )
-    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU)
-    wanted = finder._components(request, "tensorrt-rtx")
     assert set(wanted) == set(baked) == {"unet", "encoder", "decoder"}
     for name, component in wanted.items():
         need = Need(finder._need(component, backend).key, 89, component.rows[1])

@@ -1,9 +1,9 @@
 """Outputs besides WHEP: HLS for players, recordings for their owners."""
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 
-from sdstream.api.answers import json_answer
+from sdstream.api.answers import HEAD, json_answer
 from sdstream.api.context import Context
 from sdstream.api.rendering import recording_object
 
@@ -30,13 +30,31 @@ class OutputRoutes:
 
     async def get_recording(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])
-        recording = await self._streams.recordings.find(record.id, request.path_params["name"])
-        return FileResponse(recording.path, media_type="video/mp4", filename=recording.name)
+        shelf = self._streams.recordings
+        recording = await shelf.find(record.id, request.path_params["name"])
+        if recording.path is not None:
+            return FileResponse(recording.path, media_type="video/mp4", filename=recording.name)
+        if request.scope.get(HEAD):
+            return Response(media_type="video/mp4", headers=_headers(recording.name, recording.byte_count))
+        download = await shelf.download(recording, request.headers.get("range"))
+        headers = _headers(recording.name, download.byte_count)
+        if download.content_range is not None:
+            headers["Content-Range"] = download.content_range
+        status = 200 if download.content_range is None else 206
+        return StreamingResponse(download.chunks, status, headers, "video/mp4")
 
     async def delete_recording(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])
         await self._streams.recordings.delete(record.id, request.path_params["name"])
         return json_answer({"success": True, "data": {}})
+
+
+def _headers(name: str, byte_count: int) -> dict[str, str]:
+    return {
+        "Content-Length": str(byte_count),
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
 
 
 __all__ = ["OutputRoutes"]

@@ -14,6 +14,7 @@ from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.outputs.recorder import finalise_all, find_unfinished
 from sdstream.media.embedded.peer import fast_path_known
+from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.embedded.trimming import MemoryTrimmer
 from sdstream.media.ports import IceServer, MediaListener
@@ -65,7 +66,9 @@ class EmbeddedMedia:
         options = StreamOptions(
             address=self._address,
             max_viewers=self._settings.max_viewers,
-            bitrate=self._settings.video_bitrate,
+            bitrates=Bitrates(
+                self._settings.video_bitrate, self._settings.video_bitrate_least, self._settings.video_bitrate_most
+            ),
             h264_encoder=self._h264_encoder,
             fast=self._fast,
             frame_rate=self._settings.max_frame_rate,

@@ -7,19 +7,18 @@ from dataclasses import replace
 from typing import Protocol
 
 from sdstream.clock import Clock
-from sdstream.frames import VIDEO_CLOCK, LatestSlot
+from sdstream.frames import VIDEO_CLOCK, LatestSlot, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import (
-    NOMINAL_RATE,
     EncodedPicture,
     H264Encoder,
     KeyframePolicy,
     PictureEncoder,
-    scaled_bitrate,
 )
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.rates import NOMINAL_RATE, Bitrates, RateFollower
 from sdstream.media.embedded.threads import LoopThread
 from sdstream.media.embedded.timeline import OutputTimeline
 
@@ -54,21 +53,22 @@ class Broadcast:
     def __init__(
         self,
         codec: VideoCodec,
-        bitrate: int,
+        bitrates: Bitrates,
         h264_encoder: H264Encoder,
         counters: StreamCounters,
         clock: Clock,
         faults: FoldedReporter,
         on_sent: Callable[[EncodedPicture], None] = lambda picture: None,
-        rate: float = NOMINAL_RATE,
+        most_rate: float = NOMINAL_RATE,
     ) -> None:
         self.codec: VideoCodec = codec
         self.sinks: set[PictureSink] = set()
         self._on_sent = on_sent
         self._anchor: tuple[int, float] | None = None
         """The timestamp of the last live picture and when it was captured."""
-        self._bitrate = bitrate
-        self._rate = rate
+        self._bitrates = bitrates
+        self._most_rate = most_rate
+        self._follower = RateFollower()
         self._h264_encoder: H264Encoder = h264_encoder
         self._counters = counters
         self._clock = clock
@@ -139,17 +139,17 @@ class Broadcast:
         self._taken_at = started
         timestamp = self._timeline.map(None if repeated else picture.pts, picture.time_base, started)
         frame = picture.for_encoder()
+        if self._timeline.exact:
+            self._follower.note(timestamp, started)
+        keyframe = self._policy.due(started)
         try:
-            if self._encoder is None or self._encoder.size != picture.size:
-                self._encoder = PictureEncoder(
-                    self.codec,
-                    picture.size,
-                    scaled_bitrate(self._bitrate, picture.size),
-                    self._h264_encoder,
-                    self._rate,
-                )
-                self._policy = KeyframePolicy()
-            made = self._encoder.encode(frame, timestamp, keyframe=self._policy.due(started))
+            encoder = self._encoder
+            if encoder is None or encoder.size != picture.size:
+                encoder = self._open_encoder(picture.size)
+                keyframe, self._policy = True, KeyframePolicy()
+            elif keyframe and encoder.rate != self._follower.rate:
+                encoder = self._open_encoder(picture.size)
+            made = encoder.encode(frame, timestamp, keyframe=keyframe)
         except Exception:
             self._h264_encoder = "x264"
             raise
@@ -169,6 +169,16 @@ class Broadcast:
             is_live=is_live,
             encoded_at=ended,
         )
+
+    def _open_encoder(self, size: PictureSize) -> PictureEncoder:
+        rate, before = self._follower.rate, self._encoder
+        encoder = PictureEncoder(
+            self.codec, size, self._bitrates.of(size, rate), self._h264_encoder, self._most_rate, rate
+        )
+        if before is not None:
+            encoder.picture_id = before.picture_id
+        self._encoder = encoder
+        return encoder
 
     def _captured_at(self, timestamp: int, captured_at: float | None, now: float) -> float:
         """Where a picture lies in captured time: what was made up follows the last live one."""

@@ -9,6 +9,7 @@ from sdstream.media.embedded.broadcast import Broadcast, Outgoing, PictureSink
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture, H264Encoder
 from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sound import ReceivedSound, SoundRelay, SoundSink
 from sdstream.media.ports import SoundStatistics
 
@@ -17,7 +18,7 @@ class EncodingOptions(Protocol):
     """The part of a stream's options that encoders need."""
 
     @property
-    def bitrate(self) -> int: ...
+    def bitrates(self) -> Bitrates: ...
     @property
     def h264_encoder(self) -> H264Encoder: ...
     @property
@@ -51,7 +52,7 @@ class Distribution:
         if broadcast is None:
             broadcast = Broadcast(
                 codec,
-                self._options.bitrate,
+                self._options.bitrates,
                 self._options.h264_encoder,
                 self._counters,
                 self._clock,

@@ -13,14 +13,14 @@ from av.video.frame import PictureType, VideoFrame
 from sdstream.errors import ConfigurationError
 from sdstream.frames import VIDEO_CLOCK, PictureSize
 from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.rates import NOMINAL_RATE
 from sdstream.media.embedded.rtp import pack_h264, pack_vp8
 
 H264Encoder = Literal["x264", "nvenc"]
-NOMINAL_RATE = 30
-"""Pictures a second that the rate control assumes."""
 BUFFER_SECONDS = 0.2
 """How much of the bitrate one burst may take: a keyframe stays below 40 packets and passes in 200 ms."""
-REFERENCE_PIXELS = 512 * 512
+BUFFER_PICTURES = 4
+"""The same of few pictures a second, counted in them: a keyframe is three ordinary ones at least."""
 KEYFRAME_SECONDS = 1.0
 LEAST_KEYFRAME_SECONDS = 0.5
 
@@ -93,18 +93,28 @@ class PictureEncoder:
         size: PictureSize,
         bitrate: int,
         h264_encoder: H264Encoder = "x264",
+        most_rate: float = NOMINAL_RATE,
         rate: float = NOMINAL_RATE,
     ) -> None:
-        """`rate` is the most pictures a second that may come, which the level of H.264 must allow."""
+        """`bitrate` is kept by `rate` pictures a second; `most_rate` of them the level of H.264 must allow.
+
+        What the decoder is told does not depend on `rate`, so a stream goes on unbroken when that changes.
+        """
         self.codec: VideoCodec = codec
         self.size = size
-        self._picture_id = 0
+        self.rate = rate
+        self.picture_id = 0
+        """Of the next VP8 picture, 15 bits; an encoder that takes another's place goes on with its number."""
+        buffer = round(bitrate * max(BUFFER_SECONDS, BUFFER_PICTURES / rate))
         if codec == "VP8":
-            self._context = _open_vp8(size, bitrate)
-        elif h264_encoder == "nvenc":
-            self._context = _open_nvenc(size, bitrate, rate)
+            self._context = _open_vp8(size, bitrate, buffer)
+            return
+        # The H.264 encoders count pictures of the nominal rate, whatever the time stamps say.
+        per_second = round(bitrate * NOMINAL_RATE / rate)
+        if h264_encoder == "nvenc":
+            self._context = _open_nvenc(size, per_second, buffer, most_rate)
         else:
-            self._context = _open_x264(size, bitrate, rate)
+            self._context = _open_x264(size, per_second, buffer, most_rate)
 
     def encode(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> EncodedPicture | None:
         """Encode yuv420p, BT.601, limited range, at 90 kHz `timestamp`. None when the encoder skipped the picture.
@@ -121,16 +131,11 @@ class PictureEncoder:
         if self.codec == "H264":
             payloads = pack_h264(data)
         else:
-            payloads = pack_vp8(data, self._picture_id)
-            self._picture_id = (self._picture_id + 1) & 0x7FFF
+            payloads = pack_vp8(data, self.picture_id)
+            self.picture_id = (self.picture_id + 1) & 0x7FFF
         return EncodedPicture(
             tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
         )
-
-
-def scaled_bitrate(reference: int, size: PictureSize) -> int:
-    """`reference` bits a second are for 512x512; other sizes by their pixels."""
-    return max(100_000, round(reference * size.width * size.height / REFERENCE_PIXELS))
 
 
 def h264_level(size: PictureSize, rate: float = NOMINAL_RATE) -> str:
@@ -191,7 +196,7 @@ def _open(name: str, size: PictureSize, bitrate: int, options: dict[str, str]) -
     return cast(VideoCodecContext, context)
 
 
-def _open_x264(size: PictureSize, bitrate: int, rate: float) -> VideoCodecContext:
+def _open_x264(size: PictureSize, bitrate: int, buffer: int, rate: float) -> VideoCodecContext:
     options = {
         "preset": "ultrafast",
         "tune": "zerolatency",
@@ -200,14 +205,14 @@ def _open_x264(size: PictureSize, bitrate: int, rate: float) -> VideoCodecContex
         "forced-idr": "1",
         "g": "600",  # keyframes are made by the clock; this is only the far end
         "maxrate": str(bitrate),
-        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+        "bufsize": str(buffer),
         # A scene cut would make x264 insert an I picture that nobody asked for.
         "sc_threshold": "0",
     }
     return _open("libx264", size, bitrate, options)
 
 
-def _open_nvenc(size: PictureSize, bitrate: int, rate: float) -> VideoCodecContext:
+def _open_nvenc(size: PictureSize, bitrate: int, buffer: int, rate: float) -> VideoCodecContext:
     options = {
         "preset": "p2",
         "tune": "ull",
@@ -219,19 +224,19 @@ def _open_nvenc(size: PictureSize, bitrate: int, rate: float) -> VideoCodecConte
         "forced-idr": "1",
         "g": "600",
         "maxrate": str(bitrate),
-        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+        "bufsize": str(buffer),
     }
     return _open("h264_nvenc", size, bitrate, options)
 
 
-def _open_vp8(size: PictureSize, bitrate: int) -> VideoCodecContext:
+def _open_vp8(size: PictureSize, bitrate: int, buffer: int) -> VideoCodecContext:
     options = {
         "deadline": "realtime",
         "cpu-used": "-8",
         "lag-in-frames": "0",
         "minrate": str(bitrate),
         "maxrate": str(bitrate),
-        "bufsize": str(round(bitrate * BUFFER_SECONDS)),
+        "bufsize": str(buffer),
         "error-resilient": "0",
         "static-thresh": "1",
         "g": "600",
@@ -240,12 +245,10 @@ def _open_vp8(size: PictureSize, bitrate: int) -> VideoCodecContext:
 
 
 __all__ = [
-    "NOMINAL_RATE",
     "EncodedPicture",
     "H264Encoder",
     "KeyframePolicy",
     "PictureEncoder",
     "choose_h264_encoder",
     "h264_level",
-    "scaled_bitrate",
 ]

@@ -24,6 +24,7 @@ from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions,
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.publisher import PublisherSession
+from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, write_answer
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
@@ -54,7 +55,7 @@ class StreamOptions:
 
     address: Callable[[], Awaitable[Addressing]]
     max_viewers: int
-    bitrate: int
+    bitrates: Bitrates
     h264_encoder: H264Encoder = "x264"
     fast: bool = True
     frame_rate: float = 30.0

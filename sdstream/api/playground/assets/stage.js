@@ -1,6 +1,7 @@
 // The left side of the page: state, pictures, their facts, the plots and the list of what happened.
 
 import { byId, element, formatNumber } from "./dom.js";
+import { HopPlot } from "./hops.js";
 import { Plot } from "./plots.js";
 import { describeDrops, describeEvent, readStatus, STATES } from "./status.js";
 
@@ -9,6 +10,7 @@ const HOPS = ["receive", "queue", "wait", "worker", "encode", "send", "total"];
 
 export class Stage {
   #plots;
+  #hops = new HopPlot();
   #dropped = null;
   #lastStatusAt = null;
   #warned = new Set();
@@ -20,7 +22,7 @@ export class Stage {
       latency: new Plot({ title: "Latency", unit: "ms", floor: 20, spoken: "Latency in the server", series: [{ name: "p50", key: "latency" }, { name: "p95", key: "latency-high" }] }),
       drops: new Plot({ title: "Drops", unit: "per s", floor: 5, spoken: "Dropped pictures", series: [{ name: "drops", key: "drops" }] }),
     };
-    byId("plots").append(...Object.values(this.#plots).map((plot) => plot.node));
+    byId("plots").append(...Object.values(this.#plots).map((plot) => plot.node), this.#hops.node);
   }
 
   /** The badge: a state of the stream (see STATES) and why. */
@@ -47,6 +49,7 @@ export class Stage {
     this.#plots.input.push([status.inputFps], now);
     this.#plots.output.push([status.outputFps], now);
     this.#plots.latency.push([status.p50, status.p95], now);
+    this.#hops.push(status.hops, now);
     this.#plots.drops.push([this.#dropRate(status.dropped, now)], now);
     this.#plots.drops.node.title = `Dropped since the publisher came: ${describeDrops(status.drops)}`;
     this.#plots.latency.node.title = HOPS.filter((hop) => status.hops[hop]).map((hop) => `${hop}: ${formatNumber(status.hops[hop].p50)} ms, p95 ${formatNumber(status.hops[hop].p95)} ms`).join("\n");
@@ -101,6 +104,7 @@ export class Stage {
     this.#lastStatusAt = null;
     this.#warned.clear();
     for (const plot of Object.values(this.#plots)) plot.clear();
+    this.#hops.clear();
   }
 
   #dropRate(dropped, now) {

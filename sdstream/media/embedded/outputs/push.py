@@ -14,7 +14,8 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget, avc_header
-from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureRate, PictureUnit, Unit
+from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureUnit, Unit
+from sdstream.media.embedded.rates import PictureRate
 from sdstream.media.ports import OutputState, OutputStatistics
 
 MOST_WAITING = 300

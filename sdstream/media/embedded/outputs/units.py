@@ -1,7 +1,5 @@
 """What outputs are fed with: encoded pictures and AAC on one clock, and the queue in which they wait."""
 
-import itertools
-import statistics
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -37,24 +35,6 @@ class SoundUnit:
 
 
 Unit = PictureUnit | SoundUnit
-
-
-class PictureRate:
-    """Pictures a second as the median of the newest intervals, so that neither a gap nor a repetition counts."""
-
-    def __init__(self, intervals: int = 24) -> None:
-        self._times: deque[int] = deque(maxlen=intervals + 1)
-
-    def note(self, time: int) -> None:
-        """A picture lies at `time`, in 90 kHz ticks."""
-        self._times.append(time)
-
-    @property
-    def value(self) -> float | None:
-        """None before ten intervals were seen."""
-        if len(self._times) <= 10:
-            return None
-        return round(90_000 / statistics.median(later - time for time, later in itertools.pairwise(self._times)), 2)
 
 
 class UnitSink(Protocol):
@@ -120,4 +100,4 @@ class DropToKeyframeQueue(Generic[Item]):
         return self._closed
 
 
-__all__ = ["SOUND_RATE", "DropToKeyframeQueue", "PictureRate", "PictureUnit", "SoundUnit", "Unit", "UnitSink"]
+__all__ = ["SOUND_RATE", "DropToKeyframeQueue", "PictureUnit", "SoundUnit", "Unit", "UnitSink"]
