@@ -93,13 +93,11 @@ export function describe(state) {
     case "left_out":
       return `Left out: ${state.problem}`;
     case "working":
-      return state.interval > 1 ? `Looks at every ${state.interval}${ordinal(state.interval)} picture.` : "";
+      return state.interval > 1 ? `Looks at one picture in ${state.interval}.` : "";
     default:
       return "";
   }
 }
-
-const ordinal = (number) => (number % 100 > 10 && number % 100 < 14 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[number % 10] ?? "th"));
 
 function inSight(node) {
   const place = node.parentElement.getBoundingClientRect();
