@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import pull_conditions, pull_models
+from sdstream.diffusion.pins import PINS, find_differences, write_pins
 from sdstream.diffusion.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
@@ -107,6 +108,33 @@ def pull(
     table = ModelTable.from_settings(settings)
     pull_conditions(purposes, table)
     return pull_models(names, table, revision, precision) if names else 0
+
+
+@models.command
+@with_settings(only=("data_dir",))
+def pin(
+    *,
+    check: Annotated[bool, Parameter(help="Compare what is here with the pins and change nothing.")] = False,
+    settings: Settings,
+) -> int:
+    """Pin what was fetched: commits and SHA-256 of all files. Later pulls bring these very bytes or fail."""
+    root = ModelPlaces.from_settings(settings).models
+    assert root is not None, "settings always give a place"
+    if check:
+        differences = find_differences(root)
+        for line in differences:
+            print(line)
+        if differences:
+            raise CommandFailed(f"{len(differences)} differences from {root / PINS}")
+        print(f"all is as {root / PINS} has it")
+        return 0
+    try:
+        pins = write_pins(root)
+    except OSError as error:
+        raise CommandFailed(f"{root / PINS} cannot be written: {error.strerror or error}") from None
+    for name, own in pins.items():
+        print(f"{name}: {own.commit[:10] or 'no commit'}, {len(own.files)} files")
+    return 0
 
 
 @models.command

@@ -17,6 +17,7 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sdstream.diffusion.hub import Listing, Progress, fetch_files, is_offline, list_repository, only_one
+from sdstream.diffusion.pins import MANIFEST, read_pins
 from sdstream.diffusion.selection import (
     INDEX,
     RemoteFile,
@@ -38,8 +39,6 @@ TAESD: dict[Family, str] = {
 """The small VAE of each family, on the hub."""
 TOKENIZER = "openai/clip-vit-large-patch14"
 """Where CLIP's tokenizer comes from; all families use this one."""
-MANIFEST = ".sdstream.json"
-"""In a directory that was fetched: from where, and which commit."""
 PARTIAL = ".partial"
 """Below `models`: what is being fetched."""
 NOWHERE = ModelPlaces()
@@ -280,11 +279,17 @@ def _why_not_fetched(source: str, places: ModelPlaces) -> str:
 
 
 def fetch_repository(hub_id: HubId, root: Path, choose: Choose, progress: Progress) -> Path:
-    """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`."""
+    """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`.
+
+    Where they are pinned it is the pinned commit, and no other bytes.
+    """
+    pin = read_pins(root).get(hub_id.folder)
     progress(f"asking the hub for {hub_id.repository}", None)
-    listing = list_repository(hub_id.repository, hub_id.revision)
+    listing = list_repository(hub_id.repository, hub_id.revision if pin is None else pin.commit or hub_id.revision)
     target = root / hub_id.folder
     files = choose(hub_id.repository, listing.files)
+    if pin is not None:
+        files = tuple(pin.demand(file) for file in files)
     if target.exists() and not _manifest(target):
         raise ModelUnavailable(f"{target} was not fetched by sdstream, so it is left as it is")
     flat = hub_id.folder.replace("/", "--")

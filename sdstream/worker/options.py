@@ -25,7 +25,7 @@ class EngineOptions:
             settings.compile_networks,
             settings.cuda_graphs,
             settings.safety_check_interval,
-            settings.control_pictures,
+            control_pictures=settings.control_pictures,
         )
 
 

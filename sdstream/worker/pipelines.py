@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -11,13 +11,12 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
-from sdstream.params.processors import ImageProcessing
 from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.asked import wanted_of
 from sdstream.worker.colour import resize
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
-from sdstream.worker.processors import ProcessorChain, Wanted
-from sdstream.worker.published import PROCESSORS as NETWORK_PROCESSORS
+from sdstream.worker.processors import ProcessorChain
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
@@ -380,24 +379,6 @@ class ProcessorPipeline(Pipeline):
         return image
 
 
-def is_quick(params: StreamParams) -> bool:
-    """Whether a pipeline for these params is there at once: image processors alone, none of which has a network."""
-    if not params.skip_diffusion:
-        return False
-    blocks = (params.image_preprocessing, params.image_postprocessing)
-    return not any(processor.type in NETWORK_PROCESSORS for block in blocks if block for processor in block.active)
-
-
-def wanted_of(params: StreamParams, block_name: Literal["image_preprocessing", "image_postprocessing"]) -> list[Wanted]:
-    """The active processors of a block."""
-    block: ImageProcessing | None = getattr(params, block_name)
-    return [
-        Wanted(processor.type, processor.params, place=f"{block_name}[{index}]")
-        for index, processor in enumerate(() if block is None or not block.enabled else block.processors)
-        if processor.enabled
-    ]
-
-
 @cache
 def annotators(device: torch.device, places: ModelPlaces) -> AnnotatorShelf:
     """The networks of image processors on a device."""
@@ -414,7 +395,5 @@ __all__ = [
     "Told",
     "annotators",
     "group_of",
-    "is_quick",
     "make_pipeline",
-    "wanted_of",
 ]

@@ -16,9 +16,9 @@ import torch
 from sdstream.clock import Clock
 from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
+from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
-from sdstream.worker.pipelines import is_quick
 from sdstream.worker.scheduler import Scheduler, WantedParams
 from sdstream.worker.work import LaneWork
 

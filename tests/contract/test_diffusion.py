@@ -74,7 +74,7 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)  # always the same picture: only knobs change what comes out
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=25)
+        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
         seen = await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         assert seen.size == (384, 384)
         assert not seen.is_card()
@@ -97,7 +97,7 @@ async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=25)
+        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
         await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         plain = before = await settled(rest, stream["id"])
         start = time.monotonic()
@@ -151,7 +151,7 @@ async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServ
     seen: list[Picture] = []
     track = FilmTrack(packets, fps=16)
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await viewer.wait(lambda picture: not picture.is_placard(), seconds=25, what="a diffused picture")
+        await viewer.wait(lambda picture: not picture.is_placard(), seconds=60, what="a diffused picture")
         viewer.on_picture = seen.append
         await eventually(lambda: len(seen) >= 30, seconds=30, what="thirty pictures")
     ratios = numpy.array([[peak_ratio(picture, other) for other in rendered] for picture in seen])

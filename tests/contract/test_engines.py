@@ -1,9 +1,13 @@
-"""An engine on its way: missed, built behind a stream, put in force, found by the next worker, broken, put aside."""
+"""An engine on its way through a live server: missed, baked, in force, broken, put aside; pictures all the while."""
 
+import asyncio
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -27,14 +31,24 @@ PARAMS = {
     "acceleration": "tensorrt",
 }
 WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
-"""A machine that builds beside a stream need not keep the camera's rate."""
+"""A busy machine need not keep the camera's rate."""
 BUILD_SECONDS = 400.0
 """Half a minute of one core, and what else the machine does."""
+PROFILE = """
+family = "sd-turbo"
+model = {model}
+sizes = ["384x384"]
+slots = [1]
+components = ["frame"]
+guidance = ["self"]
+[targets]
+compiled = []
+"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server on the CPU with a tiny SD-Turbo, which builds engines behind its streams."""
+    """A server on the CPU with a tiny SD-Turbo and no engines."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
     folder = tmp_path_factory.mktemp("engines")
@@ -45,7 +59,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         live = LiveServer(
             folder,
             models=json.dumps({"stabilityai/sd-turbo": str(folder / "tiny")}),
-            engine_builds="always",
             engine_local_dir=folder / "local",
             worker_spare=False,
         )
@@ -83,63 +96,64 @@ async def events(rest: Rest) -> dict[str, int]:
     return {name: int(count) for name, count in found}
 
 
-async def test_an_engine_is_built_put_in_force_found_again_and_put_aside_when_it_breaks(
-    server: LiveServer,
-) -> None:
+def bake(server: LiveServer) -> None:
+    """Bake the frame of the streams into the server's volume, in a process of its own."""
+    file = server.folder / "frame.toml"
+    file.write_text(PROFILE.format(model=json.dumps(str(server.folder / "tiny"))))
+    command = [sys.executable, "-m", "builder", "bake", "--profile", str(file)]
+    command += ["--engines", str(server.data_dir / "engines")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
+    assert done.returncode == 0, done.stderr
+
+
+@asynccontextmanager
+async def running(server: LiveServer) -> AsyncGenerator[Running]:
+    """A stream that shows pictures."""
     card = TestCard()
     async with Rest(server) as rest:
         stream = await rest.create(PARAMS)
         track = CardTrack(lambda number: card.draw(0), fps=16)
         async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
             await rest.wait_state(stream["id"], *WORKING, seconds=120)
-            running = Running(rest, stream, viewer)
-            await running.shows_pictures()
-            assert await running.is_in_force("torch")
+            made = Running(rest, stream, viewer)
+            await made.shows_pictures()
+            yield made
 
-            async def says_so() -> bool:
-                return "is being built" in json.dumps(await running.lane())
 
-            await eventually(says_so, what="word of the build", seconds=60)
-            await eventually(lambda: running.is_in_force("compiled"), what="the engine in force", seconds=BUILD_SECONDS)
-            await running.shows_pictures()
-            assert (await running.rest.status(stream["id"]))["inference_status"]["last_error"] is None
+async def test_an_engine_is_missed_then_found_and_put_in_force_and_put_aside_when_it_breaks(
+    server: LiveServer,
+) -> None:
+    async with running(server) as stream:
 
-            async def counted() -> bool:
-                return {"miss", "built", "swapped"} <= (await events(rest)).keys()
+        async def names_the_command() -> bool:
+            return "python -m builder bake" in json.dumps(await stream.lane())
 
-            await eventually(counted, what="the events", seconds=30)
-    server.stop()
-    server.settings["engine_builds"] = "never"
-    server.start(seconds=200)
-    async with Rest(server) as rest:
-        stream = await rest.create(PARAMS)
-        track = CardTrack(lambda number: card.draw(0), fps=16)
-        async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-            running = Running(rest, stream, viewer)
-            await rest.wait_state(stream["id"], *WORKING, seconds=120)
-            await eventually(lambda: running.is_in_force("compiled"), what="the engine in force", seconds=60)
-            await running.shows_pictures()
-            assert "built" not in await events(rest)
+        await eventually(names_the_command, what="word of what is missing", seconds=60)
+        assert await stream.is_in_force("torch")
+    await asyncio.to_thread(bake, server)
+    async with running(server) as stream:
+        await eventually(lambda: stream.is_in_force("compiled"), what="the engine in force", seconds=60)
+        await stream.shows_pictures()
+        assert (await stream.rest.status(stream.id))["inference_status"]["last_error"] is None
+
+        async def counted() -> bool:
+            return {"miss", "fetched", "swapped"} <= (await events(stream.rest)).keys()
+
+        await eventually(counted, what="the events", seconds=30)
     packages = [*server.folder.glob("local/*/*/package.pt2"), *server.data_dir.glob("engines/*/*/package.pt2")]
     assert len(packages) == 2, "on the volume and on the local disk"
     for package in packages:
         content = bytearray(package.read_bytes())
         content[len(content) // 2] ^= 1
         package.write_bytes(content)
-    async with Rest(server) as rest:
-        stream = await rest.create(PARAMS)
-        track = CardTrack(lambda number: card.draw(0), fps=16)
-        async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-            running = Running(rest, stream, viewer)
-            await rest.wait_state(stream["id"], *WORKING, seconds=120)
+    async with running(server) as stream:
 
-            async def put_aside() -> bool:
-                return (await events(rest)).get("broken", 0) >= 2
+        async def put_aside() -> bool:
+            return (await events(stream.rest)).get("broken", 0) >= 2
 
-            await eventually(put_aside, what="the broken engine told", seconds=60)
-            await running.shows_pictures()
-            assert await running.is_in_force("torch")
-            assert "python -m builder bake" in json.dumps(await running.lane())
+        await eventually(put_aside, what="the broken engine told", seconds=60)
+        await stream.shows_pictures()
+        assert await stream.is_in_force("torch")
     assert not any(package.exists() for package in packages)
     assert list(server.data_dir.glob("engines/.quarantine/*/reason.txt"))
     assert "has the hash" in server.log_tail(limit=1_000_000)

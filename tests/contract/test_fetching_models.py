@@ -61,12 +61,12 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
     async with Publisher(other["whip_url"]) as far, Viewer(far.whep_url) as neighbour:
         await neighbour.wait_kind("card", seconds=20)
         async with Publisher(stream["whip_url"], fps=5) as publisher, Viewer(publisher.whep_url) as viewer:
-            lane = await eventually(lambda: downloading(rest, stream["id"]), seconds=20, what="a download under way")
+            lane = await eventually(lambda: downloading(rest, stream["id"]), seconds=60, what="a download under way")
             assert 0 < lane["percent"] < 100
             await viewer.wait_kind("placard")
             await neighbour.wait_kind("card")
             hub.hold.set()
-            await rest.wait_state(stream["id"], "ONLINE", seconds=40)
+            await rest.wait_state(stream["id"], "ONLINE", seconds=60)
             await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
             lane = (await rest.status(stream["id"]))["lane"]
             assert lane["loras"] == [{"name": LCM, "weight": 1.0}]

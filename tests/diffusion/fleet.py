@@ -166,13 +166,13 @@ class Fleet:
         most: int = 8,
         window: float = 0.0,
         clock: Clock | None = None,
-        models: ModelTable | None = None,
         places: ModelPlaces | None = None,
+        models: ModelTable | None = None,
     ) -> None:
         self.prefix = f"{memory_prefix()}fleet-"
         self.clock = clock or SystemClock()
-        here = ModelEntry(MODEL, "sd-turbo", str(directory))
-        self.models = models or ModelTable([here], places=places or ModelPlaces())
+        entry = ModelEntry(MODEL, "sd-turbo", str(directory))
+        self.models = models or ModelTable([entry], places=places or ModelPlaces())
         self.scheduler = Scheduler(self.clock, window, most)
         self.device = LateDevice(CPU, "late") if late else Device.choose("cpu")
         self.meter = LoadMeter()

@@ -1,5 +1,6 @@
 """Fetching from a hub: only what is needed, resumed, checked, and every way it can fail has a name."""
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 
 from sdstream.diffusion import hub as hub_module
 from sdstream.diffusion.models import load_model
+from sdstream.diffusion.pins import find_differences, pinned_hash, read_pins, write_pins
 from sdstream.diffusion.selection import RemoteFile, choose_lora_file, choose_model_files
 from sdstream.diffusion.sources import (
     MANIFEST,
     PARTIAL,
     HubId,
     commit_of,
+    fetch_chosen,
     fetch_model,
     find_model,
     find_tokenizer,
@@ -24,7 +27,7 @@ from sdstream.diffusion.sources import (
 )
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
-from tests.support.hub import FakeHub
+from tests.support.hub import FakeHub, Repository
 
 CPU = torch.device("cpu")
 ID = "stabilityai/sd-turbo"
@@ -353,3 +356,57 @@ def test_hub_ids_are_known(source: str) -> None:
 @pytest.mark.parametrize("source", ["", "a", "/a/b", "a/b/c", "a/../b", "a/b@", "a b/c", "a/b@../c", "a/b\n"])
 def test_other_names_are_no_hub_ids(source: str) -> None:
     assert HubId.parse(source) is None
+
+
+NET = "me/net"
+FILES = ("config.json", "net.safetensors")
+
+
+def fetch_net(hub: FakeHub, tmp_path: Path) -> Path:
+    return fetch_chosen(NET, FILES, ModelPlaces(tmp_path / "models"), quiet)
+
+
+def offer_net(hub: FakeHub, content: bytes = b"weights") -> None:
+    hub.repositories[NET] = Repository({"config.json": b"{}", "net.safetensors": content})
+
+
+def test_what_is_pinned_is_fetched_at_its_commit_and_byte_for_byte_or_not_at_all(hub: FakeHub, tmp_path: Path) -> None:
+    offer_net(hub)
+    folder, root = fetch_net(hub, tmp_path), tmp_path / "models"
+    pins = write_pins(root)
+    assert pins[NET].commit == "a" * 40
+    assert set(pins[NET].files) == set(FILES)
+    assert read_pins(root) == pins
+    assert pinned_hash(folder, "net.safetensors") == hashlib.sha256(b"weights").hexdigest()
+    shutil.rmtree(folder)
+    fetch_net(hub, tmp_path)
+    assert any(request.path.endswith(f"/{NET}/revision/{'a' * 40}") for request in hub.requests)
+    assert find_differences(root) == []
+    # The same commit with other bytes, as a hub or mirror that cannot be trusted has it: its own hash would fit.
+    shutil.rmtree(folder)
+    offer_net(hub, b"WEIGHTS")
+    with pytest.raises(ModelDownloadFailed, match="came twice"):
+        fetch_net(hub, tmp_path)
+    assert not folder.exists()
+    # A commit that is no longer there is told as that; the newest does not take its place.
+    hub.repositories[NET].commit = "b" * 40
+    with pytest.raises(ModelUnavailable, match=NET):
+        fetch_net(hub, tmp_path)
+
+
+def test_pins_are_compared_with_what_is_here(hub: FakeHub, tmp_path: Path) -> None:
+    offer_net(hub)
+    folder, root = fetch_net(hub, tmp_path), tmp_path / "models"
+    assert find_differences(root) == [f"{NET} is not pinned"]
+    write_pins(root)
+    (folder / "net.safetensors").write_bytes(b"changed")
+    (folder / "more.txt").write_text("more")
+    (folder / "config.json").unlink()
+    assert find_differences(root) == [
+        f"{NET}/config.json is pinned and not here",
+        f"{NET}/more.txt is not pinned",
+        f"{NET}/net.safetensors is not what was pinned",
+    ]
+    (root / "pins.json").write_text("[1]")
+    with pytest.raises(ModelUnavailable, match="holds no pins"):
+        fetch_net(hub, tmp_path)

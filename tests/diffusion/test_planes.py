@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-from sdstream.diffusion.engine_networks import EngineFrame
+from sdstream.diffusion.engine_networks import EngineFrame, LoadedEngine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
@@ -147,7 +147,7 @@ def test_an_engine_of_a_whole_frame_takes_planes_and_gives_them(tiny_model: Load
         made = frame_of(model, 2)(image, knobs, memory)
         return made.image, made.latent, *(tensor for tensor in made.memory if tensor.numel())
 
-    engine, plain = EngineFrame(frame, call, 1, "engine"), frame
+    engine, plain = EngineFrame(frame, LoadedEngine(call, 1), "engine"), frame
     ours, theirs = (each(planes_of(3), knobs, memory) for each in (engine, plain))
     assert torch.equal(ours.planes, theirs.planes)
     assert ours.finite.tolist() == [True]

@@ -205,6 +205,7 @@ async def test_31_thirty_patches_a_second_are_answered_and_the_last_one_wins(res
         await viewer.wait_kind("edges")
 
 
+@pytest.mark.alone
 def test_48_whip_and_whep_of_a_cold_worker_are_answered_at_once(cold_start: ColdStart) -> None:
     assert max(cold_start.answered_after) < 3
 
@@ -213,6 +214,7 @@ def test_50_a_viewer_of_a_cold_worker_sees_a_placard(cold_start: ColdStart) -> N
     assert cold_start.placards[0] < cold_start.cards[0]
 
 
+@pytest.mark.alone
 def test_51_the_viewer_that_came_early_sees_the_first_real_pictures_at_once(cold_start: ColdStart) -> None:
     assert cold_start.cards[9] - cold_start.cards[0] < 2
 

@@ -181,27 +181,36 @@ def open_files() -> int:
 
 def held() -> tuple[int, int, int]:
     """Tasks, media threads and open files just now."""
-    gc.collect()
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(("decode-", "encode-"))]
     return len(asyncio.all_tasks()), len(threads), open_files()
 
 
 async def settled() -> tuple[int, int, int]:
     """What is held, once it does not change any more."""
+    gc.collect()  # of a large process this takes seconds where it is busy, so it is done no more often than need be
     seen = [held()]
 
     def steady() -> bool:
         seen.append(held())
-        return len(seen) > 4 and len(set(seen[-4:])) == 1
+        return len(set(seen[-3:])) == 1 and len(seen) > 2
 
-    await eventually(steady, what=lambda: f"an end of the changes of {seen}")
+    await eventually(steady, seconds=60, what=lambda: f"an end of the changes of {seen}")
     return seen[-1]
 
 
 async def falls_back_to(before: tuple[int, int, int]) -> None:
     """Wait until no more is held of anything than `before`."""
+
+    def has_fallen() -> bool:
+        fallen = all(now <= then for now, then in zip(held(), before, strict=True))
+        if not fallen:
+            gc.collect()
+        return fallen
+
     await eventually(
-        lambda: all(now <= then for now, then in zip(held(), before, strict=True)),
+        has_fallen,
+        seconds=30,
+        interval=0.2,
         what=lambda: f"tasks, media threads and open files back to {before}; they are {held()}",
     )
 

@@ -104,3 +104,21 @@ def test_the_list_needs_no_torch(tmp_path: Path) -> None:
     done = sdstream("models", "list", environment=environment(tmp_path / "data") | {"PYTHONPATH": str(blocked)})
     assert done.returncode == 0, done.stderr
     assert "stabilityai/sd-turbo" in done.stdout
+
+
+def test_what_was_fetched_is_pinned_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "models/me/net"
+    folder.mkdir(parents=True)
+    (folder / ".sdstream.json").write_text(json.dumps({"repository": "me/net", "commit": "c" * 40}))
+    (folder / "net.safetensors").write_bytes(b"weights")
+    assert run(["models", "pin", "--check"]) == EXIT_FAILED
+    assert "me/net is not pinned" in capsys.readouterr().out
+    assert run(["models", "pin"]) == 0
+    assert f"me/net: {'c' * 10}, 1 files" in capsys.readouterr().out
+    assert run(["models", "pin", "--check"]) == 0
+    (folder / "net.safetensors").write_bytes(b"others")
+    assert run(["models", "pin", "--check"]) == EXIT_FAILED
+    assert "me/net/net.safetensors is not what was pinned" in capsys.readouterr().out

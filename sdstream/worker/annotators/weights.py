@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from sdstream.diffusion.pins import pinned_hash
 from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
@@ -58,7 +59,7 @@ def locate(source: WeightSource, find: Finder, processor: str) -> Path:
                 f"{processor} needs {file}, which is missing",
                 hint=f"`sdstream models pull --for {processor}` fetches it.",
             )
-        check(file, source.hashes.get(name))
+        check(file, pinned_hash(folder, name) or source.hashes.get(name))
     return folder
 
 

@@ -1,0 +1,71 @@
+"""Memory over 500 times on and off of everything that steers, on tiny models on the CPU."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from sdstream.directories import ModelPlaces
+from sdstream.params import ModelEntry, ModelTable
+from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.pipelines import make_pipeline
+from tests.diffusion.conftest import CPU, SD15_CANNY
+from tests.diffusion.runs import pictures
+from tests.diffusion.test_pipeline import IDS, params_of
+from tests.diffusion.test_steering import net, style
+
+CYCLES, WARM = 500, 100
+PICTURE_EVERY = 25
+MOST_BYTES = 8 * 1024**2
+"""Of resident memory that the cycles after the warm ones may add: the allocator's own ups and downs."""
+KINDS: dict[str, dict[str, Any]] = {
+    "controlnet": {"controlnets": [net(SD15_CANNY)]},
+    "style image": {"ip_adapter": {"enabled": True, "scale": 0.8}, "ip_adapter_style_image_url": style()},
+    "earlier pictures": {"cached_attention": {"enabled": True, "max_frames": 2, "interval": 1}},
+    "latent feedback": {"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}},
+    "processors": {"image_preprocessing": {"processors": [{"type": "canny"}, {"type": "feedback"}]}},
+    "network of a processor": {"image_preprocessing": {"processors": [{"type": "depth"}]}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_is_flat_over_500_times_on_and_off(
+    kind: str, tiny_directory: Callable[..., Path], places: ModelPlaces
+) -> None:
+    models = ModelTable([ModelEntry(IDS["sd15"], "sd15", str(tiny_directory("sd15")))], places=places)
+    off, on = params_of("sd15"), params_of("sd15", **KINDS[kind])
+    (image,) = pictures(1)
+
+    def load(params: Any) -> DiffusionPipeline:
+        made = make_pipeline(params, CPU, lambda detail, percent: None, models)
+        assert isinstance(made, DiffusionPipeline)
+        return made
+
+    pipeline = load(off)
+    pipeline.process(image)
+    process, held = psutil.Process(), list[tuple[int, int]]()
+    for cycle in range(CYCLES):
+        for params in (on, off):
+            plan = pipeline.plan(params)  # as the worker does: in place, or another pipeline in this one's place
+            if plan is not None:
+                pipeline.turn(plan)
+            else:
+                other = load(params)
+                other.begin(pipeline)
+                pipeline.end()
+                pipeline = other
+            if cycle % PICTURE_EVERY == 0:
+                pipeline.process(image)
+        if cycle in (WARM, CYCLES - 1):
+            gc.collect()
+            tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+            held.append((process.memory_info().rss, tensors))
+    pipeline.end()
+    (before, tensors_before), (after, tensors_after) = held
+    assert tensors_after <= tensors_before
+    assert after - before < MOST_BYTES
