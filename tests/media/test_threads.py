@@ -1,9 +1,11 @@
 """What the threads of the media do when something on them fails: encoders go on, decoders end their session."""
 
 import asyncio
+import gc
 import itertools
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -27,6 +29,7 @@ from sdstream.media.embedded.encoding import EncodedPicture, PictureEncoder
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.rtp import unpack_h264
+from sdstream.media.embedded.threads import LoopThread
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.ports import PublisherState
 from tests.media.clients import DirectPublisher
@@ -286,3 +289,22 @@ async def test_counts_of_several_threads_are_not_lost_and_can_be_read_meanwhile(
     assert all(earlier <= later for earlier, later in itertools.pairwise(seen))
     assert counters.drops == {"encoder_busy": 8000}
     assert (counters.decode_errors, counters.frames_encoded, counters.keyframes) == (8000, 8000, 8000)
+
+
+async def test_what_had_a_thread_is_freed_with_it() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.thread = LoopThread("owned", self.run)
+
+        def run(self) -> None:
+            """Nothing to do."""
+
+    owner = Owner()
+    freed = weakref.ref(owner)
+    gc.disable()  # a collection would free a ring, too, but nobody knows when it comes
+    try:
+        assert await owner.thread.ended(5)
+        del owner
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -41,7 +41,13 @@ class LoopThread:
         try:
             self._target()
         finally:
+            # Whose method it was has this thread: in a ring its encoders would stay, with the threads libav gave them.
+            self._target = _nothing
             self.call(self._ended.set)
+
+
+def _nothing() -> None:
+    """In the place of a target that has run."""
 
 
 __all__ = ["LoopThread"]
