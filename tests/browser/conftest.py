@@ -38,7 +38,7 @@ async def origin() -> AsyncIterator[str]:
     application.router.add_static("/daydream", PACKAGE)
     application.router.add_static("/hls", HLS_PACKAGE)
     application.router.add_get("/hls.html", _hls_page)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -126,7 +126,7 @@ class FakePlatform:
                 web.get(f"{base}/ping/{{worker}}", self._ping),
             ]
         )
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
