@@ -60,7 +60,7 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
     stream = await rest.create(PARAMS)
     async with Publisher(other["whip_url"]) as far, Viewer(far.whep_url) as neighbour:
         await neighbour.wait_kind("card", seconds=20)
-        async with Publisher(stream["whip_url"], fps=5) as publisher, Viewer(publisher.whep_url) as viewer:
+        async with Publisher(stream["whip_url"], fps=15) as publisher, Viewer(publisher.whep_url) as viewer:
             lane = await eventually(lambda: downloading(rest, stream["id"]), seconds=60, what="a download under way")
             assert 0 < lane["percent"] < 100
             await viewer.wait_kind("placard")

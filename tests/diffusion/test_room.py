@@ -47,6 +47,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
         "sdstream.settings",
         "sdstream.directories",
         "sdstream.clock",
+        "sdstream.frames",  # the ground floor's word for the colours of a picture
         "sdstream.params.vocabulary",  # of style images: their kinds of weight
     }
 
