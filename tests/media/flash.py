@@ -237,8 +237,9 @@ class DelayedEcho:
 
     def _later(self, frame: I420Frame) -> None:
         assert self.stream is not None
-        # In order, as a worker is: a shorter delay lets no picture overtake those under way.
-        self._due = max(self._loop.time() + self.delay, self._due)
+        # In order, as a worker is: a shorter delay lets no picture overtake those under way, and of two timers of the
+        # same moment either may go first.
+        self._due = max(self._loop.time() + self.delay, self._due + 1e-6)
         self._loop.call_at(self._due, self.stream.send, frame)
 
 
