@@ -17,6 +17,8 @@ LEAST_CHANGE = 1.3
 """Ratio of two rates from which on the encoder is set anew."""
 SETTLED_SECONDS = 3.0
 """A rate must have held so long before the encoder is set to it."""
+LOOK_SECONDS = 0.25
+"""The rate is looked at so often: to look costs more than all else that is counted of a picture."""
 SLOWEST, FASTEST = 1.0, 240.0
 
 
@@ -46,10 +48,14 @@ class RateFollower:
         self.rate = rate
         self._pictures = PictureRate()
         self._off_since: float | None = None
+        self._look_at = float("-inf")
 
     def note(self, time: int, now: float) -> None:
         """A picture lies at `time`, in 90 kHz ticks; it is the second `now`."""
         self._pictures.note(time)
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
         measured = self._pictures.value
         if measured is None:
             return
