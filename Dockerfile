@@ -7,8 +7,8 @@
 
 ARG CUDA_VERSION=12.8.1
 ARG UBUNTU_VERSION=24.04
-# Without its digest yet: the workflow releases no image until it has one. docs/runpod.md has the command that adds it.
-ARG MEDIAMTX_IMAGE=bluenviron/mediamtx:1.20.1
+# By its digest, without which the workflow releases no image. docs/runpod.md has the command that asks the registry for it.
+ARG MEDIAMTX_IMAGE=bluenviron/mediamtx:1.20.1@sha256:1b029d11049be75630e9b73bb0d5f47b08a7db4eaee89a80bf8f53bc40e56414
 
 # Replaced by --build-context engines=DIR; empty but for a directory otherwise.
 FROM scratch AS engines
