@@ -154,14 +154,13 @@ async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServ
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         await viewer.wait(lambda picture: not picture.is_placard(), seconds=60, what="a diffused picture")
         viewer.on_picture = seen.append
-        # Not more: seconds later the encoder is set to this machine's low rate, and at this bitrate the first picture
-        # of an encoder is coarse beside the others.
-        await eventually(lambda: len(seen) >= 15, seconds=30, what="fifteen pictures")
+        # Long enough for the encoder to be set to this machine's rate.
+        await eventually(lambda: len(seen) >= 40, seconds=40, what="forty pictures")
     ratios = numpy.array([[peak_ratio(picture, other) for other in rendered] for picture in seen])
     best = ratios.argmax(axis=1)
     print(f"best {ratios.max(axis=1).min():.1f}, others {numpy.sort(ratios, axis=1)[:, -2].max():.1f} dB")
     assert ratios.max(axis=1).min() >= 30
-    assert len(set(best.tolist())) >= 3, "several pictures of the film; a busy machine leaves many out"
+    assert len(set(best.tolist())) >= 5, "several pictures of the film; a busy machine leaves many out"
     # And it is not that everything is like everything: the other pictures, and the film itself, are far off.
     ratios[range(len(seen)), best] = 0
     assert ratios.max() < 30

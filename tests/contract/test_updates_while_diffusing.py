@@ -105,29 +105,28 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
             seen.append(number)
             track.paused = gated and number != track.sent - 1
 
-    async with (
-        Publisher(stream["whip_url"], track=track) as publisher,
-        Viewer(publisher.whep_url) as viewer,
-        event_log(rest, stream["id"]) as log,
-    ):
+    async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         viewer.on_picture = read
         await viewer.wait(lambda picture: number_in(picture) is not None, seconds=60, what="a number")
-        gated = True
-        await eventually(lambda: seen[-1] == track.sent - 1 and track.paused is False, seconds=30, what="the last one")
-        first, came_out = track.sent, await frames_out(rest)
-        del seen[:]
-        started, sent, newest = loop.time(), 0, 0
-        while loop.time() - started < SECONDS:
-            answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
-            assert answer["applied"] == "hot"
-            sent, newest = sent + 1, answer["revision"]
-            if track.paused and waits_since is not None and loop.time() - waits_since > PATIENCE:
-                track.paused = False
-            await asyncio.sleep(max(0.0, started + sent * 0.1 - loop.time()))
-        effective = await log.wait("effective", revision=newest, seconds=20)
-        track.limit = track.sent
-        await eventually(lambda: seen[-1] == track.sent - 1, seconds=20, what="the last picture")
-        came_out = await frames_out(rest) - came_out
+        async with event_log(rest, stream["id"]) as log:  # that the worker became ready has been told by now
+            gated = True
+            await eventually(
+                lambda: seen[-1] == track.sent - 1 and track.paused is False, seconds=30, what="the last one"
+            )
+            first, came_out = track.sent, await frames_out(rest)
+            del seen[:]
+            started, sent, newest = loop.time(), 0, 0
+            while loop.time() - started < SECONDS:
+                answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
+                assert answer["applied"] == "hot"
+                sent, newest = sent + 1, answer["revision"]
+                if track.paused and waits_since is not None and loop.time() - waits_since > PATIENCE:
+                    track.paused = False
+                await asyncio.sleep(max(0.0, started + sent * 0.1 - loop.time()))
+            effective = await log.wait("effective", revision=newest, seconds=20)
+            track.limit = track.sent
+            await eventually(lambda: seen[-1] == track.sent - 1, seconds=20, what="the last picture")
+            came_out = await frames_out(rest) - came_out
     assert sent > SECONDS * 5
     given = track.sent - first
     assert given > 10
@@ -138,5 +137,4 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
     told = [event["effective_frame"] for event in log.named("effective")]
     assert told == sorted(told)
     assert effective["effective_frame"] == told[-1]
-    assert log.named("error") == []
-    assert [event for event in log.named("worker") if event["restarts"]] == []  # that it became ready may come late
+    assert log.named("error") == log.named("worker") == []

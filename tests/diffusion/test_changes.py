@@ -13,7 +13,7 @@ from sdstream.worker import outcomes, work
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.groups import StreamGroup
 from sdstream.worker.pipelines import Pipeline, make_pipeline
-from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of, processed, small
+from tests.diffusion.fleet import Fleet, difference, params_of, picture_of, processed, ran, small
 
 Directory = Callable[..., Path]
 
@@ -41,15 +41,6 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     return Loads(monkeypatch)
-
-
-def ran(fleet: Fleet, stream: FleetLane, number: int) -> int:
-    """Give one picture and have it made; the revision it was made under."""
-    stream.put(picture_of(number))
-    fleet.work()
-    sequence, revision, _ = stream.made[-1]
-    assert sequence == number
-    return revision
 
 
 def test_while_one_stream_loads_all_go_on_and_take_what_is_hot(tiny_directory: Directory, loads: Loads) -> None:

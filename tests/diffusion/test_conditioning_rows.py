@@ -14,7 +14,7 @@ import pytest
 from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelEntry, ModelTable, classify
 from tests.diffusion.conftest import SD15_CANNY, SD15_DEPTH
-from tests.diffusion.fleet import Fleet, FleetLane, params_of, picture_of
+from tests.diffusion.fleet import Fleet, params_of, ran
 from tests.diffusion.test_changes import Loads
 from tests.diffusion.test_steering import net, style
 
@@ -89,33 +89,24 @@ def test_a_change_is_answered_as_the_contract_has_it_and_costs_no_picture(
     assert classify(before, after, live=True).kind is row.kind
     with Fleet(tiny_directory("sd15"), models=models) as fleet:
         stream = fleet.open(before)
-        assert _ran(fleet, stream, 0) == 1
+        assert ran(fleet, stream, 0) == 1
         loads = Loads(monkeypatch)
         # Image processors alone are there at once.
         meanwhile = (1, 2, 3) if row.loads and not after.skip_diffusion else ()
         if meanwhile:
             loads.free.clear()
             stream.update(after)
-            assert [_ran(fleet, stream, number) for number in meanwhile] == [1, 1, 1], "the old picture goes on"
+            assert [ran(fleet, stream, number) for number in meanwhile] == [1, 1, 1], "the old picture goes on"
             loads.free.set()
             fleet.settle()
         else:
             fleet.update(stream, after)
         assert loads.begun == int(row.loads)
-        assert _ran(fleet, stream, 4) == 2
+        assert ran(fleet, stream, 4) == 2
         assert [sequence for sequence, _, _ in stream.made] == [0, *meanwhile, 4]
         assert stream.returned == [], "a picture that was given back was left out"
         report = stream.reports[-1]
         assert (report.phase, report.revision, report.effective_sequence, report.error_code) == ("ready", 2, 4, None)
-
-
-def _ran(fleet: Fleet, stream: FleetLane, number: int) -> int:
-    """Give one picture and have it made; the revision it was made under."""
-    stream.put(picture_of(number))
-    fleet.work()
-    sequence, revision, _ = stream.made[-1]
-    assert sequence == number
-    return revision
 
 
 def _merged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +129,8 @@ def test_a_network_of_image_processors_that_loads_keeps_no_stream_waiting(
         loads = Loads(monkeypatch)
         loads.free.clear()
         late = fleet.open(params_of(**processors, **block("image_preprocessing", "depth")), settled=False)
-        assert [_ran(fleet, other, 1), _ran(fleet, stream, 1)] == [1, 1]
+        assert [ran(fleet, other, 1), ran(fleet, stream, 1)] == [1, 1]
         loads.free.set()
         fleet.settle()
-        assert _ran(fleet, late, 1) == 1
+        assert ran(fleet, late, 1) == 1
         assert [state.phase for state in late.reports[-1].processors] == ["working"]

@@ -51,11 +51,7 @@ def hub(tmp_path: Path, tiny_directory: Callable[..., Path], monkeypatch: pytest
     made.add(ID, folder)
     made.add("madebyollin/taesd", tmp_path / "taesd")
     with made.run():
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", made.url)
-        template = f"{made.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        made.be_the_hub(monkeypatch, tmp_path / "cache")
         monkeypatch.setattr(hub_module, "PAUSE_SECONDS", 0.0)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield made

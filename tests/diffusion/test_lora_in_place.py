@@ -22,7 +22,7 @@ from sdstream.worker.engine_finder import EngineRequest
 from sdstream.worker.groups import GroupKey, frame_of, runner_of
 from sdstream.worker.shelf import ModelShelf
 from tests.diffusion.captures import StandInCapture
-from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of
+from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, ran
 
 Directory = Callable[..., Path]
 ONE, TWO = {"one": 0.6}, {"one": 0.2, "two": -0.7}
@@ -89,14 +89,6 @@ def model_of(stream: FleetLane) -> Model:
 
 def storages(stream: FleetLane) -> list[int]:
     return [tensor.data_ptr() for network in networks_of(model_of(stream)).values() for tensor in network.parameters()]
-
-
-def ran(fleet: Fleet, stream: FleetLane, number: int) -> int:
-    stream.put(picture_of(number))
-    fleet.work()
-    sequence, revision, _ = stream.made[-1]
-    assert sequence == number
-    return revision
 
 
 def test_other_loras_are_written_where_the_captured_frame_reads_them(fleet: Callable[[], Fleet]) -> None:

@@ -14,7 +14,7 @@ from sdstream.directories import ModelPlaces
 from sdstream.params import ModelEntry, ModelTable
 from sdstream.worker import work
 from sdstream.worker.pipelines import Pipeline, make_pipeline
-from tests.diffusion.fleet import MODEL, Fleet, FleetLane, params_of, picture_of
+from tests.diffusion.fleet import MODEL, Fleet, FleetLane, params_of, ran
 from tests.support.hub import FakeHub
 
 Directory = Callable[..., Path]
@@ -28,11 +28,7 @@ def hub(tmp_path: Path, tiny_directory: Directory, monkeypatch: pytest.MonkeyPat
     made.add(OTHER, shutil.copytree(tiny_directory("sd-turbo"), tmp_path / "upstream"))
     made.hold, made.held = threading.Event(), UNET
     with made.run():
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", made.url)
-        template = f"{made.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        made.be_the_hub(monkeypatch, tmp_path / "cache")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
         monkeypatch.setattr(hub_module, "PAUSE_SECONDS", 0.0)
         monkeypatch.setattr(hub_module, "SPARE_BYTES", 0)
@@ -61,14 +57,6 @@ def download_begun(fleet: Fleet, stream: FleetLane) -> None:
         fleet.work()
         fleet.clock.monotonic()
         threading.Event().wait(0.01)
-
-
-def ran(fleet: Fleet, stream: FleetLane, number: int) -> int:
-    stream.put(picture_of(number))
-    fleet.work()
-    sequence, revision, _ = stream.made[-1]
-    assert sequence == number
-    return revision
 
 
 def test_a_download_is_given_up_for_newer_params_and_no_error_is_told(fleet: Fleet, hub: FakeHub) -> None:

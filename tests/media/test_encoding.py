@@ -110,6 +110,23 @@ def test_bitrate_and_keyframe_size_are_bounded(codec: VideoCodec) -> None:
     assert max(picture.byte_count for picture in pictures[1:]) < bitrate / 8 * 0.35
 
 
+@pytest.mark.parametrize("bitrate", [300_000, 1_500_000, 30_000_000])
+def test_the_first_picture_of_h264_is_as_good_as_those_after_it(bitrate: int) -> None:
+    pictures = encode(3, bitrate=bitrate)
+    errors = [
+        numpy.square(frame.to_ndarray().astype(float) - noisy(index).to_ndarray()).mean()
+        for index, frame in enumerate(decode(pictures))
+    ]
+    assert errors[0] <= max(errors[1:]) * 1.2
+
+
+def test_the_first_picture_of_h264_is_a_keyframe_in_any_case() -> None:
+    made = PictureEncoder("H264", SIZE, 800_000).encode(noisy(0), 0, keyframe=False)
+    assert made is not None
+    assert made.keyframe
+    assert {unit[0] & 31 for unit in units(made)} >= {7, 8, 5}
+
+
 def test_keyframe_policy_makes_one_a_second() -> None:
     policy = KeyframePolicy()
     keys = []

@@ -66,15 +66,23 @@ def session(kind: int) -> Session:
     return Session(policy)
 
 
-@pytest.mark.parametrize("fast", [(True, True), (True, False), (False, True)], ids=str)
-async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) -> None:
-    here, there = Recorder(), Recorder()
+async def connected(
+    here: Recorder, there: Recorder, fast: tuple[bool, bool] = (True, True), *, named: bool = True
+) -> tuple[Peer, Peer]:
+    """Two peers that have connected; the second is told the first one's candidates if `named`."""
     addressing = Addressing(addresses=("127.0.0.1",))
     one, two = Peer(addressing, here, fast=fast[0]), Peer(addressing, there, fast=fast[1])
     offer, answer = await one.gather("actpass"), await two.gather("active")
-    two.connect(section(offer, candidates=()))
+    two.connect(section(offer) if named else section(offer, candidates=()))
     one.connect(section(answer))
     await eventually(lambda: here.connected and there.connected)
+    return one, two
+
+
+@pytest.mark.parametrize("fast", [(True, True), (True, False), (False, True)], ids=str)
+async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await connected(here, there, fast, named=False)
     packets = [write_packet(96, index % 3 == 0, index, index * 3000, 7, bytes(index * 7)) for index in range(150)]
     report = bytes.fromhex("80c90001") + (5).to_bytes(4, "big")
     for packet in packets:
@@ -99,12 +107,7 @@ def numbered(first: int, count: int) -> list[bytes]:
 async def pair() -> AsyncIterator[tuple[Peer, Recorder]]:
     """A connected sender that has sent one packet, and what its other side has received after that."""
     here, there = Recorder(), Recorder()
-    addressing = Addressing(addresses=("127.0.0.1",))
-    one, two = Peer(addressing, here), Peer(addressing, there)
-    offer, answer = await one.gather("actpass"), await two.gather("active")
-    two.connect(section(offer))
-    one.connect(section(answer))
-    await eventually(lambda: here.connected and there.connected)
+    one, two = await connected(here, there)
     assert not one.sends_here, "no way is known yet"
     one.send_rtp(numbered(0, 1)[0])
     await eventually(lambda: there.rtp)
@@ -168,13 +171,8 @@ async def test_a_wrong_fingerprint_is_no_connection() -> None:
 
 async def test_what_is_no_packet_of_the_peer_is_passed_over() -> None:
     here, there = Recorder(), Recorder()
-    addressing = Addressing(addresses=("127.0.0.1",))
-    one, two = Peer(addressing, here), Peer(addressing, there)
-    offer, answer = await one.gather("actpass"), await two.gather("active")
-    two.connect(section(offer))
-    one.connect(section(answer))
-    await eventually(lambda: here.connected and there.connected)
-    port = int(answer.candidates[0].split()[5])
+    one, two = await connected(here, there)
+    port = two._connection.local_candidates[0].port
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
         asyncio.DatagramProtocol, remote_addr=("127.0.0.1", port)
     )
@@ -302,12 +300,7 @@ def test_a_library_without_what_is_needed_stops_the_start(monkeypatch: pytest.Mo
 
 async def test_sending_while_the_sockets_go_is_harmless() -> None:
     here, there = Recorder(), Recorder()
-    addressing = Addressing(addresses=("127.0.0.1",))
-    one, two = Peer(addressing, here), Peer(addressing, there)
-    offer, answer = await one.gather("actpass"), await two.gather("active")
-    two.connect(section(offer))
-    one.connect(section(answer))
-    await eventually(lambda: here.connected and there.connected)
+    one, two = await connected(here, there)
     packet = write_packet(96, True, 1, 2, 3, b"good")
     one.send_rtp(packet)
     await one._connection.close()  # as the end of consent does

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 LARGE = (".safetensors", ".bin")
 """Files that the hub keeps outside git: they have a SHA-256 and come from another host."""
 
@@ -88,6 +90,14 @@ class FakeHub:
             server.shutdown()
             server.server_close()
             thread.join(5)
+
+    def be_the_hub(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Have this process's huggingface_hub ask here, and keep what it fetches in `cache`."""
+        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", self.url)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
 
 
 def git_blob(content: bytes) -> str:

@@ -214,11 +214,7 @@ def test_loras_come_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pyte
     hub.add("some/lora", upstream)
     own = ModelPlaces(tmp_path / "m", tmp_path / "loras")
     with hub.run():
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        hub.be_the_hub(monkeypatch, tmp_path / "cache")
         path = LoraFiles().get(name, own, quiet)
         assert path.read_bytes() == (upstream / "x.safetensors").read_bytes()
         hub.requests.clear()

@@ -103,6 +103,7 @@ class PictureEncoder:
         self.codec: VideoCodec = codec
         self.size = size
         self.rate = rate
+        self._begun = False
         self.picture_id = 0
         """Of the next VP8 picture, 15 bits; an encoder that takes another's place goes on with its number."""
         buffer = round(bitrate * max(BUFFER_SECONDS, BUFFER_PICTURES / rate))
@@ -115,18 +116,19 @@ class PictureEncoder:
             self._context = _open_nvenc(size, per_second, buffer, most_rate)
         else:
             self._context = _open_x264(size, per_second, buffer, most_rate)
+            self._settle()
 
     def encode(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> EncodedPicture | None:
-        """Encode yuv420p, BT.601, limited range, at 90 kHz `timestamp`. None when the encoder skipped the picture.
+        """Encode yuv420p, BT.601, limited range, at 90 kHz `timestamp`, 0 or more. None when the encoder skipped it.
+
+        The first picture is a keyframe in any case.
 
         Raises `av.FFmpegError` when the encoder fails; it must not be used again then.
         """
-        frame.pts = timestamp
-        frame.time_base = VIDEO_CLOCK
-        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        packets = cast(list[Any], cast(Any, self._context).encode(frame))
+        packets = self._packets(frame, timestamp, keyframe=keyframe or not self._begun)
         if not packets:
             return None
+        self._begun = True
         data = b"".join(bytes(packet) for packet in packets)
         if self.codec == "H264":
             payloads = pack_h264(data)
@@ -136,6 +138,23 @@ class PictureEncoder:
         return EncodedPicture(
             tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
         )
+
+    def _packets(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> list[Any]:
+        frame.pts = timestamp
+        frame.time_base = VIDEO_CLOCK
+        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+        return cast(list[Any], cast(Any, self._context).encode(frame))
+
+    def _settle(self) -> None:
+        """Have x264 encode a grey picture that nobody gets.
+
+        It codes its very first picture with a quantiser that does not depend on the bitrate: where there are bits for
+        more, that one would be coarse among its neighbours.
+        """
+        grey = VideoFrame(self.size.width, self.size.height, "yuv420p")
+        for plane in grey.planes:
+            plane.update(bytes((128,)) * plane.buffer_size)
+        self._packets(grey, -VIDEO_CLOCK.denominator, keyframe=True)
 
 
 def h264_level(size: PictureSize, rate: float = NOMINAL_RATE) -> str:

@@ -1,7 +1,7 @@
 // Where a picture's time goes: the hops of the last minute one above the other, by their medians, and a key with the figures.
 
 import { element, formatNumber } from "./dom.js";
-import { roundUp } from "./plots.js";
+import { cleared, roundUp } from "./plots.js";
 
 const WINDOW_MS = 60_000;
 const LEAST_TOP = 20;
@@ -60,13 +60,9 @@ export class HopPlot {
 
   draw() {
     const { canvas } = this;
-    const scale = devicePixelRatio || 1;
-    const width = Math.round(canvas.clientWidth * scale);
-    const height = Math.round(canvas.clientHeight * scale);
-    if (!width || !height) return;
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
-    context.clearRect(0, 0, width, height);
+    const area = cleared(canvas);
+    if (!area) return;
+    const { context, width, height, scale } = area;
     const samples = this.#samples.filter(({ values }) => values);
     const top = roundUp(Math.max(LEAST_TOP, ...samples.map(({ values }) => values.reduce((sum, value) => sum + value, 0))));
     this.topLabel.textContent = formatNumber(top);

@@ -12,6 +12,18 @@ export function roundUp(value) {
   return (ROUND.find((factor) => factor * power >= value * 0.9999) ?? 10) * power;
 }
 
+/** A cleared context for the pixels that `canvas` has on this screen, with their size; undefined while it has none. */
+export function cleared(canvas) {
+  const scale = devicePixelRatio || 1;
+  const width = Math.round(canvas.clientWidth * scale);
+  const height = Math.round(canvas.clientHeight * scale);
+  if (!width || !height) return undefined;
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, width, height);
+  return { context, width, height, scale };
+}
+
 /** A plot with one or two series. `floor` is the least top of the scale, so that noise near zero stays small. */
 export class Plot {
   #samples = [];
@@ -63,14 +75,10 @@ export class Plot {
 
   draw() {
     const { canvas } = this;
-    const scale = devicePixelRatio || 1;
-    const width = Math.round(canvas.clientWidth * scale);
-    const height = Math.round(canvas.clientHeight * scale);
-    if (!width || !height) return;
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
+    const area = cleared(canvas);
+    if (!area) return;
+    const { context, width, height, scale } = area;
     const style = getComputedStyle(canvas);
-    context.clearRect(0, 0, width, height);
     context.lineWidth = 1;
     context.strokeStyle = style.getPropertyValue("--grid");
     for (const share of [0, 0.5, 1]) {
