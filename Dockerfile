@@ -48,15 +48,21 @@ COPY sdstream ./sdstream
 COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
-        ".[runpod]" \
+        ".[runpod,bake]"
+# TensorRT, for A100 and H100: --build-arg TENSORRT_PACKAGE='tensorrt-cu12>=11'. Gigabytes that RTX cards have no use for.
+ARG TENSORRT_PACKAGE=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    if [ -n "$TENSORRT_PACKAGE" ]; then \
+        pip install --constraint constraints.txt --extra-index-url https://pypi.nvidia.com "$TENSORRT_PACKAGE"; \
+    fi \
     && python -m compileall -q /opt/venv
 
 FROM base AS runtime
-# gcc and the headers are for torch.compile, which makes a small C program for each kernel.
+# g++ and the headers are for torch.compile and for engines of the compiled back end, which are C++ programs.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
-        coturn ffmpeg gcc libc6-dev python3-dev tini util-linux \
+        coturn ffmpeg g++ libc6-dev python3-dev tini util-linux \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home --shell /bin/bash sdstream
 COPY --from=mediamtx /mediamtx /usr/local/bin/mediamtx

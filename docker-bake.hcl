@@ -1,6 +1,8 @@
 # docker buildx bake                       the image, for this machine's Docker
 # docker buildx bake --push                and to the registry that REGISTRY names
 # docker buildx bake cuda13                for hosts with driver 580 or newer
+#
+# TENSORRT_PACKAGE='tensorrt-cu12>=11' before it puts TensorRT in, for A100 and H100 (with cuda13: 'tensorrt-cu13>=11').
 
 variable "REGISTRY" {
   default = ""
@@ -12,6 +14,10 @@ variable "IMAGE" {
 
 variable "RELEASE_VERSION" {
   default = "dev"
+}
+
+variable "TENSORRT_PACKAGE" {
+  default = ""
 }
 
 function "tags" {
@@ -28,6 +34,9 @@ target "base" {
   dockerfile = "Dockerfile"
   target     = "runtime"
   platforms  = ["linux/amd64"]
+  args = {
+    TENSORRT_PACKAGE = TENSORRT_PACKAGE
+  }
 }
 
 target "cuda12" {

@@ -1,6 +1,7 @@
 """The real SDK's worker loop: sessions as jobs, control jobs beside them, and every way in which they end."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,8 +13,8 @@ import pytest
 from sdstream.client import RunPodClient
 from sdstream.job_errors import JobFailed
 from tests.jobs.conftest import PLACES
-from tests.jobs.platform import FakePlatform
-from tests.jobs.worker import JobWorker
+from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
+from tests.jobs.worker import ROOT, JobWorker
 from tests.support.peers import Publisher, Viewer
 from tests.support.rest import SMALL, block
 from tests.support.waiting import eventually
@@ -64,6 +65,31 @@ async def session(client: RunPodClient, **members: Any) -> AsyncIterator[Running
         yield running
     finally:
         await running.cancel()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/serverless.md"])
+def test_the_session_that_the_documentation_shows_runs_to_its_summary(
+    platform: FakePlatform, worker: JobWorker, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = re.findall(
+        r"```python\n(import asyncio\n\nfrom sdstream\.client .*?)```", (ROOT / page).read_text(), re.DOTALL
+    )
+    seen: list[str] = []
+
+    class Client(RunPodClient):
+        def __init__(self, endpoint: str, api_key: str) -> None:
+            assert (endpoint, api_key) == ("ENDPOINT_ID", "rpa_...")
+            super().__init__(ENDPOINT, API_KEY, url=platform.url)
+
+        async def events(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
+            async for event in super().events(job_id):
+                seen.append(event["event"])
+                yield event
+
+    monkeypatch.setattr("sdstream.client.RunPodClient", Client)
+    exec(compile(program, page, "exec"), {"__name__": "__main__"})
+    assert seen[0] == "ready"
+    assert seen[-1] == "summary"
 
 
 async def test_a_session_from_start_to_stop(client: RunPodClient, platform: FakePlatform) -> None:

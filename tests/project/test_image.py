@@ -92,7 +92,9 @@ def test_it_is_for_the_one_platform_that_runpod_runs() -> None:
 
 def test_its_cuda_is_new_enough_for_blackwell() -> None:
     versions = [build_arguments()["CUDA_VERSION"]]
-    versions += [body["args"]["CUDA_VERSION"] for body in bake_blocks("target").values() if "args" in body]
+    blocks = bake_blocks("target")
+    versions += [blocks[name]["args"]["CUDA_VERSION"] for name in blocks if name != "base"]
+    assert len(versions) == 3
     assert all(tuple(map(int, version.split("."))) >= (12, 8, 0) for version in versions)
     assert "-runtime-" in next(line for line in arguments("FROM") if "nvidia/cuda" in line)
 
@@ -101,7 +103,7 @@ def test_no_image_is_taken_by_a_tag_that_moves() -> None:
     images = [value for name, value in build_arguments().items() if name.endswith("_IMAGE")]
     assert images
     for image in images:
-        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", image), image
+        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", image), image
 
 
 def test_mediamtx_is_one_that_was_read() -> None:
@@ -154,6 +156,20 @@ def test_it_holds_what_the_settings_start() -> None:
     assert re.search(r"\btini\b", installed)
     assert re.search(r"\bffmpeg\b", installed)
     assert any(line.startswith("--from=mediamtx /mediamtx ") for line in arguments("COPY"))
+
+
+def test_it_can_bake_engines_on_its_card_and_run_them() -> None:
+    installed = " ".join(arguments("RUN"))
+    (extras,) = re.findall(r"\"\.\[([a-z,]+)\]\"", installed)
+    assert {"runpod", "bake"} <= set(extras.split(","))
+    assert "sdstream[gpu]" in tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]["bake"]
+    assert re.search(r"\bg\+\+ ", installed), "what the compiled back end makes is C++"
+
+
+def test_tensorrt_goes_in_by_the_same_name_everywhere() -> None:
+    assert build_arguments()["TENSORRT_PACKAGE"] == ""
+    assert "TENSORRT_PACKAGE" in bake_blocks("variable")
+    assert "TENSORRT_PACKAGE" in bake_blocks("target")["base"]["args"]
 
 
 def test_it_shows_the_ports_of_the_settings() -> None:
