@@ -38,6 +38,8 @@ class StreamKeeper:
         self._clock = clock
         self._collect = collect
         self._health: WorkerHealth | None = None
+        self._known: WorkerHealth | None = None
+        """The worker's at this tick, for all streams."""
         self._duties: dict[str, asyncio.Task[None]] = {}
         self.faults = 0
         """Defects that were caught here; what raised them was left out once and is tried again at the next tick."""
@@ -60,11 +62,12 @@ class StreamKeeper:
 
     async def tick(self) -> None:
         """Look after every stream once. Waits a moment at most for duties, which may take longer."""
+        self._known = None
         self._guard("worker", self._watch_worker)
         for stream in self._streams:
             name = stream.saved.id
             if stream.live is not None:
-                self._guard(f"observe {name}", stream.observe, stream)
+                self._guard(f"observe {name}", lambda stream=stream: stream.observe(self._known), stream)
             self._guard(f"look for a duty of {name}", lambda stream=stream: self._look_for_duty(stream), stream)
         if self._duties:
             await asyncio.wait(self._duties.values(), timeout=TICK_SECONDS)
@@ -121,7 +124,7 @@ class StreamKeeper:
                 await self._collect(stream)
 
     def _watch_worker(self) -> None:
-        health = self._worker.health()
+        health = self._known = self._worker.health()
         before, self._health = self._health, health
         if before is None or (before.phase, before.restarts) == (health.phase, health.restarts):
             return

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -276,12 +277,16 @@ class LiveStream:
             restart_at=self.restart_at,
         )
 
-    def show_placard(self, health: WorkerHealth) -> Placard | None:
-        """Send the words that this moment asks for, if any; returns them. Once each tick."""
+    def show_placard(self, moments: Moments) -> Placard | None:
+        """Send the words that these moments ask for, if any; returns them. Once each tick."""
         if self._media is None:
             return None
         with self._sending:
-            placard = choose_placard(self.moments(health), self._clock.monotonic(), self._thresholds)
+            # A picture that has come since the moments were noted leaves nothing to be said.
+            last_output_at = self.traffic.output.last_at
+            if last_output_at != moments.last_output_at:
+                moments = replace(moments, last_output_at=last_output_at)
+            placard = choose_placard(moments, self._clock.monotonic(), self._thresholds)
             if placard is not None:
                 self._media.send_placard(placard)
         return placard

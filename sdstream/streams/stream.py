@@ -235,10 +235,14 @@ class Stream:
             viewers=live.viewers,
         )
 
-    def observe(self) -> Verdict:
-        """Compute the state; show the placard that goes with it, and tell when it changed."""
-        health = self._worker.health()
-        verdict = compute_state(self._moments(health), self._clock.monotonic(), self._thresholds)
+    def observe(self, health: WorkerHealth | None = None) -> Verdict:
+        """Compute the state; show the placard that goes with it, and tell when it changed.
+
+        `health` is the worker's at this moment, for whoever knows it.
+        """
+        health = self._worker.health() if health is None else health
+        moments = self._moments(health)
+        verdict = compute_state(moments, self._clock.monotonic(), self._thresholds)
         if verdict.state is not self._state:
             previous, self._state = self._state, verdict.state
             self._state_changed_at = self._clock.now()
@@ -247,7 +251,7 @@ class Stream:
             log.info("stream state", stream_id=self.saved.id, **data)
         live = self.live
         if live is not None:
-            live.show_placard(health)
+            live.show_placard(moments)
             if live.publisher is not PublisherState.ABSENT or live.viewers:
                 self.use()
         return verdict

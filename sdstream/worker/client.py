@@ -342,13 +342,13 @@ class WorkerProcess:
             return
         self._heard_at = self._clock.monotonic()
         match message:
+            case PictureOut():
+                if lane := self._lanes.get(message.lane):
+                    lane.on_picture_out(message, child.channel)
             case Pong():
                 self._pong = message
             case Ready():
                 self._loop.call_soon_threadsafe(self._on_ready, child, message)
-            case PictureOut():
-                if lane := self._lanes.get(message.lane):
-                    lane.on_picture_out(message, child.channel)
             case SlotsReturned():
                 if lane := self._lanes.get(message.lane):
                     lane.on_slots_returned(message, child.channel)

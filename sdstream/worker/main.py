@@ -129,7 +129,7 @@ class Worker:
         match message:
             case PictureIn():
                 if lane := self._lanes.get(message.lane):
-                    lane.accept(message)
+                    lane.accept(message, at_once=not self._reception.helper_reads)
             case SlotsReturned():
                 if lane := self._lanes.get(message.lane):
                     lane.take_back(message.ring, message.slots)

@@ -241,6 +241,8 @@ class Unpacker:
     def feed(self, data: bytes) -> list[Any]:
         """Every message that is complete with `data`."""
         pending = self._pending
+        if not pending and len(data) == HEADER + int.from_bytes(data[:HEADER], "little"):  # the usual case
+            return [self._decode(memoryview(data)[HEADER:])]
         pending += data
         messages: list[Any] = []
         start, available = 0, len(pending)
@@ -251,13 +253,16 @@ class Unpacker:
             end = start + HEADER + length
             if available < end:
                 break
-            try:
-                messages.append(self._decoder.decode(bytes(pending[start + HEADER : end])))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise InternalError(f"an unknown message between server and worker: {error}") from error
+            messages.append(self._decode(bytes(pending[start + HEADER : end])))
             start = end
         del pending[:start]
         return messages
+
+    def _decode(self, body: bytes | memoryview) -> Any:
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InternalError(f"an unknown message between server and worker: {error}") from error
 
 
 __all__ = [

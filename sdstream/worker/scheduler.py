@@ -126,8 +126,21 @@ class _Queue:
         return self.ready and self.room and len(self.inbox) > 0
 
     @property
+    def has_settled(self) -> bool:
+        """Whether its params are in force, proven, and no newer ones have come."""
+        return self.ready and self.params is None and not (self.preparing or self.fresh or self.proving)
+
+    @property
     def has_untried(self) -> bool:
         return (self.params is not None and not self.preparing) or (self.fresh and self.has_picture)
+
+    def note_arrival(self, now: float, *, keep: bool) -> None:
+        """A picture has come; from the gaps between them the next one is expected."""
+        if keep:  # of a file: it is in no hurry, however fast it comes
+            self.interval = LONGEST_INTERVAL
+        elif self.arrived_at is not None:
+            self.interval = next_interval(self.interval, now - self.arrived_at)
+        self.arrived_at = now
 
 
 class Scheduler:
@@ -178,16 +191,22 @@ class Scheduler:
             if queue is None:
                 return picture
             now = self._clock.monotonic()
-            if picture.message.keep:  # of a file: it is in no hurry, however fast it comes
-                queue.interval = LONGEST_INTERVAL
-            elif queue.arrived_at is not None:
-                queue.interval = next_interval(queue.interval, now - queue.arrived_at)
-            queue.arrived_at = now
+            queue.note_arrival(now, keep=picture.message.keep)
             if queue.since is None:
                 queue.since = now
             replaced = queue.inbox.put(Arrival(picture, picture.message.keep))
             self._condition.notify()
             return replaced
+
+    def passes(self, lane: int, *, keep: bool) -> bool:
+        """Whether a picture that comes now needs no turn: its lane has settled, and none of it waits. Notes that it
+        came; `keep` is the picture's."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            if queue is None or not queue.has_settled or len(queue.inbox):
+                return False
+            queue.note_arrival(self._clock.monotonic(), keep=keep)
+            return True
 
     def set_room(self, lane: int, room: bool) -> None:
         """Say whether a result of this lane could be written: a lane without room is passed over."""

@@ -23,6 +23,7 @@ from sdstream.worker.messages import (
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
 from sdstream.worker.output import OutputRing
+from sdstream.worker.passage import Passage
 from sdstream.worker.pipelines import Pipeline, Progress, Told, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing
@@ -64,6 +65,7 @@ class LaneWork:
         self._pass_unchanged = pass_unchanged
         self._input: FrameRing | None = None
         self._output = OutputRing(number, memory_prefix, send, lambda room: scheduler.set_room(number, room))
+        self._passage = Passage(number, scheduler, send, clock)
         self._image: StyleImage | None = None
         self._pipeline: Pipeline | None = None
         self._in_force: WantedParams | None = None
@@ -91,13 +93,15 @@ class LaneWork:
         ring.unlink()
         self._input = ring
 
-    def accept(self, message: PictureIn) -> None:
-        """A picture arrived: queue it, or give its slot back at once."""
+    def accept(self, message: PictureIn, *, at_once: bool = False) -> None:
+        """A picture arrived: queue it or give its slot back. An idle working thread (`at_once`) may pass it on."""
         if message.returned:
             self.take_back(message.returned_ring, message.returned)
         ring = self._input
         if ring is None or ring.number != message.ring:
             raise InternalError(f"a picture in ring {message.ring}, which is not in use")
+        if at_once and self._passage.takes(message):
+            return
         picture = WaitingPicture(message, ring)
         free = picture if self.failed else self._scheduler.put(self.number, picture)
         if free is not None:
@@ -165,6 +169,7 @@ class LaneWork:
 
     def swap(self, prepared: Prepared) -> None:
         """Bring what was prepared into force, from the next picture on. When it raises, the lane is as it was."""
+        self._passage.shut()
         before, pipeline = self._pipeline, prepared.pipeline
         if pipeline is None:
             assert before is not None
@@ -188,8 +193,7 @@ class LaneWork:
         if self._pipeline is None:
             self.fail(error)
             return
-        code, message = code_and_words(error)
-        self._refusal = Refusal(revision, code, message)
+        self.note_refusal(error, revision)
         self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
         self._report(LanePhase.READY)
 
@@ -308,7 +312,8 @@ class LaneWork:
             self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
         known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
         blocked, self._told_blocked = known - self._told_blocked, known
-        size = result.size
+        if result.ring == IN_PLACE and not pipeline.states:  # without processors nothing here can change by itself
+            self._passage.open(result.size, self._revision)
         self._send(
             PictureOut(
                 self.number,
@@ -316,8 +321,8 @@ class LaneWork:
                 picture.message.slot,
                 result.ring,
                 result.slot,
-                size.width,
-                size.height,
+                result.size.width,
+                result.size.height,
                 self._revision,
                 self._clock.monotonic() - started,
                 started - picture.message.sent_at,
@@ -354,6 +359,7 @@ class LaneWork:
     # -- below
 
     def _drop_pipeline(self) -> None:
+        self._passage.shut()
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None:
             pipeline.end()
@@ -367,8 +373,7 @@ class LaneWork:
         error_code: str | None = None,
         error_message: str | None = None,
     ) -> None:
-        refusal = self._refusal
-        pipeline = self._pipeline
+        refusal, pipeline = self._refusal, self._pipeline
         if phase is LanePhase.READY and pipeline is not None:
             detail = "; ".join(pipeline.notes)
             self._told = pipeline.told

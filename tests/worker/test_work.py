@@ -52,7 +52,10 @@ def _tidy() -> Iterator[None]:
 class Bench:
     """One lane, and the server's side of its rings."""
 
-    def __init__(self, params: StreamParams, pass_unchanged: bool = True, overlap: bool = True) -> None:
+    def __init__(
+        self, params: StreamParams, pass_unchanged: bool = True, overlap: bool = True, at_once: bool = False
+    ) -> None:
+        self.at_once = at_once
         self.sent: list[Message] = []
         self.scheduler = Scheduler(ManualClock())
         self.work = LaneWork(
@@ -110,7 +113,7 @@ class Bench:
             returned_ring,
             list(returned),
         )
-        self.work.accept(message)
+        self.work.accept(message, at_once=self.at_once)
 
     def of(self, kind: type[Message]) -> list[Any]:
         return [message for message in self.sent if isinstance(message, kind)]
