@@ -22,6 +22,8 @@ from typing import Any
 
 WINDOWS = sys.platform == "win32"
 LINUX = sys.platform.startswith("linux")
+UDP_GRO = 104
+"""Of `<linux/udp.h>`: give datagrams that came together as one, and say by what size to cut it."""
 UDP_SEGMENT = 103
 """Of `<linux/udp.h>`: cut what is sent into datagrams of this many bytes."""
 SET_PARENT_DEATH_SIGNAL = 1
@@ -186,6 +188,32 @@ def send_segments(connection: socket.socket, datagrams: Sequence[bytes], address
     connection.sendmsg(datagrams, options, socket.MSG_DONTWAIT, address)
 
 
+def can_join_datagrams() -> bool:
+    """Whether `join_datagrams` can do something here."""
+    return LINUX
+
+
+def join_datagrams(connection: socket.socket) -> None:
+    """Have the kernel join datagrams of one sender that come together; where it cannot, nothing."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+
+
+def receive_joined(connection: socket.socket, space: memoryview) -> tuple[int, int, Any]:
+    """Read into `space` what has come: its bytes, the size of each datagram but the last in it, and who sent it.
+
+    Raises `BlockingIOError` when nothing has, `OSError` as the socket does.
+    """
+    length, ancillary, _, address = connection.recvmsg_into((space,), _JOINED_SPACE)
+    for level, kind, data in ancillary:
+        if kind == UDP_GRO and level == socket.IPPROTO_UDP:
+            return length, int.from_bytes(data, sys.byteorder), address
+    return length, length, address
+
+
+_JOINED_SPACE = socket.CMSG_SPACE(4) if LINUX else 0
+
+
 def shared_memory_directory() -> Path:
     """Where files that live in memory are kept: the kernel's own place on Linux, the temporary directory elsewhere."""
     memory = Path("/dev/shm")
@@ -324,6 +352,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 __all__ = [
+    "can_join_datagrams",
     "can_send_segments",
     "create_shared_memory",
     "die_with_parent",
@@ -331,6 +360,7 @@ __all__ = [
     "flush_directory",
     "free_memory",
     "ignore_interrupts",
+    "join_datagrams",
     "lower_priority",
     "memory_limit",
     "on_termination",
@@ -341,6 +371,7 @@ __all__ = [
     "process_memory",
     "processor_features",
     "processor_name",
+    "receive_joined",
     "received_socket",
     "release_free_memory",
     "send_segments",

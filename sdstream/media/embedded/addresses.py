@@ -12,6 +12,7 @@ from typing import TypeVar
 import ifaddr
 
 from sdstream.errors import CapacityReached, ConfigurationError
+from sdstream.media.embedded.datagrams import as_burst_protocol, open_bursts
 from sdstream.media.ports import IceServer
 from sdstream.media.turn.services import check_server
 from sdstream.settings import Settings, is_loopback
@@ -87,7 +88,8 @@ def interface_addresses() -> list[str]:
 async def bind(
     address: str, ports: tuple[int, int] | None, factory: Callable[[], ProtocolType]
 ) -> tuple[asyncio.DatagramTransport, ProtocolType] | None:
-    """Open a UDP socket for `address`; None when the family is not available here.
+    """Open a UDP socket for `address`; None when the family is not available here. Bursts are for protocols that take
+    them (`datagrams.py`).
 
     An address that is not this machine's (a router's public one) is served from the wildcard address.
     Raises `CapacityReached` when every port of the range is taken.
@@ -96,7 +98,7 @@ async def bind(
     for local in (address, wildcard):
         for port in _port_order(ports):
             try:
-                opened = await asyncio.get_running_loop().create_datagram_endpoint(factory, local_addr=(local, port))
+                opened = await _open(local, port, factory)
             except OSError as error:
                 if ports is not None and is_port_taken(error):
                     continue
@@ -110,6 +112,19 @@ async def bind(
             first, last = ports or (0, 0)
             raise CapacityReached(f"all UDP ports of webrtc_ports {first}-{last} are in use")
     return None
+
+
+async def _open(
+    host: str, port: int, factory: Callable[[], ProtocolType]
+) -> tuple[asyncio.DatagramTransport, ProtocolType]:
+    protocol = factory()
+    taker = as_burst_protocol(protocol)
+    if taker is not None:
+        try:
+            return open_bursts(host, port, taker), protocol
+        except NotImplementedError:
+            pass  # this loop watches no sockets
+    return await asyncio.get_running_loop().create_datagram_endpoint(lambda: protocol, local_addr=(host, port))
 
 
 def is_port_taken(error: OSError) -> bool:

@@ -42,7 +42,12 @@ class AddressedConnection(Connection):
         super().__init__(ice_controlling=False, **servers)
         self._addressing = addressing
         self.media_sink: Callable[[bytes], None] | None = None
+        self.burst_sink: Callable[[memoryview, int], None] | None = None
+        """Takes datagrams as `BurstProtocol.burst_received` does, of which all look like media packets."""
         self.queues_media = True
+
+    def _protocol(self) -> "Datagrams":
+        return Datagrams(self) if self.queues_media else BurstDatagrams(self)
 
     @property
     def selected_pair(self) -> Any:
@@ -53,7 +58,7 @@ class AddressedConnection(Connection):
             return
         self._local_candidates_start = True
         for index, address in enumerate(self._addressing.candidates()):
-            opened = await bind(address, self._addressing.ports, lambda: Datagrams(self))
+            opened = await bind(address, self._addressing.ports, self._protocol)
             if opened is None:
                 log.warning("cannot open a UDP socket for this address", address=address)
                 continue
@@ -133,6 +138,23 @@ class Datagrams(StunProtocol):
             if len(data) > MAX_DATAGRAM or not connection.queues_media:
                 return
         super().datagram_received(data, addr)
+
+
+class BurstDatagrams(Datagrams):
+    """A socket that is read in bursts."""
+
+    def burst_received(self, data: memoryview, size: int, address: tuple[Any, ...]) -> None:
+        connection = self.receiver
+        sink = connection.burst_sink if isinstance(connection, AddressedConnection) else None
+        if sink is not None and size <= MAX_DATAGRAM and not bytes(data[::size]).translate(None, _FIRST_OF_MEDIA):
+            sink(data, size)
+            return
+        for start in range(0, len(data), size):
+            self.datagram_received(bytes(data[start : start + size]), address)
+
+
+_FIRST_OF_MEDIA = bytes(range(128, 192))
+"""What the first byte of a media packet can be (RFC 7983)."""
 
 
 class AddressedGatherer(RTCIceGatherer):

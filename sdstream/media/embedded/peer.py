@@ -206,7 +206,7 @@ class Peer:
         """Take the connection down and free its sockets. Idempotent."""
         self._ended = True
         self.connected = False
-        self._connection.media_sink = None
+        self._connection.media_sink = self._connection.burst_sink = None
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -262,6 +262,7 @@ class Peer:
             if self._fast:
                 self._sender, self._receiver = ShortSession(self._dtls.sender), ShortSession(self._dtls.receiver)
                 self._connection.media_sink = self._on_media
+                self._connection.burst_sink = self._on_burst
             self._handler.on_connected()
         elif state == "failed":
             self._end("the DTLS handshake failed")
@@ -272,7 +273,7 @@ class Peer:
         if not self._ended:
             self._ended = True
             self.connected = False
-            self._connection.media_sink = None
+            self._connection.media_sink = self._connection.burst_sink = None
             self._handler.on_closed(reason)
 
     def _on_media(self, data: bytes) -> None:
@@ -285,6 +286,15 @@ class Peer:
                 self._handler.on_rtp(packet)
         except pylibsrtp.Error:
             return  # a packet sent twice, an old one, or not from the client at all
+
+    def _on_burst(self, data: memoryview, size: int) -> None:
+        kinds = bytes(data[1::size])
+        if kinds.translate(None, _KINDS_OF_RTCP) == kinds:
+            for packet in self._receiver.unprotect_burst(data, size):
+                self._handler.on_rtp(packet)
+        else:
+            for start in range(0, len(data), size):
+                self._on_media(bytes(data[start : start + size]))
 
     def _send_datagram(self, data: bytes) -> None:
         if self._find_route():
@@ -360,6 +370,10 @@ class _Dtls(RTCDtlsTransport):
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
         self._handler.on_rtcp(data)
+
+
+_KINDS_OF_RTCP = bytes(range(192, 224))
+"""What the second byte of an RTCP packet can be, and of no RTP packet (RFC 5761)."""
 
 
 def _never() -> bool:

@@ -39,6 +39,22 @@ class ShortSession:
         """Raises `pylibsrtp.Error` for what the peer has not sent, or sent before."""
         return self._run(packet, _library.srtp_unprotect)
 
+    def unprotect_burst(self, data: memoryview, size: int) -> list[bytes]:
+        """As `unprotect` of each datagram of `size` bytes in `data`, the last of which may be smaller; those that it
+        would raise for are left out. Raises `ValueError` for a `size` over `LARGEST`."""
+        if size > LARGEST:
+            raise ValueError("the packets are too long for SRTP")
+        length, buffer, state, space = self._length, self._buffer, self._state, self._space
+        decrypt = _library.srtp_unprotect
+        packets: list[bytes] = []
+        for start in range(0, len(data), size):
+            part = data[start : start + size]
+            length[0] = count = len(part)
+            buffer[0:count] = part
+            if not decrypt(state, space, length):
+                packets.append(buffer[0 : length[0]])
+        return packets
+
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """As `unprotect`, for RTCP."""
         return self._run(packet, _library.srtp_unprotect_rtcp)
