@@ -6,10 +6,12 @@ whoever keeps a picture beyond the call that delivered it must `copy()` it.
 """
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Generic, Literal, TypeVar
 
+import msgspec
 import numpy
 from numpy.typing import NDArray
 
@@ -41,8 +43,13 @@ class PictureSize:
         return f"{self.width}x{self.height}"
 
 
-@dataclass(frozen=True, slots=True)
-class I420Frame:
+@lru_cache(maxsize=64)
+def picture_size(width: int, height: int) -> PictureSize:
+    """As `PictureSize`, of which a stream has one or two. Raises `ValueError` as that."""
+    return PictureSize(width, height)
+
+
+class I420Frame(msgspec.Struct, frozen=True, eq=False):
     """One picture: planes, colour meaning and clock.
 
     `y` is uint8 [height, width]; `u` and `v` are uint8 [height/2, width/2]; strides may be padded.
@@ -62,7 +69,8 @@ class I420Frame:
 
     @property
     def size(self) -> PictureSize:
-        return PictureSize(self.y.shape[1], self.y.shape[0])
+        height, width = self.y.shape
+        return picture_size(width, height)
 
     @property
     def planes(self) -> tuple[Plane, Plane, Plane]:
@@ -73,7 +81,16 @@ class I420Frame:
         packed = numpy.empty(self.size.byte_count, numpy.uint8)
         self.pack_into(packed)
         y, u, v = split_planes(packed, self.size)
-        return replace(self, y=y, u=u, v=v)
+        return self.with_planes(y, u, v)
+
+    def with_planes(self, y: Plane, u: Plane, v: Plane) -> "I420Frame":
+        """Other planes of the same moment and meaning."""
+        return msgspec.structs.replace(self, y=y, u=u, v=v)
+
+    def at(self, pts: int, time_base: Fraction = VIDEO_CLOCK, sequence: int | None = None) -> "I420Frame":
+        """The same planes at another time; its number stays where none is given."""
+        number = self.sequence if sequence is None else sequence
+        return msgspec.structs.replace(self, pts=pts, time_base=time_base, sequence=number)
 
     def pack_into(self, target: Plane) -> None:
         """Write the planes one after the other into `target`, uint8 [at least size.byte_count]."""
@@ -153,4 +170,13 @@ class LatestSlot(Generic[Item]):
 
 _clock = SystemClock()
 
-__all__ = ["VIDEO_CLOCK", "ColourMatrix", "I420Frame", "LatestSlot", "PictureSize", "Plane", "split_planes"]
+__all__ = [
+    "VIDEO_CLOCK",
+    "ColourMatrix",
+    "I420Frame",
+    "LatestSlot",
+    "PictureSize",
+    "Plane",
+    "picture_size",
+    "split_planes",
+]

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from fractions import Fraction
 
 import structlog
@@ -52,7 +51,7 @@ async def pass_all(
             early -= 1
             return
         pts, time_base = times.popleft()
-        await asyncio.to_thread(writer.write_picture, replace(picture, pts=pts, time_base=time_base))
+        await asyncio.to_thread(writer.write_picture, picture.at(pts, time_base))
         written += 1
         on_written(written)
 

@@ -11,7 +11,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, WorkerUnavailable
-from sdstream.frames import I420Frame, PictureSize
+from sdstream.frames import I420Frame, PictureSize, picture_size
 from sdstream.params import StreamParams
 from sdstream.worker.channel import Channel
 from sdstream.worker.handover import ParamsHandover, status_of
@@ -211,7 +211,7 @@ class WorkerLane:
             if not in_place:
                 self._give_back(message.source_ring, message.source_slot)
         slot = message.source_slot if in_place else message.slot
-        y, u, v = ring.planes(slot, PictureSize(message.width, message.height))
+        y, u, v = ring.planes(slot, picture_size(message.width, message.height))
         frame = I420Frame(y, u, v, submission.pts, submission.time_base, submission.received_at, submission.sequence)
         try:
             if submission.result is not None:

@@ -125,11 +125,11 @@ class Worker:
             traceback.print_exception(error)
         os._exit(0 if error is None else 1)  # at once: without its line the process is of no use
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: Any) -> bool:
         match message:
             case PictureIn():
-                if lane := self._lanes.get(message.lane):
-                    lane.accept(message, at_once=not self._reception.helper_reads)
+                lane = self._lanes.get(message.lane)
+                return lane is not None and lane.accept(message, at_once=not self._reception.helper_reads)
             case SlotsReturned():
                 if lane := self._lanes.get(message.lane):
                     lane.take_back(message.ring, message.slots)
@@ -158,6 +158,7 @@ class Worker:
                 self._scheduler.wake()
             case _:
                 raise InternalError(f"a message the worker does not take: {type(message).__name__}")
+        return True
 
     def _pong(self, number: int) -> Pong:
         used, total = (None, None) if self._device is None else self._device.memory()

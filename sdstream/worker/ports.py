@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
 from sdstream.params import StreamParams
@@ -81,8 +83,7 @@ class LaneStatus:
     """Of its blocks and ControlNets, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessedPicture:
+class ProcessedPicture(msgspec.Struct, frozen=True, eq=False):
     """A picture from the worker.
 
     `frame` keeps `pts`, `time_base`, `received_at` and `sequence` of the picture it was made from; its planes are

@@ -15,15 +15,16 @@ from sdstream.worker.channel import Channel
 class Reception:
     """One line, two possible readers, one at a time.
 
-    `on_message` and `on_end` are called on the thread that reads. `on_end` is called when the line has ended, or with
-    the error that `on_message` raised on the helper; it ends the process and does not return.
+    `on_message` and `on_end` are called on the thread that reads. `on_message` returns whether the message may leave
+    something to do to the working thread, beside what it has handled. `on_end` is called when the line has ended, or
+    with the error that `on_message` raised on the helper; it ends the process and does not return.
     `on_relieved` is called on the helper when the line is free for the working thread again.
     """
 
     def __init__(
         self,
         channel: Channel,
-        on_message: Callable[[Any], None],
+        on_message: Callable[[Any], bool],
         on_end: Callable[[Exception | None], NoReturn],
         on_relieved: Callable[[], None],
     ) -> None:
@@ -54,18 +55,23 @@ class Reception:
         self._wanted = False
 
     def read_here(self) -> bool:
-        """Wait for messages on the working thread and handle them; False, without reading, while the helper does."""
+        """Wait for messages on the working thread and handle them, until there may be something to do; False, without
+        reading, while the helper does."""
         if self._helper_reads:
             return False
-        self._handle()
+        while not self._handle():
+            continue
         return True
 
-    def _handle(self) -> None:
+    def _handle(self) -> bool:
+        """Handle the next messages; whether there may be something to do then."""
         messages = self._channel.read()
         if messages is None:
             self._on_end(None)
+        leave_work = False
         for message in messages:
-            self._on_message(message)
+            leave_work = self._on_message(message) or leave_work
+        return leave_work
 
     def _help(self) -> None:
         try:

@@ -74,6 +74,8 @@ class FrameRing:
         self.slot_bytes = slot_bytes
         self.slots = slots
         self._memory = memory
+        self._views: dict[tuple[int, int, int], tuple[Plane, Plane, Plane]] = {}
+        """Of the newest pictures: their size is nearly always the one before."""
 
     @classmethod
     def create(cls, prefix: str, number: int, slot_bytes: int, slots: int = SLOTS) -> "FrameRing":
@@ -105,11 +107,20 @@ class FrameRing:
 
     def write(self, index: int, frame: I420Frame) -> None:
         """Copy the planes of `frame` into a slot."""
-        frame.pack_into(self.slot(index))
+        y, u, v = self.planes(index, frame.size)
+        y[...] = frame.y
+        u[...] = frame.u
+        v[...] = frame.v
 
     def planes(self, index: int, size: PictureSize) -> tuple[Plane, Plane, Plane]:
         """Views of the Y, U and V planes of the picture of `size` in a slot."""
-        return split_planes(self.slot(index), size)
+        key = index, size.width, size.height
+        views = self._views.get(key)
+        if views is None:
+            if len(self._views) >= self.slots:
+                self._views.clear()
+            views = self._views[key] = split_planes(self.slot(index), size)
+        return views
 
 
 class SlotLedger:

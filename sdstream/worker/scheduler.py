@@ -8,8 +8,10 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from sdstream.clock import Clock
-from sdstream.frames import I420Frame, PictureSize
+from sdstream.frames import I420Frame, PictureSize, picture_size
 from sdstream.params import StyleImage
 from sdstream.worker.batching import (
     FIRST_INTERVAL,
@@ -26,8 +28,7 @@ from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import Arrival, FrameRing, Inbox
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingPicture:
+class WaitingPicture(msgspec.Struct, frozen=True, eq=False):
     """A picture in a slot of an input ring, as the server announced it."""
 
     message: PictureIn
@@ -40,7 +41,7 @@ class WaitingPicture:
 
     @property
     def size(self) -> PictureSize:
-        return PictureSize(self.message.width, self.message.height)
+        return picture_size(self.message.width, self.message.height)
 
     def frame(self) -> I420Frame:
         """The picture, viewed in its slot."""
@@ -154,7 +155,8 @@ class Scheduler:
         self._clock = clock
         self._window = window
         self._most = most
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._queues: OrderedDict[int, _Queue] = OrderedDict()
         self._prepared: deque[Swap] = deque()
         self._closed: deque[Leave] = deque()
@@ -201,7 +203,7 @@ class Scheduler:
     def passes(self, lane: int, *, keep: bool) -> bool:
         """Whether a picture that comes now needs no turn: its lane has settled, and none of it waits. Notes that it
         came; `keep` is the picture's."""
-        with self._condition:
+        with self._lock:
             queue = self._queues.get(lane)
             if queue is None or not queue.has_settled or len(queue.inbox):
                 return False
@@ -235,7 +237,7 @@ class Scheduler:
 
     def take(self) -> Turn | None:
         """The next turn; None when there is nothing to do now."""
-        with self._condition:
+        with self._lock:
             return self._control() or self._call()
 
     def wait(self) -> None:

@@ -1,8 +1,9 @@
 """One picture on its way through the worker: what is remembered of it, and how whoever waits for it is told."""
 
 import asyncio
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerEndedByStream
 from sdstream.frames import I420Frame
@@ -13,8 +14,7 @@ MODEL_ERRORS: dict[str | None, type[ModelUnavailable]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, eq=False):
     """What is remembered of a picture while the worker has it. `result` belongs to a waiting `process` call."""
 
     pts: int

@@ -93,19 +93,19 @@ class LaneWork:
         ring.unlink()
         self._input = ring
 
-    def accept(self, message: PictureIn, *, at_once: bool = False) -> None:
-        """A picture arrived: queue it or give its slot back. An idle working thread (`at_once`) may pass it on."""
+    def accept(self, message: PictureIn, *, at_once: bool = False) -> bool:
+        """Queue a picture that came or give its slot back; on an idle working thread (`at_once`) it may pass: False."""
         if message.returned:
             self.take_back(message.returned_ring, message.returned)
         ring = self._input
         if ring is None or ring.number != message.ring:
             raise InternalError(f"a picture in ring {message.ring}, which is not in use")
         if at_once and self._passage.takes(message):
-            return
+            return False
         picture = WaitingPicture(message, ring)
         free = picture if self.failed else self._scheduler.put(self.number, picture)
-        if free is not None:
-            self.give_up([free])
+        self.give_up([] if free is None else [free])
+        return True
 
     def take_back(self, ring: int, slots: list[int]) -> None:
         """The server is done with results."""

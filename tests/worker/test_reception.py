@@ -25,10 +25,11 @@ class Bench:
         self.relieved = threading.Event()
         self.reception = Reception(self._line, self._on_message, self._on_end, self.relieved.set)
 
-    def _on_message(self, message: Any) -> None:
+    def _on_message(self, message: Any) -> bool:
         if message == Ping(666):
             raise ValueError("a message that cannot be handled")
         self.handled.put((threading.current_thread().name, message))
+        return message != Ping(0)
 
     def _on_end(self, error: Exception | None) -> NoReturn:
         self.ended.put(error)
@@ -52,6 +53,13 @@ def test_the_working_thread_reads_for_itself(bench: Bench) -> None:
     bench.server.send(Ping(1))
     assert bench.reception.read_here()
     assert bench.handled.get(timeout=5) == (threading.current_thread().name, Ping(1))
+
+
+def test_the_working_thread_reads_on_while_messages_leave_it_nothing_to_do(bench: Bench) -> None:
+    for number in (0, 0, 1):
+        bench.server.send(Ping(number))
+    assert bench.reception.read_here()
+    assert [bench.handled.get(timeout=5)[1].number for _ in range(3)] == [0, 0, 1]
 
 
 def test_the_helper_reads_while_it_is_called_and_the_working_thread_may_not(bench: Bench) -> None:

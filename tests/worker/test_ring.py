@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -180,7 +179,7 @@ def test_padded_planes_are_packed() -> None:
     y, u, v = (padded[:, : plane.shape[1]] for padded, plane in zip(wide, picture.planes, strict=True))
     ring = FrameRing.create(PREFIX, 1, size.byte_count)
     ring.unlink()
-    ring.write(2, replace(picture, y=y, u=u, v=v))
+    ring.write(2, picture.with_planes(y, u, v))
     assert numpy.array_equal(ring.planes(2, size)[1], picture.u)
 
 

@@ -1,7 +1,6 @@
 """The worker's end of a lane, without a process: the fast path and its twin, failure, new params, rings."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -175,10 +174,10 @@ def test_a_processor_works_on_the_picture() -> None:
 
 def test_the_first_picture_under_new_params_is_reported() -> None:
     bench = Bench(make_params())
-    bench.make(replace(noise(SIZE), sequence=5))
-    bench.make(replace(noise(SIZE), sequence=6))
+    bench.make(noise(SIZE, sequence=5))
+    bench.make(noise(SIZE, sequence=6))
     bench.scheduler.update(1, WantedParams(dump_params(make_params("blur")), 7))
-    bench.make(replace(noise(SIZE), sequence=7))
+    bench.make(noise(SIZE, sequence=7))
     ready = [report for report in bench.of(LaneReport) if report.phase == "ready"]
     assert [(report.revision, report.effective_sequence) for report in ready] == [
         (1, None),

@@ -7,9 +7,10 @@ are thrown away up to the next keyframe, which the caller must ask for (PLI).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from sdstream.media.embedded.rtp import Part, SequenceUnwrapper
+import msgspec
+
+from sdstream.media.embedded.rtp import OPENING, ORDINARY, Part, SequenceUnwrapper, nearest
 
 CAPACITY = 2048
 """Packets held while one is missing: about a second of 20 Mbit/s."""
@@ -21,7 +22,7 @@ KEYFRAME_PATIENCE = 2.0
 MAX_REQUESTED = 256
 
 
-class Packet(NamedTuple):
+class Packet(msgspec.Struct, frozen=True, gc=False):
     """One media packet, its payload already taken out of its RTP wrapping. `timestamp` is the raw 32 bits."""
 
     sequence: int
@@ -31,8 +32,7 @@ class Packet(NamedTuple):
     part: Part = Part.ORDINARY
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(msgspec.Struct, frozen=True, gc=False):
     """One encoded picture. `timestamp` counts 90 kHz ticks and does not wrap."""
 
     data: bytes
@@ -51,7 +51,6 @@ class PictureAssembler:
     """The jitter buffer of one video track."""
 
     def __init__(self) -> None:
-        self._sequences = SequenceUnwrapper(16)
         self._timestamps = SequenceUnwrapper(32)
         self._packets: dict[int, Packet] = {}
         self._next: int | None = None
@@ -82,7 +81,11 @@ class PictureAssembler:
 
     def push(self, packet: Packet, now: float) -> list[Picture]:
         """Take a packet; return the pictures that are now whole, in order."""
-        sequence = self._sequences.unwrap(packet.sequence)
+        if not self._gaps and self._next is not None:
+            sequence = self._highest + 1
+            if packet.sequence == sequence & 0xFFFF and sequence - self._next < CAPACITY:
+                return self._append(sequence, packet, now)
+        sequence = packet.sequence if self._next is None else nearest(packet.sequence, self._highest, 1 << 16)
         if self._next is None:
             self._begin(sequence, now)
         assert self._next is not None
@@ -103,6 +106,17 @@ class PictureAssembler:
             self._highest = sequence
         self._packets[sequence] = packet
         return self._release(now)
+
+    def _append(self, sequence: int, packet: Packet, now: float) -> list[Picture]:
+        """The usual case of `push`: nothing is missing, and this packet is the next."""
+        packets = self._packets
+        packets[sequence] = packet
+        self._highest = sequence
+        assert self._next is not None
+        if packet.marker or packet.timestamp != packets[self._next].timestamp or self._scanned != sequence - 1:
+            return self._release(now)
+        self._scanned = sequence
+        return []
 
     def requests(self, now: float) -> list[int]:
         """Sequence numbers (16 bits) to ask for at this moment: new gaps, and old ones after a round trip."""
@@ -178,16 +192,22 @@ class PictureAssembler:
                 self._emit(self._next, position + 1, now, pictures)
 
     def _emit(self, start: int, end: int, now: float, pictures: list[Picture]) -> None:
-        parts = [self._packets.pop(sequence) for sequence in range(start, end)]
+        packets = self._packets
+        ticks = packets[start].timestamp
+        parts: list[bytes] = []
+        best = ORDINARY
+        for sequence in range(start, end):
+            packet = packets.pop(sequence)
+            parts.append(packet.data)
+            best = max(packet.part, best)
         self._next = end
         self._scanned = end - 1
-        data = b"".join(part.data for part in parts)
+        data = b"".join(parts)
         if not data:
             return  # padding, which probes the path
-        best = max(part.part for part in parts)
-        torn, self._torn = self._torn and best is not Part.OPENING, False
-        timestamp = self._timestamps.unwrap(parts[0].timestamp)
-        keyframe = best is not Part.ORDINARY
+        torn, self._torn = self._torn and best is not OPENING, False
+        timestamp = self._timestamps.unwrap(ticks)
+        keyframe = best is not ORDINARY
         if torn:
             self.discarded += 1
             return

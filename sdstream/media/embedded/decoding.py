@@ -11,7 +11,7 @@ from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
 
 from sdstream.clock import Clock
-from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize
+from sdstream.frames import VIDEO_CLOCK, I420Frame
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.assembly import Picture
 from sdstream.media.embedded.counters import StreamCounters
@@ -148,17 +148,14 @@ class DecoderThread:
             self._counters.drop("out_of_order")
             return
         self._last_pts = pts
-        frame.time_base = VIDEO_CLOCK
-        view = view_of(frame, received_at=now, sequence=self._counters.sequence)
+        view = view_of(frame, received_at=now, sequence=self._counters.sequence, time_base=VIDEO_CLOCK)
         if view is None or self._stopped:
             return
         counters = self._counters
         counters.sequence += 1
         counters.frames_decoded += 1
         counters.hop("receive", now - self._put_at)
-        size = counters.input_size
-        if size is None or (size.width, size.height) != (view.y.shape[1], view.y.shape[0]):
-            counters.input_size = PictureSize(view.y.shape[1], view.y.shape[0])
+        counters.input_size = view.size
         self._deliver(view)
 
 

@@ -1,9 +1,9 @@
 """Pictures between libav's frames and ours. The only place that knows how libav writes colours."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 import numpy
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
@@ -14,8 +14,7 @@ _PLANAR = ("yuv420p", "yuvj420p")
 _FULL_RANGE, _BT709 = 2, 1  # libav's AVCOL_RANGE_JPEG and AVCOL_SPC_BT709
 
 
-@dataclass(frozen=True, slots=True)
-class OwnedPicture:
+class OwnedPicture(msgspec.Struct, frozen=True, eq=False):
     """A picture in memory of its own, as the encoder takes it, with the clock of its source.
 
     `pts` is None for what was made here and has no clock.
@@ -80,13 +79,15 @@ class OwnedPicture:
         ).copy()
 
 
-def view_of(frame: VideoFrame, *, received_at: float, sequence: int) -> I420Frame | None:
+def view_of(
+    frame: VideoFrame, *, received_at: float, sequence: int, time_base: Fraction | None = None
+) -> I420Frame | None:
     """A decoded frame as I420 whose planes point into it; None when it is too small to be a picture.
 
     Odd sides lose their last row or column. Pixel formats other than 8-bit 4:2:0 are converted.
-    `frame.pts` is taken to count `frame.time_base`.
+    `frame.pts` is taken to count `time_base`, or, without it, `frame.time_base`, which libav gives anew each time.
     """
-    pts, time_base = frame.pts or 0, frame.time_base or VIDEO_CLOCK
+    pts, time_base = frame.pts or 0, time_base or frame.time_base or VIDEO_CLOCK
     name = frame.format.name
     full_range = name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE
     if name not in _PLANAR:

@@ -150,7 +150,12 @@ class PublisherSession:
             self._arm("arrivals", ARRIVAL_SECONDS, self._report_arrivals)
         if header.payload_type == self._video.payload_type:
             self._count(header, now, "video", self._video.codec, VIDEO_CLOCK_RATE)
-            if self._follow(header.source, now):
+            if header.source == self._media_source:
+                self._media_at = now
+                follows = True
+            else:
+                follows = self._follow(header.source, now)
+            if follows:
                 if header.timestamp != self._pictured:
                     self._pictured = header.timestamp
                     self._capture.video.arrived(header.timestamp, now)
@@ -200,16 +205,15 @@ class PublisherSession:
     # Pictures
 
     def _follow(self, source: int, now: float) -> bool:
-        """Whether packets of `source` belong to the picture; a new source is followed once the old one is silent."""
-        if source != self._media_source:
-            if self._media_source and now - self._media_at < SOURCE_SILENCE:
-                return False
-            self._media_source = source
-            self._assembler = PictureAssembler()
-            self._capture.video = TrackClock(VIDEO_CLOCK_RATE)
-            self._requested_at = float("-inf")
-            self.request_keyframe()
+        """Whether to go over to another `source` of the picture: that is followed once the old one is silent."""
+        if self._media_source and now - self._media_at < SOURCE_SILENCE:
+            return False
+        self._media_source = source
         self._media_at = now
+        self._assembler = PictureAssembler()
+        self._capture.video = TrackClock(VIDEO_CLOCK_RATE)
+        self._requested_at = float("-inf")
+        self.request_keyframe()
         return True
 
     def _take_video(self, sequence: int, header: RtpHeader, payload: bytes, now: float) -> None:

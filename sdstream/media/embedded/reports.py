@@ -1,7 +1,7 @@
 """RTCP that we send: reception reports, transport-wide arrival times, requests for packets and keyframes."""
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiortc.rtp import (
     RTCP_PSFB_PLI,
@@ -18,7 +18,7 @@ from aiortc.rtp import (
     RtcpSrPacket,
 )
 
-from sdstream.media.embedded.rtp import SequenceUnwrapper
+from sdstream.media.embedded.rtp import SequenceUnwrapper, nearest
 
 _RTCP_TRANSPORT = 205
 _ARRIVALS = 15
@@ -39,7 +39,6 @@ class Reception:
     jitter_ticks: float = 0.0
     highest: int = 0
     _first: int | None = None
-    _sequences: SequenceUnwrapper = field(default_factory=lambda: SequenceUnwrapper(16))
     _transit: float | None = None
     _last_timestamp: int | None = None
     _expected_before: int = 0
@@ -49,12 +48,13 @@ class Reception:
 
     def packet(self, sequence: int, timestamp: int, now: float) -> None:
         """Count a packet that arrived at `now`."""
-        number = self._sequences.unwrap(sequence)
         self.packets += 1
         if self._first is None:
-            self._first = self.highest = number
-        if number > self.highest:
-            self.highest = number
+            self._first = self.highest = sequence
+        elif sequence == (self.highest + 1) & 0xFFFF:  # the usual case
+            self.highest += 1
+        else:
+            self.highest = max(self.highest, nearest(sequence, self.highest, 1 << 16))
         if timestamp != self._last_timestamp:
             self._last_timestamp = timestamp
             transit = now * self.clock_rate - timestamp

@@ -2,7 +2,8 @@
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+
+import msgspec
 
 MAX_PAYLOAD = 1200
 """Bytes of payload in one packet we send; with every header it stays below the 1,280 that any path carries."""
@@ -13,7 +14,7 @@ _AGGREGATE, _FRAGMENT = 24, 28
 _NAL_IDR, _NAL_SPS = 5, 7
 
 
-class RtpHeader(NamedTuple):
+class RtpHeader(msgspec.Struct, frozen=True, gc=False):
     """The parts of a packet that are used. The payload is `packet[start:end]`."""
 
     payload_type: int
@@ -141,7 +142,7 @@ def unpack_vp8(payload: bytes) -> tuple[bytes, Part]:
     return data, Part.OPENING if begins and data and not data[0] & 1 else ORDINARY
 
 
-ORDINARY = Part.ORDINARY
+ORDINARY, OPENING = Part.ORDINARY, Part.OPENING
 _UNIT_PARTS = {_NAL_IDR: Part.KEYFRAME, _NAL_SPS: Part.OPENING}
 
 
@@ -216,6 +217,12 @@ def pack_vp8(picture: bytes, picture_id: int) -> list[bytes]:
     ]
 
 
+def nearest(value: int, reference: int, span: int) -> int:
+    """Of the numbers that are `value` modulo `span`, the one nearest to `reference`."""
+    step = (value - reference) % span
+    return reference + step - (span if step >= span // 2 else 0)
+
+
 class SequenceUnwrapper:
     """Turns numbers that wrap at `2**bits` into numbers that go on growing, nearest to the last one."""
 
@@ -228,20 +235,19 @@ class SequenceUnwrapper:
         if self._last is None:
             self._last = value
             return value
-        step = (value - self._last) % self._span
-        if step >= self._span // 2:
-            step -= self._span
-        result = self._last + step
-        if step > 0:
-            self._last = result
+        result = nearest(value, self._last, self._span)
+        self._last = max(self._last, result)
         return result
 
 
 __all__ = [
     "MAX_PAYLOAD",
+    "OPENING",
+    "ORDINARY",
     "Part",
     "RtpHeader",
     "SequenceUnwrapper",
+    "nearest",
     "pack_h264",
     "pack_vp8",
     "read_header",
