@@ -1,9 +1,10 @@
 """A film of pictures that say their own number, encoded once and sent many times."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import av
 import numpy
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from sdstream.frames import PictureSize

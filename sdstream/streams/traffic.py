@@ -10,6 +10,8 @@ from sdstream.streams.pacing import decide_pace
 from sdstream.streams.views import LatencySummary
 from sdstream.worker.ports import ProcessedPicture
 
+MOST_PENDING = 256
+"""Durations that are kept back before they are counted: many together cost a fraction of what each costs alone."""
 HOPS = ("receive", "queue", "wait", "worker", "encode", "send", "total")
 """`receive` is from a picture's last packet to its planes; `worker` the worker's own time for it; `queue` the rest of
 the way from decoder to encoder: the hand-over both ways and the wait for the worker, of which `wait` is the part inside
@@ -27,6 +29,8 @@ class StreamTraffic:
         self._due = 0.0
         self._leaving_seconds = {"encode": 0.0, "send": 0.0}
         self._latencies = {hop: LatencyWindow() for hop in HOPS}
+        self._pending: list[tuple[str, float, float]] = []
+        """Hop, moment and seconds of what is not counted yet."""
         self._drops: Counter[str] = Counter()
         self._replaced: Counter[str] = Counter()
         self.input = RateMeter()
@@ -58,18 +62,25 @@ class StreamTraffic:
             if picture.blocked:
                 self._replaced["unsafe"] += picture.blocked
             self.output.add(now)
-            self._latencies["wait"].add(now, max(picture.queue_seconds, 0.0))
-            self._latencies["worker"].add(now, picture.worker_seconds)
-            self._latencies["queue"].add(now, max(age - picture.worker_seconds, 0.0))
-            self._latencies["total"].add(now, age + sum(self._leaving_seconds.values()))
+            worker, leaving = picture.worker_seconds, self._leaving_seconds
+            self._pending += (
+                ("wait", now, max(picture.queue_seconds, 0.0)),
+                ("worker", now, worker),
+                ("queue", now, max(age - worker, 0.0)),
+                ("total", now, age + leaving["encode"] + leaving["send"]),
+            )
+            if len(self._pending) >= MOST_PENDING:
+                self._count_pending()
 
     def note(self, hop: str, seconds: float) -> None:
         """A picture took `seconds` in a hop of the media plane."""
         now = self._clock.monotonic()
         with self._lock:
-            self._latencies[hop].add(now, seconds)
+            self._pending.append((hop, now, seconds))
             if hop in self._leaving_seconds:
                 self._leaving_seconds[hop] = seconds
+            if len(self._pending) >= MOST_PENDING:
+                self._count_pending()
 
     def restart_input(self) -> None:
         """A new publisher came: its rate is judged by its own pictures."""
@@ -84,12 +95,20 @@ class StreamTraffic:
     def latencies(self, now: float) -> dict[str, LatencySummary]:
         """Summaries of the hops that have values."""
         with self._lock:
+            self._count_pending()
             summaries = {hop: window.summary(now) for hop, window in self._latencies.items()}
         return {hop: summary for hop, summary in summaries.items() if summary is not None}
 
     def latency_counts(self) -> dict[str, LatencyCounts]:
         with self._lock:
+            self._count_pending()
             return {hop: window.counts() for hop, window in self._latencies.items()}
+
+    def _count_pending(self) -> None:
+        """With the lock held."""
+        for hop, now, seconds in self._pending:
+            self._latencies[hop].add(now, seconds)
+        self._pending.clear()
 
     def replaced(self) -> Counter[str]:
         """Pictures that were shown another one for: `similar` to the last one, or `unsafe`."""

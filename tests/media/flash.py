@@ -7,13 +7,14 @@ import asyncio
 import functools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy
 import structlog
+from msgspec.structs import replace
 
 from sdstream.clock import SystemClock
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize

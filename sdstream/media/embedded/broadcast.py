@@ -3,8 +3,9 @@
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from sdstream.clock import Clock
 from sdstream.frames import VIDEO_CLOCK, LatestSlot, PictureSize
@@ -144,7 +145,7 @@ class Broadcast:
         keyframe = self._policy.due(started)
         try:
             encoder = self._encoder
-            if encoder is None or encoder.size != picture.size:
+            if encoder is None or (encoder.size is not picture.size and encoder.size != picture.size):
                 encoder = self._open_encoder(picture.size)
                 keyframe, self._policy = True, KeyframePolicy()
             elif keyframe and encoder.rate != self._follower.rate:

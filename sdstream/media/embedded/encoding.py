@@ -1,10 +1,11 @@
 """Encoders of the output: H.264 by x264 or NVENC, VP8 by libvpx, each behind `PictureEncoder`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal, cast
 
 import av
+import msgspec
 import structlog
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
@@ -37,8 +38,7 @@ _LEVELS: tuple[tuple[str, int, int], ...] = (
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedPicture:
+class EncodedPicture(msgspec.Struct, frozen=True):
     """A picture cut into RTP payloads, and whole as `data` (Annex B for H.264).
 
     `timestamp` counts 90 kHz ticks and does not wrap. `captured_at` is the monotonic second that it stands for.
@@ -107,15 +107,16 @@ class PictureEncoder:
         self.picture_id = 0
         """Of the next VP8 picture, 15 bits; an encoder that takes another's place goes on with its number."""
         buffer = round(bitrate * max(BUFFER_SECONDS, BUFFER_PICTURES / rate))
-        if codec == "VP8":
-            self._context = _open_vp8(size, bitrate, buffer)
-            return
         # The H.264 encoders count pictures of the nominal rate, whatever the time stamps say.
         per_second = round(bitrate * NOMINAL_RATE / rate)
-        if h264_encoder == "nvenc":
-            self._context = _open_nvenc(size, per_second, buffer, most_rate)
+        if codec == "VP8":
+            context = _open_vp8(size, bitrate, buffer)
+        elif h264_encoder == "nvenc":
+            context = _open_nvenc(size, per_second, buffer, most_rate)
         else:
-            self._context = _open_x264(size, per_second, buffer, most_rate)
+            context = _open_x264(size, per_second, buffer, most_rate)
+        self._make: Callable[[VideoFrame], list[Any]] = cast(Any, context).encode
+        if codec == "H264" and h264_encoder == "x264":
             self._settle()
 
     def encode(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> EncodedPicture | None:
@@ -129,21 +130,21 @@ class PictureEncoder:
         if not packets:
             return None
         self._begun = True
-        data = b"".join(bytes(packet) for packet in packets)
+        data, key = bytes(packets[0]), packets[0].is_keyframe
+        for packet in packets[1:]:
+            data, key = data + bytes(packet), key or packet.is_keyframe
         if self.codec == "H264":
             payloads = pack_h264(data)
         else:
             payloads = pack_vp8(data, self.picture_id)
             self.picture_id = (self.picture_id + 1) & 0x7FFF
-        return EncodedPicture(
-            tuple(payloads), timestamp, any(p.is_keyframe for p in packets), len(data), data, self.size
-        )
+        return EncodedPicture(tuple(payloads), timestamp, key, len(data), data, self.size)
 
     def _packets(self, frame: VideoFrame, timestamp: int, *, keyframe: bool) -> list[Any]:
         frame.pts = timestamp
         frame.time_base = VIDEO_CLOCK
         frame.pict_type = PictureType.I if keyframe else PictureType.NONE
-        return cast(list[Any], cast(Any, self._context).encode(frame))
+        return self._make(frame)
 
     def _settle(self) -> None:
         """Have x264 encode a grey picture that nobody gets.

@@ -161,8 +161,7 @@ class Peer:
             bursts = self._bursts
             if not self.connected or bursts is None:
                 return
-            protect = self._sender.protect
-            datagrams = [protect(packet) for packet in packets]
+            datagrams = self._sender.protect_burst(packets)
             taken = bursts.send(datagrams, self._address)
             if taken == len(datagrams):
                 return
@@ -183,8 +182,7 @@ class Peer:
                 self.send_rtp(packet)
             return
         with self._outgoing:
-            protect = self._sender.protect
-            datagrams = [protect(packet) for packet in packets]
+            datagrams = self._sender.protect_burst(packets)
             taken = 0
             if self._find_route() and self._bursts is not None and self._bursts.works and self.backlog == 0:
                 taken = self._bursts.send(datagrams, self._address)

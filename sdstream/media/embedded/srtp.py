@@ -3,6 +3,7 @@
 `ShortSession` borrows the keys and the state of a `pylibsrtp.Session`, which stays usable beside it.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pylibsrtp
@@ -30,6 +31,22 @@ class ShortSession:
     def protect(self, packet: bytes) -> bytes:
         """Raises `pylibsrtp.Error` as the session does, `ValueError` for a packet over `LARGEST`."""
         return self._run(packet, _library.srtp_protect)
+
+    def protect_burst(self, packets: Sequence[bytes]) -> list[bytes]:
+        """As `protect` of each in turn. Raises as that; what comes before is then lost to the receiver."""
+        length, buffer, state, space = self._length, self._buffer, self._state, self._space
+        encrypt = _library.srtp_protect
+        datagrams: list[bytes] = []
+        for packet in packets:
+            length[0] = size = len(packet)
+            if size > LARGEST:
+                raise ValueError("the packet is too long for SRTP")
+            buffer[0:size] = packet
+            code: int = encrypt(state, space, length)
+            if code:
+                raise pylibsrtp.Error(code)
+            datagrams.append(buffer[0 : length[0]])
+        return datagrams
 
     def protect_rtcp(self, packet: bytes) -> bytes:
         """As `protect`, for RTCP."""
