@@ -65,6 +65,31 @@ def test_data_are_joined_in_order_whatever_the_arrival() -> None:
     assert [picture.data for picture in pictures] == [b"0.0 0.1 0.2 0.3 0.4 "]
 
 
+@given(st.lists(st.tuples(st.sampled_from("ahcccxxx"), st.integers(0, 40)), max_size=60), st.randoms())
+def test_packets_in_their_order_come_out_the_same_by_the_short_and_the_long_way(
+    jumps: list[tuple[str, int]], chance: random.Random
+) -> None:
+    packets = [packet for index in range(40) for packet in picture_packets(index, index * 3, 3, key=index % 5 == 0)]
+    for kind, at in jumps:
+        place = at * len(packets) // 41
+        if kind == "a":
+            packets.insert(place, packets[place])
+        elif kind == "h":
+            packets.insert(0, packets.pop(place))
+        elif kind == "c":
+            del packets[place]
+        else:
+            packets.insert(min(place + chance.randrange(1, 5), len(packets) - 1), packets.pop(place))
+    short, long = PictureAssembler(), PictureAssembler(short=False)
+    for number, packet in enumerate(packets):
+        now = number / 90
+        assert short.push(packet, now) == long.push(packet, now)
+        assert short.tick(now) == long.tick(now)
+        assert short.requests(now) == long.requests(now)
+        assert (short.waiting, short.wants_keyframe) == (long.waiting, long.wants_keyframe)
+    assert (short.lost, short.given_up, short.discarded) == (long.lost, long.given_up, long.discarded)
+
+
 def test_all_complete_pictures_leave_together_when_the_gap_is_filled() -> None:
     assembler = PictureAssembler()
     packets = film(4)

@@ -99,6 +99,29 @@ async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) ->
     await two.close()
 
 
+@pytest.mark.skipif(not platform.can_join_datagrams(), reason="this system joins no datagrams")
+async def test_a_burst_of_packets_reports_and_rubbish_is_told_apart() -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await connected(here, there)
+    packets = [write_packet(96, False, number, 0, 7, bytes(4)) for number in range(6)]
+    report = bytes.fromhex("80c90001") + (5).to_bytes(4, "big")
+    sender = one._sender
+    media = sender.protect_burst(packets)
+    size = len(media[0])
+    control = sender.protect_rtcp(report + bytes(size - len(sender.protect_rtcp(report))))
+    protocol = two._connection._protocols[0]
+    for burst in (
+        [*media[:2], control],
+        [media[2], media[2], bytes((128,)) * size, media[3], b"\x80\x60"],
+        [media[4], bytes(size), media[5], b"\x80"],
+    ):
+        address = one._connection.local_candidates[0].host, one._connection.local_candidates[0].port
+        protocol.burst_received(memoryview(b"".join(burst)), size, address)
+    assert there.rtp == packets
+    assert len(there.rtcp) == 1
+    await asyncio.gather(one.close(), two.close())
+
+
 def numbered(first: int, count: int) -> list[bytes]:
     return [write_packet(96, False, number, 0, 7, bytes(1000)) for number in range(first, first + count)]
 

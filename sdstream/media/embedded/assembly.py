@@ -48,9 +48,10 @@ class _Gap:
 
 
 class PictureAssembler:
-    """The jitter buffer of one video track."""
+    """The jitter buffer of one video track. With `short`, packets that come in their order take a shorter way."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, short: bool = True) -> None:
+        self._short = short
         self._timestamps = SequenceUnwrapper(32)
         self._packets: dict[int, Packet] = {}
         self._next: int | None = None
@@ -81,10 +82,17 @@ class PictureAssembler:
 
     def push(self, packet: Packet, now: float) -> list[Picture]:
         """Take a packet; return the pictures that are now whole, in order."""
-        if not self._gaps and self._next is not None:
-            sequence = self._highest + 1
-            if packet.sequence == sequence & 0xFFFF and sequence - self._next < CAPACITY:
-                return self._append(sequence, packet, now)
+        first = self._next
+        sequence = self._highest + 1
+        in_order = packet.sequence == sequence & 0xFFFF and not self._gaps
+        if self._short and in_order and first is not None and sequence - first < CAPACITY:
+            packets = self._packets
+            packets[sequence] = packet
+            self._highest = sequence
+            if packet.marker or packet.timestamp != packets[first].timestamp or self._scanned != sequence - 1:
+                return self._release(now)
+            self._scanned = sequence
+            return []
         sequence = packet.sequence if self._next is None else nearest(packet.sequence, self._highest, 1 << 16)
         if self._next is None:
             self._begin(sequence, now)
@@ -106,17 +114,6 @@ class PictureAssembler:
             self._highest = sequence
         self._packets[sequence] = packet
         return self._release(now)
-
-    def _append(self, sequence: int, packet: Packet, now: float) -> list[Picture]:
-        """The usual case of `push`: nothing is missing, and this packet is the next."""
-        packets = self._packets
-        packets[sequence] = packet
-        self._highest = sequence
-        assert self._next is not None
-        if packet.marker or packet.timestamp != packets[self._next].timestamp or self._scanned != sequence - 1:
-            return self._release(now)
-        self._scanned = sequence
-        return []
 
     def requests(self, now: float) -> list[int]:
         """Sequence numbers (16 bits) to ask for at this moment: new gaps, and old ones after a round trip."""

@@ -149,7 +149,11 @@ class PublisherSession:
             self._arrivals.arrived(header.transport_sequence, now)
             self._arm("arrivals", ARRIVAL_SECONDS, self._report_arrivals)
         if header.payload_type == self._video.payload_type:
-            self._count(header, now, "video", self._video.codec, VIDEO_CLOCK_RATE)
+            reception = self._receptions.get(header.source)
+            if reception is None:
+                self._count(header, now, "video", self._video.codec, VIDEO_CLOCK_RATE)
+            else:
+                reception.packet(header.sequence, header.timestamp, now)
             if header.source == self._media_source:
                 self._media_at = now
                 follows = True
