@@ -145,7 +145,7 @@ async def test_whoever_takes_no_bursts_is_given_the_loops_own_transport() -> Non
 
 
 async def test_a_loop_that_watches_no_sockets_opens_its_own_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plain(asyncio.DatagramProtocol, Taker):
+    class Plain(Taker, asyncio.DatagramProtocol):
         pass
 
     def refuse(*_: object) -> None:

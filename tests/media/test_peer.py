@@ -12,6 +12,7 @@ from sdstream import platform
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.ice import BurstDatagrams
 from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import MediaSection, Transport
@@ -110,6 +111,7 @@ async def test_a_burst_of_packets_reports_and_rubbish_is_told_apart() -> None:
     size = len(media[0])
     control = sender.protect_rtcp(report + bytes(size - len(sender.protect_rtcp(report))))
     protocol = two._connection._protocols[0]
+    assert isinstance(protocol, BurstDatagrams)
     for burst in (
         [*media[:2], control],
         [media[2], media[2], bytes((128,)) * size, media[3], b"\x80\x60"],
@@ -292,6 +294,10 @@ def test_short_srtp_is_what_pylibsrtp_does() -> None:
         encrypted = short.protect(packet)
         assert encrypted == stock.protect(packet)
         assert short_reader.unprotect(encrypted) == stock_reader.unprotect(encrypted) == packet
+    packets = [write_packet(96, False, 100 + index, index, 9, bytes(200)) for index in range(5)]
+    encrypted_all = short.protect_burst(packets)
+    assert encrypted_all == [stock.protect(packet) for packet in packets]
+    assert short_reader.unprotect_burst(memoryview(b"".join(encrypted_all)), len(encrypted_all[0])) == packets
     report = bytes.fromhex("80c90001") + (5).to_bytes(4, "big")
     encrypted = short.protect_rtcp(report)
     assert encrypted == stock.protect_rtcp(report)
@@ -304,6 +310,10 @@ def test_short_srtp_refuses_what_pylibsrtp_refuses() -> None:
         reader.unprotect(write_packet(96, False, 1, 1, 9, bytes(30)))
     with pytest.raises(ValueError, match="too long"):
         reader.unprotect(bytes(LARGEST + 1))
+    with pytest.raises(ValueError, match="too long"):
+        reader.unprotect_burst(memoryview(bytes(LARGEST + 1)), LARGEST + 1)
+    with pytest.raises(ValueError, match="too long"):
+        reader.protect_burst([bytes(LARGEST + 1)])
 
 
 def test_the_installed_libraries_are_those_that_were_tried() -> None:
