@@ -58,6 +58,9 @@ class Camera:
             fast=True,
         )
         self._sending: asyncio.Task[None] | None = None
+        self.flows = asyncio.Event()
+        """Cleared, the camera pauses."""
+        self.flows.set()
         self.sent: dict[int, float] = {}
         self.late = 0
         """Pictures that this program itself sent more than half an interval after their time."""
@@ -86,6 +89,9 @@ class Camera:
         start = clock.monotonic() + random.random() / self._clip.rate
         index = 0
         while True:
+            if not self.flows.is_set():
+                await self.flows.wait()
+                start = clock.monotonic() + random.random() / self._clip.rate - index / self._clip.rate
             due = start + index / self._clip.rate
             await asyncio.sleep(max(0.0, due - clock.monotonic()))
             now = clock.monotonic()

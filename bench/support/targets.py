@@ -86,8 +86,11 @@ class Echo:
 
 
 @contextlib.contextmanager
-def run_sdstream(**settings: str) -> Iterator[Sdstream]:
-    """Start the server with an empty data directory and wait until its worker is ready."""
+def run_sdstream(tree: Path = ROOT, /, **settings: str) -> Iterator[Sdstream]:
+    """Start the server with an empty data directory and wait until its worker is ready.
+
+    Another `tree` is run by the Python of its own `.venv`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SDSTREAM_")}
         environment |= {
@@ -98,7 +101,8 @@ def run_sdstream(**settings: str) -> Iterator[Sdstream]:
             "SDSTREAM_LOG_LEVEL": "error",
         }
         environment |= {f"SDSTREAM_{name.upper()}": value for name, value in settings.items()}
-        with _run([sys.executable, "-m", "sdstream", "serve", "--port", "0"], environment) as (process, url):
+        python = sys.executable if tree == ROOT else str(tree / ".venv" / "bin" / "python")
+        with _run([python, "-m", "sdstream", "serve", "--port", "0"], environment, tree) as (process, url):
             _wait_ready(url)
             yield Sdstream(process, url)
 
@@ -157,8 +161,10 @@ def _installed(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _run(command: list[str], environment: dict[str, str]) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def _run(
+    command: list[str], environment: dict[str, str], folder: Path = ROOT
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
     found = threading.Event()
     urls: list[str] = []
 
@@ -194,4 +200,4 @@ def _wait_ready(url: str) -> None:
     raise RuntimeError("sdstream's worker did not get ready")
 
 
-__all__ = ["Echo", "Sdstream", "Target", "machine", "processor_seconds", "run_echo", "run_sdstream", "settle"]
+__all__ = ["ROOT", "Echo", "Sdstream", "Target", "machine", "processor_seconds", "run_echo", "run_sdstream", "settle"]
