@@ -159,8 +159,11 @@ class FlashViewer:
     flashes: list[Onset] = field(default_factory=list[Onset])
     beeps: list[Onset] = field(default_factory=list[Onset])
     packets: list[ReceivedSound] = field(default_factory=list[ReceivedSound])
+    mute: list[float] = field(default_factory=list[float])
+    """When, by the sender reports, sound goes on after some was left out in which a beep began."""
 
     async def __aenter__(self) -> "FlashViewer":
+        self._heard = -1
         self._light = self._loud = False
         self._pts = 0
         self._opus: Any = av.CodecContext.create("libopus", "r")
@@ -198,9 +201,14 @@ class FlashViewer:
 
     def _hear(self, session: PublisherSession, packet: ReceivedSound) -> None:
         self.packets.append(packet)
+        number = beeps().index(packet.payload)
+        joins_on = self._heard < 0 or number == (self._heard + 1) % len(beeps())
+        if not joins_on and number <= self._heard:
+            self.mute.append(packet.captured_at)
+        self._heard = number
         for frame in self._opus.decode(av.Packet(packet.payload)):
             loud = bool(numpy.abs(cast(Any, frame).to_ndarray()).max() > LOUD)
-            if loud and not self._loud:
+            if loud and not self._loud and joins_on:
                 self.beeps.append(Onset(clock.monotonic(), packet.captured_at))
             self._loud = loud
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
+from sdstream.media.embedded.presentation import Presentation
 from sdstream.media.embedded.rtp import SequenceUnwrapper
 from sdstream.media.ports import SoundStatistics
 
@@ -131,6 +132,8 @@ class SoundRelay:
 
     def __init__(self, clock: Clock) -> None:
         self.sinks: set[SoundSink] = set()
+        self.presentation = Presentation()
+        """For any thread: replaced as a whole."""
         self._clock = clock
         self._delay = SoundDelay()
         self._observed: deque[tuple[float, float]] = deque(maxlen=OBSERVED)
@@ -173,6 +176,7 @@ class SoundRelay:
             self._break()
         self._waiting.put(number, packet)
         self._look()
+        self.presentation = self.presentation.held(self._delay.seconds, self._clock.monotonic())
         self._arm()
 
     def observe(self, latency: float, now: float) -> None:
@@ -181,7 +185,11 @@ class SoundRelay:
 
     def _look(self) -> None:
         while self._observed:
-            self._delay.observe(*self._observed.popleft())
+            before = self._delay.seconds
+            if self._delay.observe(*self._observed.popleft()):
+                head = self._waiting.head()
+                next_at = self._clock.monotonic() - before if head is None else head[1].captured_at
+                self.presentation = self.presentation.jumped(self._delay.seconds - before, next_at)
 
     def restart(self) -> None:
         """Another publisher came: what the one before sent is not followed by its numbers."""
