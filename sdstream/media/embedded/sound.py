@@ -8,7 +8,7 @@ import asyncio
 import statistics
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from sdstream.clock import Clock
@@ -45,13 +45,17 @@ class ReceivedSound(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SoundPacket:
-    """One Opus packet on the output's number lines, which do not wrap. `begins` marks the first after a break."""
+    """One Opus packet on the output's number lines, which do not wrap. `begins` marks the first after a break.
+
+    One that is `skipped` belongs to pictures that live viewers will not see: the latency fell, and they are further.
+    """
 
     sequence: int
     timestamp: int
     captured_at: float
     begins: bool
     payload: bytes
+    skipped: bool = False
 
 
 class SoundSink(Protocol):
@@ -148,6 +152,7 @@ class SoundRelay:
         self._packets = 0
         self._gaps = 0
         self._late = 0
+        self._skipped = 0
         self._closed = False
 
     def statistics(self) -> SoundStatistics:
@@ -158,7 +163,11 @@ class SoundRelay:
             corrections=self._delay.corrections,
             dropped={
                 reason: count
-                for reason, count in (("sound_late", self._late), ("sound_overflow", self._waiting.dropped))
+                for reason, count in (
+                    ("sound_late", self._late),
+                    ("sound_overflow", self._waiting.dropped),
+                    ("sound_skipped", self._skipped),
+                )
                 if count
             },
             delay=self._delay.seconds,
@@ -236,6 +245,9 @@ class SoundRelay:
         self._released = (number, packet)
         self._sent = placed
         self._packets += 1
+        if self.presentation.skips_sound(packet.captured_at):
+            self._skipped += 1
+            placed = replace(placed, skipped=True)
         for sink in tuple(self.sinks):
             sink.deliver_sound(placed)
 

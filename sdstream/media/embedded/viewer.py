@@ -213,13 +213,12 @@ class ViewerSession:
         """Send one packet of sound, unless the viewer is so far behind that it would come late."""
         if self.sound_type is None or not self.peer.connected or self.peer.backlog > MOST_BACKLOG:
             return
-        presentation = self._presented()
-        if presentation.skips_sound(packet.captured_at):
+        if packet.skipped:
             self._sound_sequence -= 1  # nothing is missing where something was left out
             self._sound_skipped = True
             return
         track = self._sound
-        shift = presentation.shift(packet.captured_at)
+        shift = self._presented().shift(packet.captured_at)
         timestamp = (track.origin + track.moved(packet.timestamp, shift)) & 0xFFFFFFFF
         sequence = (self._sound_sequence + packet.sequence) & 0xFFFF
         marker = packet.begins or self._sound_skipped or not track.packets
