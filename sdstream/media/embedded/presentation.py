@@ -2,7 +2,7 @@
 
 A player cannot tell a pipeline that became slower from a bad network. If the RTP clocks of a viewer read captured time,
 all that follows a jump comes late, and a browser answers with a jitter buffer as long as the jump, which it gives back
-over half a minute, one track after the other. So both clocks are moved by the jump, at the same captured moment: nothing
+over half a minute, one track after the other. So both clocks are moved by the jump, at the same captured moment: little
 seems late, and what was captured together still has one moment in the sender reports.
 """
 
