@@ -114,7 +114,7 @@ class WhipSession:
 
 
 def read_ice_servers(headers: Iterable[str]) -> list[RTCIceServer]:
-    """The STUN and TURN servers of `Link` headers (RFC 9725, section 4.6), one for each link; others are passed over."""
+    """The STUN and TURN servers of `Link` headers (RFC 9725, section 4.6), one a link; other links are passed over."""
     servers: list[RTCIceServer] = []
     for link in (match for header in headers for match in _LINK.finditer(header)):
         members = {
