@@ -70,3 +70,15 @@ async def test_outputs_get_the_sound_that_viewers_do_not() -> None:
     assert [packet.sequence for packet in seen] == list(range(21))
     assert [packet.sequence for packet in seen if packet.skipped] == list(range(19))
     assert dict(relay.statistics().dropped) == {"sound_skipped": 19}
+
+
+async def test_without_sound_no_clock_is_moved() -> None:
+    clock = ManualClock()
+    relay = SoundRelay(clock)
+    for latency in (0.02, 0.4):
+        for _ in range(5):
+            clock.advance(0.04)
+            relay.observe(latency, clock.monotonic())
+    assert relay.statistics().corrections == 1
+    assert relay.presentation.shift(clock.monotonic()) == 0
+    relay.close()

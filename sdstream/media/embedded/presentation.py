@@ -14,7 +14,7 @@ GRAIN = 0.02
 EARLY = 0.15
 """A picture that is early by more seconds was made after the latency fell, before that was believed; less is jitter."""
 FRESH = 0.5
-"""For so many seconds it counts how long sound was held; without sound pictures have nothing to stay with."""
+"""For so many seconds after a packet of sound, sound is taken to flow; Opus sends one each 0.4 s of silence."""
 MOST_SHIFTS = 4
 
 
@@ -62,10 +62,14 @@ class Presentation:
         take the place of those that follow it when both have been moved.
         """
         shift = self.shift(captured_at)
-        if now - self.known_at > FRESH:
+        if not self.is_fresh(now):
             return shift
         early = captured_at + shift - (now - self.delay + self._newest)
         return shift - early if early > EARLY else shift
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether sound flows, so that pictures have something to stay with."""
+        return now - self.known_at <= FRESH
 
     def jumped(self, change: float, next_at: float) -> "Presentation":
         """The delay of sound jumped by `change`; the next sound to be sent was captured at `next_at`."""

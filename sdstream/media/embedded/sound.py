@@ -195,9 +195,10 @@ class SoundRelay:
     def _look(self) -> None:
         while self._observed:
             before = self._delay.seconds
-            if self._delay.observe(*self._observed.popleft()):
+            now = self._clock.monotonic()
+            if self._delay.observe(*self._observed.popleft()) and self.presentation.is_fresh(now):
                 head = self._waiting.head()
-                next_at = self._clock.monotonic() - before if head is None else head[1].captured_at
+                next_at = now - before if head is None else head[1].captured_at
                 self.presentation = self.presentation.jumped(self._delay.seconds - before, next_at)
 
     def restart(self) -> None:
