@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from playwright.async_api import Page, async_playwright
@@ -87,14 +88,16 @@ PAGE = """
 """
 
 
-async def measure(seconds: int) -> list[dict[str, Any]]:
-    """Rows of `delay_ms` and `apart_ms`, one value a second."""
+async def measure(
+    seconds: int, delays: Sequence[float] = DELAYS, begin_seconds: float = BEGIN_SECONDS
+) -> list[dict[str, Any]]:
+    """A row for each delay: `delay_ms`, `apart_ms` with one value a second, and `seen`, the result of `pairs`."""
     path = chromium()
     if path is None:
         raise SystemExit(NO_CHROMIUM)
     media = EmbeddedMedia(make_settings(), SystemClock())
     await media.start()
-    echo = DelayedEcho(DELAYS[0])
+    echo = DelayedEcho(delays[0])
     echo.stream = await media.open_stream("stream", SIZE, echo)
     try:
         with tempfile.TemporaryDirectory() as profile:
@@ -106,8 +109,8 @@ async def measure(seconds: int) -> list[dict[str, Any]]:
                 await page.set_content(PAGE)
                 answer = await echo.stream.watch(await page.evaluate("makeOffer()"))
                 await page.evaluate("sdp => { look(); return take(sdp); }", answer.sdp)
-                await asyncio.sleep(BEGIN_SECONDS)
-                rows = [await step(page, echo, delay, seconds) for delay in DELAYS]
+                await asyncio.sleep(begin_seconds)
+                rows = [await step(page, echo, delay, seconds) for delay in delays]
                 await context.close()
                 return rows
     finally:
