@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_change_that_loads_leaves_no_gap_longer_than_a_second(
 
         while len(stamps) < 8:
             picture()
-        usual = statistics.median(later - earlier for earlier, later in zip(stamps[1:], stamps[2:], strict=False))
+        usual = statistics.median(later - earlier for earlier, later in pairwise(stamps[1:]))
         since, limit = len(stamps) - 1, time.monotonic() + 60
         stream.update(after)
         while picture() != 2:
@@ -122,5 +123,5 @@ def test_a_change_that_loads_leaves_no_gap_longer_than_a_second(
         for _ in range(3):
             picture()
     window = stamps[since:]
-    gap = max(later - earlier for earlier, later in zip(window, window[1:], strict=False))
+    gap = max(later - earlier for earlier, later in pairwise(window))
     assert gap < max(SECOND, PICTURES * usual)
