@@ -35,6 +35,12 @@ OPENPOSE = WeightSource(
 )
 DETECTOR = WeightSource("PekingU/rtdetr_v2_r18vd", TRANSFORMERS, "Apache 2.0")
 JOINTS = WeightSource("usyd-community/vitpose-base-simple", TRANSFORMERS, "Apache 2.0")
+FACES = WeightSource(
+    "public-data/insightface",
+    ("models/buffalo_l/det_10g.onnx", "models/buffalo_l/w600k_r50.onnx"),
+    "InsightFace's own, for research that is not commercial",
+)
+"""SCRFD and ArcFace, in this order."""
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
 
 
@@ -68,12 +74,21 @@ class AdapterFiles:
 
     repository: str
     adapter: str
-    encoder: str
+    encoder: str = ""
+    """The folder of a CLIP vision model; empty where `faces` take its place."""
+    faces: WeightSource | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that is needed."""
-        return (self.adapter, f"{self.encoder}/config.json", f"{self.encoder}/model.safetensors")
+        """All that is needed of `repository`."""
+        encoder = (f"{self.encoder}/config.json", f"{self.encoder}/model.safetensors") if self.encoder else ()
+        return (self.adapter, *encoder)
+
+    @property
+    def sources(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Repositories and their files."""
+        faces = () if self.faces is None else ((self.faces.repository, self.faces.files),)
+        return ((self.repository, self.files), *faces)
 
 
 ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
@@ -81,6 +96,7 @@ ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
     ("sdxl-turbo", "regular"): AdapterFiles(
         "h94/IP-Adapter", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "models/image_encoder"
     ),
+    ("sdxl-turbo", "faceid"): AdapterFiles("h94/IP-Adapter-FaceID", "ip-adapter-faceid_sdxl.bin", faces=FACES),
 }
 """By family and `ip_adapter.type`."""
 
@@ -89,7 +105,8 @@ def needed_for(
     what: str, controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Repositories and their files that are needed for `what`: an image processor by its name, `controlnet:KIND`, the
-    id of a ControlNet, `ip_adapter`, or `ip_adapter:FAMILY`. A ControlNet needs its preprocessor's weights too.
+    id of a ControlNet, `ip_adapter`, `ip_adapter:FAMILY` or `ip_adapter:faceid`, of which only the last means faces. A
+    ControlNet needs its preprocessor's weights too.
     `controlnets` are those that the server knows.
 
     Raises `ValueError`, saying what there is.
@@ -114,9 +131,11 @@ def needed_for(
         add(controlnets[net].source or net, CONTROLNET_FILES)
         add_processor(controlnets[net].preprocessor)
     if group == "ip_adapter":
-        for (family, _), files in ADAPTERS.items():
-            if name in ("", family):
-                add(files.repository, files.files)
+        for (family, kind), files in ADAPTERS.items():
+            # What faces need is licensed for few purposes, so it comes only to who names it.
+            if name == kind or (name in ("", family) and kind != "faceid"):
+                for repository, wanted in files.sources:
+                    add(repository, wanted)
     add_processor(what)
     if not needed:
         raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what, controlnets)}")
@@ -125,7 +144,8 @@ def needed_for(
 
 def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
-    every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *controlnets]
+    adapters = dict.fromkeys(f"ip_adapter:{part}" for key in ADAPTERS for part in key)
+    every = [*PROCESSORS, *kinds, "ip_adapter", *adapters, *controlnets]
     return did_you_mean(what, every) or f"one of {', '.join(every[: len(PROCESSORS) + len(kinds) + 1])}"
 
 
@@ -137,6 +157,7 @@ __all__ = [
     "DEPTH",
     "DETECTOR",
     "ENLARGER",
+    "FACES",
     "HED",
     "JOINTS",
     "LINES",

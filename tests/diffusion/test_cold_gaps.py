@@ -22,14 +22,17 @@ from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelEntry, ModelTable, StreamParams, apply_update, classify, parse_create
 from tests.diffusion.conftest import SD15_CANNY, SD15_DEPTH
 from tests.diffusion.fleet import Fleet, ran
+from tests.diffusion.test_faceid import image_of
 from tests.diffusion.test_steering import net, style
 
 SECOND = 1.0
 PICTURES = 20
 """How many times as long as a picture a gap may last on a machine that needs over 50 ms for one."""
-SD15, OTHER, TURBO = "Lykon/dreamshaper-8", "prompthero/openjourney-v4", "stabilityai/sd-turbo"
+SD15, OTHER = "Lykon/dreamshaper-8", "prompthero/openjourney-v4"
+TURBO, XL = "stabilityai/sd-turbo", "stabilityai/sdxl-turbo"
 CANNY = net(SD15_CANNY, 0.5)
 ADAPTER = {"ip_adapter": {"enabled": True, "scale": 0.7}, "ip_adapter_style_image_url": style()}
+FACE = {"ip_adapter_style_image_url": image_of((150, 120, 60))}
 BLUR = {"image_preprocessing": {"processors": [{"type": "blur"}]}}
 CACHED = {"cached_attention": {"enabled": True, "max_frames": 1, "interval": 1}}
 
@@ -50,6 +53,7 @@ ROWS = (
     Row("preprocessor", {"controlnets": [CANNY]}, {"controlnets": [CANNY | {"preprocessor": "depth"}]}),
     Row("preprocessor_params", {"controlnets": [CANNY]}, {"controlnets": [CANNY | {"preprocessor_params": {"a": 1}}]}),
     Row("guidance window", {"controlnets": [CANNY]}, {"controlnets": [CANNY | {"control_guidance_end": 0.5}]}),
+    Row("ip_adapter.type", {"model_id": XL} | ADAPTER, {"ip_adapter": {"type": "faceid"}} | FACE),
     Row("cached_attention on", {}, CACHED),
     Row("cached_attention off", CACHED, {"cached_attention": {"enabled": False}}),
     Row("diffusion on", BLUR | {"skip_diffusion": True}, {"skip_diffusion": False}),
@@ -86,6 +90,7 @@ def models(
         ModelEntry(SD15, "sd15", str(tiny_directory("sd15"))),
         ModelEntry(OTHER, "sd15", str(copy)),
         ModelEntry(TURBO, "sd-turbo", str(tiny_directory("sd-turbo"))),
+        ModelEntry(XL, "sdxl-turbo", str(tiny_directory("sdxl-turbo"))),
     ]
     return ModelTable(entries, places=ModelPlaces(places.models, root / "loras", offline=True))
 
