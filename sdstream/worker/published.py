@@ -41,8 +41,31 @@ FACES = WeightSource(
     "InsightFace's own, for research that is not commercial",
 )
 """SCRFD and ArcFace, in this order."""
+LANDMARKS = tuple(
+    WeightSource("google/mediapipe", (f"pose_landmarker_{size}.task",), "Apache 2.0")
+    for size in ("lite", "full", "heavy")
+)
+"""By `model_complexity`."""
+PERSONS = tuple(
+    WeightSource("google/mediapipe", (f"{name}.tflite",), "Apache 2.0")
+    for name in ("selfie_segmenter", "selfie_segmenter_landscape")
+)
+"""By `model_selection`."""
+_MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
+ADDRESSES: Mapping[str, Mapping[str, str]] = {
+    "google/mediapipe": {
+        file: f"{_MEDIAPIPE}/{task}/{file.partition('.')[0]}/float16/1/{file}"
+        for task, sources in (("pose_landmarker", LANDMARKS), ("image_segmenter", PERSONS))
+        for source in sources
+        for file in source.files
+    }
+}
+"""What is not on the hub: where the files of these are instead. The addresses name a version of each."""
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
 
+
+POSE_TASKS = ("mediapipe_pose_lite", "mediapipe_pose_full", "mediapipe_pose_heavy")
+PERSON_TASKS = ("mediapipe_segmentation", "mediapipe_segmentation_landscape")
 
 NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "depth": (DEPTH,),
@@ -53,6 +76,8 @@ NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "openpose": (OPENPOSE,),
     "pose": (DETECTOR, JOINTS),
     "realesrgan": (ENLARGER,),
+    **{name: (source,) for name, source in zip(POSE_TASKS, LANDMARKS, strict=True)},
+    **{name: (source,) for name, source in zip(PERSON_TASKS, PERSONS, strict=True)},
 }
 """What each network of image processors is loaded from."""
 PROCESSORS: Mapping[str, tuple[str, ...]] = {
@@ -60,6 +85,8 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "depth_tensorrt": ("depth",),
     "hed": ("hed",),
     "lineart": ("lineart", "lineart_coarse", "lineart_anime"),
+    "mediapipe_pose": POSE_TASKS,
+    "mediapipe_segmentation": PERSON_TASKS,
     "openpose": ("openpose",),
     "pose_tensorrt": ("pose",),
     "realesrgan_trt": ("realesrgan",),
@@ -151,6 +178,7 @@ def _known(what: str, controlnets: Iterable[str]) -> str:
 
 __all__ = [
     "ADAPTERS",
+    "ADDRESSES",
     "ANIME_LINES",
     "COARSE_LINES",
     "CONTROLNET_FILES",
@@ -160,9 +188,13 @@ __all__ = [
     "FACES",
     "HED",
     "JOINTS",
+    "LANDMARKS",
     "LINES",
     "NETWORKS",
     "OPENPOSE",
+    "PERSONS",
+    "PERSON_TASKS",
+    "POSE_TASKS",
     "PROCESSORS",
     "AdapterFiles",
     "WeightSource",

@@ -64,6 +64,24 @@ def _load_poses(find: Finder, dtype: torch.dtype) -> nn.Module:
     return _from_transformers(lambda: load_poses(detector, joints, dtype), "pose_tensorrt")
 
 
+def _load_landmarks(source: WeightSource) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.landmarks import PoseTask
+
+        return PoseTask(locate(source, find, "mediapipe_pose") / source.files[0])
+
+    return load
+
+
+def _load_person(source: WeightSource) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.landmarks import PersonTask
+
+        return PersonTask(locate(source, find, "mediapipe_segmentation") / source.files[0])
+
+    return load
+
+
 def _filled(network: nn.Module, source: WeightSource, find: Finder, processor: str) -> nn.Module:
     fill(network, locate(source, find, processor) / source.files[0])
     return network
@@ -86,6 +104,8 @@ LOADERS: Mapping[str, Loader] = {
     "openpose": _load_openpose,
     "pose": _load_poses,
     "realesrgan": _load_enlarger,
+    **{name: _load_landmarks(*published.NETWORKS[name]) for name in published.POSE_TASKS},
+    **{name: _load_person(*published.NETWORKS[name]) for name in published.PERSON_TASKS},
 }
 
 
