@@ -33,6 +33,8 @@ ANIME_LINES = WeightSource("lllyasviel/Annotators", ("netG.pth",), "MIT")
 OPENPOSE = WeightSource(
     "lllyasviel/Annotators", ("body_pose_model.pth",), "OpenPose's own, not for commercial use without permission"
 )
+HAND_POINTS = WeightSource(OPENPOSE.repository, ("hand_pose_model.pth",), OPENPOSE.licence)
+FACE_POINTS = WeightSource(OPENPOSE.repository, ("facenet.pth",), OPENPOSE.licence)
 DETECTOR = WeightSource("PekingU/rtdetr_v2_r18vd", TRANSFORMERS, "Apache 2.0")
 JOINTS = WeightSource("usyd-community/vitpose-base-simple", TRANSFORMERS, "Apache 2.0")
 FACES = WeightSource(
@@ -64,6 +66,8 @@ ADDRESSES: Mapping[str, Mapping[str, str]] = {
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
 
 
+OPENPOSE_NETWORKS = ("openpose", "openpose_hands", "openpose_face", "openpose_hands_face")
+"""By `include_hands`, plus twice `include_face`."""
 POSE_TASKS = ("mediapipe_pose_lite", "mediapipe_pose_full", "mediapipe_pose_heavy")
 PERSON_TASKS = ("mediapipe_segmentation", "mediapipe_segmentation_landscape")
 
@@ -74,6 +78,9 @@ NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "lineart_coarse": (COARSE_LINES,),
     "lineart_anime": (ANIME_LINES,),
     "openpose": (OPENPOSE,),
+    "openpose_hands": (OPENPOSE, HAND_POINTS),
+    "openpose_face": (OPENPOSE, FACE_POINTS),
+    "openpose_hands_face": (OPENPOSE, HAND_POINTS, FACE_POINTS),
     "pose": (DETECTOR, JOINTS),
     "realesrgan": (ENLARGER,),
     **{name: (source,) for name, source in zip(POSE_TASKS, LANDMARKS, strict=True)},
@@ -87,7 +94,7 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "lineart": ("lineart", "lineart_coarse", "lineart_anime"),
     "mediapipe_pose": POSE_TASKS,
     "mediapipe_segmentation": PERSON_TASKS,
-    "openpose": ("openpose",),
+    "openpose": OPENPOSE_NETWORKS,
     "pose_tensorrt": ("pose",),
     "realesrgan_trt": ("realesrgan",),
 }
@@ -186,12 +193,15 @@ __all__ = [
     "DETECTOR",
     "ENLARGER",
     "FACES",
+    "FACE_POINTS",
+    "HAND_POINTS",
     "HED",
     "JOINTS",
     "LANDMARKS",
     "LINES",
     "NETWORKS",
     "OPENPOSE",
+    "OPENPOSE_NETWORKS",
     "PERSONS",
     "PERSON_TASKS",
     "POSE_TASKS",

@@ -12,6 +12,7 @@ from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork
 from sdstream.worker.annotators.enlarging import EnlargingNetwork
 from sdstream.worker.annotators.landmarks import LANDMARKS, Landmark, PoseOptions
+from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork, WholeNetwork
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.poses import PoseNetwork
 from sdstream.worker.annotators.shelf import AnnotatorShelf, Loader
@@ -82,6 +83,10 @@ class FakeLandmarker:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
+def tiny_part(points: int) -> PartNetwork:
+    return PartNetwork(points, divisor=16)
+
+
 class FakePose(nn.Module):
     """Gives landmarks in the place of MediaPipe: one answer after the other, the last for ever."""
 
@@ -122,7 +127,12 @@ TINY_LOADERS: Mapping[str, Loader] = {
     "lineart_anime": _seeded(lambda: AnimeNetwork(2)),
     **{name: _seeded(lambda: FakePose(person())) for name in POSE_TASKS},
     **{name: _seeded(FakePerson) for name in PERSON_TASKS},
-    "openpose": _seeded(lambda: PeopleNetwork(divisor=16)),
+    "openpose": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16))),
+    "openpose_hands": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS))),
+    "openpose_face": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16), None, tiny_part(FACE_POINTS))),
+    "openpose_hands_face": _seeded(
+        lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS), tiny_part(FACE_POINTS))
+    ),
     "pose": _seeded(lambda: PoseNetwork(*make_pose_models())),
     "realesrgan": _seeded(lambda: EnlargingNetwork(8, 1, 4)),
 }

@@ -10,12 +10,11 @@ import torch
 from sdstream.worker.annotators.edges import in_steps
 from sdstream.worker.annotators.landmarks import Landmark, Landmarker, PoseOptions, PoseTask, skeleton_of
 from sdstream.worker.annotators.motion import FlowFinder, draw_flow, warp
-from sdstream.worker.annotators.people import find_people
 from sdstream.worker.annotators.skeletons import Skeleton, draw_skeletons
 from sdstream.worker.colour import resize
 from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
 from sdstream.worker.processors.filters import gaussian
-from sdstream.worker.published import PERSON_TASKS, POSE_TASKS
+from sdstream.worker.published import OPENPOSE_NETWORKS, PERSON_TASKS, POSE_TASKS
 
 MOST_DELAY = 8
 """Pictures that are remembered at most to follow motion from: more than denoising has steps."""
@@ -56,8 +55,8 @@ def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorCo
 
 
 def openpose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
-    """`openpose`: stick figures. Hands and faces are not drawn, whatever the parameters say."""
-    return _draw(image, [find_people(context.network, one) for one in _each(image)])
+    """`openpose`: stick figures, with hands and faces where the network has them."""
+    return _draw(image, [context.network.find(one) for one in _each(image)])
 
 
 def mediapipe_pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
@@ -155,6 +154,10 @@ def _lines(params: Mapping[str, Any]) -> str:
     return "lineart_coarse" if params["coarse"] else "lineart"
 
 
+def _openpose(params: Mapping[str, Any]) -> str:
+    return OPENPOSE_NETWORKS[bool(params["include_hands"]) + 2 * bool(params["include_face"])]
+
+
 def _by_number(parameter: str, names: Sequence[str]) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda params: names[int(params[parameter])]
 
@@ -174,13 +177,13 @@ LEARNED: Mapping[str, LearnedProcessor] = {
     "mediapipe_segmentation": LearnedProcessor(
         mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), 0.0, 1024, steady=False
     ),
-    "openpose": LearnedProcessor(openpose, _always("openpose"), 271.9, 1024),
+    "openpose": LearnedProcessor(openpose, _openpose, 271.9, 1024),
     "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024),
     "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False),
     "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False),
 }
-"""By wire name. Operations are counted by torch on the full networks, for `pose_tensorrt` with one person; those of
-MediaPipe, which run elsewhere, are not counted."""
+"""By wire name. Operations are counted by torch on the full networks: for `pose_tensorrt` with one person, for
+`openpose` without hands and faces. Those of MediaPipe, which run elsewhere, are not counted."""
 
 
 __all__ = ["LEARNED", "LearnedProcessor"]
