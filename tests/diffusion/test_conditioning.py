@@ -311,6 +311,14 @@ def test_types_that_name_modules_reach_one_in_a_small_network(tiny_model: Load, 
         assert float(layer_strengths(names, kind, 1.0, family).abs().max()) > 0
 
 
+NEUTRAL = 1e-6
+"""Of the picture's norm. Float32's own rounding of the same networks, against float64, is 6e-7 to 8e-7."""
+
+
+def norm_of_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
 def recalling(model: Model, slots: int, guidance: Any = "self", **options: Any) -> Frame:
     latent = model.latent_shape(SIZE, SIZE)
     networks = ConditionedNetworks(model.unet, model.vae, recalls=latent[1:])
@@ -321,7 +329,7 @@ def recall_of(model: Model, frames: int = 1, every: int = 1) -> Recall:
     return Recall(frames, bank_length(self_layers(model.unet, *model.latent_shape(SIZE, SIZE)[1:])), every)
 
 
-@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo"])
+@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])
 @pytest.mark.parametrize("guidance", ["self", "initialize", "full"])
 def test_the_first_picture_is_as_without_earlier_ones(tiny_model: Load, family: str, guidance: str) -> None:
     model = tiny_model(family)
@@ -330,7 +338,7 @@ def test_the_first_picture_is_as_without_earlier_ones(tiny_model: Load, family: 
     with_bank = recalling(model, 1, guidance)(image, knobs, make_memory(knobs))
     plain = knobs_of(model, (32,), guidance=1.5)
     without = frame_of(model, 1, guidance)(image, plain, make_memory(plain))
-    assert distance(with_bank.image, without.image) < 1e-5
+    assert norm_of_difference(with_bank.image, without.image) < NEUTRAL
     assert float(with_bank.memory.bank.abs().max()) > 0
 
 
@@ -366,7 +374,7 @@ def test_a_still_scene_stays_as_without_earlier_pictures(tiny_model: Load) -> No
     knobs = knobs_of(model, (32,), guidance=1.0, recall=recall_of(model, 2))
     still = run(recalling(model, 1, "none"), knobs, [image] * 4)
     plain = run(frame_of(model, 1, "none"), knobs_of(model, (32,)), [image])
-    assert distance(still[-1].image, plain[-1].image) < 1e-5, "a bank of its own keys is neutral"
+    assert norm_of_difference(still[-1].image, plain[-1].image) < NEUTRAL, "a bank of its own keys is neutral"
 
 
 def test_earlier_pictures_calm_a_noisy_scene(tiny_model: Load) -> None:
