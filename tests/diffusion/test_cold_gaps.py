@@ -22,8 +22,8 @@ from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelEntry, ModelTable, StreamParams, apply_update, classify, parse_create
 from tests.diffusion.conftest import SD15_CANNY, SD15_DEPTH
 from tests.diffusion.fleet import Fleet, ran
-from tests.diffusion.test_faceid import image_of
 from tests.diffusion.test_steering import net, style
+from tests.worker.faces import image_of
 
 SECOND = 1.0
 PICTURES = 20

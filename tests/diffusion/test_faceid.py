@@ -1,16 +1,12 @@
 """`ip_adapter.type: faceid` in a stream: the face in the style image steers it, and where none is the old one stays."""
 
-import base64
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("onnx", reason="it makes the networks that find faces here; the extra `bake` brings it")
 pytest.importorskip("onnxruntime", reason="the extra `faceid` brings it")
@@ -23,17 +19,10 @@ from sdstream.worker.pipelines import make_pipeline
 from sdstream.worker.published import ADAPTERS, FACES, needed_for
 from tests.diffusion.fleet import Fleet, difference, ran, small
 from tests.diffusion.runs import distance, pictures
-from tests.worker.faces import portrait
+from tests.worker.faces import image_of
 
 XL = "stabilityai/sdxl-turbo"
 FILES = ADAPTERS["sdxl-turbo", "faceid"]
-
-
-def image_of(*faces: tuple[int, int, int]) -> str:
-    pixels: Any = (portrait(*faces)[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    content = io.BytesIO()
-    Image.fromarray(numpy.ascontiguousarray(pixels)).save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 FACE, OTHER, NOBODY = image_of((150, 120, 60)), image_of((240, 150, 90)), image_of()

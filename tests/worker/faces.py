@@ -1,10 +1,13 @@
 """ONNX files in place of InsightFace's two networks, laid out as theirs are: what is bright and round is a face."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from PIL import Image
 
 from sdstream.worker.annotators.faces import CROP, STRIDES
 
@@ -41,6 +44,14 @@ def portrait(*faces: tuple[int, int, int], height: int = 300, width: int = 400) 
         pixels[inside & (columns < x), 0] = 235
         pixels[inside & (rows < y), 2] = 228
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def image_of(*faces: tuple[int, int, int]) -> str:
+    """The portrait of these as a data URI."""
+    pixels: Any = (portrait(*faces)[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    content = io.BytesIO()
+    Image.fromarray(numpy.ascontiguousarray(pixels)).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _detector() -> Any:
@@ -110,4 +121,4 @@ def _recogniser(embedding: int) -> Any:
     return model
 
 
-__all__ = ["NAMES", "portrait", "write_tiny_faces"]
+__all__ = ["NAMES", "image_of", "portrait", "write_tiny_faces"]
