@@ -10,7 +10,7 @@ pytest.importorskip("onnx", reason="it makes the networks of these tests; the ex
 pytest.importorskip("onnxruntime", reason="the extra `faceid` brings it")
 
 from sdstream.errors import ModelUnavailable, NoFace
-from sdstream.worker.annotators.faces import CROP, PLACES, FaceNetworks, align
+from sdstream.worker.annotators.faces import CROP, PLACES, Face, FaceNetworks, align
 from tests.worker.faces import portrait, write_tiny_faces
 
 EMBEDDING = 24
@@ -61,6 +61,23 @@ def test_a_face_is_told_in_the_numbers_of_insightface(
 def test_a_picture_without_a_face_is_said_to_have_none(networks: FaceNetworks) -> None:
     with pytest.raises(NoFace, match="no face"):
         networks.embed(portrait())
+
+
+def test_a_face_that_fills_the_picture_is_looked_for_small(
+    networks: FaceNetworks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, sides = networks.find, list[int]()
+
+    def blind(image: torch.Tensor, side: int) -> list[Face]:
+        sides.append(side)
+        return [] if side == 640 else find(image, side)
+
+    monkeypatch.setattr(networks, "find", blind)
+    assert float(networks.embed(portrait((200, 150, 130))).norm()) == pytest.approx(1.0, abs=1e-5)
+    assert sides == [640, 320]
+    with pytest.raises(NoFace):
+        networks.embed(portrait())
+    assert sides == [640, 320, 640, 320, 160]
 
 
 def test_eyes_nose_and_mouth_come_to_where_the_network_expects_them() -> None:

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from sdstream.errors import ModelUnavailable, NoFace
 
-SIDE = 640
-"""Pixels of the square that faces are looked for in; pictures are fitted into its upper left corner."""
+SIDES = (640, 320, 160)
+"""Pixels of the square that faces are looked for in, one after the other until there is one: a face that fills the
+picture is found only when it is small. Pictures are fitted into the upper left corner."""
 STRIDES = (8, 16, 32)
 ANCHORS = 2
 """Guesses at each place of each stride."""
@@ -54,6 +55,8 @@ class FaceNetworks:
         outputs = len(self._detector.get_outputs())
         if outputs != 3 * len(STRIDES):
             raise ModelUnavailable(f"{detector} is no SCRFD network that finds eyes, nose and mouth")
+        fixed = self._detector.get_inputs()[0].shape[2]
+        self._sides = (fixed,) if isinstance(fixed, int) else SIDES
         shape: list[Any] = self._recogniser.get_inputs()[0].shape
         if list(shape[2:]) != [CROP, CROP]:
             raise ModelUnavailable(f"{recogniser} is no ArcFace network for {CROP}x{CROP} pixels")
@@ -63,32 +66,32 @@ class FaceNetworks:
 
         Raises `NoFace` when there is none.
         """
-        faces = self.find(image)
-        if not faces:
+        faces = next((found for side in self._sides if (found := self.find(image, side))), None)
+        if faces is None:
             raise NoFace("there is no face in the style image")
         crop = align(image, max(faces, key=lambda face: face.area).points)
         (embedding,) = _run(self._recogniser, crop * 2.0 - 1.0)
         return functional.normalize(embedding.flatten(), dim=0)
 
-    def find(self, image: torch.Tensor) -> list[Face]:
-        """The faces in `image`, float [1, 3, H, W], 0 to 1, the surest first."""
+    def find(self, image: torch.Tensor, side: int = SIDES[0]) -> list[Face]:
+        """The faces in `image`, float [1, 3, H, W], 0 to 1, the surest first. `side` is one of `SIDES`."""
         height, width = image.shape[2:]
-        factor = SIDE / max(height, width)
+        factor = side / max(height, width)
         sides = (max(1, int(height * factor)), max(1, int(width * factor)))
         small = functional.interpolate(image, sides, mode="bilinear", align_corners=False)
-        square = functional.pad(small, (0, SIDE - sides[1], 0, SIDE - sides[0]))
+        square = functional.pad(small, (0, side - sides[1], 0, side - sides[0]))
         outputs = [each.reshape(-1, each.shape[-1]) for each in _run(self._detector, (square * 255 - 127.5) / 128)]
         count = len(STRIDES)
         scores, boxes, points = outputs[:count], outputs[count : 2 * count], outputs[2 * count :]
         scale = sides[0] / height
         faces: list[Face] = []
         for stride, score, box, five in zip(STRIDES, scores, boxes, points, strict=True):
-            centres = _centres(stride)
+            centres = _centres(side, stride)
             found: Any = (score.flatten() >= SURE).nonzero().flatten()
             indices: list[int] = found.tolist()
             for index in indices:
                 x, y = (float(place) for place in centres[index])
-                left, top, right, bottom = (float(side) * stride for side in box[index])
+                left, top, right, bottom = (float(distance) * stride for distance in box[index])
                 corners = torch.tensor([x - left, y - top, x + right, y + bottom])
                 places = centres[index] + five[index].view(-1, 2) * stride
                 faces.append(Face(corners / scale, places / scale, float(score[index])))
@@ -120,9 +123,9 @@ def _similarity(start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, t
     return turn, other - turn @ middle
 
 
-def _centres(stride: int) -> torch.Tensor:
+def _centres(side: int, stride: int) -> torch.Tensor:
     """Where the guesses of a stride lie, x and y in pixels of the square: [guesses, 2]."""
-    places = torch.arange(SIDE // stride) * stride
+    places = torch.arange(side // stride) * stride
     rows, columns = torch.meshgrid(places, places, indexing="ij")
     return torch.stack((columns, rows), 2).view(-1, 2).repeat_interleave(ANCHORS, 0).float()
 
