@@ -157,13 +157,18 @@ def unet_name(*, control: bool, tokens: bool) -> str:
 
 
 def digest_of_layers(adapter: ImageAdapter) -> str:
-    """Of the keys and values of an IP-Adapter, in the order of the layers."""
+    """Of the keys and values of an IP-Adapter, in the order of the layers, and of its changes to the UNet."""
     return digest_of_tensors(
         {
             f"{index}.{name}.{key}": tensor
             for index, layer in enumerate(adapter.layers)
             for name, part in zip(("keys", "values"), layer, strict=True)
             for key, tensor in part.state_dict().items()
+        }
+        | {
+            f"{name}.{half}": tensor
+            for name, pair in adapter.changes.items()
+            for half, tensor in zip(("up", "down"), pair, strict=True)
         }
     )
 
@@ -204,7 +209,7 @@ class ComponentMaker:
             inputs.add("image_tokens", dtype_name(networks.dtype), *adapter.token_shape)
             inputs.add("image_strengths", "float32", len(adapter.layers))
             weights = combined((("unet", weights), ("adapter", digest_of_layers(adapter))))
-            networks = ConditionedNetworks(unet, networks.vae, image_layers=adapter.layers)
+            networks = ConditionedNetworks(unet, networks.vae, image_layers=adapter.layers, changes=adapter.changes)
         return Component(
             name=unet_name(control=control is not None, tokens=adapter is not None),
             module=UnetModule(networks, controls=len(shapes), has_tokens=adapter is not None),

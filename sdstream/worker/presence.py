@@ -48,7 +48,10 @@ def take_inventory(table: ModelTable) -> Inventory:
             name: files_presence(facts.source or name, CONTROLNET_FILES, places)
             for name, facts in table.controlnets.items()
         },
-        {key: files_presence(files.repository, files.files, places) for key, files in ADAPTERS.items()},
+        {
+            key: _together(files_presence(repository, names, places) for repository, names in files.sources)
+            for key, files in ADAPTERS.items()
+        },
         {
             name: _together(files_presence(source.repository, source.files, places) for source in sources)
             for name, sources in NETWORKS.items()
