@@ -7,6 +7,7 @@ memory, or the place of engines cannot be written · 4 the back end or the model
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,12 @@ from rich.text import Text
 from builder.baking import Bakery, BakeStatus, Plan
 from builder.checking import check_plan
 from builder.estimates import MEASURED
+from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
+from builder.sources import ProfileSources
 from sdstream import platform
+from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
@@ -36,13 +40,14 @@ from sdstream.errors import (
     ModelUnavailable,
     SdstreamError,
 )
+from sdstream.params import ModelTable
 from sdstream.settings import Settings, load_settings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_ROOM, EXIT_NOT_HERE, EXIT_MIRROR, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 ProfileName = Annotated[str, Parameter(help="A shipped profile, or the path of a TOML file.")]
 ModelName = Annotated[
-    str | None, Parameter(help="Another model of the family: a directory, or an id in the hub's cache.")
+    str | None, Parameter(help="Another model of the family: a directory, a file, or an id as the server takes it.")
 ]
 Backend = Annotated[BackendName | None, Parameter(help="One back end; else those that the profile names.")]
 Capabilities = Annotated[str | None, Parameter(name="--sm", help="Compute capabilities, such as 89,120.")]
@@ -70,8 +75,7 @@ def plan(
     as_json: AsJson = False,
 ) -> int:
     """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing."""
-    wanted = _profile(profile, model, backend, sm)
-    plans = _bakery(engines).plan(wanted, backend)
+    plans = _bakery(engines).plan(_profile(profile, model, backend, sm), backend)
     if as_json:
         print(json.dumps([_plan_json(entry) for entry in plans], indent=2))
     else:
@@ -162,6 +166,22 @@ def verify(
 
 
 @application.command
+def fetch(*, profile: ProfileName, model: ModelName = None, backend: Backend = None) -> int:
+    """Fetch the files that a profile is made of from the hub into the data directory, as the server fetches its own.
+
+    Only what is not here, and no file that the profile has no use for. HF_TOKEN opens gated models.
+    """
+    wanted = _profile(profile, model, backend, None)
+    half = set(wanted.targets) != {"compiled"} or torch.cuda.is_available()
+    with DownloadBar() as bar:
+        files = _sources().fetch(wanted, bar.tell, half=half)
+    for path in (files.model, files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter):
+        if path is not None:
+            print(path)
+    return 0
+
+
+@application.command
 def push(
     *, engines: Directory = None, name: Annotated[str, Parameter(help="Only names that have this in them.")] = ""
 ) -> int:
@@ -176,11 +196,23 @@ def push(
 def pull(
     *,
     engines: Directory = None,
+    profile: Annotated[str | None, Parameter(help="Only what this profile lacks; the model must be here.")] = None,
+    model: ModelName = None,
+    backend: Backend = None,
     sm: Capabilities = None,
     name: Annotated[str, Parameter(help="Only names that have this in them.")] = "",
 ) -> int:
     """Copy engines from the bucket of SDSTREAM_ENGINE_MIRROR. Every byte is compared with its hash."""
     cache, mirror = _cache(engines), _mirror()
+    if profile is not None:
+        for entry in _bakery(engines).plan(_profile(profile, model, backend, sm), backend):
+            for item in entry.missing:
+                found = mirror.find(item.key.base, lambda key, item=item: key.digest == item.key.digest)
+                if found is not None and name in item.key.readable:
+                    print(f"pulled  {mirror.pull(found, cache).name}")
+        return 0
+    if model is not None or backend is not None:
+        raise ConfigurationError("--model and --backend belong to --profile")
     wanted = set(_capabilities(sm) or ())
     for engine in mirror.list():
         if wanted and engine.capabilities and not wanted & engine.capabilities:
@@ -272,7 +304,11 @@ def _profile(name: str, model: str | None, backend: BackendName | None, sm: str 
     profile = find_profile(name, Choice(model, backend, _capabilities(sm)))
     if not profile.targets:
         raise ConfigurationError(f"{profile.name} names no targets", hint=f"Add --backend {BACKENDS[1]} --sm 89.")
-    return profile
+    return profile.model_copy(update={"full_vae": profile.full_vae or _settings().full_vae})
+
+
+def _sources() -> ProfileSources:
+    return ProfileSources(ModelTable.from_settings(_settings()))
 
 
 def _capabilities(sm: str | None) -> tuple[int, ...] | None:
@@ -293,7 +329,7 @@ def _cache(directory: Path | None) -> EngineCache:
 
 
 def _bakery(directory: Path | None) -> Bakery:
-    return Bakery(_cache(directory), report=_say)
+    return Bakery(_cache(directory), report=_say, load=partial(load_profile, sources=_sources()))
 
 
 def _mirror() -> EngineMirror:

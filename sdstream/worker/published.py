@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+from sdstream.diffusion.selection import NETWORK
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts, ControlNetKind
 from sdstream.params.problems import did_you_mean
 from sdstream.settings import Family
@@ -59,7 +60,6 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "realesrgan_trt": ("realesrgan",),
 }
 """The networks that each image processor may need."""
-CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def needed_for(
         if net == what or (group == "controlnet" and name in (facts.kind, net))
     ]
     for net in nets:
-        add(controlnets[net].source or net, CONTROLNET_FILES)
+        add(controlnets[net].source or net, NETWORK)
         add_processor(controlnets[net].preprocessor)
     if group == "ip_adapter":
         for (family, _), files in ADAPTERS.items():
@@ -126,14 +126,14 @@ def needed_for(
 def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
     every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *controlnets]
-    return did_you_mean(what, every) or f"one of {', '.join(every[: len(PROCESSORS) + len(kinds) + 1])}"
+    known = ", ".join(every[: len(PROCESSORS) + len(kinds) + 1])
+    return did_you_mean(what, every) or f"one of {known}, or profile:NAME for what a profile of the builder needs"
 
 
 __all__ = [
     "ADAPTERS",
     "ANIME_LINES",
     "COARSE_LINES",
-    "CONTROLNET_FILES",
     "DEPTH",
     "DETECTOR",
     "ENLARGER",
