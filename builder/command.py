@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 from rich.text import Text
 
-from builder.baking import Bakery, BakeStatus, Plan
+from builder.baking import Bakery, BakeStatus
 from builder.checking import check_plan
-from builder.estimates import MEASURED
 from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
 from builder.sources import ProfileSources
+from builder.telling import plan_json, show_plan, show_result
 from sdstream import platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
@@ -55,7 +55,8 @@ Directory = Annotated[
     Path | None, Parameter(name="--engines", help="Where engines are kept; else the data directory's.")
 ]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.")]
+NOT_NEGATIVE = validators.Number(gte=0)
+Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.", validator=NOT_NEGATIVE)]
 
 application = App(
     name="builder",
@@ -77,10 +78,10 @@ def plan(
     """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing."""
     plans = _bakery(engines).plan(_profile(profile, model, backend, sm), backend)
     if as_json:
-        print(json.dumps([_plan_json(entry) for entry in plans], indent=2))
+        print(json.dumps([plan_json(entry) for entry in plans], indent=2))
     else:
         for entry in plans:
-            _show_plan(entry)
+            show_plan(entry)
     return EXIT_NO_ROOM if any(entry.missing and entry.estimate.problems for entry in plans) else 0
 
 
@@ -100,6 +101,8 @@ def bake(
     """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
     wanted = _profile(profile, model, backend, sm)
     bakery = _bakery(engines)
+    if push:
+        _mirror()  # what is wrong with it is said now, and not after an hour
     if polite:
         platform.lower_priority()
     line = ProgressLine()
@@ -151,17 +154,13 @@ def verify(
     if as_json:
         print(
             json.dumps(
-                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results]
+                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results],
+                indent=2,
             )
         )
     else:
         for result in results:
-            told = [*result.problems, *(f"not run: {text}" for text in result.not_run)]
-            facts = ", ".join(
-                f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in result.facts.items()
-            )
-            print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join([*told, facts])}")
+            show_result(result)
     return EXIT_WRONG if any(result.problems for result in results) else 0
 
 
@@ -247,7 +246,7 @@ def show(
 def gc(
     *,
     engines: Directory = None,
-    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.")] = None,
+    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.", validator=NOT_NEGATIVE)] = None,
     hours: Older = 24.0,
 ) -> int:
     """Remove what dead builders left, and the engines used longest ago until the rest fits the limit."""
@@ -352,42 +351,6 @@ def _say(event: EngineEvent) -> None:
     """Faults are told as they come; all else a command prints itself."""
     if event.kind in ("broken", "lock_broken", "evicted"):
         print(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}", file=sys.stderr)
-
-
-def _show_plan(entry: Plan) -> None:
-    print(f"{entry.profile.name}, {entry.backend} {entry.version}")
-    for item in entry.wanted:
-        print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
-    if not entry.missing:
-        return
-    needed = entry.estimate
-    guess = "" if entry.backend in MEASURED else " (a guess)"
-    free = ["" if count is None else f" of {count / 1e9:.1f} free" for count in (needed.free_memory, needed.free_disk)]
-    print(
-        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
-        f"{needed.memory / 1e9:.1f} GB of memory ({needed.least_memory / 1e9:.1f} at least){free[0]}, "
-        f"{needed.disk / 1e9:.1f} GB of disk{free[1]}"
-    )
-    for problem in needed.problems:
-        print(f"  NOT ENOUGH: {problem}")
-
-
-def _plan_json(entry: Plan) -> dict[str, Any]:
-    needed = entry.estimate
-    return {
-        "profile": entry.profile.name,
-        "backend": entry.backend,
-        "version": entry.version,
-        "engines": [
-            {"name": item.key.readable, "digest": item.key.digest, "present": item.entry is not None}
-            for item in entry.wanted
-        ],
-        "seconds": round(needed.seconds),
-        "memory": needed.memory,
-        "least_memory": needed.least_memory,
-        "disk": needed.disk,
-        "problems": list(needed.problems),
-    }
 
 
 __all__ = [

@@ -179,6 +179,11 @@ def apply_choice(profile: Profile, choice: Choice) -> Profile:
         default = next((capabilities for capabilities in targets.values() if capabilities), ())
         targets = {choice.backend: targets.get(choice.backend, default)}
     if choice.capabilities is not None:
+        if set(targets) == {"compiled"}:
+            raise ConfigurationError(
+                "--sm is for TensorRT; packages of the compiled back end are for the machine that makes them",
+                hint="Leave --sm away, or name another --backend.",
+            )
         targets = {backend: choice.capabilities for backend in targets if backend != "compiled"} or targets
     content["targets"] = targets
     try:
