@@ -23,7 +23,7 @@ from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
 from builder.sources import ProfileSources
 from builder.telling import plan_json, show_plan, show_result
-from sdstream import platform
+from sdstream import __version__, platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
@@ -61,6 +61,7 @@ Older = Annotated[float, Parameter(help="Only what was not touched for as many h
 application = App(
     name="builder",
     help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
+    version=__version__,
     help_format="plaintext",
 )
 
@@ -186,8 +187,11 @@ def push(
 ) -> int:
     """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
     cache = _cache(engines)
-    for pushed in _push(cache, [entry for entry in cache.entries() if name in entry.name]):
-        print(f"pushed  {pushed}")
+    entries = [entry for entry in cache.entries() if name in entry.name]
+    pushed = _push(cache, entries)
+    for each in pushed:
+        print(f"pushed  {each}")
+    print(f"builder: {len(pushed)} of {len(entries)} engines pushed, the others were there", file=sys.stderr)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from builder.profiles import Profile
 from sdstream.diffusion.hub import Progress
 from sdstream.diffusion.lora_sources import find_lora, get_lora, only_file
-from sdstream.diffusion.selection import NETWORK
+from sdstream.diffusion.selection import INDEX, NETWORK
 from sdstream.diffusion.sources import (
     TAESD,
     HubId,
@@ -65,7 +65,11 @@ class ProfileSources:
 
         model = None
         if profile.tiny is None:
-            model = look(f"the model {profile.model}", find_repository(self._model(profile), places))
+            model = find_repository(self._model(profile), places)
+            lacks = model is not None and model.is_dir() and not (model / INDEX).is_file()
+            look(
+                f"the model {profile.model}" + (f" ({model} has no {INDEX})" if lacks else ""), None if lacks else model
+            )
         files = ProfileFiles(
             model,
             self._find_taesd(profile, model, look),
