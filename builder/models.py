@@ -93,7 +93,13 @@ def load_profile(
         for name in profile.components:
             if name.startswith("unet"):
                 control = controlnets[0][1] if "-control" in name else None
-                components.append(maker.unet(control=control, adapter=adapter if "-tokens" in name else None))
+                components.append(
+                    maker.unet(
+                        control=control,
+                        adapter=adapter if "-tokens" in name else None,
+                        recalled=profile.recalled if name.endswith("-recall") else 0,
+                    )
+                )
             elif name == "encoder":
                 components.append(maker.encoder())
             elif name == "decoder":
