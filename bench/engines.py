@@ -39,6 +39,7 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.keys import BACKENDS, BackendName, target_of
 from sdstream.engines.registry import capability_of, make_backend
 from sdstream.errors import EngineError
+from sdstream.worker.devices import Device
 
 LIMITS = {torch.float16: 1e-2, torch.float32: 1e-4}
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_grad_enabled(False)
-    device = torch.device("cuda" if cuda else "cpu")
+    device = Device.choose("cuda" if cuda else "cpu").torch_device
     dtype = torch.float16 if cuda else torch.float32
     if not cuda:
         torch.set_num_threads(1)

@@ -35,6 +35,7 @@ from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.worker.child import KEEP_MEMORY
+from sdstream.worker.devices import Device
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN = "sdstream", "sdstream, eager"
@@ -277,7 +278,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = Device.choose(options.device).torch_device
     on_gpu = device.type == "cuda"
     dtype = torch.float16 if on_gpu else torch.float32
     device_name = torch.cuda.get_device_name(device) if on_gpu else "cpu"

@@ -84,6 +84,11 @@ class WorkerSettings(BaseModel):
         default=True,
         description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
     )
+    fused_blocks: bool = Field(
+        default=True,
+        description="Run norms and the small VAE on a CUDA GPU in fused steps of this project's own. Off: torch's own "
+        "operations one by one.",
+    )
     safety_check_interval: int = Field(
         default=1,
         ge=1,

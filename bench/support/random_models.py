@@ -13,6 +13,7 @@ from torch import nn
 from bench.support.roofline import Operator, count
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.models import load_model
+from sdstream.diffusion.placing import place
 from sdstream.diffusion.tiny import write_tiny_model
 
 SD15: Mapping[str, Any] = {
@@ -78,7 +79,7 @@ def make_networks(name: str, device: torch.device, dtype: torch.dtype) -> Networ
     for network in made:
         network.to(dtype).to_empty(device=device)
         _fill(network, device)
-        network.requires_grad_(False).eval()
+        place(network, device)
     return Networks(*made)
 
 

@@ -63,10 +63,13 @@ class CudaCapture:
         cuda: Any = torch.cuda
         self._cuda = cuda
         self._pool = cuda.graph_pool_handle()
+        self._holder: Any = None
 
     def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
         with cuda.device(self._device):
+            if self._holder is None:
+                self._holder = self._hold_pool()
             side = cuda.Stream()
             side.wait_stream(cuda.current_stream())
             with cuda.stream(side):
@@ -79,6 +82,14 @@ class CudaCapture:
             with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 result = step()
         return _CudaRecording(graph, result)
+
+    def _hold_pool(self) -> Any:
+        """A graph that is never let go: torch ends a pool with its last graph, and knows it no more then."""
+        cuda = self._cuda
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            kept = torch.zeros(1, device=self._device)
+        return graph, kept
 
     def upload(self, source: torch.Tensor, target: torch.Tensor) -> None:
         # Pinned memory that is freed at once is given out again only when the copy is done: torch keeps count.

@@ -17,6 +17,7 @@ from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
@@ -239,6 +240,7 @@ class ComponentMaker:
             dtype=dtype_name(networks.dtype),
             loras=self.loras,
             model=self.model,
+            plainly=plain_blocks,
         )
 
     def controlnet(self, controlnet: nn.Module, name: str = "") -> Component:
@@ -261,6 +263,7 @@ class ComponentMaker:
             weights=self.digest(controlnet),
             dtype=dtype,
             model=name or self.model,
+            plainly=plain_blocks,
         )
 
     def encoder(self) -> Component:
@@ -307,6 +310,7 @@ class ComponentMaker:
             dtype=dtype_name(self.networks.dtype),
             loras=self.loras,
             model=self.model,
+            plainly=plain_blocks,
         )
 
     def _unet_inputs(self, *, last: bool = True) -> InputList:
@@ -353,6 +357,7 @@ class ComponentMaker:
             weights=self.digest(vae),
             dtype=dtype_name(self.networks.vae_dtype),
             model=self.model,
+            plainly=plain_blocks,
         )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.libraries import diffusers, transformers
+from sdstream.diffusion.placing import place
 from sdstream.errors import ModelUnavailable
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -92,7 +93,7 @@ def _load(kind: Any, folder: Path, options: dict[str, Any], device: torch.device
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise ModelUnavailable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
-    network.requires_grad_(False).eval().to(device)
+    place(network, device)
     _refuse_what_is_not_finite(folder, network)
     return network
 

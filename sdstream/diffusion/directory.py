@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.libraries import diffusers, transformers
+from sdstream.diffusion.placing import place
 from sdstream.diffusion.selection import INDEX, PICKLED, variants
 from sdstream.diffusion.weights import SafetensorError, read_header
 from sdstream.errors import ModelUnavailable
@@ -107,7 +108,7 @@ class ModelDirectory:
 
 def made_ready(network: nn.Module, where: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The network on its device and for inference only. Raises `ModelUnavailable` for weights that are not finite."""
-    network.requires_grad_(False).eval().to(device)
+    place(network, device)
     # One sum for each tensor and one look at all of them: a look at each would wait for the GPU hundreds of times.
     tensors = {name: tensor for name, tensor in network.named_parameters() if tensor.is_floating_point()}
     looked: Any = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])

@@ -33,9 +33,7 @@ class EngineNetworks(Networks):
     """`Networks` of engines. `engines` are by the names of components (`sdstream.diffusion.components`): `unet` with
     `-control`, `-tokens` and `-recall` variants, `encoder`, `decoder`. What none takes, the plain ones do."""
 
-    def __init__(
-        self, plain: Networks, engines: Mapping[str, LoadedEngine], back_end: str, *, capturable: bool = True
-    ) -> None:
+    def __init__(self, plain: Networks, engines: Mapping[str, LoadedEngine], back_end: str) -> None:
         super().__init__()
         self.plain = plain
         self.dtype = plain.dtype
@@ -43,7 +41,7 @@ class EngineNetworks(Networks):
         self.scaling_factor = plain.scaling_factor
         self.is_xl = plain.is_xl
         self.back_end = back_end
-        self.capturable = capturable and plain.capturable
+        self.capturable = plain.capturable
         self._engines = dict(engines)
 
     def predict(
@@ -162,7 +160,7 @@ class EngineFrame(nn.Module):
     def __init__(self, plain: Frame, engine: LoadedEngine, back_end: str) -> None:
         super().__init__()
         self.plain = plain
-        self.networks = EngineNetworks(plain.networks, {}, back_end, capturable=False)
+        self.networks = EngineNetworks(plain.networks, {}, back_end)
         self._engine = engine
 
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:

@@ -10,6 +10,8 @@ import diffusers as _diffusers
 import transformers as _transformers
 from diffusers.loaders import lora_pipeline as _lora_pipeline
 from diffusers.loaders import single_file_utils as _single_file_utils
+from diffusers.models import resnet as _resnet
+from diffusers.models.unets import unet_2d_blocks as _unet_blocks
 from diffusers.utils import logging as _diffusers_logging
 from diffusers.utils import state_dict_utils as _state_dict_utils
 from transformers.utils import logging as _transformers_logging
@@ -17,11 +19,21 @@ from transformers.utils import logging as _transformers_logging
 diffusers: Any = _diffusers
 transformers: Any = _transformers
 lora_loaders: Any = _lora_pipeline
+residual_blocks: Any = _resnet
 single_files: Any = _single_file_utils
 state_dicts: Any = _state_dict_utils
+unet_blocks: Any = _unet_blocks
 
 for _logging in (_diffusers_logging, _transformers_logging):
     _logging.set_verbosity_error()
     _logging.disable_progress_bar()
 
-__all__ = ["diffusers", "lora_loaders", "single_files", "state_dicts", "transformers"]
+__all__ = [
+    "diffusers",
+    "lora_loaders",
+    "residual_blocks",
+    "single_files",
+    "state_dicts",
+    "transformers",
+    "unet_blocks",
+]

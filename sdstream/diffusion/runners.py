@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from sdstream.diffusion.capture import Capture, Recording, cuda_capture
 from sdstream.diffusion.frame import Frame, Result
@@ -110,7 +111,12 @@ class CompiledRunner(EagerRunner):
         # Numbers of streams times forms of pictures are more graphs than torch makes of one function by itself.
         config: Any = library._dynamo.config
         config.recompile_limit = max(config.recompile_limit, MOST_GRAPHS)
-        self._call = (compiler or library.compile)(frame, dynamic=False, fullgraph=True)
+        self._flat = (compiler or library.compile)(_Flat(frame), dynamic=False, fullgraph=True)
+        self._call = self._compiled
+
+    def _compiled(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
+        picture, latent, planes, finite, *kept = self._flat(image, knobs, memory)
+        return Result(picture, latent, Memory(*kept), planes, finite)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -128,6 +134,18 @@ class CompiledRunner(EagerRunner):
             self._in_force = self._in_force.removesuffix("+compile")
             self._notes = (f"torch.compile failed, so frames run without it: {_summary(error)}",)
             return self._plain(image, knobs, memory)
+
+
+class _Flat(nn.Module):
+    """A frame that answers with a flat tuple: torch 2.11's compiler breaks named tuples that were replaced."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+
+    def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> tuple[torch.Tensor | None, ...]:
+        result: Result = self.frame(image, knobs, memory)
+        return (result.image, result.latent, result.planes, result.finite, *result.memory)
 
 
 class _Key(NamedTuple):

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sdstream.diffusion.capture import Capture, Recording
 from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
 from sdstream.diffusion.sources import find_cached
 from sdstream.errors import ModelUnavailable
@@ -183,7 +184,7 @@ def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtyp
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise ModelUnavailable(f"the safety checker in {directory} lacks {len(missing)} weights, such as {missing[0]}")
-    model.requires_grad_(False).eval().to(device)
+    place(model, device)
     finite: Any = torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
     if not finite:
         raise ModelUnavailable(f"the safety checker in {directory} holds weights that are not finite numbers")

@@ -38,7 +38,8 @@ class CompiledBackend:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {}
+        # The blocks of networks are fused there; see `sdstream.diffusion.fused`.
+        return {} if self._device.type == "cpu" else {"fused_blocks": 1}
 
     def target(self) -> str:
         """What packages made on this machine are for."""
@@ -55,7 +56,7 @@ class CompiledBackend:
             raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
         progress(f"exporting {component.name}", 0.0)
         component.module.to(self._device)
-        program = export_program(component)
+        program = export_program(component, self._device)
         progress(f"compiling {component.name}", None)
         compile_package: Any = getattr(torch, "_inductor").aoti_compile_and_package  # noqa: B009 - as torch documents it
         with quiet(), torch.no_grad():
@@ -85,7 +86,9 @@ class CompiledRunner:
         loader: Any = getattr(torch, "_C")._aoti.AOTIModelPackageLoader  # noqa: B009 - what aoti_load_package wraps
         index = -1 if device.type == "cpu" else (device.index or 0)
         try:
-            self._loader: Any = loader(str(entry.file(PACKAGE)), "model", False, 1, index)
+            # By itself a package asks an event whether its last run is over, which nothing may while a graph is
+            # captured. Used by one thread, on one stream, it need not.
+            self._loader: Any = loader(str(entry.file(PACKAGE)), "model", device.type == "cuda", 1, index)
         except RuntimeError as error:
             raise EngineBroken(f"{entry.name} cannot be loaded: {first_lines(error)}") from error
 

@@ -1,6 +1,7 @@
 """A part of a model that is compiled by itself: its module, what goes in, what comes out, and its name for a key."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Component:
     loras: tuple[LoraIdentity, ...] = ()
     model: str = ""
     """For people: which model it is of."""
+    plainly: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, compare=False)
+    """Within it the module works without operations that only this project's own process knows."""
     release: Callable[[], None] = field(default=keep_all, compare=False)
     """Called when the module was read and may not be for a while: lets go of memory that is filled again by need."""
 

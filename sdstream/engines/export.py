@@ -16,13 +16,15 @@ OPSET = 20
 ONNX_FILE = "model.onnx"
 
 
-def export_program(component: Component) -> Any:
+def export_program(component: Component, device: torch.device | None = None) -> Any:
     """The component as a `torch.export.ExportedProgram`; its first axis keeps the whole range. Nothing is computed.
 
-    Raises `EngineBuildFailed`, with torch's own words, for what cannot be exported.
+    `device` is where the module is, unset the CPU. Raises `EngineBuildFailed`, with torch's own words, for what cannot
+    be exported.
     """
     least, _, most = component.rows
     examples = component.example(None if least == most else max(2, component.rows[1]) if most > 1 else None)
+    examples = tuple(example.to(device or "cpu") for example in examples)
     shapes: Any = None
     if least != most:
         rows = torch.export.Dim("rows", min=least, max=most)
@@ -47,7 +49,9 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
         raise EngineBackendUnavailable(
             "ONNX cannot be written here", hint="pip install -c constraints.txt 'sdstream[bake]'"
         ) from None
-    program = export_program(component) if program is None else program
+    if program is None:
+        with component.plainly():
+            program = export_program(component)
     write_out_casts(program)
     file = folder / ONNX_FILE
     export: Any = getattr(torch.onnx, "export")  # noqa: B009 - its type is known in parts only

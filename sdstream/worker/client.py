@@ -59,6 +59,7 @@ WORKER_SETTINGS = {
     "batch_window",
     "compile_networks",
     "cuda_graphs",
+    "fused_blocks",
     "safety_check_interval",
     "engine_builds",
     "engine_limit_gigabytes",

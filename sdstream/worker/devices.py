@@ -53,6 +53,8 @@ class Device:
             first_line = str(error).partition("\n")[0]
             raise ConfigurationError(f"worker_device {wanted} cannot be used: {first_line}") from error
         if device.type == "cuda":
+            # Each shape of convolution is tried in several ways when it is first met, which is before a capture.
+            torch.backends.cudnn.benchmark = True
             return cls(device, torch.cuda.get_device_name(device))
         return cls(device, platform.processor_name())
 

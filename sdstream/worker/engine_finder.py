@@ -230,12 +230,12 @@ class EngineFinder:
             part: LoadedEngine(found.backend.load(entry, self._device), entry.key.most_rows)
             for part, entry in found.entries.items()
         }
-        plain, is_compiled = request.frame, isinstance(found.backend, CompiledBackend)
+        plain = request.frame
         if FRAME in engines:
             whole: Any = EngineFrame(plain, engines[FRAME], found.backend.name)
-            return make_runner(whole, self._device, graphs=False)
+            return make_runner(whole, self._device, graphs=self._graphs)
         frame = Frame(
-            EngineNetworks(plain.networks, engines, found.backend.name, capturable=not is_compiled),
+            EngineNetworks(plain.networks, engines, found.backend.name),
             slots=plain.slots,
             guidance=plain.guidance,
             prediction=plain.prediction,
@@ -244,7 +244,7 @@ class EngineFinder:
             controls=None if plain.controls is None else EngineControls(plain.controls, _of_nets(engines)),
             aligned=plain.aligned,
         )
-        return make_runner(frame, self._device, graphs=self._graphs and not is_compiled)
+        return make_runner(frame, self._device, graphs=self._graphs)
 
     def _choices(self, request: EngineRequest, name: BackendName) -> list[Parts]:
         """What may be compiled for a request, the best first. A whole frame is of the model alone: with ControlNets, a

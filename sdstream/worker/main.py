@@ -69,6 +69,7 @@ class Worker:
         self._reception.call_helper()  # until torch is there
         import torch
 
+        from sdstream.diffusion.fused_switch import use_fused_blocks
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
         from sdstream.worker import engines
@@ -85,6 +86,7 @@ class Worker:
         if self._configure is None:
             return  # stopped before it began
         settings = Settings.model_validate(json.loads(self._configure.settings))
+        use_fused_blocks(settings.fused_blocks)
         self._make_lane = LaneWork
         self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)

@@ -222,6 +222,7 @@ def test_a_cpu_captures_nothing(tiny_model: Load) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_cuda_graph_is_the_plain_frame_and_follows_its_knobs(tiny_model: Load) -> None:
     import copy
 
@@ -255,3 +256,16 @@ def test_a_cuda_graph_is_the_plain_frame_and_follows_its_knobs(tiny_model: Load)
             assert distance(made, eager.run_rows(images, twin, kept, rows).image) < tolerance
         assert runner.captured == (1, 4, 2)
         assert cuda_capture(device) is cuda_capture(device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_frames_can_be_captured_after_all_captures_were_let_go() -> None:
+    capture, seen = cuda_capture(torch.device("cuda", 0)), torch.ones(3, device="cuda")
+    for number in range(3):
+        recording = capture.record(lambda: seen * 2)
+        seen.fill_(number)
+        recording.replay()
+        assert recording.result.tolist() == [2.0 * number] * 3
+        recording.forget()
+        del recording

@@ -1,0 +1,106 @@
+"""diffusers' blocks with fewer and larger steps, for GPUs: the same weights under the same names, the same answers.
+
+A block becomes one of these by its class alone, so it can be shared, moved and saved as before. What is exported for
+other compilers is the plain block (`fused_switch`), since they know none of these operations and fuse by themselves.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.group_norm import group_norm
+from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+
+_ResidualBlock: Any = residual_blocks.ResnetBlock2D
+_SmallBlock: Any = unet_blocks.AutoencoderTinyBlock
+
+
+class FusedGroupNorm(nn.GroupNorm):
+    """A group norm of pictures."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not are_blocks_fused() or input.dim() != 4:
+            return super().forward(input)
+        return group_norm(self, input)
+
+
+class FusedResidualBlock(_ResidualBlock):
+    """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
+
+    def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor | None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not are_blocks_fused():
+            plain: torch.Tensor = _ResidualBlock.forward(self, input_tensor, temb, *args, **kwargs)
+            return plain
+        first = self.conv1
+        hidden = group_norm(self.norm1, input_tensor, silu=True)
+        hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
+        shift: torch.Tensor = first.bias
+        if self.time_emb_proj is not None:
+            shift = shift + self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        hidden = self.conv2(group_norm(self.norm2, hidden, shift, silu=True))
+        if self.conv_shortcut is not None:
+            input_tensor = self.conv_shortcut(input_tensor)
+        made: torch.Tensor = (input_tensor + hidden) / self.output_scale_factor
+        return made
+
+
+class FusedSmallBlock(_SmallBlock):
+    """A block of the small VAE: each convolution with its bias, its ReLU and what is added, in one step of cuDNN's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not are_blocks_fused() or not x.is_cuda:
+            plain: torch.Tensor = _SmallBlock.forward(self, x)
+            return plain
+        hidden = _convolution_relu(self.conv[0], x)
+        hidden = _convolution_relu(self.conv[2], hidden)
+        return _convolution_relu(self.conv[4], hidden, self.skip(x))
+
+
+def _convolution_relu(layer: Any, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+    """ReLU of the convolution of `x`, with `other` of its shape added if given."""
+    library: Any = torch
+    where = (layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if other is None:
+        return library.cudnn_convolution_relu(x, layer.weight, *where)
+    return library.cudnn_convolution_add_relu(x, layer.weight, other, 1.0, *where)
+
+
+def fuse(network: nn.Module) -> None:
+    """Make the blocks of a network that can be fused so, in place. Weights and their names stay what they are."""
+    for module in network.modules():
+        kind = _KINDS.get(type(module))
+        if kind is not None and kind[1](module):
+            module.__class__ = kind[0]
+
+
+def _is_scaled(norm: Any) -> bool:
+    return bool(norm.affine)
+
+
+def _is_plain_residual(block: Any) -> bool:
+    """Whether a block is of the only kind that Stable Diffusion has, among those that the class can be."""
+    return (
+        block.upsample is None
+        and block.downsample is None
+        and block.time_embedding_norm == "default"
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and not block.dropout.p
+        and block.conv1.bias is not None
+    )
+
+
+def _is_plain_small(block: Any) -> bool:
+    return isinstance(block.conv[1], nn.ReLU) and all(block.conv[place].bias is not None for place in (0, 2, 4))
+
+
+_KINDS: Mapping[type, tuple[type, Callable[[Any], bool]]] = {
+    nn.GroupNorm: (FusedGroupNorm, _is_scaled),
+    _ResidualBlock: (FusedResidualBlock, _is_plain_residual),
+    _SmallBlock: (FusedSmallBlock, _is_plain_small),
+}
+
+__all__ = ["FusedGroupNorm", "FusedResidualBlock", "FusedSmallBlock", "fuse"]

@@ -1,0 +1,27 @@
+"""Where the tensors of a network lie, and how its blocks work there."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.fused import fuse
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def place(network: Network, device: torch.device) -> Network:
+    """`network` for inference only, on `device`, the way it is the fastest there.
+
+    On a GPU convolutions are channels last: tensor cores take nothing else, and weights that lie otherwise are turned
+    over for each picture anew. Blocks are fused there. The weights, their names and their shapes stay what they are.
+    """
+    network.requires_grad_(False).eval()
+    if device.type != "cuda":
+        return network.to(device)
+    fuse(network)
+    placed: Any = network
+    return placed.to(device, memory_format=torch.channels_last)
+
+
+__all__ = ["place"]
