@@ -243,6 +243,7 @@ class EngineFinder:
             compat=plain.compat,
             controls=None if plain.controls is None else EngineControls(plain.controls, _of_nets(engines)),
             aligned=plain.aligned,
+            whole=plain.whole,
         )
         return make_runner(frame, self._device, graphs=self._graphs)
 

@@ -195,6 +195,8 @@ def frames(runner: Runner, knobs: Knobs) -> list[torch.Tensor]:
         image = torch.rand(1, 3 + knobs.frame_control.shape[2], SIZE, SIZE, generator=generator)
         result = runner.run(image, knobs, memory)
         memory = result.memory
+        assert result.planes is not None, "groups of streams take nothing else"
+        assert result.finite is not None
         made.append(result.image.clone())
     return made
 
