@@ -270,6 +270,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", help="only these, separated by commas")
+    parser.add_argument("--sizes", help="only pictures of these sizes")
     parser.add_argument("--streams", default="1,2,4,8")
     parser.add_argument("--seconds", type=float, default=5.0, help="of turns for each case and number of streams")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
@@ -283,9 +284,10 @@ def main() -> int:
     dtype = torch.float16 if on_gpu else torch.float32
     device_name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
     wanted = options.models.split(",") if options.models else None
+    sizes = [int(part) for part in options.sizes.split(",")] if options.sizes else None
     results: list[Row] = []
     for case in CASES[device.type]:
-        if wanted and case.model not in wanted:
+        if (wanted and case.model not in wanted) or (sizes and case.size not in sizes):
             continue
         networks = make_networks(case.model, device, dtype)
         for streams in (int(part) for part in options.streams.split(",") if int(part) <= case.most_streams):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.support.roofline import Operator, count
-from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.models import load_model
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.tiny import write_tiny_model
@@ -83,6 +83,21 @@ def make_networks(name: str, device: torch.device, dtype: torch.dtype) -> Networ
     return Networks(*made)
 
 
+def write_full_model(folder: Path, name: str) -> None:
+    """A model directory of SD-Turbo or SD 1.5 whose UNet and small VAE have their full size; the text encoder has its
+    width, and one layer."""
+    family: Any = name
+    write_tiny_model(folder, family)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made = make_networks(name, device, torch.float16)
+    made.unet.save_pretrained(folder / "unet", safe_serialization=True)
+    made.vae.save_pretrained(folder / "taesd", safe_serialization=True)
+    tiny = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
+    sizes = {"hidden_size": made.text_width, "num_hidden_layers": 1, "num_attention_heads": 16}
+    config = transformers.CLIPTextConfig(**tiny.config.to_dict() | sizes)
+    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder", safe_serialization=True)
+
+
 def operators_of(name: str, size: int, rows: int) -> list[tuple[list[Operator], int]]:
     """What a frame of one stream asks of a GPU: operators of the VAE's encoder, of the UNet, of the VAE's decoder, and
     for how many rows each runs."""
@@ -118,4 +133,4 @@ def _fill(network: nn.Module, device: torch.device) -> None:
                 parameter.normal_(0.0, 0.02, generator=generator)
 
 
-__all__ = ["FULL", "SMALL", "TOKENS", "Networks", "make_networks", "operators_of"]
+__all__ = ["FULL", "SMALL", "TOKENS", "Networks", "make_networks", "operators_of", "write_full_model"]

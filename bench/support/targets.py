@@ -50,13 +50,18 @@ class Sdstream:
         self.url = url
         self.params: dict[str, Any] = {"skip_diffusion": True}
         """Of new streams, beside model and size."""
+        self.headers = {"Authorization": f"Bearer {KEY}"}
 
     async def new_stream(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> str:
+        return (await self.new_record(http, size))["whip_url"]
+
+    async def new_record(self, http: httpx.AsyncClient, size: PictureSize = SIZE) -> dict[str, Any]:
+        """What the server answers to the creation of a stream."""
         params = {"model_id": "stabilityai/sd-turbo"} | self.params
         body = {"pipeline": "streamdiffusion", "params": params | {"width": size.width, "height": size.height}}
-        reply = await http.post(f"{self.url}/v1/streams", json=body, headers={"Authorization": f"Bearer {KEY}"})
+        reply = await http.post(f"{self.url}/v1/streams", json=body, headers=self.headers)
         reply.raise_for_status()
-        return reply.json()["whip_url"]
+        return reply.json()
 
     def whep_url(self, whip_url: str, headers: httpx.Headers) -> str:
         return headers["livepeer-playback-url"]

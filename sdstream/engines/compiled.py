@@ -56,7 +56,7 @@ class CompiledBackend:
             raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
         progress(f"exporting {component.name}", 0.0)
         component.module.to(self._device)
-        program = export_program(component, self._device)
+        program = export_program(component)
         progress(f"compiling {component.name}", None)
         compile_package: Any = getattr(torch, "_inductor").aoti_compile_and_package  # noqa: B009 - as torch documents it
         with quiet(), torch.no_grad():

@@ -16,15 +16,16 @@ OPSET = 20
 ONNX_FILE = "model.onnx"
 
 
-def export_program(component: Component, device: torch.device | None = None) -> Any:
+def export_program(component: Component) -> Any:
     """The component as a `torch.export.ExportedProgram`; its first axis keeps the whole range. Nothing is computed.
 
-    `device` is where the module is, unset the CPU. Raises `EngineBuildFailed`, with torch's own words, for what cannot
-    be exported.
+    Raises `EngineBuildFailed`, with torch's own words, for what cannot be exported.
     """
     least, _, most = component.rows
     examples = component.example(None if least == most else max(2, component.rows[1]) if most > 1 else None)
-    examples = tuple(example.to(device or "cpu") for example in examples)
+    weight = next(component.module.parameters(), None)
+    if weight is not None:
+        examples = tuple(example.to(weight.device) for example in examples)
     shapes: Any = None
     if least != most:
         rows = torch.export.Dim("rows", min=least, max=most)
