@@ -13,6 +13,8 @@ SHELL := bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What the extra `mediapipe` brings, which is no part of the development environment: its OpenCV would lie over the other.
+ELSEWHERE := absl-py|mediapipe|opencv-contrib-python|sounddevice
 RUN_STAMP := $(VENV)/.sdstream-run
 DEV_STAMP := $(VENV)/.sdstream-dev
 INPUTS := pyproject.toml constraints.txt .ci/environment.sh
@@ -55,7 +57,7 @@ clean:
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 pins: $(DEV_STAMP)
-	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude sdstream 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@{ sed -n '/^#/p' constraints.txt; { grep -E '^($(ELSEWHERE))==' constraints.txt; $(BIN)/python -m pip freeze --exclude sdstream 2>/dev/null | sed 's/+[a-z0-9.]*$$//'; } | LC_ALL=C sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
 
 # The npm packages of the client tests; without npm those tests skip themselves and say so.

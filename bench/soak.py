@@ -113,8 +113,8 @@ async def soak(target: Sdstream, seconds: float, streams: int, clip: Clip) -> di
 
 
 @contextmanager
-def run_target(model: str) -> Iterator[Sdstream]:
-    """The server, with the model that `--model` names."""
+def run_target(model: str, rate: int) -> Iterator[Sdstream]:
+    """The server, with the model that `--model` names, told that streams have `rate` pictures a second."""
     if model == "none":
         with run_sdstream() as target:
             yield target
@@ -124,7 +124,8 @@ def run_target(model: str) -> Iterator[Sdstream]:
     with tempfile.TemporaryDirectory() as folder:
         write_transparent_model(Path(folder))
         models = json.dumps({"stabilityai/sd-turbo": folder})
-        with run_sdstream(models=models, worker_spare="false", offline="true") as target:
+        settings = {"models": models, "worker_spare": "false", "offline": "true", "stream_frame_rate": str(rate)}
+        with run_sdstream(**settings) as target:
             target.params = {"t_index_list": [49], "prompt": "at first"}
             yield target
 
@@ -249,7 +250,7 @@ def main() -> int:
     parser.add_argument("--comings", type=int, help="publishers and viewers that come and go, instead of a long run")
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args()
-    with run_target(options.model) as target:
+    with run_target(options.model, options.rate) as target:
         settle(target.process)
         if options.comings:
             work = come_and_go(target, options.comings)

@@ -13,6 +13,7 @@
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
+        │   ├── NoFace          400   STREAMS/NO_FACE
         │   └── InvalidSdp      400   WEBRTC/INVALID_SDP
         ├── Unauthorized        401   AUTH/UNAUTHORIZED
         ├── Forbidden           403   AUTH/FORBIDDEN
@@ -148,6 +149,13 @@ class InvalidParams(BadRequest):
     """A stream's parameters break the schema or a rule between fields; `details` names each field."""
 
     code = "STREAMS/INVALID_PARAMS"
+
+
+class NoFace(BadRequest):
+    """`ip_adapter.type` is `faceid`, and the style image shows no face."""
+
+    code = "STREAMS/NO_FACE"
+    hint = "Send an image in which one face is seen well, or set ip_adapter.type to regular."
 
 
 class InvalidSdp(BadRequest):

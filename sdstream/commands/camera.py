@@ -218,6 +218,9 @@ def _open_encoder(codec: Codec, width: int, height: int, rate: float, bitrate: i
     encoder.width, encoder.height = width, height
     encoder.pix_fmt = "yuv420p"
     encoder.bit_rate = bitrate
+    if codec == "vp8":
+        # libvpx's threads wait for each other without sleeping: beside other work they slow each other down.
+        encoder.thread_count = 1
     encoder.framerate = Fraction(rate).limit_denominator(1001)
     encoder.time_base = VIDEO_CLOCK
     return encoder

@@ -26,8 +26,9 @@ from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Family, Settings
+from sdstream.worker.fetched_files import fetch_addresses
 from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
-from sdstream.worker.published import needed_for
+from sdstream.worker.published import ADDRESSES, needed_for
 
 ALL = "all"
 PROFILE = "profile:"
@@ -86,8 +87,9 @@ def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
             if not may_fetch(repository, table.places):
                 path = find_model(repository, table.places)  # which says that nothing may be fetched
             else:
+                fetch = fetch_addresses if repository in ADDRESSES else fetch_chosen
                 with DownloadBar() as bar:
-                    path = fetch_chosen(repository, files, table.places, bar.tell)
+                    path = fetch(repository, files, table.places, bar.tell)
             print(f"{purpose}: {path}")
 
 

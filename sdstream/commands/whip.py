@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import aioice.ice
 import httpx
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 
 from sdstream.commands.camera import CameraTrack, Codec
 from sdstream.errors import CommandFailed
 from sdstream.settings import is_loopback
 
 CONNECT_SECONDS = 15.0
+_LINK = re.compile(r'<(?P<url>[^>]+)>(?P<parameters>(?:\s*;\s*[\w-]+=(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))*)')
+_PARAMETER = re.compile(r'([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))')
 
 
 class WhipSession:
@@ -33,10 +36,14 @@ class WhipSession:
     async def open(self, track: CameraTrack) -> None:
         """Post the offer and wait for the connection. Raises `CommandFailed` with the server's words."""
         host = urlsplit(self.url).hostname or ""
+        servers: list[RTCIceServer] = []
         if is_loopback(host):
             # aioice never offers loopback; with a server on this machine nothing else is needed
             aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]  # pyright: ignore[reportUnknownLambdaType]
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        else:
+            # Before the offer, as RFC 9725 allows: aiortc gathers once, and not again for servers told with the answer.
+            servers = read_ice_servers((await self._ask("OPTIONS")).headers.get_list("link"))
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._peer.on("connectionstatechange", self._on_state)
         transceiver = self._peer.addTransceiver(track, direction="sendonly")
         transceiver.setCodecPreferences(
@@ -57,7 +64,9 @@ class WhipSession:
         if not self._connected.is_set():
             raise CommandFailed(
                 "the server answered, but no packet passed between it and this machine",
-                hint="UDP between the two must be open; `sdstream doctor` on the server lists its addresses.",
+                hint="UDP between the two must be open, or the server offer TURN (it offered "
+                f"{', '.join(str(server.urls) for server in servers) or 'none'}); "
+                "`sdstream doctor` on the server says how WebRTC gets in.",
             )
 
     async def wait_ended(self) -> None:
@@ -78,13 +87,7 @@ class WhipSession:
             await self._peer.close()
 
     async def _post(self, offer: str) -> str:
-        try:
-            async with httpx.AsyncClient(headers=self._headers, timeout=CONNECT_SECONDS) as client:
-                answer = await client.post(self.url, content=offer, headers={"Content-Type": "application/sdp"})
-        except httpx.HTTPError as error:
-            raise CommandFailed(
-                f"no answer from {self.url}: {error or type(error).__name__}", hint="Is `sdstream serve` running there?"
-            ) from None
+        answer = await self._ask("POST", offer)
         if answer.status_code not in (200, 201):
             raise CommandFailed(f"the server refused the stream: {answer.status_code}, {describe_refusal(answer)}")
         if location := answer.headers.get("location"):
@@ -92,12 +95,35 @@ class WhipSession:
         self.playback_url = answer.headers.get("livepeer-playback-url")
         return answer.text
 
+    async def _ask(self, method: str, offer: str | None = None) -> httpx.Response:
+        headers = {} if offer is None else {"Content-Type": "application/sdp"}
+        try:
+            async with httpx.AsyncClient(headers=self._headers, timeout=CONNECT_SECONDS) as client:
+                return await client.request(method, self.url, content=offer, headers=headers)
+        except httpx.HTTPError as error:
+            raise CommandFailed(
+                f"no answer from {self.url}: {error or type(error).__name__}", hint="Is `sdstream serve` running there?"
+            ) from None
+
     def _on_state(self) -> None:
         state = self._peer.connectionState
         if state == "connected":
             self._connected.set()
         elif state in ("failed", "closed"):
             self._ended.set()
+
+
+def read_ice_servers(headers: Iterable[str]) -> list[RTCIceServer]:
+    """The STUN and TURN servers of `Link` headers (RFC 9725, section 4.6), one a link; other links are passed over."""
+    servers: list[RTCIceServer] = []
+    for link in (match for header in headers for match in _LINK.finditer(header)):
+        members = {
+            name.lower(): re.sub(r"\\(.)", r"\1", quoted) or plain
+            for name, quoted, plain in _PARAMETER.findall(link["parameters"])
+        }
+        if members.get("rel") == "ice-server" and link["url"].startswith(("stun:", "turn:", "turns:")):
+            servers.append(RTCIceServer(link["url"], members.get("username"), members.get("credential")))
+    return servers
 
 
 def describe_refusal(answer: httpx.Response) -> str:
@@ -112,4 +138,4 @@ def describe_refusal(answer: httpx.Response) -> str:
     return " ".join(answer.text.split())[:200] or answer.reason_phrase
 
 
-__all__ = ["WhipSession", "describe_refusal"]
+__all__ = ["WhipSession", "describe_refusal", "read_ice_servers"]

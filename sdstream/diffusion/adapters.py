@@ -1,7 +1,7 @@
 """IP-Adapters: what a style image or a face becomes, and how its strength is spread over the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class ImageAdapter:
     """How many numbers the embedding of an image has."""
     file: Path | None = None
     """Where it was read from."""
+    changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict[str, tuple[torch.Tensor, torch.Tensor]]
+    )
+    """What adapters of faces add to layers of the UNet itself, by their names: the product of the two."""
 
     @property
     def token_shape(self) -> tuple[int, int]:
@@ -74,7 +78,29 @@ def make_adapter(unet: Any, state: Mapping[str, Mapping[str, torch.Tensor]]) -> 
     first = state["image_proj"].get("proj.weight", state["image_proj"].get("proj.0.weight"))
     if first is None:
         raise ValueError("this kind of IP-Adapter is not known: neither regular nor of faces")
-    return ImageAdapter(projection, tuple(layers), names, int(first.shape[1]))
+    changes = _changes(other, state["ip_adapter"])
+    return ImageAdapter(projection, tuple(layers), names, int(first.shape[1]), changes=changes)
+
+
+def _changes(unet: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The LoRAs that files of face adapters bring along, numbered by all attentions in diffusers' order.
+
+    Raises `KeyError` when one half is missing, `ValueError` when a layer is of other sizes.
+    """
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for index, processor in enumerate(unet.attn_processors):
+        attention = processor.removesuffix(".processor")
+        for layer in ("to_q", "to_k", "to_v", "to_out"):
+            down = tensors.get(f"{index}.{layer}_lora.down.weight")
+            if down is None:
+                continue
+            up = tensors[f"{index}.{layer}_lora.up.weight"]
+            name = f"{attention}.{layer}.0" if layer == "to_out" else f"{attention}.{layer}"
+            shape = tuple(unet.get_submodule(name).weight.shape)
+            if (up.shape[0], down.shape[1]) != shape or up.shape[1] != down.shape[0]:
+                raise ValueError(f"what it adds to {name} is of other sizes")
+            found[name] = (up, down)
+    return found
 
 
 def layer_strengths(names: Sequence[str], weight_type: WeightType, scale: float, family: str) -> torch.Tensor:

@@ -5,7 +5,7 @@ nothing is added. Earlier pictures are keys and values given in and out, so that
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,6 +146,18 @@ def install(
         start += 2 * tokens * width
 
 
+def change(unet: Any, changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Add the product of two matrices to each named layer of `unet`, which must be nobody else's: see `share`.
+
+    The layers get weights of their own, computed in float32; those that they shared are left as they are.
+    """
+    for name, (up, down) in changes.items():
+        layer: Any = unet.get_submodule(name)
+        weight: torch.Tensor = layer.weight
+        more = up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32)
+        layer.weight = nn.Parameter((weight.detach().float() + more).to(weight.dtype), requires_grad=False)
+
+
 def _order(name: str) -> tuple[int, int, tuple[int, ...]]:
     """Down blocks, the middle, up blocks, and the numbers within each."""
     parts = name.split(".")
@@ -175,6 +187,7 @@ __all__ = [
     "RecallingAttention",
     "TextAndImageAttention",
     "bank_length",
+    "change",
     "cross_layers",
     "install",
     "self_layers",

@@ -167,13 +167,18 @@ def unet_name(*, control: bool, tokens: bool, recalls: bool = False) -> str:
 
 
 def digest_of_layers(adapter: ImageAdapter) -> str:
-    """Of the keys and values of an IP-Adapter, in the order of the layers."""
+    """Of the keys and values of an IP-Adapter, in the order of the layers, and of its changes to the UNet."""
     return digest_of_tensors(
         {
             f"{index}.{name}.{key}": tensor
             for index, layer in enumerate(adapter.layers)
             for name, part in zip(("keys", "values"), layer, strict=True)
             for key, tensor in part.state_dict().items()
+        }
+        | {
+            f"{name}.{half}": tensor
+            for name, pair in adapter.changes.items()
+            for half, tensor in zip(("up", "down"), pair, strict=True)
         }
     )
 
@@ -227,6 +232,7 @@ class ComponentMaker:
                 unet,
                 networks.vae,
                 image_layers=() if adapter is None else adapter.layers,
+                changes=None if adapter is None else adapter.changes,
                 recalls=self.sizes.latent[1:] if recalled else None,
             )
         has_tokens = adapter is not None

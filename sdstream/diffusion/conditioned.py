@@ -1,12 +1,12 @@
 """The plain networks of a model with a style image's attention, or attention to earlier pictures, or both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from sdstream.diffusion.attention import Exchange, install, self_layers, share
+from sdstream.diffusion.attention import Exchange, change, install, self_layers, share
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
 
 
@@ -20,10 +20,13 @@ class ConditionedNetworks(EagerNetworks):
         *,
         image_layers: Sequence[tuple[nn.Module, nn.Module]] = (),
         recalls: tuple[int, int] | None = None,
+        changes: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         """`image_layers` are an IP-Adapter's keys and values, as many as there are cross attentions. `recalls` is the
-        height and width of the latents whose earlier pictures are attended to."""
+        height and width of the latents whose earlier pictures are attended to. `changes` are those of an IP-Adapter of
+        faces; the layers that they name hold memory of their own."""
         shared: Any = share(unet)
+        change(shared, changes or {})
         self_attentions = () if recalls is None else self_layers(shared, *recalls)
         exchange = Exchange()
         install(shared, exchange, image_layers=image_layers, recalling=self_attentions)

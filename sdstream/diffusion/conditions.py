@@ -1,6 +1,7 @@
 """ControlNets, IP-Adapters and the networks that embed style images, from files that are on this machine."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,17 @@ from sdstream.errors import ModelUnavailable
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """By which CLIP's pictures are shifted and scaled."""
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 def load_controlnet(folder: Path, unet: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -39,14 +50,19 @@ def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -
 
 
 def load_adapter(file: Path, unet: Any) -> ImageAdapter:
-    """An IP-Adapter for `unet`, on its device. Raises `ModelUnavailable`."""
+    """An IP-Adapter for `unet`, on its device: of safetensors, or of a pickle of tensors alone, as those of faces are
+    published. Raises `ModelUnavailable`."""
     state: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     try:
         library: Any = safetensors.torch
-        tensors: dict[str, torch.Tensor] = library.load_file(file)
-        for name, tensor in tensors.items():
-            group, _, key = name.partition(".")
-            state[group][key] = tensor
+        if file.suffix == ".safetensors":
+            tensors: dict[str, torch.Tensor] = library.load_file(file)
+            for name, tensor in tensors.items():
+                group, _, key = name.partition(".")
+                state[group][key] = tensor
+        else:
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            state = {group: dict(content[group]) for group in state}
         adapter = replace(make_adapter(unet, state), file=file)
     except LOAD_ERRORS as error:
         raise ModelUnavailable(f"{file} is no IP-Adapter for this model: {_first_line(error)}") from error

@@ -1,7 +1,6 @@
 """Group norm with what stands around it, in one step: a shift before, SiLU behind. The plain twin and the fast way."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -9,6 +8,15 @@ from torch import nn
 from torch.nn import functional
 
 FastGroupNorm = Callable[..., torch.Tensor]
+
+_fast: FastGroupNorm | None = None
+try:
+    from sdstream.diffusion import group_norm_kernels as _kernels
+except ImportError:  # Triton comes with torch for CUDA only
+    pass
+else:
+    _made: Any = _kernels.group_norm
+    _fast = _made
 
 
 def group_norm(
@@ -34,15 +42,9 @@ def plain_group_norm(
     return functional.silu(made) if silu else made
 
 
-@cache
 def fast_group_norm() -> FastGroupNorm | None:
     """The operation in Triton; None where that is not installed."""
-    try:
-        from sdstream.diffusion import group_norm_kernels as kernels
-    except ImportError:
-        return None
-    found: Any = kernels.group_norm
-    return found
+    return _fast
 
 
 __all__ = ["fast_group_norm", "group_norm", "plain_group_norm"]

@@ -11,6 +11,7 @@ from sdstream.diffusion.libraries import diffusers, transformers
 EMBEDDING = 24
 """Numbers of an image's embedding."""
 TOKENS = 4
+RANK = 2
 
 
 def make_tiny_controlnet(unet: Any, *, channels: int = 3, seed: int = 0) -> Any:
@@ -30,8 +31,11 @@ def write_tiny_controlnet(directory: Path, unet: Any, *, channels: int = 3, seed
     make_tiny_controlnet(unet, channels=channels, seed=seed).save_pretrained(directory, safe_serialization=True)
 
 
-def make_tiny_adapter(unet: Any, *, face: bool = False, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of an IP-Adapter's file for `unet`, regular or of faces."""
+def make_tiny_adapter(
+    unet: Any, *, face: bool = False, changes: bool = False, seed: int = 0
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of an IP-Adapter's file for `unet`, regular or of faces; with `changes` to the network itself, as
+    those of faces have them."""
     width = int(unet.config.cross_attention_dim)
     with _seeded(seed):
 
@@ -58,18 +62,36 @@ def make_tiny_adapter(unet: Any, *, face: bool = False, seed: int = 0) -> dict[s
             inside = unet.get_submodule(name.rpartition(".")[0]).to_k
             for part in ("k", "v"):
                 layers[f"{index}.to_{part}_ip.weight"] = normal(inside.out_features, width, scale=0.3)
+        added = _tiny_changes(unet) if changes else {}
     # The files number every attention from 1, self attentions too, in diffusers' order.
     numbered: dict[str, torch.Tensor] = {}
     for number, index in enumerate(dict.fromkeys(int(name.partition(".")[0]) for name in layers)):
         for part in ("k", "v"):
             numbered[f"{2 * number + 1}.to_{part}_ip.weight"] = layers[f"{index}.to_{part}_ip.weight"]
-    return {"image_proj": projection | norm, "ip_adapter": numbered}
+    return {"image_proj": projection | norm, "ip_adapter": numbered | added}
+
+
+def _tiny_changes(unet: Any) -> dict[str, torch.Tensor]:
+    added: dict[str, torch.Tensor] = {}
+    for index, name in enumerate(unet.attn_processors):
+        attention = unet.get_submodule(name.removesuffix(".processor"))
+        parts = (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])
+        for layer, part in zip(("to_q", "to_k", "to_v", "to_out"), parts, strict=True):
+            added[f"{index}.{layer}_lora.down.weight"] = torch.randn(RANK, part.in_features) * 0.1
+            added[f"{index}.{layer}_lora.up.weight"] = torch.randn(part.out_features, RANK) * 0.1
+    return added
 
 
 def write_tiny_adapter(directory: Path, name: str, unet: Any, *, face: bool = False, seed: int = 0) -> None:
-    """Write an IP-Adapter and, in `image_encoder`, the network that embeds images for it."""
+    """Write an IP-Adapter and, in `image_encoder`, the network that embeds images for it; one of faces has none.
+
+    A name that does not end in `.safetensors` makes it a pickle.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    state = make_tiny_adapter(unet, face=face, seed=seed)
+    state = make_tiny_adapter(unet, face=face, changes=face, seed=seed)
+    if not name.endswith(".safetensors"):
+        torch.save(state, directory / name)
+        return
     flat = {f"{group}.{key}": value for group, own in state.items() for key, value in own.items()}
     library: Any = safetensors.torch
     library.save_file(flat, directory / name)

@@ -38,8 +38,7 @@ class CompiledBackend:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        # The blocks of networks are fused there; see `sdstream.diffusion.fused`.
-        return {} if self._device.type == "cpu" else {"fused_blocks": 1}
+        return {}
 
     def target(self) -> str:
         """What packages made on this machine are for."""

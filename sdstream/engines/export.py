@@ -31,7 +31,7 @@ def export_program(component: Component) -> Any:
         rows = torch.export.Dim("rows", min=least, max=most)
         shapes = (tuple({0: rows} for _ in component.inputs),)
     module = _Flat(component.module)
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), component.plainly():
         try:
             return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
         except Exception as error:
@@ -50,9 +50,7 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
         raise EngineBackendUnavailable(
             "ONNX cannot be written here", hint="pip install -c constraints.txt 'sdstream[bake]'"
         ) from None
-    if program is None:
-        with component.plainly():
-            program = export_program(component)
+    program = export_program(component) if program is None else program
     write_out_casts(program)
     file = folder / ONNX_FILE
     export: Any = getattr(torch.onnx, "export")  # noqa: B009 - its type is known in parts only

@@ -74,7 +74,7 @@ class SoundStatistics:
     """Jumps of the delay, when the pictures' latency changed by more than can be followed unheard."""
     dropped: Mapping[str, int] = field(default_factory=dict[str, int])
     """Packets dropped by reason: `sound_late` came after one that followed it, `sound_overflow` waited in too long a
-    queue."""
+    queue, `sound_skipped` belong to pictures that were overtaken and went to no WebRTC viewer."""
     delay: float = 0.0
 
 

@@ -138,8 +138,8 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
             "openpose",
             "Stick figures of the people in the picture (OpenPose).",
             (
-                _switch("include_hands", False, "Draw hands too; not supported yet, without effect."),
-                _switch("include_face", False, "Draw faces too; not supported yet, without effect."),
+                _switch("include_hands", False, "Draw hands too, of the four largest people."),
+                _switch("include_face", False, "Draw faces too, of the four largest people."),
                 _interval(2),
             ),
             needs_model=True,

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel
 
 from sdstream.params.base import WireModel
-from sdstream.params.problems import Notes, is_object
+from sdstream.params.problems import Notes, did_you_mean, is_object
 from sdstream.params.processors import PROCESSORS, known_parameters
 
 _PROCESSOR_MEMBERS = {"params": "type", "preprocessor_params": "preprocessor"}
@@ -38,7 +38,9 @@ def _note_parameters(values: Mapping[str, Any], processor: object, notes: Notes,
         return
     known = known_parameters(kind)
     for name in (name for name, value in values.items() if value is not None and name not in known):
-        notes.add(f"{path}.{name[:64]} is not a parameter of {kind.name}; it is kept and has no effect")
+        near = did_you_mean(name, known)
+        text = f"{path}.{name[:64]} is not a parameter of {kind.name}; it is kept and has no effect"
+        notes.add(f"{text}; {near}" if near else text)
 
 
 @cache

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
@@ -24,6 +24,7 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage
 from sdstream.params.controlnets import ControlNet
+from sdstream.worker.annotators.faces import FaceNetworks
 from sdstream.worker.published import ADAPTERS
 
 KEPT_CONTROLNETS = 3
@@ -63,6 +64,25 @@ class WantedConditions:
         )
 
 
+class Embedder(Protocol):
+    """Says in numbers what an IP-Adapter shall see in a style image."""
+
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
+        """The embedding [embedding] of `image`, float [1, 3, H, W], 0 to 1. Raises `NoFace`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipEmbedder:
+    """By a CLIP vision model."""
+
+    encoder: nn.Module
+
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
+        """See `Embedder`."""
+        return embed_image(self.encoder, image)
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What was loaded for `wanted`. Two are equal when their streams can ride together."""
@@ -70,7 +90,7 @@ class Conditions:
     wanted: WantedConditions = WantedConditions()
     controlnets: tuple[nn.Module, ...] = ()
     adapter: ImageAdapter | None = None
-    encoder: nn.Module | None = None
+    embedder: Embedder | None = None
 
     def steering(self, params: StreamParams) -> Steering | None:
         """The scales of the ControlNets in each denoising step."""
@@ -86,11 +106,14 @@ class Conditions:
         return Steering(torch.tensor(scales), channels, params.height, params.width)
 
     def style(self, params: StreamParams, model: Model) -> Style | None:
-        """The style image as tokens, projected once for each image. Raises `ModelUnavailable` when it is no image."""
+        """The style image as tokens, projected once for each image.
+
+        Raises `ModelUnavailable` when it is no image, `NoFace` when one is looked for in it and there is none.
+        """
         image = style_of(params)
-        if image is None or self.adapter is None or self.encoder is None:
+        if image is None or self.adapter is None or self.embedder is None:
             return None
-        tokens, without = _styles.get(image, self.adapter, self.encoder)
+        tokens, without = _styles.get(image, self.adapter, self.embedder)
         settings: Any = params
         strengths = layer_strengths(
             self.adapter.layer_names, settings.ip_adapter.weight_type, settings.ip_adapter.scale, model.family
@@ -149,7 +172,7 @@ class ConditionShelf:
             if not wanted.adapter:
                 return Conditions(wanted, nets)
             loaded = self._adapter(wanted.adapter, model, places, progress)
-            return Conditions(wanted, nets, loaded.adapter, loaded.encoder)
+            return Conditions(wanted, nets, loaded.adapter, loaded.embedder)
 
     def _net(self, wanted: WantedNet, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
         key = (wanted, places, str(model.device), model.dtype)
@@ -175,11 +198,18 @@ class ConditionShelf:
             if files is None:
                 raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
             what = f"the IP-Adapter of type {kind}"
-            root = get_files(files.repository, files.files, places, progress, what, f"ip_adapter:{model.family}")
-            progress(f"loading {what}", None)
+            pull = f"ip_adapter:{model.family if files.faces is None else kind}"
+            root = get_files(files.repository, files.files, places, progress, what, pull)
+            embedder: Embedder
+            if files.faces is None:
+                progress(f"loading {what}", None)
+                embedder = ClipEmbedder(load_image_encoder(root / files.encoder, model.dtype, model.device))
+            else:
+                faces = get_files(files.faces.repository, files.faces.files, places, progress, what, pull)
+                progress(f"loading {what}", None)
+                embedder = FaceNetworks(*(faces / name for name in files.faces.files))
             adapter = load_adapter(root / files.adapter, model.unet)
-            encoder = load_image_encoder(root / files.encoder, model.dtype, model.device)
-            loaded = _Loaded(model, adapter, encoder)
+            loaded = _Loaded(model, adapter, embedder)
             self._adapters[key] = loaded
         self._last = loaded
         return loaded
@@ -198,7 +228,7 @@ def _check_channels(name: str, network: Any, expected: int) -> None:
 class _Loaded:
     model: Model
     adapter: ImageAdapter
-    encoder: nn.Module
+    embedder: Embedder
 
 
 class _Styles:
@@ -208,17 +238,27 @@ class _Styles:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, int], tuple[ImageAdapter, torch.Tensor, torch.Tensor]] = OrderedDict()
 
-    def get(self, image: StyleImage, adapter: ImageAdapter, encoder: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def get(self, image: StyleImage, adapter: ImageAdapter, embedder: Embedder) -> tuple[torch.Tensor, torch.Tensor]:
         key = (image.digest, id(adapter))
         with self._lock:
             known = self._known.get(key)
             if known is None or known[0] is not adapter:
-                known = (adapter, *adapter.tokens(embed_image(encoder, read_picture(image))))
+                known = (adapter, *adapter.tokens(_embedding(image, adapter, embedder)))
                 self._known[key] = known
             self._known.move_to_end(key)
             while len(self._known) > KEPT_STYLES:
                 self._known.popitem(last=False)
             return known[1:]
+
+
+def _embedding(image: StyleImage, adapter: ImageAdapter, embedder: Embedder) -> torch.Tensor:
+    embedding = embedder.embed(read_picture(image))
+    if len(embedding) != adapter.embedding:
+        raise ModelUnavailable(
+            f"{adapter.file or 'the IP-Adapter'} takes embeddings of {adapter.embedding} numbers, and images are "
+            f"embedded as {len(embedding)}"
+        )
+    return embedding
 
 
 @lru_cache(maxsize=4)
@@ -231,14 +271,17 @@ def read_picture(image: StyleImage) -> torch.Tensor:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2])), formats=FORMATS) as opened:
+        Image.init()
+        formats = [name for name in FORMATS if name in Image.OPEN]  # a Pillow may be built without one
+        with Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2])), formats=formats) as opened:
             pixels: Any = numpy.asarray(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ModelUnavailable("the style image is not a picture that can be read") from error
     return torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
 
 
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
+"""What the server lets pass; see `sdstream.streams.style_images`."""
 _styles = _Styles()
 shelf = ConditionShelf()
 """Of this process."""

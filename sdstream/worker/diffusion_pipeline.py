@@ -13,12 +13,12 @@ from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
 from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable, SdstreamError
+from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.checkers import CheckerShelf, placard
-from sdstream.worker.conditions import Conditions, WantedConditions, calm_of, style_of
+from sdstream.worker.conditions import Conditions, WantedConditions, calm_of
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
@@ -166,6 +166,8 @@ class DiffusionPipeline(Pipeline):
         loaded = self._loaded
         if loaded.wanted is None or not self._keeps_shapes(params) or not self._other_weights(params):
             return None
+        if loaded.conditions.adapter is not None and loaded.conditions.adapter.changes:
+            return None  # it runs on sums with the weights that would be written over
         wanted = loaded.wanted.turned(params)
         refit = shelf.prepare_refit(loaded.model, wanted, loaded.model.device, progress, loaded.use)
         if refit is None:
@@ -318,7 +320,6 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
 
     `before` is the plan that this one takes the place of.
     """
-    _refuse_what_cannot_run(params)
     model, conditions = loaded.model, loaded.conditions
     stages = LaneStages.of(params, loaded.shelf, None if before is None else before.stages)
     controls = ControlStages(params, loaded.shelf, None if before is None else before.controls)
@@ -371,7 +372,6 @@ def load_diffusion(
     options: EngineOptions | None = None,
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
-    _refuse_what_cannot_run(params)
     use = ModelUse()
     model = shelf.get(wanted, device, progress, use)
     conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
@@ -385,16 +385,6 @@ def load_diffusion(
 
 shelf = ModelShelf()
 checkers = CheckerShelf()
-
-
-def _refuse_what_cannot_run(params: StreamParams) -> None:
-    """What this version cannot do is said, not left out of the picture in silence."""
-    adapter = getattr(params, "ip_adapter", None)
-    if adapter is not None and adapter.enabled and adapter.type == "faceid" and style_of(params) is not None:
-        raise ModelUnavailable(
-            "ip_adapter.type faceid: this version of sdstream cannot find faces yet",
-            hint="Set ip_adapter.type to regular, or switch the adapter off.",
-        )
 
 
 __all__ = ["DiffusionPipeline", "DiffusionPlan", "Loaded", "choose_guidance", "load_diffusion", "make_plan", "shelf"]

@@ -165,10 +165,12 @@ def frame_of(key: GroupKey) -> Frame:
     model, conditions = key.model, key.conditions
     networks = EagerNetworks(model.unet, model.vae)
     if conditions.adapter is not None or conditions.wanted.recalled:
+        adapter = conditions.adapter
         networks = ConditionedNetworks(
             model.unet,
             model.vae,
-            image_layers=() if conditions.adapter is None else conditions.adapter.layers,
+            image_layers=() if adapter is None else adapter.layers,
+            changes=None if adapter is None else adapter.changes,
             recalls=model.latent_shape(key.width, key.height)[1:] if conditions.wanted.recalled else None,
         )
     return Frame(

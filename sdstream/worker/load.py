@@ -38,8 +38,10 @@ class LoadMeter:
             if len(self._measured) > KEPT:
                 del self._measured[next(iter(self._measured))]
             before, calls = measured.seconds.get(streams, seconds), measured.calls.get(streams, 0)
-            # The first call warms up what later ones find, so it counts only until there is another.
-            measured.seconds[streams] = seconds if calls < 2 else before + MEMORY * (seconds - before)
+            # The first call of a number of streams warms up what later ones find, on a GPU for seconds: it counts only
+            # while there is nothing else to go by, and until there is another.
+            if calls or not measured.seconds:
+                measured.seconds[streams] = seconds if calls < 2 else before + MEMORY * (seconds - before)
             measured.calls[streams] = calls + 1
             measured.stream_bytes = max(measured.stream_bytes, stream_bytes)
             self._calls[streams] = self._calls.get(streams, 0) + 1

@@ -45,7 +45,10 @@ def take_inventory(table: ModelTable) -> Inventory:
     return Inventory(
         {entry.id: model_presence(entry.source, places) for entry in table.entries()},
         {name: files_presence(facts.source or name, NETWORK, places) for name, facts in table.controlnets.items()},
-        {key: files_presence(files.repository, files.files, places) for key, files in ADAPTERS.items()},
+        {
+            key: _together(files_presence(repository, names, places) for repository, names in files.sources)
+            for key, files in ADAPTERS.items()
+        },
         {
             name: _together(files_presence(source.repository, source.files, places) for source in sources)
             for name, sources in NETWORKS.items()

@@ -34,10 +34,43 @@ ANIME_LINES = WeightSource("lllyasviel/Annotators", ("netG.pth",), "MIT")
 OPENPOSE = WeightSource(
     "lllyasviel/Annotators", ("body_pose_model.pth",), "OpenPose's own, not for commercial use without permission"
 )
+HAND_POINTS = WeightSource(OPENPOSE.repository, ("hand_pose_model.pth",), OPENPOSE.licence)
+FACE_POINTS = WeightSource(OPENPOSE.repository, ("facenet.pth",), OPENPOSE.licence)
 DETECTOR = WeightSource("PekingU/rtdetr_v2_r18vd", TRANSFORMERS, "Apache 2.0")
 JOINTS = WeightSource("usyd-community/vitpose-base-simple", TRANSFORMERS, "Apache 2.0")
+FACES = WeightSource(
+    "public-data/insightface",
+    ("models/buffalo_l/det_10g.onnx", "models/buffalo_l/w600k_r50.onnx"),
+    "InsightFace's own, for research that is not commercial",
+)
+"""SCRFD and ArcFace, in this order."""
+LANDMARKS = tuple(
+    WeightSource("google/mediapipe", (f"pose_landmarker_{size}.task",), "Apache 2.0")
+    for size in ("lite", "full", "heavy")
+)
+"""By `model_complexity`."""
+PERSONS = tuple(
+    WeightSource("google/mediapipe", (f"{name}.tflite",), "Apache 2.0")
+    for name in ("selfie_segmenter", "selfie_segmenter_landscape")
+)
+"""By `model_selection`."""
+_MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
+ADDRESSES: Mapping[str, Mapping[str, str]] = {
+    "google/mediapipe": {
+        file: f"{_MEDIAPIPE}/{task}/{file.partition('.')[0]}/float16/1/{file}"
+        for task, sources in (("pose_landmarker", LANDMARKS), ("image_segmenter", PERSONS))
+        for source in sources
+        for file in source.files
+    }
+}
+"""What is not on the hub: where the files of these are instead. The addresses name a version of each."""
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
 
+
+OPENPOSE_NETWORKS = ("openpose", "openpose_hands", "openpose_face", "openpose_hands_face")
+"""By `include_hands`, plus twice `include_face`."""
+POSE_TASKS = ("mediapipe_pose_lite", "mediapipe_pose_full", "mediapipe_pose_heavy")
+PERSON_TASKS = ("mediapipe_segmentation", "mediapipe_segmentation_landscape")
 
 NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "depth": (DEPTH,),
@@ -46,8 +79,13 @@ NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "lineart_coarse": (COARSE_LINES,),
     "lineart_anime": (ANIME_LINES,),
     "openpose": (OPENPOSE,),
+    "openpose_hands": (OPENPOSE, HAND_POINTS),
+    "openpose_face": (OPENPOSE, FACE_POINTS),
+    "openpose_hands_face": (OPENPOSE, HAND_POINTS, FACE_POINTS),
     "pose": (DETECTOR, JOINTS),
     "realesrgan": (ENLARGER,),
+    **{name: (source,) for name, source in zip(POSE_TASKS, LANDMARKS, strict=True)},
+    **{name: (source,) for name, source in zip(PERSON_TASKS, PERSONS, strict=True)},
 }
 """What each network of image processors is loaded from."""
 PROCESSORS: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +93,9 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "depth_tensorrt": ("depth",),
     "hed": ("hed",),
     "lineart": ("lineart", "lineart_coarse", "lineart_anime"),
-    "openpose": ("openpose",),
+    "mediapipe_pose": POSE_TASKS,
+    "mediapipe_segmentation": PERSON_TASKS,
+    "openpose": OPENPOSE_NETWORKS,
     "pose_tensorrt": ("pose",),
     "realesrgan_trt": ("realesrgan",),
 }
@@ -68,12 +108,21 @@ class AdapterFiles:
 
     repository: str
     adapter: str
-    encoder: str
+    encoder: str = ""
+    """The folder of a CLIP vision model; empty where `faces` take its place."""
+    faces: WeightSource | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that is needed."""
-        return (self.adapter, f"{self.encoder}/config.json", f"{self.encoder}/model.safetensors")
+        """All that is needed of `repository`."""
+        encoder = (f"{self.encoder}/config.json", f"{self.encoder}/model.safetensors") if self.encoder else ()
+        return (self.adapter, *encoder)
+
+    @property
+    def sources(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Repositories and their files."""
+        faces = () if self.faces is None else ((self.faces.repository, self.faces.files),)
+        return ((self.repository, self.files), *faces)
 
 
 ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
@@ -81,6 +130,7 @@ ADAPTERS: Mapping[tuple[Family, str], AdapterFiles] = {
     ("sdxl-turbo", "regular"): AdapterFiles(
         "h94/IP-Adapter", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", "models/image_encoder"
     ),
+    ("sdxl-turbo", "faceid"): AdapterFiles("h94/IP-Adapter-FaceID", "ip-adapter-faceid_sdxl.bin", faces=FACES),
 }
 """By family and `ip_adapter.type`."""
 
@@ -89,7 +139,8 @@ def needed_for(
     what: str, controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Repositories and their files that are needed for `what`: an image processor by its name, `controlnet:KIND`, the
-    id of a ControlNet, `ip_adapter`, or `ip_adapter:FAMILY`. A ControlNet needs its preprocessor's weights too.
+    id of a ControlNet, `ip_adapter`, `ip_adapter:FAMILY` or `ip_adapter:faceid`, of which only the last means faces. A
+    ControlNet needs its preprocessor's weights too.
     `controlnets` are those that the server knows.
 
     Raises `ValueError`, saying what there is.
@@ -114,9 +165,11 @@ def needed_for(
         add(controlnets[net].source or net, NETWORK)
         add_processor(controlnets[net].preprocessor)
     if group == "ip_adapter":
-        for (family, _), files in ADAPTERS.items():
-            if name in ("", family):
-                add(files.repository, files.files)
+        for (family, kind), files in ADAPTERS.items():
+            # What faces need is licensed for few purposes, so it comes only to who names it.
+            if name == kind or (name in ("", family) and kind != "faceid"):
+                for repository, wanted in files.sources:
+                    add(repository, wanted)
     add_processor(what)
     if not needed:
         raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what, controlnets)}")
@@ -125,23 +178,33 @@ def needed_for(
 
 def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
-    every = [*PROCESSORS, *kinds, "ip_adapter", *(f"ip_adapter:{family}" for family, _ in ADAPTERS), *controlnets]
+    adapters = dict.fromkeys(f"ip_adapter:{part}" for key in ADAPTERS for part in key)
+    every = [*PROCESSORS, *kinds, "ip_adapter", *adapters, *controlnets]
     known = ", ".join(every[: len(PROCESSORS) + len(kinds) + 1])
     return did_you_mean(what, every) or f"one of {known}, or profile:NAME for what a profile of the builder needs"
 
 
 __all__ = [
     "ADAPTERS",
+    "ADDRESSES",
     "ANIME_LINES",
     "COARSE_LINES",
     "DEPTH",
     "DETECTOR",
     "ENLARGER",
+    "FACES",
+    "FACE_POINTS",
+    "HAND_POINTS",
     "HED",
     "JOINTS",
+    "LANDMARKS",
     "LINES",
     "NETWORKS",
     "OPENPOSE",
+    "OPENPOSE_NETWORKS",
+    "PERSONS",
+    "PERSON_TASKS",
+    "POSE_TASKS",
     "PROCESSORS",
     "AdapterFiles",
     "WeightSource",

@@ -17,6 +17,7 @@ from tests.support.rest import Rest
 from tests.support.sdks import ZOD_VERSIONS, NodeSdk, PythonSdk, Sdk
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
+from tests.worker.faces import image_of
 
 pytestmark = pytest.mark.slow
 
@@ -265,6 +266,28 @@ async def test_a_controlnet_of_the_settings_steers(tiny_rest: Rest) -> None:
     refused = await tiny_rest.post_stream({"params": params | {"model_id": "stabilityai/sd-turbo"}})
     assert refused.status_code == 400
     assert "belongs to the sd15 family" in refused.text
+
+
+async def test_a_face_steers_and_an_image_without_one_leaves_the_picture(tiny_rest: Rest) -> None:
+    adapter = {"ip_adapter": {"enabled": True, "scale": 0.8, "type": "faceid"}}
+    face, nobody = ({"ip_adapter_style_image_url": image_of(*faces)} for faces in ([(150, 120, 60)], []))
+    params = {"model_id": "stabilityai/sdxl-turbo", "width": 384, "height": 384, "t_index_list": [11]}
+    stream = await tiny_rest.create(params | adapter | face)
+    async with publishing(stream):
+        await in_force(tiny_rest, stream["id"], 1)
+        await tiny_rest.change(stream["id"], nobody)
+
+        async def shows(revision: int, error: str | None) -> None:
+            async def reached() -> bool:
+                lane = (await tiny_rest.status(stream["id"]))["lane"]
+                told = (lane["phase"], lane["revision"], lane["error_code"])
+                return told == ("ready", revision, error) and lane["effective_frame"] is not None
+
+            await eventually(reached, seconds=SECONDS, what=f"revision {revision} with {error}")
+
+        await shows(1, "STREAMS/NO_FACE")
+        await tiny_rest.change(stream["id"], face | {"prompt": "a cat"})
+        await shows(3, None)
 
 
 def publishing(stream: dict[str, Any]) -> Publisher:

@@ -10,11 +10,12 @@ import torch
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.tiny import write_tiny_model
-from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.diffusion.tiny_conditions import EMBEDDING, write_tiny_adapter, write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.settings import Family
-from sdstream.worker.published import ADAPTERS
+from sdstream.worker.published import ADAPTERS, FACES
 from tests.worker.annotators import make_depth_model
+from tests.worker.faces import write_tiny_faces
 
 CPU = torch.device("cpu")
 
@@ -42,9 +43,14 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., M
     make_depth_model().save_pretrained(root / "depth-anything/Depth-Anything-V2-Small-hf")
     for seed, name in enumerate((SD15_CANNY, SD15_DEPTH)):
         write_tiny_controlnet(root / name, tiny_model("sd15").unet, seed=seed)
-    files = ADAPTERS["sd15", "regular"]
-    adapters = root / files.repository / Path(files.adapter).parent
-    write_tiny_adapter(adapters, Path(files.adapter).name, tiny_model("sd15").unet)
+    for (family, kind), files in ADAPTERS.items():
+        file = root / files.repository / files.adapter
+        write_tiny_adapter(file.parent, file.name, tiny_model(family).unet, face=kind == "faceid")
+        encoder = root / files.repository / files.encoder
+        if files.encoder and not encoder.exists():
+            (file.parent / "image_encoder").rename(encoder)
+    faces = root / FACES.repository / Path(FACES.files[0]).parent
+    write_tiny_faces(faces, EMBEDDING)
     return ModelPlaces(root, None, offline=True)
 
 

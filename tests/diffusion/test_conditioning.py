@@ -186,7 +186,7 @@ def adapter_of(model: Model, *, face: bool = False) -> ImageAdapter:
 
 
 def adapted(model: Model, adapter: ImageAdapter, slots: int, guidance: Any = "none") -> Frame:
-    networks = ConditionedNetworks(model.unet, model.vae, image_layers=adapter.layers)
+    networks = ConditionedNetworks(model.unet, model.vae, image_layers=adapter.layers, changes=adapter.changes)
     return Frame(networks, slots=slots, guidance=guidance, prediction=model.schedule.prediction)
 
 
@@ -196,14 +196,14 @@ def style_of(adapter: ImageAdapter, scale: float, seed: int = 0, kind: WeightTyp
     return Style(*adapter.tokens(embedding), strengths)
 
 
-@pytest.mark.parametrize("face", [False, True])
+@pytest.mark.parametrize("face", [None, "projection", "changes"])
 @pytest.mark.parametrize("family", ["sd15", "sdxl-turbo"])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     tiny_directory: Callable[..., Any],
     tiny_model: Load,
     monkeypatch: pytest.MonkeyPatch,
-    face: bool,
+    face: str | None,
     family: str,
     guidance: float,
 ) -> None:
@@ -213,7 +213,7 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     from sdstream.diffusion.models import load_model
 
     model = tiny_model(family)
-    state = make_tiny_adapter(model.unet, face=face)
+    state = make_tiny_adapter(model.unet, face=face is not None, changes=face == "changes")
     adapter = make_adapter(model.unet, state)
     embedding = torch.randn(EMBEDDING, generator=torch.Generator().manual_seed(3))
     style = Style(*adapter.tokens(embedding), layer_strengths(adapter.layer_names, "linear", 0.7, family))
@@ -228,6 +228,9 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     pipeline = reference(own, kind, **({"add_watermarker": False} if is_xl else {}))
     other: Any = own.unet
     other._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    for number, lora in other._load_ip_adapter_loras([state]).items():
+        pytest.importorskip("peft", reason="diffusers needs it for the changes of adapters of faces")
+        pipeline.load_lora_weights(lora, adapter_name=f"faceid_{number}")
     pipeline.set_ip_adapter_scale(0.7)
     # Guidance of diffusers' LCM models comes from an embedding that these have none of; theirs is the plain one.
     Given(monkeypatch, xl if is_xl else plain, knobs.noise[0])
@@ -308,6 +311,14 @@ def test_types_that_name_modules_reach_one_in_a_small_network(tiny_model: Load, 
         assert float(layer_strengths(names, kind, 1.0, family).abs().max()) > 0
 
 
+NEUTRAL = 1e-6
+"""Of the picture's norm. Float32's own rounding of the same networks, against float64, is 6e-7 to 8e-7."""
+
+
+def norm_of_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
 def recalling(model: Model, slots: int, guidance: Any = "self", **options: Any) -> Frame:
     latent = model.latent_shape(SIZE, SIZE)
     networks = ConditionedNetworks(model.unet, model.vae, recalls=latent[1:])
@@ -318,7 +329,7 @@ def recall_of(model: Model, frames: int = 1, every: int = 1) -> Recall:
     return Recall(frames, bank_length(self_layers(model.unet, *model.latent_shape(SIZE, SIZE)[1:])), every)
 
 
-@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo"])
+@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])
 @pytest.mark.parametrize("guidance", ["self", "initialize", "full"])
 def test_the_first_picture_is_as_without_earlier_ones(tiny_model: Load, family: str, guidance: str) -> None:
     model = tiny_model(family)
@@ -327,7 +338,7 @@ def test_the_first_picture_is_as_without_earlier_ones(tiny_model: Load, family: 
     with_bank = recalling(model, 1, guidance)(image, knobs, make_memory(knobs))
     plain = knobs_of(model, (32,), guidance=1.5)
     without = frame_of(model, 1, guidance)(image, plain, make_memory(plain))
-    assert distance(with_bank.image, without.image) < 1e-5
+    assert norm_of_difference(with_bank.image, without.image) < NEUTRAL
     assert float(with_bank.memory.bank.abs().max()) > 0
 
 
@@ -363,7 +374,7 @@ def test_a_still_scene_stays_as_without_earlier_pictures(tiny_model: Load) -> No
     knobs = knobs_of(model, (32,), guidance=1.0, recall=recall_of(model, 2))
     still = run(recalling(model, 1, "none"), knobs, [image] * 4)
     plain = run(frame_of(model, 1, "none"), knobs_of(model, (32,)), [image])
-    assert distance(still[-1].image, plain[-1].image) < 1e-5, "a bank of its own keys is neutral"
+    assert norm_of_difference(still[-1].image, plain[-1].image) < NEUTRAL, "a bank of its own keys is neutral"
 
 
 def test_earlier_pictures_calm_a_noisy_scene(tiny_model: Load) -> None:

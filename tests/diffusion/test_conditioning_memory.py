@@ -11,12 +11,14 @@ import torch
 
 from sdstream.directories import ModelPlaces
 from sdstream.params import ModelEntry, ModelTable
+from sdstream.settings import Family
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.pipelines import make_pipeline
 from tests.diffusion.conftest import CPU, SD15_CANNY
 from tests.diffusion.runs import pictures
 from tests.diffusion.test_pipeline import IDS, params_of
 from tests.diffusion.test_steering import net, style
+from tests.worker.faces import image_of
 
 CYCLES, WARM = 500, 100
 PICTURE_EVERY = 25
@@ -25,6 +27,10 @@ MOST_BYTES = 8 * 1024**2
 KINDS: dict[str, dict[str, Any]] = {
     "controlnet": {"controlnets": [net(SD15_CANNY)]},
     "style image": {"ip_adapter": {"enabled": True, "scale": 0.8}, "ip_adapter_style_image_url": style()},
+    "face": {
+        "ip_adapter": {"enabled": True, "scale": 0.8, "type": "faceid"},
+        "ip_adapter_style_image_url": image_of((150, 120, 60)),
+    },
     "earlier pictures": {"cached_attention": {"enabled": True, "max_frames": 2, "interval": 1}},
     "latent feedback": {"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}},
     "processors": {"image_preprocessing": {"processors": [{"type": "canny"}, {"type": "feedback"}]}},
@@ -37,8 +43,9 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_memory_is_flat_over_500_times_on_and_off(
     kind: str, tiny_directory: Callable[..., Path], places: ModelPlaces
 ) -> None:
-    models = ModelTable([ModelEntry(IDS["sd15"], "sd15", str(tiny_directory("sd15")))], places=places)
-    off, on = params_of("sd15"), params_of("sd15", **KINDS[kind])
+    family: Family = "sdxl-turbo" if kind == "face" else "sd15"
+    models = ModelTable([ModelEntry(IDS[family], family, str(tiny_directory(family)))], places=places)
+    off, on = params_of(family), params_of(family, **KINDS[kind])
     (image,) = pictures(1)
 
     def load(params: Any) -> DiffusionPipeline:

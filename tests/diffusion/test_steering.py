@@ -218,11 +218,6 @@ def test_a_style_image_without_effect_is_none(make: Make, off: dict[str, Any]) -
     assert all(torch.equal(a, b) for a, b in zip(run(make("sd15", **adapter() | off)), expected, strict=True))
 
 
-def test_faces_are_refused_by_name(make: Make) -> None:
-    with pytest.raises(ModelUnavailable, match="faceid"):
-        make("sdxl-turbo", **adapter(type="faceid"))
-
-
 def test_earlier_pictures_and_their_interval(make: Make) -> None:
     cached = {"enabled": True, "max_frames": 2, "interval": 1}
     pipeline = make("sd15", cached_attention=cached)

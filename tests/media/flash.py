@@ -44,11 +44,11 @@ clock = SystemClock()
 
 
 @functools.cache
-def film() -> tuple[EncodedPicture, ...]:
+def film(period: float = PERIOD) -> tuple[EncodedPicture, ...]:
     """One period of pictures, the first of which is a keyframe."""
     encoder = PictureEncoder("H264", SIZE, 500_000)
     pictures: list[EncodedPicture] = []
-    for number in range(round(PERIOD * RATE)):
+    for number in range(round(period * RATE)):
         light = number / RATE < LENGTH
         frame = av.VideoFrame.from_ndarray(
             numpy.full((SIZE.height * 3 // 2, SIZE.width), 220 if light else 30, numpy.uint8), format="yuv420p"
@@ -60,27 +60,28 @@ def film() -> tuple[EncodedPicture, ...]:
 
 
 @functools.cache
-def beeps() -> tuple[bytes, ...]:
+def beeps(period: float = PERIOD) -> tuple[bytes, ...]:
     """One period of Opus packets of 20 ms; each is coded so that it can be repeated for ever."""
     encoder: Any = av.CodecContext.create("libopus", "w")
     encoder.sample_rate, encoder.format, encoder.layout, encoder.bit_rate = 48_000, "flt", "stereo", 64_000
     encoder.options = {"application": "lowdelay", "frame_duration": "20"}
     packets: list[bytes] = []
-    for number in range(2 * round(PERIOD * 50) + 5):
+    for number in range(2 * round(period * 50) + 5):
         at = numpy.arange(960) / 48_000 + number / 50
-        wave = (0.5 * numpy.sin(2 * numpy.pi * 1000 * at) * (at % PERIOD < LENGTH)).astype(numpy.float32)
+        wave = (0.5 * numpy.sin(2 * numpy.pi * 1000 * at) * (at % period < LENGTH)).astype(numpy.float32)
         frame = av.AudioFrame.from_ndarray(numpy.repeat(wave, 2).reshape(1, -1), format="flt", layout="stereo")
         frame.sample_rate, frame.pts = 48_000, number * 960
         packets += [bytes(packet) for packet in encoder.encode(frame)]
-    period = round(PERIOD * 50)
-    return tuple(packets[period : 2 * period])
+    count = round(period * 50)
+    return tuple(packets[count : 2 * count])
 
 
 class FlashingCamera:
-    """Publishes `film` and `beeps`. `drift` is how much faster (1.001) the clock of its sound card runs."""
+    """Publishes `film` and `beeps` of `period`. `drift` is how much faster (1.001) the clock of its sound card runs."""
 
-    def __init__(self, stream: MediaStream, *, sound: bool = True, drift: float = 1.0) -> None:
+    def __init__(self, stream: MediaStream, *, sound: bool = True, drift: float = 1.0, period: float = PERIOD) -> None:
         self._stream = stream
+        self._period = period
         self._drift = drift
         self._sound = sound
         self._connected = asyncio.Event()
@@ -122,7 +123,7 @@ class FlashingCamera:
         await self._session.close()
 
     async def _show(self, start: float) -> None:
-        pictures = film()
+        pictures = film(self._period)
         index = 0
         while True:
             due = start + index / RATE
@@ -132,7 +133,7 @@ class FlashingCamera:
             index += 1
 
     async def _speak(self, start: float) -> None:
-        packets = beeps()
+        packets = beeps(self._period)
         index = 0
         while True:
             due = start + index / 50 / self._drift
@@ -159,8 +160,11 @@ class FlashViewer:
     flashes: list[Onset] = field(default_factory=list[Onset])
     beeps: list[Onset] = field(default_factory=list[Onset])
     packets: list[ReceivedSound] = field(default_factory=list[ReceivedSound])
+    mute: list[float] = field(default_factory=list[float])
+    """When, by the sender reports, sound goes on after some was left out in which a beep began."""
 
     async def __aenter__(self) -> "FlashViewer":
+        self._heard = -1
         self._light = self._loud = False
         self._pts = 0
         self._opus: Any = av.CodecContext.create("libopus", "r")
@@ -198,9 +202,14 @@ class FlashViewer:
 
     def _hear(self, session: PublisherSession, packet: ReceivedSound) -> None:
         self.packets.append(packet)
+        number = beeps().index(packet.payload)
+        joins_on = self._heard < 0 or number == (self._heard + 1) % len(beeps())
+        if not joins_on and number <= self._heard:
+            self.mute.append(packet.captured_at)
+        self._heard = number
         for frame in self._opus.decode(av.Packet(packet.payload)):
             loud = bool(numpy.abs(cast(Any, frame).to_ndarray()).max() > LOUD)
-            if loud and not self._loud:
+            if loud and not self._loud and joins_on:
                 self.beeps.append(Onset(clock.monotonic(), packet.captured_at))
             self._loud = loud
 

@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 
 CLOSE = 0.04
 """Seconds that sound and picture may be apart at the viewer."""
+LATEST = 0.3
+"""Seconds after a flash that comes early until its sound is left out: five pictures must agree."""
 
 
 @pytest.fixture
@@ -28,12 +30,13 @@ async def delayed(media: EmbeddedMedia) -> DelayedEcho:
 
 
 async def see_and_hear(viewer: FlashViewer, count: int) -> list[tuple[Onset, Onset]]:
-    """The next `count` flashes, each with its beep."""
+    """The next `count` flashes, each with its beep; those aside whose beep was left out when the latency fell."""
     done = len(viewer.flashes)
-    await eventually(
-        lambda: len(viewer.flashes) > done + count and len(viewer.beeps) > done + count, seconds=count * PERIOD + 10
-    )
-    return [(flash, nearest(viewer.beeps, flash)) for flash in viewer.flashes[done : done + count]]
+    await eventually(lambda: len(viewer.flashes) > done + count, seconds=count * PERIOD + 10)
+    flashes = viewer.flashes[done : done + count]
+    await eventually(lambda: viewer.beeps[-1].captured_at > flashes[-1].captured_at + CLOSE)
+    heard = [flash for flash in flashes if not any(-CLOSE < at - flash.captured_at < LATEST for at in viewer.mute)]
+    return [(flash, nearest(viewer.beeps, flash)) for flash in heard]
 
 
 @pytest.mark.slow
@@ -46,6 +49,8 @@ async def test_sound_stays_with_the_picture_when_the_latency_jumps(delayed: Dela
             delayed.delay = delay
             during = await see_and_hear(viewer, 2)
             settled = await see_and_hear(viewer, 2)
+            assert during
+            assert settled
             # A player that follows the sender reports is right all the time; arrivals are once the delay is found.
             by_reports = [flash.captured_at - beep.captured_at for flash, beep in during + settled]
             by_arrival = [flash.arrived_at - beep.arrived_at for flash, beep in settled]
@@ -54,7 +59,7 @@ async def test_sound_stays_with_the_picture_when_the_latency_jumps(delayed: Dela
         sound = delayed.stream.statistics().sound
         assert sound.corrections >= 2
         assert sound.gaps == 0
-        assert dict(sound.dropped) == {}
+        assert set(sound.dropped) == {"sound_skipped"}
 
 
 async def test_opus_is_passed_on_as_it_came(delayed: DelayedEcho) -> None:

@@ -96,6 +96,8 @@ def test_unknown_parameters_are_kept_with_a_warning() -> None:
     assert request.params.image_preprocessing is not None
     assert request.params.image_preprocessing.processors[0].params["mystery"] == {"deep": [1]}
     assert "mystery is not a parameter of blur" in request.warnings[0]
+    near = parse_create({"params": _block("canny", low_treshold=3)}, MODELS)
+    assert near.warnings[0].endswith("has no effect; did you mean 'low_threshold'?")
 
 
 def test_a_null_parameter_takes_its_default() -> None:

@@ -13,6 +13,7 @@ from aiortc import RTCIceServer
 from sdstream.clock import SystemClock
 from sdstream.media.turn.coturn import Coturn
 from tests.pod.conftest import HTTP, TURN, PodServer
+from tests.project.commands import environment, sdstream
 from tests.support.ice import read_links
 from tests.support.offers import unchanged
 from tests.support.peers import Publisher, Viewer
@@ -94,6 +95,17 @@ async def test_a_turn_server_elsewhere_carries_a_client_that_has_none(pod: Pod, 
             await asyncio.to_thread(server.stop)
     finally:
         await turn.close()
+
+
+async def test_the_test_camera_takes_the_turn_server_that_it_is_told(
+    pod: Pod, pod_server: LiveServer, tmp_path: Path
+) -> None:
+    async with Rest(pod_server) as rest:
+        url = (await rest.create(SMALL))["whip_url"]
+        command = ("publish", "testsrc", "--url", url, "--duration", "2", "--fps", "10", "--report", "json")
+        done = await asyncio.to_thread(sdstream, *command, environment=environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["packets"] >= 20
 
 
 async def test_without_turn_nothing_gets_through(pod: Pod, pod_server: LiveServer) -> None:

@@ -1,5 +1,6 @@
 """`sdstream publish` against a live server, and its pictures on their own."""
 
+import asyncio
 import itertools
 import json
 import signal
@@ -10,10 +11,12 @@ from typing import Any
 import av
 import httpx
 import numpy
+import psutil
 import pytest
 
-from sdstream.commands.camera import FilePictures, TestCard
+from sdstream.commands.camera import CameraTrack, FilePictures, TestCard
 from sdstream.commands.publish import choose_size
+from sdstream.commands.whip import read_ice_servers
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader, to_i420
 from tests.project.commands import environment, sdstream, started
@@ -118,3 +121,28 @@ def test_a_looped_file_goes_on_without_a_gap(tmp_path: Path) -> None:
 def test_one_side_keeps_the_aspect(wanted: tuple[int | None, int | None], expected: str) -> None:
     facts = VideoFacts(640, 480, Fraction(25), Fraction(1, 25), None, None)
     assert str(choose_size(facts, *wanted)) == expected
+
+
+async def test_a_vp8_camera_starts_no_threads_that_wait_for_each_other() -> None:
+    track = CameraTrack(TestCard(PictureSize(1280, 720), 30), "vp8", 1_000_000)
+    await track.recv()
+    await asyncio.to_thread(lambda: None)  # the pool has its threads
+    before = psutil.Process().num_threads()
+    other = CameraTrack(TestCard(PictureSize(1280, 720), 30), "vp8", 1_000_000)
+    await other.recv()
+    assert psutil.Process().num_threads() <= before + 1, "of the pool"
+    await track.close()
+    await other.close()
+
+
+def test_ice_servers_are_read_from_links() -> None:
+    headers = [
+        '<stun:a.example>; rel="ice-server", <https://b.example/doc>; rel="help"',
+        '<turn:c.example?transport=tcp>; rel=ice-server; username="1, \\"2\\"; 3"; credential="a\\\\b"; '
+        'credential-type="password"',
+    ]
+    servers = read_ice_servers(headers)
+    assert [(server.urls, server.username, server.credential) for server in servers] == [
+        ("stun:a.example", None, None),
+        ("turn:c.example?transport=tcp", '1, "2"; 3', "a\\b"),
+    ]

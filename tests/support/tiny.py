@@ -11,10 +11,11 @@ import json, sys
 from pathlib import Path
 from diffusers import UNet2DConditionModel
 from sdstream.diffusion.tiny import write_tiny_model
-from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.diffusion.tiny_conditions import EMBEDDING, write_tiny_adapter, write_tiny_controlnet
 from sdstream.params.controlnets import CONTROLNETS
-from sdstream.worker.published import ADAPTERS, DEPTH
+from sdstream.worker.published import ADAPTERS, DEPTH, FACES
 from tests.worker.annotators import make_depth_model
+from tests.worker.faces import write_tiny_faces
 
 root, kinds = Path(sys.argv[1]), sys.argv[2].split(",")
 make_depth_model().save_pretrained(root / DEPTH.repository)
@@ -32,6 +33,10 @@ for family in sys.argv[3:]:
         if not encoder.exists():
             encoder.parent.mkdir(exist_ok=True)
             (file.parent / "image_encoder").rename(encoder)
+    files = ADAPTERS.get((family, "faceid"))
+    if files is not None:
+        write_tiny_adapter(root / files.repository, files.adapter, unet, face=True)
+        write_tiny_faces((root / FACES.repository / FACES.files[0]).parent, EMBEDDING)
 """
 REPOSITORY = Path(__file__).parents[2]
 IDS = {

@@ -11,9 +11,12 @@ from sdstream.worker.annotators.depth import DepthNetwork
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork
 from sdstream.worker.annotators.enlarging import EnlargingNetwork
+from sdstream.worker.annotators.landmarks import LANDMARKS, Landmark, PoseOptions
+from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork, WholeNetwork
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.poses import PoseNetwork
 from sdstream.worker.annotators.shelf import AnnotatorShelf, Loader
+from sdstream.worker.published import PERSON_TASKS, POSE_TASKS
 
 
 def make_depth_model() -> Any:
@@ -66,6 +69,46 @@ def make_pose_models() -> tuple[Any, Any]:
     )
 
 
+def person(shift: float = 0.0, seen: float = 0.9) -> tuple[Landmark, ...]:
+    places = [(0.3 + shift + 0.4 * (index % 6) / 6, 0.1 + 0.8 * index / LANDMARKS, seen) for index in range(LANDMARKS)]
+    return tuple(places)
+
+
+class FakeLandmarker:
+    def __init__(self, answers: list[tuple[Landmark, ...] | None], options: PoseOptions) -> None:
+        self.options = options
+        self.answers = answers
+
+    def find(self, image: torch.Tensor) -> tuple[Landmark, ...] | None:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def tiny_part(points: int) -> PartNetwork:
+    return PartNetwork(points, divisor=16)
+
+
+class FakePose(nn.Module):
+    """Gives landmarks in the place of MediaPipe: one answer after the other, the last for ever."""
+
+    def __init__(self, *answers: tuple[Landmark, ...] | None) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.made: list[PoseOptions] = []
+
+    def landmarker(self, options: PoseOptions) -> Any:
+        self.made.append(options)
+        return FakeLandmarker(list(self.answers), options)
+
+
+class FakePerson(nn.Module):
+    """Sees a person in the left half of every picture."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        mask = torch.full((1, 1, *image.shape[2:]), 0.2)
+        mask[..., : image.shape[3] // 2] = 0.8
+        return mask
+
+
 def _seeded(make: Any) -> Loader:
     def load(find: Any, dtype: torch.dtype) -> nn.Module:
         random: Any = torch.random
@@ -82,7 +125,14 @@ TINY_LOADERS: Mapping[str, Loader] = {
     "lineart": _seeded(lambda: LineNetwork(8, 1)),
     "lineart_coarse": _seeded(lambda: LineNetwork(8, 1)),
     "lineart_anime": _seeded(lambda: AnimeNetwork(2)),
-    "openpose": _seeded(lambda: PeopleNetwork(divisor=16)),
+    **{name: _seeded(lambda: FakePose(person())) for name in POSE_TASKS},
+    **{name: _seeded(FakePerson) for name in PERSON_TASKS},
+    "openpose": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16))),
+    "openpose_hands": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS))),
+    "openpose_face": _seeded(lambda: WholeNetwork(PeopleNetwork(divisor=16), None, tiny_part(FACE_POINTS))),
+    "openpose_hands_face": _seeded(
+        lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS), tiny_part(FACE_POINTS))
+    ),
     "pose": _seeded(lambda: PoseNetwork(*make_pose_models())),
     "realesrgan": _seeded(lambda: EnlargingNetwork(8, 1, 4)),
 }
@@ -92,4 +142,12 @@ def tiny_shelf() -> AnnotatorShelf:
     return AnnotatorShelf(torch.device("cpu"), loaders=TINY_LOADERS)
 
 
-__all__ = ["TINY_LOADERS", "make_depth_model", "make_pose_models", "tiny_shelf"]
+__all__ = [
+    "TINY_LOADERS",
+    "FakePerson",
+    "FakePose",
+    "make_depth_model",
+    "make_pose_models",
+    "person",
+    "tiny_shelf",
+]

@@ -15,6 +15,7 @@ from sdstream.worker.annotators.depth import load_depth
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork, in_steps
 from sdstream.worker.annotators.enlarging import EnlargingNetwork
+from sdstream.worker.annotators.parts import HAND_POINTS, PartNetwork
 from sdstream.worker.annotators.people import PAIRS, PeopleNetwork, group
 from sdstream.worker.annotators.poses import load_poses
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
@@ -55,6 +56,10 @@ def test_full_networks_cost_what_is_declared(
         (LineNetwork, {"model0.1.weight", "model1.3.bias", "model2.2.conv_block.5.weight", "model4.1.weight"}),
         (AnimeNetwork, {"model.model.0.weight", "model.model.1.model.1.weight", "model.model.3.bias"}),
         (PeopleNetwork, {"conv1_1.weight", "conv4_4_CPM.bias", "conv5_5_CPM_L2.weight", "Mconv7_stage6_L1.bias"}),
+        (
+            lambda: PartNetwork(HAND_POINTS),
+            {"conv3_4.weight", "conv5_3_CPM.bias", "conv6_2_CPM.weight", "Mconv7_stage6.bias"},
+        ),
         (EnlargingNetwork, {"conv_first.weight", "body.22.rdb3.conv5.bias", "conv_up2.weight", "conv_last.bias"}),
     ],
 )

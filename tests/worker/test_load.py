@@ -20,6 +20,16 @@ def test_the_first_call_counts_only_until_there_is_another() -> None:
     assert cost.stream_bytes == 500
 
 
+def test_the_first_call_of_more_streams_does_not_count_beside_what_is_known() -> None:
+    meter = LoadMeter()
+    for _ in range(3):
+        meter.note(KIND, 1, 0.01)
+    meter.note(KIND, 4, 3.0)
+    assert [cost_of(load).seconds for load in meter.loads()] == [{1: 0.01}]
+    meter.note(KIND, 4, 0.03)
+    assert [cost_of(load).seconds for load in meter.loads()] == [{1: 0.01, 4: 0.03}]
+
+
 def test_kinds_that_were_not_called_for_long_are_forgotten() -> None:
     meter = LoadMeter()
     for width in range(KEPT):

@@ -9,6 +9,7 @@ from sdstream.media.embedded.broadcast import Broadcast, Outgoing, PictureSink
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture, H264Encoder
 from sdstream.media.embedded.negotiation import VideoCodec
+from sdstream.media.embedded.presentation import Presentation
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sound import ReceivedSound, SoundRelay, SoundSink
 from sdstream.media.ports import SoundStatistics
@@ -26,7 +27,8 @@ class EncodingOptions(Protocol):
 
 
 class Distribution:
-    """All methods are for the event loop, `send` and `request_keyframe` for any thread."""
+    """All methods are for the event loop, `send`, `request_keyframe` and `presentation` for any
+    thread."""
 
     def __init__(
         self, options: EncodingOptions, counters: StreamCounters, clock: Clock, faults: FoldedReporter
@@ -90,6 +92,10 @@ class Distribution:
     def hear(self, packet: ReceivedSound) -> None:
         """Take a packet of sound from the publisher."""
         self._sound.put(packet)
+
+    def presentation(self) -> Presentation:
+        """When pictures and sound are presented, by what is known now. For any thread."""
+        return self._sound.presentation
 
     def restart_sound(self) -> None:
         """Another publisher came."""

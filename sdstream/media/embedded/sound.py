@@ -8,11 +8,12 @@ import asyncio
 import statistics
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
+from sdstream.media.embedded.presentation import Presentation
 from sdstream.media.embedded.rtp import SequenceUnwrapper
 from sdstream.media.ports import SoundStatistics
 
@@ -44,13 +45,17 @@ class ReceivedSound(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SoundPacket:
-    """One Opus packet on the output's number lines, which do not wrap. `begins` marks the first after a break."""
+    """One Opus packet on the output's number lines, which do not wrap. `begins` marks the first after a break.
+
+    One that is `skipped` belongs to pictures that live viewers will not see: the latency fell, and they are further.
+    """
 
     sequence: int
     timestamp: int
     captured_at: float
     begins: bool
     payload: bytes
+    skipped: bool = False
 
 
 class SoundSink(Protocol):
@@ -131,6 +136,8 @@ class SoundRelay:
 
     def __init__(self, clock: Clock) -> None:
         self.sinks: set[SoundSink] = set()
+        self.presentation = Presentation()
+        """For any thread: replaced as a whole."""
         self._clock = clock
         self._delay = SoundDelay()
         self._observed: deque[tuple[float, float]] = deque(maxlen=OBSERVED)
@@ -145,6 +152,7 @@ class SoundRelay:
         self._packets = 0
         self._gaps = 0
         self._late = 0
+        self._skipped = 0
         self._closed = False
 
     def statistics(self) -> SoundStatistics:
@@ -155,7 +163,11 @@ class SoundRelay:
             corrections=self._delay.corrections,
             dropped={
                 reason: count
-                for reason, count in (("sound_late", self._late), ("sound_overflow", self._waiting.dropped))
+                for reason, count in (
+                    ("sound_late", self._late),
+                    ("sound_overflow", self._waiting.dropped),
+                    ("sound_skipped", self._skipped),
+                )
                 if count
             },
             delay=self._delay.seconds,
@@ -173,6 +185,7 @@ class SoundRelay:
             self._break()
         self._waiting.put(number, packet)
         self._look()
+        self.presentation = self.presentation.held(self._delay.seconds, self._clock.monotonic())
         self._arm()
 
     def observe(self, latency: float, now: float) -> None:
@@ -181,7 +194,12 @@ class SoundRelay:
 
     def _look(self) -> None:
         while self._observed:
-            self._delay.observe(*self._observed.popleft())
+            before = self._delay.seconds
+            now = self._clock.monotonic()
+            if self._delay.observe(*self._observed.popleft()) and self.presentation.is_fresh(now):
+                head = self._waiting.head()
+                next_at = now - before if head is None else head[1].captured_at
+                self.presentation = self.presentation.jumped(self._delay.seconds - before, next_at)
 
     def restart(self) -> None:
         """Another publisher came: what the one before sent is not followed by its numbers."""
@@ -228,6 +246,9 @@ class SoundRelay:
         self._released = (number, packet)
         self._sent = placed
         self._packets += 1
+        if self.presentation.skips_sound(packet.captured_at):
+            self._skipped += 1
+            placed = replace(placed, skipped=True)
         for sink in tuple(self.sinks):
             sink.deliver_sound(placed)
 

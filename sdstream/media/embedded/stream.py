@@ -159,6 +159,7 @@ class EmbeddedStream:
             on_keyframe_request=self._on_keyframe_request,
             fast=self._options.fast,
             sound_type=negotiation.sound_type,
+            presented=self._distribution.presentation,
         )
         self._sessions.opening += 1
         try:

@@ -18,6 +18,7 @@ from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture
 from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
+from sdstream.media.embedded.presentation import Presentation
 from sdstream.media.embedded.reports import goodbye, read_rtcp, sender_report
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import VIDEO_CLOCK_RATE
@@ -55,10 +56,11 @@ class ViewerGate:
 
 
 class _Track:
-    """What is counted of a track that is sent, and where its RTP clock stands in captured time.
+    """What is counted of a track that is sent, and where its RTP clock stands in presented time.
 
     Both tracks of a viewer are placed by when picture and sound were captured, not by when they were sent, so a player
-    that follows the sender reports shows together what belongs together, whatever either waited for.
+    that follows the sender reports shows together what belongs together, whatever either waited for. `Presentation`
+    moves both alike.
     """
 
     def __init__(self, source: int, rate: int) -> None:
@@ -68,14 +70,23 @@ class _Track:
         self.octets = 0
         self._rate = rate
         self._placed: tuple[int, float] | None = None  # one value, since it is read by the loop and written by others
+        self._last: int | None = None
 
     def sent(self, packets: int, octets: int) -> None:
         self.packets += packets
         self.octets += octets
 
-    def place(self, timestamp: int, captured_at: float) -> None:
-        """What has the RTP `timestamp` was captured at that monotonic second."""
-        self._placed = timestamp, captured_at
+    def moved(self, timestamp: int, shift: float) -> int:
+        """`timestamp`, which does not wrap, moved by `shift` seconds, but behind the last one at any rate."""
+        ticks = timestamp + round(shift * self._rate)
+        if self._last is not None and ticks <= self._last:
+            ticks = self._last + self._rate // 1000
+        self._last = ticks
+        return ticks
+
+    def place(self, timestamp: int, presented_at: float) -> None:
+        """What has the RTP `timestamp` is presented at that monotonic second."""
+        self._placed = timestamp, presented_at
 
     @property
     def is_placed(self) -> bool:
@@ -86,8 +97,8 @@ class _Track:
         placed = self._placed
         if placed is None:
             return None
-        timestamp, captured_at = placed
-        return (timestamp + round((now - captured_at) * self._rate)) & 0xFFFFFFFF
+        timestamp, presented_at = placed
+        return (timestamp + round((now - presented_at) * self._rate)) & 0xFFFFFFFF
 
 
 class ViewerSession:
@@ -108,8 +119,12 @@ class ViewerSession:
         on_keyframe_request: Callable[["ViewerSession"], None],
         fast: bool,
         sound_type: int | None = None,
+        presented: Callable[[], Presentation] = Presentation,
     ) -> None:
-        """`sources` are the SSRCs of picture, repairs and sound; `sound_type` is Opus' payload type, None without."""
+        """`sources` are the SSRCs of picture, repairs and sound; `sound_type` is Opus' payload type, None without.
+
+        `presented` says on any thread when pictures and sound are presented.
+        """
         self.session_id = session_id
         self.peer = Peer(addressing, self, fast=fast)
         self._video = video
@@ -117,6 +132,8 @@ class ViewerSession:
         self.sound_type = sound_type
         self._sound = _Track(sound_source, AUDIO_CLOCK_RATE)
         self._sound_sequence = random.getrandbits(15)
+        self._sound_skipped = False
+        self._presented = presented
         self._name = name
         self._counters = counters
         self._clock = clock
@@ -169,7 +186,14 @@ class ViewerSession:
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
-        timestamp = (self._picture.origin + picture.timestamp) & 0xFFFFFFFF
+        track, captured_at = self._picture, picture.captured_at
+        presentation = self._presented()
+        if picture.is_live:
+            shift = presentation.picture_shift(captured_at, self._clock.monotonic())
+        else:
+            shift = presentation.shift(captured_at)
+        moved = track.moved(picture.timestamp, shift)
+        timestamp = (track.origin + moved) & 0xFFFFFFFF
         last = len(picture.payloads) - 1
         payload_type, source, sequence = self._video.payload_type, self._source, self._sequence
         history, packets = self._history, list[bytes]()
@@ -180,22 +204,28 @@ class ViewerSession:
             sequence = (sequence + 1) & 0xFFFF
         send(packets)
         self._sequence = sequence
-        self._picture.sent(last + 1, picture.byte_count)
+        track.sent(last + 1, picture.byte_count)
         self._counters.sent(picture.byte_count + 12 * (last + 1))
-        if picture.is_live or not self._picture.is_placed:
-            self._picture.place(timestamp, picture.captured_at)
+        if picture.is_live or not track.is_placed:
+            track.place(timestamp, captured_at + (moved - picture.timestamp) / VIDEO_CLOCK_RATE)
 
     def deliver_sound(self, packet: SoundPacket) -> None:
         """Send one packet of sound, unless the viewer is so far behind that it would come late."""
         if self.sound_type is None or not self.peer.connected or self.peer.backlog > MOST_BACKLOG:
             return
+        if packet.skipped:
+            self._sound_sequence -= 1  # nothing is missing where something was left out
+            self._sound_skipped = True
+            return
         track = self._sound
-        timestamp = (track.origin + packet.timestamp) & 0xFFFFFFFF
+        shift = self._presented().shift(packet.captured_at)
+        timestamp = (track.origin + track.moved(packet.timestamp, shift)) & 0xFFFFFFFF
         sequence = (self._sound_sequence + packet.sequence) & 0xFFFF
-        marker = packet.begins or not track.packets
+        marker = packet.begins or self._sound_skipped or not track.packets
+        self._sound_skipped = False
         self.peer.send_rtp(write_packet(self.sound_type, marker, sequence, timestamp, track.source, packet.payload))
         track.sent(1, len(packet.payload))
-        track.place(timestamp, packet.captured_at)
+        track.place(timestamp, packet.captured_at + shift)
         self._counters.sent(len(packet.payload) + 12)
 
     async def close(self) -> None:

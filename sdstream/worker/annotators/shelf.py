@@ -28,10 +28,26 @@ def _load_hed(find: Finder, dtype: torch.dtype) -> nn.Module:
     return _filled(EdgeNetwork(), published.HED, find, "hed")
 
 
-def _load_openpose(find: Finder, dtype: torch.dtype) -> nn.Module:
-    from sdstream.worker.annotators.people import PeopleNetwork
+def _load_openpose(*, hands: bool, face: bool) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork, WholeNetwork
+        from sdstream.worker.annotators.people import PeopleNetwork
 
-    return _filled(PeopleNetwork(), published.OPENPOSE, find, "openpose")
+        body = PeopleNetwork()
+        hand = PartNetwork(HAND_POINTS) if hands else None
+        points = PartNetwork(FACE_POINTS) if face else None
+        wanted = ((body, published.OPENPOSE), (hand, published.HAND_POINTS), (points, published.FACE_POINTS))
+        # All are looked for before any is read, so that one that is missing is named at once.
+        found = [
+            (network, locate(source, find, "openpose") / source.files[0])
+            for network, source in wanted
+            if network is not None
+        ]
+        for network, file in found:
+            fill(network, file)
+        return WholeNetwork(body, hand, points)
+
+    return load
 
 
 def _load_enlarger(find: Finder, dtype: torch.dtype) -> nn.Module:
@@ -64,6 +80,24 @@ def _load_poses(find: Finder, dtype: torch.dtype) -> nn.Module:
     return _from_transformers(lambda: load_poses(detector, joints, dtype), "pose_tensorrt")
 
 
+def _load_landmarks(source: WeightSource) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.landmarks import PoseTask
+
+        return PoseTask(locate(source, find, "mediapipe_pose") / source.files[0])
+
+    return load
+
+
+def _load_person(source: WeightSource) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.landmarks import PersonTask
+
+        return PersonTask(locate(source, find, "mediapipe_segmentation") / source.files[0])
+
+    return load
+
+
 def _filled(network: nn.Module, source: WeightSource, find: Finder, processor: str) -> nn.Module:
     fill(network, locate(source, find, processor) / source.files[0])
     return network
@@ -83,9 +117,14 @@ LOADERS: Mapping[str, Loader] = {
     "lineart": _load_lines(published.LINES),
     "lineart_coarse": _load_lines(published.COARSE_LINES),
     "lineart_anime": _load_lines(published.ANIME_LINES),
-    "openpose": _load_openpose,
+    **{
+        name: _load_openpose(hands=bool(number & 1), face=bool(number & 2))
+        for number, name in enumerate(published.OPENPOSE_NETWORKS)
+    },
     "pose": _load_poses,
     "realesrgan": _load_enlarger,
+    **{name: _load_landmarks(*published.NETWORKS[name]) for name in published.POSE_TASKS},
+    **{name: _load_person(*published.NETWORKS[name]) for name in published.PERSON_TASKS},
 }
 
 

@@ -1,5 +1,6 @@
 """People as OpenPose knows them, 18 joints each, and the coloured stick figures that ControlNets were trained on."""
 
+import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,11 +35,28 @@ STICK, POINT = 4.0, 4.0
 STICK_BRIGHTNESS = 0.6
 
 
+HAND_BONES = tuple(
+    (0 if place == 0 else 4 * finger + place, 4 * finger + place + 1) for finger in range(5) for place in range(4)
+)
+"""Of 21 points of a hand, the wrist first, then each finger from the thumb on outwards."""
+HAND_POINT, FACE_POINT = (0.0, 0.0, 1.0), (1.0, 1.0, 1.0)
+FINE_STICK, FINE_POINT = 1.0, 3.0
+"""Half widths of what is drawn of hands and faces, in pixels at a side of 512."""
+
+Place = tuple[float, float]
+"""x and y as shares of width and height, 0 to 1."""
+Colour = tuple[float, float, float]
+Line = tuple[Place, Place, Colour]
+Dot = tuple[Place, Colour]
+
+
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """One person: for each joint x and y as shares of width and height, 0 to 1, or None where it is not seen."""
+    """One person: for each joint its place, or None where it is not seen; and what is drawn of hands and face."""
 
-    joints: tuple[tuple[float, float] | None, ...]
+    joints: tuple[Place | None, ...]
+    lines: tuple[Line, ...] = ()
+    dots: tuple[Dot, ...] = ()
 
     @classmethod
     def from_coco(cls, joints: Sequence[tuple[float, float] | None]) -> "Skeleton":
@@ -48,7 +66,22 @@ class Skeleton:
         return cls(tuple(neck if place is None else joints[place] for place in COCO_JOINTS))
 
 
-def colour(index: int) -> tuple[float, float, float]:
+def hand_marks(points: Sequence[Place | None]) -> tuple[list[Line], list[Dot]]:
+    """How OpenPose draws a hand of 21 points: its bones around the wheel of colours, its joints blue."""
+    lines: list[Line] = []
+    for number, (start, end) in enumerate(HAND_BONES):
+        first, last = points[start], points[end]
+        if first is not None and last is not None:
+            lines.append((first, last, colorsys.hsv_to_rgb(number / len(HAND_BONES), 1.0, 1.0)))
+    return lines, [(point, HAND_POINT) for point in points if point is not None]
+
+
+def face_marks(points: Sequence[Place | None]) -> list[Dot]:
+    """How OpenPose draws the points of a face: white."""
+    return [(point, FACE_POINT) for point in points if point is not None]
+
+
+def colour(index: int) -> Colour:
     """The colour of a joint or stick: 18 of them around the wheel, red first, by way of yellow."""
     sixth, within = divmod(index * 6, 18)
     rising = int(within / 18 * 255) / 255
@@ -63,14 +96,30 @@ def colour(index: int) -> tuple[float, float, float]:
     return ramps[sixth]
 
 
-def draw_skeletons(people: Sequence[Skeleton], width: int, height: int, device: torch.device) -> torch.Tensor:
-    """Stick figures on black: float [1, 3, height, width], 0 to 1."""
+def draw_skeletons(
+    people: Sequence[Skeleton],
+    width: int,
+    height: int,
+    device: torch.device,
+    *,
+    stick: float | None = None,
+    point: float | None = None,
+) -> torch.Tensor:
+    """Stick figures on black: float [1, 3, height, width], 0 to 1.
+
+    `stick` and `point` are half widths in pixels; without them they grow with the picture.
+    """
     canvas = torch.zeros(3, height, width, device=device)
     rows = torch.arange(height, device=device, dtype=torch.float32).view(-1, 1)
     columns = torch.arange(width, device=device, dtype=torch.float32).view(1, -1)
     scale = max(0.25, min(width, height) / 512)
+    stick = STICK * scale if stick is None else stick
+    point = POINT * scale if point is None else point
 
-    def paint(mask: torch.Tensor, shade: tuple[float, float, float], strength: float) -> None:
+    def disc(place: Place, radius: float) -> torch.Tensor:
+        return (columns - place[0] * width) ** 2 + (rows - place[1] * height) ** 2 <= radius**2
+
+    def paint(mask: torch.Tensor, shade: Colour, strength: float) -> None:
         # Where a figure overlaps another, the later one shows.
         values = torch.tensor(shade, device=device).view(3, 1, 1) * strength
         torch.where(mask[None], values, canvas, out=canvas)
@@ -81,12 +130,26 @@ def draw_skeletons(people: Sequence[Skeleton], width: int, height: int, device: 
             first, last = places[start], places[end]
             if first is None or last is None:
                 continue
-            paint(_ellipse(columns, rows, first, last, STICK * scale), colour(index), STICK_BRIGHTNESS)
-        for index, place in enumerate(places):
-            if place is not None:
-                disc = (columns - place[0]) ** 2 + (rows - place[1]) ** 2 <= (POINT * scale) ** 2
-                paint(disc, colour(index), 1.0)
+            paint(_ellipse(columns, rows, first, last, stick), colour(index), STICK_BRIGHTNESS)
+        for index, joint in enumerate(person.joints):
+            if joint is not None:
+                paint(disc(joint, point), colour(index), 1.0)
+    for person in people:  # over all bodies, or a hand before the own body would not be seen
+        for start, end, shade in person.lines:
+            first, last = (start[0] * width, start[1] * height), (end[0] * width, end[1] * height)
+            paint(_bar(columns, rows, first, last, FINE_STICK * scale), shade, 1.0)
+        for place, shade in person.dots:
+            paint(disc(place, FINE_POINT * scale), shade, 1.0)
     return canvas[None]
+
+
+def _bar(columns: torch.Tensor, rows: torch.Tensor, first: Place, last: Place, thickness: float) -> torch.Tensor:
+    """All within `thickness` of the line between two points: bool [height, width]."""
+    across, down = last[0] - first[0], last[1] - first[1]
+    length = max(across**2 + down**2, 1e-6)
+    along = (((columns - first[0]) * across + (rows - first[1]) * down) / length).clamp(0, 1)
+    distance = (columns - first[0] - along * across) ** 2 + (rows - first[1] - along * down) ** 2
+    return distance <= max(thickness, 0.5) ** 2
 
 
 def _ellipse(
@@ -105,4 +168,18 @@ def _ellipse(
     return (along / (length / 2)) ** 2 + (beside / thickness) ** 2 <= 1
 
 
-__all__ = ["COCO_JOINTS", "JOINTS", "LIMBS", "Skeleton", "colour", "draw_skeletons"]
+__all__ = [
+    "COCO_JOINTS",
+    "HAND_BONES",
+    "JOINTS",
+    "LIMBS",
+    "Colour",
+    "Dot",
+    "Line",
+    "Place",
+    "Skeleton",
+    "colour",
+    "draw_skeletons",
+    "face_marks",
+    "hand_marks",
+]

@@ -19,7 +19,8 @@ from sdstream.diffusion.pins import pinned_hash
 from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
-from sdstream.worker.published import WeightSource
+from sdstream.worker.fetched_files import fetch_addresses
+from sdstream.worker.published import ADDRESSES, WeightSource
 
 CHUNK = 1 << 20
 WRAPPERS = ("params_ema", "params", "state_dict")
@@ -37,6 +38,8 @@ def finder(places: ModelPlaces) -> Finder:
     def find(source: WeightSource) -> Path | None:
         folder = find_repository(source.repository, places)
         whole = folder is not None and all((folder / name).is_file() for name in source.files)
+        if not whole and fetches(places) and source.repository in ADDRESSES:
+            return fetch_addresses(source.repository, source.files, places, lambda detail, percent: None)
         if not whole and fetches(places):
             return fetch_chosen(source.repository, source.files, places, lambda detail, percent: None)
         return folder

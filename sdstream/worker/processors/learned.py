@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from sdstream.worker.annotators.edges import in_steps
+from sdstream.worker.annotators.landmarks import Landmark, Landmarker, PoseOptions, PoseTask, skeleton_of
 from sdstream.worker.annotators.motion import FlowFinder, draw_flow, warp
-from sdstream.worker.annotators.people import find_people
 from sdstream.worker.annotators.skeletons import Skeleton, draw_skeletons
 from sdstream.worker.colour import resize
 from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
+from sdstream.worker.processors.filters import gaussian
+from sdstream.worker.published import OPENPOSE_NETWORKS, PERSON_TASKS, POSE_TASKS
 
 MOST_DELAY = 8
 """Pictures that are remembered at most to follow motion from: more than denoising has steps."""
@@ -53,8 +55,48 @@ def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorCo
 
 
 def openpose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
-    """`openpose`: stick figures. Hands and faces are not drawn, whatever the parameters say."""
-    return _draw(image, [find_people(context.network, one) for one in _each(image)])
+    """`openpose`: stick figures, with hands and faces where the network has them."""
+    return _draw(image, [context.network.find(one) for one in _each(image)])
+
+
+def mediapipe_pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`mediapipe_pose`: the stick figure of one person, who is followed from picture to picture. One at a time."""
+    values = context.memory.values
+    options = PoseOptions(
+        float(params["min_detection_confidence"]),
+        float(params["min_tracking_confidence"]),
+        bool(params["static_image_mode"]),
+    )
+    task: PoseTask = context.network
+    known: tuple[PoseTask, Landmarker] | None = values.get("landmarker")
+    if known is None or known[0] is not task or known[1].options != options:
+        values["landmarker"] = known = (task, task.landmarker(options))
+    found = known[1].find(image)
+    earlier: tuple[Landmark, ...] | None = values.get("landmarks")
+    if found is not None and earlier is not None and params["enable_smoothing"]:
+        kept = float(params["smoothing_factor"])
+        found = tuple(
+            (kept * old[0] + (1 - kept) * new[0], kept * old[1] + (1 - kept) * new[1], new[2])
+            for old, new in zip(earlier, found, strict=True)
+        )
+    values["landmarks"] = found
+    people: list[Skeleton] = []
+    if found is not None:
+        least = float(params["confidence_threshold"])
+        people.append(skeleton_of(found, least, hands=bool(params["draw_hands"]), face=bool(params["draw_face"])))
+    height, width = image.shape[2:]
+    sizes = {"stick": float(params["line_thickness"]) / 2, "point": float(params["circle_radius"])}
+    return draw_skeletons(people, width, height, image.device, **sizes)
+
+
+def mediapipe_segmentation(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+    """`mediapipe_segmentation`: the person on black."""
+    sure = torch.cat([context.network(one) for one in _each(image)])
+    mask = (sure > float(params["threshold"])).to(image.dtype)
+    radius = int(params["blur_radius"])
+    if radius:
+        mask = gaussian(mask, radius / 2, radius)
+    return image * (1.0 - mask if params["invert_mask"] else mask)
 
 
 def pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
@@ -112,6 +154,14 @@ def _lines(params: Mapping[str, Any]) -> str:
     return "lineart_coarse" if params["coarse"] else "lineart"
 
 
+def _openpose(params: Mapping[str, Any]) -> str:
+    return OPENPOSE_NETWORKS[bool(params["include_hands"]) + 2 * bool(params["include_face"])]
+
+
+def _by_number(parameter: str, names: Sequence[str]) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda params: names[int(params[parameter])]
+
+
 def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
     return lambda params: name
 
@@ -121,12 +171,19 @@ LEARNED: Mapping[str, LearnedProcessor] = {
     "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
     "hed": LearnedProcessor(hed, _always("hed"), 160.4, 1024),
     "lineart": LearnedProcessor(lineart, _lines, 161.2, 1024),
-    "openpose": LearnedProcessor(openpose, _always("openpose"), 271.9, 1024),
+    "mediapipe_pose": LearnedProcessor(
+        mediapipe_pose, _by_number("model_complexity", POSE_TASKS), 0.0, 1024, steady=False
+    ),
+    "mediapipe_segmentation": LearnedProcessor(
+        mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), 0.0, 1024, steady=False
+    ),
+    "openpose": LearnedProcessor(openpose, _openpose, 271.9, 1024),
     "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024),
     "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False),
     "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False),
 }
-"""By wire name. Operations are counted by torch on the full networks, for `pose_tensorrt` with one person."""
+"""By wire name. Operations are counted by torch on the full networks: for `pose_tensorrt` with one person, for
+`openpose` without hands and faces. Those of MediaPipe, which run elsewhere, are not counted."""
 
 
 __all__ = ["LEARNED", "LearnedProcessor"]
