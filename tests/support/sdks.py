@@ -168,7 +168,7 @@ def missing_clients() -> str | None:
 
     if shutil.which("node") is None:
         return "Node.js is not installed"
-    for package in (*ZOD_VERSIONS, "@daydreamlive/browser"):
+    for package in json.loads((CLIENTS / "package.json").read_text("utf-8"))["dependencies"]:
         if not (CLIENTS / "node_modules" / package).is_dir():
             return f"{package} is not installed: run `npm ci` in tests/clients"
     return None
