@@ -92,7 +92,12 @@ def _check(item: Wanted, plan: Plan, cache: EngineCache, device: torch.device, o
     entry = cache.take(key.base, lambda other: other.digest == key.digest)
     try:
         if entry is None:
-            raise EngineMissing(f"{key.readable} is not in {cache.directory}, or was broken and put aside")
+            here = [other.name for other in cache.entries() if other.key.base == key.base]
+            others = f" (what is here is for others: {', '.join(here)})" if here else ""
+            raise EngineMissing(
+                f"it is not in {cache.directory}, or was broken and put aside{others}; "
+                "`python -m builder bake` with the same options makes it"
+            )
         if onnx and key.backend != "compiled":
             facts["onnx_error"] = error = onnx_error(item.component)
             if error > ONNX_LIMITS[key.dtype]:

@@ -7,20 +7,24 @@ memory, or the place of engines cannot be written · 4 the back end or the model
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 from rich.text import Text
 
-from builder.baking import Bakery, BakeStatus, Plan
+from builder.baking import Bakery, BakeStatus
 from builder.checking import check_plan
-from builder.estimates import MEASURED
+from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
-from sdstream import platform
+from builder.sources import ProfileSources
+from builder.telling import plan_json, show_plan, show_result
+from sdstream import __version__, platform
+from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
@@ -36,13 +40,14 @@ from sdstream.errors import (
     ModelUnavailable,
     SdstreamError,
 )
+from sdstream.params import ModelTable
 from sdstream.settings import Settings, load_settings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_ROOM, EXIT_NOT_HERE, EXIT_MIRROR, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 ProfileName = Annotated[str, Parameter(help="A shipped profile, or the path of a TOML file.")]
 ModelName = Annotated[
-    str | None, Parameter(help="Another model of the family: a directory, or an id in the hub's cache.")
+    str | None, Parameter(help="Another model of the family: a directory, a file, or an id as the server takes it.")
 ]
 Backend = Annotated[BackendName | None, Parameter(help="One back end; else those that the profile names.")]
 Capabilities = Annotated[str | None, Parameter(name="--sm", help="Compute capabilities, such as 89,120.")]
@@ -50,11 +55,13 @@ Directory = Annotated[
     Path | None, Parameter(name="--engines", help="Where engines are kept; else the data directory's.")
 ]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.")]
+NOT_NEGATIVE = validators.Number(gte=0)
+Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.", validator=NOT_NEGATIVE)]
 
 application = App(
     name="builder",
     help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
+    version=__version__,
     help_format="plaintext",
 )
 
@@ -70,13 +77,12 @@ def plan(
     as_json: AsJson = False,
 ) -> int:
     """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing."""
-    wanted = _profile(profile, model, backend, sm)
-    plans = _bakery(engines).plan(wanted, backend)
+    plans = _bakery(engines).plan(_profile(profile, model, backend, sm), backend)
     if as_json:
-        print(json.dumps([_plan_json(entry) for entry in plans], indent=2))
+        print(json.dumps([plan_json(entry) for entry in plans], indent=2))
     else:
         for entry in plans:
-            _show_plan(entry)
+            show_plan(entry)
     return EXIT_NO_ROOM if any(entry.missing and entry.estimate.problems for entry in plans) else 0
 
 
@@ -96,6 +102,8 @@ def bake(
     """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
     wanted = _profile(profile, model, backend, sm)
     bakery = _bakery(engines)
+    if push:
+        _mirror()  # what is wrong with it is said now, and not after an hour
     if polite:
         platform.lower_priority()
     line = ProgressLine()
@@ -147,18 +155,30 @@ def verify(
     if as_json:
         print(
             json.dumps(
-                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results]
+                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results],
+                indent=2,
             )
         )
     else:
         for result in results:
-            told = [*result.problems, *(f"not run: {text}" for text in result.not_run)]
-            facts = ", ".join(
-                f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in result.facts.items()
-            )
-            print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join([*told, facts])}")
+            show_result(result)
     return EXIT_WRONG if any(result.problems for result in results) else 0
+
+
+@application.command
+def fetch(*, profile: ProfileName, model: ModelName = None, backend: Backend = None) -> int:
+    """Fetch the files that a profile is made of from the hub into the data directory, as the server fetches its own.
+
+    Only what is not here, and no file that the profile has no use for. HF_TOKEN opens gated models.
+    """
+    wanted = _profile(profile, model, backend, None)
+    half = set(wanted.targets) != {"compiled"} or torch.cuda.is_available()
+    with DownloadBar() as bar:
+        files = _sources().fetch(wanted, bar.tell, half=half)
+    for path in (files.model, files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter):
+        if path is not None:
+            print(path)
+    return 0
 
 
 @application.command
@@ -167,8 +187,11 @@ def push(
 ) -> int:
     """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
     cache = _cache(engines)
-    for pushed in _push(cache, [entry for entry in cache.entries() if name in entry.name]):
-        print(f"pushed  {pushed}")
+    entries = [entry for entry in cache.entries() if name in entry.name]
+    pushed = _push(cache, entries)
+    for each in pushed:
+        print(f"pushed  {each}")
+    print(f"builder: {len(pushed)} of {len(entries)} engines pushed, the others were there", file=sys.stderr)
     return 0
 
 
@@ -176,11 +199,23 @@ def push(
 def pull(
     *,
     engines: Directory = None,
+    profile: Annotated[str | None, Parameter(help="Only what this profile lacks; the model must be here.")] = None,
+    model: ModelName = None,
+    backend: Backend = None,
     sm: Capabilities = None,
     name: Annotated[str, Parameter(help="Only names that have this in them.")] = "",
 ) -> int:
     """Copy engines from the bucket of SDSTREAM_ENGINE_MIRROR. Every byte is compared with its hash."""
     cache, mirror = _cache(engines), _mirror()
+    if profile is not None:
+        for entry in _bakery(engines).plan(_profile(profile, model, backend, sm), backend):
+            for item in entry.missing:
+                found = mirror.find(item.key.base, lambda key, item=item: key.digest == item.key.digest)
+                if found is not None and name in item.key.readable:
+                    print(f"pulled  {mirror.pull(found, cache).name}")
+        return 0
+    if model is not None or backend is not None:
+        raise ConfigurationError("--model and --backend belong to --profile")
     wanted = set(_capabilities(sm) or ())
     for engine in mirror.list():
         if wanted and engine.capabilities and not wanted & engine.capabilities:
@@ -215,7 +250,7 @@ def show(
 def gc(
     *,
     engines: Directory = None,
-    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.")] = None,
+    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.", validator=NOT_NEGATIVE)] = None,
     hours: Older = 24.0,
 ) -> int:
     """Remove what dead builders left, and the engines used longest ago until the rest fits the limit."""
@@ -272,7 +307,11 @@ def _profile(name: str, model: str | None, backend: BackendName | None, sm: str 
     profile = find_profile(name, Choice(model, backend, _capabilities(sm)))
     if not profile.targets:
         raise ConfigurationError(f"{profile.name} names no targets", hint=f"Add --backend {BACKENDS[1]} --sm 89.")
-    return profile
+    return profile.model_copy(update={"full_vae": profile.full_vae or _settings().full_vae})
+
+
+def _sources() -> ProfileSources:
+    return ProfileSources(ModelTable.from_settings(_settings()))
 
 
 def _capabilities(sm: str | None) -> tuple[int, ...] | None:
@@ -293,7 +332,7 @@ def _cache(directory: Path | None) -> EngineCache:
 
 
 def _bakery(directory: Path | None) -> Bakery:
-    return Bakery(_cache(directory), report=_say)
+    return Bakery(_cache(directory), report=_say, load=partial(load_profile, sources=_sources()))
 
 
 def _mirror() -> EngineMirror:
@@ -316,42 +355,6 @@ def _say(event: EngineEvent) -> None:
     """Faults are told as they come; all else a command prints itself."""
     if event.kind in ("broken", "lock_broken", "evicted"):
         print(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}", file=sys.stderr)
-
-
-def _show_plan(entry: Plan) -> None:
-    print(f"{entry.profile.name}, {entry.backend} {entry.version}")
-    for item in entry.wanted:
-        print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
-    if not entry.missing:
-        return
-    needed = entry.estimate
-    guess = "" if entry.backend in MEASURED else " (a guess)"
-    free = ["" if count is None else f" of {count / 1e9:.1f} free" for count in (needed.free_memory, needed.free_disk)]
-    print(
-        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
-        f"{needed.memory / 1e9:.1f} GB of memory ({needed.least_memory / 1e9:.1f} at least){free[0]}, "
-        f"{needed.disk / 1e9:.1f} GB of disk{free[1]}"
-    )
-    for problem in needed.problems:
-        print(f"  NOT ENOUGH: {problem}")
-
-
-def _plan_json(entry: Plan) -> dict[str, Any]:
-    needed = entry.estimate
-    return {
-        "profile": entry.profile.name,
-        "backend": entry.backend,
-        "version": entry.version,
-        "engines": [
-            {"name": item.key.readable, "digest": item.key.digest, "present": item.entry is not None}
-            for item in entry.wanted
-        ],
-        "seconds": round(needed.seconds),
-        "memory": needed.memory,
-        "least_memory": needed.least_memory,
-        "disk": needed.disk,
-        "problems": list(needed.problems),
-    }
 
 
 __all__ = [

@@ -51,12 +51,12 @@ class Estimate:
     def problems(self) -> tuple[str, ...]:
         """Why baking would fail after all the work, in words; empty when it should not."""
         found: list[str] = []
-        if self.free_memory is not None and self.free_memory < self.least_memory:
-            found.append(
-                f"{_gigabytes(self.least_memory)} of memory are needed, and {_gigabytes(self.free_memory)} are free"
-            )
-        if self.free_disk is not None and self.free_disk < self.disk:
-            found.append(f"{_gigabytes(self.disk)} of disk are needed, and {_gigabytes(self.free_disk)} are free")
+        for what, free, needed in (
+            ("memory", self.free_memory, self.least_memory),
+            ("disk", self.free_disk, self.disk),
+        ):
+            if free is not None and free < needed:
+                found.append(f"{readable_size(needed)} of {what} are needed, and {readable_size(free)} are free")
         return tuple(found)
 
 
@@ -91,8 +91,9 @@ def parked_bytes(components: list[Component]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / GIGABYTE:.1f} GB"
+def readable_size(count: int) -> str:
+    """Such as 1.8 GB or 22 MB."""
+    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 1e6:.0f} MB"
 
 
-__all__ = ["MEASURED", "RATES", "Estimate", "Rate", "estimate", "parked_bytes", "weight_bytes"]
+__all__ = ["MEASURED", "RATES", "Estimate", "Rate", "estimate", "parked_bytes", "readable_size", "weight_bytes"]

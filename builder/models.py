@@ -10,23 +10,21 @@ from typing import Any
 
 import torch
 
-from builder.profiles import LoraSource, Profile
+from builder.profiles import Profile
+from builder.sources import ProfileFiles, ProfileSources
 from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, lora_identities, row_ranges
 from sdstream.diffusion.conditions import load_adapter, load_controlnet
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fusing import fused, networks_of
-from sdstream.diffusion.lora import Lora, read_lora
+from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
-from sdstream.diffusion.selection import LORA
-from sdstream.diffusion.sources import find_cached, find_model, find_taesd
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import make_tiny_adapter, make_tiny_controlnet
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.keys import BackendName
-from sdstream.errors import ModelUnavailable
 
 FRAME_LENGTH = 50
 CPU = torch.device("cpu")
@@ -41,37 +39,48 @@ class LoadedProfile:
 
 
 @contextmanager
-def model_directory(profile: Profile) -> Generator[Path]:
+def model_directory(profile: Profile, files: ProfileFiles) -> Generator[Path]:
     """Where the model's files are; a tiny one is made for as long as this lasts."""
-    if profile.tiny is None:
-        yield find_model(profile.model)
+    if files.model is not None:
+        yield files.model
         return
     with tempfile.TemporaryDirectory(prefix="sdstream-tiny-") as folder:
         directory = Path(folder, "model")
-        write_tiny_model(directory, profile.family, seed=profile.tiny, width=16)
+        write_tiny_model(directory, profile.family, seed=profile.tiny or 0, width=16)
         yield directory
 
 
-def load_profile(profile: Profile, backend: BackendName, device: torch.device = CPU) -> LoadedProfile:
-    """Load the model and make the components that `backend` compiles of it.
+def load_profile(
+    profile: Profile, backend: BackendName, device: torch.device = CPU, sources: ProfileSources | None = None
+) -> LoadedProfile:
+    """Load the model and make the components that `backend` compiles of it. `sources` finds the files.
 
     Half precision for TensorRT and for GPUs, single for packages of a CPU. Raises `ModelUnavailable`.
     """
     dtype = torch.float32 if backend == "compiled" and device.type == "cpu" else torch.float16
-    with model_directory(profile) as directory:
+    files = (sources or ProfileSources()).find(profile)
+    with model_directory(profile, files) as directory:
         model = load_model(
             directory,
             profile.family,
             CPU,
             dtype=dtype,
             taesd=not profile.full_vae,
-            taesd_elsewhere=find_taesd(profile.family) if profile.taesd is None else Path(profile.taesd).expanduser(),
-            tokenizer_elsewhere=None if profile.tokenizer is None else Path(profile.tokenizer).expanduser(),
+            taesd_elsewhere=files.taesd,
+            tokenizer_elsewhere=files.tokenizer,
         )
         if profile.loras:
-            model = fused(model, [(_read_lora(lora, model), lora.scale) for lora in profile.loras])
-        controlnets = [_load_controlnet(source, model) for source in profile.controlnets]
-        adapter = None if profile.adapter is None else _load_adapter(profile.adapter, model)
+            networks = networks_of(model)
+            loras = [
+                (read_lora(file, lora.source, model.family, networks), lora.scale)
+                for file, lora in zip(files.loras, profile.loras, strict=True)
+            ]
+            model = fused(model, loras)
+        controlnets = [
+            _load_controlnet(name, folder, model)
+            for name, folder in zip(profile.controlnets, files.controlnets, strict=True)
+        ]
+        adapter = None if profile.adapter is None else _load_adapter(files.adapter, model)
     components: list[Component] = []
     for width, height in profile.pictures:
         maker = ComponentMaker(
@@ -84,7 +93,13 @@ def load_profile(profile: Profile, backend: BackendName, device: torch.device = 
         for name in profile.components:
             if name.startswith("unet"):
                 control = controlnets[0][1] if "-control" in name else None
-                components.append(maker.unet(control=control, adapter=adapter if "-tokens" in name else None))
+                components.append(
+                    maker.unet(
+                        control=control,
+                        adapter=adapter if "-tokens" in name else None,
+                        recalled=profile.recalled if name.endswith("-recall") else 0,
+                    )
+                )
             elif name == "encoder":
                 components.append(maker.encoder())
             elif name == "decoder":
@@ -127,43 +142,18 @@ def example_blocks(model: Model, slots: int, width: int, height: int) -> tuple[K
     return knobs, make_memory(knobs)
 
 
-def _load_controlnet(source: str, model: Model) -> tuple[str, torch.nn.Module]:
-    if source == "tiny":
+def _load_controlnet(name: str, folder: Path | None, model: Model) -> tuple[str, torch.nn.Module]:
+    """What it is called, and the network; a tiny one where there is no folder."""
+    if folder is None:
         module: torch.nn.Module = make_tiny_controlnet(model.unet).to(model.dtype)
     else:
-        module = load_controlnet(find_model(source), model.unet, model.dtype, model.device)
-    return source.rpartition("/")[2], module
+        module = load_controlnet(folder, model.unet, model.dtype, model.device)
+    return name.rpartition("/")[2], module
 
 
-def _load_adapter(source: str, model: Model) -> ImageAdapter:
+def _load_adapter(file: Path | None, model: Model) -> ImageAdapter:
     plain: Any = model.unet if model.base is None else model.base.unet
-    if source == "tiny":
-        return make_adapter(plain, make_tiny_adapter(plain))
-    file = Path(source).expanduser()
-    if not file.is_file():
-        owner, name, *inside = (*source.split("/"), "", "")
-        path = "/".join(part for part in inside if part)
-        folder = find_cached(f"{owner}/{name}") if path else None
-        if folder is None or not (folder / path).is_file():
-            raise ModelUnavailable(
-                f"the IP-Adapter {source} is not on this machine: no file has this name, and it is not in the hub's "
-                f"cache as OWNER/NAME/FILE; `hf download {owner}/{name} {path or 'FILE'}` fetches it"
-            )
-        file = folder / path
-    return load_adapter(file, plain)
-
-
-def _read_lora(wanted: LoraSource, model: Model) -> Lora:
-    file = Path(wanted.source).expanduser()
-    if not file.is_file():
-        folder = find_cached(wanted.source)
-        if folder is None:
-            raise ModelUnavailable(
-                f"the LoRA {wanted.source} is not on this machine: no file has this name, and it is not in the hub's "
-                f"cache; `hf download {wanted.source}` fetches it"
-            )
-        file = folder / LORA
-    return read_lora(file, wanted.source, model.family, networks_of(model))
+    return make_adapter(plain, make_tiny_adapter(plain)) if file is None else load_adapter(file, plain)
 
 
 def _name(profile: Profile) -> str:

@@ -21,6 +21,10 @@ ComponentName = Literal[
     "unet-control",
     "unet-tokens",
     "unet-control-tokens",
+    "unet-recall",
+    "unet-control-recall",
+    "unet-tokens-recall",
+    "unet-control-tokens-recall",
     "encoder",
     "decoder",
     "controlnet",
@@ -28,6 +32,8 @@ ComponentName = Literal[
 ]
 Guidance = Literal["none", "self", "initialize", "full"]
 SMALLEST, LARGEST = 64, 2048
+MOST_RECALLED = 4
+"""As `cached_attention.max_frames` has it."""
 
 
 class LoraSource(BaseModel):
@@ -80,6 +86,8 @@ class Profile(BaseModel):
     controlnets: tuple[str, ...] = ()
     adapter: str | None = None
     """An IP-Adapter: its file, or OWNER/NAME/FILE in the hub's cache. It becomes part of the `-tokens` components."""
+    recalled: int = Field(default=0, ge=0, le=MOST_RECALLED)
+    """Earlier pictures that the `-recall` components attend to, as `cached_attention.max_frames` of a stream says."""
     loras: tuple[LoraSource, ...] = ()
     targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
     """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
@@ -105,9 +113,12 @@ class Profile(BaseModel):
         wants = {name for name in self.components if name == "controlnet" or "-control" in name}
         if wants and not self.controlnets:
             raise ValueError(f"{', '.join(sorted(wants))} needs `controlnets`")
-        styled = sorted(name for name in self.components if name.endswith("-tokens"))
+        styled = sorted(name for name in self.components if "-tokens" in name)
         if styled and self.adapter is None:
             raise ValueError(f"{', '.join(styled)} needs `adapter`")
+        recalling = sorted(name for name in self.components if name.endswith("-recall"))
+        if recalling and not self.recalled:
+            raise ValueError(f"{', '.join(recalling)} needs `recalled`, how many earlier pictures")
         others = sorted(set(self.targets) - {"compiled"})
         if "frame" in self.components and others:
             raise ValueError(f"whole frames are for `compiled` only; {', '.join(others)} takes the other components")
@@ -179,6 +190,11 @@ def apply_choice(profile: Profile, choice: Choice) -> Profile:
         default = next((capabilities for capabilities in targets.values() if capabilities), ())
         targets = {choice.backend: targets.get(choice.backend, default)}
     if choice.capabilities is not None:
+        if set(targets) == {"compiled"}:
+            raise ConfigurationError(
+                "--sm is for TensorRT; packages of the compiled back end are for the machine that makes them",
+                hint="Leave --sm away, or name another --backend.",
+            )
         targets = {backend: choice.capabilities for backend in targets if backend != "compiled"} or targets
     content["targets"] = targets
     try:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdstream.commands.flags import with_settings
-from sdstream.commands.pulling import pull_conditions, pull_models
+from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
 from sdstream.diffusion.pins import PINS, find_differences, write_pins
 from sdstream.diffusion.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
@@ -94,7 +94,8 @@ def pull(
         tuple[str, ...],
         Parameter(
             name="--for",
-            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`.",
+            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`, or "
+            "`profile:NAME` for a profile of the builder.",
         ),
     ] = (),
     settings: Settings,
@@ -106,8 +107,10 @@ def pull(
     if not names and not purposes:
         raise ConfigurationError("name an ID, or what to fetch for with --for")
     table = ModelTable.from_settings(settings)
-    pull_conditions(purposes, table)
-    return pull_models(names, table, revision, precision) if names else 0
+    profiles = [purpose.removeprefix(PROFILE) for purpose in purposes if purpose.startswith(PROFILE)]
+    pull_conditions([purpose for purpose in purposes if not purpose.startswith(PROFILE)], table)
+    code = pull_profiles(profiles, settings)
+    return code or (pull_models(names, table, revision, precision) if names else 0)
 
 
 @models.command

@@ -1,14 +1,15 @@
 """The work of `sdstream models pull`: models with all that they need, from the hub into the data directory."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
+from sdstream.commands.download_bar import DownloadBar
+from sdstream.commands.flags import variable_name
 from sdstream.commands.machine import find_gpus
 from sdstream.diffusion.sources import (
     HubId,
@@ -21,15 +22,18 @@ from sdstream.diffusion.sources import (
     is_turbo,
     may_fetch,
 )
-from sdstream.directories import prove_writable
+from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import ModelTable
-from sdstream.settings import Family
+from sdstream.settings import Family, Settings
 from sdstream.worker.fetched_files import fetch_addresses
 from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
 from sdstream.worker.published import ADDRESSES, needed_for
 
 ALL = "all"
+PROFILE = "profile:"
+"""What the name of a profile begins with, among the purposes of a pull."""
+EXIT_FAILED, EXIT_USAGE = 1, 2
 Precision = Literal["auto", "half", "single"]
 
 
@@ -51,7 +55,7 @@ def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, p
     failed: list[str] = []
     for name, source in wanted:
         try:
-            with _Bar() as bar:
+            with DownloadBar() as bar:
                 path = _pull(source, table, half, bar)
         except ModelUnavailable as error:
             if len(wanted) == 1:
@@ -84,9 +88,27 @@ def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
                 path = find_model(repository, table.places)  # which says that nothing may be fetched
             else:
                 fetch = fetch_addresses if repository in ADDRESSES else fetch_chosen
-                with _Bar() as bar:
+                with DownloadBar() as bar:
                     path = fetch(repository, files, table.places, bar.tell)
             print(f"{purpose}: {path}")
+
+
+def pull_profiles(profiles: Sequence[str], settings: Settings) -> int:
+    """Fetch what profiles of the builder need, each in a process of its own: the builder knows profiles, and brings
+    torch along. Returns the first exit code that is not 0; the builder has said why."""
+    given = {
+        variable_name(name): json.dumps({key: value.model_dump(exclude_none=True) for key, value in table.items()})
+        for name, table in (("models", settings.models), ("controlnets", settings.controlnets))
+        if table
+    }
+    given |= {variable_name(name): str(getattr(settings, name)).lower() for name in ("offline", "full_vae")}
+    given[variable_name("data_dir")] = str(choose_data_directory(settings).path.expanduser().absolute())
+    for profile in profiles:
+        command = [sys.executable, "-m", "builder", "fetch", "--profile", profile]
+        code = subprocess.run(command, env={**os.environ, **given}, check=False).returncode
+        if code:
+            return EXIT_USAGE if code == EXIT_USAGE else EXIT_FAILED
+    return 0
 
 
 def _sources(names: Sequence[str], table: ModelTable, revision: str | None) -> list[tuple[str, str]]:
@@ -112,7 +134,7 @@ def _sources(names: Sequence[str], table: ModelTable, revision: str | None) -> l
     return list(dict.fromkeys(found))
 
 
-def _pull(source: str, table: ModelTable, half: bool, bar: "_Bar") -> Path:
+def _pull(source: str, table: ModelTable, half: bool, bar: DownloadBar) -> Path:
     places = table.places
     hub_id = HubId.parse(source)
     assert hub_id is not None, "checked before"
@@ -142,40 +164,4 @@ def _tell_how_to_use(name: str, source: str, path: Path, table: ModelTable) -> N
         print(f"To use it: SDSTREAM_MODELS='{setting}'", file=sys.stderr)
 
 
-class _Bar:
-    """What comes, shown on a terminal as a bar and elsewhere as one line for each file."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True, highlight=False, markup=False)
-        self._lines = not console.is_terminal
-        self._last = ""
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=self._lines,
-        )
-        self._task = self._progress.add_task("asking the hub", total=None)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def tell(self, detail: str, percent: float | None) -> None:
-        """`Progress` of `sdstream.diffusion.hub`."""
-        if self._lines:
-            subject = detail.partition(",")[0]
-            if subject != self._last:
-                print(subject, file=sys.stderr)
-            self._last = subject
-        else:
-            total = None if percent is None else 100.0
-            self._progress.update(self._task, description=detail, total=total, completed=percent or 0.0)
-
-
-__all__ = ["pull_conditions", "pull_models"]
+__all__ = ["PROFILE", "pull_conditions", "pull_models", "pull_profiles"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.adapters import ImageAdapter
+from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
@@ -53,16 +54,20 @@ def row_ranges(streams: RowRange, slots: int) -> RowRange:
 
 
 class UnetModule(nn.Module):
-    """`Networks.predict` over a list of tensors: latents, timesteps, texts, then pooled and time_ids for SDXL, then the
-    control residuals, then the image tokens and their strengths, the last three where the variant has them."""
+    """`Networks.predict`, or `recall`, over a list of tensors: latents, timesteps, texts, then pooled and time_ids for
+    SDXL, then the control residuals, then the image tokens and their strengths, then the bank of earlier pictures and
+    which rows are fresh, the last five where the variant has them."""
 
-    def __init__(self, networks: Networks, *, controls: int = 0, has_tokens: bool = False) -> None:
+    def __init__(
+        self, networks: Networks, *, controls: int = 0, has_tokens: bool = False, recalls: bool = False
+    ) -> None:
         super().__init__()
         self.networks = networks
         self.controls = controls
         self.has_tokens = has_tokens
+        self.recalls = recalls
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         given = list(tensors)
         latents, timesteps, texts = given[:3]
         given = given[3:]
@@ -76,8 +81,13 @@ class UnetModule(nn.Module):
             control = ControlResiduals(down, mid)
             given = given[self.controls :]
         if self.has_tokens:
-            tokens, strengths = given
-        return self.networks.predict(latents, timesteps, texts, pooled, time_ids, control, tokens, strengths)
+            tokens, strengths = given[:2]
+            given = given[2:]
+        told = (latents, timesteps, texts, pooled, time_ids, control, tokens, strengths)
+        if self.recalls:
+            bank, fresh = given
+            return self.networks.recall(*told, bank, fresh)
+        return self.networks.predict(*told)
 
 
 class EncoderModule(nn.Module):
@@ -151,9 +161,9 @@ class FrameModule(nn.Module):
         return (result.image, result.latent, *kept)
 
 
-def unet_name(*, control: bool, tokens: bool) -> str:
+def unet_name(*, control: bool, tokens: bool, recalls: bool = False) -> str:
     """The name of the UNet's component that takes these."""
-    return "unet" + ("-control" if control else "") + ("-tokens" if tokens else "")
+    return "unet" + "-control" * control + "-tokens" * tokens + "-recall" * recalls
 
 
 def digest_of_layers(adapter: ImageAdapter) -> str:
@@ -194,9 +204,12 @@ class ComponentMaker:
     """The UNet without the `loras`, where there are some: its weights and what they are name the fused ones, whose last
     bits depend on the machine that fused them."""
 
-    def unet(self, *, control: nn.Module | None = None, adapter: ImageAdapter | None = None) -> Component:
+    def unet(
+        self, *, control: nn.Module | None = None, adapter: ImageAdapter | None = None, recalled: int = 0
+    ) -> Component:
         """The UNet. `control` is a ControlNet of the family, for the shapes of its residuals; `adapter` is an
-        IP-Adapter for it, whose layers become part of it. Both make the variants that take what these give."""
+        IP-Adapter for it, whose layers become part of it; `recalled` is how many earlier pictures are attended to. They
+        make the variants that take what these give; the last gives the keys and values of its own picture, too."""
         networks = self.networks
         unet: Any = networks.unet
         inputs = self._unet_inputs()
@@ -209,12 +222,25 @@ class ComponentMaker:
             inputs.add("image_tokens", dtype_name(networks.dtype), *adapter.token_shape)
             inputs.add("image_strengths", "float32", len(adapter.layers))
             weights = combined((("unet", weights), ("adapter", digest_of_layers(adapter))))
-            networks = ConditionedNetworks(unet, networks.vae, image_layers=adapter.layers, changes=adapter.changes)
+        if recalled:
+            inputs.add(
+                "bank", dtype_name(networks.dtype), recalled, bank_length(self_layers(unet, *self.sizes.latent[1:]))
+            )
+            inputs.add("fresh", "bool")
+        if adapter is not None or recalled:
+            networks = ConditionedNetworks(
+                unet,
+                networks.vae,
+                image_layers=() if adapter is None else adapter.layers,
+                changes=None if adapter is None else adapter.changes,
+                recalls=self.sizes.latent[1:] if recalled else None,
+            )
+        has_tokens = adapter is not None
         return Component(
-            name=unet_name(control=control is not None, tokens=adapter is not None),
-            module=UnetModule(networks, controls=len(shapes), has_tokens=adapter is not None),
+            name=unet_name(control=control is not None, tokens=has_tokens, recalls=recalled > 0),
+            module=UnetModule(networks, controls=len(shapes), has_tokens=has_tokens, recalls=recalled > 0),
             inputs=tuple(inputs.entries),
-            outputs=("prediction",),
+            outputs=("prediction", "own") if recalled else ("prediction",),
             config={"unet": _config_of(unet)},
             weights=weights,
             dtype=dtype_name(networks.dtype),

@@ -31,7 +31,7 @@ class LoadedEngine:
 
 class EngineNetworks(Networks):
     """`Networks` of engines. `engines` are by the names of components (`sdstream.diffusion.components`): `unet` with
-    `-control` and `-tokens` variants, `encoder`, `decoder`. What none takes, the plain ones do."""
+    `-control`, `-tokens` and `-recall` variants, `encoder`, `decoder`. What none takes, the plain ones do."""
 
     def __init__(self, plain: Networks, engines: Mapping[str, LoadedEngine], back_end: str) -> None:
         super().__init__()
@@ -56,12 +56,57 @@ class EngineNetworks(Networks):
         image_strengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. The answer is valid until the next call."""
+        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
         name = unet_name(control=control is not None, tokens=image_tokens is not None)
         call = self._call(name, latents)
         if call is None or (image_tokens is None) != (image_strengths is None):
-            return self.plain.predict(
-                latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths
-            )
+            return self.plain.predict(*told)
+        return call(*self._given(*told))[0]
+
+    def recall(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        control: ControlResiduals | None,
+        image_tokens: torch.Tensor | None,
+        image_strengths: torch.Tensor | None,
+        bank: torch.Tensor,
+        fresh: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Networks.recall`. The answer is valid until the next call, the keys and values for good: a frame that
+        denoises step by step keeps those of all steps."""
+        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
+        call = self._call(
+            unet_name(control=control is not None, tokens=image_tokens is not None, recalls=True), latents
+        )
+        if call is None or (image_tokens is None) != (image_strengths is None):
+            return self.plain.recall(*told, bank, fresh)
+        answer, own = call(*self._given(*told), bank.to(self.dtype), fresh)
+        return answer, own.clone()
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        call = self._call("encoder", image)
+        return self.plain.encode(image) if call is None else call(image)[0]
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        call = self._call("decoder", latent)
+        return self.plain.decode(latent) if call is None else call(latent)[0]
+
+    def _given(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None,
+        time_ids: torch.Tensor | None,
+        control: ControlResiduals | None,
+        image_tokens: torch.Tensor | None,
+        image_strengths: torch.Tensor | None,
+    ) -> list[torch.Tensor]:
+        """What an engine is given, in the order of its component's inputs."""
         given = [latents, timesteps, texts]
         if self.is_xl:
             assert pooled is not None
@@ -71,15 +116,7 @@ class EngineNetworks(Networks):
             given += [*control.down, control.mid]
         if image_tokens is not None and image_strengths is not None:
             given += [image_tokens, image_strengths]
-        return call(*given)[0]
-
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        call = self._call("encoder", image)
-        return self.plain.encode(image) if call is None else call(image)[0]
-
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        call = self._call("decoder", latent)
-        return self.plain.decode(latent) if call is None else call(latent)[0]
+        return given
 
     def _call(self, name: str, rows: torch.Tensor) -> Call | None:
         engine = self._engines.get(name)

@@ -22,6 +22,8 @@ STEMS = {
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
+NETWORK = ("config.json", "diffusion_pytorch_model.safetensors")
+"""The files of a repository that is one network of diffusers, such as a ControlNet or a TAESD."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 LORA = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of a LoRA."""
@@ -70,11 +72,10 @@ def choose_model_files(
 def choose_network_files(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of a repository that is one network of diffusers, such as a TAESD."""
     known = {file.name: file for file in files}
-    wanted = ("config.json", "diffusion_pytorch_model.safetensors")
-    for name in wanted:
+    for name in NETWORK:
         if name not in known:
             raise ModelUnavailable(f"{repository} has no {name}")
-    return tuple(known[name] for name in wanted)
+    return tuple(known[name] for name in NETWORK)
 
 
 def choose_tokenizer_files(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -138,6 +139,7 @@ def _listed(names: Iterable[str]) -> str:
 __all__ = [
     "INDEX",
     "LORA",
+    "NETWORK",
     "PICKLED",
     "RemoteFile",
     "choose_lora_file",

@@ -112,6 +112,31 @@ def fetch_chosen(repository: str, names: Iterable[str], places: ModelPlaces, pro
     return fetch_repository(hub_id, _place(places), choose, progress)
 
 
+def find_files(repository: str, names: Iterable[str], places: ModelPlaces = NOWHERE) -> Path | None:
+    """The directory of a repository with all these files on this machine; None where one is missing."""
+    folder = _find(repository, places)
+    return folder if folder is not None and all((folder / name).is_file() for name in names) else None
+
+
+def get_files(
+    repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress, what: str, pull: str
+) -> Path:
+    """`find_files`, fetched where that is allowed. `what` they are, and what to name to `sdstream models pull --for`,
+    is for people. Raises `ModelUnavailable`, see `get_model`."""
+    found = find_files(repository, names, places)
+    if found is not None:
+        return found
+    if may_fetch(repository, places):
+        return fetch_chosen(repository, names, places, progress)
+    folder = _find(repository, places)
+    missing = next(name for name in names if folder is None or not (folder / name).is_file())
+    where = f"{missing} of {repository}" if folder is None else str(folder / missing)
+    raise ModelUnavailable(
+        f"{what} needs {where}, which is not on this machine",
+        hint=f"`sdstream models pull --for {pull}` fetches it.",
+    )
+
+
 def may_fetch(source: str, places: ModelPlaces) -> bool:
     """Whether `source` can be looked for on the hub and put into a place."""
     return HubId.parse(source) is not None and fetches(places)
@@ -339,10 +364,12 @@ __all__ = [
     "fetch_taesd",
     "fetches",
     "find_cached",
+    "find_files",
     "find_model",
     "find_repository",
     "find_taesd",
     "find_tokenizer",
+    "get_files",
     "get_model",
     "get_taesd",
     "get_tokenizer",

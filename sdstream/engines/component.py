@@ -82,7 +82,8 @@ class Component:
                 # float32 first: the same numbers, whatever type they end in
                 made.append(torch.randn(shape, generator=generator).mul_(0.5).to(dtype))
             else:
-                made.append(torch.randint(0, 999, shape, generator=generator).to(dtype))
+                most = 2 if dtype == torch.bool else 999
+                made.append(torch.randint(0, most, shape, generator=generator).to(dtype))
         return tuple(made)
 
     @property

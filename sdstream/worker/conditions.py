@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -18,14 +17,15 @@ from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditions import embed_image, load_adapter, load_controlnet, load_image_encoder
 from sdstream.diffusion.controls import window
 from sdstream.diffusion.models import Model, Progress
-from sdstream.diffusion.sources import fetch_chosen, find_repository, may_fetch
+from sdstream.diffusion.selection import NETWORK
+from sdstream.diffusion.sources import get_files
 from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage
 from sdstream.params.controlnets import ControlNet
 from sdstream.worker.annotators.faces import FaceNetworks
-from sdstream.worker.published import ADAPTERS, CONTROLNET_FILES
+from sdstream.worker.published import ADAPTERS
 
 KEPT_CONTROLNETS = 3
 """ControlNets that stay loaded when no stream uses them, the ones used last."""
@@ -179,7 +179,7 @@ class ConditionShelf:
         net = self._nets.get(key)
         if net is None:
             name = wanted.source
-            folder = _find(name, CONTROLNET_FILES, places, progress, f"the ControlNet {name}", name)
+            folder = get_files(name, NETWORK, places, progress, f"the ControlNet {name}", name)
             progress(f"loading the ControlNet {name}", None)
             net = load_controlnet(folder, model.unet, model.dtype, model.device)
             _check_channels(name, net, wanted.channels)
@@ -199,13 +199,13 @@ class ConditionShelf:
                 raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
             what = f"the IP-Adapter of type {kind}"
             pull = f"ip_adapter:{model.family if files.faces is None else kind}"
-            root = _find(files.repository, files.files, places, progress, what, pull)
+            root = get_files(files.repository, files.files, places, progress, what, pull)
             embedder: Embedder
             if files.faces is None:
                 progress(f"loading {what}", None)
                 embedder = ClipEmbedder(load_image_encoder(root / files.encoder, model.dtype, model.device))
             else:
-                faces = _find(files.faces.repository, files.faces.files, places, progress, what, pull)
+                faces = get_files(files.faces.repository, files.faces.files, places, progress, what, pull)
                 progress(f"loading {what}", None)
                 embedder = FaceNetworks(*(faces / name for name in files.faces.files))
             adapter = load_adapter(root / files.adapter, model.unet)
@@ -229,23 +229,6 @@ class _Loaded:
     model: Model
     adapter: ImageAdapter
     embedder: Embedder
-
-
-def _find(
-    repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress, what: str, pull: str
-) -> Path:
-    """The directory of a repository with all these files, fetched where that is allowed."""
-    folder = find_repository(repository, places)
-    missing = [name for name in names if folder is None or not (folder / name).is_file()]
-    if missing and may_fetch(repository, places):
-        return fetch_chosen(repository, names, places, progress)
-    if folder is None or missing:
-        where = f"{missing[0]} of {repository}" if folder is None else str(folder / missing[0])
-        raise ModelUnavailable(
-            f"{what} needs {where}, which is not on this machine",
-            hint=f"`sdstream models pull --for {pull}` fetches it.",
-        )
-    return folder
 
 
 class _Styles:

@@ -85,6 +85,11 @@ class EngineRequest:
         """The ControlNets."""
         return [] if self.frame.controls is None else list(self.frame.controls.nets)
 
+    @property
+    def recalled(self) -> int:
+        """How many earlier pictures are attended to."""
+        return self.like.frame_bank.shape[3]
+
 
 Parts = dict[str, Component]
 """What is compiled of a request, by its place in the frame: the UNet's variant or `frame` first, then the others."""
@@ -238,12 +243,13 @@ class EngineFinder:
             compat=plain.compat,
             controls=None if plain.controls is None else EngineControls(plain.controls, _of_nets(engines)),
             aligned=plain.aligned,
+            whole=plain.whole,
         )
         return make_runner(frame, self._device, graphs=self._graphs)
 
     def _choices(self, request: EngineRequest, name: BackendName) -> list[Parts]:
-        """What may be compiled for a request, the best first. A whole frame is of the model alone: with ControlNets or
-        a style image each set of them would be another, and switching one on would wait for it."""
+        """What may be compiled for a request, the best first. A whole frame is of the model alone: with ControlNets, a
+        style image or earlier pictures each set of them would be another, and switching one on would wait for it."""
         one = RowRange(1, 1, 1)
         sizes = ModelSizes(
             request.width, request.height, request.latent_scale, row_ranges(one, request.frame.slots), one
@@ -251,12 +257,12 @@ class EngineFinder:
         maker = ComponentMaker(
             request.networks, sizes, request.loras, Path(request.model).name, digest=self._digest, base=request.base
         )
-        nets = request.nets
-        unet = maker.unet(control=nets[0] if nets else None, adapter=request.adapter)
+        nets, recalled = request.nets, request.recalled
+        unet = maker.unet(control=nets[0] if nets else None, adapter=request.adapter, recalled=recalled)
         parts = {unet.name: unet, "encoder": maker.encoder(), "decoder": maker.decoder()}
         for index, (net, title) in enumerate(zip(nets, request.controlnets, strict=True)):
             parts[f"{CONTROLNET}{index}"] = maker.controlnet(net, title.rpartition("/")[2])
-        if name != "compiled" or nets or request.adapter is not None or not request.frame.batched:
+        if name != "compiled" or nets or request.adapter is not None or recalled or not request.frame.batched:
             return [parts]
         return [{FRAME: maker.frame(request.frame, request.like, make_memory(request.like))}, parts]
 
@@ -348,6 +354,8 @@ def profile_text(request: EngineRequest, name: BackendName, capability: int | No
         ),
         "controlnets": list(dict.fromkeys(nets)),
     }
+    if request.recalled:
+        lines["recalled"] = request.recalled
     for member, file in (("taesd", origin.taesd), ("tokenizer", origin.tokenizer)):
         if file is not None:
             lines[member] = str(file)

@@ -186,18 +186,12 @@ def frame_of(key: GroupKey) -> Frame:
 
 
 def with_engines(plain: Runner, key: GroupKey, like: Knobs) -> Runner:
-    """`plain`, with an engine looked for behind it where engines are wanted.
-
-    No engine has attention to earlier pictures: the keys and values of each layer would have to leave it.
-    """
+    """`plain`, with an engine looked for behind it where engines are wanted."""
     model, conditions = key.model, key.conditions
     finder = installed_finder() if key.engines else None
     if finder is None:
         return plain
     runner = SwappingRunner(plain)
-    if conditions.wanted.recalled:
-        runner.explain("attention to earlier pictures has no engine")
-        return runner
     finder.look_for(
         EngineRequest(
             frame=frame_of(key),

@@ -7,16 +7,15 @@ is fetched is bounded in size and time.
 import asyncio
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from sdstream.diffusion.hub import only_one
-from sdstream.diffusion.selection import LORA, RemoteFile, choose_lora_file
-from sdstream.diffusion.sources import HubId, Progress, fetch_repository, fetches, find_cached
+from sdstream.diffusion.hub import Progress, only_one
+from sdstream.diffusion.lora_sources import MAX_BYTES, get_lora
+from sdstream.diffusion.sources import fetches
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchBrokenOff, FetchProblem, PublicFetcher, Transfer
@@ -28,8 +27,6 @@ LCM_LORAS: dict[Family, str] = {
 }
 """What makes a model draw in few steps; there is none for SD 2. `lcm_lora_id` names it, and the family decides."""
 
-MAX_BYTES = 2 * 1024**3
-"""Of one LoRA."""
 MAX_SECONDS = 1800.0
 """For one LoRA at a URL."""
 KEPT_BYTES = 20 * 1024**3
@@ -42,9 +39,6 @@ ATTEMPTS = 5
 """How often in a row a URL is asked without a byte coming."""
 PAUSE_SECONDS = 1.0
 """Between two of those."""
-HUB_FILE = re.compile(
-    r"(?P<repository>[\w.-]+/[\w.-]+?)(/(?P<file>[\w./ -]+\.safetensors))?(@(?P<revision>[\w./-]+))?", re.ASCII
-)
 
 
 def _public_fetcher() -> PublicFetcher:
@@ -64,31 +58,7 @@ class LoraFiles:
         """
         if "://" in name:
             return self._get_url(name, places, progress)
-        found = _find_file(name, places)
-        if found is not None:
-            return found
-        match = HUB_FILE.fullmatch(name)
-        if match is None or ".." in name:
-            raise LoraUnusable(f"there is no LoRA {name} below the data directory's loras")
-        hub_id = HubId(match["repository"], match["revision"])
-        found = _find_in_repository(hub_id, match["file"], places)
-        if found is not None:
-            return found
-        if places.loras is None or not fetches(places):
-            raise LoraUnusable(
-                f"the LoRA {name} is not on this machine, and nothing is fetched here",
-                hint=f"Put its file below the data directory's loras, as {hub_id.folder}/{match['file'] or LORA}.",
-            )
-        chosen: list[str] = []
-
-        def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-            file = choose_lora_file(repository, tuple(files), match["file"])
-            if file.size > MAX_BYTES:
-                raise LoraUnusable(f"the LoRA {name} has {file.size} bytes, more than {MAX_BYTES}")
-            chosen.append(file.name)
-            return (file,)
-
-        return fetch_repository(hub_id, places.loras, choose, progress) / chosen[0]
+        return get_lora(name, places, progress)
 
     def _get_url(self, url: str, places: ModelPlaces, progress: Progress) -> Path:
         name = shown(url)
@@ -199,44 +169,6 @@ def shown(name: str) -> str:
         return name
     parts = urlsplit(name)
     return f"{parts.hostname or ''}{parts.path}"
-
-
-def _find_file(name: str, places: ModelPlaces) -> Path | None:
-    """A file below `loras`, by its path there, with its ending or without, or by its directory."""
-    if places.loras is None:
-        return None
-    root = places.loras.resolve()
-    for path in (root / name, root / f"{name}.safetensors"):
-        try:
-            path = path.resolve()
-            if not path.is_relative_to(root) or path == root:
-                continue
-            if path.is_file():
-                return path
-            if path.is_dir():
-                return _only_file(path, name)
-        except (OSError, ValueError):  # too long a name, or a zero in it
-            continue
-    return None
-
-
-def _find_in_repository(hub_id: HubId, file: str | None, places: ModelPlaces) -> Path | None:
-    for folder in (
-        None if places.loras is None else places.loras / hub_id.folder,
-        find_cached(hub_id.repository, hub_id.revision),
-    ):
-        if folder is None or not folder.is_dir():
-            continue
-        if file is None:
-            return _only_file(folder, hub_id.repository)
-        if (folder / file).is_file():
-            return folder / file
-    return None
-
-
-def _only_file(folder: Path, name: str) -> Path:
-    files = tuple(RemoteFile(path.name, 0) for path in sorted(folder.glob("*.safetensors")))
-    return folder / choose_lora_file(name, files).name
 
 
 def _make_room(folder: Path, newest: Path) -> None:

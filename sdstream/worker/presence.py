@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdstream.diffusion.selection import INDEX
+from sdstream.diffusion.selection import INDEX, NETWORK
 from sdstream.diffusion.sources import find_model, find_repository, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable
-from sdstream.worker.published import ADAPTERS, CONTROLNET_FILES, NETWORKS, PROCESSORS
+from sdstream.worker.published import ADAPTERS, NETWORKS, PROCESSORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,7 @@ def take_inventory(table: ModelTable) -> Inventory:
     places = table.places
     return Inventory(
         {entry.id: model_presence(entry.source, places) for entry in table.entries()},
-        {
-            name: files_presence(facts.source or name, CONTROLNET_FILES, places)
-            for name, facts in table.controlnets.items()
-        },
+        {name: files_presence(facts.source or name, NETWORK, places) for name, facts in table.controlnets.items()},
         {
             key: _together(files_presence(repository, names, places) for repository, names in files.sources)
             for key, files in ADAPTERS.items()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+from sdstream.diffusion.selection import NETWORK
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts, ControlNetKind
 from sdstream.params.problems import did_you_mean
 from sdstream.settings import Family
@@ -99,7 +100,6 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "realesrgan_trt": ("realesrgan",),
 }
 """The networks that each image processor may need."""
-CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def needed_for(
         if net == what or (group == "controlnet" and name in (facts.kind, net))
     ]
     for net in nets:
-        add(controlnets[net].source or net, CONTROLNET_FILES)
+        add(controlnets[net].source or net, NETWORK)
         add_processor(controlnets[net].preprocessor)
     if group == "ip_adapter":
         for (family, kind), files in ADAPTERS.items():
@@ -180,7 +180,8 @@ def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
     adapters = dict.fromkeys(f"ip_adapter:{part}" for key in ADAPTERS for part in key)
     every = [*PROCESSORS, *kinds, "ip_adapter", *adapters, *controlnets]
-    return did_you_mean(what, every) or f"one of {', '.join(every[: len(PROCESSORS) + len(kinds) + 1])}"
+    known = ", ".join(every[: len(PROCESSORS) + len(kinds) + 1])
+    return did_you_mean(what, every) or f"one of {known}, or profile:NAME for what a profile of the builder needs"
 
 
 __all__ = [
@@ -188,7 +189,6 @@ __all__ = [
     "ADDRESSES",
     "ANIME_LINES",
     "COARSE_LINES",
-    "CONTROLNET_FILES",
     "DEPTH",
     "DETECTOR",
     "ENLARGER",

@@ -253,6 +253,11 @@ def test_from_the_plan_to_the_bucket_and_back(
     cache.entries()[0].file("engine.plan").write_bytes(b"broken")
     assert command.run(["verify", "--profile", profile, "--no-onnx"]) == command.EXIT_WRONG
     assert "WRONG" in capsys.readouterr().out
+    assert command.run(["verify", "--profile", profile, "--no-onnx", "--sm", "75"]) == command.EXIT_WRONG
+    (first, _) = capsys.readouterr().out.splitlines()
+    assert "sm75" in first.partition(":")[0]
+    assert "what is here is for others" in first
+    assert "`python -m builder bake` with the same options" in first
     assert command.run(["gc", "--hours", "0", "--limit", "0"]) == 0
     assert cache.entries() == []
 
@@ -266,6 +271,16 @@ def test_from_the_plan_to_the_bucket_and_back(
         (["bake", "--profile", "sd-turbo-512", "--backend", "tensorrt-rxt"], command.EXIT_USAGE, "tensorrt-rxt"),
         (["bake"], command.EXIT_USAGE, "profile"),
         (["push"], command.EXIT_USAGE, "SDSTREAM_ENGINE_MIRROR"),
+        (["bake", "--profile", "sd-turbo-512", "--push"], command.EXIT_USAGE, "SDSTREAM_ENGINE_MIRROR"),
+        (
+            ["bake", "--profile", "sd-turbo-512", "--backend", "compiled", "--sm", "89"],
+            command.EXIT_USAGE,
+            "--sm is for",
+        ),
+        (["pull", "--profile", "sd-turbo-521"], command.EXIT_USAGE, "SDSTREAM_ENGINE_MIRROR"),
+        (["fetch", "--profile", "sd-turbo-521"], command.EXIT_USAGE, "did you mean sd-turbo-512?"),
+        (["gc", "--limit", "-1"], command.EXIT_USAGE, "--limit"),
+        (["gc", "--hours", "-1"], command.EXIT_USAGE, "--hours"),
         (["bake", "--profile", "sd-turbo-512", "--model", "nobody/nothing"], command.EXIT_NOT_HERE, "nobody/nothing"),
     ],
 )

@@ -62,6 +62,7 @@ def test_a_profile_of_ones_own_is_taken_by_its_path(tmp_path: Path) -> None:
         (GOOD.replace("512x512", "500x500"), "multiples of 64"),
         (GOOD.replace('family = "sd-turbo"', 'family = "sd-turboo"'), "did you mean sd-turbo?"),
         (GOOD.replace("[targets]", 'components = ["unet-tokens"]\n[targets]'), "needs `adapter`"),
+        (GOOD.replace("[targets]", 'components = ["unet-recall"]\n[targets]'), "needs `recalled`"),
         (GOOD.replace("[targets]", 'components = ["frame"]\n[targets]'), "whole frames are for `compiled` only"),
         (GOOD.replace("512x512", "large"), "not a size such as 512x512"),
         (GOOD.replace("[89]", "[90]"), "TensorRT-RTX has no engines for SM 9.0"),

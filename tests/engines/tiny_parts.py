@@ -14,7 +14,7 @@ from sdstream.engines.keys import BackendName
 from sdstream.settings import Family
 
 NAMES: dict[Family, tuple[str, ...]] = {
-    "sd15": ("unet", "unet-control", "unet-control-tokens", "encoder", "decoder", "controlnet"),
+    "sd15": ("unet", "unet-control", "unet-control-tokens-recall", "encoder", "decoder", "controlnet"),
     "sdxl-turbo": ("unet",),
 }
 ALL = [f"{family}:{name}" for family, names in NAMES.items() for name in names]
@@ -34,7 +34,8 @@ def profile_of(family: Family, **changes: object) -> Profile:
         "streams": {"best": 1, "most": 2},
         "components": names,
         "controlnets": ["tiny"] if "controlnet" in names else [],
-        "adapter": "tiny" if "unet-control-tokens" in names else None,
+        "adapter": "tiny" if family == "sd15" else None,
+        "recalled": 2 if family == "sd15" else 0,
         "targets": {"tensorrt-rtx": CAPABILITIES},
     }
     return Profile.model_validate(content | changes)

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from builder.baking import Bakery
 from builder.models import load_profile
 from builder.profiles import Profile, read_profile
 from sdstream.diffusion.adapters import layer_strengths
+from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditions import load_adapter, load_controlnet
 from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.runners import Runner
 from sdstream.diffusion.seeds import make_noise
-from sdstream.diffusion.state import Knobs, Steering, Style, make_knobs, make_memory
+from sdstream.diffusion.state import Knobs, Recall, Steering, Style, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
 from sdstream.engines.cache import EngineCache
@@ -37,8 +38,16 @@ CPU = torch.device("cpu")
 SIZE, SLOTS, FRAMES = 64, 2, 3
 NETS = ("first", "second")
 ADAPTER = "adapter.safetensors"
+RECALLED = 2
 CHOICES = [((), False), (NETS[:1], False), (NETS, False), ((), True), (NETS[:1], True)]
-COMPONENTS = ("unet", "unet-control", "unet-tokens", "unet-control-tokens", "encoder", "decoder", "controlnet")
+"""ControlNets, and whether there is a style image."""
+UNETS = tuple(
+    f"unet{control}{tokens}{recall}"
+    for control in ("", "-control")
+    for tokens in ("", "-tokens")
+    for recall in ("", "-recall")
+)
+COMPONENTS = (*UNETS, "encoder", "decoder", "controlnet")
 
 
 @dataclass(frozen=True)
@@ -58,14 +67,16 @@ class World:
             "components": COMPONENTS,
             "controlnets": [str(self.folder / name) for name in NETS],
             "adapter": str(self.folder / ADAPTER),
+            "recalled": RECALLED,
             "targets": {"tensorrt-rtx": [89]},
         } | changes
 
-    def conditions(self, nets: tuple[str, ...], styled: bool) -> Conditions:
+    def conditions(self, nets: tuple[str, ...], styled: bool, recalled: int = 0) -> Conditions:
         unet = self.model.unet
         loaded = tuple(load_controlnet(self.folder / name, unet, self.model.dtype, CPU) for name in nets)
         adapter = load_adapter(self.folder / ADAPTER, unet) if styled else None
-        return Conditions(WantedConditions(tuple(map(WantedNet, nets)), "regular" if styled else ""), loaded, adapter)
+        wanted = WantedConditions(tuple(map(WantedNet, nets)), "regular" if styled else "", recalled)
+        return Conditions(wanted, loaded, adapter)
 
     def knobs(self, conditions: Conditions) -> Knobs:
         model, nets, adapter = self.model, len(conditions.controlnets), conditions.adapter
@@ -81,7 +92,12 @@ class World:
             prompt,
             steering=Steering(torch.full((SLOTS, nets), 0.7), 3 * nets, SIZE, SIZE) if nets else None,
             style=style,
+            recall=self.recall(conditions.wanted.recalled),
         )
+
+    def recall(self, pictures: int) -> Recall | None:
+        _, height, width = self.model.latent_shape(SIZE, SIZE)
+        return Recall(pictures, bank_length(self_layers(self.model.unet, height, width)), 1) if pictures else None
 
     def key(self, conditions: Conditions, *, engines: bool = True) -> GroupKey:
         return GroupKey(
@@ -179,6 +195,8 @@ def frames(runner: Runner, knobs: Knobs) -> list[torch.Tensor]:
         image = torch.rand(1, 3 + knobs.frame_control.shape[2], SIZE, SIZE, generator=generator)
         result = runner.run(image, knobs, memory)
         memory = result.memory
+        assert result.planes is not None, "groups of streams take nothing else"
+        assert result.finite is not None
         made.append(result.image.clone())
     return made
 
@@ -188,13 +206,14 @@ def in_force(runner: Runner) -> str:
     return runner.in_force
 
 
+@pytest.mark.parametrize("recalled", [0, RECALLED])
 def test_switching_nets_and_style_finds_other_engines_and_builds_none(
-    world: World, baked: tuple[EngineCache, ModuleBackend], finder_of: Find
+    world: World, baked: tuple[EngineCache, ModuleBackend], finder_of: Find, recalled: int
 ) -> None:
     cache, backend = baked
     finder_of(cache, backend)
     for nets, styled in CHOICES:
-        conditions = world.conditions(nets, styled)
+        conditions = world.conditions(nets, styled, recalled)
         knobs = world.knobs(conditions)
         runner = runner_of(world.key(conditions), knobs)
         assert in_force(runner) == "tensorrt-rtx", runner.notes
@@ -202,6 +221,7 @@ def test_switching_nets_and_style_finds_other_engines_and_builds_none(
         backend.calls.clear()
         made = frames(runner, knobs)
         unet = "unet" + ("-control" if nets else "") + ("-tokens" if styled else "")
+        unet += "-recall" if recalled else ""
         assert backend.calls == ["encoder", *("controlnet" for _ in nets), unet, "decoder"] * FRAMES
         plain = frames(runner_of(world.key(conditions, engines=False), knobs), knobs)
         assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(made, plain, strict=True))
@@ -226,11 +246,37 @@ def test_what_has_no_engine_runs_in_torch_and_is_named(
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(made, plain, strict=True))
 
 
-def test_attention_to_earlier_pictures_has_no_engine_and_says_so(world: World, finder_of: Find, tmp_path: Path) -> None:
-    finder_of(EngineCache(tmp_path), ModuleBackend(()))
-    conditions = Conditions(WantedConditions(recalled=2))
-    runner = runner_of(world.key(conditions), world.knobs(Conditions()))
-    assert (runner.in_force, runner.notes) == ("torch", ("attention to earlier pictures has no engine",))
+@pytest.mark.parametrize("batched", [True, False])
+def test_earlier_pictures_are_kept_when_engines_answer_in_the_same_memory(
+    world: World, baked: tuple[EngineCache, ModuleBackend], finder_of: Find, batched: bool
+) -> None:
+    """In one pass or step by step, though an engine gives every answer in the same memory, as TensorRT does."""
+    cache, backend = baked
+    load = backend.load
+
+    def reused(entry: Entry, device: torch.device) -> Any:
+        call, buffers = load(entry, device), dict[tuple[torch.Size, ...], tuple[torch.Tensor, ...]]()
+
+        def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            made = call(*inputs)
+            kept = buffers.setdefault(tuple(tensor.shape for tensor in made), tuple(map(torch.clone, made)))
+            for buffer, tensor in zip(kept, made, strict=True):
+                buffer.copy_(tensor)
+            return kept
+
+        return run
+
+    conditions = world.conditions((), False, RECALLED)
+    knobs = world.knobs(conditions)
+    key = replace(world.key(conditions, engines=False), batched=batched)
+    plain = frames(runner_of(key, knobs), knobs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "load", reused)
+        finder_of(cache, backend)
+        runner = runner_of(replace(key, engines=True), knobs)
+        assert in_force(runner) == "tensorrt-rtx", runner.notes
+    made = frames(runner, knobs)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(made, plain, strict=True))
 
 
 def test_a_build_behind_a_stream_with_a_net_and_a_style_image_makes_what_it_looks_for(
@@ -239,7 +285,7 @@ def test_a_build_behind_a_stream_with_a_net_and_a_style_image_makes_what_it_look
     backend: Any = ModuleBackend(())
     finder, asked = finder_of(EngineCache(tmp_path), backend), list[Any]()
     monkeypatch.setattr(finder, "look_for", asked.append)
-    conditions = world.conditions(NETS, True)
+    conditions = world.conditions(NETS, True, RECALLED)
     runner = runner_of(world.key(conditions), world.knobs(conditions))
     (request,) = asked
     (parts,) = finder._choices(request, "tensorrt-rtx")
@@ -255,13 +301,13 @@ def test_a_build_behind_a_stream_with_a_net_and_a_style_image_makes_what_it_look
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_compiled_unet_that_is_steered_and_styled_makes_the_plain_pictures(
+def test_a_compiled_unet_that_is_steered_and_styled_and_recalls_makes_the_plain_pictures(
     world: World, finder_of: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
     # The UNet alone: each package takes half a minute of a core, and the other parts have nothing of their own to show.
-    changes = {"components": ["unet-control-tokens"], "targets": {"compiled": ()}}
+    changes = {"components": ["unet-control-tokens-recall"], "targets": {"compiled": ()}}
     profile = Profile.model_validate(world.profile(**changes))
     monkeypatch.undo()
     cache = EngineCache(tmp_path / "engines")
@@ -269,7 +315,7 @@ def test_a_compiled_unet_that_is_steered_and_styled_makes_the_plain_pictures(
     finder = EngineFinder(EngineSupply(cache), CPU)
     monkeypatch.setattr(groups, "installed_finder", lambda: finder)
     try:
-        conditions = world.conditions(NETS[:1], True)
+        conditions = world.conditions(NETS[:1], True, RECALLED)
         knobs = world.knobs(conditions)
         runner = runner_of(world.key(conditions), knobs)
         assert in_force(runner) == "compiled", runner.notes

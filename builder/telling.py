@@ -1,0 +1,59 @@
+"""What the builder prints for people and programs: plans, and what was found about engines."""
+
+from typing import Any
+
+from builder.baking import Plan
+from builder.checking import CheckResult
+from builder.estimates import MEASURED, readable_size
+
+
+def show_plan(entry: Plan) -> None:
+    """What is there and what is missing, and what that takes; why it would fail, if it would."""
+    print(f"{entry.profile.name}, {entry.backend} {entry.version}")
+    for item in entry.wanted:
+        print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
+    if not entry.missing:
+        return
+    needed = entry.estimate
+    guess = "" if entry.backend in MEASURED else " (a guess)"
+    free = [
+        "" if count is None else f" of {readable_size(count)} free" for count in (needed.free_memory, needed.free_disk)
+    ]
+    print(
+        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
+        f"{readable_size(needed.memory)} of memory ({readable_size(needed.least_memory)} at least){free[0]}, "
+        f"{readable_size(needed.disk)} of disk{free[1]}"
+    )
+    for problem in needed.problems:
+        print(f"  NOT ENOUGH: {problem}")
+
+
+def plan_json(entry: Plan) -> dict[str, Any]:
+    """The same for programs: seconds and bytes."""
+    needed = entry.estimate
+    return {
+        "profile": entry.profile.name,
+        "backend": entry.backend,
+        "version": entry.version,
+        "engines": [
+            {"name": item.key.readable, "digest": item.key.digest, "present": item.entry is not None}
+            for item in entry.wanted
+        ],
+        "seconds": round(needed.seconds),
+        "memory": needed.memory,
+        "least_memory": needed.least_memory,
+        "disk": needed.disk,
+        "problems": list(needed.problems),
+    }
+
+
+def show_result(result: CheckResult) -> None:
+    """One line: whether the engine is good, why not, what could not be looked at, what was measured."""
+    facts = [
+        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}" for name, value in result.facts.items()
+    ]
+    told = [*result.problems, *(f"not run: {text}" for text in result.not_run), *([", ".join(facts)] if facts else [])]
+    print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join(told)}")
+
+
+__all__ = ["plan_json", "show_plan", "show_result"]
