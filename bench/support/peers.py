@@ -90,7 +90,9 @@ class Camera:
         index = 0
         while True:
             if not self.flows.is_set():
+                paused = clock.monotonic()
                 await self.flows.wait()
+                index += round((clock.monotonic() - paused) * self._clip.rate)  # a camera's clock runs on
                 start = clock.monotonic() + random.random() / self._clip.rate - index / self._clip.rate
             due = start + index / self._clip.rate
             await asyncio.sleep(max(0.0, due - clock.monotonic()))
