@@ -19,7 +19,7 @@ from tests.diffusion.fleet import Fleet, params_of, picture_of
 from tests.diffusion.runs import frame_of, knobs_of, pictures
 
 ROOM = Path(sdstream.diffusion.__file__).parent
-KNOWN = {"torch", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
+KNOWN = {"torch", "triton", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
 
@@ -55,6 +55,10 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
 def test_only_one_module_imports_diffusers_and_transformers() -> None:
     users = {file.stem for file in ROOM.glob("*.py") if imported(file) & {"diffusers", "transformers"}}
     assert users == {"libraries"}
+
+
+def test_only_the_kernels_need_triton_which_is_not_everywhere() -> None:
+    assert {file.stem for file in ROOM.glob("*.py") if "triton" in imported(file)} == {"group_norm_kernels"}
 
 
 def test_a_worker_without_the_model_never_imports_diffusers(tmp_path: Path) -> None:
