@@ -4,7 +4,7 @@ A block becomes one of these by its class alone, so it can be shared, moved and 
 other compilers is the plain block (`fused_switch`), since they know none of these operations and fuse by themselves.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -69,12 +69,13 @@ def _convolution_relu(layer: Any, x: torch.Tensor, other: torch.Tensor | None = 
     return library.cudnn_convolution_add_relu(x, layer.weight, other, 1.0, *where)
 
 
-def fuse(network: nn.Module) -> None:
-    """Make the blocks of a network that can be fused so, in place. Weights and their names stay what they are."""
+def fuse(network: nn.Module, kinds: Container[type] | None = None) -> None:
+    """Make the blocks of a network that can be fused so, in place; only into `kinds` if given. Weights and their names
+    stay what they are."""
     for module in network.modules():
-        kind = _KINDS.get(type(module))
-        if kind is not None and kind[1](module):
-            module.__class__ = kind[0]
+        kind, can_be = _KINDS.get(type(module), (None, None))
+        if kind is not None and can_be is not None and (kinds is None or kind in kinds) and can_be(module):
+            module.__class__ = kind
 
 
 def _is_scaled(norm: Any) -> bool:

@@ -10,13 +10,15 @@ from torch.nn import functional
 FastGroupNorm = Callable[..., torch.Tensor]
 
 _fast: FastGroupNorm | None = None
+kernel_failures: tuple[type[Exception], ...] = ()
+"""What the operation raises besides torch's errors where it cannot be made."""
 try:
     from sdstream.diffusion import group_norm_kernels as _kernels
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:
-    _made: Any = _kernels.group_norm
-    _fast = _made
+    _made: Any = _kernels
+    _fast, kernel_failures = _made.group_norm, (_made.TritonError,)
 
 
 def group_norm(
@@ -47,4 +49,4 @@ def fast_group_norm() -> FastGroupNorm | None:
     return _fast
 
 
-__all__ = ["fast_group_norm", "group_norm", "plain_group_norm"]
+__all__ = ["fast_group_norm", "group_norm", "kernel_failures", "plain_group_norm"]

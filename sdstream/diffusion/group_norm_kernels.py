@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
+from triton.errors import TritonError
 
 from sdstream.diffusion.group_norm_tiling import tiling_of
 
@@ -181,4 +182,4 @@ def launch(
     return out
 
 
-__all__ = ["group_norm", "launch"]
+__all__ = ["TritonError", "group_norm", "launch"]

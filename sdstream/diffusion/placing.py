@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.fused import fuse
+from sdstream.diffusion.fused_trial import kinds_that_work
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -14,12 +15,13 @@ def place(network: Network, device: torch.device) -> Network:
     """`network` for inference only, on `device`, the way it is the fastest there.
 
     On a GPU convolutions are channels last: tensor cores take nothing else, and weights that lie otherwise are turned
-    over for each picture anew. Blocks are fused there. The weights, their names and their shapes stay what they are.
+    over for each picture anew. Blocks are fused there, where that works. The weights, their names and their shapes stay
+    what they are.
     """
     network.requires_grad_(False).eval()
     if device.type != "cuda":
         return network.to(device)
-    fuse(network)
+    fuse(network, kinds_that_work(device))
     placed: Any = network
     return placed.to(device, memory_format=torch.channels_last)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
+from sdstream.diffusion.fused_trial import kinds_that_work, why_not
 from sdstream.diffusion.group_norm import fast_group_norm, group_norm, plain_group_norm
 from sdstream.diffusion.group_norm_tiling import tiling_of
 from sdstream.diffusion.models import Model
@@ -82,6 +83,46 @@ def test_the_switch_is_put_back_even_after_an_error() -> None:
         assert not are_blocks_fused()
     finally:
         use_fused_blocks(True)
+
+
+class Doubtful(torch.nn.Module):
+    """Does another thing when blocks are fused."""
+
+    def __init__(self, fused: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._fused = fused
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._fused(x) if are_blocks_fused() else x
+
+
+def without_a_compiler(x: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("Failed to find C compiler\nand more")
+
+
+@pytest.mark.parametrize(
+    ("fused", "problem"),
+    [
+        (lambda x: x * 1.001, ""),
+        (lambda x: x * 1.5, "its answer is 0.5 from the plain one"),
+        (lambda x: x * float("nan"), "its answer is nan from the plain one"),
+        (without_a_compiler, "RuntimeError: Failed to find C compiler"),
+    ],
+    ids=["near", "far", "nothing", "impossible"],
+)
+def test_a_kind_that_does_not_work_here_is_found_out(
+    fused: Callable[[torch.Tensor], torch.Tensor], problem: str
+) -> None:
+    assert why_not(Doubtful(fused), torch.ones(1, 2, 3, 3)) == problem
+
+
+def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
+    assert kinds_that_work(CPU) == {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
+    networks = networks_of(tiny_model, "sd-turbo")
+    fuse(networks, {FusedSmallBlock})
+    kinds = {type(module) for module in networks.modules()}
+    assert FusedSmallBlock in kinds
+    assert not kinds & {FusedGroupNorm, FusedResidualBlock}
 
 
 def test_a_cpu_keeps_the_blocks_and_the_layout_that_a_network_came_with() -> None:

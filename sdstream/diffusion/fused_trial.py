@@ -1,0 +1,57 @@
+"""Whether fused blocks work on a device: each kind is tried once against its plain twin before any network gets it."""
+
+import subprocess
+import warnings
+from functools import cache
+
+import torch
+from torch import nn
+
+from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.group_norm import kernel_failures
+from sdstream.diffusion.libraries import unet_blocks
+
+FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
+"""Triton needs a C compiler, and both it and cuDNN know some GPUs only."""
+TOLERANCE = 0.02
+"""Of the largest value, in float16."""
+
+
+@cache
+def kinds_that_work(device: torch.device) -> frozenset[type]:
+    """The kinds of fused blocks that do as their plain twins on `device`. Warns of those that do not, and says why."""
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 320, 16, 16, generator=generator).to(device, dtype)
+    small: nn.Module = unet_blocks.AutoencoderTinyBlock(320, 320, "relu")
+    working: set[type] = set()
+    trials: tuple[tuple[nn.Module, set[type]], ...] = (
+        (nn.GroupNorm(32, 320), {FusedGroupNorm, FusedResidualBlock}),
+        (small, {FusedSmallBlock}),
+    )
+    for module, kinds in trials:
+        fuse(module)
+        module.requires_grad_(False).eval().to(device, dtype)
+        problem = why_not(module, image.contiguous(memory_format=torch.channels_last))
+        if problem:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            warnings.warn(f"{names} stay plain on {device}: {problem}", RuntimeWarning, stacklevel=2)
+        else:
+            working |= kinds
+    return frozenset(working)
+
+
+def why_not(module: nn.Module, image: torch.Tensor) -> str:
+    """Why a fused block does not do as its plain twin with this picture; empty when it does."""
+    with plain_blocks():
+        wanted: torch.Tensor = module(image)
+    try:
+        distance = float((module(image) - wanted).abs().max() / wanted.abs().max())
+    except FAILURES as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {first}"
+    return "" if distance <= TOLERANCE else f"its answer is {distance:.2g} from the plain one"
+
+
+__all__ = ["FAILURES", "kinds_that_work", "why_not"]
