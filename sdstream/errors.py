@@ -385,3 +385,8 @@ class ShuttingDown(Unavailable):
     """The server is draining and takes no new work."""
 
     code = "SHUTTING_DOWN"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.placing import place
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """By which CLIP's pictures are shifted and scaled."""
@@ -65,7 +65,7 @@ def load_adapter(file: Path, unet: Any) -> ImageAdapter:
             state = {group: dict(content[group]) for group in state}
         adapter = replace(make_adapter(unet, state), file=file)
     except LOAD_ERRORS as error:
-        raise ModelUnavailable(f"{file} is no IP-Adapter for this model: {_first_line(error)}") from error
+        raise ModelUnavailable(f"{file} is no IP-Adapter for this model: {first_line(error)}") from error
     _refuse_what_is_not_finite(file, adapter.projection)
     return adapter
 
@@ -93,7 +93,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{file} cannot be read: {_first_line(error)}") from None
+        raise ModelUnavailable(f"{file} cannot be read: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise ModelUnavailable(f"{file} must hold a JSON object")
     return cast("dict[str, Any]", content)
@@ -105,7 +105,7 @@ def _load(kind: Any, folder: Path, options: dict[str, Any], device: torch.device
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
         )
     except LOAD_ERRORS as error:
-        raise ModelUnavailable(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise ModelUnavailable(f"{folder} cannot be loaded: {first_line(error)}") from error
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise ModelUnavailable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")
@@ -120,10 +120,6 @@ def _refuse_what_is_not_finite(path: Path, network: nn.Module) -> None:
     bad = [name for name, good in zip(tensors, looked.tolist(), strict=True) if not good]
     if bad:
         raise ModelUnavailable(f"{path} holds weights that are not finite numbers, such as {bad[0]}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 __all__ = ["embed_image", "load_adapter", "load_controlnet", "load_image_encoder"]

@@ -12,7 +12,7 @@ from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.selection import INDEX, PICKLED, variants
 from sdstream.diffusion.weights import SafetensorError, read_header
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 
 CANNOT_LOAD = (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)
 """What diffusers and transformers raise on files that are broken or of another kind."""
@@ -140,9 +140,4 @@ def look_into(file: Path) -> None:
         raise ModelUnavailable(f"{file} is not a whole safetensors file: {error}") from None
 
 
-def first_line(error: Exception) -> str:
-    """What an error of a library says first."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-__all__ = ["CANNOT_LOAD", "ModelDirectory", "first_line", "look_into", "made_ready", "open_tokenizer"]
+__all__ = ["CANNOT_LOAD", "ModelDirectory", "look_into", "made_ready", "open_tokenizer"]

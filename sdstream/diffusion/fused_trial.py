@@ -11,6 +11,7 @@ from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSm
 from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.group_norm import kernel_failures
 from sdstream.diffusion.libraries import unet_blocks
+from sdstream.errors import first_line
 
 FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
 """Triton needs a C compiler, and both it and cuDNN know some GPUs only."""
@@ -49,8 +50,7 @@ def why_not(module: nn.Module, image: torch.Tensor) -> str:
     try:
         distance = float((module(image) - wanted).abs().max() / wanted.abs().max())
     except FAILURES as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(error).__name__}: {first}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return "" if distance <= TOLERANCE else f"its answer is {distance:.2g} from the plain one"
 
 

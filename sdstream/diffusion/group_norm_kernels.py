@@ -28,6 +28,25 @@ def _load(base, at, rows, channels, channel, inside, moved):
 
 
 @triton.jit
+def _channels(
+    shift,
+    group,
+    groups: tl.constexpr,
+    width: tl.constexpr,
+    padded: tl.constexpr,
+    together: tl.constexpr,
+    has_shift: tl.constexpr,
+):
+    column = tl.arange(0, padded)
+    channel = group[:, None] * width + column[None, :]
+    inside = (column < width)[None, :] & (group < groups)[:, None]
+    moved = tl.zeros([together, padded], tl.float32)
+    if has_shift:
+        moved += tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
+    return channel, inside, moved
+
+
+@triton.jit
 def group_norm_sums(
     x,
     shift,
@@ -47,12 +66,7 @@ def group_norm_sums(
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     group = tl.program_id(1) * together + tl.arange(0, together)
-    column = tl.arange(0, padded)
-    channel = group[:, None] * width + column[None, :]
-    inside = (column < width)[None, :] & (group < groups)[:, None]
-    moved = tl.zeros([together, padded], tl.float32)
-    if has_shift:
-        moved += tl.load(shift + sample * shift_stride + channel, mask=inside, other=0.0).to(tl.float32)
+    channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
     base = x + sample.to(tl.int64) * rows * channels
     total = tl.zeros([at_once, together, padded], tl.float32)
     squares = tl.zeros([at_once, together, padded], tl.float32)
@@ -92,12 +106,7 @@ def group_norm_values(
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     group = tl.program_id(1) * together + tl.arange(0, together)
-    column = tl.arange(0, padded)
-    channel = group[:, None] * width + column[None, :]
-    inside = (column < width)[None, :] & (group < groups)[:, None]
-    moved = tl.zeros([together, padded], tl.float32)
-    if has_shift:
-        moved += tl.load(shift + sample * shift_stride + channel, mask=inside, other=0.0).to(tl.float32)
+    channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
     base = x + sample.to(tl.int64) * rows * channels
     if summed:
         place = partial + ((sample * tiles + tl.arange(0, tiles))[:, None] * groups + group[None, :]) * 2

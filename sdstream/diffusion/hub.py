@@ -19,7 +19,7 @@ from huggingface_hub import constants, errors
 
 from sdstream.clock import pause
 from sdstream.diffusion.selection import RemoteFile
-from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
+from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable, first_line
 
 Progress = Callable[[str, float | None], None]
 """Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
@@ -264,13 +264,9 @@ def _said_plainly(repository: str, revision: str | None) -> Generator[None]:
         raise ModelDownloadFailed(f"{repository}: the hub answered {status}") from error
     except _errors.HTTPError as error:
         raise ModelDownloadFailed(
-            f"{repository}: the hub cannot be reached: {_first_line(error)}",
+            f"{repository}: the hub cannot be reached: {first_line(error)}",
             hint="Check the network of this machine, or put the files there by hand and name them in SDSTREAM_MODELS.",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 __all__ = ["Listing", "Progress", "fetch_files", "is_offline", "list_repository", "only_one"]

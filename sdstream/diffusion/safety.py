@@ -20,7 +20,7 @@ from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
 from sdstream.diffusion.sources import find_cached
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 
 REPOSITORY = "CompVis/stable-diffusion-safety-checker"
 ABSENT = (
@@ -179,8 +179,7 @@ def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtyp
             directory, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=dtype
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(f"the safety checker in {directory} cannot be loaded: {first}") from error
+        raise ModelUnavailable(f"the safety checker in {directory} cannot be loaded: {first_line(error)}") from error
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise ModelUnavailable(f"the safety checker in {directory} lacks {len(missing)} weights, such as {missing[0]}")

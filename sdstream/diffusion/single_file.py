@@ -19,14 +19,13 @@ from sdstream.diffusion import architectures
 from sdstream.diffusion.directory import (
     CANNOT_LOAD,
     ModelDirectory,
-    first_line,
     look_into,
     made_ready,
     open_tokenizer,
 )
 from sdstream.diffusion.libraries import diffusers, single_files, transformers
 from sdstream.diffusion.weights import read_header, read_tensors
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 from sdstream.settings import Family
 
 UNET = "model.diffusion_model."

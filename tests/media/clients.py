@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from sdstream.errors import RequestError
+from sdstream.media.embedded.sound import SoundPacket
 from sdstream.media.ports import MediaStream
 from sdstream.settings import Settings
 from tests.support.offers import Edit, without_candidates
@@ -182,6 +183,16 @@ class DirectViewer(_Direct, Viewer):
         self.stream = stream
 
 
+class KeptSound:
+    """A sink of a relay that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.packets: list[SoundPacket] = []
+
+    def deliver_sound(self, packet: SoundPacket) -> None:
+        self.packets.append(packet)
+
+
 __all__ = [
     "CLIENTS",
     "OBS_WHEP",
@@ -189,6 +200,7 @@ __all__ = [
     "CardTrack",
     "DirectPublisher",
     "DirectViewer",
+    "KeptSound",
     "browser_offer",
     "make_settings",
 ]

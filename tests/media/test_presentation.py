@@ -6,7 +6,8 @@ import pytest
 
 from sdstream.clock import ManualClock
 from sdstream.media.embedded.presentation import MOST_SHIFTS, Presentation
-from sdstream.media.embedded.sound import ReceivedSound, SoundPacket, SoundRelay
+from sdstream.media.embedded.sound import ReceivedSound, SoundRelay
+from tests.media.clients import KeptSound
 
 SLOWER = Presentation().held(0.02, 100.0).jumped(0.38, next_at=99.98).held(0.4, 100.0)
 FASTER = SLOWER.held(0.4, 200.0).jumped(-0.38, next_at=199.6).held(0.02, 200.0)
@@ -49,13 +50,8 @@ def test_what_is_remembered_is_bounded() -> None:
 async def test_outputs_get_the_sound_that_viewers_do_not() -> None:
     clock = ManualClock()
     relay = SoundRelay(clock)
-    seen: list[SoundPacket] = []
-
-    class Sink:
-        def deliver_sound(self, packet: SoundPacket) -> None:
-            seen.append(packet)
-
-    relay.sinks.add(Sink())
+    seen = KeptSound()
+    relay.sinks.add(seen)
     begin = clock.monotonic()
     relay.observe(0.4, begin)
     for number in range(20):
@@ -67,8 +63,8 @@ async def test_outputs_get_the_sound_that_viewers_do_not() -> None:
     clock.advance(0.02)
     relay.put(ReceivedSound(21, 21 * 960, begin + 0.42, b"a"))
     relay.close()
-    assert [packet.sequence for packet in seen] == list(range(21))
-    assert [packet.sequence for packet in seen if packet.skipped] == list(range(19))
+    assert [packet.sequence for packet in seen.packets] == list(range(21))
+    assert [packet.sequence for packet in seen.packets if packet.skipped] == list(range(19))
     assert dict(relay.statistics().dropped) == {"sound_skipped": 19}
 
 

@@ -10,8 +10,8 @@ from aiortc.mediastreams import AudioStreamTrack
 from sdstream.clock import ManualClock
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.capture import CaptureClock, TrackClock
-from sdstream.media.embedded.sound import OldestDroppedSound, ReceivedSound, SoundDelay, SoundPacket, SoundRelay
-from tests.media.clients import DirectPublisher, DirectViewer
+from sdstream.media.embedded.sound import OldestDroppedSound, ReceivedSound, SoundDelay, SoundRelay
+from tests.media.clients import DirectPublisher, DirectViewer, KeptSound
 from tests.media.conftest import SIZE
 from tests.media.flash import PERIOD, DelayedEcho, FlashingCamera, FlashViewer, Onset, beeps, nearest
 from tests.support.waiting import eventually
@@ -158,13 +158,8 @@ def test_the_oldest_waiting_sound_is_dropped() -> None:
 async def test_another_publisher_goes_on_where_the_one_before_ended() -> None:
     clock = ManualClock()
     relay = SoundRelay(clock)
-    seen: list[SoundPacket] = []
-
-    class Sink:
-        def deliver_sound(self, packet: SoundPacket) -> None:
-            seen.append(packet)
-
-    relay.sinks.add(Sink())
+    seen = KeptSound()
+    relay.sinks.add(seen)
     now = clock.monotonic()
     for number in range(3):
         relay.put(ReceivedSound(65_535 + number & 0xFFFF, number * 960, now - 1 + number / 50, b"a"))
@@ -173,9 +168,9 @@ async def test_another_publisher_goes_on_where_the_one_before_ended() -> None:
     relay.put(ReceivedSound(8, 123_456 + 960, now - 0.48, b"b"))
     relay.put(ReceivedSound(7, 123_456, now - 0.5, b"b"))
     relay.close()
-    assert [packet.sequence for packet in seen] == [0, 1, 2, 3, 4]
-    assert [packet.begins for packet in seen] == [True, False, False, True, False]
-    assert [packet.timestamp for packet in seen] == [0, 960, 1920, 1920 + round(0.46 * 48_000), 2880 + 22_080]
+    assert [packet.sequence for packet in seen.packets] == [0, 1, 2, 3, 4]
+    assert [packet.begins for packet in seen.packets] == [True, False, False, True, False]
+    assert [packet.timestamp for packet in seen.packets] == [0, 960, 1920, 1920 + round(0.46 * 48_000), 2880 + 22_080]
     assert dict(relay.statistics().dropped) == {"sound_late": 1}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sdstream.errors import ModelUnavailable, NoFace
+from sdstream.errors import ModelUnavailable, NoFace, first_line
+from sdstream.worker.annotators.libraries import optional_library
 
 SIDES = (640, 320, 160)
 """Pixels of the square that faces are looked for in, one after the other until there is one: a face that fills the
@@ -152,21 +153,14 @@ def _run(session: Any, values: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _session(file: Path) -> Any:
-    try:
-        library: Any = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise ModelUnavailable(
-            "ip_adapter.type faceid needs ONNX Runtime, which is not installed",
-            hint="Install it with `pip install sdstream[faceid]`.",
-        ) from error
+    library = optional_library("onnxruntime", "faceid", "ip_adapter.type faceid", "ONNX Runtime")
     options = library.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # it warns of unused initializers
     try:
         return library.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except _errors() as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(f"{file} cannot be loaded: {first}") from error
+        raise ModelUnavailable(f"{file} cannot be loaded: {first_line(error)}") from error
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,6 @@ The package comes with the extra `mediapipe`, and is imported when the first of 
 used, by its own words never what it sees; `docs/diffusion.md` says so to whoever installs it.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
+from sdstream.worker.annotators.libraries import optional_library
 from sdstream.worker.annotators.skeletons import Dot, Line, Place, Skeleton, colour, face_marks
 
 LANDMARKS = 33
@@ -153,15 +153,8 @@ class _Package:
 
 
 def _package(processor: str) -> _Package:
-    try:
-        package: Any = importlib.import_module("mediapipe")
-        vision: Any = importlib.import_module("mediapipe.tasks.python.vision")
-        options: Any = importlib.import_module("mediapipe.tasks.python.core.base_options")
-    except (ImportError, OSError) as error:  # its libraries need others of the system
-        raise ModelUnavailable(
-            f"{processor} needs MediaPipe, which cannot be imported: {error}",
-            hint="Install it with `pip install sdstream[mediapipe]`.",
-        ) from error
+    names = ("mediapipe", "mediapipe.tasks.python.vision", "mediapipe.tasks.python.core.base_options")
+    package, vision, options = (optional_library(name, "mediapipe", processor, "MediaPipe") for name in names)
     return _Package(
         vision,
         options.BaseOptions,
@@ -176,8 +169,7 @@ def _bytes(image: torch.Tensor) -> Any:
 
 
 def _unusable(file: Path, error: Exception) -> ModelUnavailable:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ModelUnavailable(f"MediaPipe cannot use {file}: {first}")
+    return ModelUnavailable(f"MediaPipe cannot use {file}: {first_line(error)}")
 
 
 __all__ = ["LANDMARKS", "Landmark", "Landmarker", "PersonTask", "PoseOptions", "PoseTask", "skeleton_of"]

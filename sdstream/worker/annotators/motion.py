@@ -4,7 +4,6 @@ OpenCV comes with the extra `flow`; without it the processor says so. The flow i
 the picture is.
 """
 
-import importlib
 import math
 from functools import cache
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sdstream.errors import ModelUnavailable
+from sdstream.worker.annotators.libraries import optional_library
 from sdstream.worker.colour import LUMA_WEIGHTS
 
 WHEEL = (
@@ -92,13 +91,7 @@ def _grey(image: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _opencv() -> Any:
-    try:
-        library: Any = importlib.import_module("cv2")
-    except ImportError as error:
-        raise ModelUnavailable(
-            "temporal_net_tensorrt needs OpenCV, which is not installed",
-            hint="Install it with `pip install sdstream[flow]`.",
-        ) from error
+    library = optional_library("cv2", "flow", "temporal_net_tensorrt", "OpenCV")
     library.setNumThreads(2)  # its default is every core, which the networks of a CPU machine need
     return library
 

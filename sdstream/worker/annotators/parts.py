@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.worker.annotators.convolutions import POOL, NamedConvolutions
 from sdstream.worker.annotators.people import PeopleNetwork, find_people
 from sdstream.worker.annotators.skeletons import Dot, Line, Place, Skeleton, face_marks, hand_marks
 
@@ -29,9 +30,9 @@ ARMS = ((2, 3, 4), (5, 6, 7))
 NOSE, EYES, EARS = 0, (14, 15), (16, 17)
 
 _TRUNK = (
-    *(("conv1_1", 3, 64), ("conv1_2", 64, 64), ("pool", 0, 0)),
-    *(("conv2_1", 64, 128), ("conv2_2", 128, 128), ("pool", 0, 0)),
-    *(("conv3_1", 128, 256), ("conv3_2", 256, 256), ("conv3_3", 256, 256), ("conv3_4", 256, 256), ("pool", 0, 0)),
+    *(("conv1_1", 3, 64), ("conv1_2", 64, 64), (POOL, 0, 0)),
+    *(("conv2_1", 64, 128), ("conv2_2", 128, 128), (POOL, 0, 0)),
+    *(("conv3_1", 128, 256), ("conv3_2", 256, 256), ("conv3_3", 256, 256), ("conv3_4", 256, 256), (POOL, 0, 0)),
     *(("conv4_1", 256, 512), ("conv4_2", 512, 512), ("conv4_3", 512, 512), ("conv4_4", 512, 512)),
     *(("conv5_1", 512, 512), ("conv5_2", 512, 512), ("conv5_3_CPM", 512, 128)),
 )
@@ -41,7 +42,7 @@ Box = tuple[float, float, float]
 """Left, top and side in pixels of the picture; it may reach beyond it."""
 
 
-class PartNetwork(nn.Module):
+class PartNetwork(NamedConvolutions):
     """Maps of `points` points and one of nothing. `divisor` makes every layer that much narrower, for tests."""
 
     def __init__(self, points: int, divisor: int = 1) -> None:
@@ -49,36 +50,20 @@ class PartNetwork(nn.Module):
         self.points = points
         maps, base = points + 1, 128 // divisor
         for name, inside, outside in _TRUNK:
-            if name != "pool":
-                self._add(name, inside if inside == 3 else inside // divisor, outside // divisor, 3)
-        self._add("conv6_1_CPM", base, 512 // divisor, 1)
-        self._add("conv6_2_CPM", 512 // divisor, maps, 1)
+            if name != POOL:
+                self.add(name, inside if inside == 3 else inside // divisor, outside // divisor, 3)
+        self.add("conv6_1_CPM", base, 512 // divisor, 1)
+        self.add("conv6_2_CPM", 512 // divisor, maps, 1)
         for stage in _STAGES:
-            for number in range(1, 6):
-                self._add(f"Mconv{number}_stage{stage}", base + maps if number == 1 else base, base, 7)
-            self._add(f"Mconv6_stage{stage}", base, base, 1)
-            self._add(f"Mconv7_stage{stage}", base, maps, 1)
-
-    def _add(self, name: str, inside: int, outside: int, size: int) -> None:
-        self.add_module(name, nn.Conv2d(inside, outside, size, padding=size // 2))
+            self.add_stage(f"stage{stage}", base + maps, base, maps)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """`image` float [N, 3, H, W], 0 to 1, sides multiples of 8; returns maps [N, points + 1, H/8, W/8]."""
-        values = image.flip(1) * (255.0 / 256.0) - 0.5  # the weights were trained on blue, green, red
-        for name, _, _ in _TRUNK:
-            if name == "pool":
-                values = functional.max_pool2d(values, 2)
-            else:
-                values = functional.relu(self.get_submodule(name)(values))
-        maps = self._run(values, ["conv6_1_CPM", "conv6_2_CPM"])
+        values = self.look(image, (name for name, _, _ in _TRUNK))
+        maps = self.run(values, ["conv6_1_CPM", "conv6_2_CPM"])
         for stage in _STAGES:
-            maps = self._run(torch.cat((maps, values), 1), [f"Mconv{number}_stage{stage}" for number in range(1, 8)])
+            maps = self.run_stage(torch.cat((maps, values), 1), f"stage{stage}")
         return maps
-
-    def _run(self, values: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        for name in names[:-1]:
-            values = functional.relu(self.get_submodule(name)(values))
-        return self.get_submodule(names[-1])(values)
 
     def find(self, image: torch.Tensor, boxes: Sequence[Box]) -> list[list[Place | None]]:
         """The points in each box of one picture, float [1, 3, H, W], 0 to 1. Waits for the device."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
+from sdstream.worker.annotators.convolutions import POOL, NamedConvolutions
 from sdstream.worker.annotators.skeletons import JOINTS, Skeleton
 
 HEIGHT = 368
@@ -50,15 +50,15 @@ LEAST_JOINTS, LEAST_SCORE = 4, 0.4
 _TRUNK = (
     ("conv1_1", 3, 64),
     ("conv1_2", 64, 64),
-    ("pool", 0, 0),
+    (POOL, 0, 0),
     ("conv2_1", 64, 128),
     ("conv2_2", 128, 128),
-    ("pool", 0, 0),
+    (POOL, 0, 0),
     ("conv3_1", 128, 256),
     ("conv3_2", 256, 256),
     ("conv3_3", 256, 256),
     ("conv3_4", 256, 256),
-    ("pool", 0, 0),
+    (POOL, 0, 0),
     ("conv4_1", 256, 512),
     ("conv4_2", 512, 512),
     ("conv4_3_CPM", 512, 256),
@@ -68,7 +68,7 @@ _HEADS = (("L1", 38), ("L2", 19))
 _STAGES = range(2, 7)
 
 
-class PeopleNetwork(nn.Module):
+class PeopleNetwork(NamedConvolutions):
     """Maps of limbs and joints. `divisor` makes every layer that much narrower, for tests."""
 
     def __init__(self, divisor: int = 1) -> None:
@@ -78,47 +78,28 @@ class PeopleNetwork(nn.Module):
             return channels if channels <= 3 else channels // divisor
 
         for name, inside, outside in _TRUNK:
-            if name != "pool":
-                self._add(name, narrow(inside), narrow(outside), 3)
+            if name != POOL:
+                self.add(name, narrow(inside), narrow(outside), 3)
         base = 128 // divisor
         for head, maps in _HEADS:
             for number in range(1, 4):
-                self._add(f"conv5_{number}_CPM_{head}", base, base, 3)
-            self._add(f"conv5_4_CPM_{head}", base, 512 // divisor, 1)
-            self._add(f"conv5_5_CPM_{head}", 512 // divisor, maps, 1)
+                self.add(f"conv5_{number}_CPM_{head}", base, base, 3)
+            self.add(f"conv5_4_CPM_{head}", base, 512 // divisor, 1)
+            self.add(f"conv5_5_CPM_{head}", 512 // divisor, maps, 1)
             for stage in _STAGES:
-                for number in range(1, 6):
-                    inside = base + sum(count for _, count in _HEADS) if number == 1 else base
-                    self._add(f"Mconv{number}_stage{stage}_{head}", inside, base, 7)
-                self._add(f"Mconv6_stage{stage}_{head}", base, base, 1)
-                self._add(f"Mconv7_stage{stage}_{head}", base, maps, 1)
-
-    def _add(self, name: str, inside: int, outside: int, size: int) -> None:
-        self.add_module(name, nn.Conv2d(inside, outside, size, padding=size // 2))
+                self.add_stage(f"stage{stage}_{head}", base + sum(count for _, count in _HEADS), base, maps)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`image` float [N, 3, H, W], 0 to 1, sides multiples of 8.
 
         Returns the fields of limbs [N, 38, H/8, W/8] and the maps of joints [N, 19, H/8, W/8], the last of nothing.
         """
-        values = image.flip(1) * (255.0 / 256.0) - 0.5  # the weights were trained on blue, green, red
-        for name, _, _ in _TRUNK:
-            if name == "pool":
-                values = functional.max_pool2d(values, 2)
-            else:
-                values = functional.relu(self.get_submodule(name)(values))
-        maps = [self._run(values, [f"conv5_{number}_CPM_{head}" for number in range(1, 6)]) for head, _ in _HEADS]
+        values = self.look(image, (name for name, _, _ in _TRUNK))
+        maps = [self.run(values, [f"conv5_{number}_CPM_{head}" for number in range(1, 6)]) for head, _ in _HEADS]
         for stage in _STAGES:
             both = torch.cat((*maps, values), 1)
-            maps = [
-                self._run(both, [f"Mconv{number}_stage{stage}_{head}" for number in range(1, 8)]) for head, _ in _HEADS
-            ]
+            maps = [self.run_stage(both, f"stage{stage}_{head}") for head, _ in _HEADS]
         return maps[0], maps[1]
-
-    def _run(self, values: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        for name in names[:-1]:
-            values = functional.relu(self.get_submodule(name)(values))
-        return self.get_submodule(names[-1])(values)
 
 
 def find_people(network: PeopleNetwork, image: torch.Tensor) -> list[Skeleton]:

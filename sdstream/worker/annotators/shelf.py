@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 from sdstream.worker import published
 from sdstream.worker.annotators.weights import Finder, fill, finder, locate
 from sdstream.worker.published import WeightSource
@@ -107,8 +107,7 @@ def _from_transformers(load: Callable[[], nn.Module], processor: str) -> nn.Modu
     try:
         return load()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(f"the network of {processor} cannot be loaded: {first}") from error
+        raise ModelUnavailable(f"the network of {processor} cannot be loaded: {first_line(error)}") from error
 
 
 LOADERS: Mapping[str, Loader] = {

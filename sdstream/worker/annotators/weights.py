@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from sdstream.diffusion.pins import pinned_hash
 from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 from sdstream.worker.fetched_files import fetch_addresses
 from sdstream.worker.published import ADDRESSES, WeightSource
 
@@ -105,8 +105,7 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     # Broken archives raise nearly anything: these are the roots of what torch and its unpickler do.
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(f"{file} cannot be read as weights alone: {first}") from error
+        raise ModelUnavailable(f"{file} cannot be read as weights alone: {first_line(error)}") from error
     members = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     for key in WRAPPERS:
         if key in members:
