@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm
-from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+from sdstream.diffusion.libraries import attentions, residual_blocks, unet_blocks
+from sdstream.diffusion.prepared import Context, Shifts
 
+_Attention: Any = attentions.Attention
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
 _SmallBlock: Any = unet_blocks.AutoencoderTinyBlock
 
@@ -31,21 +33,66 @@ class FusedGroupNorm(nn.GroupNorm):
 class FusedResidualBlock(_ResidualBlock):
     """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
 
-    def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor | None, *args: Any, **kwargs: Any) -> torch.Tensor:
+    place = 0
+    """Where its part begins in what is prepared of the time; see `prepared.lay_out`."""
+
+    def forward(
+        self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         if not are_blocks_fused():
-            plain: torch.Tensor = _ResidualBlock.forward(self, input_tensor, temb, *args, **kwargs)
+            plain: torch.Tensor = super().forward(input_tensor, temb, *args, **kwargs)
             return plain
         first = self.conv1
         hidden = group_norm(self.norm1, input_tensor, silu=True)
         hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
-        shift: torch.Tensor = first.bias
-        if self.time_emb_proj is not None:
-            shift = shift + self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
         hidden = self.conv2(group_norm(self.norm2, hidden, shift, silu=True))
         if self.conv_shortcut is not None:
             input_tensor = self.conv_shortcut(input_tensor)
-        made: torch.Tensor = (input_tensor + hidden) / self.output_scale_factor
-        return made
+        made = input_tensor + hidden
+        return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
+
+    def shift_at(self, temb: torch.Tensor | None) -> torch.Tensor:
+        """What is added to the first convolution at the time's embedding [B, width]: its bias and the projection of
+        that, [B, channels]; [channels] in a block that knows no time."""
+        bias: torch.Tensor = self.conv1.bias
+        if self.time_emb_proj is None:
+            return bias
+        projected: torch.Tensor = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        return bias + projected
+
+
+class FusedCrossAttention(_Attention):
+    """Attention to a text whose keys and values were made before, when it is given such a one."""
+
+    layer = 0
+    """Which of the UNet's cross attentions it is, in the order of the picture's way."""
+    place = 0
+    """Where its part begins in what is prepared of the text; see `prepared.lay_out`."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
+        if not isinstance(encoder_hidden_states, Context):
+            plain: torch.Tensor = super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+            return plain
+        context = encoder_hidden_states
+        query = self.to_q(hidden_states)
+        width: int = self.to_k.out_features
+        seen = self._attend(query, *context.of_text(self.place, width))
+        if context.strengths is not None:
+            strength = context.strengths[:, self.layer].to(seen.dtype).view(-1, 1, 1)
+            seen = seen + strength * self._attend(query, *context.of_image(self.place, width))
+        made: torch.Tensor = self.to_out[0](seen)
+        return made if self.rescale_output_factor == 1.0 else made / self.rescale_output_factor
+
+    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """[B, queries, width] of `query` in that shape, and `keys` and `values` [R, tokens, width], where R divides B:
+        rows that look at the same text are as many more queries to it."""
+        together = (len(keys), -1, query.shape[2])
+        parts = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query.view(together), keys, values))
+        seen = functional.scaled_dot_product_attention(*parts)
+        return seen.transpose(1, 2).reshape(query.shape)
 
 
 class FusedSmallBlock(_SmallBlock):
@@ -53,7 +100,7 @@ class FusedSmallBlock(_SmallBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not are_blocks_fused() or not x.is_cuda:
-            plain: torch.Tensor = _SmallBlock.forward(self, x)
+            plain: torch.Tensor = super().forward(x)
             return plain
         hidden = _convolution_relu(self.conv[0], x)
         hidden = _convolution_relu(self.conv[2], hidden)
@@ -94,6 +141,17 @@ def _is_plain_residual(block: Any) -> bool:
     )
 
 
+def _is_plain_cross(attention: Any) -> bool:
+    """Whether it is the cross attention of Stable Diffusion, and nothing else that the class can be."""
+    norms = (attention.norm_q, attention.norm_k, attention.group_norm, attention.spatial_norm, attention.norm_cross)
+    return (
+        bool(attention.is_cross_attention)
+        and all(norm is None for norm in norms)
+        and not attention.residual_connection
+        and not attention.to_out[1].p
+    )
+
+
 def _is_plain_small(block: Any) -> bool:
     return isinstance(block.conv[1], nn.ReLU) and all(block.conv[place].bias is not None for place in (0, 2, 4))
 
@@ -102,6 +160,16 @@ _KINDS: Mapping[type, tuple[type, Callable[[Any], bool]]] = {
     nn.GroupNorm: (FusedGroupNorm, _is_scaled),
     _ResidualBlock: (FusedResidualBlock, _is_plain_residual),
     _SmallBlock: (FusedSmallBlock, _is_plain_small),
+    _Attention: (FusedCrossAttention, _is_plain_cross),
 }
+PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})
+"""Those that take what is prepared once for each change, which is faster everywhere."""
 
-__all__ = ["FusedGroupNorm", "FusedResidualBlock", "FusedSmallBlock", "fuse"]
+__all__ = [
+    "PREPARED_KINDS",
+    "FusedCrossAttention",
+    "FusedGroupNorm",
+    "FusedResidualBlock",
+    "FusedSmallBlock",
+    "fuse",
+]

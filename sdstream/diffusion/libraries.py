@@ -10,12 +10,14 @@ import diffusers as _diffusers
 import transformers as _transformers
 from diffusers.loaders import lora_pipeline as _lora_pipeline
 from diffusers.loaders import single_file_utils as _single_file_utils
+from diffusers.models import attention_processor as _attentions
 from diffusers.models import resnet as _resnet
 from diffusers.models.unets import unet_2d_blocks as _unet_blocks
 from diffusers.utils import logging as _diffusers_logging
 from diffusers.utils import state_dict_utils as _state_dict_utils
 from transformers.utils import logging as _transformers_logging
 
+attentions: Any = _attentions
 diffusers: Any = _diffusers
 transformers: Any = _transformers
 lora_loaders: Any = _lora_pipeline
@@ -29,6 +31,7 @@ for _logging in (_diffusers_logging, _transformers_logging):
     _logging.disable_progress_bar()
 
 __all__ = [
+    "attentions",
     "diffusers",
     "lora_loaders",
     "residual_blocks",

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused import FusedCrossAttention, FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused_trial import kinds_that_work, why_not
 from sdstream.diffusion.group_norm import fast_group_norm, group_norm, plain_group_norm
@@ -62,7 +62,8 @@ def networks_of(load: Load, family: Family) -> EagerNetworks:
 @pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])
 def test_fused_blocks_answer_as_plain_ones_and_keep_their_weights(tiny_model: Load, family: Family) -> None:
     networks = networks_of(tiny_model, family)
-    plain, names = answer_of(networks), list(networks.state_dict())
+    with plain_blocks():
+        plain, names = answer_of(networks), list(networks.state_dict())
     fuse(networks)
     kinds = {type(module) for module in networks.modules()}
     assert {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock} <= kinds
@@ -117,12 +118,12 @@ def test_a_kind_that_does_not_work_here_is_found_out(
 
 
 def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
-    assert kinds_that_work(CPU) == {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
+    assert kinds_that_work(CPU) == {FusedCrossAttention, FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
     networks = networks_of(tiny_model, "sd-turbo")
     fuse(networks, {FusedSmallBlock})
     kinds = {type(module) for module in networks.modules()}
     assert FusedSmallBlock in kinds
-    assert not kinds & {FusedGroupNorm, FusedResidualBlock}
+    assert FusedGroupNorm not in kinds
 
 
 def test_a_cpu_keeps_the_blocks_and_the_layout_that_a_network_came_with() -> None:
