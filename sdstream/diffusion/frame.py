@@ -134,9 +134,7 @@ class Frame(nn.Module):
         if made is None:
             return knobs
         context, shifts = made.context.to(knobs.context.dtype), made.shifts.to(knobs.shifts.dtype)
-        return knobs._replace(
-            context=context.unflatten(0, (streams, -1)), shifts=shifts.unflatten(0, (streams, -1))
-        )
+        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shifts.unflatten(0, (streams, -1)))
 
     def deliver(self, image: torch.Tensor, latent: torch.Tensor, memory: Memory) -> Result:
         """What the frame gives when this is what was made."""

@@ -40,7 +40,8 @@ class FusedResidualBlock(_ResidualBlock):
         self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         if not are_blocks_fused():
-            plain: torch.Tensor = super().forward(input_tensor, temb, *args, **kwargs)
+            base: Any = super()
+            plain: torch.Tensor = base.forward(input_tensor, temb, *args, **kwargs)
             return plain
         first = self.conv1
         hidden = group_norm(self.norm1, input_tensor, silu=True)
@@ -74,7 +75,8 @@ class FusedCrossAttention(_Attention):
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
     ) -> torch.Tensor:
         if not isinstance(encoder_hidden_states, Context):
-            plain: torch.Tensor = super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+            base: Any = super()
+            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             return plain
         context = encoder_hidden_states
         query = self.to_q(hidden_states)
@@ -89,9 +91,11 @@ class FusedCrossAttention(_Attention):
     def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """[B, queries, width] of `query` in that shape, and `keys` and `values` [R, tokens, width], where R divides B:
         rows that look at the same text are as many more queries to it."""
-        together = (len(keys), -1, query.shape[2])
-        parts = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query.view(together), keys, values))
-        seen = functional.scaled_dot_product_attention(*parts)
+
+        def heads(part: torch.Tensor) -> torch.Tensor:
+            return part.view(len(keys), -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
+
+        seen = functional.scaled_dot_product_attention(heads(query), heads(keys), heads(values))
         return seen.transpose(1, 2).reshape(query.shape)
 
 
@@ -100,7 +104,8 @@ class FusedSmallBlock(_SmallBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not are_blocks_fused() or not x.is_cuda:
-            plain: torch.Tensor = super().forward(x)
+            base: Any = super()
+            plain: torch.Tensor = base.forward(x)
             return plain
         hidden = _convolution_relu(self.conv[0], x)
         hidden = _convolution_relu(self.conv[2], hidden)

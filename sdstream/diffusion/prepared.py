@@ -51,7 +51,7 @@ class Context(NamedTuple):
     def _pair(self, start: int, tokens: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         middle, end = start + tokens * width, start + 2 * tokens * width
         keys, values = self.values[:, start:middle], self.values[:, middle:end]
-        return keys.unflatten(1, (tokens, width)), values.unflatten(1, (tokens, width))
+        return keys.view(-1, tokens, width), values.view(-1, tokens, width)
 
 
 class Shifts(NamedTuple):
@@ -82,15 +82,17 @@ def lay_out(unet: Any, attention: type[nn.Module], residual: type[nn.Module]) ->
 
     The places follow from the UNet's structure, so whoever shares its blocks may lay them out again.
     """
-    unknown = (unet.class_embedding, unet.encoder_hid_proj, unet.time_embed_act)
-    if any(part is not None for part in unknown) or unet.mid_block is None or unet.conv_norm_out is None:
-        return None
     config = unet.config
-    if config.addition_embed_type not in (None, "text_time") or config.center_input_sample or config.only_cross_attention:
+    unknown = (unet.class_embedding, unet.encoder_hid_proj, unet.time_embed_act)
+    if any(part is not None for part in unknown) or config.addition_embed_type not in (None, "text_time"):
+        return None
+    if config.only_cross_attention or config.center_input_sample or unet.mid_block is None or not unet.conv_norm_out:
         return None
     layers = [unet.get_submodule(name) for name in cross_layers(unet)]
     blocks = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
-    if not all(isinstance(layer, attention) for layer in layers) or not all(isinstance(one, residual) for one in blocks):
+    if not all(isinstance(layer, attention) for layer in layers):
+        return None
+    if not all(isinstance(block, residual) for block in blocks):
         return None
     place = 0
     for index, layer in enumerate(layers):
