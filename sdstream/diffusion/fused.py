@@ -11,12 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.diffusion.fused_attention import (
+    ATTENTION_KINDS,
+    FusedCrossAttention,
+    FusedSelfAttention,
+    FusedTransformer,
+)
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm
-from sdstream.diffusion.libraries import attentions, residual_blocks, unet_blocks
-from sdstream.diffusion.prepared import Context, Shifts
+from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+from sdstream.diffusion.prepared import Shifts
 
-_Attention: Any = attentions.Attention
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
 _SmallBlock: Any = unet_blocks.AutoencoderTinyBlock
 
@@ -63,42 +68,6 @@ class FusedResidualBlock(_ResidualBlock):
         return bias + projected
 
 
-class FusedCrossAttention(_Attention):
-    """Attention to a text whose keys and values were made before, when it is given such a one."""
-
-    layer = 0
-    """Which of the UNet's cross attentions it is, in the order of the picture's way."""
-    place = 0
-    """Where its part begins in what is prepared of the text; see `prepared.lay_out`."""
-
-    def forward(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
-    ) -> torch.Tensor:
-        if not isinstance(encoder_hidden_states, Context):
-            base: Any = super()
-            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
-            return plain
-        context = encoder_hidden_states
-        query = self.to_q(hidden_states)
-        width: int = self.to_k.out_features
-        seen = self._attend(query, *context.of_text(self.place, width))
-        if context.strengths is not None:
-            strength = context.strengths[:, self.layer].to(seen.dtype).view(-1, 1, 1)
-            seen = seen + strength * self._attend(query, *context.of_image(self.place, width))
-        made: torch.Tensor = self.to_out[0](seen)
-        return made if self.rescale_output_factor == 1.0 else made / self.rescale_output_factor
-
-    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """[B, queries, width] of `query` in that shape, and `keys` and `values` [R, tokens, width], where R divides B:
-        rows that look at the same text are as many more queries to it."""
-
-        def heads(part: torch.Tensor) -> torch.Tensor:
-            return part.view(len(keys), -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
-
-        seen = functional.scaled_dot_product_attention(heads(query), heads(keys), heads(values))
-        return seen.transpose(1, 2).reshape(query.shape)
-
-
 class FusedSmallBlock(_SmallBlock):
     """A block of the small VAE: each convolution with its bias, its ReLU and what is added, in one step of cuDNN's."""
 
@@ -125,9 +94,10 @@ def fuse(network: nn.Module, kinds: Container[type] | None = None) -> None:
     """Make the blocks of a network that can be fused so, in place; only into `kinds` if given. Weights and their names
     stay what they are."""
     for module in network.modules():
-        kind, can_be = _KINDS.get(type(module), (None, None))
-        if kind is not None and can_be is not None and (kinds is None or kind in kinds) and can_be(module):
-            module.__class__ = kind
+        for kind, can_be in _KINDS.get(type(module), ()):
+            if (kinds is None or kind in kinds) and can_be(module):
+                module.__class__ = kind
+                break
 
 
 def _is_scaled(norm: Any) -> bool:
@@ -146,26 +116,15 @@ def _is_plain_residual(block: Any) -> bool:
     )
 
 
-def _is_plain_cross(attention: Any) -> bool:
-    """Whether it is the cross attention of Stable Diffusion, and nothing else that the class can be."""
-    norms = (attention.norm_q, attention.norm_k, attention.group_norm, attention.spatial_norm, attention.norm_cross)
-    return (
-        bool(attention.is_cross_attention)
-        and all(norm is None for norm in norms)
-        and not attention.residual_connection
-        and not attention.to_out[1].p
-    )
-
-
 def _is_plain_small(block: Any) -> bool:
     return isinstance(block.conv[1], nn.ReLU) and all(block.conv[place].bias is not None for place in (0, 2, 4))
 
 
-_KINDS: Mapping[type, tuple[type, Callable[[Any], bool]]] = {
-    nn.GroupNorm: (FusedGroupNorm, _is_scaled),
-    _ResidualBlock: (FusedResidualBlock, _is_plain_residual),
-    _SmallBlock: (FusedSmallBlock, _is_plain_small),
-    _Attention: (FusedCrossAttention, _is_plain_cross),
+_KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
+    nn.GroupNorm: ((FusedGroupNorm, _is_scaled),),
+    _ResidualBlock: ((FusedResidualBlock, _is_plain_residual),),
+    _SmallBlock: ((FusedSmallBlock, _is_plain_small),),
+    **ATTENTION_KINDS,
 }
 PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})
 """Those that take what is prepared once for each change, which is faster everywhere."""
@@ -175,6 +134,8 @@ __all__ = [
     "FusedCrossAttention",
     "FusedGroupNorm",
     "FusedResidualBlock",
+    "FusedSelfAttention",
     "FusedSmallBlock",
+    "FusedTransformer",
     "fuse",
 ]

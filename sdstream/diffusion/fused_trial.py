@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from sdstream.diffusion.fused import FusedCrossAttention, FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused_attention import FusedCrossAttention, FusedSelfAttention, FusedTransformer
 from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.group_norm import kernel_failures
 from sdstream.diffusion.libraries import unet_blocks
@@ -26,7 +27,7 @@ def kinds_that_work(device: torch.device) -> frozenset[type]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 320, 16, 16, generator=generator).to(device, dtype)
     small: nn.Module = unet_blocks.AutoencoderTinyBlock(320, 320, "relu")
-    working: set[type] = {FusedCrossAttention}  # of torch's own operations only
+    working: set[type] = {FusedCrossAttention, FusedSelfAttention, FusedTransformer}  # of torch's own operations only
     trials: tuple[tuple[nn.Module, set[type]], ...] = (
         (nn.GroupNorm(32, 320), {FusedGroupNorm, FusedResidualBlock}),
         (small, {FusedSmallBlock}),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.fused import FusedCrossAttention, FusedResidualBlock
+from sdstream.diffusion.fused_attention import join
 from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
 
 
@@ -119,6 +120,7 @@ class EagerNetworks(Networks):
 
     def __init__(self, unet: nn.Module, vae: nn.Module) -> None:
         super().__init__()
+        join(unet)  # which may be a copy of one whose weights were joined
         self.unet = unet
         self.vae = vae
         self.dtype = next(unet.parameters()).dtype

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.fused import PREPARED_KINDS, fuse
+from sdstream.diffusion.fused_attention import join
 from sdstream.diffusion.fused_trial import kinds_that_work
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -25,7 +26,9 @@ def place(network: Network, device: torch.device) -> Network:
         return network.to(device)
     fuse(network, kinds_that_work(device))
     placed: Any = network
-    return placed.to(device, memory_format=torch.channels_last)
+    placed = placed.to(device, memory_format=torch.channels_last)
+    join(placed)
+    return placed
 
 
 __all__ = ["place"]
