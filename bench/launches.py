@@ -1,13 +1,13 @@
-"""How many operations one frame is, by kind and by part: on a GPU each is a kernel or more, unless a compiler joins them.
+"""How many operations one frame is, by kind and by part: on a GPU each is a kernel or more, if no compiler joins them.
 
     python -m bench.launches [--models sd-turbo,sdxl-turbo,tiny] [--steps 1] [--streams 1] [--json FILE]
     python -m bench.launches --profile [--compile] ...     on a GPU: counts and times its kernels, too
 
 Counted is with tensors that have shapes and no memory, so the full-size networks take neither a GPU nor time. With a
-torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of plain
-blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with what
-changes with a knob only made before, `whole` with all rows of the table where they lie. `change` is what is done once
-for each turn of a knob.
+torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of
+plain blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with
+what changes with a knob only made before, `whole` with all rows of the table where they lie. `change` is what is done
+once for each turn of a knob.
 """
 
 import argparse
@@ -64,7 +64,7 @@ KINDS = {
     "convolution": ("convolution",),
     "attention": ("attention", "flash", "fmha"),
     "product": ("addmm", "aten.mm", "bmm", "gemm", "cutlass", "nvjet"),
-    "norm": ("group_norm", "layer_norm"),
+    "norm": ("group_norm", "layer_norm", "summed_norm"),
     "copy": ("clone", "_to_copy", "copy_", "cat", "stack", "index", "roll", "upsample", "memcpy", "nchw", "nhwc"),
 }
 """Parts of the names of operations, and of kernels; what has none of them is `pointwise`."""
@@ -121,8 +121,8 @@ class Parts(Networks):
         with self._counting.within("unet"):
             return self.networks.predict(*told, **named)
 
-    def prepare(self, *told: Any) -> Any:
-        return self.networks.prepare(*told)
+    def prepare(self, *told: Any, **named: Any) -> Any:
+        return self.networks.prepare(*told, **named)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         with self._counting.within("encoder"):

@@ -14,12 +14,11 @@ from torch.nn import functional
 from sdstream.diffusion.fused_attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,
-    FusedSelfAttention,
-    FusedTransformer,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+from sdstream.diffusion.pointwise import are_joined, biased_sum
 from sdstream.diffusion.prepared import Shifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
@@ -52,10 +51,15 @@ class FusedResidualBlock(_ResidualBlock):
         hidden = group_norm(self.norm1, input_tensor, silu=True)
         hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
         shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
-        hidden = self.conv2(group_norm(self.norm2, hidden, shift, silu=True))
-        if self.conv_shortcut is not None:
-            input_tensor = self.conv_shortcut(input_tensor)
-        made = input_tensor + hidden
+        hidden = group_norm(self.norm2, hidden, shift, silu=True)
+        last, beside = self.conv2, self.conv_shortcut
+        if are_joined(hidden):  # cuDNN adds a bias in a step of its own
+            hidden = functional.conv2d(hidden, last.weight, None, last.stride, last.padding)
+            if beside is not None:
+                input_tensor = functional.conv2d(input_tensor, beside.weight, None, beside.stride, beside.padding)
+            made = biased_sum(input_tensor, hidden, last.bias, None if beside is None else beside.bias)
+        else:
+            made = (input_tensor if beside is None else beside(input_tensor)) + last(hidden)
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
 
     def shift_at(self, temb: torch.Tensor | None) -> torch.Tensor:
@@ -112,7 +116,7 @@ def _is_plain_residual(block: Any) -> bool:
         and block.time_embedding_norm == "default"
         and isinstance(block.nonlinearity, nn.SiLU)
         and not block.dropout.p
-        and block.conv1.bias is not None
+        and all(layer is None or layer.bias is not None for layer in (block.conv1, block.conv2, block.conv_shortcut))
     )
 
 
@@ -134,8 +138,6 @@ __all__ = [
     "FusedCrossAttention",
     "FusedGroupNorm",
     "FusedResidualBlock",
-    "FusedSelfAttention",
     "FusedSmallBlock",
-    "FusedTransformer",
     "fuse",
 ]

@@ -8,10 +8,13 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.libraries import attentions, transformer_blocks
+from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
+from sdstream.diffusion.pointwise import are_joined, gated, summed_norm
 from sdstream.diffusion.prepared import Context
 
 _Attention: Any = attentions.Attention
+_Block: Any = transformer_blocks.BasicTransformerBlock
+_Gate: Any = activations.GEGLU
 _Transformer: Any = transformer_blocks.Transformer2DModel
 
 
@@ -30,15 +33,18 @@ class FusedCrossAttention(_Attention):
             base: Any = super()
             plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             return plain
-        context = encoder_hidden_states
+        made: torch.Tensor = self.to_out[0](self.look(hidden_states, encoder_hidden_states))
+        return made
+
+    def look(self, hidden_states: torch.Tensor, context: Context) -> torch.Tensor:
+        """What is seen, before the layer that answers."""
         query = self.to_q(hidden_states)
         width: int = self.to_k.out_features
         seen = self._attend(query, *context.of_text(self.place, width))
         if context.strengths is not None:
             strength = context.strengths[:, self.layer].to(seen.dtype).view(-1, 1, 1)
             seen = seen + strength * self._attend(query, *context.of_image(self.place, width))
-        made: torch.Tensor = self.to_out[0](seen)
-        return made
+        return seen
 
     def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """[B, queries, width] of `query` in that shape, and `keys` and `values` [R, tokens, width], where R divides B:
@@ -62,17 +68,54 @@ class FusedSelfAttention(_Attention):
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
     ) -> torch.Tensor:
         others = encoder_hidden_states is not None or attention_mask is not None
-        is_plain = isinstance(self.processor, attentions.AttnProcessor2_0)
-        joined: torch.Tensor | None = getattr(self, "joined", None)
-        if others or not is_plain or joined is None or not are_blocks_fused():
+        if others or not self.can_look or not are_blocks_fused():
             base: Any = super()
             plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             return plain
+        made: torch.Tensor = self.to_out[0](self.look(hidden_states))
+        return made
+
+    @property
+    def can_look(self) -> bool:
+        """Whether its weights are joined, and nothing else was installed that attends in its place."""
+        return getattr(self, "joined", None) is not None and isinstance(self.processor, attentions.AttnProcessor2_0)
+
+    def look(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What is seen, before the layer that answers."""
         rows, tokens, width = hidden_states.shape
-        projected = functional.linear(hidden_states, joined)
+        projected = functional.linear(hidden_states, self.joined)
         parts = projected.view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-        made: torch.Tensor = self.to_out[0](seen.transpose(1, 2).reshape(hidden_states.shape))
+        return seen.transpose(1, 2).reshape(hidden_states.shape)
+
+
+class FusedGate(_Gate):
+    """GEGLU whose gate is one step."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not are_blocks_fused() or not are_joined(hidden_states):
+            base: Any = super()
+            plain: torch.Tensor = base.forward(hidden_states, *args, **kwargs)
+            return plain
+        return gated(self.proj(hidden_states))
+
+
+class FusedTransformerBlock(_Block):
+    """What each attention adds, and the norm of the sum, in one step."""
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, **kwargs: Any) -> torch.Tensor:
+        first, second = self.attn1, self.attn2
+        can_look = isinstance(first, FusedSelfAttention) and isinstance(second, FusedCrossAttention) and first.can_look
+        prepared = can_look and isinstance(encoder_hidden_states, Context) and are_blocks_fused()
+        if not prepared or not are_joined(hidden_states):
+            base: Any = super()
+            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
+            return plain
+        seen = functional.linear(first.look(self.norm1(hidden_states)), first.to_out[0].weight)
+        hidden_states, normed = summed_norm(hidden_states, seen, first.to_out[0].bias, self.norm2)
+        seen = functional.linear(second.look(normed, encoder_hidden_states), second.to_out[0].weight)
+        hidden_states, normed = summed_norm(hidden_states, seen, second.to_out[0].bias, self.norm3)
+        made: torch.Tensor = hidden_states + self.ff(normed)
         return made
 
 
@@ -146,14 +189,42 @@ def _is_self(attention: Any) -> bool:
     return shape[0] == shape[1] and all(layer.weight.shape == shape for layer in (attention.to_k, attention.to_v))
 
 
+def _is_pair(block: Any) -> bool:
+    """Whether it is self attention, cross attention and a feed-forward net with layer norms, and nothing more."""
+    norms = [getattr(block, name) for name in ("norm1", "norm2", "norm3")]
+    return (
+        block.norm_type == "layer_norm"
+        and all(isinstance(norm, nn.LayerNorm) and len(list(norm.parameters())) == 2 for norm in norms)
+        and block.pos_embed is None
+        and not block.only_cross_attention
+        and block._chunk_size is None
+        and not hasattr(block, "fuser")
+        and block.attn2 is not None
+        and _is_self(block.attn1)
+        and _is_cross(block.attn2)
+        and block.attn1.to_out[0].bias is not None
+        and block.attn2.to_out[0].bias is not None
+    )
+
+
 def _is_pictures(transformer: Any) -> bool:
     return bool(transformer.is_input_continuous) and isinstance(transformer.norm, nn.GroupNorm)
 
 
 ATTENTION_KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
     _Attention: ((FusedCrossAttention, _is_cross), (FusedSelfAttention, _is_self)),
+    _Block: ((FusedTransformerBlock, _is_pair),),
+    _Gate: ((FusedGate, lambda gate: True),),
     _Transformer: ((FusedTransformer, _is_pictures),),
 }
 """What a block of diffusers' can become, and which ones can."""
 
-__all__ = ["ATTENTION_KINDS", "FusedCrossAttention", "FusedSelfAttention", "FusedTransformer", "join"]
+__all__ = [
+    "ATTENTION_KINDS",
+    "FusedCrossAttention",
+    "FusedGate",
+    "FusedSelfAttention",
+    "FusedTransformer",
+    "FusedTransformerBlock",
+    "join",
+]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.attention import cross_layers
+from sdstream.diffusion.group_norm import group_norm
 
 
 class Prepared(NamedTuple):
@@ -86,7 +87,9 @@ def lay_out(unet: Any, attention: type[nn.Module], residual: type[nn.Module]) ->
     unknown = (unet.class_embedding, unet.encoder_hid_proj, unet.time_embed_act)
     if any(part is not None for part in unknown) or config.addition_embed_type not in (None, "text_time"):
         return None
-    if config.only_cross_attention or config.center_input_sample or unet.mid_block is None or not unet.conv_norm_out:
+    if config.only_cross_attention or config.center_input_sample or unet.mid_block is None:
+        return None
+    if not unet.conv_norm_out or not isinstance(unet.conv_act, nn.SiLU):
         return None
     layers = [unet.get_submodule(name) for name in cross_layers(unet)]
     blocks = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
@@ -167,7 +170,7 @@ def answer(
         taken, skipped = tuple(skipped[-count:]), skipped[:-count]
         size = skipped[-1].shape[2:] if uneven and skipped else None
         hidden = block(hidden, taken, temb=shifts, upsample_size=size, **_attended(block, context))
-    made: torch.Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+    made: torch.Tensor = unet.conv_out(group_norm(unet.conv_norm_out, hidden, silu=True))
     return made
 
 

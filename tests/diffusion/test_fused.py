@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
-from sdstream.diffusion.fused_attention import FusedCrossAttention, FusedSelfAttention, FusedTransformer, join
+from sdstream.diffusion.fused_attention import (
+    FusedCrossAttention,
+    FusedGate,
+    FusedSelfAttention,
+    FusedTransformer,
+    FusedTransformerBlock,
+    join,
+)
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused_trial import kinds_that_work, why_not
 from sdstream.diffusion.fusing import can_refit, fused, refit
@@ -39,6 +46,10 @@ NORMS = ((2, 320, 16, 16, 32), (1, 320, 24, 20, 32), (1, 960, 20, 16, 32), (1, 2
 """Pictures, channels, height, width, groups: of one step and of two, and widths that are no powers of two."""
 EVERYWHERE = {FusedCrossAttention, FusedResidualBlock}
 """Kinds that a CPU takes as well."""
+FUSED_ON_A_GPU = {
+    *(FusedGate, FusedGroupNorm, FusedSelfAttention, FusedSmallBlock),
+    *(FusedTransformer, FusedTransformerBlock),
+}
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -77,7 +88,7 @@ def test_fused_blocks_answer_as_plain_ones_and_keep_their_weights(tiny_model: Lo
     fuse(networks)
     join(networks)
     kinds = {type(module) for module in networks.modules()}
-    assert kinds >= EVERYWHERE | {FusedGroupNorm, FusedSelfAttention, FusedSmallBlock, FusedTransformer}
+    assert kinds >= EVERYWHERE | FUSED_ON_A_GPU
     assert list(networks.state_dict()) == names
     assert max(distance(a, b) for a, b in zip(answer_of(networks), plain, strict=True)) < 1e-5
     with plain_blocks():
@@ -129,7 +140,7 @@ def test_a_kind_that_does_not_work_here_is_found_out(
 
 
 def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
-    attentions = {FusedCrossAttention, FusedSelfAttention, FusedTransformer}
+    attentions = {FusedCrossAttention, FusedGate, FusedSelfAttention, FusedTransformer, FusedTransformerBlock}
     assert kinds_that_work(CPU) == attentions | {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
     networks = networks_of(tiny_model, "sd-turbo")
     fuse(networks, {FusedSmallBlock})
