@@ -11,34 +11,48 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
-AT_ONCE = 1024
-"""Values of a block where they do not depend on each other."""
+ROWS, COLUMNS = 16, 64
+"""Of a block where values do not depend on each other: lines of memory are read whole."""
 
 
 @triton.jit
-def biased_sum_values(one, other, bias, more, out, total, channels, has_more: tl.constexpr, at_once: tl.constexpr):
-    start = tl.program_id(0).to(tl.int64) * at_once
-    at = start + tl.arange(0, at_once)
-    kept = at < total
-    channel = ((start % channels).to(tl.int32) + tl.arange(0, at_once)) % channels
-    value = tl.load(other + at, mask=kept).to(tl.float32) + tl.load(bias + channel, mask=kept).to(tl.float32)
-    value += tl.load(one + at, mask=kept).to(tl.float32)
+def _block(rows, width, some_rows: tl.constexpr, some_columns: tl.constexpr):
+    """The rows and columns of a block, and which of them there are."""
+    row = tl.program_id(0) * some_rows + tl.arange(0, some_rows)[:, None]
+    column = tl.program_id(1) * some_columns + tl.arange(0, some_columns)[None, :]
+    return row.to(tl.int64), column, (row < rows) & (column < width)
+
+
+@triton.jit
+def biased_sum_values(
+    one,
+    other,
+    bias,
+    more,
+    out,
+    rows,
+    channels,
+    has_more: tl.constexpr,
+    some_rows: tl.constexpr,
+    some_columns: tl.constexpr,
+):
+    row, channel, kept = _block(rows, channels, some_rows, some_columns)
+    at = row * channels + channel
+    moved = tl.load(bias + channel, mask=channel < channels).to(tl.float32)
     if has_more:
-        value += tl.load(more + channel, mask=kept).to(tl.float32)
+        moved += tl.load(more + channel, mask=channel < channels).to(tl.float32)
+    value = tl.load(other + at, mask=kept).to(tl.float32) + moved + tl.load(one + at, mask=kept).to(tl.float32)
     tl.store(out + at, value.to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
-def gated_values(x, out, total, width, at_once: tl.constexpr):
-    start = tl.program_id(0).to(tl.int64) * at_once
-    at = start + tl.arange(0, at_once)
-    kept = at < total
-    column = (start % width).to(tl.int32) + tl.arange(0, at_once)
-    place = x + start // width * 2 * width + column // width * 2 * width + column % width
+def gated_values(x, out, rows, width, some_rows: tl.constexpr, some_columns: tl.constexpr):
+    row, column, kept = _block(rows, width, some_rows, some_columns)
+    place = x + row * 2 * width + column
     value = tl.load(place, mask=kept).to(tl.float32)
     gate = tl.load(place + width, mask=kept).to(tl.float32)
     value *= 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(out + at, value.to(out.dtype.element_ty), mask=kept)
+    tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -94,9 +108,10 @@ def launch_biased_sum(
     """As `biased_sum`; `wrap` makes a kernel ready to be launched."""
     one, other = (part.contiguous(memory_format=torch.channels_last) for part in (one, other))
     out = torch.empty_like(one)
-    total = one.numel()
-    wrap(biased_sum_values)[(-(-total // AT_ONCE),)](
-        one, other, bias, bias if more is None else more, out, total, one.shape[1], more is not None, AT_ONCE
+    channels = one.shape[1]
+    rows = one.numel() // channels
+    wrap(biased_sum_values)[_grid(rows, channels)](
+        one, other, bias, bias if more is None else more, out, rows, channels, more is not None, ROWS, COLUMNS
     )
     return out
 
@@ -106,8 +121,8 @@ def launch_gated(x: torch.Tensor, wrap: Callable[[Any], Any]) -> torch.Tensor:
     x = x.contiguous()
     width = x.shape[-1] // 2
     out = x.new_empty((*x.shape[:-1], width))
-    total = out.numel()
-    wrap(gated_values)[(-(-total // AT_ONCE),)](x, out, total, width, AT_ONCE)
+    rows = out.numel() // width
+    wrap(gated_values)[_grid(rows, width)](x, out, rows, width, ROWS, COLUMNS)
     return out
 
 
@@ -127,6 +142,10 @@ def launch_summed_norm(
     at_once = 1 << (width - 1).bit_length()
     wrap(summed_norm_values)[(one.numel() // width,)](one, other, bias, weight, shift, sums, out, width, eps, at_once)
     return sums, out
+
+
+def _grid(rows: int, width: int) -> tuple[int, int]:
+    return -(-rows // ROWS), -(-width // COLUMNS)
 
 
 __all__ = ["biased_sum", "gated", "launch_biased_sum", "launch_gated", "launch_summed_norm", "summed_norm"]

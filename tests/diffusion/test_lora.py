@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of, refit, refitted_prompts
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model
@@ -141,7 +142,8 @@ def test_kohyas_layout_fused_equals_diffusers_unfused(
     loader.load_lora_into_unet(state, alphas, unet, adapter_name="mine")
     unet.set_adapters(["mine"], [0.8])
     ours = answers(fused(model, [(read(file, model), 0.8)]), family)["unet"]
-    assert distance(ours, answers({"unet": unet}, family)["unet"]) < 1e-4
+    with plain_blocks():  # fused ones look past the layers that peft put in place of the blocks' own
+        assert distance(ours, answers({"unet": unet}, family)["unet"]) < 1e-4
     assert distance(ours, answers(model, family)["unet"]) > 1e-2
 
 
