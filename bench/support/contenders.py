@@ -82,7 +82,7 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
-        self._knobs = stack([knobs] * work.streams)
+        self._knobs = self.runner.complete(stack([knobs] * work.streams))
         self._memory = make_memory(self._knobs)
         self._rows = list(range(work.streams))
 
