@@ -30,7 +30,7 @@ from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.fused_attention import FusedSelfAttention, Joined, join
 from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
@@ -198,14 +198,16 @@ def shapes_of(model: str) -> EagerNetworks:
 def give_memory(network: torch.nn.Module, device: str) -> None:
     """Have the tensors of `network` on `device`, as far as a tensor of shapes alone is anywhere."""
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in list(tensors.items()):
-                if tensor is not None:
-                    order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-                    made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=order)
-                    tensors[name] = (
-                        torch.nn.Parameter(made, requires_grad=False) if name in module._parameters else made
-                    )
+        if isinstance(module, FusedSelfAttention) and module.joined is not None:
+            module.joined = Joined(torch.empty_like(module.joined.weight, device=device))
+        for kind in ("_parameters", "_buffers"):
+            tensors: Any = getattr(module, kind)
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+                made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=order)
+                tensors[name] = torch.nn.Parameter(made, requires_grad=False) if kind == "_parameters" else made
 
 
 def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str) -> Knobs:

@@ -57,12 +57,28 @@ class FusedCrossAttention(_Attention):
         return seen.transpose(1, 2).reshape(query.shape)
 
 
+class Joined:
+    """The weights of queries, keys and values as one, [3 * width, width]: each of the three is a view of it.
+
+    No buffer, so that it is neither saved nor exported beside them. A copy of a network that shares them shares it;
+    one that does not is to be joined anew.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+    def __deepcopy__(self, memo: Any) -> "Joined":
+        return self
+
+
 class FusedSelfAttention(_Attention):
     """Attention to the picture itself with one product for queries, keys and values.
 
-    `join` keeps the weights of all three in one storage, `joined` [3 * width, width], of which they are views: what is
-    written into one of them in place shows in the product.
+    `join` keeps the weights of all three in one storage: what is written into one of them in place shows in the
+    product.
     """
+
+    joined: Joined | None = None
 
     def forward(
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
@@ -78,12 +94,13 @@ class FusedSelfAttention(_Attention):
     @property
     def can_look(self) -> bool:
         """Whether its weights are joined, and nothing else was installed that attends in its place."""
-        return getattr(self, "joined", None) is not None and isinstance(self.processor, attentions.AttnProcessor2_0)
+        return self.joined is not None and isinstance(self.processor, attentions.AttnProcessor2_0)
 
     def look(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """What is seen, before the layer that answers."""
+        assert self.joined is not None
         rows, tokens, width = hidden_states.shape
-        projected = functional.linear(hidden_states, self.joined)
+        projected = functional.linear(hidden_states, self.joined.weight)
         parts = projected.view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         return seen.transpose(1, 2).reshape(hidden_states.shape)
@@ -151,18 +168,18 @@ def join(network: nn.Module) -> None:
             continue
         attention: Any = module
         layers: list[Any] = [attention.to_q, attention.to_k, attention.to_v]
-        if _is_joined(getattr(attention, "joined", None), [layer.weight for layer in layers]):
+        if _is_joined(module.joined, [layer.weight for layer in layers]):
             continue
         joined = torch.cat([layer.weight.detach() for layer in layers])
-        attention.register_buffer("joined", joined, persistent=False)
+        module.joined = Joined(joined)
         for layer, weight in zip(layers, joined.chunk(3), strict=True):
             layer.weight = nn.Parameter(weight, requires_grad=False)
 
 
-def _is_joined(joined: torch.Tensor | None, weights: list[torch.Tensor]) -> bool:
-    if joined is None or joined.device != weights[0].device or joined.dtype != weights[0].dtype:
+def _is_joined(joined: Joined | None, weights: list[torch.Tensor]) -> bool:
+    if joined is None or joined.weight.device != weights[0].device or joined.weight.dtype != weights[0].dtype:
         return False
-    places = [part.data_ptr() for part in joined.chunk(3)]
+    places = [part.data_ptr() for part in joined.weight.chunk(3)]
     return places == [weight.data_ptr() for weight in weights]
 
 
@@ -226,5 +243,6 @@ __all__ = [
     "FusedSelfAttention",
     "FusedTransformer",
     "FusedTransformerBlock",
+    "Joined",
     "join",
 ]

@@ -198,7 +198,7 @@ def test_joined_weights_are_written_saved_and_shared_as_if_they_were_not(tiny_mo
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     weights = [attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]
     assert {weight.untyped_storage().data_ptr() for weight in weights} == {
-        attention.joined.untyped_storage().data_ptr()
+        attention.joined.weight.untyped_storage().data_ptr()
     }
     join(unet)
     assert attention.to_q.weight is weights[0], "what is joined stays where it is"
