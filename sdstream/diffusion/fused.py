@@ -4,6 +4,9 @@ A block becomes one of these by its class alone, so it can be shared, moved and 
 other compilers is the plain block (`fused_switch`), since they know none of these operations and fuse by themselves.
 """
 
+# What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -44,9 +47,7 @@ class FusedResidualBlock(_ResidualBlock):
         self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         if not are_blocks_fused():
-            base: Any = super()
-            plain: torch.Tensor = base.forward(input_tensor, temb, *args, **kwargs)
-            return plain
+            return super().forward(input_tensor, temb, *args, **kwargs)
         first = self.conv1
         hidden = group_norm(self.norm1, input_tensor, silu=True)
         hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
@@ -77,9 +78,7 @@ class FusedSmallBlock(_SmallBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not are_blocks_fused() or not x.is_cuda:
-            base: Any = super()
-            plain: torch.Tensor = base.forward(x)
-            return plain
+            return super().forward(x)
         hidden = _convolution_relu(self.conv[0], x)
         hidden = _convolution_relu(self.conv[2], hidden)
         return _convolution_relu(self.conv[4], hidden, self.skip(x))

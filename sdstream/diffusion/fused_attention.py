@@ -1,5 +1,8 @@
 """diffusers' attention with fewer and larger steps; see `sdstream.diffusion.fused`."""
 
+# What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,9 +33,7 @@ class FusedCrossAttention(_Attention):
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
     ) -> torch.Tensor:
         if not isinstance(encoder_hidden_states, Context):
-            base: Any = super()
-            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
-            return plain
+            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         made: torch.Tensor = self.to_out[0](self.look(hidden_states, encoder_hidden_states))
         return made
 
@@ -85,9 +86,7 @@ class FusedSelfAttention(_Attention):
     ) -> torch.Tensor:
         others = encoder_hidden_states is not None or attention_mask is not None
         if others or not self.can_look or not are_blocks_fused():
-            base: Any = super()
-            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
-            return plain
+            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         made: torch.Tensor = self.to_out[0](self.look(hidden_states))
         return made
 
@@ -111,9 +110,7 @@ class FusedGate(_Gate):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not are_blocks_fused() or not are_joined(hidden_states):
-            base: Any = super()
-            plain: torch.Tensor = base.forward(hidden_states, *args, **kwargs)
-            return plain
+            return super().forward(hidden_states, *args, **kwargs)
         return gated(self.proj(hidden_states))
 
 
@@ -125,9 +122,7 @@ class FusedTransformerBlock(_Block):
         can_look = isinstance(first, FusedSelfAttention) and isinstance(second, FusedCrossAttention) and first.can_look
         prepared = can_look and isinstance(encoder_hidden_states, Context) and are_blocks_fused()
         if not prepared or not are_joined(hidden_states):
-            base: Any = super()
-            plain: torch.Tensor = base.forward(hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
-            return plain
+            return super().forward(hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
         seen = functional.linear(first.look(self.norm1(hidden_states)), first.to_out[0].weight)
         hidden_states, normed = summed_norm(hidden_states, seen, first.to_out[0].bias, self.norm2)
         seen = functional.linear(second.look(normed, encoder_hidden_states), second.to_out[0].weight)
@@ -142,8 +137,7 @@ class FusedTransformer(_Transformer):
     def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, **kwargs: Any) -> Any:
         others = any(value is not None for name, value in kwargs.items() if name != "return_dict")
         if others or kwargs.get("return_dict", True) or not are_blocks_fused():
-            base: Any = super()
-            return base.forward(hidden_states, encoder_hidden_states, **kwargs)
+            return super().forward(hidden_states, encoder_hidden_states, **kwargs)
         rows, _, height, width = hidden_states.shape
         tokens = _product(self.proj_in, self.norm(hidden_states).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
