@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from sdstream.diffusion.hub import Listing, Progress, RevisionUnknown, list_repository
 from sdstream.diffusion.pins import Pin
 from sdstream.diffusion.selection import RemoteFile
-from sdstream.errors import ModelNotAsPinned
 
 Choose = Callable[[str, Iterable[RemoteFile]], tuple[RemoteFile, ...]]
 """Picks files of a repository, of all that it holds. Raises `ModelUnavailable`, naming what it lacks."""
@@ -30,10 +29,9 @@ def ask(
         listing = list_repository(repository, revision)
         files = choose(repository, listing.files)
         if not pin.knows(files):
-            raise ModelNotAsPinned(
+            raise pin.refusal(
                 f"{repository} no longer has the commit {pin.commit[:10]}, which {pin.author} pins, and nothing says "
-                f"that its newest one, {listing.commit[:10]}, holds the same weights",
-                hint=pin.way_out,
+                f"that its newest one, {listing.commit[:10]}, holds the same weights"
             ) from error
         progress(
             f"{repository} no longer has the pinned commit {pin.commit[:10]}; {listing.commit[:10]} has the very "

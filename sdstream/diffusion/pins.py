@@ -52,6 +52,11 @@ class Pin:
             )
         return f"Change or remove what models/{PINS} in the data directory says of it, if you trust what is there now."
 
+    def refusal(self, what: str, cause: str = "") -> ModelNotAsPinned:
+        """The error that says `what` is not as pinned. Streams show its message alone, so the switch stands in it."""
+        switch = "; SDSTREAM_SHIPPED_PINS=false goes without" if self.shipped else ""
+        return ModelNotAsPinned(what + switch, hint=f"{cause} {self.way_out}".strip())
+
     def hold(self, repository: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
         """The files with the pinned hashes in the place of the hub's; unchanged where none is pinned.
 
@@ -61,10 +66,10 @@ class Pin:
         for file in files:
             pinned = self.files.get(file.name)
             if pinned is not None and file.sha256 not in (None, pinned):
-                raise ModelNotAsPinned(
+                raise self.refusal(
                     f"{repository}: the hub offers {file.name} with the hash {str(file.sha256)[:SHOWN]}..., and "
                     f"{self.author} pins {pinned[:SHOWN]}...",
-                    hint=f"A mirror (HF_ENDPOINT) or the repository's owner changed it. {self.way_out}",
+                    "A mirror (HF_ENDPOINT) or the repository's owner changed it.",
                 )
             held.append(file if pinned is None else replace(file, sha256=pinned, pinned=True))
         return tuple(held)

@@ -14,7 +14,7 @@ from sdstream.diffusion.hub import Progress, only_one
 from sdstream.diffusion.pins import MANIFEST, SHOWN, Pin, find_pin
 from sdstream.diffusion.sources import PARTIAL
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed, ModelNotAsPinned
+from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
 from sdstream.worker.published import ADDRESSES
 
@@ -81,10 +81,9 @@ def _compare(part: Path, what: str, name: str, pin: Pin | None) -> None:
     with part.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != pinned:
-        raise ModelNotAsPinned(
+        raise pin.refusal(
             f"{what} came as bytes that are not those pinned: with the hash {found[:SHOWN]}..., and {pin.author} pins "
-            f"{pinned[:SHOWN]}...",
-            hint=pin.way_out,
+            f"{pinned[:SHOWN]}..."
         )
 
 

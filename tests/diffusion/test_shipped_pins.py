@@ -118,7 +118,8 @@ def test_other_bytes_than_pinned_are_refused_before_any_comes_and_the_message_sa
     ) as caught:
         fetch(tmp_path)
     assert f"this version of sdstream pins {digest(OTHER)[:12]}" in caught.value.message
-    assert "SDSTREAM_SHIPPED_PINS=false" in caught.value.hint
+    assert "; SDSTREAM_SHIPPED_PINS=false goes without" in caught.value.message
+    assert "pins.json" in caught.value.hint
     assert caught.value.code == "MODELS/NOT_AS_PINNED"
     assert hub.asked_for("") == []
     assert not (tmp_path / NET).exists()
