@@ -8,7 +8,7 @@ from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import EngineKey
-from sdstream.engines.mirror import EngineMirror
+from sdstream.engines.mirror import EngineMirror, RemoteEngine
 from sdstream.engines.targets import bake_command, capability_text, takes_capability
 from sdstream.errors import EngineStoreUnavailable, SdstreamError
 
@@ -25,6 +25,9 @@ class Need:
     key: EngineKey
     capability: int | None
     rows: int
+    """Of one stream: an engine that takes fewer serves nobody."""
+    most: int = 0
+    """Of as many streams as may ride in one call: an engine that takes them is better than one that does not."""
 
     def accepts(self, key: EngineKey) -> bool:
         """Whether an engine of the same base serves."""
@@ -32,6 +35,15 @@ class Need:
             key.target == self.key.target if self.capability is None else takes_capability(key.target, self.capability)
         )
         return fits and key.takes_rows(self.rows)
+
+    def suits(self, key: EngineKey) -> bool:
+        """Whether it serves in one call however many streams ride together."""
+        return self.accepts(key) and key.most_rows >= self.most
+
+    @property
+    def choices(self) -> tuple[Accepts, ...]:
+        """What to look for, the best first."""
+        return (self.suits, self.accepts)
 
 
 class EngineSupply:
@@ -60,10 +72,7 @@ class EngineSupply:
 
     def find(self, need: Need) -> Entry | None:
         """An engine on this machine, looked into, on the local disk where there is room for it."""
-        base, accepts = need.key.base, need.accepts
-        found = self._try(lambda: self._local.take(base, accepts))
-        if found is None and self._volume is not None:
-            found = self._from_volume(base, accepts)
+        found = next(filter(None, (self._find(need.key.base, accepts) for accepts in need.choices)), None)
         kind = "hit" if found is not None else "miss"
         self._report(EngineEvent(kind, need.key.readable))
         return found
@@ -83,6 +92,10 @@ class EngineSupply:
                     return f"{entry.name} {words}; `{command}`"
         return f"no engine of {need.key.name} {need.key.component} for {need.key.backend} is here; `{command}`"
 
+    def _find(self, base: str, accepts: Accepts) -> Entry | None:
+        found = self._try(lambda: self._local.take(base, accepts))
+        return self._from_volume(base, accepts) if found is None and self._volume is not None else found
+
     def _from_volume(self, base: str, accepts: Accepts) -> Entry | None:
         volume = self._volume
         assert volume is not None
@@ -99,16 +112,20 @@ class EngineSupply:
             return None
         if self._mirror is None:
             self._mirror = self._make_mirror()
-        engine = self._mirror.find(need.key.base, need.accepts)
-        if engine is None:
-            return None
+        for accepts in need.choices:
+            engine = self._mirror.find(need.key.base, accepts)
+            if engine is not None:
+                return self._pull(engine, self._mirror, accepts)
+        return None
+
+    def _pull(self, engine: RemoteEngine, mirror: EngineMirror, accepts: Accepts) -> Entry | None:
         if self._volume is not None:
             try:
-                self._mirror.pull(engine, self._volume)
+                mirror.pull(engine, self._volume)
             except EngineStoreUnavailable:
-                return self._mirror.pull(engine, self._local)
-            return self._from_volume(need.key.base, need.accepts)
-        return self._mirror.pull(engine, self._local)
+                return mirror.pull(engine, self._local)
+            return self._from_volume(engine.base, accepts)
+        return mirror.pull(engine, self._local)
 
     def _try(self, ask: Callable[[], Found | None]) -> Found | None:
         try:
