@@ -18,7 +18,7 @@ from builder.parking import park
 from builder.profiles import Profile
 from sdstream import platform
 from sdstream.clock import Clock, SystemClock
-from sdstream.engines.backend import Backend
+from sdstream.engines.backend import Backend, Progress
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
@@ -68,12 +68,21 @@ class BakedEngine:
     status: BakeStatus
     seconds: float = 0.0
     size: int = 0
-    peak_memory: int | None = None
     error: EngineError | None = None
+    entry: Entry | None = None
+    """Where it is; None for one that failed."""
 
     @property
     def name(self) -> str:
         return self.key.readable
+
+
+Keep = Callable[[BakedEngine, Progress], None]
+"""Given each engine that is in the cache as soon as it is, and whom to tell what is done with it."""
+
+
+def keep_here(engine: BakedEngine, progress: Progress) -> None:
+    """A `Keep` for callers that leave engines in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +174,17 @@ class Bakery:
         return plans
 
     def bake(
-        self, profile: Profile, backend: BackendName | None = None, *, tell: Tell = tell_nobody, force: bool = False
+        self,
+        profile: Profile,
+        backend: BackendName | None = None,
+        *,
+        tell: Tell = tell_nobody,
+        keep: Keep = keep_here,
+        force: bool = False,
     ) -> BakeOutcome:
         """Make what the cache lacks. Raises what `plan` raises, and `EngineStoreUnavailable` when there is too little
-        memory or disk, unless `force`. One engine that fails does not keep the others from being made."""
+        memory or disk, unless `force`. One engine that fails does not keep the others from being made, and from being
+        given to `keep`."""
         started = self.clock.monotonic()
         self.cache.collect()
         done: list[BakedEngine] = []
@@ -181,7 +197,7 @@ class Bakery:
                     "; ".join(plan.estimate.problems), hint="`plan` says what is needed; --force tries all the same."
                 )
             with self._parked(plan) as wanted:
-                for engine in self._bake_all(wanted, made, profile, tell, started):
+                for engine in self._bake_all(wanted, made, profile, tell, keep, started):
                     done.append(engine)
                     if isinstance(engine.error, EngineStoreUnavailable):
                         return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
@@ -204,7 +220,7 @@ class Bakery:
             yield [replace(item, component=replace(item.component, release=weights.forget)) for item in wanted]
 
     def _bake_all(
-        self, wanted: list[Wanted], backend: Backend, profile: Profile, tell: Tell, started: float
+        self, wanted: list[Wanted], backend: Backend, profile: Profile, tell: Tell, keep: Keep, started: float
     ) -> Generator[BakedEngine]:
         count = len(wanted)
         for index, item in enumerate(wanted):
@@ -219,6 +235,8 @@ class Bakery:
             except EngineError as error:
                 self.report(EngineEvent("build_failed", item.key.readable, error.message))
                 engine = BakedEngine(item.key, BakeStatus.FAILED, self.clock.monotonic() - began, error=error)
+            else:
+                keep(engine, say)
             yield engine
             gc.collect()
 
@@ -239,7 +257,7 @@ class Bakery:
         while True:
             there = self.cache.take(key.base, lambda other: other.digest == key.digest)
             if there is not None:
-                return BakedEngine(key, BakeStatus.PRESENT, size=there.manifest.size)
+                return BakedEngine(key, BakeStatus.PRESENT, size=there.manifest.size, entry=there)
             lock = self.cache.lock(key)
             if lock.try_acquire():
                 break
@@ -261,7 +279,7 @@ class Bakery:
         finally:
             lock.release()
         self.report(EngineEvent("built", entry.name, f"{seconds:.0f} s"))
-        return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, peak)
+        return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, entry=entry)
 
     @contextmanager
     def _work(self, key: EngineKey) -> Generator[Path]:
@@ -301,10 +319,12 @@ __all__ = [
     "Bakery",
     "EngineBackendUnavailable",
     "EngineBuildFailed",
+    "Keep",
     "Plan",
     "Tell",
     "Wanted",
     "default_cache",
     "entries_of",
+    "keep_here",
     "tell_nobody",
 ]

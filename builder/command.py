@@ -16,13 +16,14 @@ from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 from rich.text import Text
 
-from builder.baking import Bakery, BakeStatus
+from builder.baking import Bakery, keep_here
 from builder.checking import check_plan
 from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
+from builder.pushing import Pusher
 from builder.sources import ProfileSources
-from builder.telling import plan_json, show_plan, show_result
+from builder.telling import plan_json, show_outcome, show_plan, show_result
 from sdstream import __version__, platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
@@ -63,6 +64,7 @@ application = App(
     help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -94,7 +96,7 @@ def bake(
     backend: Backend = None,
     sm: Capabilities = None,
     engines: Directory = None,
-    push: Annotated[bool, Parameter(help="Push what is there afterwards.")] = False,
+    push: Annotated[bool, Parameter(help="Push each engine as soon as it is there.")] = False,
     force: Annotated[bool, Parameter(negative="", help="Try even with too little memory or disk.")] = False,
     polite: Annotated[bool, Parameter(negative="", help="Let other processes go first.")] = False,
     as_json: AsJson = False,
@@ -102,33 +104,19 @@ def bake(
     """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
     wanted = _profile(profile, model, backend, sm)
     bakery = _bakery(engines)
-    if push:
-        _mirror()  # what is wrong with it is said now, and not after an hour
+    pusher = Pusher(bakery.cache, _mirror()) if push else None  # what is wrong with it is said now, not after an hour
     if polite:
         platform.lower_priority()
     line = ProgressLine()
     try:
-        outcome = bakery.bake(wanted, backend, tell=line, force=force)
+        outcome = bakery.bake(wanted, backend, tell=line, keep=pusher or keep_here, force=force)
     finally:
         line.end()
-    pushed: list[str] = []
-    if push and outcome.is_complete:
-        keys = {engine.key.digest for engine in outcome.engines}
-        pushed = _push(bakery.cache, [entry for entry in bakery.cache.entries() if entry.key.digest in keys])
-    if as_json:
-        print(json.dumps({**outcome.as_json(), "pushed": pushed}, indent=2))
-    else:
-        for engine in outcome.engines:
-            words = (
-                f": {engine.error.message}" if engine.error else f" {engine.size / 1e6:.1f} MB, {engine.seconds:.0f} s"
-            )
-            print(f"{engine.status:8}{engine.name}{words}")
-        for name in pushed:
-            print(f"pushed  {name}")
-    if outcome.is_complete:
-        return 0
+    show_outcome(outcome, pusher, as_json=as_json)
     errors = [engine.error for engine in outcome.failures]
-    return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
+    if errors:
+        return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
+    return EXIT_MIRROR if pusher is not None and pusher.failed else 0
 
 
 @application.command
@@ -286,6 +274,7 @@ def run(arguments: list[str] | None = None) -> int:
             errors.print(Text(f"  {error.hint}", "dim"))
         return exit_code(error)
     except KeyboardInterrupt:
+        errors.print(Text("builder: interrupted; what was made stays, and the same command goes on"))
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
@@ -358,7 +347,6 @@ def _say(event: EngineEvent) -> None:
 
 
 __all__ = [
-    "BakeStatus",
     "application",
     "exit_code",
     "run",

@@ -92,8 +92,10 @@ def parked_bytes(components: list[Component]) -> int:
 
 
 def readable_size(count: int) -> str:
-    """Such as 1.8 GB or 22 MB."""
-    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 1e6:.0f} MB"
+    """Such as 1.8 GB, 22 MB or 0.4 MB."""
+    if count >= GIGABYTE / 10:
+        return f"{count / GIGABYTE:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 10e6 else f"{count / 1e6:.1f} MB"
 
 
 __all__ = ["MEASURED", "RATES", "Estimate", "Rate", "estimate", "parked_bytes", "readable_size", "weight_bytes"]

@@ -1,10 +1,13 @@
 """What the builder prints for people and programs: plans, and what was found about engines."""
 
+import json
+import sys
 from typing import Any
 
-from builder.baking import Plan
+from builder.baking import BakeOutcome, Plan
 from builder.checking import CheckResult
 from builder.estimates import MEASURED, readable_size
+from builder.pushing import Pusher
 
 
 def show_plan(entry: Plan) -> None:
@@ -56,4 +59,24 @@ def show_result(result: CheckResult) -> None:
     print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join(told)}")
 
 
-__all__ = ["plan_json", "show_plan", "show_result"]
+def show_outcome(outcome: BakeOutcome, pusher: Pusher | None, *, as_json: bool) -> None:
+    """What became of each engine; on stderr, in either form, what could not be made or pushed, and why."""
+    pushed = [] if pusher is None else pusher.pushed
+    unpushed = {} if pusher is None else pusher.failed
+    if as_json:
+        told = {name: f"{error.code}: {error.message}" for name, error in unpushed.items()}
+        print(json.dumps({**outcome.as_json(), "pushed": pushed, "unpushed": told}, indent=2))
+    else:
+        for engine in outcome.engines:
+            if engine.error is None:
+                print(f"{engine.status:8}{engine.name} {readable_size(engine.size)}, {engine.seconds:.0f} s")
+        for name in pushed:
+            print(f"pushed  {name}")
+    for engine in outcome.failures:
+        if engine.error is not None:
+            print(f"builder: {engine.name} could not be made: {engine.error.message}", file=sys.stderr)
+    for name, error in unpushed.items():
+        print(f"builder: {name} is made and could not be pushed: {error.message}", file=sys.stderr)
+
+
+__all__ = ["plan_json", "show_outcome", "show_plan", "show_result"]

@@ -77,10 +77,17 @@ class EngineBuilds:
             if self._process.returncode == 0:
                 self._report(EngineEvent("built", request.model, name))
                 return None
-            last = (said.decode("utf-8", "replace").strip().splitlines() or ["it did not say why"])[-1]
+            last = reason_of(said.decode("utf-8", "replace"))
             if not self._closed:  # else it was ended, which is no failure
                 self._report(EngineEvent("build_failed", request.model, last))
             return f"an engine for {name} could not be built: {last}"
+
+
+def reason_of(said: str) -> str:
+    """Why a builder failed, of all that it said: its last error, else its last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix("builder: ") for line in lines if line.startswith("builder: ")]
+    return (errors or lines or ["it did not say why"])[-1]
 
 
 def profile_text(
@@ -136,4 +143,4 @@ def toml_value(value: object) -> str:
     return json.dumps(value)
 
 
-__all__ = ["BuildPolicy", "EngineBuilds", "profile_text"]
+__all__ = ["BuildPolicy", "EngineBuilds", "profile_text", "reason_of"]

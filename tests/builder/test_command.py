@@ -173,6 +173,65 @@ def test_a_builder_waits_for_another_and_takes_what_that_one_made(oven: Oven, mo
     assert any("makes it" in detail for detail in told)
 
 
+@pytest.fixture
+def pushing(
+    oven: Oven, mirror: Callable[..., EngineMirror], monkeypatch: pytest.MonkeyPatch, data: Path
+) -> Callable[..., int]:
+    """`bake --push` of the made-up profile, by the command line, into a real bucket."""
+    monkeypatch.setattr(command, "_bakery", lambda engines: oven.bakery)
+    monkeypatch.setattr(command, "_profile", lambda *chosen: oven.profile)
+
+    def run(*arguments: str, **options: Any) -> int:
+        monkeypatch.setattr(command, "_mirror", lambda: mirror(**options))
+        return command.run(["bake", "--profile", "made-up", "--push", *arguments])
+
+    return run
+
+
+def in_bucket(bucket: EngineMirror) -> list[str]:
+    return sorted(bucket.manifest(engine).key.component for engine in bucket.list())
+
+
+def test_an_engine_that_fails_keeps_no_other_out_of_the_bucket(
+    oven: Oven,
+    pushing: Callable[..., int],
+    mirror: Callable[..., EngineMirror],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    oven.backend.error = EngineBuildFailed("the layer Foo is not known")
+    assert pushing() == command.EXIT_FAILED
+    assert in_bucket(mirror()) == ["first", "third"]
+    said = capsys.readouterr()
+    assert said.out.count("built") == said.out.count("pushed") == 2
+    (line,) = (line for line in said.err.splitlines() if line.startswith("builder:"))
+    assert line.startswith("builder: second--")
+    assert line.endswith("could not be made: the layer Foo is not known")
+    assert pushing("--json") == command.EXIT_FAILED
+    assert json.loads(capsys.readouterr().out)["pushed"] == [], "both are there"
+
+
+def test_a_bake_that_is_ended_has_pushed_what_it_had_made(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror]
+) -> None:
+    oven.backend.error = KeyboardInterrupt()
+    assert pushing() == command.EXIT_INTERRUPTED
+    assert in_bucket(mirror()) == ["first"]
+
+
+def test_a_bucket_that_fails_keeps_no_engine_from_being_made(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pushing("--json", port=1, attempts=1) == command.EXIT_MIRROR
+    said = capsys.readouterr()
+    outcome = json.loads(said.out)
+    assert outcome["complete"] is True
+    assert outcome["pushed"] == []
+    assert all(text.startswith("ENGINES/STORE_UNAVAILABLE: s3://") for text in outcome["unpushed"].values())
+    assert said.err.count("is made and could not be pushed") == len(outcome["unpushed"]) == 3
+    assert pushing() == 0, "and a second bake pushes what was made before"
+    assert in_bucket(mirror()) == ["first", "second", "third"]
+
+
 class Terminal:
     """A stream that remembers what is written to it."""
 
