@@ -26,6 +26,7 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import BackendName, EngineKey, target_of
 from sdstream.engines.registry import make_backend
+from sdstream.engines.tidying import collect
 from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
 
 LOOK_AGAIN = 2.0
@@ -186,7 +187,7 @@ class Bakery:
         memory or disk, unless `force`. One engine that fails does not keep the others from being made, and from being
         given to `keep`."""
         started = self.clock.monotonic()
-        self.cache.collect()
+        collect(self.cache)
         done: list[BakedEngine] = []
         names: list[BackendName] = [backend] if backend is not None else list(profile.targets)
         made_all = [self.make(name, self.device) for name in names]  # what is not here is said before anything is made

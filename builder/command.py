@@ -33,6 +33,7 @@ from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import BACKENDS, BackendName
 from sdstream.engines.mirror import EngineMirror, MirrorAddress
 from sdstream.engines.targets import parse_capabilities
+from sdstream.engines.tidying import collect, evict
 from sdstream.errors import (
     ConfigurationError,
     EngineBackendUnavailable,
@@ -238,16 +239,25 @@ def show(
 def gc(
     *,
     engines: Directory = None,
-    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.", validator=NOT_NEGATIVE)] = None,
+    limit: Annotated[
+        float | None,
+        Parameter(
+            help="Gigabytes that engines may take; else SDSTREAM_ENGINE_VOLUME_LIMIT_GIGABYTES.", validator=NOT_NEGATIVE
+        ),
+    ] = None,
     hours: Older = 24.0,
 ) -> int:
-    """Remove what dead builders left, and the engines used longest ago until the rest fits the limit."""
+    """Remove what dead builders left, and the engines used longest ago until the rest fits the limit, if there is one.
+
+    Who asks for a limit gets it: engines in use may go, too, which stops no stream.
+    """
     cache = _cache(engines)
-    for folder in cache.collect(hours * 3600):
+    for folder in collect(cache, hours * 3600):
         print(f"removed {folder}")
-    if limit is not None:
-        cache.limit = int(limit * 1e9)
-        for entry in cache.evict():
+    gigabytes = _settings().engine_volume_limit_gigabytes if limit is None else limit
+    if gigabytes is not None:
+        cache.limit = int(gigabytes * 1e9)
+        for entry in evict(cache):
             print(f"removed {entry.name}")
     return 0
 
@@ -342,7 +352,7 @@ def _push(cache: EngineCache, entries: list[Entry]) -> list[str]:
 
 def _say(event: EngineEvent) -> None:
     """Faults are told as they come; all else a command prints itself."""
-    if event.kind in ("broken", "lock_broken", "evicted"):
+    if event.kind in ("broken", "lock_broken"):
         print(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}", file=sys.stderr)
 
 

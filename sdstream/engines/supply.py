@@ -1,6 +1,6 @@
 """Where a worker gets its engines: from the local disk, the volume, the bucket. Nothing here stops a stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import EngineKey
 from sdstream.engines.mirror import EngineMirror, RemoteEngine
 from sdstream.engines.targets import bake_command, capability_text, takes_capability
+from sdstream.engines.tidying import collect, evict
 from sdstream.errors import EngineStoreUnavailable, SdstreamError
 
 Found = TypeVar("Found")
@@ -81,11 +82,29 @@ class EngineSupply:
         """An engine from the bucket, kept on the volume for other workers and on the local disk for this one."""
         return self._try(lambda: self._fetch(need))
 
+    def keep(self, keys: Iterable[EngineKey]) -> None:
+        """Note that engines are in use, so that nobody who makes room takes them."""
+        for key in keys:
+            for cache in self.caches:
+                cache.touch(key)
+
+    def tidy(self) -> None:
+        """Have the volume within its limit, and without what dead processes left in it."""
+        if self._volume is not None:
+            volume = self._volume
+            self._try(lambda: evict(volume))
+            self._try(lambda: collect(volume))
+
+    @property
+    def caches(self) -> list[EngineCache]:
+        """Those of the local disk and of the volume, if there is one."""
+        return [self._local] if self._volume is None else [self._local, self._volume]
+
     def explain(self, need: Need, profile: str | None = None) -> str:
         """Why there is none: one for another card or version is named, with the command that bakes the right one."""
         command = bake_command(profile, need.key.backend, need.capability)
-        for cache in (self._local, self._volume):
-            for entry in [] if cache is None else self._try(cache.entries) or []:
+        for cache in self.caches:
+            for entry in self._try(cache.entries) or []:
                 words = difference(entry.key, need)
                 if words:
                     self._report(EngineEvent("mismatch", entry.name, words))

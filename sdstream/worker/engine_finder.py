@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -19,12 +19,13 @@ from torch import nn
 from sdstream.diffusion.engine_networks import EngineControls, EngineFrame, EngineNetworks, LoadedEngine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.runners import Runner, make_runner
+from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import PORTABLE, BackendName
+from sdstream.engines.keys import PORTABLE, BackendName, EngineKey
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
@@ -34,6 +35,8 @@ from sdstream.worker.engine_requests import CONTROLNET, FRAME, EngineRequest, Pa
 
 MOST_WAITING = 64
 """Requests that wait; a further one is told that its streams stay on the plain twin."""
+KEEP_SECONDS = 300.0
+"""Seconds between two notes that the engines in force are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class EngineFinder:
         engines: Path | None = None,
         streams: int = 1,
         graphs: bool = True,
+        keep_seconds: float = KEEP_SECONDS,
         report: Report = say_nothing,
         make: Callable[[BackendName, torch.device], Backend] = make_backend,
         names: Callable[[torch.device], tuple[BackendName, ...]] = backends_for,
@@ -68,12 +72,14 @@ class EngineFinder:
         self.streams = streams
         self._builds = EngineBuilds(builds, engines, streams, device, report)
         self._graphs = graphs
+        self._keep_seconds = keep_seconds
         self._report = report
         self._make = make
         self._names = names
         self._waiting: queue.Queue[EngineRequest | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._in_use: list[tuple[ReferenceType[SwappingRunner], list[EngineKey]]] = []
         self._digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def look_for(self, request: EngineRequest) -> None:
@@ -100,7 +106,11 @@ class EngineFinder:
 
     def _run(self) -> None:
         while not self._closed:
-            request = self._waiting.get()
+            try:
+                request = self._waiting.get(timeout=self._keep_seconds)
+            except queue.Empty:
+                self._keep()
+                continue
             if request is None:
                 return
             try:
@@ -109,6 +119,15 @@ class EngineFinder:
                 self._fail(request, error.message)
             except Exception as error:  # noqa: BLE001 - supervises the requests: one that raises fails alone, by name
                 self._fail(request, f"{type(error).__name__}: {error}")
+            self._keep()
+            self._supply.tidy()
+            del request  # what a stream holds goes with it, and not with the next
+
+    def _keep(self) -> None:
+        """Say of the engines that streams run on that they are in use."""
+        self._in_use = [(runner, keys) for runner, keys in self._in_use if runner() is not None]
+        for _, keys in self._in_use:
+            self._supply.keep(keys)
 
     def _serve(self, request: EngineRequest) -> None:
         reason = ""
@@ -162,6 +181,7 @@ class EngineFinder:
             runner.explain(error.message)
             return False
         runner.put(fast, *self._notes_of(request, found))
+        self._in_use.append((request.runner, [entry.key for entry in found.entries.values()]))
         self._report(EngineEvent("swapped", name, fast.in_force))
         return True
 

@@ -1,5 +1,6 @@
 """The builder's command line, and what a bake does: makes what is missing, says what it costs, tells failures apart."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -85,8 +86,22 @@ class Oven:
 
 
 @pytest.fixture
-def oven(tmp_path: Path) -> Oven:
+def oven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Oven:
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # half a second each, with torch around, and there is nothing here
     return Oven(tmp_path)
+
+
+def test_making_room_without_a_number_keeps_the_limit_of_the_settings(
+    oven: Oven, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oven.bakery.bake(oven.profile)
+    arguments = ["gc", "--engines", str(oven.cache.directory)]
+    assert command.run(arguments) == 0
+    assert len(oven.cache.entries()) == 3, "no limit"
+    monkeypatch.setenv("SDSTREAM_ENGINE_VOLUME_LIMIT_GIGABYTES", str(12e-9))
+    assert command.run(arguments) == 0
+    assert len(oven.cache.entries()) == 2, "of five and six bytes"
+    assert capsys.readouterr().out.count("removed") == 1
 
 
 def test_what_is_missing_is_made_and_what_is_there_stays(oven: Oven) -> None:

@@ -1,5 +1,6 @@
 """Engines for running streams: begun on the plain twin, swapped between two frames, and back when one fails."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -121,6 +122,7 @@ class Stage:
             report=self.events,
             make=lambda name, device: self.backend,
             names=lambda device: ("tensorrt-rtx",),
+            keep_seconds=0.02,
         )
         self.runner = SwappingRunner(EagerRunner(frame))
         self.request = request_of(model, frame, knobs, self.runner)
@@ -206,6 +208,19 @@ def test_a_stream_that_ended_meanwhile_needs_no_engine(stage: Stage) -> None:
     stage.finder.look_for(stage.request)
     stage.finder.close()
     assert "swapped" not in stage.events.kinds
+
+
+def test_engines_in_force_are_noted_as_used_for_as_long_as_their_streams_run(stage: Stage) -> None:
+    stage.bake()
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.in_force != "torch", what="the engine in force", seconds=60)
+    used = [entry.folder / "last-used" for entry in stage.cache.entries()]
+    assert len(used) == 3
+    for file in used:
+        os.utime(file, (1000, 1000))
+    eventually_sync(lambda: all(file.stat().st_mtime > 1000 for file in used), what="a note of their use", seconds=60)
+    stage.runner = None  # pyright: ignore[reportAttributeAccessIssue]
+    eventually_sync(lambda: not stage.finder._in_use, what="the end of their use", seconds=60)
 
 
 class Refusing:
