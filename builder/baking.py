@@ -3,7 +3,7 @@
 import gc
 import shutil
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from builder.estimates import Estimate, estimate
+from builder.estimates import Estimate, bake_facts, estimate
 from builder.models import LoadedProfile, load_profile
 from builder.parking import park
 from builder.profiles import Profile
@@ -170,7 +170,7 @@ class Bakery:
             made = self.make(name, self.device)
             loaded = self.load(profile, name, self.device)
             wanted = tuple(self._want(component, made, profile) for component in loaded.components)
-            missing = [item.component for item in wanted if item.entry is None]
+            missing = [(item.component, item.key) for item in wanted if item.entry is None]
             plans.append(Plan(profile, name, made.version, wanted, estimate(missing, name, self.cache)))
         return plans
 
@@ -269,12 +269,14 @@ class Bakery:
         try:
             if lock.broke_one:
                 self.report(EngineEvent("lock_broken", key.readable, "its builder had died"))
-            began = self.clock.monotonic()
+            began, peak_before = self.clock.monotonic(), platform.peak_memory()
             with self._work(key) as work, self.cache.draft() as draft:
                 facts = dict(backend.build(item.component, key.target, draft, work, say))
                 seconds, peak = self.clock.monotonic() - began, platform.peak_memory()
+                own_peak = None if peak == peak_before else peak  # else of what came before
                 say("storing", None)
-                entry = self.cache.store(draft, key, {**facts, **self._facts(profile, seconds, peak)})
+                told = {"profile": profile.name, **facts, **bake_facts(item.component, seconds, own_peak)}
+                entry = self.cache.store(draft, key, told)
         except OSError as error:
             raise EngineStoreUnavailable(f"{self.cache.directory}: {error.strerror or error}") from error
         finally:
@@ -292,14 +294,6 @@ class Bakery:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             shutil.rmtree(work, ignore_errors=True)
-
-    def _facts(self, profile: Profile, seconds: float, peak: int | None) -> Mapping[str, Any]:
-        return {
-            "profile": profile.name,
-            "seconds": round(seconds, 1),
-            "peak_memory": peak,
-            "processor": platform.processor_name(),
-        }
 
 
 def entries_of(plans: list[Plan]) -> list[Entry]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from builder.baking import BakeOutcome, Plan
 from builder.checking import CheckResult
-from builder.estimates import MEASURED, readable_size
+from builder.estimates import readable_size
 from builder.pushing import Pusher
 
 
@@ -18,12 +18,11 @@ def show_plan(entry: Plan) -> None:
     if not entry.missing:
         return
     needed = entry.estimate
-    guess = "" if entry.backend in MEASURED else " (a guess)"
     free = [
         "" if count is None else f" of {readable_size(count)} free" for count in (needed.free_memory, needed.free_disk)
     ]
     print(
-        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
+        f"  to make {len(entry.missing)} ({needed.basis}): about {needed.seconds / 60:.1f} min, "
         f"{readable_size(needed.memory)} of memory ({readable_size(needed.least_memory)} at least){free[0]}, "
         f"{readable_size(needed.disk)} of disk{free[1]}"
     )
@@ -46,6 +45,7 @@ def plan_json(entry: Plan) -> dict[str, Any]:
         "memory": needed.memory,
         "least_memory": needed.least_memory,
         "disk": needed.disk,
+        "basis": needed.basis,
         "problems": list(needed.problems),
     }
 

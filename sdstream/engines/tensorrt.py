@@ -63,7 +63,7 @@ class TensorrtBackend:
         gc.collect()  # what exporting leaves behind is as large as the weights, and circular
         component.release()  # the weights are in the graph's file now, and building takes all the memory it can get
         self.build_from_onnx(onnx_file, component, target, folder, progress)
-        return {"torch": torch.__version__}
+        return {"torch": torch.__version__, "resumed": is_old}
 
     def build_from_onnx(
         self, onnx_file: Path, component: Component, target: str, folder: Path, progress: Progress
