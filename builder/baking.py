@@ -24,7 +24,7 @@ from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import BackendName, EngineKey, target_of
+from sdstream.engines.keys import BackendName, EngineKey, capabilities_of, target_of
 from sdstream.engines.registry import make_backend
 from sdstream.engines.tidying import collect
 from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
@@ -131,6 +131,8 @@ class Wanted:
     key: EngineKey
     entry: Entry | None
     """Where it is, if it is there; its files were not looked into."""
+    near: Entry | None = None
+    """One that serves instead where only some of the cards matter: of the same network and rows, for more cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,12 @@ class Bakery:
         else:
             target = target_of(profile.targets.get(backend.name, ()))
         key = component.key(backend.name, backend.version, target, backend.cuda, backend.options)
-        return Wanted(component, key, self.cache.peek(key.base, lambda other: other.digest == key.digest))
+        entry = self.cache.peek(key.base, lambda other: other.digest == key.digest)
+        cards = capabilities_of(key.target)
+        near = self.cache.peek(
+            key.base, lambda other: other.inputs == key.inputs and cards < capabilities_of(other.target)
+        )
+        return Wanted(component, key, entry, near if cards else None)
 
     def _one(
         self, item: Wanted, backend: Backend, profile: Profile, say: Callable[[str, float | None], None]

@@ -7,6 +7,7 @@ memory, or the place of engines cannot be written · 4 the back end or the model
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,9 @@ from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 from rich.text import Text
 
-from builder.baking import Bakery, keep_here
+from builder.baking import Bakery, Plan, keep_here
 from builder.checking import check_plan
+from builder.estimates import readable_size
 from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
@@ -28,16 +30,17 @@ from sdstream import __version__, platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import BACKENDS, BackendName
-from sdstream.engines.mirror import EngineMirror, MirrorAddress
+from sdstream.engines.manifest import Manifest
+from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
 from sdstream.engines.targets import parse_capabilities
 from sdstream.engines.tidying import collect, evict
 from sdstream.errors import (
     ConfigurationError,
     EngineBackendUnavailable,
     EngineBroken,
+    EngineMissing,
     EngineStoreUnavailable,
     ModelUnavailable,
     SdstreamError,
@@ -177,11 +180,18 @@ def push(
     """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
     cache = _cache(engines)
     entries = [entry for entry in cache.entries() if name in entry.name]
-    pushed = _push(cache, entries)
-    for each in pushed:
-        print(f"pushed  {each}")
-    print(f"builder: {len(pushed)} of {len(entries)} engines pushed, the others were there", file=sys.stderr)
-    return 0
+    mirror, pushed, faults = _mirror(), 0, 0
+    for entry in entries:
+        try:
+            if mirror.push(cache, entry):
+                print(f"pushed  {entry.name}", flush=True)
+                pushed += 1
+        except EngineBroken as error:
+            print(f"builder: {error.message}", file=sys.stderr)
+            faults += 1
+    there = len(entries) - pushed - faults
+    print(f"builder: {pushed} of {len(entries)} engines pushed, {there} were there", file=sys.stderr)
+    return EXIT_WRONG if faults else 0
 
 
 @application.command
@@ -197,22 +207,36 @@ def pull(
     """Copy engines from the bucket of SDSTREAM_ENGINE_MIRROR. Every byte is compared with its hash."""
     cache, mirror = _cache(engines), _mirror()
     if profile is not None:
-        for entry in _bakery(engines).plan(_profile(profile, model, backend, sm), backend):
-            for item in entry.missing:
-                found = mirror.find(item.key.base, lambda key, item=item: key.digest == item.key.digest)
-                if found is not None and name in item.key.readable:
-                    print(f"pulled  {mirror.pull(found, cache).name}")
-        return 0
-    if model is not None or backend is not None:
-        raise ConfigurationError("--model and --backend belong to --profile")
-    wanted = set(_capabilities(sm) or ())
-    for engine in mirror.list():
-        if wanted and engine.capabilities and not wanted & engine.capabilities:
+        found = _missing_in(mirror, _bakery(engines).plan(_profile(profile, model, backend, sm), backend))
+    elif model is not None or backend is not None:
+        raise ConfigurationError("--model and --backend belong to --profile", hint="Give --profile, too.")
+    else:
+        wanted = set(_capabilities(sm) or ())
+        found = (
+            (engine, manifest)
+            for engine, manifest in mirror.manifests()
+            if not (wanted and engine.capabilities) or wanted & engine.capabilities
+        )
+    pulled = faults = 0
+    for engine, manifest in found:
+        if name not in manifest.key.readable:
             continue
-        manifest = mirror.manifest(engine)
-        if name in manifest.key.readable:
-            print(f"pulled  {mirror.pull(engine, cache).name}")
-    return 0
+        try:
+            print(f"pulled  {mirror.pull(engine, cache).name}", flush=True)
+            pulled += 1
+        except (EngineBroken, EngineMissing):  # reported; the others may be whole
+            faults += 1
+    print(f"builder: {pulled} engines of {mirror.address} are in {cache.directory}", file=sys.stderr)
+    return EXIT_WRONG if faults else 0
+
+
+def _missing_in(mirror: EngineMirror, plans: list[Plan]) -> Iterator[tuple[RemoteEngine, Manifest]]:
+    """What plans lack, as far as the bucket has it."""
+    for plan in plans:
+        for item in plan.missing:
+            for engine, manifest in mirror.manifests(item.key.base):
+                if manifest.key.digest == item.key.digest:
+                    yield engine, manifest
 
 
 @application.command(name="list")
@@ -222,8 +246,7 @@ def show(
     """List engines: their size, and how they are called."""
     if mirror:
         bucket = _mirror()
-        for engine in bucket.list():
-            manifest = bucket.manifest(engine)
+        for _, manifest in bucket.manifests():
             print(f"{manifest.size / 1e6:10.1f} MB  {manifest.key.readable}")
         return 0
     cache = _cache(engines)
@@ -252,13 +275,16 @@ def gc(
     Who asks for a limit gets it: engines in use may go, too, which stops no stream.
     """
     cache = _cache(engines)
-    for folder in collect(cache, hours * 3600):
-        print(f"removed {folder}")
+    removed = [str(folder) for folder in collect(cache, hours * 3600)]
     gigabytes = _settings().engine_volume_limit_gigabytes if limit is None else limit
     if gigabytes is not None:
         cache.limit = int(gigabytes * 1e9)
-        for entry in evict(cache):
-            print(f"removed {entry.name}")
+        removed += [entry.name for entry in evict(cache)]
+    for each in removed:
+        print(f"removed {each}")
+    left = cache.entries()
+    size = readable_size(sum(entry.manifest.size for entry in left))
+    print(f"builder: {len(removed)} removed; {len(left)} engines of {size} are in {cache.directory}", file=sys.stderr)
     return 0
 
 
@@ -319,7 +345,7 @@ def _capabilities(sm: str | None) -> tuple[int, ...] | None:
     try:
         return parse_capabilities(sm)
     except ValueError as error:
-        raise ConfigurationError(f"--sm: {error}") from None
+        raise ConfigurationError(f"--sm: {error}", hint="Several are separated by commas: --sm 89,120.") from None
 
 
 def _settings() -> Settings:
@@ -342,12 +368,6 @@ def _mirror() -> EngineMirror:
         settings.engine_mirror, settings.engine_mirror_endpoint, settings.engine_mirror_region
     )
     return EngineMirror(address, report=_say)
-
-
-def _push(cache: EngineCache, entries: list[Entry]) -> list[str]:
-    """The names of those that were not in the bucket yet."""
-    mirror = _mirror()
-    return [entry.name for entry in entries if mirror.push(cache, entry)]
 
 
 def _say(event: EngineEvent) -> None:

@@ -15,6 +15,8 @@ def show_plan(entry: Plan) -> None:
     print(f"{entry.profile.name}, {entry.backend} {entry.version}")
     for item in entry.wanted:
         print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
+        if item.entry is None and item.near is not None:
+            print(f"          that for {item.near.key.target} is there and serves these cards, too")
     if not entry.missing:
         return
     needed = entry.estimate

@@ -15,6 +15,7 @@ from builder.models import LoadedProfile
 from builder.profiles import Profile
 from builder.progress import ProgressLine
 from sdstream import platform
+from sdstream.clock import ManualClock
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import TensorRange
@@ -22,6 +23,7 @@ from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.tensorrt_library import is_installed
 from sdstream.errors import EngineBuildFailed, EngineStoreUnavailable
 from tests.engines.stored import Events
+from tests.support.waiting import eventually_sync
 
 CPU = torch.device("cpu")
 TINY = """
@@ -247,12 +249,49 @@ def test_a_bucket_that_fails_keeps_no_engine_from_being_made(
     assert in_bucket(mirror()) == ["first", "second", "third"]
 
 
+def test_one_broken_engine_of_the_bucket_keeps_no_other_from_being_pulled(
+    oven: Oven,
+    pushing: Callable[..., int],
+    mirror: Callable[..., EngineMirror],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert pushing() == 0
+    bucket = mirror()
+    first, second, _ = bucket.list()
+    for engine, file in ((first, "engine.plan"), (second, "manifest.json")):
+        key = bucket._object(engine, file)
+        bucket._client.put_object(Bucket=bucket.address.bucket, Key=key, Body=b"broken")
+    capsys.readouterr()
+    there = str(tmp_path / "pulled")
+    assert command.run(["pull", "--engines", there]) == command.EXIT_WRONG
+    said = capsys.readouterr()
+    assert said.out.count("pulled") == 1
+    assert f"1 engines of {bucket.address} are in {there}" in said.err
+    assert len(EngineCache(Path(there)).entries()) == 1
+    assert command.run(["list", "--mirror"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2, "that without a manifest is not there"
+
+
+def test_one_broken_engine_keeps_no_other_from_being_pushed(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror]
+) -> None:
+    oven.bakery.bake(oven.profile)
+    pushing("--help")  # has the bucket be this test's
+    oven.cache.entries()[0].file("engine.plan").write_bytes(b"broken")
+    assert command.run(["push", "--engines", str(oven.cache.directory)]) == command.EXIT_WRONG
+    assert len(in_bucket(mirror())) == 2
+
+
 class Terminal:
     """A stream that remembers what is written to it."""
 
     def __init__(self, terminal: bool) -> None:
         self.text = ""
         self._terminal = terminal
+
+    def fileno(self) -> int:
+        raise OSError("no terminal")
 
     def isatty(self) -> bool:
         return self._terminal
@@ -273,6 +312,25 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_a_step_elsewhere(oven: Ov
         line.end()
         assert stream.text.count("\n") == (0 if terminal else 1)
         assert "[1/2] tiny--unet--1x4: building the engine, 10 %, 3 s" in stream.text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_seconds_run_on_while_an_engine_takes_long(terminal: bool) -> None:
+    stream: Any = Terminal(terminal)
+    clock = ManualClock()
+    line = ProgressLine(stream, clock, every=0.001)
+    line(BakeProgress("tiny--unet--1x4--float16", 0, 2, "exporting", None, 3.0))
+    clock.advance(100)
+    eventually_sync(lambda: "exporting, 103 s" in stream.text, what="the line again", seconds=30)
+    line.end()
+
+
+def test_a_line_is_no_longer_than_the_terminal_so_that_it_can_be_written_over() -> None:
+    stream: Any = Terminal(True)
+    line = ProgressLine(stream)
+    line(BakeProgress("tiny--" + "long" * 40, 0, 2, "exporting", None, 3.0))
+    line.end()
+    assert max(len(part.removeprefix("\x1b[K")) for part in stream.text.split("\r")) == 79
 
 
 @pytest.fixture
@@ -308,7 +366,9 @@ def test_from_the_plan_to_the_bucket_and_back(
     assert [engine["status"] for engine in outcome["engines"]] == ["built", "built"]
     assert sorted(outcome["pushed"]) == sorted(engine["name"] for engine in outcome["engines"])
     assert command.run(["push"]) == 0
-    assert capsys.readouterr().out == "", "everything is there"
+    pushed = capsys.readouterr()
+    assert pushed.out == "", "everything is there"
+    assert "0 of 2 engines pushed, 2 were there" in pushed.err
     assert "[2/2] tiny-sd15--decoder" in said.err
     assert command.run(["verify", "--profile", profile]) == 0
     said = capsys.readouterr()
@@ -330,6 +390,8 @@ def test_from_the_plan_to_the_bucket_and_back(
     assert command.run(["verify", "--profile", profile, "--no-onnx", "--sm", "75"]) == command.EXIT_WRONG
     (first, _) = capsys.readouterr().out.splitlines()
     assert "sm75" in first.partition(":")[0]
+    assert command.run(["plan", "--profile", profile, "--sm", "89"]) == 0
+    assert "that for sm86+sm89+sm120 is there and serves these cards, too" in capsys.readouterr().out
     assert "what is here is for others" in first
     assert "`python -m builder bake` with the same options" in first
     assert command.run(["gc", "--hours", "0", "--limit", "0"]) == 0
