@@ -53,7 +53,9 @@ def _load_openpose(*, hands: bool, face: bool) -> Loader:
 def _load_enlarger(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.enlarging import EnlargingNetwork
 
-    return _filled(EnlargingNetwork(), published.ENLARGER, find, "realesrgan_trt").to(dtype)
+    network = EnlargingNetwork()
+    _filled(network.enlarge, published.ENLARGER, find, "realesrgan_trt")
+    return network.to(dtype)
 
 
 def _load_lines(source: WeightSource) -> Loader:
