@@ -6,10 +6,12 @@ from torch import nn
 
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.weights import digest_of_weights
-from sdstream.worker.annotators.parted import NetworkPart, PartedNetwork, Shapes
+from sdstream.worker.annotators.parted import NetworkPart, PartedNetwork, Shapes, shrunk_size
 
 PROCESSORS: Mapping[str, str] = {"depth_tensorrt": "depth", "pose_tensorrt": "pose", "realesrgan_trt": "realesrgan"}
 """The image processors that are asked to run through engines, and the network of each."""
+LARGEST = 1024
+"""The longer side in pixels at which these look at most; larger pictures are shrunk for them."""
 
 
 def part_component(
@@ -43,10 +45,10 @@ def network_components(
     once."""
     made: dict[tuple[str, Shapes], Component] = {}
     for width, height in sizes:
-        for part, shapes in network.shapes(width, height).items():
+        for part, shapes in network.shapes(*shrunk_size(width, height, LARGEST)).items():
             if (part, shapes) not in made:
                 made[part, shapes] = part_component(network.parts[part], shapes, streams, name)
     return tuple(made.values())
 
 
-__all__ = ["PROCESSORS", "network_components", "part_component"]
+__all__ = ["LARGEST", "PROCESSORS", "network_components", "part_component"]

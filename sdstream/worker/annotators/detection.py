@@ -1,7 +1,7 @@
 """RT-DETR v2 of transformers in two halves, between which the likeliest places of the picture are chosen.
 
-Which places are chosen, and in which order, depends on scores that are all but equal, so an engine that rounds otherwise
-would answer with other rows: each half by itself can be compared with its engine, both together could not.
+Which places are chosen, and in which order, depends on scores that are all but equal, so an engine that rounds
+otherwise would answer with other rows: each half can be compared with its engine, both together could not.
 """
 
 from typing import Any

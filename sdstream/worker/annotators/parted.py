@@ -22,7 +22,8 @@ class NetworkPart:
     what no engine can hold or nobody could compare, such as sorting.
 
     `config` is what its arithmetic depends on besides its weights, JSON-safe. `rows` is how many rows of it engines are
-    made for, for each picture of a call: more for what is in pictures.
+    made for, for each picture of a call: more for what is in pictures. `sized` says whether what goes into it is as
+    large as the picture makes it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class NetworkPart:
     outputs: tuple[str, ...]
     config: Mapping[str, Any]
     rows: int = 1
+    sized: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,10 +98,16 @@ class PartedNetwork(nn.Module):
         return InForce() if self._answers is None else self._answers.in_force(self.shapes(width, height))
 
 
+def shrunk_size(width: int, height: int, largest: int) -> tuple[int, int]:
+    """Width and height of a picture whose longer side is brought down to `largest` pixels, where it is more."""
+    factor = largest / max(width, height)
+    return (width, height) if factor >= 1 else (max(1, round(width * factor)), max(1, round(height * factor)))
+
+
 def run_module(part: NetworkPart, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The plain twin of an engine of a part."""
     answer: Any = part.module(*given)
     return (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)
 
 
-__all__ = ["InForce", "NetworkPart", "PartAnswers", "PartedNetwork", "Shape", "Shapes", "run_module"]
+__all__ = ["InForce", "NetworkPart", "PartAnswers", "PartedNetwork", "Shape", "Shapes", "run_module", "shrunk_size"]

@@ -53,11 +53,26 @@ class PoseNetwork(PartedNetwork):
         self.height, self.width = int(size[0]), int(size[1])
         how = network_config(detector) | {"side": side}
         parts = (
-            NetworkPart("pose-detector", self.detector.looking, ("pixels",), ("seen", "candidates", "scores"), how),
             NetworkPart(
-                "pose-decoder", self.detector.decoding, ("seen", "chosen", "anchors"), ("classes", "boxes"), how
+                "pose-detector", self.detector.looking, ("pixels",), ("seen", "candidates", "scores"), how, sized=False
             ),
-            NetworkPart("pose-joints", self.joints, ("pixels",), ("heat",), network_config(joints), PEOPLE_OF_ENGINES),
+            NetworkPart(
+                "pose-decoder",
+                self.detector.decoding,
+                ("seen", "chosen", "anchors"),
+                ("classes", "boxes"),
+                how,
+                sized=False,
+            ),
+            NetworkPart(
+                "pose-joints",
+                self.joints,
+                ("pixels",),
+                ("heat",),
+                network_config(joints),
+                PEOPLE_OF_ENGINES,
+                sized=False,
+            ),
         )
         self._parts = {part.name: part for part in parts}
 
