@@ -18,17 +18,17 @@ from sdstream.worker.annotators.tiny import make_tiny_network
 from sdstream.worker.published import NETWORKS, WeightSource
 
 
-def find_networks(profile: Profile, places: ModelPlaces) -> tuple[dict[WeightSource, Path], list[str]]:
-    """Folders by what was looked for in them, and in words what is not on this machine."""
-    found: dict[WeightSource, Path] = {}
+def find_networks(profile: Profile, places: ModelPlaces) -> tuple[tuple[Path, ...], list[str]]:
+    """The folders of all that the processors need, each once, and in words what is not on this machine."""
+    found: dict[Path, None] = {}
     missing: list[str] = []
     for processor, source in _sources(profile):
         folder = _find(source, places)
         if folder is None:
             missing.append(f"{source.files[-1]} of {source.repository} for {processor}")
         else:
-            found[source] = folder
-    return found, missing
+            found[folder] = None
+    return tuple(found), missing
 
 
 def fetch_networks(profile: Profile, places: ModelPlaces, progress: Progress) -> None:

@@ -86,7 +86,7 @@ class ProfileSources:
             None
             if profile.adapter is None or profile.adapter == TINY
             else look(f"the IP-Adapter {profile.adapter}", _find_adapter(profile.adapter, places)),
-            tuple(dict.fromkeys(networks.values())),
+            networks,
         )
         if missing:
             way = "fetches them, unless SDSTREAM_OFFLINE or HF_HUB_OFFLINE forbids it; give paths of what is elsewhere."

@@ -1,4 +1,4 @@
-"""Engines for image processors that run: found, fetched, put in between two pictures, put aside when they are broken."""
+"""Engines for image processors that run: found, put in between two pictures, put aside when they are broken."""
 
 from collections.abc import Iterator
 from pathlib import Path
