@@ -1,20 +1,26 @@
 """The builder's own program in a process of its own: behind running streams, one build at a time."""
 
+import os
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from sdstream import platform
 
 BUILD_SECONDS = 7200.0
+NAME = "builder: "
+"""What the builder's errors begin with."""
 
 
 class BuilderProcess:
     """Bakes profiles, one after the other, whoever asks. `close` ends a build under way. From any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to the process's own, such as where the worker's data directory is."""
+        self._environment = dict(environment or {})
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -43,7 +49,12 @@ class BuilderProcess:
             try:
                 # From this thread, which lasts: the builder must not outlive a worker that is killed.
                 command = platform.die_with_parent_command(command)
-                self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                self._process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, **self._environment},
+                )
                 _, said = self._process.communicate(timeout=BUILD_SECONDS)
             except (OSError, subprocess.TimeoutExpired) as error:
                 if self._process is not None:
@@ -51,7 +62,14 @@ class BuilderProcess:
                 return str(error)
             if self._process.returncode == 0:
                 return ""
-            return (said.decode("utf-8", "replace").strip().splitlines() or ["it did not say why"])[-1]
+            return _reason(said.decode("utf-8", "replace"))
+
+
+def _reason(said: str) -> str:
+    """What the builder ended with, in one line: its last error rather than the hint that follows it."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    errors = [line.removeprefix(NAME) for line in lines if line.startswith(NAME)]
+    return (errors or lines or ["it did not say why"])[-1].strip()
 
 
 __all__ = ["BuilderProcess"]

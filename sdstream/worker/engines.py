@@ -13,6 +13,7 @@ from sdstream.engines.mirror import EngineMirror, MirrorAddress
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
 from sdstream.worker.annotators.shelf import LookFor
+from sdstream.worker.builder_process import BuilderProcess
 from sdstream.worker.engine_finder import EngineFinder
 from sdstream.worker.network_finder import NetworkFinder
 
@@ -26,7 +27,8 @@ class WorkerEngines:
         """`say` is given a line for each fault; the server logs what the worker prints."""
         self._say = say
         self._counts = EventCounts(self._tell)
-        volume = choose_data_directory(settings).path / ENGINES
+        data = choose_data_directory(settings).path.expanduser().absolute()
+        volume = data / ENGINES
         local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
         limit = int(settings.engine_limit_gigabytes * 1e9)
         supply = EngineSupply(
@@ -50,6 +52,8 @@ class WorkerEngines:
             engines=volume,
             # A CPU gains nothing from several pictures in one call, and an engine for one is the faster for it.
             streams=1 if device.type == "cpu" else settings.batch_size,
+            # The builder is to find the weights that the worker found.
+            builder=BuilderProcess({"SDSTREAM_DATA_DIR": str(data)}),
             report=self._counts,
         )
 
