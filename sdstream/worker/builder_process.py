@@ -55,6 +55,8 @@ class BuilderProcess:
                     stderr=subprocess.PIPE,
                     env={**os.environ, **self._environment},
                 )
+                if self._closed:  # meanwhile
+                    self._process.terminate()
                 _, said = self._process.communicate(timeout=BUILD_SECONDS)
             except (OSError, subprocess.TimeoutExpired) as error:
                 if self._process is not None:
