@@ -167,7 +167,8 @@ def fetch(*, profile: ProfileName, model: ModelName = None, backend: Backend = N
     half = set(wanted.targets) != {"compiled"} or torch.cuda.is_available()
     with DownloadBar() as bar:
         files = _sources().fetch(wanted, bar.tell, half=half)
-    for path in (files.model, files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter):
+    parts = (files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter, *files.networks)
+    for path in (files.model, *parts):
         if path is not None:
             print(path)
     return 0

@@ -53,6 +53,7 @@ WORKER_SETTINGS = {
     "default_model",
     "data_dir",
     "offline",
+    "shipped_pins",
     "full_vae",
     "worker_overlap",
     "batch_size",

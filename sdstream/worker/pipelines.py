@@ -14,6 +14,7 @@ from sdstream.params import ModelTable, StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.asked import wanted_of
 from sdstream.worker.colour import resize
+from sdstream.worker.engines import who_looks_for_networks
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain
@@ -382,7 +383,7 @@ class ProcessorPipeline(Pipeline):
 @cache
 def annotators(device: torch.device, places: ModelPlaces) -> AnnotatorShelf:
     """The networks of image processors on a device."""
-    return AnnotatorShelf(device, places)
+    return AnnotatorShelf(device, places, engines=who_looks_for_networks)
 
 
 __all__ = [

@@ -44,7 +44,8 @@ class ProcessorState(NamedTuple):
     `place` is where the params name it, such as `image_preprocessing[0]` or `controlnets[1]`, `name` its wire name.
     `phase` is `working`, `loading` (its network is on its way; it is passed over) or `left_out` (it cannot work, and
     `problem` says why). It looks at every `interval`-th picture and holds what it made in between. `seen` says whether
-    there is a picture to be looked at.
+    there is a picture to be looked at. `acceleration` is what runs its network, such as `torch` or `tensorrt-rtx`,
+    empty without one; `note` says why it is nothing faster, where something was looked for.
     """
 
     place: str
@@ -53,6 +54,8 @@ class ProcessorState(NamedTuple):
     interval: int = 1
     seen: bool = False
     problem: str = ""
+    acceleration: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,10 @@ def test_its_commands_bring_a_profile_from_the_hub_to_the_bucket(
         "engine_mirror_endpoint": bucket.address.endpoint,
         "engine_mirror_region": bucket.address.region,
     }
-    around = environment(data, **mirroring) | {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    around = environment(data, shipped_pins=False, **mirroring) | {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }
     for name, value in around.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from sdstream.errors import ModelUnavailable, SdstreamError
+from sdstream.params.processors import working_size
+from sdstream.worker.annotators.parted import InForce, PartedNetwork, shrunk_size
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.ports import ProcessorState
@@ -34,6 +36,8 @@ class _Link:
     memory: ProcessorMemory
     load: "Future[nn.Module] | None" = None
     fault: SdstreamError | None = None
+    looked_at: tuple[int, int] = (0, 0)
+    """Width and height of the last picture as the network was given it."""
 
 
 class ProcessorChain:
@@ -110,7 +114,15 @@ class ProcessorChain:
         loading = link.load is not None and not link.load.done()
         phase = "left_out" if fault is not None else "loading" if loading else "working"
         problem = "" if fault is None else fault.message
-        return ProcessorState(wanted.place, wanted.name, phase, interval, wanted.name in self.last, problem)
+        force = InForce("") if phase != "working" else self._in_force(link)
+        seen = wanted.name in self.last
+        return ProcessorState(wanted.place, wanted.name, phase, interval, seen, problem, force.name, force.note)
+
+    def _in_force(self, link: _Link) -> InForce:
+        network: Any = None if link.load is None else link.load.result()
+        if isinstance(network, PartedNetwork) and all(link.looked_at):
+            return network.in_force(*link.looked_at)
+        return InForce("" if network is None or next(network.parameters(), None) is None else "torch")
 
     def _link(self, wanted: Wanted, old: _Link | None) -> _Link:
         same = old is not None and old.wanted.name == wanted.name and old.wanted.channels == wanted.channels
@@ -121,7 +133,7 @@ class ProcessorChain:
             fault = ModelUnavailable(f"this version of sdstream has no {wanted.name}") if missing else None
             return _Link(wanted, memory, fault=fault)
         network = kind.network(wanted.params)
-        return _Link(wanted, memory, None if network is None else self._shelf.request(network))
+        return _Link(wanted, memory, None if network is None else self._shelf.request(network, engines=kind.engines))
 
     def _passes(self, link: _Link) -> bool:
         if link.load is not None and not link.load.done():
@@ -150,7 +162,9 @@ class ProcessorChain:
                 return held
         network = None if link.load is None else link.load.result()
         full = ProcessorContext(context.previous_output, context.delay, memory, network, link.wanted.channels)
-        result = run_processor(name, _shrunk(image, kind.largest), params, full)
+        small = _shrunk(image, kind.largest)
+        link.looked_at = working_size(params) or (small.shape[3], small.shape[2])
+        result = run_processor(name, small, params, full)
         factor = 2 if name == "realesrgan_trt" else 1
         result = resize(result, image.shape[3] * factor, image.shape[2] * factor)
         if kind.steady:
@@ -159,9 +173,8 @@ class ProcessorChain:
 
 
 def _shrunk(image: torch.Tensor, largest: int) -> torch.Tensor:
-    height, width = image.shape[2:]
-    factor = largest / max(height, width)
-    return image if factor >= 1 else resize(image, max(1, round(width * factor)), max(1, round(height * factor)))
+    width, height = shrunk_size(image.shape[3], image.shape[2], largest)
+    return image if (width, height) == (image.shape[3], image.shape[2]) else resize(image, width, height)
 
 
 __all__ = ["ProcessorChain", "Wanted"]

@@ -26,7 +26,8 @@ class LearnedProcessor:
 
     `network` says by its parameters which network it needs, None for none. `gigaflops` is what a picture of 512x512
     takes, `largest` the longer side in pixels at which it looks; larger pictures are shrunk for it. `steady` ones look
-    at every `interval`-th picture only, by their parameters, and show the same until then.
+    at every `interval`-th picture only, by their parameters, and show the same until then. `engines` says whether
+    engines are looked for.
     """
 
     run: ImageProcessor
@@ -34,6 +35,7 @@ class LearnedProcessor:
     gigaflops: float
     largest: int
     steady: bool = True
+    engines: bool = False
 
 
 def depth(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
@@ -168,7 +170,7 @@ def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
 
 LEARNED: Mapping[str, LearnedProcessor] = {
     "depth": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
-    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
+    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024, engines=True),
     "hed": LearnedProcessor(hed, _always("hed"), 160.4, 1024),
     "lineart": LearnedProcessor(lineart, _lines, 161.2, 1024),
     "mediapipe_pose": LearnedProcessor(
@@ -178,8 +180,8 @@ LEARNED: Mapping[str, LearnedProcessor] = {
         mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), 0.0, 1024, steady=False
     ),
     "openpose": LearnedProcessor(openpose, _openpose, 271.9, 1024),
-    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024),
-    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False),
+    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024, engines=True),
+    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False, engines=True),
     "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False),
 }
 """By wire name. Operations are counted by torch on the full networks: for `pose_tensorrt` with one person, for
