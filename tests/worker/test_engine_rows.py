@@ -21,7 +21,6 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
 from sdstream.worker import engine_finder
-from sdstream.worker.engine_builds import reason_of
 from sdstream.worker.engine_finder import EngineFinder
 from sdstream.worker.engine_requests import EngineRequest, choices, rows_of
 from sdstream.worker.engines import WorkerEngines
@@ -133,13 +132,6 @@ def test_an_engine_that_divides_answers_for_any_number_of_rows(rows: int) -> Non
     assert torch.equal(product, given * factor)
     assert torch.equal(total, (given * factor).sum(1))
     assert max(calls) <= 2
-
-
-def test_why_a_build_failed_is_the_builders_last_error_and_neither_progress_nor_hint() -> None:
-    said = "[1/1] unet: building, 3 s\nbuilder: unet could not be made: no memory\n  `plan` says what is needed.\n"
-    assert reason_of(said) == "unet could not be made: no memory"
-    assert reason_of("Killed\n") == "Killed"
-    assert reason_of("") == "it did not say why"
 
 
 @pytest.mark.parametrize(("device", "streams"), [("cuda", 5), ("cpu", 1)])
