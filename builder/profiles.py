@@ -35,6 +35,7 @@ ProcessorName = Literal["depth_tensorrt", "pose_tensorrt", "realesrgan_trt"]
 GRID = 64
 """Pixels that sides of pictures are multiples of where they are diffused."""
 SMALLEST, LARGEST = 14, 2048
+FIELDS_HINT = "docs/engines.md has a table of the fields of a profile."
 MOST_RECALLED = 4
 """As `cached_attention.max_frames` has it."""
 
@@ -174,11 +175,12 @@ def find_profile(name: str, choice: Choice | None = None) -> Profile:
     if file.suffix != ".toml":
         file = SHIPPED / f"{name}.toml"
     if not file.is_file():
+        kind = "file" if file == Path(name) else "profile"
         known = shipped_profiles()
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ConfigurationError(
-            f"there is no profile {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
+            f"there is no {kind} {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
         )
     return apply_choice(read_profile(file), choice or Choice())
 
@@ -190,13 +192,13 @@ def read_profile(file: Path) -> Profile:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+        raise ConfigurationError(f"{file} is not TOML: {error}", hint=FIELDS_HINT) from None
     try:
         return Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
         raise ConfigurationError(
             "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors()),
-            hint="docs/engines.md has a table of the fields of a profile.",
+            hint=FIELDS_HINT,
         ) from None
 
 
@@ -220,7 +222,10 @@ def apply_choice(profile: Profile, choice: Choice) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+        raise ConfigurationError(
+            "\n".join(_describe(problem) for problem in error.errors()),
+            hint="Change --backend, --sm or --model, which do not go with this profile.",
+        ) from None
 
 
 def shipped_profiles() -> list[str]:
@@ -241,17 +246,27 @@ def parse_size(text: str, grid: int = 1) -> tuple[int, int]:
 
 
 def _describe(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"]) or "profile"
+    """A problem of a profile in words: where, what, and what was probably meant."""
+    place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        near = difflib.get_close_matches(name, Profile.model_fields, n=1)
-        return f"{place} is not a field of a profile" + (f"; did you mean {near[0]}?" if near else "")
+        name, holder = str(problem["loc"][-1]), str(problem["loc"][0])
+        known = list(NESTED.get(holder if len(problem["loc"]) > 1 else "", Profile).model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        if not near:
+            return f"{place} is not a field of a profile" + (f"; there are {', '.join(known)}" if "." in place else "")
+        return f"{place} is not a field of a profile; did you mean {near[0]}?"
     if problem["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
         near = difflib.get_close_matches(str(problem["input"]), known, n=1)
         return f"{place}: {problem['msg']}" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{place}: {str(problem['msg']).removeprefix('Value error, ')}"
+    if problem["type"] == "tuple_type":
+        return f"{place}: {problem['input']!r} is no list; write [...] around it"
+    words = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{place}: {words}" if place else words
 
+
+NESTED: Mapping[str, type[BaseModel]] = {"loras": LoraSource, "streams": StreamCounts}
+"""Fields of a profile that have fields of their own."""
 
 __all__ = [
     "SHIPPED",

@@ -18,6 +18,8 @@ from sdstream.worker.engine_finder import EngineFinder
 from sdstream.worker.network_finder import NetworkFinder
 
 ENGINES = "engines"
+GRACE = 1800.0
+"""Seconds in which an engine of the volume is not removed after it was used; several times `KEEP_SECONDS`."""
 
 
 class WorkerEngines:
@@ -31,22 +33,27 @@ class WorkerEngines:
         volume = data / ENGINES
         local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
         limit = int(settings.engine_limit_gigabytes * 1e9)
-        supply = EngineSupply(
+        most = settings.engine_volume_limit_gigabytes
+        shared = None if most is None else int(most * 1e9)
+        self.supply = EngineSupply(
             EngineCache(local, limit=limit, report=self._counts),
-            EngineCache(volume, report=self._counts),
+            EngineCache(volume, limit=shared, grace=GRACE, report=self._counts),
             self._mirror_of(settings),
             self._counts,
         )
         self.finder = EngineFinder(
-            supply,
+            self.supply,
             device,
             builds=settings.engine_builds,
             engines=volume,
+            # On a CPU two streams take twice as long as one, and an engine for one stream is half again as fast for it
+            # as an engine for a range: it is called once for each.
+            streams=1 if device.type == "cpu" else settings.batch_size,
             graphs=settings.cuda_graphs,
             report=self._counts,
         )
         self.networks = NetworkFinder(
-            supply,
+            self.supply,
             device,
             builds=settings.engine_builds,
             engines=volume,

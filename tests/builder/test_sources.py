@@ -63,7 +63,9 @@ def profile_of(**changes: Any) -> Profile:
 
 
 def sources_of(data: Path, **settings: Any) -> ProfileSources:
-    return ProfileSources(ModelTable.from_settings(Settings.model_validate({"data_dir": data} | settings)))
+    return ProfileSources(
+        ModelTable.from_settings(Settings.model_validate({"data_dir": data, "shipped_pins": False} | settings))
+    )
 
 
 def fetched(hub: FakeHub) -> dict[str, set[str]]:
