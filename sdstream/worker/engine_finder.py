@@ -30,6 +30,7 @@ from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import EngineError, SdstreamError
+from sdstream.worker.builder_process import BuilderProcess
 from sdstream.worker.engine_builds import BuildPolicy, EngineBuilds
 from sdstream.worker.engine_requests import CONTROLNET, FRAME, EngineRequest, Parts, choices, rows_of
 
@@ -58,6 +59,7 @@ class EngineFinder:
         *,
         builds: BuildPolicy = "auto",
         engines: Path | None = None,
+        builder: BuilderProcess | None = None,
         streams: int = 1,
         graphs: bool = True,
         keep_seconds: float = KEEP_SECONDS,
@@ -70,7 +72,7 @@ class EngineFinder:
         self._supply = supply
         self._device = device
         self.streams = streams
-        self._builds = EngineBuilds(builds, engines, streams, device, report)
+        self._builds = EngineBuilds(builds, engines, streams, device, report, builder)
         self._graphs = graphs
         self._keep_seconds = keep_seconds
         self._report = report

@@ -27,7 +27,7 @@ from sdstream.errors import EngineError, SdstreamError
 from sdstream.worker.annotators.answers import PartRequest
 from sdstream.worker.annotators.components import PROCESSORS, part_component
 from sdstream.worker.builder_process import BuilderProcess
-from sdstream.worker.engine_finder import BuildPolicy
+from sdstream.worker.engine_builds import BuildPolicy
 
 MOST_WAITING = 64
 """Requests that wait; a further one is told that its part stays on the plain twin."""
@@ -124,7 +124,7 @@ class NetworkFinder:
         capability = None if isinstance(backend, CompiledBackend) else capability_of(self._device)
         target = backend.target() if isinstance(backend, CompiledBackend) else PORTABLE
         key = component.key(backend.name, backend.version, target, backend.cuda, backend.options)
-        return Need(key, capability, rows=1)
+        return Need(key, capability, 1, component.rows[2])
 
     def _find(self, need: Need) -> Entry | None:
         entry = self._supply.find(need)
