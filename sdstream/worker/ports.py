@@ -43,8 +43,9 @@ class ProcessorState(NamedTuple):
 
     `place` is where the params name it, such as `image_preprocessing[0]` or `controlnets[1]`, `name` its wire name.
     `phase` is `working`, `loading` (its network is on its way; it is passed over) or `left_out` (it cannot work, and
-    `problem` says why). It looks at every `interval`-th picture and holds what it made in between. `seen` says whether
-    there is a picture to be looked at.
+    `problem` says why). A working one has a `problem`, too, where it does its work without its network. It looks at
+    every `interval`-th picture and holds what it made in between. `seen` says whether there is a picture to be looked
+    at.
     """
 
     place: str

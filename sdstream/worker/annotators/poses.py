@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.worker.annotators.skeletons import Skeleton
+from sdstream.worker.looks import Look, Looking
 
 DETECTOR_SIDE = 640
 PERSON = "person"
@@ -32,16 +33,17 @@ class PoseNetwork(nn.Module):
         size = joints.config.backbone_config.image_size
         self.height, self.width = int(size[0]), int(size[1])
 
-    def find(self, image: torch.Tensor, confidence: float) -> list[Skeleton]:
+    def find(self, image: torch.Tensor, confidence: float) -> Looking[list[Skeleton]]:
         """The people in one picture, float [1, 3, H, W], 0 to 1, of whom the detector is sure to `confidence`."""
-        boxes = self._boxes(image, confidence)
+        side = (DETECTOR_SIDE, DETECTOR_SIDE)
+        small = functional.interpolate(image, side, mode="bilinear", antialias=True)
+        scores, places = yield Look(self._detect, small, (self, "detector"))
+        boxes = _boxes(scores[0], places[0], confidence)
         if not len(boxes):
             return []
         centres, sizes = boxes[:, :2], self._proportioned(boxes[:, 2:], image)
         crops = self._crops(image, centres, sizes)
-        dtype = next(self.joints.parameters()).dtype
-        mean, spread = (torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (MEAN, SPREAD))
-        heat: torch.Tensor = self.joints(((crops - mean) / spread).to(dtype)).heatmaps.float()
+        heat: torch.Tensor = yield Look(self._mark, crops, (self, "joints"))
         places, sure = _refined_peaks(heat)
         corner = centres - sizes / 2
         found = corner[:, None] + places * sizes[:, None]
@@ -56,14 +58,16 @@ class PoseNetwork(nn.Module):
             )
         return people
 
-    def _boxes(self, image: torch.Tensor, confidence: float) -> torch.Tensor:
-        """The people's boxes: centre and size as shares of the picture, float [K, 4]."""
-        side = (DETECTOR_SIDE, DETECTOR_SIDE)
-        small = functional.interpolate(image, side, mode="bilinear", antialias=True)
+    def _detect(self, small: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of pictures [N, 3, 640, 640] how sure each query is of a person [N, Q], and its box [N, Q, 4]."""
         answer = self.detector(small.to(next(self.detector.parameters()).dtype))
-        scores = answer.logits[0].float().sigmoid()[:, self.person]
-        best = scores.topk(min(MOST_PEOPLE, len(scores)))
-        return answer.pred_boxes[0].float()[best.indices[best.values >= confidence]]
+        return answer.logits.float().sigmoid()[..., self.person], answer.pred_boxes.float()
+
+    def _mark(self, crops: torch.Tensor) -> torch.Tensor:
+        """Maps of the joints [K, J, h, w] in parts of pictures [K, 3, height, width]."""
+        dtype = next(self.joints.parameters()).dtype
+        mean, spread = (torch.tensor(values, device=crops.device).view(1, 3, 1, 1) for values in (MEAN, SPREAD))
+        return self.joints(((crops - mean) / spread).to(dtype)).heatmaps.float()
 
     def _proportioned(self, sizes: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """The boxes' sizes, enlarged to the proportions at which joints are looked for."""
@@ -80,6 +84,12 @@ class PoseNetwork(nn.Module):
         theta[:, :, 2] = centres * 2 - 1
         grid = functional.affine_grid(theta, [len(centres), 3, self.height, self.width], align_corners=False)
         return functional.grid_sample(image.expand(len(centres), -1, -1, -1), grid, align_corners=False)
+
+
+def _boxes(scores: torch.Tensor, places: torch.Tensor, confidence: float) -> torch.Tensor:
+    """The people's boxes of one picture: centre and size as shares of it, float [K, 4]."""
+    best = scores.topk(min(MOST_PEOPLE, len(scores)))
+    return places[best.indices[best.values >= confidence]]
 
 
 def _refined_peaks(heat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
