@@ -14,6 +14,7 @@ from sdstream.worker.lane_stages import LaneStages, annotators
 from sdstream.worker.looks import Looking, alone
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.ports import CallKind, ProcessorState
+from sdstream.worker.sharing import most_pixels
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
@@ -253,6 +254,7 @@ class ProcessorPipeline(Pipeline):
         shelf: AnnotatorShelf | None = None,
         options: EngineOptions | None = None,
     ) -> None:
+        self._device = device
         self._shares = (options or EngineOptions()).share_processors
         self._shelf = annotators(device, ModelPlaces()) if shelf is None else shelf
         self._previous: torch.Tensor | None = None
@@ -284,7 +286,9 @@ class ProcessorPipeline(Pipeline):
 
     @property
     def shares(self) -> Hashable:
-        return self._stages.shares if self._shares else None
+        size = self._stages.input_size
+        gains = 2 * size.width * size.height <= most_pixels(self._device)
+        return self._stages.shares if self._shares and gains else None
 
     @property
     def faults(self) -> tuple[SdstreamError, ...]:

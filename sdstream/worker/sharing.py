@@ -10,16 +10,25 @@ from sdstream.worker.looks import Look, Looking
 
 MOST_PIXELS = 8 * 1024 * 1024
 """Of the pictures in one call, so that a crowd of large ones does not need the memory of all at once."""
+MOST_HOST_PIXELS = 4 * 128 * 128
+"""The same on a CPU, whose caches a batch of larger ones no longer fits: it is slower there than one after the other."""
 
 Result = TypeVar("Result")
 
 
+def most_pixels(device: torch.device) -> int:
+    """How many pixels the pictures in one call have together at most."""
+    return MOST_HOST_PIXELS if device.type == "cpu" else MOST_PIXELS
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One look as the choice sees it: equal `kind`s can be answered in one call. `pixels` are of all its pictures."""
+    """One look as the choice sees it: equal `kind`s can be answered in one call, with `most` pixels together.
+    `pixels` are of all its pictures."""
 
     kind: Hashable
     pixels: int
+    most: int = MOST_PIXELS
 
 
 @dataclass(slots=True)
@@ -28,14 +37,14 @@ class _Call:
     pixels: int = 0
 
 
-def calls(asked: Sequence[Asked], most_pixels: int = MOST_PIXELS) -> list[tuple[int, ...]]:
+def calls(asked: Sequence[Asked]) -> list[tuple[int, ...]]:
     """Which looks are answered in one call, by their places in `asked`: those of a kind, in their order, as long as
-    they have `most_pixels` together at most. One that has more alone rides alone."""
+    they have no more pixels together than they may. One that has more by itself rides alone."""
     riding: list[_Call] = []
     open_calls: dict[Hashable, _Call] = {}
     for place, one in enumerate(asked):
         call = open_calls.get(one.kind)
-        if call is None or call.pixels + one.pixels > most_pixels:
+        if call is None or call.pixels + one.pixels > one.most:
             call = open_calls[one.kind] = _Call()
             riding.append(call)
         call.places.append(place)
@@ -71,20 +80,20 @@ class _Together(Generic[Result]):
 
     def answer(self, places: Sequence[int]) -> None:
         """Answer the looks of these in one call. Where that fails each is answered alone, and who fails then ends."""
-        looks = [self.waiting[place] for place in places]
+        answers: Iterator[Any] | None = None
         try:
-            answers = _answers(looks)
+            answers = _answers([self.waiting[place] for place in places])
         except Exception as error:
             if len(places) == 1:
                 self._end(places[0], error)
                 return
             if isinstance(error, self._final):
                 raise
-            for place in places:
+        for place in places:
+            if answers is None:
                 self.answer([place])
-            return
-        for place, answer in zip(places, answers, strict=True):
-            self.go_on(place, answer)
+            else:
+                self.go_on(place, next(answers))
 
     def _end(self, place: int, error: Exception) -> None:
         if isinstance(error, self._final):
@@ -108,20 +117,17 @@ def together(
             run.answer([place])
     while run.waiting:
         places = list(run.waiting)
-        asked = [Asked(_kind(look), _pixels(look)) for look in run.waiting.values()]
+        asked = [_asked(look) for look in run.waiting.values()]
         for riding in calls(asked):
             run.answer([places[index] for index in riding])
     return [run.outcomes[place] for place in range(len(lookings))]
 
 
-def _kind(look: Look) -> Hashable:
+def _asked(look: Look) -> Asked:
     images = look.images
-    return look.key, images.shape[1:], images.dtype, images.device
-
-
-def _pixels(look: Look) -> int:
-    rows, _, height, width = look.images.shape
-    return rows * height * width
+    rows, _, height, width = images.shape
+    kind = (look.key, images.shape[1:], images.dtype, images.device)
+    return Asked(kind, rows * height * width, most_pixels(images.device))
 
 
 def _answers(looks: Sequence[Look]) -> Iterator[Any]:
@@ -136,4 +142,4 @@ def _answers(looks: Sequence[Look]) -> Iterator[Any]:
     return zip(*(torch.split(part, rows) for part in parts), strict=True)
 
 
-__all__ = ["MOST_PIXELS", "Asked", "Outcome", "calls", "together"]
+__all__ = ["MOST_HOST_PIXELS", "MOST_PIXELS", "Asked", "Outcome", "calls", "most_pixels", "together"]
