@@ -11,7 +11,7 @@ from sdstream.worker.looks import Look, Looking
 MOST_PIXELS = 8 * 1024 * 1024
 """Of the pictures in one call, so that a crowd of large ones does not need the memory of all at once."""
 MOST_HOST_PIXELS = 4 * 128 * 128
-"""The same on a CPU, whose caches a batch of larger ones no longer fits: it is slower there than one after the other."""
+"""The same on a CPU, whose caches a batch of larger ones no longer fits: one after the other is quicker there."""
 
 Result = TypeVar("Result")
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdstream.errors import ModelUnavailable
+from sdstream.params.costs import COSTS
 from sdstream.worker.annotators.depth import load_depth
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork, in_steps
@@ -47,7 +48,7 @@ def test_full_networks_cost_what_is_declared(
         image = torch.empty(1, 3, *sides)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
-    assert counter.get_total_flops() / 1e9 == pytest.approx(LEARNED[processor].gigaflops, rel=0.01)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(COSTS[processor].gigaflops, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sdstream.errors import ModelUnavailable, SdstreamError
+from sdstream.params.costs import COSTS
 from sdstream.params.processors import working_size
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
@@ -179,7 +180,7 @@ class ProcessorChain:
                 return held
         network = None if link.load is None or link.spared is not None else link.load.result()
         full = ProcessorContext(context.previous_output, context.delay, memory, network, link.wanted.channels)
-        result = yield from look(name, _shrunk(image, kind.largest), params, full)
+        result = yield from look(name, _shrunk(image, COSTS[name].largest), params, full)
         factor = 2 if name == "realesrgan_trt" else 1
         result = resize(result, image.shape[3] * factor, image.shape[2] * factor)
         if kind.steady:

@@ -23,18 +23,16 @@ MOST_DELAY = 8
 
 @dataclass(frozen=True, slots=True)
 class LearnedProcessor:
-    """How one is run and what it costs.
+    """How one is run.
 
-    `network` says by its parameters which network it needs, None for none. `gigaflops` is what a picture of 512x512
-    takes, `largest` the longer side in pixels at which it looks; larger pictures are shrunk for it. `steady` ones look
-    at every `interval`-th picture only, by their parameters, and show the same until then. `shared` ones are asked once
-    for all streams of a call that have the same network and size. A `spare` one works without its network, too.
+    `network` says by its parameters which network it needs, None for none. `steady` ones look at every `interval`-th
+    picture only, by their parameters, and show the same until then. `shared` ones are asked once for all streams of a
+    call that have the same network and size. A `spare` one works without its network, too. What they cost, and how
+    large a picture they look at, is in `sdstream.params.costs`.
     """
 
     run: LookingProcessor
     network: Callable[[Mapping[str, Any]], str | None]
-    gigaflops: float
-    largest: int
     steady: bool = True
     shared: bool = True
     spare: bool = False
@@ -200,23 +198,22 @@ def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
 
 
 LEARNED: Mapping[str, LearnedProcessor] = {
-    "depth": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
-    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
-    "hed": LearnedProcessor(hed, _always("hed"), 160.4, 1024),
-    "lineart": LearnedProcessor(lineart, _lines, 161.2, 1024),
+    "depth": LearnedProcessor(depth, _always("depth")),
+    "depth_tensorrt": LearnedProcessor(depth, _always("depth")),
+    "hed": LearnedProcessor(hed, _always("hed")),
+    "lineart": LearnedProcessor(lineart, _lines),
     "mediapipe_pose": LearnedProcessor(
-        mediapipe_pose, _by_number("model_complexity", POSE_TASKS), 0.0, 1024, steady=False, shared=False
+        mediapipe_pose, _by_number("model_complexity", POSE_TASKS), steady=False, shared=False
     ),
     "mediapipe_segmentation": LearnedProcessor(
-        mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), 0.0, 1024, steady=False, shared=False
+        mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), steady=False, shared=False
     ),
-    "openpose": LearnedProcessor(openpose, _openpose, 271.9, 1024),
-    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024),
-    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False),
-    "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False, spare=True),
+    "openpose": LearnedProcessor(openpose, _openpose),
+    "pose_tensorrt": LearnedProcessor(pose, _always("pose")),
+    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), steady=False),
+    "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), steady=False, spare=True),
 }
-"""By wire name. Operations are counted by torch on the full networks: for `pose_tensorrt` with one person, for
-`openpose` without hands and faces. Those of MediaPipe, which run elsewhere, are not counted."""
+"""By wire name."""
 
 
 __all__ = ["LEARNED", "LearnedProcessor"]
