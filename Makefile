@@ -2,7 +2,7 @@
 # make test    make check, then every test                       make test TESTS=tests/project
 #              JOBS processes share the tests, but those marked `alone` come after the others, in one; JOBS=1: all in one
 # make check   style, types, imports, spelling
-# make bench   the measurements of bench/ but the soak, which takes an hour
+# make bench   the measurements of bench/ but the soak, which takes an hour, and what only calls the others
 # make clean   remove everything that these targets made
 #
 # Each target first makes or updates .venv; a second call finds nothing to do. PYTHON=... picks the interpreter.
@@ -47,7 +47,7 @@ check: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@mkdir -p artifacts; set -e; for program in bench/*.py; do \
-	    case $$program in */__init__.py|*/_*|*/soak.py|*/turns.py) continue;; esac; \
+	    case $$program in */__init__.py|*/_*|*/card.py|*/soak.py|*/turns.py) continue;; esac; \
 	    grep -q '__main__' $$program || continue; \
 	    name=$${program#bench/}; echo "== $$name"; $(BIN)/python -m bench.$${name%.py} $(ARGS); \
 	done

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.support import turn
 from bench.support.random_models import TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.clock import SystemClock
@@ -145,14 +146,22 @@ def contenders(
     return there, missing
 
 
-def measure(
-    work: Work, runners: Mapping[str, tuple[Runner, dict[str, Any]]], streams: int, seconds: float
-) -> list[dict[str, Any]]:
-    """Frames a second and distance from the plain frame of each, frame by frame in turns."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """So many streams' blocks, and what is known of each contender before anything is timed."""
+
+    streams: int
+    image: torch.Tensor
+    knobs: Knobs
+    memory: Memory
+    rows: Mapping[str, dict[str, Any]]
+
+
+def prepare(work: Work, runners: Mapping[str, tuple[Runner, dict[str, Any]]], streams: int) -> Prepared:
+    """Let each make a few frames, which captures and compiles them; and how far each is from the plain frame."""
     image, knobs, memory = work.blocks(streams)
     plain = runners["torch"][0].run(image, knobs, memory).image.clone()
     rows: dict[str, dict[str, Any]] = {}
-    times: dict[str, list[float]] = {name: [] for name in runners}
     for name, (runner, facts) in runners.items():
         for _ in range(2):
             runner.run(image, knobs, memory)
@@ -161,19 +170,29 @@ def measure(
         captured = "cuda_graph" in runner.in_force
         rows[name] = {"contender": name, "streams": streams, "in_force": runner.in_force, "captured": captured}
         rows[name] |= {"error": error, "notes": list(runner.notes), **facts}
+    return Prepared(streams, image, knobs, memory, rows)
+
+
+def measure(
+    work: Work, runners: Mapping[str, tuple[Runner, dict[str, Any]]], prepared: Prepared, seconds: float
+) -> list[dict[str, Any]]:
+    """Frames a second of each, frame by frame in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         for name, (runner, _) in runners.items():
             wait(work.device)
             began = time.perf_counter()
-            runner.run(image, knobs, memory)
+            runner.run(prepared.image, prepared.knobs, prepared.memory)
             wait(work.device)
             times[name].append(time.perf_counter() - began)
+    rows: list[dict[str, Any]] = []
     for name, spent in times.items():
         median = statistics.median(spent)
-        rows[name] |= {"frame_ms": round(median * 1e3, 3), "pictures_per_second": round(streams / median, 1)}
-        rows[name]["times_the_plain"] = round(statistics.median(times["torch"]) / median, 2)
-    return list(rows.values())
+        speed = {"frame_ms": round(median * 1e3, 3), "pictures_per_second": round(prepared.streams / median, 1)}
+        speed["times_the_plain"] = round(statistics.median(times["torch"]) / median, 2)
+        rows.append(prepared.rows[name] | speed)
+    return rows
 
 
 def wait(device: torch.device) -> None:
@@ -193,6 +212,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--engines", type=Path)
     parser.add_argument("--json", type=Path)
+    turn.add_option(parser)
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     device = Device.choose("cuda" if cuda else "cpu").torch_device
@@ -205,7 +225,10 @@ def main() -> None:
     streams = [int(number) for number in given.streams.split(",")]
     with tempfile.TemporaryDirectory(prefix="sdstream-engines-") as folder:
         runners, missing = contenders(work, max(streams), EngineCache(given.engines or Path(folder)))
-        rows = [row for count in streams for row in measure(work, runners, count, given.seconds)]
+        prepared = [prepare(work, runners, count) for count in streams]
+        if given.wait_for_turn:
+            turn.wait()
+        rows = [row for each in prepared for row in measure(work, runners, each, given.seconds)]
     table = Table("contender", "streams", "ms", "pictures/s", "x plain", "error", "in force", box=None)
     for row in rows:
         table.add_row(

@@ -21,14 +21,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.support import upstream
+from bench.support import turn, upstream
 from bench.support.contenders import BareModules, Contender, ImageToImage, InstantNetworks, Ours, Upstream, Work
 from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
@@ -113,16 +113,36 @@ def contenders_of(work: Work, compiled: bool) -> tuple[list[Contender], dict[str
     return present, absent
 
 
-def measure(work: Work, compiled: bool, seconds: float) -> tuple[list[Row], dict[str, str]]:
-    """A row for each contender, and who was left out."""
-    clock = Clock(work.device)
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Contenders that have made pictures: compiled and captured, where they are that."""
+
+    case: Case
+    work: Work
+    contenders: Sequence[Contender]
+    absent: Mapping[str, str]
+    memory: Mapping[str, float | None]
+
+
+def prepare(case: Case, work: Work, compiled: bool) -> Prepared:
+    """All that takes time before anything is timed."""
     contenders, absent = contenders_of(work, compiled)
     memory = {each.name: working_memory(each, work) for each in contenders}
-    turns = list(take_turns(contenders, work, clock, seconds))
+    for contender in contenders:
+        for _ in range(2):
+            contender.run(work.images[0])
+    return Prepared(case, work, contenders, absent, memory)
+
+
+def measure(prepared: Prepared, seconds: float) -> list[Row]:
+    """A row for each contender."""
+    work = prepared.work
+    clock = Clock(work.device)
+    turns = list(take_turns(prepared.contenders, work, clock, seconds))
     own = own_milliseconds(work, clock)
     bare = [turn[BareModules.name][1] for turn in turns]
     rows: list[Row] = []
-    for contender in contenders:
+    for contender in prepared.contenders:
         times, host = zip(*(turn[contender.name] for turn in turns), strict=True)
         middle = statistics.median(times)
         ours = contender.name == OURS
@@ -135,21 +155,29 @@ def measure(work: Work, compiled: bool, seconds: float) -> tuple[list[Row], dict
                 "host_ms": round(statistics.median(host), 3),
                 "over_bare_ms": round(statistics.median(a - b for a, b in zip(host, bare, strict=True)), 3),
                 "own_ms": round(own, 3) if ours else None,
-                "working_memory_mb": memory[contender.name],
+                "working_memory_mb": prepared.memory[contender.name],
                 "runs": contender.runner.in_force if isinstance(contender, Ours) else None,
                 "calls": len(times),
             }
         )
-    return rows, absent
+    return rows
+
+
+def prepare_all(
+    cases: Sequence[Case], streams: Sequence[int], device: torch.device, dtype: torch.dtype, compiled: bool
+) -> Iterable[Prepared]:
+    """Each case with each number of streams, one after the other."""
+    for case in cases:
+        networks = make_networks(case.model, device, dtype)
+        for number in streams:
+            if number <= case.most_streams:
+                yield prepare(case, Work(networks, case.size, case.steps, number, device, dtype), compiled)
 
 
 def take_turns(
     contenders: Sequence[Contender], work: Work, clock: Clock, seconds: float
 ) -> Iterator[Mapping[str, tuple[float, float]]]:
     """Let each make a picture of every stream in turn, until `seconds` are over; the order moves on each time."""
-    for contender in contenders:
-        for _ in range(2):
-            contender.run(work.images[0])
     end = time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < end or turn < 8:
@@ -276,6 +304,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
     parser.add_argument("--json", help="write the figures to this file")
+    turn.add_option(parser)
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(options.threads)
@@ -285,18 +314,24 @@ def main() -> int:
     device_name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
     wanted = options.models.split(",") if options.models else None
     sizes = [int(part) for part in options.sizes.split(",")] if options.sizes else None
+    cases = [
+        case
+        for case in CASES[device.type]
+        if (not wanted or case.model in wanted) and (not sizes or case.size in sizes)
+    ]
+    streams = [int(part) for part in options.streams.split(",")]
+    prepared = prepare_all(cases, streams, device, dtype, options.compile)
+    if options.wait_for_turn:
+        prepared = list(prepared)
+        turn.wait()
     results: list[Row] = []
-    for case in CASES[device.type]:
-        if (wanted and case.model not in wanted) or (sizes and case.size not in sizes):
-            continue
-        networks = make_networks(case.model, device, dtype)
-        for streams in (int(part) for part in options.streams.split(",") if int(part) <= case.most_streams):
-            work = Work(networks, case.size, case.steps, streams, device, dtype)
-            rows, absent = measure(work, options.compile, options.seconds)
-            add_floor(rows, case, streams, device_name)
-            result: Row = {"model": case.model, "size": case.size, "steps": case.steps, "streams": streams}
-            results.append(result | {"rows": rows, "not_run": absent})
-            show(results[-1])
+    for each in prepared:
+        case, work = each.case, each.work
+        rows = measure(each, options.seconds)
+        add_floor(rows, case, work.streams, device_name)
+        result: Row = {"model": case.model, "size": case.size, "steps": case.steps, "streams": work.streams}
+        results.append(result | {"rows": rows, "not_run": each.absent})
+        show(results[-1])
     missed = missed_goals(results, device_name)
     if options.json:
         conditions = {"machine": machine(), "device": device_name, "dtype": str(dtype), "threads": options.threads}

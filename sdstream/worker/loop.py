@@ -110,6 +110,7 @@ class Loop:
             case Leave():
                 del self._lanes[turn.lane]
                 lane.close()
+                self._preparation.tidy()
             case _:
                 pass
 

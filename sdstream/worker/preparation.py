@@ -20,6 +20,7 @@ from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
 from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.tidying import HeapTidier
 from sdstream.worker.work import LaneWork
 
 LOADERS = 3
@@ -38,6 +39,7 @@ class Preparation:
         # Unbounded, but a lane has one piece of work under way at most.
         self._plans: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._loads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._tidier = HeapTidier()
         for work in (self._plans, *[self._loads] * LOADERS):
             threading.Thread(target=_run, args=(work,), name="preparation", daemon=True).start()
 
@@ -46,6 +48,10 @@ class Preparation:
         """How long the load that was heard of longest ago has said nothing; 0 without one."""
         since = min(self._told_at.copy().values(), default=None)
         return 0.0 if since is None else self._clock.monotonic() - since
+
+    def tidy(self) -> None:
+        """Something large was let go: give its memory back to the system, a little later and on another thread."""
+        self._tidier.request()
 
     def begin(self, lane: LaneWork, wanted: WantedParams) -> None:
         """Take params up. What became of them is a `Swap` of the scheduler in the end, with a `Prepared`.
@@ -74,6 +80,8 @@ class Preparation:
             except Exception as reason:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
                 error = reason
             else:
+                if prepared.beside:
+                    self.tidy()
                 return
         if isinstance(error, self._device.fatal_errors):
             raise error

@@ -106,7 +106,7 @@ class FleetLane:
         self.work = SmallLane(
             number,
             f"stream {number}",
-            device=CPU,
+            device=fleet.device.torch_device,
             models=fleet.models,
             memory_prefix=fleet.prefix,
             scheduler=fleet.scheduler,
@@ -178,13 +178,14 @@ class Fleet:
         clock: Clock | None = None,
         models: ModelTable | None = None,
         places: ModelPlaces | None = None,
+        device: Device | None = None,
     ) -> None:
         self.prefix = f"{memory_prefix()}fleet-"
         self.clock = clock or SystemClock()
         here = ModelEntry(MODEL, "sd-turbo", str(directory))
         self.models = models or ModelTable([here], places=places or ModelPlaces())
         self.scheduler = Scheduler(self.clock, window, most)
-        self.device = LateDevice(CPU, "late") if late else Device.choose("cpu")
+        self.device = device or (LateDevice(CPU, "late") if late else Device.choose("cpu"))
         self.meter = LoadMeter()
         self.lanes: dict[int, LaneWork] = {}
         self.preparation = Preparation(self.scheduler, self.device, self.clock)

@@ -1,0 +1,279 @@
+"""Everything that wants measuring on a GPU, in one go, within so many minutes: the most telling first.
+
+    python -m bench.card [--minutes 12] [--results DIR] [--only frame-sd-turbo-512,live] [--list]
+
+Programs that compile and capture for long are started together, and are timed one after another when they are ready
+(`bench.support.turn`); those that still prepare are stopped meanwhile, so that nothing runs beside what is timed. DIR
+gets a file of figures and a log for each step, and `card.json`, which says what was run, how it ended and what there
+was no time for. Ends with exit code 1 when a step failed or missed its goals, or was not run.
+
+Without a GPU the small models are measured: the same way, at another scale.
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+import torch
+
+from bench.support.targets import ROOT, machine
+from bench.support.turn import READY
+
+LOOK = 0.1
+"""Seconds between two looks at programs that run."""
+PATIENCE = 3.0
+"""A step whose turn takes so many times its seconds is ended."""
+
+State = Literal["preparing", "ready", "done", "failed", "late", "not run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A program that measures something."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Of Python."""
+    seconds: float
+    """What its turn takes, about."""
+    prepares: bool = False
+    """Whether it is started at once, and says when it is ready."""
+    writes: bool = True
+    """Whether it takes `--json FILE`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a step stands."""
+
+    step: Step
+    state: State
+
+
+def next_turn(standings: Iterable[Standing], seconds_left: float) -> Step | None:
+    """Whose turn it is: the first in the order of worth that is ready and fits into what is left; None for nobody."""
+    for standing in standings:
+        if standing.state == "ready" and standing.step.seconds <= seconds_left:
+            return standing.step
+    return None
+
+
+def is_over(standings: Iterable[Standing], seconds_left: float) -> bool:
+    """Whether no turn can come any more."""
+    waiting = [each for each in standings if each.state in ("preparing", "ready")]
+    return all(each.step.seconds > seconds_left for each in waiting)
+
+
+def frame(model: str, size: int, streams: str, seconds: float) -> Step:
+    each = ("--models", model, "--sizes", str(size), "--streams", streams, "--compile", "--seconds", "3")
+    name = f"frame-{model}-{size}-{streams.replace(',', '-')}"
+    return Step(name, ("-m", "bench.frame", *each, "--wait-for-turn"), seconds, prepares=True)
+
+
+TESTS = Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 90, writes=False)
+ON_A_GPU = (
+    TESTS,
+    frame("sd-turbo", 512, "1,8", 20),
+    Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
+    Step(
+        "engines",
+        ("-m", "bench.engines", "--steps", "1", "--streams", "1,8", "--seconds", "4", "--wait-for-turn"),
+        25,
+        prepares=True,
+    ),
+    frame("sdxl-turbo", 512, "1,8", 20),
+    frame("sd15", 512, "1", 12),
+    frame("sdxl-turbo", 1024, "1", 12),
+    frame("sd-turbo", 512, "2,4", 20),
+    Step("conditioning", ("-m", "bench.conditioning"), 60, writes=False),
+    frame("sd-turbo", 1024, "1", 12),
+    frame("sd15", 1024, "1", 15),
+)
+ON_A_CPU = (
+    Step(
+        "frame-tiny",
+        ("-m", "bench.frame", "--models", "tiny", "--streams", "1,2", "--seconds", "2", "--wait-for-turn"),
+        30,
+        prepares=True,
+    ),
+    Step("engines", ("-m", "bench.engines", "--wait-for-turn"), 10, prepares=True),
+    Step("live", ("-m", "bench.live"), 60),
+    Step("conditioning", ("-m", "bench.conditioning"), 120, writes=False),
+)
+
+
+class Program:
+    """A step's process. Its lines go to the log, and the one that it is ready with is noticed."""
+
+    def __init__(self, step: Step, results: Path) -> None:
+        self.step = step
+        self._results = results
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._state: State = "preparing" if step.prepares else "ready"
+        self.seconds = 0.0
+        """What the turn took."""
+        if step.prepares:
+            self._start()
+
+    @property
+    def state(self) -> State:
+        """Where it stands now."""
+        if self._state == "preparing" and self._process is not None:
+            if self._ready.is_set():
+                self._state = "ready"
+            elif self._process.poll() is not None:
+                self._state = "failed"
+        return self._state
+
+    def take_turn(self) -> None:
+        """Let it time, until it is done or its patience is over."""
+        began = time.monotonic()
+        process = self._process or self._start()
+        if self.step.prepares and process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+        try:
+            self._state = "done" if process.wait(PATIENCE * self.step.seconds) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            self._state = "late"
+            self.end()
+        self.seconds = time.monotonic() - began
+
+    def pause(self) -> None:
+        """Stop it and its children where they are, if it still prepares."""
+        if self.state == "preparing":
+            self._each(psutil.Process.suspend)
+
+    def go_on(self) -> None:
+        """After `pause`."""
+        self._each(psutil.Process.resume)
+
+    def end(self) -> None:
+        """End it and its children."""
+        if self._state in ("preparing", "ready"):
+            self._state = "not run"
+        self._each(psutil.Process.kill)
+        if self._process is not None:
+            self._process.wait()
+            if self._reader is not None:
+                self._reader.join(5)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+    def _start(self) -> subprocess.Popen[str]:
+        figures = ("--json", str(self._results / f"{self.step.name}.json")) if self.step.writes else ()
+        process = subprocess.Popen(
+            [sys.executable, *self.step.arguments, *figures],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        log = (self._results / f"{self.step.name}.log").open("w", encoding="utf-8")
+        self._process = process
+        self._reader = threading.Thread(target=self._read, args=(process.stdout, log), daemon=True)
+        self._reader.start()
+        return process
+
+    def _read(self, lines: IO[str], log: IO[str]) -> None:
+        with log:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                if line.strip() == READY:
+                    self._ready.set()
+
+    def _each(self, act: Callable[[psutil.Process], object]) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self._process.pid)
+            for process in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    act(process)
+
+
+def run(
+    steps: Sequence[Step], results: Path, seconds: float, tell: Callable[[str], None] = print
+) -> Mapping[str, tuple[State, float]]:
+    """Run the steps; how each ended, and the seconds of its turn. Nothing runs any more when this returns or raises."""
+    results.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + seconds
+    programs: list[Program] = []
+    pause = threading.Event()
+    try:
+        programs.extend(Program(step, results) for step in steps)
+        while not is_over(standings := standings_of(programs), ends - time.monotonic()):
+            step = next_turn(standings, ends - time.monotonic())
+            if step is None:
+                pause.wait(LOOK)
+                continue
+            program = next(each for each in programs if each.step is step)
+            for each in programs:
+                each.pause()
+            program.take_turn()
+            for each in programs:
+                each.go_on()
+            left = max(0.0, ends - time.monotonic())
+            tell(f"{step.name}: {program.state}, {program.seconds:.0f} s; {left:.0f} s are left")
+    finally:
+        for each in programs:
+            each.end()
+    return {each.step.name: (each.state, round(each.seconds, 1)) for each in programs}
+
+
+def standings_of(programs: Iterable[Program]) -> list[Standing]:
+    return [Standing(each.step, each.state) for each in programs]
+
+
+def main() -> int:
+    on_gpu = torch.cuda.is_available()
+    steps = ON_A_GPU if on_gpu else ON_A_CPU
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=12.0, help="for all of them together")
+    parser.add_argument("--results", type=Path, default=Path("artifacts", "card"))
+    parser.add_argument("--only", help="only these steps, separated by commas, in this order")
+    parser.add_argument("--list", action="store_true", help="say what the steps are, and run none")
+    options = parser.parse_args()
+    if options.only:
+        by_name = {step.name: step for step in steps}
+        unknown = [name for name in options.only.split(",") if name not in by_name]
+        if unknown:
+            parser.error(f"there is no step {', '.join(unknown)}; there are {', '.join(by_name)}")
+        steps = tuple(by_name[name] for name in options.only.split(","))
+    if options.list:
+        for step in steps:
+            print(f"{step.name:28} python {' '.join(step.arguments)}")
+        return 0
+    results: Path = options.results.resolve()
+    outcomes = run(steps, results, 60 * options.minutes)
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    card = {"machine": machine(), "device": device, "date": time.strftime("%Y-%m-%d"), "minutes": options.minutes}
+    card["steps"] = [
+        {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+        | dict(zip(("ended", "seconds"), outcomes[step.name], strict=True))
+        for step in steps
+    ]
+    (results / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    bad = [f"{name} ({state})" for name, (state, _) in outcomes.items() if state != "done"]
+    print(f"figures and logs are in {results}" + (f"; not well: {', '.join(bad)}" if bad else ""))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
