@@ -57,8 +57,8 @@ COSTS: Mapping[str, ProcessorCost] = {
     "temporal_net_tensorrt": ProcessorCost(milliseconds=4.7, has_network=False),
     "upscale": _plain(0.0031),
 }
-"""By wire name. `pose_tensorrt` is counted with one person. Milliseconds are measured (docs/performance.md says where):
-MediaPipe's for the default `model_complexity`, `temporal_net_tensorrt`'s for OpenCV's flow."""
+"""By wire name. `pose_tensorrt` is counted with one person. Milliseconds are measured (docs/verified.md and
+docs/performance.md say where): MediaPipe's for the default networks, `temporal_net_tensorrt`'s for OpenCV's flow."""
 
 
 def interval_of(params: Mapping[str, Any]) -> int:

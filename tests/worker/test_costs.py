@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from sdstream.diffusion.libraries import transformers
 from sdstream.params import IMAGE_PROCESSORS
 from sdstream.params.catalogue import processor_catalogue
 from sdstream.params.costs import COSTS, describe_cost, interval_of
 from sdstream.params.document import render_parameters_page
+from sdstream.worker.annotators.depth import DepthNetwork
 from sdstream.worker.annotators.drawing import AnimeNetwork
 from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork
 from sdstream.worker.processors import LEARNED, PROCESSORS, ProcessorContext, changes_nothing, run_processor
@@ -55,6 +59,15 @@ def test_hands_and_faces_cost_what_is_declared(points: int, switch: str, parts: 
         network, image = PartNetwork(points).eval(), torch.empty(parts, 3, 368, 368)
         counted = count_operations(lambda: network(image))
     assert counted == pytest.approx(COSTS["openpose"].extra[switch], rel=0.01)
+
+
+def test_depth_costs_what_is_declared() -> None:
+    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        network = DepthNetwork(transformers.DepthAnythingForDepthEstimation(transformers.DepthAnythingConfig()).eval())
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, 512, 512))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(COSTS["depth"].gigaflops, rel=0.01)
+    assert COSTS["depth_tensorrt"] == COSTS["depth"]
 
 
 def test_what_is_held_costs_less_and_what_is_switched_on_more() -> None:
