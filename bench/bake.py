@@ -8,6 +8,7 @@ the child and how busy the rest of the machine was meanwhile. Goal: at most 120 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -79,10 +80,13 @@ def bake(model: str, size: int, capabilities: list[int]) -> dict[str, Any]:
 
 
 class Watch:
-    """Samples a process's memory and the processor time of everything else."""
+    """Samples a process's memory, what it keeps on disk, and the processor time of everything else."""
 
-    def __init__(self, process_id: int) -> None:
+    def __init__(self, process_id: int, folder: Path) -> None:
+        """`folder` is where the process keeps all its files."""
         self._process = psutil.Process(process_id)
+        self._folder = folder
+        self.peak_disk = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.peak = 0
@@ -99,6 +103,7 @@ class Watch:
                 memory = self._process.memory_info()
                 self.peak = max(self.peak, memory.rss)
                 self.peak_anonymous = max(self.peak_anonymous, memory.rss - memory.shared)
+                self.peak_disk = max(self.peak_disk, bytes_in(self._folder))
                 spent = self._process.cpu_times()
                 self.own_seconds = spent.user + spent.system
             except psutil.NoSuchProcess:
@@ -113,9 +118,20 @@ class Watch:
         return {
             "peak_gigabytes": round(self.peak / 1e9, 2),
             "peak_anonymous_gigabytes": round(self.peak_anonymous / 1e9, 2),
+            "peak_disk_gigabytes": round(self.peak_disk / 1e9, 2),
             "own_processor_seconds": round(self.own_seconds, 1),
             "others_cores": round(max(0.0, busy - self.own_seconds) / seconds, 2),
         }
+
+
+def bytes_in(folder: Path) -> int:
+    """What the files of a folder take on the disk."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                size += os.stat(os.path.join(place, name)).st_blocks * 512
+    return size
 
 
 def main() -> None:
@@ -132,10 +148,16 @@ def main() -> None:
         return
     command = [sys.executable, "-m", "bench.bake", "--child", "--model", given.model, "--size", str(given.size)]
     load = os.getloadavg()[0]
-    process = subprocess.Popen([*command, "--sm", given.sm], stdout=subprocess.PIPE, text=True)
-    watch = Watch(process.pid)
-    said, _ = process.communicate()
-    measured = watch.end()
+    with tempfile.TemporaryDirectory(prefix="sdstream-bake-") as folder:
+        process = subprocess.Popen(
+            [*command, "--sm", given.sm],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        watch = Watch(process.pid, Path(folder))
+        said, _ = process.communicate()
+        measured = watch.end()
     if process.returncode != 0:
         raise SystemExit(f"the child ended with {process.returncode}")
     result = {

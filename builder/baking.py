@@ -3,7 +3,7 @@
 import gc
 import shutil
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,20 +12,21 @@ from typing import Any
 
 import torch
 
-from builder.estimates import Estimate, estimate
+from builder.estimates import Estimate, bake_facts, estimate
 from builder.models import LoadedProfile, load_profile
 from builder.parking import park
 from builder.profiles import Profile
 from sdstream import platform
 from sdstream.clock import Clock, SystemClock
-from sdstream.engines.backend import Backend
+from sdstream.engines.backend import Backend, Progress
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import BackendName, EngineKey, target_of
+from sdstream.engines.keys import BackendName, EngineKey, capabilities_of, target_of
 from sdstream.engines.registry import make_backend
+from sdstream.engines.tidying import collect
 from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
 
 LOOK_AGAIN = 2.0
@@ -68,12 +69,21 @@ class BakedEngine:
     status: BakeStatus
     seconds: float = 0.0
     size: int = 0
-    peak_memory: int | None = None
     error: EngineError | None = None
+    entry: Entry | None = None
+    """Where it is; None for one that failed."""
 
     @property
     def name(self) -> str:
         return self.key.readable
+
+
+Keep = Callable[[BakedEngine, Progress], None]
+"""Given each engine that is in the cache as soon as it is, and whom to tell what is done with it."""
+
+
+def keep_here(engine: BakedEngine, progress: Progress) -> None:
+    """A `Keep` for callers that leave engines in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,8 @@ class Wanted:
     key: EngineKey
     entry: Entry | None
     """Where it is, if it is there; its files were not looked into."""
+    near: Entry | None = None
+    """One that serves instead where only some of the cards matter: of the same network and rows, for more cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +172,24 @@ class Bakery:
             made = self.make(name, self.device)
             loaded = self.load(profile, name, self.device)
             wanted = tuple(self._want(component, made, profile) for component in loaded.components)
-            missing = [item.component for item in wanted if item.entry is None]
+            missing = [(item.component, item.key) for item in wanted if item.entry is None]
             plans.append(Plan(profile, name, made.version, wanted, estimate(missing, name, self.cache)))
         return plans
 
     def bake(
-        self, profile: Profile, backend: BackendName | None = None, *, tell: Tell = tell_nobody, force: bool = False
+        self,
+        profile: Profile,
+        backend: BackendName | None = None,
+        *,
+        tell: Tell = tell_nobody,
+        keep: Keep = keep_here,
+        force: bool = False,
     ) -> BakeOutcome:
         """Make what the cache lacks. Raises what `plan` raises, and `EngineStoreUnavailable` when there is too little
-        memory or disk, unless `force`. One engine that fails does not keep the others from being made."""
+        memory or disk, unless `force`. One engine that fails does not keep the others from being made, and from being
+        given to `keep`."""
         started = self.clock.monotonic()
-        self.cache.collect()
+        collect(self.cache)
         done: list[BakedEngine] = []
         names: list[BackendName] = [backend] if backend is not None else list(profile.targets)
         made_all = [self.make(name, self.device) for name in names]  # what is not here is said before anything is made
@@ -181,7 +200,7 @@ class Bakery:
                     "; ".join(plan.estimate.problems), hint="`plan` says what is needed; --force tries all the same."
                 )
             with self._parked(plan) as wanted:
-                for engine in self._bake_all(wanted, made, profile, tell, started):
+                for engine in self._bake_all(wanted, made, profile, tell, keep, started):
                     done.append(engine)
                     if isinstance(engine.error, EngineStoreUnavailable):
                         return BakeOutcome(profile.name, tuple(done), self.clock.monotonic() - started)
@@ -204,7 +223,7 @@ class Bakery:
             yield [replace(item, component=replace(item.component, release=weights.forget)) for item in wanted]
 
     def _bake_all(
-        self, wanted: list[Wanted], backend: Backend, profile: Profile, tell: Tell, started: float
+        self, wanted: list[Wanted], backend: Backend, profile: Profile, tell: Tell, keep: Keep, started: float
     ) -> Generator[BakedEngine]:
         count = len(wanted)
         for index, item in enumerate(wanted):
@@ -219,6 +238,8 @@ class Bakery:
             except EngineError as error:
                 self.report(EngineEvent("build_failed", item.key.readable, error.message))
                 engine = BakedEngine(item.key, BakeStatus.FAILED, self.clock.monotonic() - began, error=error)
+            else:
+                keep(engine, say)
             yield engine
             gc.collect()
 
@@ -228,7 +249,12 @@ class Bakery:
         else:
             target = target_of(profile.targets.get(backend.name, ()))
         key = component.key(backend.name, backend.version, target, backend.cuda, backend.options)
-        return Wanted(component, key, self.cache.peek(key.base, lambda other: other.digest == key.digest))
+        entry = self.cache.peek(key.base, lambda other: other.digest == key.digest)
+        cards = capabilities_of(key.target)
+        near = self.cache.peek(
+            key.base, lambda other: other.inputs == key.inputs and cards < capabilities_of(other.target)
+        )
+        return Wanted(component, key, entry, near if cards else None)
 
     def _one(
         self, item: Wanted, backend: Backend, profile: Profile, say: Callable[[str, float | None], None]
@@ -239,7 +265,7 @@ class Bakery:
         while True:
             there = self.cache.take(key.base, lambda other: other.digest == key.digest)
             if there is not None:
-                return BakedEngine(key, BakeStatus.PRESENT, size=there.manifest.size)
+                return BakedEngine(key, BakeStatus.PRESENT, size=there.manifest.size, entry=there)
             lock = self.cache.lock(key)
             if lock.try_acquire():
                 break
@@ -250,18 +276,20 @@ class Bakery:
         try:
             if lock.broke_one:
                 self.report(EngineEvent("lock_broken", key.readable, "its builder had died"))
-            began = self.clock.monotonic()
+            began, peak_before = self.clock.monotonic(), platform.peak_memory()
             with self._work(key) as work, self.cache.draft() as draft:
                 facts = dict(backend.build(item.component, key.target, draft, work, say))
                 seconds, peak = self.clock.monotonic() - began, platform.peak_memory()
+                own_peak = None if peak == peak_before else peak  # else of what came before
                 say("storing", None)
-                entry = self.cache.store(draft, key, {**facts, **self._facts(profile, seconds, peak)})
+                told = {"profile": profile.name, **facts, **bake_facts(item.component, seconds, own_peak)}
+                entry = self.cache.store(draft, key, told)
         except OSError as error:
             raise EngineStoreUnavailable(f"{self.cache.directory}: {error.strerror or error}") from error
         finally:
             lock.release()
         self.report(EngineEvent("built", entry.name, f"{seconds:.0f} s"))
-        return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, peak)
+        return BakedEngine(key, BakeStatus.BUILT, seconds, entry.manifest.size, entry=entry)
 
     @contextmanager
     def _work(self, key: EngineKey) -> Generator[Path]:
@@ -273,14 +301,6 @@ class Bakery:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             shutil.rmtree(work, ignore_errors=True)
-
-    def _facts(self, profile: Profile, seconds: float, peak: int | None) -> Mapping[str, Any]:
-        return {
-            "profile": profile.name,
-            "seconds": round(seconds, 1),
-            "peak_memory": peak,
-            "processor": platform.processor_name(),
-        }
 
 
 def entries_of(plans: list[Plan]) -> list[Entry]:
@@ -301,10 +321,12 @@ __all__ = [
     "Bakery",
     "EngineBackendUnavailable",
     "EngineBuildFailed",
+    "Keep",
     "Plan",
     "Tell",
     "Wanted",
     "default_cache",
     "entries_of",
+    "keep_here",
     "tell_nobody",
 ]

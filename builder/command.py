@@ -7,6 +7,7 @@ memory, or the place of engines cannot be written · 4 the back end or the model
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,26 +17,30 @@ from cyclopts import App, CycloptsError, Parameter, validators
 from rich.console import Console
 from rich.text import Text
 
-from builder.baking import Bakery, BakeStatus
+from builder.baking import Bakery, Plan, keep_here
 from builder.checking import check_plan
+from builder.estimates import readable_size
 from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
+from builder.pushing import Pusher
 from builder.sources import ProfileSources
-from builder.telling import plan_json, show_plan, show_result
+from builder.telling import plan_json, show_outcome, show_plan, show_result
 from sdstream import __version__, platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import BACKENDS, BackendName
-from sdstream.engines.mirror import EngineMirror, MirrorAddress
+from sdstream.engines.manifest import Manifest
+from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
 from sdstream.engines.targets import parse_capabilities
+from sdstream.engines.tidying import collect, evict
 from sdstream.errors import (
     ConfigurationError,
     EngineBackendUnavailable,
     EngineBroken,
+    EngineMissing,
     EngineStoreUnavailable,
     ModelUnavailable,
     SdstreamError,
@@ -63,6 +68,7 @@ application = App(
     help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -94,7 +100,7 @@ def bake(
     backend: Backend = None,
     sm: Capabilities = None,
     engines: Directory = None,
-    push: Annotated[bool, Parameter(help="Push what is there afterwards.")] = False,
+    push: Annotated[bool, Parameter(help="Push each engine as soon as it is there.")] = False,
     force: Annotated[bool, Parameter(negative="", help="Try even with too little memory or disk.")] = False,
     polite: Annotated[bool, Parameter(negative="", help="Let other processes go first.")] = False,
     as_json: AsJson = False,
@@ -102,33 +108,19 @@ def bake(
     """Make what is missing. What is there stays; run again after a crash, it goes on with what is still missing."""
     wanted = _profile(profile, model, backend, sm)
     bakery = _bakery(engines)
-    if push:
-        _mirror()  # what is wrong with it is said now, and not after an hour
+    pusher = Pusher(bakery.cache, _mirror()) if push else None  # what is wrong with it is said now, not after an hour
     if polite:
         platform.lower_priority()
     line = ProgressLine()
     try:
-        outcome = bakery.bake(wanted, backend, tell=line, force=force)
+        outcome = bakery.bake(wanted, backend, tell=line, keep=pusher or keep_here, force=force)
     finally:
         line.end()
-    pushed: list[str] = []
-    if push and outcome.is_complete:
-        keys = {engine.key.digest for engine in outcome.engines}
-        pushed = _push(bakery.cache, [entry for entry in bakery.cache.entries() if entry.key.digest in keys])
-    if as_json:
-        print(json.dumps({**outcome.as_json(), "pushed": pushed}, indent=2))
-    else:
-        for engine in outcome.engines:
-            words = (
-                f": {engine.error.message}" if engine.error else f" {engine.size / 1e6:.1f} MB, {engine.seconds:.0f} s"
-            )
-            print(f"{engine.status:8}{engine.name}{words}")
-        for name in pushed:
-            print(f"pushed  {name}")
-    if outcome.is_complete:
-        return 0
+    show_outcome(outcome, pusher, as_json=as_json)
     errors = [engine.error for engine in outcome.failures]
-    return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
+    if errors:
+        return EXIT_NO_ROOM if any(isinstance(error, EngineStoreUnavailable) for error in errors) else EXIT_FAILED
+    return EXIT_MIRROR if pusher is not None and pusher.failed else 0
 
 
 @application.command
@@ -175,7 +167,8 @@ def fetch(*, profile: ProfileName, model: ModelName = None, backend: Backend = N
     half = set(wanted.targets) != {"compiled"} or torch.cuda.is_available()
     with DownloadBar() as bar:
         files = _sources().fetch(wanted, bar.tell, half=half)
-    for path in (files.model, files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter):
+    parts = (files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter, *files.networks)
+    for path in (files.model, *parts):
         if path is not None:
             print(path)
     return 0
@@ -188,11 +181,18 @@ def push(
     """Copy engines into the bucket of SDSTREAM_ENGINE_MIRROR. What is there already is not sent again."""
     cache = _cache(engines)
     entries = [entry for entry in cache.entries() if name in entry.name]
-    pushed = _push(cache, entries)
-    for each in pushed:
-        print(f"pushed  {each}")
-    print(f"builder: {len(pushed)} of {len(entries)} engines pushed, the others were there", file=sys.stderr)
-    return 0
+    mirror, pushed, faults = _mirror(), 0, 0
+    for entry in entries:
+        try:
+            if mirror.push(cache, entry):
+                print(f"pushed  {entry.name}", flush=True)
+                pushed += 1
+        except EngineBroken as error:
+            print(f"builder: {error.message}", file=sys.stderr)
+            faults += 1
+    there = len(entries) - pushed - faults
+    print(f"builder: {pushed} of {len(entries)} engines pushed, {there} were there", file=sys.stderr)
+    return EXIT_WRONG if faults else 0
 
 
 @application.command
@@ -208,22 +208,36 @@ def pull(
     """Copy engines from the bucket of SDSTREAM_ENGINE_MIRROR. Every byte is compared with its hash."""
     cache, mirror = _cache(engines), _mirror()
     if profile is not None:
-        for entry in _bakery(engines).plan(_profile(profile, model, backend, sm), backend):
-            for item in entry.missing:
-                found = mirror.find(item.key.base, lambda key, item=item: key.digest == item.key.digest)
-                if found is not None and name in item.key.readable:
-                    print(f"pulled  {mirror.pull(found, cache).name}")
-        return 0
-    if model is not None or backend is not None:
-        raise ConfigurationError("--model and --backend belong to --profile")
-    wanted = set(_capabilities(sm) or ())
-    for engine in mirror.list():
-        if wanted and engine.capabilities and not wanted & engine.capabilities:
+        found = _missing_in(mirror, _bakery(engines).plan(_profile(profile, model, backend, sm), backend))
+    elif model is not None or backend is not None:
+        raise ConfigurationError("--model and --backend belong to --profile", hint="Give --profile, too.")
+    else:
+        wanted = set(_capabilities(sm) or ())
+        found = (
+            (engine, manifest)
+            for engine, manifest in mirror.manifests()
+            if not (wanted and engine.capabilities) or wanted & engine.capabilities
+        )
+    pulled = faults = 0
+    for engine, manifest in found:
+        if name not in manifest.key.readable:
             continue
-        manifest = mirror.manifest(engine)
-        if name in manifest.key.readable:
-            print(f"pulled  {mirror.pull(engine, cache).name}")
-    return 0
+        try:
+            print(f"pulled  {mirror.pull(engine, cache).name}", flush=True)
+            pulled += 1
+        except (EngineBroken, EngineMissing):  # reported; the others may be whole
+            faults += 1
+    print(f"builder: {pulled} engines of {mirror.address} are in {cache.directory}", file=sys.stderr)
+    return EXIT_WRONG if faults else 0
+
+
+def _missing_in(mirror: EngineMirror, plans: list[Plan]) -> Iterator[tuple[RemoteEngine, Manifest]]:
+    """What plans lack, as far as the bucket has it."""
+    for plan in plans:
+        for item in plan.missing:
+            for engine, manifest in mirror.manifests(item.key.base):
+                if manifest.key.digest == item.key.digest:
+                    yield engine, manifest
 
 
 @application.command(name="list")
@@ -233,8 +247,7 @@ def show(
     """List engines: their size, and how they are called."""
     if mirror:
         bucket = _mirror()
-        for engine in bucket.list():
-            manifest = bucket.manifest(engine)
+        for _, manifest in bucket.manifests():
             print(f"{manifest.size / 1e6:10.1f} MB  {manifest.key.readable}")
         return 0
     cache = _cache(engines)
@@ -250,17 +263,29 @@ def show(
 def gc(
     *,
     engines: Directory = None,
-    limit: Annotated[float | None, Parameter(help="Gigabytes that engines may take.", validator=NOT_NEGATIVE)] = None,
+    limit: Annotated[
+        float | None,
+        Parameter(
+            help="Gigabytes that engines may take; else SDSTREAM_ENGINE_VOLUME_LIMIT_GIGABYTES.", validator=NOT_NEGATIVE
+        ),
+    ] = None,
     hours: Older = 24.0,
 ) -> int:
-    """Remove what dead builders left, and the engines used longest ago until the rest fits the limit."""
+    """Remove what dead builders left, and the engines used longest ago until the rest fits the limit, if there is one.
+
+    Who asks for a limit gets it: engines in use may go, too, which stops no stream.
+    """
     cache = _cache(engines)
-    for folder in cache.collect(hours * 3600):
-        print(f"removed {folder}")
-    if limit is not None:
-        cache.limit = int(limit * 1e9)
-        for entry in cache.evict():
-            print(f"removed {entry.name}")
+    removed = [str(folder) for folder in collect(cache, hours * 3600)]
+    gigabytes = _settings().engine_volume_limit_gigabytes if limit is None else limit
+    if gigabytes is not None:
+        cache.limit = int(gigabytes * 1e9)
+        removed += [entry.name for entry in evict(cache)]
+    for each in removed:
+        print(f"removed {each}")
+    left = cache.entries()
+    size = readable_size(sum(entry.manifest.size for entry in left))
+    print(f"builder: {len(removed)} removed; {len(left)} engines of {size} are in {cache.directory}", file=sys.stderr)
     return 0
 
 
@@ -286,6 +311,7 @@ def run(arguments: list[str] | None = None) -> int:
             errors.print(Text(f"  {error.hint}", "dim"))
         return exit_code(error)
     except KeyboardInterrupt:
+        errors.print(Text("builder: interrupted; what was made stays, and the same command goes on"))
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
@@ -320,7 +346,7 @@ def _capabilities(sm: str | None) -> tuple[int, ...] | None:
     try:
         return parse_capabilities(sm)
     except ValueError as error:
-        raise ConfigurationError(f"--sm: {error}") from None
+        raise ConfigurationError(f"--sm: {error}", hint="Several are separated by commas: --sm 89,120.") from None
 
 
 def _settings() -> Settings:
@@ -345,20 +371,13 @@ def _mirror() -> EngineMirror:
     return EngineMirror(address, report=_say)
 
 
-def _push(cache: EngineCache, entries: list[Entry]) -> list[str]:
-    """The names of those that were not in the bucket yet."""
-    mirror = _mirror()
-    return [entry.name for entry in entries if mirror.push(cache, entry)]
-
-
 def _say(event: EngineEvent) -> None:
     """Faults are told as they come; all else a command prints itself."""
-    if event.kind in ("broken", "lock_broken", "evicted"):
+    if event.kind in ("broken", "lock_broken"):
         print(f"{event.kind.replace('_', ' ')}: {event.name}: {event.detail}", file=sys.stderr)
 
 
 __all__ = [
-    "BakeStatus",
     "application",
     "exit_code",
     "run",

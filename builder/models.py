@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from builder.processors import processor_components
 from builder.profiles import Profile
 from builder.sources import ProfileFiles, ProfileSources
 from sdstream.diffusion.adapters import ImageAdapter, make_adapter
@@ -53,12 +54,20 @@ def model_directory(profile: Profile, files: ProfileFiles) -> Generator[Path]:
 def load_profile(
     profile: Profile, backend: BackendName, device: torch.device = CPU, sources: ProfileSources | None = None
 ) -> LoadedProfile:
-    """Load the model and make the components that `backend` compiles of it. `sources` finds the files.
+    """Load the model and the networks of image processors, and make the components that `backend` compiles of them.
+    `sources` finds the files.
 
     Half precision for TensorRT and for GPUs, single for packages of a CPU. Raises `ModelUnavailable`.
     """
     dtype = torch.float32 if backend == "compiled" and device.type == "cpu" else torch.float16
-    files = (sources or ProfileSources()).find(profile)
+    sources = sources or ProfileSources()
+    files = sources.find(profile)
+    components = _of_model(profile, files, dtype) if profile.components else []
+    components += processor_components(profile, sources.places(profile), dtype)
+    return LoadedProfile(profile, tuple(components))
+
+
+def _of_model(profile: Profile, files: ProfileFiles, dtype: torch.dtype) -> list[Component]:
     with model_directory(profile, files) as directory:
         model = load_model(
             directory,
@@ -110,7 +119,7 @@ def load_profile(
                 components += _frames(profile, model, maker, width, height)
     del model  # with its text encoders, which nothing is compiled of
     gc.collect()
-    return LoadedProfile(profile, tuple(components))
+    return components
 
 
 def _sizes(profile: Profile, model: Model, width: int, height: int) -> ModelSizes:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -31,7 +31,11 @@ ComponentName = Literal[
     "frame",
 ]
 Guidance = Literal["none", "self", "initialize", "full"]
-SMALLEST, LARGEST = 64, 2048
+ProcessorName = Literal["depth_tensorrt", "pose_tensorrt", "realesrgan_trt"]
+GRID = 64
+"""Pixels that sides of pictures are multiples of where they are diffused."""
+SMALLEST, LARGEST = 14, 2048
+FIELDS_HINT = "docs/engines.md has a table of the fields of a profile."
 MOST_RECALLED = 4
 """As `cached_attention.max_frames` has it."""
 
@@ -76,7 +80,7 @@ class Profile(BaseModel):
     full_vae: bool = False
     """Bakes the model's own VAE even where there is a small one."""
     sizes: tuple[str, ...] = Field(min_length=1)
-    """Such as 512x512: width, then height."""
+    """Such as 512x512: width, then height. Of pictures that are diffused, and of those that `processors` are given."""
     slots: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1)
     """Numbers of denoising steps. The UNet takes all up to the largest; whole frames are made for each."""
     streams: StreamCounts = StreamCounts()
@@ -89,10 +93,23 @@ class Profile(BaseModel):
     recalled: int = Field(default=0, ge=0, le=MOST_RECALLED)
     """Earlier pictures that the `-recall` components attend to, as `cached_attention.max_frames` of a stream says."""
     loras: tuple[LoraSource, ...] = ()
+    processors: tuple[ProcessorName, ...] = ()
+    """Image processors whose networks are baked."""
     targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
     """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
     tiny: int | None = None
     """The seed of a tiny model with random weights that is made on the spot and stands in for `model`: for tests."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_processors_alone(cls, value: object) -> object:
+        """Image processors need no model, and then nothing is made of one."""
+        if not isinstance(value, Mapping):
+            return value
+        content = cast("Mapping[str, Any]", value)
+        if not content.get("processors") or "model" in content or content.get("components"):
+            return content
+        return {"family": "sd-turbo", **content, "model": "", "components": ()}
 
     @field_validator("sizes")
     @classmethod
@@ -110,6 +127,10 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
+        for size in self.sizes if self.components else ():
+            parse_size(size, GRID)
+        if self.components and not self.model:
+            raise ValueError(f"{', '.join(self.components)} needs `model`")
         wants = {name for name in self.components if name == "controlnet" or "-control" in name}
         if wants and not self.controlnets:
             raise ValueError(f"{', '.join(sorted(wants))} needs `controlnets`")
@@ -154,11 +175,12 @@ def find_profile(name: str, choice: Choice | None = None) -> Profile:
     if file.suffix != ".toml":
         file = SHIPPED / f"{name}.toml"
     if not file.is_file():
+        kind = "file" if file == Path(name) else "profile"
         known = shipped_profiles()
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ConfigurationError(
-            f"there is no profile {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
+            f"there is no {kind} {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
         )
     return apply_choice(read_profile(file), choice or Choice())
 
@@ -170,13 +192,13 @@ def read_profile(file: Path) -> Profile:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}") from None
+        raise ConfigurationError(f"{file} is not TOML: {error}", hint=FIELDS_HINT) from None
     try:
         return Profile.model_validate({"name": file.stem, **content})
     except ValidationError as error:
         raise ConfigurationError(
             "\n".join(f"{file.name}: {_describe(problem)}" for problem in error.errors()),
-            hint="docs/engines.md has a table of the fields of a profile.",
+            hint=FIELDS_HINT,
         ) from None
 
 
@@ -200,7 +222,10 @@ def apply_choice(profile: Profile, choice: Choice) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(problem) for problem in error.errors())) from None
+        raise ConfigurationError(
+            "\n".join(_describe(problem) for problem in error.errors()),
+            hint="Change --backend, --sm or --model, which do not go with this profile.",
+        ) from None
 
 
 def shipped_profiles() -> list[str]:
@@ -208,35 +233,47 @@ def shipped_profiles() -> list[str]:
     return sorted(file.stem for file in SHIPPED.glob("*.toml"))
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of `512x512`. Raises `ValueError` for what is none, or not on the grid of 64."""
+def parse_size(text: str, grid: int = 1) -> tuple[int, int]:
+    """Width and height of `512x512`. Raises `ValueError` for what is none, or not on the grid."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise ValueError(f"{text!r} is not a size such as 512x512")
     sides = int(width), int(height)
-    if any(not SMALLEST <= side <= LARGEST or side % 64 for side in sides):
-        raise ValueError(f"{text}: sides are multiples of 64 from {SMALLEST} to {LARGEST}")
+    least = max(SMALLEST, grid)
+    if any(not least <= side <= LARGEST or side % grid for side in sides):
+        raise ValueError(f"{text}: sides are {f'multiples of {grid} ' if grid > 1 else ''}from {least} to {LARGEST}")
     return sides
 
 
 def _describe(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"]) or "profile"
+    """A problem of a profile in words: where, what, and what was probably meant."""
+    place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        near = difflib.get_close_matches(name, Profile.model_fields, n=1)
-        return f"{place} is not a field of a profile" + (f"; did you mean {near[0]}?" if near else "")
+        name, holder = str(problem["loc"][-1]), str(problem["loc"][0])
+        known = list(NESTED.get(holder if len(problem["loc"]) > 1 else "", Profile).model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        if not near:
+            return f"{place} is not a field of a profile" + (f"; there are {', '.join(known)}" if "." in place else "")
+        return f"{place} is not a field of a profile; did you mean {near[0]}?"
     if problem["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
         near = difflib.get_close_matches(str(problem["input"]), known, n=1)
         return f"{place}: {problem['msg']}" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{place}: {str(problem['msg']).removeprefix('Value error, ')}"
+    if problem["type"] == "tuple_type":
+        return f"{place}: {problem['input']!r} is no list; write [...] around it"
+    words = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{place}: {words}" if place else words
 
+
+NESTED: Mapping[str, type[BaseModel]] = {"loras": LoraSource, "streams": StreamCounts}
+"""Fields of a profile that have fields of their own."""
 
 __all__ = [
     "SHIPPED",
     "Choice",
     "ComponentName",
     "LoraSource",
+    "ProcessorName",
     "Profile",
     "StreamCounts",
     "apply_choice",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from builder.processors import fetch_networks, find_networks
 from builder.profiles import Profile
 from sdstream.diffusion.hub import Progress
 from sdstream.diffusion.lora_sources import find_lora, get_lora, only_file
@@ -45,6 +46,8 @@ class ProfileFiles:
     loras: tuple[Path, ...] = ()
     controlnets: tuple[Path | None, ...] = ()
     adapter: Path | None = None
+    networks: tuple[Path, ...] = ()
+    """Folders of the networks of image processors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class ProfileSources:
 
     def find(self, profile: Profile) -> ProfileFiles:
         """The files of a profile. Raises `ModelUnavailable`, naming all that are not on this machine."""
-        places, missing = self._places(profile), list[str]()
+        places = self.places(profile)
+        networks, missing = find_networks(profile, places)
 
         def look(what: str, found: Path | None) -> Path:
             if found is None:
@@ -64,7 +68,7 @@ class ProfileSources:
             return found or Path()
 
         model = None
-        if profile.tiny is None:
+        if profile.tiny is None and profile.components:
             model = find_repository(self._model(profile), places)
             lacks = model is not None and model.is_dir() and not (model / INDEX).is_file()
             look(
@@ -82,6 +86,7 @@ class ProfileSources:
             None
             if profile.adapter is None or profile.adapter == TINY
             else look(f"the IP-Adapter {profile.adapter}", _find_adapter(profile.adapter, places)),
+            networks,
         )
         if missing:
             way = "fetches them, unless SDSTREAM_OFFLINE or HF_HUB_OFFLINE forbids it; give paths of what is elsewhere."
@@ -96,10 +101,11 @@ class ProfileSources:
 
         `half` prefers half precision. Raises `ModelUnavailable` of the kind that fits; `progress` may raise to give up.
         """
-        places = self._places(profile)
+        places = self.places(profile)
         if not fetches(places):
             return self.find(profile)
-        if profile.tiny is None:
+        fetch_networks(profile, places, progress)
+        if profile.tiny is None and profile.components:
             model = self._fetch_model(profile, places, progress, half)
             if model is not None and model.is_file() and profile.tokenizer is None:
                 get_tokenizer(places, (model.parent,), progress)
@@ -130,7 +136,8 @@ class ProfileSources:
             get_taesd(profile.family, places, progress)  # fails, where a server would go on with the model's own VAE
         return get_model(source, profile.family, places, half=half, progress=progress).path
 
-    def _places(self, profile: Profile) -> ModelPlaces:
+    def places(self, profile: Profile) -> ModelPlaces:
+        """Where files are looked for, and fetched to."""
         return replace(self.table.places, full_vae=profile.full_vae)
 
     def _model(self, profile: Profile) -> str:
@@ -145,10 +152,10 @@ class ProfileSources:
 
     def _find_taesd(self, profile: Profile, model: Path | None, look: _Look) -> Path | None:
         if profile.taesd is not None:
-            return look(f"the small VAE {profile.taesd}", find_files(profile.taesd, NETWORK[:1], self._places(profile)))
+            return look(f"the small VAE {profile.taesd}", find_files(profile.taesd, NETWORK[:1], self.places(profile)))
         if profile.full_vae or model is None or _has_taesd(model):
             return None
-        found = find_taesd(profile.family, self._places(profile))
+        found = find_taesd(profile.family, self.places(profile))
         if found is None and model.is_dir() and not any((model / "vae").glob("*.safetensors")):
             return look(f"the small VAE {TAESD[profile.family]}", None)
         return found  # none: the model's own is baked, as the server uses it then
@@ -159,7 +166,7 @@ class ProfileSources:
             return look(f"the tokenizer {profile.tokenizer}", folder if folder.is_dir() else None)
         if model is None or not model.is_file():
             return None
-        return look("CLIP's tokenizer", find_tokenizer(self._places(profile), (model.parent,)))
+        return look("CLIP's tokenizer", find_tokenizer(self.places(profile), (model.parent,)))
 
 
 def _fetch(repository: str, names: tuple[str, ...], places: ModelPlaces, progress: Progress) -> None:

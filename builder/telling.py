@@ -1,10 +1,13 @@
 """What the builder prints for people and programs: plans, and what was found about engines."""
 
+import json
+import sys
 from typing import Any
 
-from builder.baking import Plan
+from builder.baking import BakeOutcome, Plan
 from builder.checking import CheckResult
-from builder.estimates import MEASURED, readable_size
+from builder.estimates import readable_size
+from builder.pushing import Pusher
 
 
 def show_plan(entry: Plan) -> None:
@@ -12,15 +15,16 @@ def show_plan(entry: Plan) -> None:
     print(f"{entry.profile.name}, {entry.backend} {entry.version}")
     for item in entry.wanted:
         print(f"  {'there' if item.entry else 'MISSING':8}{item.key.readable}")
+        if item.entry is None and item.near is not None:
+            print(f"          that for {item.near.key.target} is there and serves these cards, too")
     if not entry.missing:
         return
     needed = entry.estimate
-    guess = "" if entry.backend in MEASURED else " (a guess)"
     free = [
         "" if count is None else f" of {readable_size(count)} free" for count in (needed.free_memory, needed.free_disk)
     ]
     print(
-        f"  to make {len(entry.missing)}{guess}: about {needed.seconds / 60:.1f} min on 2 cores, "
+        f"  to make {len(entry.missing)} ({needed.basis}): about {needed.seconds / 60:.1f} min, "
         f"{readable_size(needed.memory)} of memory ({readable_size(needed.least_memory)} at least){free[0]}, "
         f"{readable_size(needed.disk)} of disk{free[1]}"
     )
@@ -43,6 +47,7 @@ def plan_json(entry: Plan) -> dict[str, Any]:
         "memory": needed.memory,
         "least_memory": needed.least_memory,
         "disk": needed.disk,
+        "basis": needed.basis,
         "problems": list(needed.problems),
     }
 
@@ -56,4 +61,24 @@ def show_result(result: CheckResult) -> None:
     print(f"{'WRONG' if result.problems else 'good':6}{result.name}: {'; '.join(told)}")
 
 
-__all__ = ["plan_json", "show_plan", "show_result"]
+def show_outcome(outcome: BakeOutcome, pusher: Pusher | None, *, as_json: bool) -> None:
+    """What became of each engine; on stderr, in either form, what could not be made or pushed, and why."""
+    pushed = [] if pusher is None else pusher.pushed
+    unpushed = {} if pusher is None else pusher.failed
+    if as_json:
+        told = {name: f"{error.code}: {error.message}" for name, error in unpushed.items()}
+        print(json.dumps({**outcome.as_json(), "pushed": pushed, "unpushed": told}, indent=2))
+    else:
+        for engine in outcome.engines:
+            if engine.error is None:
+                print(f"{engine.status:8}{engine.name} {readable_size(engine.size)}, {engine.seconds:.0f} s")
+        for name in pushed:
+            print(f"pushed  {name}")
+    for engine in outcome.failures:
+        if engine.error is not None:
+            print(f"builder: {engine.name} could not be made: {engine.error.message}", file=sys.stderr)
+    for name, error in unpushed.items():
+        print(f"builder: {name} is made and could not be pushed: {error.message}", file=sys.stderr)
+
+
+__all__ = ["plan_json", "show_outcome", "show_plan", "show_result"]

@@ -71,15 +71,22 @@ from sdstream.settings import load_settings
 print(choose_data_directory(load_settings()).prepare())'
 }
 
-# copy_engines DATA RUNNER...: engines that are baked into the image, to where the server looks for them.
+# copy_engines DATA RUNNER...: engines that are baked into the image, to where the server looks for them. An engine is
+# engines/BASE/PLACE; of one base there may be several, for other cards.
 copy_engines() {
-    local data=$1 entry name
+    local data=$1 entry place draft
     shift
-    for entry in "$home"/engines/*/; do
-        name=$(basename "$entry")
-        if [ -d "$entry" ] && [ ! -e "$data/engines/$name" ]; then
+    for entry in "$home"/engines/*/*/; do
+        entry=${entry%/}
+        place=${entry#"$home"/engines/}
+        if [ -f "$entry/manifest.json" ] && [ ! -e "$data/engines/$place" ]; then
             # By another name first: whoever looks meanwhile sees a whole engine or none.
-            "$@" cp -R "$entry" "$data/engines/.$name.$$" && "$@" mv -T "$data/engines/.$name.$$" "$data/engines/$name"
+            draft=$data/engines/.drafts/image-$HOSTNAME-$$-$RANDOM
+            if ! { "$@" mkdir -p "$data/engines/.drafts" "$data/engines/${place%/*}" &&
+                "$@" cp -R "$entry" "$draft" && "$@" mv -T "$draft" "$data/engines/$place"; }; then
+                "$@" rm -rf "$draft"
+                [ -e "$data/engines/$place" ] || return 1 # else another container was faster
+            fi
         fi
     done
 }

@@ -68,12 +68,14 @@ class ModelPlaces:
     offline: bool = False
     full_vae: bool = False
     """A model's own VAE is wanted, not the small one."""
+    shipped_pins: bool = False
+    """What is fetched is held to the pins that sdstream ships, too. Settings have it on."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ModelPlaces":
         """The data directory's `models` and `loras`; nothing is made."""
         path = choose_data_directory(settings).path.expanduser().absolute()
-        return cls(path / "models", path / "loras", settings.offline, settings.full_vae)
+        return cls(path / "models", path / "loras", settings.offline, settings.full_vae, settings.shipped_pins)
 
 
 def choose_data_directory(

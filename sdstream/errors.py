@@ -38,6 +38,7 @@
             │   ├── ModelAccessDenied 503 MODELS/ACCESS_DENIED
             │   ├── ModelDownloadFailed 503 MODELS/DOWNLOAD_FAILED
             │   ├── ModelDiskFull 503 MODELS/DISK_FULL
+            │   ├── ModelNotAsPinned 503 MODELS/NOT_AS_PINNED
             │   └── LoraUnusable  503 MODELS/LORA_UNUSABLE
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
@@ -365,6 +366,13 @@ class ModelDiskFull(ModelUnavailable):
 
     code = "MODELS/DISK_FULL"
     hint = "Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk."
+
+
+class ModelNotAsPinned(ModelUnavailable):
+    """What is offered is not what was pinned: other bytes, or no such commit. Nothing of it is used."""
+
+    code = "MODELS/NOT_AS_PINNED"
+    hint = "The message says who pins it; SDSTREAM_SHIPPED_PINS=false goes without what sdstream itself pins."
 
 
 class LoraUnusable(ModelUnavailable):

@@ -296,6 +296,12 @@ def preload_library(file: Path) -> None:
     ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may run on, at least one."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
+
+
 def peak_memory() -> int | None:
     """The most memory this process has held so far, in bytes; None where that is not known."""
     try:
@@ -380,4 +386,5 @@ __all__ = [
     "shared_memory_names",
     "start_child",
     "unlink_shared_memory",
+    "usable_cores",
 ]

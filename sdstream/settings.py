@@ -126,6 +126,11 @@ class ServerSettings(BaseModel):
         description="Fetch nothing: models and LoRAs that are not on this machine are refused. HF_HUB_OFFLINE=1 does "
         "the same.",
     )
+    shipped_pins: bool = Field(
+        default=True,
+        description="Fetch published models at the commits, and with the SHA-256, that this version of sdstream knows "
+        "them by; what models/pins.json in the data directory says of one counts more. Off: the newest of each.",
+    )
     full_vae: bool = Field(
         default=False, description="Use each model's own VAE in place of the small TAESD: finer pictures, much slower."
     )

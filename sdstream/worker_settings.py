@@ -35,6 +35,12 @@ class WorkerSettings(BaseModel):
     engine_limit_gigabytes: float = Field(
         default=50.0, gt=0, description="Size of the local copies above which those used longest ago are removed."
     )
+    engine_volume_limit_gigabytes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Size of the engines in the data directory above which workers remove those used longest ago, but "
+        "none that a worker has in force or used in the last half hour. Unset: no limit.",
+    )
 
     worker_device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda, cuda:1, mps.")
     worker_threads: int | None = Field(

@@ -29,6 +29,8 @@ class ProcessorStatus(Shape):
     interval: int
     seen: bool
     problem: str
+    acceleration: str
+    note: str
 
 
 class LaneState(Shape):

@@ -44,8 +44,7 @@ def show(
     table = Table("where", "MB", "for", "engine", box=None)
     if mirror:
         bucket = open_mirror(settings)
-        for engine in bucket.list():
-            manifest = bucket.manifest(engine)
+        for engine, manifest in bucket.manifests():
             table.add_row("bucket", f"{manifest.size / 1e6:.1f}", engine.target, manifest.key.readable)
     else:
         for where, cache in (("volume", volume_of(settings)), ("local", local_of(settings))):
@@ -61,14 +60,12 @@ def show(
 def pull(*, sm: Capability = None, name: Name = "", settings: Settings) -> int:
     """Fetch engines for this card from the bucket to the data directory. Every byte is compared with its hash."""
     cache, bucket = volume_of(settings), open_mirror(settings)
-    accepts = acceptor(sm)
-    pulled = 0
-    for engine in bucket.list():
-        manifest = bucket.manifest(engine)
-        if accepts(manifest.key) and name in manifest.key.readable:
-            print(bucket.pull(engine, cache, progress).name)
-            pulled += 1
-    print(f"{pulled} engines are in {cache.directory}", file=sys.stderr)
+    pulled, failed = fetch_missing(bucket, cache, acceptor(sm), name)
+    for each in pulled:
+        print(each)
+    print(f"{len(pulled)} engines are in {cache.directory}", file=sys.stderr)
+    if failed:
+        raise CommandFailed(f"{failed} engines could not be had; the lines above say why")
     return 0
 
 
@@ -95,15 +92,21 @@ def warm(*, sm: Capability = None, name: Name = "", settings: Settings) -> int:
     return 0
 
 
-def fetch_missing(bucket: EngineMirror, cache: EngineCache, accepts: Callable[[EngineKey], bool], name: str) -> None:
-    """Pull what the cache lacks; one engine that cannot be had does not keep the others away."""
-    for engine in bucket.list():
+def fetch_missing(
+    bucket: EngineMirror, cache: EngineCache, accepts: Callable[[EngineKey], bool], name: str
+) -> tuple[list[str], int]:
+    """Pull what the cache lacks: the names of what is there now, and how many could not be had. One that cannot does
+    not keep the others away."""
+    pulled, failed = list[str](), 0
+    for engine, manifest in bucket.manifests():
+        if not accepts(manifest.key) or name not in manifest.key.readable:
+            continue
         try:
-            key = bucket.manifest(engine).key
-            if accepts(key) and name in key.readable:
-                bucket.pull(engine, cache, progress)
+            pulled.append(bucket.pull(engine, cache, progress).name)
         except EngineError as error:
             print(f"sdstream: {error.message}", file=sys.stderr)
+            failed += 1
+    return pulled, failed
 
 
 def acceptor(sm: str | None) -> Callable[[EngineKey], bool]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
-from sdstream.diffusion.pins import PINS, find_differences, write_pins
+from sdstream.diffusion.pins import PINS, Pin, find_differences, shipped_pins, write_pins
 from sdstream.diffusion.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
@@ -77,7 +78,7 @@ def show(*, settings: Settings) -> int:
 
 
 @models.command
-@with_settings(only=("models", "controlnets", "default_model", "data_dir", "offline", "full_vae"))
+@with_settings(only=("models", "controlnets", "default_model", "data_dir", "offline", "full_vae", "shipped_pins"))
 def pull(
     names: Annotated[
         tuple[str, ...],
@@ -94,8 +95,8 @@ def pull(
         tuple[str, ...],
         Parameter(
             name="--for",
-            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`, or "
-            "`profile:NAME` for a profile of the builder.",
+            help="What else to fetch for: an image processor such as `hed`, `controlnet:depth`, `ip_adapter`, "
+            "`safety_checker`, or `profile:NAME` for a profile of the builder.",
         ),
     ] = (),
     settings: Settings,
@@ -114,29 +115,32 @@ def pull(
 
 
 @models.command
-@with_settings(only=("data_dir",))
+@with_settings(only=("data_dir", "shipped_pins"))
 def pin(
     *,
     check: Annotated[bool, Parameter(help="Compare what is here with the pins and change nothing.")] = False,
+    shipped: Annotated[bool, Parameter(help="Show what sdstream itself pins and change nothing.")] = False,
     settings: Settings,
 ) -> int:
     """Pin what was fetched: commits and SHA-256 of all files. Later pulls bring these very bytes or fail."""
     root = ModelPlaces.from_settings(settings).models
     assert root is not None, "settings always give a place"
+    if shipped:
+        _tell_pins(shipped_pins())
+        return 0
     if check:
-        differences = find_differences(root)
+        differences = find_differences(root, shipped=settings.shipped_pins)
         for line in differences:
             print(line)
         if differences:
             raise CommandFailed(f"{len(differences)} differences from {root / PINS}")
-        print(f"all is as {root / PINS} has it")
+        print(f"all is as {root / PINS} has it{', and sdstream itself' if settings.shipped_pins else ''}")
         return 0
     try:
         pins = write_pins(root)
     except OSError as error:
         raise CommandFailed(f"{root / PINS} cannot be written: {error.strerror or error}") from None
-    for name, own in pins.items():
-        print(f"{name}: {own.commit[:10] or 'no commit'}, {len(own.files)} files")
+    _tell_pins(pins)
     return 0
 
 
@@ -183,6 +187,11 @@ def find_place(entry: ModelEntry, places: ModelPlaces) -> ModelPlace:
         return ModelPlace(entry, None, f"{path} is no diffusers directory: it has no {INDEX}", hint)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return ModelPlace(entry, path, size=sum(file.stat().st_size for file in files), commit=commit_of(path))
+
+
+def _tell_pins(pins: Mapping[str, Pin]) -> None:
+    for name, own in pins.items():
+        print(f"{name}: {own.commit[:10] or 'no commit'}, {len(own.files)} files")
 
 
 def _check_target(target: Path) -> None:

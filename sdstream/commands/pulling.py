@@ -101,7 +101,9 @@ def pull_profiles(profiles: Sequence[str], settings: Settings) -> int:
         for name, table in (("models", settings.models), ("controlnets", settings.controlnets))
         if table
     }
-    given |= {variable_name(name): str(getattr(settings, name)).lower() for name in ("offline", "full_vae")}
+    given |= {
+        variable_name(name): str(getattr(settings, name)).lower() for name in ("offline", "full_vae", "shipped_pins")
+    }
     given[variable_name("data_dir")] = str(choose_data_directory(settings).path.expanduser().absolute())
     for profile in profiles:
         command = [sys.executable, "-m", "builder", "fetch", "--profile", profile]

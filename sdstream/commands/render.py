@@ -56,6 +56,7 @@ class RenderJob:
         "controlnets",
         "default_model",
         "offline",
+        "shipped_pins",
         "log_level",
     )
 )

@@ -15,6 +15,7 @@ from torch.nn import functional
 from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.selection import NETWORK, TRANSFORMERS, opening
 from sdstream.errors import ModelUnavailable, first_line
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -40,13 +41,15 @@ def load_controlnet(folder: Path, unet: Any, dtype: torch.dtype, device: torch.d
         raise ModelUnavailable(
             f"{folder} is a ControlNet of another family: it reads texts of width {found}, and the model of {expected}"
         )
-    return _load(diffusers.ControlNetModel, folder, {"torch_dtype": dtype}, device)
+    options = {"torch_dtype": dtype, **opening(folder, NETWORK[1])}
+    return _load(diffusers.ControlNetModel, folder, options, device)
 
 
 def load_image_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The CLIP vision model that embeds style images. Raises `ModelUnavailable`."""
     _config(folder)
-    return _load(transformers.CLIPVisionModelWithProjection, folder, {"dtype": dtype}, device)
+    options = {"dtype": dtype, **opening(folder, TRANSFORMERS[1])}
+    return _load(transformers.CLIPVisionModelWithProjection, folder, options, device)
 
 
 def load_adapter(file: Path, unet: Any) -> ImageAdapter:
@@ -101,9 +104,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _load(kind: Any, folder: Path, options: dict[str, Any], device: torch.device) -> nn.Module:
     try:
-        network, report = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-        )
+        network, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except LOAD_ERRORS as error:
         raise ModelUnavailable(f"{folder} cannot be loaded: {first_line(error)}") from error
     missing = sorted(str(key) for key in report["missing_keys"])

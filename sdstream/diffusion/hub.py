@@ -19,7 +19,14 @@ from huggingface_hub import constants, errors
 
 from sdstream.clock import pause
 from sdstream.diffusion.selection import RemoteFile
-from sdstream.errors import ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable, first_line
+from sdstream.errors import (
+    ModelAccessDenied,
+    ModelDiskFull,
+    ModelDownloadFailed,
+    ModelNotAsPinned,
+    ModelUnavailable,
+    first_line,
+)
 
 Progress = Callable[[str, float | None], None]
 """Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
@@ -40,6 +47,10 @@ LOCK_SECONDS = 0.5
 _hub: Any = huggingface_hub
 _errors: Any = errors
 _constants: Any = constants
+
+
+class RevisionUnknown(ModelUnavailable):
+    """The hub has the repository, and no such revision of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +150,14 @@ def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Coun
                 break
             part.unlink()
             if attempt == 2:
+                hint = "A proxy or a mirror changes files on their way; HF_ENDPOINT says which hub is asked."
+                if file.pinned:
+                    raise ModelNotAsPinned(
+                        f"{listing.repository}: {file.name} came twice with bytes that are not those pinned", hint=hint
+                    )
                 raise ModelDownloadFailed(
                     f"{listing.repository}: {file.name} came twice with bytes that are not those the hub promises",
-                    hint="A proxy or a mirror changes files on their way; HF_ENDPOINT says which hub is asked.",
+                    hint=hint,
                 )
         part.replace(target)
     counter.done += file.size
@@ -246,7 +262,7 @@ def _said_plainly(repository: str, revision: str | None) -> Generator[None]:
             hint="Check the name; for a private one set HF_TOKEN to a token that may read it.",
         ) from error
     except _errors.RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{repository} has no revision {revision}", hint="Check what follows the @.") from error
+        raise RevisionUnknown(f"{repository} has no revision {revision}", hint="Check what follows the @.") from error
     except _errors.RemoteEntryNotFoundError as error:
         raise ModelDownloadFailed(f"{repository}: the hub no longer has a file that it listed") from error
     except _errors.OfflineModeIsEnabled as error:
@@ -269,4 +285,4 @@ def _said_plainly(repository: str, revision: str | None) -> Generator[None]:
         ) from error
 
 
-__all__ = ["Listing", "Progress", "fetch_files", "is_offline", "list_repository", "only_one"]
+__all__ = ["Listing", "Progress", "RevisionUnknown", "fetch_files", "is_offline", "list_repository", "only_one"]

@@ -65,7 +65,7 @@ def get_lora(name: str, places: ModelPlaces, progress: Progress) -> Path:
         chosen.append(picked.name)
         return (picked,)
 
-    return fetch_repository(hub_id, places.loras, choose, progress) / chosen[0]
+    return fetch_repository(hub_id, places.loras, choose, progress, shipped_pins=places.shipped_pins) / chosen[-1]
 
 
 def only_file(folder: Path, name: str) -> Path:

@@ -1,11 +1,13 @@
 """The safety checker: pictures that it takes offence at are never shown, another is. All of it on the device.
 
 It is the model of `CompVis/stable-diffusion-safety-checker`, which compares CLIP's view of a picture with the concepts
-that it was made with. Where the model is not on the machine streams run without it, and say so.
+that it was made with. It is published as a pickle, which is opened as tensors alone. Where the model is not on the
+machine streams run without it, and say so.
 """
 
 import importlib
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,24 @@ from sdstream.diffusion.capture import Capture, Recording
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
-from sdstream.diffusion.sources import find_cached
+from sdstream.diffusion.selection import TRANSFORMERS, opening
+from sdstream.diffusion.sources import NOWHERE, SAFETY_CHECKER, find_cached, find_files
+from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
 
-REPOSITORY = "CompVis/stable-diffusion-safety-checker"
 ABSENT = (
-    f"use_safety_checker is on and no safety checker is on this machine, so pictures are not checked; "
-    f"`hf download {REPOSITORY}` fetches it"
+    "use_safety_checker is on and no safety checker is on this machine, so pictures are not checked; "
+    "`sdstream models pull --for safety_checker` fetches it"
 )
 FOLDER = "safety_checker"
 """Where a model's directory has one of its own."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 SPREAD = (0.26862954, 0.26130258, 0.27577711)
 """Of the colours that CLIP was trained with."""
+CANNOT_LOAD = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 CARE = 0.01
 """How much stricter the other concepts are taken once one of special care is seen."""
 MOST_CAPTURES = 8
@@ -160,15 +167,16 @@ class SafetyGuard:
         return torch.where(self._unsafe, self._cover(image), image)
 
 
-def find_safety_checker(source: str) -> Path | None:
-    """The checker's directory: that of the model at `source`, a directory or hub id, else the one in the hub's cache.
+def find_safety_checker(source: str, places: ModelPlaces = NOWHERE) -> Path | None:
+    """The checker's directory: that of the model at `source`, a directory or hub id, else the one below the data
+    directory's `models` or in the hub's cache.
 
-    None without either.
+    None without any.
     """
     for model in (Path(source).expanduser(), find_cached(source)):
         if model is not None and os.path.isfile(model / FOLDER / "config.json"):
             return model / FOLDER
-    return find_cached(REPOSITORY)
+    return find_files(SAFETY_CHECKER, TRANSFORMERS, places)
 
 
 def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtype) -> SafetyChecker:
@@ -176,9 +184,13 @@ def load_safety_checker(directory: Path, device: torch.device, dtype: torch.dtyp
     made: Any = importlib.import_module(f"{diffusers.__name__}.pipelines.stable_diffusion.safety_checker")
     try:
         model, report = made.StableDiffusionSafetyChecker.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, output_loading_info=True, dtype=dtype
+            directory,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=dtype,
+            **opening(directory, TRANSFORMERS[1]),
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except CANNOT_LOAD as error:
         raise ModelUnavailable(f"the safety checker in {directory} cannot be loaded: {first_line(error)}") from error
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
@@ -197,7 +209,6 @@ def _scores(view: torch.Tensor, concepts: torch.Tensor, thresholds: torch.Tensor
 
 __all__ = [
     "ABSENT",
-    "REPOSITORY",
     "CheckRunner",
     "Cover",
     "SafetyChecker",

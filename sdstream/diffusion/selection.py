@@ -1,8 +1,11 @@
-"""Which files of a hub repository are needed: no pickles, one precision of each network, no VAE that nobody uses."""
+"""Which files of a hub repository are needed: one precision of each network, no VAE that nobody uses, and a pickle only
+of a single network that is published as nothing else."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sdstream.errors import LoraUnusable, ModelUnavailable
 
@@ -24,6 +27,18 @@ STEMS = {
 }
 NETWORK = ("config.json", "diffusion_pytorch_model.safetensors")
 """The files of a repository that is one network of diffusers, such as a ControlNet or a TAESD."""
+TRANSFORMERS = ("config.json", "model.safetensors")
+"""The files of a repository that is one network of transformers."""
+STAND_INS: Mapping[str, tuple[str, ...]] = {
+    "diffusion_pytorch_model.safetensors": (
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.bin",
+    ),
+    "model.safetensors": ("pytorch_model.bin",),
+}
+"""What is taken, in this order, where a repository of single networks has no file of that name: some of Daydream's
+ControlNets and the safety checker are published as pickles only. Those are opened as tensors alone (`weights_only`)."""
+WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 LORA = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of a LoRA."""
@@ -39,6 +54,8 @@ class RemoteFile:
     """Of large files."""
     git_blob: str | None = None
     """Git's SHA-1, of the others."""
+    pinned: bool = False
+    """Whether `sha256` is a pin's and not the hub's."""
 
 
 def variants(half: bool) -> tuple[str, str]:
@@ -71,11 +88,39 @@ def choose_model_files(
 
 def choose_network_files(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of a repository that is one network of diffusers, such as a TAESD."""
+    return choose_named_files(repository, files, NETWORK)
+
+
+def choose_named_files(repository: str, files: Iterable[RemoteFile], names: Iterable[str]) -> tuple[RemoteFile, ...]:
+    """The files of these names, or what stands in for them. Raises `ModelUnavailable`, naming what is not there."""
     known = {file.name: file for file in files}
-    for name in NETWORK:
-        if name not in known:
-            raise ModelUnavailable(f"{repository} has no {name}")
-    return tuple(known[name] for name in NETWORK)
+    chosen: list[RemoteFile] = []
+    for name in names:
+        found = next((known[one] for one in published_names(name) if one in known), None)
+        if found is None:
+            raise ModelUnavailable(f"{repository} on the hub has no {name}")
+        chosen.append(found)
+    return tuple(chosen)
+
+
+def published_names(name: str) -> tuple[str, ...]:
+    """The names under which a file may be published, the best first: `name`, then what stands in for it."""
+    folder, slash, last = name.rpartition("/")
+    return (name, *(f"{folder}{slash}{other}" for other in STAND_INS.get(last, ())))
+
+
+def find_published(folder: Path, name: str) -> Path | None:
+    """The file `name` in `folder`, or what stands in for it there; None where there is neither."""
+    return next((folder / one for one in published_names(name) if (folder / one).is_file()), None)
+
+
+def opening(folder: Path, name: str) -> dict[str, Any]:
+    """What `from_pretrained` of diffusers and transformers is told to open the weights that are in `folder`, published
+    as `name` or what stands in for it. Both open pickles as tensors alone."""
+    found = find_published(folder, name)
+    if found is None or found.name == name:
+        return {"use_safetensors": True}
+    return {"use_safetensors": False} if found.suffix in PICKLED else {"use_safetensors": True, "variant": "fp16"}
 
 
 def choose_tokenizer_files(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -141,10 +186,17 @@ __all__ = [
     "LORA",
     "NETWORK",
     "PICKLED",
+    "STAND_INS",
+    "TRANSFORMERS",
+    "WEIGHTS",
     "RemoteFile",
     "choose_lora_file",
     "choose_model_files",
+    "choose_named_files",
     "choose_network_files",
     "choose_tokenizer_files",
+    "find_published",
+    "opening",
+    "published_names",
     "variants",
 ]

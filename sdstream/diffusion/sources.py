@@ -16,14 +16,17 @@ from typing import Any, cast
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from sdstream.diffusion.hub import Listing, Progress, fetch_files, is_offline, list_repository, only_one
-from sdstream.diffusion.pins import MANIFEST, read_pins
+from sdstream.diffusion.commits import Choose, ask
+from sdstream.diffusion.hub import Listing, Progress, fetch_files, is_offline, only_one
+from sdstream.diffusion.pins import MANIFEST, find_pin
 from sdstream.diffusion.selection import (
     INDEX,
     RemoteFile,
     choose_model_files,
+    choose_named_files,
     choose_network_files,
     choose_tokenizer_files,
+    find_published,
 )
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
@@ -39,12 +42,11 @@ TAESD: dict[Family, str] = {
 """The small VAE of each family, on the hub."""
 TOKENIZER = "openai/clip-vit-large-patch14"
 """Where CLIP's tokenizer comes from; all families use this one."""
+SAFETY_CHECKER = "CompVis/stable-diffusion-safety-checker"
 PARTIAL = ".partial"
 """Below `models`: what is being fetched."""
 NOWHERE = ModelPlaces()
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?", re.ASCII)
-
-Choose = Callable[[str, Iterable[RemoteFile]], tuple[RemoteFile, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +100,22 @@ def find_repository(repository: str, places: ModelPlaces = NOWHERE) -> Path | No
 
 
 def fetch_chosen(repository: str, names: Iterable[str], places: ModelPlaces, progress: Progress) -> Path:
-    """Fetch these files of a repository into `models`. Raises `ModelUnavailable`, see `get_model`."""
-    wanted = frozenset(names)
+    """Fetch these files of a repository into `models`, or what stands in for them. Raises `ModelUnavailable`, see
+    `get_model`."""
+    wanted = tuple(names)
 
     def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-        chosen = tuple(file for file in files if file.name in wanted)
-        missing = sorted(wanted - {file.name for file in chosen})
-        if missing:
-            raise ModelUnavailable(f"{repository} on the hub has no {missing[0]}")
-        return chosen
+        return choose_named_files(repository, files, wanted)
 
     hub_id = HubId.parse(repository) or HubId(repository)
-    return fetch_repository(hub_id, _place(places), choose, progress)
+    return fetch_repository(hub_id, _place(places), choose, progress, shipped_pins=places.shipped_pins)
 
 
 def find_files(repository: str, names: Iterable[str], places: ModelPlaces = NOWHERE) -> Path | None:
-    """The directory of a repository with all these files on this machine; None where one is missing."""
+    """The directory of a repository with all these files on this machine, or what stands in for them; None where one
+    is missing."""
     folder = _find(repository, places)
-    return folder if folder is not None and all((folder / name).is_file() for name in names) else None
+    return folder if folder is not None and all(find_published(folder, name) for name in names) else None
 
 
 def get_files(
@@ -129,7 +129,7 @@ def get_files(
     if may_fetch(repository, places):
         return fetch_chosen(repository, names, places, progress)
     folder = _find(repository, places)
-    missing = next(name for name in names if folder is None or not (folder / name).is_file())
+    missing = next(name for name in names if folder is None or find_published(folder, name) is None)
     where = f"{missing} of {repository}" if folder is None else str(folder / missing)
     raise ModelUnavailable(
         f"{what} needs {where}, which is not on this machine",
@@ -170,12 +170,13 @@ def fetch_model(hub_id: HubId, places: ModelPlaces, *, half: bool, vae: bool, pr
     def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
         return choose_model_files(repository, files, half=half, vae=vae)
 
-    return fetch_repository(hub_id, _place(places), choose, progress)
+    return fetch_repository(hub_id, _place(places), choose, progress, shipped_pins=places.shipped_pins)
 
 
 def fetch_taesd(family: Family, places: ModelPlaces, progress: Progress) -> Path:
     """Fetch the small VAE of a family. See `get_model`."""
-    return fetch_repository(HubId(TAESD[family]), _place(places), choose_network_files, progress)
+    hub_id = HubId(TAESD[family])
+    return fetch_repository(hub_id, _place(places), choose_network_files, progress, shipped_pins=places.shipped_pins)
 
 
 def find_taesd(family: Family, places: ModelPlaces = NOWHERE) -> Path | None:
@@ -212,7 +213,9 @@ def get_tokenizer(places: ModelPlaces, near: Iterable[Path], progress: Progress)
     """`find_tokenizer`, else the one on the hub where it may be fetched. Raises `ModelUnavailable` when that fails."""
     found = find_tokenizer(places, near)
     if found is None and fetches(places):
-        found = fetch_repository(HubId(TOKENIZER), _place(places), choose_tokenizer_files, progress)
+        found = fetch_repository(
+            HubId(TOKENIZER), _place(places), choose_tokenizer_files, progress, shipped_pins=places.shipped_pins
+        )
     return found
 
 
@@ -303,18 +306,17 @@ def _why_not_fetched(source: str, places: ModelPlaces) -> str:
     return ""
 
 
-def fetch_repository(hub_id: HubId, root: Path, choose: Choose, progress: Progress) -> Path:
+def fetch_repository(
+    hub_id: HubId, root: Path, choose: Choose, progress: Progress, *, shipped_pins: bool = False
+) -> Path:
     """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`.
 
-    Where they are pinned it is the pinned commit, and no other bytes.
+    Where they are pinned, by the operator or with `shipped_pins` by sdstream, it is the pinned commit, and no other
+    bytes. Raises `ModelNotAsPinned` where the hub has something else.
     """
-    pin = read_pins(root).get(hub_id.folder)
-    progress(f"asking the hub for {hub_id.repository}", None)
-    listing = list_repository(hub_id.repository, hub_id.revision if pin is None else pin.commit or hub_id.revision)
+    pin = find_pin(hub_id.folder, root, shipped=shipped_pins)
+    listing, files = ask(hub_id.repository, hub_id.revision, pin, choose, progress)
     target = root / hub_id.folder
-    files = choose(hub_id.repository, listing.files)
-    if pin is not None:
-        files = tuple(pin.demand(file) for file in files)
     if target.exists() and not _manifest(target):
         raise ModelUnavailable(f"{target} was not fetched by sdstream, so it is left as it is")
     flat = hub_id.folder.replace("/", "--")
@@ -353,6 +355,8 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 __all__ = [
+    "NOWHERE",
+    "SAFETY_CHECKER",
     "TAESD",
     "HubId",
     "ModelFiles",

@@ -20,7 +20,7 @@ from typing import Any
 
 from sdstream import platform
 from sdstream.clock import Clock, SystemClock
-from sdstream.engines.entry import USED, Accepts, Entry, anything
+from sdstream.engines.entry import DRAFTS, LOCKS, QUARANTINE, TRASH, USED, Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, EngineEventKind, Report, say_nothing
 from sdstream.engines.keys import EngineKey, is_digest, target_of_place
 from sdstream.engines.locks import BuildLock
@@ -33,9 +33,9 @@ from sdstream.engines.manifest import (
     record_of,
     write_durably,
 )
+from sdstream.engines.tidying import evict
 from sdstream.errors import EngineBroken, EngineStoreUnavailable
 
-DRAFTS, LOCKS, QUARANTINE, TRASH = ".drafts", ".locks", ".quarantine", ".trash"
 MARGIN = 64 * 1024 * 1024
 """Bytes that stay free on a disk that engines are written to."""
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.EACCES)
@@ -46,13 +46,21 @@ class EngineCache:
     """The engines of one directory. Threads and processes may share the directory; each makes its own object."""
 
     def __init__(
-        self, directory: Path, *, limit: int | None = None, report: Report = say_nothing, clock: Clock | None = None
+        self,
+        directory: Path,
+        *,
+        limit: int | None = None,
+        grace: float = 0.0,
+        report: Report = say_nothing,
+        clock: Clock | None = None,
     ) -> None:
-        """`limit` is the size in bytes above which the engines used longest ago are removed."""
+        """`limit` is the size in bytes above which the engines used longest ago are removed, but for those used within
+        `grace` seconds."""
         self.directory = directory
         self.limit = limit
-        self._report = report
-        self._clock: Clock = SystemClock() if clock is None else clock
+        self.grace = grace
+        self.report = report
+        self.clock: Clock = SystemClock() if clock is None else clock
         self._refused: set[Path] = set()
         """Broken entries that could not be put aside, because the volume is read-only."""
 
@@ -74,7 +82,7 @@ class EngineCache:
         """
         for entry in self._entries_of(base):
             if accepts(entry.key) and self.verify(entry):
-                self.touch(entry)
+                self.touch(entry.key)
                 return entry
         return None
 
@@ -83,18 +91,18 @@ class EngineCache:
         try:
             check_files(entry.folder, entry.manifest)
         except FileNotFoundError as error:
-            if entry.folder.is_dir():
+            if entry.folder.is_dir() and not Path(error.filename).exists():
                 self.set_aside(entry.folder, f"{error.filename} is missing", entry.name)
-            return False  # removed by somebody at this moment, if the folder is gone
+            return False  # else somebody removed it at this moment, or has put another there since
         except EngineBroken as error:
             self.set_aside(entry.folder, error.message, entry.name)
             return False
         return True
 
-    def touch(self, entry: Entry) -> None:
-        """Note that an engine was used now; on a read-only volume nothing is noted."""
+    def touch(self, key: EngineKey) -> None:
+        """Note that an engine is used now, if it is here; on a read-only volume nothing is noted."""
         with contextlib.suppress(OSError):
-            (entry.folder / USED).touch()
+            (self._folder(key) / USED).touch()
 
     def size(self) -> int:
         """Bytes of all engines, by their manifests."""
@@ -137,7 +145,7 @@ class EngineCache:
         bad = [name for name in files if not is_file_name(name)]
         if bad or not files:
             raise ValueError(f"a draft holds the files of one engine, and not {bad}")
-        return self.adopt(draft, Manifest(key, files, self._clock.now().isoformat(), dict(facts or {})))
+        return self.adopt(draft, Manifest(key, files, self.clock.now().isoformat(), dict(facts or {})))
 
     def adopt(self, draft: Path, manifest: Manifest) -> Entry:
         """Like `store`, for files whose manifest is there already and was compared with them."""
@@ -151,9 +159,9 @@ class EngineCache:
             raise self._unavailable(target, error, manifest.key.readable) from error
         entry = Entry(target, read_manifest(target))
         self._refused.discard(target)
-        self.touch(entry)
+        self.touch(entry.key)
         self._tell("stored", entry.name, str(target))
-        self.evict(keep=entry)
+        evict(self, keep=entry)
         return entry
 
     def annotate(self, entry: Entry, facts: Mapping[str, Any]) -> Entry:
@@ -179,22 +187,22 @@ class EngineCache:
         written here.
         """
         self.require_room(entry.manifest.size)
+        other.touch(entry.key)  # before it is read, so that nobody removes it meanwhile
         with self.draft() as draft:
-            for name in entry.manifest.files:
-                try:
-                    shutil.copyfile(entry.file(name), draft / name)
-                except OSError as error:
-                    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                        raise self._unavailable(draft, error, entry.name) from error
-                    other.set_aside(entry.folder, f"{name} cannot be read: {error.strerror}", entry.name)
-                    return None
             try:
+                for name in entry.manifest.files:
+                    shutil.copyfile(entry.file(name), draft / name)
                 check_files(draft, entry.manifest)
-            except (EngineBroken, FileNotFoundError) as error:
-                other.set_aside(entry.folder, str(error), entry.name)
+            except (EngineBroken, OSError) as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    raise self._unavailable(draft, error, entry.name) from error
+                # Broken, or removed or exchanged for another at this moment: what is there now tells.
+                there = other.peek(entry.key.base, lambda key: key.digest == entry.key.digest)
+                if there is not None:
+                    other.verify(there)
                 return None
             copied = self.adopt(draft, entry.manifest)
-        other.touch(entry)
+        other.touch(entry.key)
         self._tell("fetched", entry.name, f"from {other.directory}")
         return copied
 
@@ -248,46 +256,6 @@ class EngineCache:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):
             entry.folder.parent.rmdir()
-
-    def evict(self, keep: Entry | None = None) -> list[Entry]:
-        """Remove the engines used longest ago until the rest fits the limit; `keep` stays in any case.
-
-        Who runs an engine has it open or in memory, so one in use may go.
-        """
-        if self.limit is None:
-            return []
-        entries = sorted(self.entries(), key=self.last_use)
-        size, removed = sum(entry.manifest.size for entry in entries), list[Entry]()
-        for entry in entries:
-            if size <= self.limit:
-                break
-            if keep is not None and entry.folder == keep.folder:
-                continue
-            with contextlib.suppress(EngineStoreUnavailable):
-                self.remove(entry)
-                size -= entry.manifest.size
-                removed.append(entry)
-                self._tell("evicted", entry.name, f"{entry.manifest.size} bytes")
-        return removed
-
-    def collect(self, older_than: float = 86400.0) -> list[Path]:
-        """Remove what dead builders and fetches left, and quarantined entries; both only when untouched for as many
-        seconds."""
-        removed: list[Path] = []
-        for kind in (DRAFTS, QUARANTINE, TRASH):
-            parent = self.directory / kind
-            for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
-                if self._age(folder) >= older_than:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed.append(folder)
-        return removed
-
-    def last_use(self, entry: Entry) -> float:
-        """When an engine was last used or stored, in the volume's seconds since 1970."""
-        for file in (entry.folder / USED, entry.folder / MANIFEST):
-            with contextlib.suppress(OSError):
-                return file.stat().st_mtime
-        return 0.0
 
     # -- inside
 
@@ -355,13 +323,6 @@ class EngineCache:
                 return
         raise OSError(errno.EEXIST, "somebody keeps putting broken files there", str(target))
 
-    def _age(self, folder: Path) -> float:
-        newest = 0.0
-        for place in (folder, *folder.rglob("*")):
-            with contextlib.suppress(OSError):
-                newest = max(newest, place.stat().st_mtime)
-        return self._clock.now().timestamp() - newest
-
     def _unavailable(self, place: Path, error: OSError, name: str) -> EngineStoreUnavailable:
         words = {
             errno.ENOSPC: "the disk is full",
@@ -372,7 +333,7 @@ class EngineCache:
         return EngineStoreUnavailable(f"{place}: {words}")
 
     def _tell(self, kind: EngineEventKind, name: str, detail: str) -> None:
-        self._report(EngineEvent(kind, name, detail))
+        self.report(EngineEvent(kind, name, detail))
 
 
-__all__ = ["DRAFTS", "LOCKS", "QUARANTINE", "EngineCache"]
+__all__ = ["EngineCache"]

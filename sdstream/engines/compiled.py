@@ -53,7 +53,7 @@ class CompiledBackend:
         """See `Backend.build`. Needs a C++ compiler. Takes one to two minutes of one core for a tiny network."""
         if target != self.target():
             raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
-        progress(f"exporting {component.name}", 0.0)
+        progress(f"exporting {component.name}", None)
         component.module.to(self._device)
         program = export_program(component)
         progress(f"compiling {component.name}", None)

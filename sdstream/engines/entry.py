@@ -7,6 +7,8 @@ from pathlib import Path
 from sdstream.engines.keys import EngineKey
 from sdstream.engines.manifest import Manifest
 
+DRAFTS, LOCKS, QUARANTINE, TRASH = ".drafts", ".locks", ".quarantine", ".trash"
+"""Folders of a cache beside its engines."""
 USED = "last-used"
 """A file beside an engine's own; its time is that of the engine's last use."""
 RUNTIME = "runtime"
@@ -47,4 +49,4 @@ class Entry:
         return self.folder / RUNTIME
 
 
-__all__ = ["RUNTIME", "USED", "Accepts", "Entry", "anything"]
+__all__ = ["DRAFTS", "LOCKS", "QUARANTINE", "RUNTIME", "TRASH", "USED", "Accepts", "Entry", "anything"]

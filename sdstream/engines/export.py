@@ -51,6 +51,7 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
             "ONNX cannot be written here", hint="pip install -c constraints.txt 'sdstream[bake]'"
         ) from None
     program = export_program(component) if program is None else program
+    leave_out_checks(program)
     write_out_casts(program)
     file = folder / ONNX_FILE
     export: Any = getattr(torch.onnx, "export")  # noqa: B009 - its type is known in parts only
@@ -96,6 +97,23 @@ def write_out_casts(program: Any) -> None:
     program.graph_module.recompile()
 
 
+def leave_out_checks(program: Any) -> None:
+    """Take out what only looks whether values are as they should be, and what was computed for that alone.
+
+    torch's ONNX exporter cannot write it: RT-DETR looks at the sizes of its scales.
+    """
+    graph = program.graph_module.graph
+    aten: Any = torch.ops.aten
+    checks = (aten._assert_async.default, aten._assert_async.msg, aten._assert_scalar.default)
+    going = [node for node in graph.nodes if node.op == "call_function" and node.target in checks]
+    while going:
+        node = going.pop()
+        before = node.all_input_nodes
+        graph.erase_node(node)
+        going += [each for each in before if each.op == "call_function" and not each.users and each not in going]
+    program.graph_module.recompile()
+
+
 class _Flat(torch.nn.Module):
     """Takes its inputs as one list, so that all components are exported alike, and always answers with a tuple."""
 
@@ -129,4 +147,13 @@ def first_lines(error: BaseException, most: int = 400) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
 
 
-__all__ = ["ONNX_FILE", "OPSET", "export_onnx", "export_program", "first_lines", "quiet", "write_out_casts"]
+__all__ = [
+    "ONNX_FILE",
+    "OPSET",
+    "export_onnx",
+    "export_program",
+    "first_lines",
+    "leave_out_checks",
+    "quiet",
+    "write_out_casts",
+]

@@ -5,7 +5,8 @@ not there. What is pulled is compared with the manifest's hashes before it becom
 that breaks off is gone on with by the next.
 """
 
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ from sdstream.errors import ConfigurationError, EngineBroken, EngineMissing, Eng
 READ_TIMEOUT = 120.0
 ATTEMPTS = 10
 BLOCK = 1024 * 1024
+HINT = (
+    "Look at SDSTREAM_ENGINE_MIRROR, its _ENDPOINT and _REGION, and the access keys (AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY); what was begun is taken up again by the same command."
+)
 
 Progress = Callable[[str, int, int], None]
 """Told the file, its bytes so far, and its size."""
@@ -107,15 +112,20 @@ class EngineMirror:
                         found.append(RemoteEngine(parts[0], parts[1]))
         return sorted(found, key=lambda engine: (engine.base, engine.place))
 
-    def find(self, base: str, accepts: Accepts = anything) -> RemoteEngine | None:
-        """An engine of `base` that `accepts`; None when the bucket has none. One with a broken manifest is left out."""
+    def manifests(self, base: str | None = None) -> Iterator[tuple[RemoteEngine, Manifest]]:
+        """Every engine in the bucket, or of one base, with its manifest. One whose manifest is broken or went meanwhile
+        is reported and left out."""
         for engine in self.list(base):
             try:
-                if accepts(self.manifest(engine).key):
-                    return engine
+                manifest = self.manifest(engine)
             except (EngineBroken, EngineMissing) as error:
                 self._report(EngineEvent("broken", engine.place, error.message))
-        return None
+            else:
+                yield engine, manifest
+
+    def find(self, base: str, accepts: Accepts = anything) -> RemoteEngine | None:
+        """An engine of `base` that `accepts`; None when the bucket has none. One with a broken manifest is left out."""
+        return next((engine for engine, manifest in self.manifests(base) if accepts(manifest.key)), None)
 
     def manifest(self, engine: RemoteEngine) -> Manifest:
         """Read an engine's manifest. Raises `EngineMissing` or `EngineBroken`."""
@@ -251,7 +261,7 @@ class EngineMirror:
         except (*bucket_errors(), OSError) as error:
             words = _words(error)
             self._report(EngineEvent("store_unavailable", what, f"{self.address}: {words}"))
-            raise EngineStoreUnavailable(f"{self.address}: {what}: {words}") from error
+            raise EngineStoreUnavailable(f"{self.address}: {what}: {words}", hint=HINT) from error
 
 
 def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> Any:
@@ -272,7 +282,8 @@ def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> A
 def _words(error: Exception) -> str:
     response: Any = getattr(error, "response", None)
     if response is None:
-        return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        return re.sub(r"(https?://[^/\"\s]+)/[^\"\s]*", r"\1", text)[:300]  # of an object, which is named before
     status = error_status(error)
     if status == 507:
         return "the volume is full (507)"

@@ -1,6 +1,6 @@
 """Where a worker gets its engines: from the local disk, the volume, the bucket. Nothing here stops a stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,8 +8,9 @@ from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import EngineKey
-from sdstream.engines.mirror import EngineMirror
+from sdstream.engines.mirror import EngineMirror, RemoteEngine
 from sdstream.engines.targets import bake_command, capability_text, takes_capability
+from sdstream.engines.tidying import collect, evict
 from sdstream.errors import EngineStoreUnavailable, SdstreamError
 
 Found = TypeVar("Found")
@@ -25,6 +26,9 @@ class Need:
     key: EngineKey
     capability: int | None
     rows: int
+    """Of one stream: an engine that takes fewer serves nobody."""
+    most: int = 0
+    """Of as many streams as may ride in one call: an engine that takes them is better than one that does not."""
 
     def accepts(self, key: EngineKey) -> bool:
         """Whether an engine of the same base serves."""
@@ -32,6 +36,15 @@ class Need:
             key.target == self.key.target if self.capability is None else takes_capability(key.target, self.capability)
         )
         return fits and key.takes_rows(self.rows)
+
+    def suits(self, key: EngineKey) -> bool:
+        """Whether it serves in one call however many streams ride together."""
+        return self.accepts(key) and key.most_rows >= self.most
+
+    @property
+    def choices(self) -> tuple[Accepts, ...]:
+        """What to look for, the best first."""
+        return (self.suits, self.accepts)
 
 
 class EngineSupply:
@@ -60,10 +73,7 @@ class EngineSupply:
 
     def find(self, need: Need) -> Entry | None:
         """An engine on this machine, looked into, on the local disk where there is room for it."""
-        base, accepts = need.key.base, need.accepts
-        found = self._try(lambda: self._local.take(base, accepts))
-        if found is None and self._volume is not None:
-            found = self._from_volume(base, accepts)
+        found = next(filter(None, (self._find(need.key.base, accepts) for accepts in need.choices)), None)
         kind = "hit" if found is not None else "miss"
         self._report(EngineEvent(kind, need.key.readable))
         return found
@@ -72,16 +82,38 @@ class EngineSupply:
         """An engine from the bucket, kept on the volume for other workers and on the local disk for this one."""
         return self._try(lambda: self._fetch(need))
 
+    def keep(self, keys: Iterable[EngineKey]) -> None:
+        """Note that engines are in use, so that nobody who makes room takes them."""
+        for key in keys:
+            for cache in self.caches:
+                cache.touch(key)
+
+    def tidy(self) -> None:
+        """Have the volume within its limit, and without what dead processes left in it."""
+        if self._volume is not None:
+            volume = self._volume
+            self._try(lambda: evict(volume))
+            self._try(lambda: collect(volume))
+
+    @property
+    def caches(self) -> list[EngineCache]:
+        """Those of the local disk and of the volume, if there is one."""
+        return [self._local] if self._volume is None else [self._local, self._volume]
+
     def explain(self, need: Need, profile: str | None = None) -> str:
         """Why there is none: one for another card or version is named, with the command that bakes the right one."""
         command = bake_command(profile, need.key.backend, need.capability)
-        for cache in (self._local, self._volume):
-            for entry in [] if cache is None else self._try(cache.entries) or []:
+        for cache in self.caches:
+            for entry in self._try(cache.entries) or []:
                 words = difference(entry.key, need)
                 if words:
                     self._report(EngineEvent("mismatch", entry.name, words))
                     return f"{entry.name} {words}; `{command}`"
         return f"no engine of {need.key.name} {need.key.component} for {need.key.backend} is here; `{command}`"
+
+    def _find(self, base: str, accepts: Accepts) -> Entry | None:
+        found = self._try(lambda: self._local.take(base, accepts))
+        return self._from_volume(base, accepts) if found is None and self._volume is not None else found
 
     def _from_volume(self, base: str, accepts: Accepts) -> Entry | None:
         volume = self._volume
@@ -99,16 +131,20 @@ class EngineSupply:
             return None
         if self._mirror is None:
             self._mirror = self._make_mirror()
-        engine = self._mirror.find(need.key.base, need.accepts)
-        if engine is None:
-            return None
+        for accepts in need.choices:
+            engine = self._mirror.find(need.key.base, accepts)
+            if engine is not None:
+                return self._pull(engine, self._mirror, accepts)
+        return None
+
+    def _pull(self, engine: RemoteEngine, mirror: EngineMirror, accepts: Accepts) -> Entry | None:
         if self._volume is not None:
             try:
-                self._mirror.pull(engine, self._volume)
+                mirror.pull(engine, self._volume)
             except EngineStoreUnavailable:
-                return self._mirror.pull(engine, self._local)
-            return self._from_volume(need.key.base, need.accepts)
-        return self._mirror.pull(engine, self._local)
+                return mirror.pull(engine, self._local)
+            return self._from_volume(engine.base, accepts)
+        return mirror.pull(engine, self._local)
 
     def _try(self, ask: Callable[[], Found | None]) -> Found | None:
         try:

@@ -56,14 +56,14 @@ class TensorrtBackend:
             raise EngineMismatch(refusal)
         if not self._library.is_rtx:
             self._refuse_other_card(target)
-        progress(f"exporting {component.name}", 0.0)
+        progress(f"exporting {component.name}", None)
         onnx_file, is_old = exported(component, work)
         if is_old:
-            progress(f"{component.name} was exported before", 0.0)
+            progress(f"{component.name} was exported before", None)
         gc.collect()  # what exporting leaves behind is as large as the weights, and circular
         component.release()  # the weights are in the graph's file now, and building takes all the memory it can get
         self.build_from_onnx(onnx_file, component, target, folder, progress)
-        return {"torch": torch.__version__}
+        return {"torch": torch.__version__, "resumed": is_old}
 
     def build_from_onnx(
         self, onnx_file: Path, component: Component, target: str, folder: Path, progress: Progress
@@ -74,7 +74,7 @@ class TensorrtBackend:
     def load(self, entry: Entry, device: torch.device) -> TensorrtRunner:
         """See `Backend.load`."""
         if device.type != "cuda":
-            raise EngineBackendUnavailable(f"{self.name} engines run on NVIDIA GPUs, and the worker is on {device}")
+            raise EngineBackendUnavailable(f"{self.name} engines run on NVIDIA GPUs, and not on {device}")
         major, minor = torch.cuda.get_device_capability(device)
         refusal = refuse_entry(entry, self.name, self.version, 10 * major + minor)
         if refusal:

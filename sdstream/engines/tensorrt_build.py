@@ -35,7 +35,7 @@ def build_plan(
         ) from error
     network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = module.OnnxParser(network, logger)
-    progress("reading the graph", 0.0)
+    progress("reading the graph", None)
     if not parser.parse_from_file(str(onnx_file)):
         problems = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))[:600]
         raise EngineBuildFailed(f"{library.name} cannot read {onnx_file.name}: {problems or logger.words()}")

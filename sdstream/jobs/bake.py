@@ -118,9 +118,16 @@ def _parse(content: bytes) -> dict[str, Any] | None:
 
 
 def _why(result: dict[str, Any] | None) -> str:
-    """The errors of the engines that failed."""
-    engines = cast("list[dict[str, Any]]", (result or {}).get("engines") or [])
-    return "; ".join(f"{engine.get('name')}: {engine['error']}" for engine in engines if engine.get("error"))[:2000]
+    """Which engines could not be made or pushed, and why; then what was pushed all the same."""
+    told = result or {}
+    engines = cast("list[dict[str, Any]]", told.get("engines") or [])
+    unpushed = cast("dict[str, str]", told.get("unpushed") or {})
+    words = [f"{engine.get('name')}: {engine['error']}" for engine in engines if engine.get("error")]
+    words += [f"{name} is made and could not be pushed: {error}" for name, error in unpushed.items()]
+    if not words:
+        return ""
+    pushed = cast("list[str]", told.get("pushed") or [])
+    return "; ".join([*words, *([f"pushed: {', '.join(pushed)}"] if pushed else [])])[:2000]
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

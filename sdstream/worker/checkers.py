@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sdstream.diffusion.capture import cuda_capture
 from sdstream.diffusion.safety import CheckRunner, find_safety_checker, load_safety_checker
+from sdstream.directories import ModelPlaces
 
 BACKGROUND = (15, 18, 24)
 INK = (158, 167, 181)
@@ -20,9 +21,9 @@ class CheckerShelf:
         self._lock = threading.Lock()
         self._runners: dict[tuple[Path, str, torch.dtype], CheckRunner] = {}
 
-    def get(self, source: str, device: torch.device, dtype: torch.dtype) -> CheckRunner | None:
+    def get(self, source: str, device: torch.device, dtype: torch.dtype, places: ModelPlaces) -> CheckRunner | None:
         """The checker for the model at `source`; None where the machine has none. Raises `ModelUnavailable`."""
-        directory = find_safety_checker(source)
+        directory = find_safety_checker(source, places)
         if directory is None:
             return None
         key = (directory.resolve(), str(device), dtype)

@@ -151,9 +151,7 @@ def thread_count(settings: Settings) -> int:
     """Threads for torch on the CPU: the setting, or half of the cores this process may use."""
     if settings.worker_threads is not None:
         return settings.worker_threads
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
-    return max(1, cores // 2)
+    return max(1, platform.usable_cores() // 2)
 
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024 * 1024)}

@@ -53,6 +53,7 @@ WORKER_SETTINGS = {
     "default_model",
     "data_dir",
     "offline",
+    "shipped_pins",
     "full_vae",
     "worker_overlap",
     "batch_size",
@@ -69,6 +70,7 @@ WORKER_SETTINGS = {
     "engine_mirror",
     "engine_mirror_endpoint",
     "engine_mirror_region",
+    "engine_volume_limit_gigabytes",
 }
 """Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 

@@ -349,9 +349,12 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
         recall=conditions.recall(params, model),
     )
     notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes)]
-    checker = checkers.get(loaded.source, model.device, model.dtype) if params.use_safety_checker else None
-    if params.use_safety_checker and checker is None:
-        notes.append(ABSENT)
+    checker = None
+    if params.use_safety_checker:
+        places = ModelPlaces() if loaded.wanted is None else loaded.wanted.places
+        checker = checkers.get(loaded.source, model.device, model.dtype, places)
+        if checker is None:
+            notes.append(ABSENT)
     return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
 
 

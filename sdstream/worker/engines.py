@@ -1,5 +1,6 @@
 """The worker's engines, set up from the settings: where they are kept, who looks for them, what happened to them."""
 
+import threading
 from collections.abc import Callable
 
 import platformdirs
@@ -11,9 +12,14 @@ from sdstream.engines.events import EngineEvent, EventCounts
 from sdstream.engines.mirror import EngineMirror, MirrorAddress
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
+from sdstream.worker.annotators.shelf import LookFor
+from sdstream.worker.builder_process import BuilderProcess
 from sdstream.worker.engine_finder import EngineFinder
+from sdstream.worker.network_finder import NetworkFinder
 
 ENGINES = "engines"
+GRACE = 1800.0
+"""Seconds in which an engine of the volume is not removed after it was used; several times `KEEP_SECONDS`."""
 
 
 class WorkerEngines:
@@ -23,23 +29,45 @@ class WorkerEngines:
         """`say` is given a line for each fault; the server logs what the worker prints."""
         self._say = say
         self._counts = EventCounts(self._tell)
-        volume = choose_data_directory(settings).path / ENGINES
+        data = choose_data_directory(settings).path.expanduser().absolute()
+        volume = data / ENGINES
         local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
         limit = int(settings.engine_limit_gigabytes * 1e9)
-        supply = EngineSupply(
+        most = settings.engine_volume_limit_gigabytes
+        shared = None if most is None else int(most * 1e9)
+        self.supply = EngineSupply(
             EngineCache(local, limit=limit, report=self._counts),
-            EngineCache(volume, report=self._counts),
+            EngineCache(volume, limit=shared, grace=GRACE, report=self._counts),
             self._mirror_of(settings),
             self._counts,
         )
         self.finder = EngineFinder(
-            supply,
+            self.supply,
             device,
             builds=settings.engine_builds,
             engines=volume,
+            # On a CPU two streams take twice as long as one, and an engine for one stream is half again as fast for it
+            # as an engine for a range: it is called once for each.
+            streams=1 if device.type == "cpu" else settings.batch_size,
             graphs=settings.cuda_graphs,
             report=self._counts,
         )
+        self.networks = NetworkFinder(
+            self.supply,
+            device,
+            builds=settings.engine_builds,
+            engines=volume,
+            # A CPU gains nothing from several pictures in one call, and an engine for one is the faster for it.
+            streams=1 if device.type == "cpu" else settings.batch_size,
+            # The builder is to find the weights that the worker found.
+            builder=BuilderProcess({"SDSTREAM_DATA_DIR": str(data)}),
+            report=self._counts,
+        )
+
+    def close(self) -> None:
+        """Look for nothing more, and end what is being built."""
+        self.finder.close()
+        self.networks.close()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,22 +92,35 @@ class WorkerEngines:
 
 _make: Callable[[], WorkerEngines] | None = None
 _made: WorkerEngines | None = None
+_making = threading.Lock()
 
 
 def install(make: Callable[[], WorkerEngines] | None) -> None:
     """Have this process's engines set up by `make` when the first stream asks for one; nobody has any without it."""
     global _make, _made
     if _made is not None:
-        _made.finder.close()
+        _made.close()
     _make, _made = make, None
 
 
 def installed_finder() -> EngineFinder | None:
-    """Who looks for engines in this process; None where nobody does. For the working thread."""
+    """Who looks for engines in this process; None where nobody does."""
+    made = _installed()
+    return None if made is None else made.finder
+
+
+def who_looks_for_networks() -> LookFor | None:
+    """Who looks for engines of image processors' networks in this process; None where nobody does."""
+    made = _installed()
+    return None if made is None else made.networks.look_for
+
+
+def _installed() -> WorkerEngines | None:
     global _made
     if _made is None and _make is not None:
-        _made = _make()
-    return None if _made is None else _made.finder
+        with _making:
+            _made = _made or _make()
+    return _made
 
 
 def event_counts() -> dict[str, int]:
@@ -87,4 +128,4 @@ def event_counts() -> dict[str, int]:
     return {} if _made is None else _made.counts
 
 
-__all__ = ["WorkerEngines", "event_counts", "install", "installed_finder"]
+__all__ = ["WorkerEngines", "event_counts", "install", "installed_finder", "who_looks_for_networks"]

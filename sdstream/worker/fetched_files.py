@@ -1,8 +1,7 @@
 """Files that networks need and that are not on the hub: fetched from the addresses of `published.ADDRESSES`.
 
 They come over https into the data directory's `models`, where a hub's repository would lie, each under its own name
-when it is whole. Nobody gives a hash for them: until `sdstream models pin` has written one down, what comes is only as
-good as the connection and the server.
+when it is whole. Nobody gives a hash for them but the pins: those of the operator, else those that sdstream ships.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sdstream.diffusion.hub import Progress, only_one
-from sdstream.diffusion.pins import MANIFEST, read_pins
+from sdstream.diffusion.pins import MANIFEST, SHOWN, Pin, find_pin
 from sdstream.diffusion.sources import PARTIAL
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed
@@ -42,7 +41,7 @@ def fetch_addresses(
     assert places.models is not None, "nothing is fetched without a place"
     folder, work = places.models / repository, places.models / PARTIAL
     wanted = tuple(names)
-    pin = read_pins(places.models).get(repository)
+    pin = find_pin(repository, places.models, shipped=places.shipped_pins)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with only_one(work / f"{repository.replace('/', '--')}.lock", repository, progress):
@@ -50,7 +49,7 @@ def fetch_addresses(
                 if not (folder / name).is_file():
                     part = work / f"{name}.part"
                     asyncio.run(_fetch(ADDRESSES[repository][name], part, name, progress, make_fetcher()))
-                    _compare(part, None if pin is None else pin.files.get(name))
+                    _compare(part, f"{repository}: {name}", name, pin)
                     part.replace(folder / name)
             # By it what was fetched is known from what somebody put there, which is not pinned.
             manifest = {"repository": repository, "revision": None, "commit": ""}
@@ -75,13 +74,17 @@ async def _fetch(url: str, part: Path, name: str, progress: Progress, fetcher: P
         fetcher.close()
 
 
-def _compare(part: Path, pinned: str | None) -> None:
-    if pinned is None:
+def _compare(part: Path, what: str, name: str, pin: Pin | None) -> None:
+    pinned = None if pin is None else pin.files.get(name)
+    if pin is None or pinned is None:
         return
     with part.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != pinned:
-        raise FetchProblem(f"came as bytes that are not those pinned, with the hash {found[:12]}...")
+        raise pin.refusal(
+            f"{what} came as bytes that are not those pinned: with the hash {found[:SHOWN]}..., and {pin.author} pins "
+            f"{pinned[:SHOWN]}..."
+        )
 
 
 __all__ = ["fetch_addresses"]

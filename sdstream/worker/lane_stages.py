@@ -13,6 +13,7 @@ from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.asked import wanted_of
 from sdstream.worker.colour import resize
+from sdstream.worker.engines import who_looks_for_networks
 from sdstream.worker.looks import Looking
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain
@@ -100,7 +101,7 @@ class LaneStages:
 @cache
 def annotators(device: torch.device, places: ModelPlaces, optical_flow: str | None = None) -> AnnotatorShelf:
     """The networks of image processors on a device; `optical_flow` as in `AnnotatorShelf`."""
-    return AnnotatorShelf(device, places, optical_flow=optical_flow)
+    return AnnotatorShelf(device, places, engines=who_looks_for_networks, optical_flow=optical_flow)
 
 
 __all__ = ["LaneStages", "annotators"]

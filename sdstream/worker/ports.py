@@ -46,7 +46,8 @@ class ProcessorState(NamedTuple):
     `phase` is `working`, `loading` (its network is on its way; it is passed over) or `left_out` (it cannot work, and
     `problem` says why). A working one has a `problem`, too, where it does its work without its network. It looks at
     every `interval`-th picture and holds what it made in between. `seen` says whether there is a picture to be looked
-    at.
+    at. `acceleration` is what runs its network, such as `torch` or `tensorrt-rtx`, empty without one; `note` says why
+    it is nothing faster, where something was looked for.
     """
 
     place: str
@@ -55,6 +56,8 @@ class ProcessorState(NamedTuple):
     interval: int = 1
     seen: bool = False
     problem: str = ""
+    acceleration: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

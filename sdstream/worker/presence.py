@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdstream.diffusion.selection import INDEX, NETWORK
+from sdstream.diffusion.selection import INDEX, NETWORK, find_published
 from sdstream.diffusion.sources import find_model, find_repository, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
@@ -73,9 +73,9 @@ def files_presence(repository: str, names: Iterable[str], places: ModelPlaces) -
     """Of these files of a repository or directory."""
     needed = tuple(names)
     folder = find_repository(repository, places)
-    here = () if folder is None else tuple(name for name in needed if (folder / name).is_file())
-    missing = tuple(name for name in needed if name not in here)
-    size = 0 if folder is None else sum((folder / name).stat().st_size for name in here)
+    here = {name: None if folder is None else find_published(folder, name) for name in needed}
+    missing = tuple(name for name, file in here.items() if file is None)
+    size = sum(file.stat().st_size for file in here.values() if file is not None)
     return Presence(not missing, folder, size, missing, bool(missing) and may_fetch(repository, places))
 
 

@@ -1,15 +1,15 @@
 """Where the weights of processors, ControlNets and IP-Adapters are published. No torch here.
 
-No revision and no hash is pinned yet: none could be looked up where this was written, and none was made up. What is
-fetched is checked against the hash that the hub gives for it, so a file is the one that its author put there, but a
-newer one may take its place. `WeightSource.hashes` takes the SHA-256 of files once they are known.
+At which commits, and with which hashes, `sdstream.diffusion.pins` says; `docs/models.md` has both together with the
+licences.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from sdstream.diffusion.selection import NETWORK
+from sdstream.diffusion.selection import NETWORK, TRANSFORMERS
+from sdstream.diffusion.sources import SAFETY_CHECKER
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts, ControlNetKind
 from sdstream.params.problems import did_you_mean
 from sdstream.settings import Family
@@ -17,15 +17,15 @@ from sdstream.settings import Family
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A repository of the hub and what is needed of it. `hashes` are the SHA-256 of its files, where known."""
+    """A repository of the hub and what is needed of it. `beginnings` are the first digits of the SHA-256 of files whose
+    author says no more of it: what is pinned besides counts more."""
 
     repository: str
     files: tuple[str, ...]
     licence: str
-    hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+    beginnings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-TRANSFORMERS = ("config.json", "model.safetensors")
 DEPTH = WeightSource("depth-anything/Depth-Anything-V2-Small-hf", TRANSFORMERS, "Apache 2.0")
 HED = WeightSource("lllyasviel/Annotators", ("ControlNetHED.pth",), "Apache 2.0")
 LINES = WeightSource("lllyasviel/Annotators", ("sk_model.pth",), "MIT")
@@ -76,6 +76,10 @@ ADDRESSES: Mapping[str, Mapping[str, str]] = {
 }
 """What is not on the hub: where the files of these are instead. The addresses name a version of each."""
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
+
+
+CHECKER = WeightSource(SAFETY_CHECKER, TRANSFORMERS, "not stated")
+"""What `use_safety_checker` looks with; its weights are published as `pytorch_model.bin`, which stands in."""
 
 
 OPENPOSE_NETWORKS = ("openpose", "openpose_hands", "openpose_face", "openpose_hands_face")
@@ -153,8 +157,8 @@ def needed_for(
     what: str, controlnets: Mapping[str, ControlNetFacts] = CONTROLNETS
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Repositories and their files that are needed for `what`: an image processor by its name, `controlnet:KIND`, the
-    id of a ControlNet, `ip_adapter`, `ip_adapter:FAMILY` or `ip_adapter:faceid`, of which only the last means faces. A
-    ControlNet needs its preprocessor's weights too.
+    id of a ControlNet, `safety_checker`, `ip_adapter`, `ip_adapter:FAMILY` or `ip_adapter:faceid`, of which only the
+    last means faces. A ControlNet needs its preprocessor's weights too.
     `controlnets` are those that the server knows.
 
     Raises `ValueError`, saying what there is.
@@ -184,6 +188,8 @@ def needed_for(
             if name == kind or (name in ("", family) and kind != "faceid"):
                 for repository, wanted in files.sources:
                     add(repository, wanted)
+    if what == "safety_checker":
+        add(CHECKER.repository, CHECKER.files)
     add_processor(what)
     for network in CHOSEN.get(what, ()):  # only for who names it: by default it needs none of them
         for source in NETWORKS[network]:
@@ -196,8 +202,8 @@ def needed_for(
 def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
     adapters = dict.fromkeys(f"ip_adapter:{part}" for key in ADAPTERS for part in key)
-    every = [*PROCESSORS, *CHOSEN, *kinds, "ip_adapter", *adapters, *controlnets]
-    known = ", ".join(every[: len(PROCESSORS) + len(CHOSEN) + len(kinds) + 1])
+    every = [*PROCESSORS, *CHOSEN, *kinds, "safety_checker", "ip_adapter", *adapters, *controlnets]
+    known = ", ".join(every[: len(PROCESSORS) + len(CHOSEN) + len(kinds) + 2])
     return did_you_mean(what, every) or f"one of {known}, or profile:NAME for what a profile of the builder needs"
 
 
@@ -205,6 +211,7 @@ __all__ = [
     "ADAPTERS",
     "ADDRESSES",
     "ANIME_LINES",
+    "CHECKER",
     "CHOSEN",
     "COARSE_LINES",
     "DEPTH",

@@ -1,5 +1,6 @@
 """The builder's command line, and what a bake does: makes what is missing, says what it costs, tells failures apart."""
 
+import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from builder.models import LoadedProfile
 from builder.profiles import Profile
 from builder.progress import ProgressLine
 from sdstream import platform
+from sdstream.clock import ManualClock
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import TensorRange
@@ -21,6 +23,7 @@ from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.tensorrt_library import is_installed
 from sdstream.errors import EngineBuildFailed, EngineStoreUnavailable
 from tests.engines.stored import Events
+from tests.support.waiting import eventually_sync
 
 CPU = torch.device("cpu")
 TINY = """
@@ -85,8 +88,22 @@ class Oven:
 
 
 @pytest.fixture
-def oven(tmp_path: Path) -> Oven:
+def oven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Oven:
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # half a second each, with torch around, and there is nothing here
     return Oven(tmp_path)
+
+
+def test_making_room_without_a_number_keeps_the_limit_of_the_settings(
+    oven: Oven, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oven.bakery.bake(oven.profile)
+    arguments = ["gc", "--engines", str(oven.cache.directory)]
+    assert command.run(arguments) == 0
+    assert len(oven.cache.entries()) == 3, "no limit"
+    monkeypatch.setenv("SDSTREAM_ENGINE_VOLUME_LIMIT_GIGABYTES", str(12e-9))
+    assert command.run(arguments) == 0
+    assert len(oven.cache.entries()) == 2, "of five and six bytes"
+    assert capsys.readouterr().out.count("removed") == 1
 
 
 def test_what_is_missing_is_made_and_what_is_there_stays(oven: Oven) -> None:
@@ -173,12 +190,108 @@ def test_a_builder_waits_for_another_and_takes_what_that_one_made(oven: Oven, mo
     assert any("makes it" in detail for detail in told)
 
 
+@pytest.fixture
+def pushing(
+    oven: Oven, mirror: Callable[..., EngineMirror], monkeypatch: pytest.MonkeyPatch, data: Path
+) -> Callable[..., int]:
+    """`bake --push` of the made-up profile, by the command line, into a real bucket."""
+    monkeypatch.setattr(command, "_bakery", lambda engines: oven.bakery)
+    monkeypatch.setattr(command, "_profile", lambda *chosen: oven.profile)
+
+    def run(*arguments: str, **options: Any) -> int:
+        monkeypatch.setattr(command, "_mirror", lambda: mirror(**options))
+        return command.run(["bake", "--profile", "made-up", "--push", *arguments])
+
+    return run
+
+
+def in_bucket(bucket: EngineMirror) -> list[str]:
+    return sorted(bucket.manifest(engine).key.component for engine in bucket.list())
+
+
+def test_an_engine_that_fails_keeps_no_other_out_of_the_bucket(
+    oven: Oven,
+    pushing: Callable[..., int],
+    mirror: Callable[..., EngineMirror],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    oven.backend.error = EngineBuildFailed("the layer Foo is not known")
+    assert pushing() == command.EXIT_FAILED
+    assert in_bucket(mirror()) == ["first", "third"]
+    said = capsys.readouterr()
+    assert said.out.count("built") == said.out.count("pushed") == 2
+    (line,) = (line for line in said.err.splitlines() if line.startswith("builder:"))
+    assert line.startswith("builder: second--")
+    assert line.endswith("could not be made: the layer Foo is not known")
+    assert pushing("--json") == command.EXIT_FAILED
+    assert json.loads(capsys.readouterr().out)["pushed"] == [], "both are there"
+
+
+def test_a_bake_that_is_ended_has_pushed_what_it_had_made(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror]
+) -> None:
+    oven.backend.error = KeyboardInterrupt()
+    assert pushing() == command.EXIT_INTERRUPTED
+    assert in_bucket(mirror()) == ["first"]
+
+
+def test_a_bucket_that_fails_keeps_no_engine_from_being_made(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pushing("--json", port=1, attempts=1) == command.EXIT_MIRROR
+    said = capsys.readouterr()
+    outcome = json.loads(said.out)
+    assert outcome["complete"] is True
+    assert outcome["pushed"] == []
+    assert all(text.startswith("ENGINES/STORE_UNAVAILABLE: s3://") for text in outcome["unpushed"].values())
+    assert said.err.count("is made and could not be pushed") == len(outcome["unpushed"]) == 3
+    assert pushing() == 0, "and a second bake pushes what was made before"
+    assert in_bucket(mirror()) == ["first", "second", "third"]
+
+
+def test_one_broken_engine_of_the_bucket_keeps_no_other_from_being_pulled(
+    oven: Oven,
+    pushing: Callable[..., int],
+    mirror: Callable[..., EngineMirror],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert pushing() == 0
+    bucket = mirror()
+    first, second, _ = bucket.list()
+    for engine, file in ((first, "engine.plan"), (second, "manifest.json")):
+        key = bucket._object(engine, file)
+        bucket._client.put_object(Bucket=bucket.address.bucket, Key=key, Body=b"broken")
+    capsys.readouterr()
+    there = str(tmp_path / "pulled")
+    assert command.run(["pull", "--engines", there]) == command.EXIT_WRONG
+    said = capsys.readouterr()
+    assert said.out.count("pulled") == 1
+    assert f"1 engines of {bucket.address} are in {there}" in said.err
+    assert len(EngineCache(Path(there)).entries()) == 1
+    assert command.run(["list", "--mirror"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2, "that without a manifest is not there"
+
+
+def test_one_broken_engine_keeps_no_other_from_being_pushed(
+    oven: Oven, pushing: Callable[..., int], mirror: Callable[..., EngineMirror]
+) -> None:
+    oven.bakery.bake(oven.profile)
+    pushing("--help")  # has the bucket be this test's
+    oven.cache.entries()[0].file("engine.plan").write_bytes(b"broken")
+    assert command.run(["push", "--engines", str(oven.cache.directory)]) == command.EXIT_WRONG
+    assert len(in_bucket(mirror())) == 2
+
+
 class Terminal:
     """A stream that remembers what is written to it."""
 
     def __init__(self, terminal: bool) -> None:
         self.text = ""
         self._terminal = terminal
+
+    def fileno(self) -> int:
+        raise OSError("no terminal")
 
     def isatty(self) -> bool:
         return self._terminal
@@ -199,6 +312,25 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_a_step_elsewhere(oven: Ov
         line.end()
         assert stream.text.count("\n") == (0 if terminal else 1)
         assert "[1/2] tiny--unet--1x4: building the engine, 10 %, 3 s" in stream.text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_seconds_run_on_while_an_engine_takes_long(terminal: bool) -> None:
+    stream: Any = Terminal(terminal)
+    clock = ManualClock()
+    line = ProgressLine(stream, clock, every=0.001)
+    line(BakeProgress("tiny--unet--1x4--float16", 0, 2, "exporting", None, 3.0))
+    clock.advance(100)
+    eventually_sync(lambda: "exporting, 103 s" in stream.text, what="the line again", seconds=30)
+    line.end()
+
+
+def test_a_line_is_no_longer_than_the_terminal_so_that_it_can_be_written_over() -> None:
+    stream: Any = Terminal(True)
+    line = ProgressLine(stream)
+    line(BakeProgress("tiny--" + "long" * 40, 0, 2, "exporting", None, 3.0))
+    line.end()
+    assert max(len(part.removeprefix("\x1b[K")) for part in stream.text.split("\r")) == 79
 
 
 @pytest.fixture
@@ -234,7 +366,9 @@ def test_from_the_plan_to_the_bucket_and_back(
     assert [engine["status"] for engine in outcome["engines"]] == ["built", "built"]
     assert sorted(outcome["pushed"]) == sorted(engine["name"] for engine in outcome["engines"])
     assert command.run(["push"]) == 0
-    assert capsys.readouterr().out == "", "everything is there"
+    pushed = capsys.readouterr()
+    assert pushed.out == "", "everything is there"
+    assert "0 of 2 engines pushed, 2 were there" in pushed.err
     assert "[2/2] tiny-sd15--decoder" in said.err
     assert command.run(["verify", "--profile", profile]) == 0
     said = capsys.readouterr()
@@ -256,6 +390,8 @@ def test_from_the_plan_to_the_bucket_and_back(
     assert command.run(["verify", "--profile", profile, "--no-onnx", "--sm", "75"]) == command.EXIT_WRONG
     (first, _) = capsys.readouterr().out.splitlines()
     assert "sm75" in first.partition(":")[0]
+    assert command.run(["plan", "--profile", profile, "--sm", "89"]) == 0
+    assert "that for sm86+sm89+sm120 is there and serves these cards, too" in capsys.readouterr().out
     assert "what is here is for others" in first
     assert "`python -m builder bake` with the same options" in first
     assert command.run(["gc", "--hours", "0", "--limit", "0"]) == 0

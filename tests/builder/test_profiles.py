@@ -71,6 +71,8 @@ def test_a_profile_of_ones_own_is_taken_by_its_path(tmp_path: Path) -> None:
         (GOOD.replace("[targets]", 'components = ["controlnet"]\n[targets]'), "needs `controlnets`"),
         (GOOD.replace("[targets]", "streams = { best = 4, most = 2 }\n[targets]"), "best (4) is above most (2)"),
         (GOOD.replace("[targets]", "slots = [0]\n[targets]"), "denoising steps are 1 to 50"),
+        (GOOD.replace("[targets]", 'processors = ["depth_tensort"]\n[targets]'), "did you mean depth_tensorrt?"),
+        (GOOD.replace("stabilityai/sd-turbo", ""), "unet, encoder, decoder needs `model`"),
         ("family =", "is not TOML"),
     ],
 )
@@ -79,6 +81,15 @@ def test_what_is_wrong_in_a_profile_is_named(tmp_path: Path, changed: str, words
         read_profile(written(tmp_path, changed))
     assert words in raised.value.message
     assert "mine.toml" in raised.value.message
+
+
+def test_a_profile_of_image_processors_alone_names_no_model_and_any_size(tmp_path: Path) -> None:
+    text = 'processors = ["depth_tensorrt"]\nsizes = ["500x283"]\n[targets]\ncompiled = []\n'
+    profile = read_profile(written(tmp_path, text))
+    assert (profile.components, profile.pictures) == ((), ((500, 283),))
+    assert apply_choice(profile, Choice(backend="tensorrt-rtx", capabilities=(89,))).components == ()
+    with pytest.raises(ConfigurationError, match="sides are from 14 to 2048"):
+        read_profile(written(tmp_path, text.replace("500x283", "500x8")))
 
 
 def test_an_unknown_profile_is_refused_with_the_one_that_was_meant() -> None:
@@ -99,8 +110,8 @@ def test_the_command_line_changes_model_back_end_and_cards(tmp_path: Path) -> No
 def test_a_profile_without_a_known_family_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="family"):
         read_profile(written(tmp_path, GOOD.replace("sd-turbo", "sd3", 1)))
-    with pytest.raises(ValueError, match="multiples"):
-        parse_size("4096x512")
+    with pytest.raises(ValueError, match="multiples of 64 from 64 to 2048"):
+        parse_size("4096x512", 64)
 
 
 @pytest.mark.parametrize(

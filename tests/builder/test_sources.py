@@ -14,10 +14,13 @@ from builder.sources import ProfileSources
 from sdstream.diffusion.lora_sources import find_lora
 from sdstream.diffusion.sources import get_model
 from sdstream.directories import ModelPlaces
+from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import ModelAccessDenied, ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
-from tests.builder.upstream import ADAPTER, CONTROLNETS, HALF, LORA, MODEL, SHIPPED, TAESD, offer_upstream
+from sdstream.worker.annotators.parted import PartedNetwork
+from sdstream.worker.annotators.shelf import AnnotatorShelf
+from tests.builder.upstream import ADAPTER, CONTROLNETS, DEPTH, HALF, LORA, MODEL, SHIPPED, TAESD, offer_upstream
 from tests.support.hub import FakeHub
 
 WANTED = {
@@ -34,6 +37,7 @@ WANTED = {
     **{name: {"config.json", "diffusion_pytorch_model.safetensors"} for name in CONTROLNETS},
     LORA: {"pytorch_lora_weights.safetensors"},
     ADAPTER[0]: {ADAPTER[1]},
+    DEPTH: {"config.json", "model.safetensors"},
 }
 """What a bake in half precision needs, the tokenizer apart."""
 
@@ -59,7 +63,9 @@ def profile_of(**changes: Any) -> Profile:
 
 
 def sources_of(data: Path, **settings: Any) -> ProfileSources:
-    return ProfileSources(ModelTable.from_settings(Settings.model_validate({"data_dir": data} | settings)))
+    return ProfileSources(
+        ModelTable.from_settings(Settings.model_validate({"data_dir": data, "shipped_pins": False} | settings))
+    )
 
 
 def fetched(hub: FakeHub) -> dict[str, set[str]]:
@@ -83,8 +89,24 @@ def test_what_a_profile_needs_is_fetched_and_no_more_and_then_found_and_loaded(h
     torch.set_grad_enabled(False)
     made = load_profile(profile_of(), "tensorrt-rtx", sources=sources).components
     assert [part.name.partition("--")[0] for part in made][:3] == ["unet-control-tokens", "encoder", "decoder"]
-    assert len(made) == 3 + len(CONTROLNETS)
+    assert len(made) == 4 + len(CONTROLNETS)
+    assert made[-1].name == "depth"
     assert made[0].loras
+
+
+def test_processors_alone_need_no_model(hub: FakeHub, tmp_path: Path) -> None:
+    """And what the builder fetched for them is what a stream loads."""
+    sources = sources_of(tmp_path / "data")
+    profile = Profile.model_validate({"processors": ["depth_tensorrt"], "sizes": ["512x384", "64x64"]})
+    files = sources.fetch(profile, quiet, half=True)
+    assert set(fetched(hub)) == {DEPTH}
+    assert (files.model, files.networks) == (None, (tmp_path / "data/models" / DEPTH,))
+    made = load_profile(profile, "compiled", sources=sources).components
+    assert [part.inputs[0].best for part in made] == [(1, 3, 378, 518), (1, 3, 70, 70)]
+    network = AnnotatorShelf(torch.device("cpu"), sources.places(profile)).request("depth").result()
+    assert isinstance(network, PartedNetwork)
+    assert digest_of_weights(network.parts["depth"].module) == made[0].weights
+    assert network.parts["depth"].config == made[0].config
 
 
 def test_what_the_server_fetched_is_found_and_the_other_way_round(hub: FakeHub, tmp_path: Path) -> None:
@@ -100,7 +122,7 @@ def test_what_the_server_fetched_is_found_and_the_other_way_round(hub: FakeHub, 
 def test_everything_that_is_missing_is_named_at_once_and_nothing_is_fetched(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as raised:
         sources_of(tmp_path / "data").find(profile_of())
-    for name in (MODEL, LORA, *CONTROLNETS, "/".join(ADAPTER)):
+    for name in (MODEL, LORA, *CONTROLNETS, "/".join(ADAPTER), f"model.safetensors of {DEPTH} for depth_tensorrt"):
         assert name in raised.value.message
     assert "python -m builder fetch" in (raised.value.hint or "")
     with pytest.raises(ModelUnavailable, match=f"the model {MODEL}"):
@@ -118,6 +140,7 @@ def test_paths_and_what_the_settings_say_of_ids_are_taken(upstream: Path, tmp_pa
         loras=[{"source": str(upstream / LORA)}],
         adapter=str(upstream.joinpath(*ADAPTER)),
         taesd=str(upstream / TAESD),
+        processors=[],
     )
     files = sources.find(profile)
     assert files == sources.fetch(profile, quiet, half=True)

@@ -1,9 +1,13 @@
 """The workflow that bakes in continuous integration: it calls what there is, and its steps do what they say."""
 
 import json
+import os
 import re
-import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,19 +43,84 @@ tensorrt-rtx = [86, 89, 120]
 """
 
 
-def commands(variables: Mapping[str, str]) -> list[list[str]]:
-    """Every call of one of our programs in the steps, split as a shell does where `variables` are set."""
-    found: list[list[str]] = []
+STUB = """#!/bin/bash
+{ printf '%s\\t' "$(basename "$0")" "$@"; echo; } >>"$CALLS"
+echo "said on stdout"
+echo "said on stderr" >&2
+for end in $ENDS; do
+    if [ "${end%%=*}" = "$3" ]; then exit "${end##*=}"; fi
+done
+"""
+"""Stands in for a program: notes how it is called, and ends with what `ENDS` says of its third word."""
+
+
+@dataclass
+class Run:
+    """A job, run step by step as a runner does it, by the shell that a step gets there."""
+
+    folder: Path
+    steps: dict[str, int]
+    """The exit codes of the steps that were run, by their names."""
+    calls: list[list[str]]
+
+    @property
+    def verbs(self) -> list[str]:
+        """What was asked of our own programs."""
+        return [words[3] if words[0] == "python" else " ".join(words[1:]) for words in self.ours]
+
+    @property
+    def ours(self) -> list[list[str]]:
+        return [words for words in self.calls if words[:3] == ["python", "-m", "builder"] or words[0] == "sdstream"]
+
+
+def run_job(folder: Path, *, profile: str = "sd-turbo-512", sm: str = "", mirror: str = "", ends: str = "") -> Run:
+    """Run the steps where every program is a stub; `ends` such as `bake=1` has one fail."""
+    stubs, calls = folder / "stubs", folder / "calls"
+    stubs.mkdir(parents=True)
+    for name in ("python", "sdstream", "pip", "sudo"):
+        (stubs / name).write_text(STUB)
+        (stubs / name).chmod(0o755)
+    shutil.copy(WORKFLOW.parents[2] / "constraints.txt", folder)
+    (folder / "data").mkdir()
+    known = {
+        "github.workspace": str(folder),
+        "vars.ENGINE_MIRROR": mirror,
+        "matrix.profile": profile,
+        "github.event.inputs.sm": sm,
+    }
+    variables = {name: filled(text, known) for name, text in JOB["env"].items()}
+    around = {"PATH": f"{stubs}:{os.environ['PATH']}", "CALLS": str(calls), "ENDS": ends, **variables}
+    assert yaml.safe_load(WORKFLOW.read_text("utf-8"))["defaults"]["run"]["shell"] == "bash"
+    done: dict[str, int] = {}
     for step in JOB["steps"]:
-        text = step.get("run", "").replace("\\\n", " ").replace("||\n", "||")
-        for name, value in variables.items():
-            text = re.sub(rf"\$\{{{name}:\+([^}}]*)\}}", r"\1" if value else "", text)
-            text = text.replace(f'"${name}"', f'"{value}"').replace(f"${name}", value)
-        for line in text.splitlines():
-            words = shlex.split(line.partition("||")[0])
-            if words[:3] == ["python", "-m", "builder"] or words[:1] == ["sdstream"]:
-                found.append(words)
-    return found
+        if "run" not in step or not is_due(step.get("if", ""), variables, failed=any(done.values())):
+            continue
+        script = folder / "step.sh"
+        script.write_text(filled(step["run"], {}))
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
+        done[step["name"]] = subprocess.run(command, cwd=folder, env=around, check=False, timeout=60).returncode
+    return Run(folder, done, [line.split("\t")[:-1] for line in calls.read_text().splitlines()])
+
+
+def filled(text: str, known: Mapping[str, str]) -> str:
+    """`text` with its expressions; one that is not known is empty, as it is on a runner."""
+    return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda found: known.get(found[1], ""), text)
+
+
+def is_due(condition: str, variables: Mapping[str, str], *, failed: bool) -> bool:
+    """Whether a step with this `if` is run. Only the forms that the workflow has."""
+    if condition == "always()":
+        return True
+    found = re.fullmatch(r"env\.(\w+) != ''", condition)
+    assert found or condition in ("", "runner.environment == 'github-hosted'"), condition
+    return not failed and (found is None or variables[found[1]] != "")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Run]:
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash here")
+    return partial(run_job, tmp_path / "runner")
 
 
 def test_it_bakes_all_shipped_profiles() -> None:
@@ -61,15 +130,37 @@ def test_it_bakes_all_shipped_profiles() -> None:
         assert json.loads(written) == shipped_profiles()
 
 
+@pytest.mark.parametrize("mirror", ["", "s3://bucket/engines"])
 @pytest.mark.parametrize("sm", ["", "89,120"])
-def test_its_command_lines_are_read_by_the_real_programs(sm: str) -> None:
-    called = commands({"PROFILE": "sd-turbo-512", "SM": sm})
-    for words in called:
+def test_its_command_lines_are_read_by_the_real_programs(job: Callable[..., Run], sm: str, mirror: str) -> None:
+    done = job(sm=sm, mirror=mirror)
+    assert set(done.steps.values()) == {0}
+    for words in done.ours:
         program, arguments = (make_application(), words[1:]) if words[0] == "sdstream" else (application, words[3:])
         program.parse_args(arguments, exit_on_error=False, print_error=False)
-    verbs = [words[3] if words[0] == "python" else " ".join(words[1:]) for words in called]
-    assert verbs == ["models pull --for profile:sd-turbo-512", "pull", "plan", "bake", "verify", "push"]
-    assert sum("--sm" in words for words in called) == (4 if sm else 0)
+    pulls = ["pull"] if mirror else []
+    assert done.verbs == ["models pull --for profile:sd-turbo-512", *pulls, "plan", "bake", "verify"]
+    assert sum("--sm" in words for words in done.ours) == (3 + len(pulls) if sm else 0)
+    assert [("--push" in words) for words in done.ours if words[3] == "bake"] == [mirror != ""]
+    torch_is = [word for words in done.calls if words[0] == "pip" for word in words if word.startswith("torch==")]
+    assert len(torch_is) == 1, "the one of constraints.txt"
+
+
+@pytest.mark.parametrize(
+    ("verb", "after"), [("pull", ["plan", "bake", "verify"]), ("plan", []), ("bake", []), ("verify", [])]
+)
+def test_a_step_that_fails_ends_the_job_but_for_the_pull_and_the_log_is_kept(
+    job: Callable[..., Run], verb: str, after: list[str]
+) -> None:
+    """Though its words go through a pipe to a file."""
+    done = job(mirror="s3://bucket/engines", ends=f"{verb}=3")
+    assert done.verbs[done.verbs.index(verb) + 1 :] == after
+    assert any(done.steps.values()) == (verb != "pull")
+    assert not (done.folder / "data").exists(), "nothing is left behind on a runner of one's own"
+    if verb in ("plan", "bake", "verify"):
+        assert (done.folder / f"logs/{verb}.txt").read_text() == "said on stdout\nsaid on stderr\n"
+    (keeping,) = (step for step in JOB["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert (keeping["if"], keeping["with"]["path"]) == ("always()", "logs")
 
 
 def test_its_settings_are_settings_and_its_secrets_stay_out_of_command_lines() -> None:
@@ -87,6 +178,7 @@ def test_its_commands_bring_a_profile_from_the_hub_to_the_bucket(
     mirror: Callable[..., EngineMirror],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    job: Callable[..., Run],
 ) -> None:
     """A second run takes from the bucket what it has."""
     pytest.importorskip("onnxscript", reason="the bake extra is not installed")
@@ -99,11 +191,14 @@ def test_its_commands_bring_a_profile_from_the_hub_to_the_bucket(
         "engine_mirror_endpoint": bucket.address.endpoint,
         "engine_mirror_region": bucket.address.region,
     }
-    around = environment(data, **mirroring) | {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    around = environment(data, shipped_pins=False, **mirroring) | {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }
     for name, value in around.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    fetching, *baking = commands({"PROFILE": str(profile), "SM": "86,89"})
+    fetching, *baking = job(profile=str(profile), sm="86,89", mirror=str(bucket.address)).ours
     hub = FakeHub()
     offer_upstream(hub, upstream)
     with hub.run():
@@ -123,7 +218,7 @@ def test_its_commands_bring_a_profile_from_the_hub_to_the_bucket(
     assert "sm86+sm89" in entry.name
     assert told["pull"] == ""
     assert [told["plan"].count("MISSING"), told["bake"].count("built"), told["verify"].count("good")] == [1, 1, 1]
-    assert told["push"] == f"pushed  {entry.name}\n"
+    assert f"pushed  {entry.name}\n" in told["bake"]
     cache.remove(entry)
     assert said(baking[0]) == f"pulled  {entry.name}\n"
     assert said(baking[2]).startswith("present ")

@@ -9,11 +9,14 @@ from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.selection import LORA as LORA_FILE
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
+from sdstream.worker import published
+from sdstream.worker.annotators.tiny import make_depth_model
 from tests.support.hub import FakeHub
 
 SHIPPED = find_profile("dreamshaper-512-controlnets")
 MODEL, LORA, CONTROLNETS = SHIPPED.model, SHIPPED.loras[0].source, SHIPPED.controlnets
 TAESD = "madebyollin/taesd"
+DEPTH = published.DEPTH.repository
 ADAPTER = (SHIPPED.adapter or "").rpartition("models/")[0].strip("/"), (SHIPPED.adapter or "").split("/", 2)[2]
 """The repository and the file."""
 HALF = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -36,13 +39,26 @@ def write_upstream(root: Path) -> None:
     for seed, name in enumerate(CONTROLNETS):
         write_tiny_controlnet(root / name, unet, seed=seed)
         (root / name / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    make_depth_model().save_pretrained(root / DEPTH)
+    (root / DEPTH / "preprocessor_config.json").write_text("{}")
     write_tiny_adapter((root / ADAPTER[0] / ADAPTER[1]).parent, Path(ADAPTER[1]).name, unet)
 
 
 def offer_upstream(hub: FakeHub, root: Path) -> None:
     """Have `hub` give what `write_upstream` wrote."""
-    for name in (MODEL, LORA, TAESD, ADAPTER[0], *CONTROLNETS):
+    for name in (MODEL, LORA, TAESD, DEPTH, ADAPTER[0], *CONTROLNETS):
         hub.add(name, root / name)
 
 
-__all__ = ["ADAPTER", "CONTROLNETS", "HALF", "LORA", "MODEL", "SHIPPED", "TAESD", "offer_upstream", "write_upstream"]
+__all__ = [
+    "ADAPTER",
+    "CONTROLNETS",
+    "DEPTH",
+    "HALF",
+    "LORA",
+    "MODEL",
+    "SHIPPED",
+    "TAESD",
+    "offer_upstream",
+    "write_upstream",
+]

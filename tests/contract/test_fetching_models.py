@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub) -> Iterator[L
         patch.setenv("HF_HUB_OFFLINE", "0")
         patch.setenv("HF_HUB_CACHE", str(folder / "cache"))
         patch.setenv("HF_TOKEN", "hf_of_somebody_else")
-        live = LiveServer(folder)
+        live = LiveServer(folder, shipped_pins="false")
         live.start()
     yield live
     live.stop()

@@ -26,7 +26,14 @@ from sdstream.diffusion.sources import (
     may_fetch,
 )
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable, ModelAccessDenied, ModelDiskFull, ModelDownloadFailed, ModelUnavailable
+from sdstream.errors import (
+    LoraUnusable,
+    ModelAccessDenied,
+    ModelDiskFull,
+    ModelDownloadFailed,
+    ModelNotAsPinned,
+    ModelUnavailable,
+)
 from tests.support.hub import FakeHub, Repository
 
 CPU = torch.device("cpu")
@@ -381,12 +388,16 @@ def test_what_is_pinned_is_fetched_at_its_commit_and_byte_for_byte_or_not_at_all
     # The same commit with other bytes, as a hub or mirror that cannot be trusted has it: its own hash would fit.
     shutil.rmtree(folder)
     offer_net(hub, b"WEIGHTS")
-    with pytest.raises(ModelDownloadFailed, match="came twice"):
+    with pytest.raises(
+        ModelNotAsPinned, match=r"offers net\.safetensors with the hash .* and pins\.json pins"
+    ) as caught:
         fetch_net(hub, tmp_path)
+    assert "models/pins.json" in caught.value.hint
     assert not folder.exists()
-    # A commit that is no longer there is told as that; the newest does not take its place.
+    assert not hub.asked_for("net.safetensors")[2:], "nothing is fetched that is known to be wrong"
+    # Nor does a newest commit with other bytes take the place of one that is no longer there.
     hub.repositories[NET].commit = "b" * 40
-    with pytest.raises(ModelUnavailable, match=NET):
+    with pytest.raises(ModelNotAsPinned, match=f"{NET} no longer has the commit aaaaaaaaaa, which pins.json pins"):
         fetch_net(hub, tmp_path)
 
 

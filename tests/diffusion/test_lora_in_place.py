@@ -18,7 +18,7 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
 from sdstream.worker import diffusion_pipeline, groups, shelf
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
-from sdstream.worker.engine_finder import EngineRequest
+from sdstream.worker.engine_requests import EngineRequest
 from sdstream.worker.groups import GroupKey, frame_of, runner_of
 from sdstream.worker.shelf import ModelShelf
 from tests.diffusion.captures import StandInCapture

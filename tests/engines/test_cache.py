@@ -16,6 +16,7 @@ from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.engines import cache as cache_module
 from sdstream.engines.cache import EngineCache
+from sdstream.engines.tidying import collect
 from sdstream.errors import EngineStoreUnavailable
 from tests.engines.stored import FILES, KEY, Events, key, leftovers, store
 
@@ -271,7 +272,7 @@ def test_what_dead_builders_left_is_collected_when_it_is_old(tmp_path: Path) -> 
     for old in (False, True):
         moment = clock.now().timestamp() - (90000 if old else 100)
         os.utime(left, (moment, moment))
-        assert cache.collect() == ([left] if old else [])
+        assert collect(cache) == ([left] if old else [])
 
 
 def test_facts_are_added_to_a_manifest_and_the_engine_stays_good(cache: EngineCache) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdstream.engines.cache import EngineCache
+from sdstream.engines.tidying import collect
 from tests.engines.builder_process import content
 from tests.engines.stored import key
 
@@ -62,5 +63,5 @@ def test_builders_killed_at_random_points_leave_whole_engines_or_none(tmp_path: 
     assert f"done {rounds - 1} found" in said
     assert assert_whole(tmp_path, rounds) == rounds
     assert not (tmp_path / ".quarantine").exists(), "no half engine ever had the name of a whole one"
-    assert EngineCache(tmp_path).collect(older_than=0) is not None
+    assert collect(EngineCache(tmp_path), older_than=0) is not None
     assert not any((tmp_path / ".drafts").iterdir())

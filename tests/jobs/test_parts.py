@@ -202,7 +202,8 @@ print("[1/1] sd-turbo--unet: building, 50 %, 3 s", file=sys.stderr)
 print("builder: the profile is wrong", "  Take another.", sep="\\n", file=sys.stderr)
 failed = EXIT == 1
 engine = {"name": "unet", "status": "failed" if failed else "built", "error": "ENGINE: no" if failed else None}
-print(json.dumps({"profile": "sd-turbo-512", "complete": not failed, "engines": [engine]}, indent=2))
+pushing = {"pushed": ["decoder"], "unpushed": {"encoder": "ENGINE: no bucket"} if EXIT == 5 else {}}
+print(json.dumps({"profile": "sd-turbo-512", "complete": not failed, "engines": [engine], **pushing}, indent=2))
 sys.exit(EXIT)
 """
 
@@ -221,8 +222,10 @@ async def test_a_bake_tells_its_progress_and_its_engines(tmp_path: Path) -> None
 
 
 async def test_a_bake_that_fails_says_which_engine_and_why(tmp_path: Path) -> None:
-    with pytest.raises(BakeFailed, match="unet: ENGINE: no"):
+    with pytest.raises(BakeFailed, match="unet: ENGINE: no; pushed: decoder"):
         await bake(tmp_path, 1)
+    with pytest.raises(StorageFailed, match="encoder is made and could not be pushed: ENGINE: no bucket"):
+        await bake(tmp_path, 5)
     with pytest.raises(InvalidJob, match="the profile is wrong Take another"):
         await bake(tmp_path, 2)
 

@@ -21,7 +21,9 @@ import yaml
 
 from sdstream.commands.flags import variable_name
 from sdstream.deployment import POOLS
+from sdstream.engines.cache import EngineCache
 from sdstream.settings import PREFIX, Settings
+from tests.engines.stored import key, store
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = Settings()
@@ -536,18 +538,44 @@ def test_root_stays_where_its_user_cannot_write_and_says_so() -> None:
     assert "cannot write the data directory, so root runs it" in done.stderr
 
 
+def test_engines_of_a_build_context_are_put_where_the_entrypoint_looks_for_them() -> None:
+    """`--build-context engines=DIR` takes the place of the stage of this name."""
+    text = read("Dockerfile")
+    assert re.search(r"^FROM scratch AS engines$", text, flags=re.MULTILINE)
+    runtime = text[text.index(" AS runtime") :]
+    assert "WORKDIR /opt/sdstream" in runtime
+    assert re.search(r"^COPY --from=engines / \./engines/$", runtime, flags=re.MULTILINE)
+    assert "COPY docker ./docker" in runtime, "so the home of the entrypoint is that directory"
+    assert "--build-context engines=" in read("docs/engines.md")
+
+
 @posix
 def test_engines_of_the_image_come_into_the_cache_whole_and_once() -> None:
+    """Real entries of a cache, of which the volume has one for the same network and another card."""
     with stage() as folder:
-        for name in ("one", "two"):
-            (folder / "engines" / name).mkdir(parents=True)
-            (folder / "engines" / name / "plan").write_text("baked")
-        (folder / "data/engines/one").mkdir(parents=True)
+        image, volume = EngineCache(folder / "engines"), EngineCache(folder / "data/engines")
+        for target in ("sm86", "sm89"):
+            store(image, key(target=target))
+        there = store(volume, key(target="sm86"))
+        inode = there.folder.stat().st_ino
+        (folder / "engines/.drafts/half").mkdir(parents=True)
         done = enter(folder)
         assert done.returncode == 0, done.stderr
-        assert sorted(entry.name for entry in (folder / "data/engines").iterdir()) == ["one", "two"]
-        assert (folder / "data/engines/two/plan").read_text() == "baked"
-        assert not (folder / "data/engines/one/plan").exists(), "what is in the cache is left alone"
+        assert [entry.key.target for entry in volume.entries()] == ["sm86", "sm89"]
+        assert all(volume.verify(entry) for entry in volume.entries())
+        assert there.folder.stat().st_ino == inode, "what is in the cache is left alone"
+        assert list((folder / "data/engines/.drafts").iterdir()) == []
+
+
+@posix
+def test_engines_of_the_image_that_cannot_be_copied_are_told_and_the_server_starts() -> None:
+    with stage() as folder:
+        store(EngineCache(folder / "engines"))
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data/engines").write_text("no directory")
+        done = enter(folder)
+    assert done.returncode == 0
+    assert "could not copy the engines of the image" in done.stderr
 
 
 @posix

@@ -47,6 +47,7 @@ def test_models_are_pulled_with_what_they_need_and_listed(tmp_path: Path, hub: F
     data = tmp_path / "data"
     around = environment(data) | {
         "HF_ENDPOINT": hub.url,
+        "SDSTREAM_SHIPPED_PINS": "false",  # tiny files under the published ones' names
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_CACHE": str(tmp_path / "cache"),
         "HF_TOKEN": hub.token,
@@ -100,6 +101,7 @@ def test_what_a_controlnet_needs_is_pulled_with_its_preprocessor(tmp_path: Path,
     data = tmp_path / "data"
     around = environment(data) | {
         "HF_ENDPOINT": hub.url,
+        "SDSTREAM_SHIPPED_PINS": "false",  # tiny files under the published ones' names
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_CACHE": str(tmp_path / "cache"),
         "SDSTREAM_DATA_DIR": str(data),

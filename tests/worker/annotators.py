@@ -7,68 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.libraries import transformers
-from sdstream.worker.annotators.depth import DepthNetwork
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork
-from sdstream.worker.annotators.enlarging import EnlargingNetwork
 from sdstream.worker.annotators.flow import FlowNetwork, make_flow
 from sdstream.worker.annotators.landmarks import LANDMARKS, Landmark, PoseOptions
 from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork, WholeNetwork
 from sdstream.worker.annotators.people import PeopleNetwork
-from sdstream.worker.annotators.poses import PoseNetwork
 from sdstream.worker.annotators.shelf import AnnotatorShelf, Loader
+from sdstream.worker.annotators.tiny import TINY_NETWORKS, make_depth_model, make_pose_models, make_tiny_network
 from sdstream.worker.published import FLOWS, PERSON_TASKS, POSE_TASKS
-
-
-def make_depth_model() -> Any:
-    backbone = transformers.Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=42,
-        patch_size=14,
-        out_indices=[1, 2, 3, 4],
-        reshape_hidden_states=False,
-    )
-    config = transformers.DepthAnythingConfig(
-        backbone_config=backbone, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, reassemble_hidden_size=16
-    )
-    return transformers.DepthAnythingForDepthEstimation(config).eval()
-
-
-def make_pose_models() -> tuple[Any, Any]:
-    resnet = transformers.RTDetrResNetConfig(
-        layer_type="basic",
-        hidden_sizes=[8, 8, 8, 8],
-        depths=[1, 1, 1, 1],
-        embedding_size=8,
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    detector = transformers.RTDetrV2Config(
-        backbone_config=resnet,
-        encoder_in_channels=[8, 8, 8],
-        encoder_hidden_dim=16,
-        encoder_ffn_dim=16,
-        decoder_in_channels=[16] * 3,
-        decoder_layers=2,
-        decoder_ffn_dim=16,
-        decoder_attention_heads=2,
-        encoder_attention_heads=2,
-        d_model=16,
-        num_queries=12,
-        num_denoising=0,
-        id2label={0: "person", 1: "bicycle"},
-        label2id={"person": 0, "bicycle": 1},
-    )
-    backbone = transformers.VitPoseBackboneConfig(
-        image_size=[64, 48], patch_size=[16, 16], hidden_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
-    joints = transformers.VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True)
-    return (
-        transformers.RTDetrV2ForObjectDetection(detector).eval(),
-        transformers.VitPoseForPoseEstimation(joints).eval(),
-    )
 
 
 def person(shift: float = 0.0, seen: float = 0.9) -> tuple[Landmark, ...]:
@@ -146,8 +93,12 @@ def _seeded(make: Any) -> Loader:
     return load
 
 
+def _tiny(name: str) -> Loader:
+    return lambda find, dtype: make_tiny_network(name).to(dtype)
+
+
 TINY_LOADERS: Mapping[str, Loader] = {
-    "depth": _seeded(lambda: DepthNetwork(make_depth_model(), side=42)),
+    **{name: _tiny(name) for name in TINY_NETWORKS},
     "hed": _seeded(lambda: EdgeNetwork(divisor=16)),
     "lineart": _seeded(lambda: LineNetwork(8, 1)),
     "lineart_coarse": _seeded(lambda: LineNetwork(8, 1)),
@@ -160,8 +111,6 @@ TINY_LOADERS: Mapping[str, Loader] = {
     "openpose_hands_face": _seeded(
         lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS), tiny_part(FACE_POINTS))
     ),
-    "pose": _seeded(lambda: PoseNetwork(*make_pose_models())),
-    "realesrgan": _seeded(lambda: EnlargingNetwork(8, 1, 4)),
     **{name: _seeded(tiny_flow) for name in FLOWS},
 }
 

@@ -62,7 +62,10 @@ def test_full_networks_cost_what_is_declared(
             lambda: PartNetwork(HAND_POINTS),
             {"conv3_4.weight", "conv5_3_CPM.bias", "conv6_2_CPM.weight", "Mconv7_stage6.bias"},
         ),
-        (EnlargingNetwork, {"conv_first.weight", "body.22.rdb3.conv5.bias", "conv_up2.weight", "conv_last.bias"}),
+        (
+            lambda: EnlargingNetwork().enlarge,
+            {"conv_first.weight", "body.22.rdb3.conv5.bias", "conv_up2.weight", "conv_last.bias"},
+        ),
     ],
 )
 def test_layers_are_named_as_published_weights_name_them(make: Callable[[], nn.Module], names: set[str]) -> None:

@@ -69,7 +69,7 @@ def test_each_style_of_lineart_has_its_network(styles: dict[str, bool]) -> None:
     asked: list[str] = []
 
     class Shelf(AnnotatorShelf):
-        def request(self, name: str) -> Any:
+        def request(self, name: str, *, engines: bool = False) -> Any:
             asked.append(name)
             return super().request(name)
 

@@ -39,7 +39,7 @@ def luma(frame: I420Frame) -> numpy.ndarray:
 @pytest.mark.skipif(sys.platform == "win32", reason="packages are compiled for POSIX here")
 async def test_an_engine_is_built_behind_a_stream_and_takes_over_between_two_pictures(tmp_path: Path) -> None:
     """A stream that asks for engines and its plain twin get the same pictures, from the first on torch to the last on
-    the package: each comes out once, in its place, and looks the same."""
+    the package: each comes out once, in its place, and looks the same. A second stream that joins is on it, too."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
     write_tiny_model(tmp_path / "tiny", "sd-turbo", width=16)
@@ -83,6 +83,16 @@ async def test_an_engine_is_built_behind_a_stream_and_takes_over_between_two_pic
         assert {status.acceleration for status in plain.statuses} <= {"", "torch"}
         assert max(differences) <= 1, "of 255: what rounding does"
         assert min(changes[1:]) > 0.5, "no picture is that before again, but for the first, which fills both steps"
+        joined = Recorder()
+        lanes += [
+            await worker.open_lane("joined", make_params(**wanted, acceleration="tensorrt"), 1, joined),
+            await worker.open_lane("joined-plain", make_params(**wanted, acceleration="none"), 1, Recorder()),
+        ]
+        for more in range(MOST_PICTURES, MOST_PICTURES + AFTER):
+            pictures = await asyncio.gather(*(process(lane, more) for lane in lanes))
+            mine, twin, second, second_twin = map(luma, pictures)
+            assert max(int(abs(mine - twin).max()), int(abs(second - second_twin).max())) <= 1
+        assert joined.statuses[-1].acceleration == built.statuses[-1].acceleration == "compiled"
         (entry,) = EngineCache(tmp_path / "data/engines").entries()
         assert "--frame-self-2--" in entry.name
         events = worker.health().engine_events

@@ -29,7 +29,8 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.worker import groups
 from sdstream.worker.conditions import Conditions, WantedConditions, WantedNet
-from sdstream.worker.engine_finder import EngineFinder, profile_text
+from sdstream.worker.engine_builds import profile_text
+from sdstream.worker.engine_finder import EngineFinder
 from sdstream.worker.groups import GroupKey, runner_of
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
@@ -289,13 +290,13 @@ def test_a_build_behind_a_stream_with_a_net_and_a_style_image_makes_what_it_look
     runner = runner_of(world.key(conditions), world.knobs(conditions))
     (request,) = asked
     (parts,) = finder._choices(request, "tensorrt-rtx")
-    text = profile_text(request, "tensorrt-rtx", 89, parts)
+    text = profile_text(request, "tensorrt-rtx", 89, parts, 2)
     assert text is not None
     file = tmp_path / "wanted.toml"
     file.write_text(text)
     made = load_profile(read_profile(file), "compiled").components
     bases = {component.key(backend.name, "1.0", "sm89", "13", {}).base for component in made}
-    assert {finder._need(component, backend).key.base for component in parts.values()} == bases
+    assert {finder._need(request, part, component, backend).key.base for part, component in parts.items()} == bases
     assert runner.in_force == "torch"
 
 

@@ -1,5 +1,6 @@
 """Engines for running streams: begun on the plain twin, swapped between two frames, and back when one fails."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,11 +29,13 @@ from sdstream.engines.component import Component
 from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.keys import target_of
-from sdstream.engines.supply import EngineSupply, Need
+from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineMismatch
 from sdstream.settings import Settings
 from sdstream.worker import engines
-from sdstream.worker.engine_finder import EngineFinder, EngineRequest, profile_text
+from sdstream.worker.engine_builds import profile_text
+from sdstream.worker.engine_finder import EngineFinder
+from sdstream.worker.engine_requests import EngineRequest
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 
@@ -119,6 +122,7 @@ class Stage:
             report=self.events,
             make=lambda name, device: self.backend,
             names=lambda device: ("tensorrt-rtx",),
+            keep_seconds=0.02,
         )
         self.runner = SwappingRunner(EagerRunner(frame))
         self.request = request_of(model, frame, knobs, self.runner)
@@ -206,6 +210,19 @@ def test_a_stream_that_ended_meanwhile_needs_no_engine(stage: Stage) -> None:
     assert "swapped" not in stage.events.kinds
 
 
+def test_engines_in_force_are_noted_as_used_for_as_long_as_their_streams_run(stage: Stage) -> None:
+    stage.bake()
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.in_force != "torch", what="the engine in force", seconds=60)
+    used = [entry.folder / "last-used" for entry in stage.cache.entries()]
+    assert len(used) == 3
+    for file in used:
+        os.utime(file, (1000, 1000))
+    eventually_sync(lambda: all(file.stat().st_mtime > 1000 for file in used), what="a note of their use", seconds=60)
+    stage.runner = None  # pyright: ignore[reportAttributeAccessIssue]
+    eventually_sync(lambda: not stage.finder._in_use, what="the end of their use", seconds=60)
+
+
 class Refusing:
     """A runner that another thread puts in while frames are made, and that always fails."""
 
@@ -245,16 +262,17 @@ def test_the_profile_of_a_build_behind_is_one_that_the_builder_takes(
     assert model.origin is not None
     file = tmp_path / "wanted.toml"
     (parts,) = stage.finder._choices(stage.request, "tensorrt-rtx")
-    file.write_text(profile_text(stage.request, "tensorrt-rtx", 89, parts) or "")
+    file.write_text(profile_text(stage.request, "tensorrt-rtx", 89, parts, 8) or "")
     profile = read_profile(file)
     assert (profile.family, profile.model) == ("sd15", str(model.origin.path))
     assert (profile.sizes, profile.components) == ((f"{SIZE}x{SIZE}",), ("unet", "encoder", "decoder"))
     assert target_of(profile.targets["tensorrt-rtx"]) == "sm89"
+    assert (profile.streams.best, profile.streams.most) == (1, 8)
     file.write_text(
-        profile_text(stage.request, "compiled", None, stage.finder._choices(stage.request, "compiled")[0]) or ""
+        profile_text(stage.request, "compiled", None, stage.finder._choices(stage.request, "compiled")[0], 1) or ""
     )
     assert read_profile(file).components == ("frame",)
-    assert profile_text(replace(stage.request, origin=None), "compiled", None, parts) is None
+    assert profile_text(replace(stage.request, origin=None), "compiled", None, parts, 1) is None
 
 
 def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_asked_for(tmp_path: Path) -> None:
@@ -305,11 +323,11 @@ def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bo
     knobs = make_knobs(model.schedule.tables((32, 45), 50), noise, prompt, prompt)
     frame = Frame(EagerNetworks(model.unet, model.vae), slots=2)
     runner = SwappingRunner(EagerRunner(frame))
-    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU)
+    finder = EngineFinder(EngineSupply(EngineCache(tmp_path / "local")), CPU, streams=2)
     request = request_of(model, frame, knobs, runner)
     (wanted,) = finder._choices(request, "tensorrt-rtx")
     text = tmp_path / "wanted.toml"
-    text.write_text(profile_text(request, "tensorrt-rtx", 89, wanted) or "")
+    text.write_text(profile_text(request, "tensorrt-rtx", 89, wanted, 2) or "")
     profile = shipped if by_hand else read_profile(text)
     baked = {
         component.name: component.key("tensorrt-rtx", "1.0", "sm86+sm89", "13", {})
@@ -317,7 +335,7 @@ def test_a_worker_looks_for_what_the_builder_bakes(tmp_path: Path, with_lora: bo
     }
     assert set(wanted) == set(baked) == {"unet", "encoder", "decoder"}
     for name, component in wanted.items():
-        need = Need(finder._need(component, backend).key, 89, component.rows[1])
+        need = replace(finder._need(request, name, component, backend), capability=89)
         assert need.key.base == baked[name].base
-        assert need.accepts(baked[name])
+        assert need.suits(baked[name]), "two streams in one call"
     assert (wanted["unet"].loras != ()) == with_lora

@@ -10,7 +10,7 @@ import pytest
 
 from sdstream.diffusion.pins import write_pins
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
+from sdstream.errors import ModelDownloadFailed, ModelNotAsPinned
 from sdstream.fetching import PublicFetcher
 from sdstream.worker import fetched_files
 from sdstream.worker.annotators.weights import locate
@@ -53,8 +53,8 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     made.server.server_close()
 
 
-def fetch(root: Path) -> Path:
-    places = ModelPlaces(root, None)
+def fetch(root: Path, *, shipped: bool = False) -> Path:
+    places = ModelPlaces(root, None, shipped_pins=shipped)
     return fetch_addresses(
         REPOSITORY, [FILE], places, lambda detail, percent: None, lambda: PublicFetcher(lambda ip: True)
     )
@@ -69,9 +69,16 @@ def test_a_file_is_fetched_once_and_pinned_as_what_comes_from_the_hub(web: Web, 
     assert locate(PERSONS[0], lambda source: folder, "mediapipe_segmentation") == folder
     (folder / FILE).unlink()
     web.content = b"another model"
-    with pytest.raises(ModelDownloadFailed, match="not those pinned"):
+    with pytest.raises(ModelNotAsPinned, match=r"not those pinned: .* pins.json pins") as refused:
         fetch(tmp_path)
+    assert "pins.json" in refused.value.hint
     assert not (folder / FILE).exists()
+
+
+def test_what_comes_is_compared_with_the_hash_that_sdstream_ships(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotAsPinned, match="this version of sdstream pins 191ac9529ae5"):
+        fetch(tmp_path, shipped=True)
+    assert not (tmp_path / REPOSITORY / FILE).exists()
 
 
 def test_what_cannot_be_fetched_says_where_it_may_be_put(web: Web, tmp_path: Path) -> None:

@@ -135,9 +135,9 @@ def test_the_parameters_say_which_networks_are_loaded() -> None:
     asked: list[str] = []
 
     class Shelf(AnnotatorShelf):
-        def request(self, name: str) -> Any:
+        def request(self, name: str, *, engines: bool = False) -> Any:
             asked.append(name)
-            return super().request(name)
+            return super().request(name, engines=engines)
 
     def load(find: Any, dtype: torch.dtype) -> WholeNetwork:
         return WholeNetwork(People(person(0.1, 0.1, 0.8)), Told(HAND_POINTS), Told(FACE_POINTS))

@@ -55,8 +55,8 @@ def counting(seen: list[int], name: str) -> AnnotatorShelf:
 
     def load(find: Any, dtype: torch.dtype) -> nn.Module:
         network: Any = LOADERS[name](find, dtype)
-        looked_with: Any = {"openpose": "body", "pose": "detector"}.get(name)
-        inner: nn.Module = network if looked_with is None else getattr(network, looked_with)
+        looked_with: Any = {"openpose": "body", "pose": "detector.looking"}.get(name)
+        inner: nn.Module = network if looked_with is None else network.get_submodule(looked_with)
 
         def note(module: Any, values: Any, options: Any = None) -> None:
             seen.append(len(values[0]))
@@ -312,7 +312,7 @@ def test_a_request_that_fails_is_told_by_its_own_stream() -> None:
     failed.set_exception(RuntimeError("a defect"))
 
     class Broken(AnnotatorShelf):
-        def request(self, name: str) -> "Future[nn.Module]":
+        def request(self, name: str, *, engines: bool = False) -> "Future[nn.Module]":
             return failed
 
     (works,) = chains(1, AnnotatorShelf(CPU, loaders={"hed": LOADERS["hed"]}), wanted("hed"))

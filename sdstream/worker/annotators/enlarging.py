@@ -1,8 +1,12 @@
 """Real-ESRGAN at factor 2: a network of densely connected residual blocks on a picture folded to half its sides."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+from sdstream.worker.annotators.parted import NetworkPart, PartedNetwork, Shapes
 
 GROWTH = 32
 DAMPING = 0.2
@@ -34,10 +38,11 @@ class _Block(nn.Module):
         return values + DAMPING * self.rdb3(self.rdb2(self.rdb1(values)))
 
 
-class EnlargingNetwork(nn.Module):
-    """Doubles a picture. The layers are named as the weights `RealESRGAN_x2` name them."""
+class EnlargingModule(nn.Module):
+    """What engines are made of: a picture [N, 3, H, W] in, [N, 3, 2 H, 2 W] out. The layers are named as the weights
+    `RealESRGAN_x2` name them."""
 
-    def __init__(self, width: int = 64, blocks: int = BLOCKS, growth: int = GROWTH) -> None:
+    def __init__(self, width: int, blocks: int, growth: int) -> None:
         super().__init__()
 
         def convolution(inside: int, outside: int) -> nn.Conv2d:
@@ -52,7 +57,6 @@ class EnlargingNetwork(nn.Module):
         self.conv_last = convolution(width, 3)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """`image` float [N, 3, H, W], 0 to 1, sides even; returns float [N, 3, 2 H, 2 W], about 0 to 1."""
         first = self.conv_first(functional.pixel_unshuffle(image, 2))
         values = first + self.conv_body(self.body(first))
         for part in (self.conv_up1, self.conv_up2):
@@ -61,4 +65,28 @@ class EnlargingNetwork(nn.Module):
         return self.conv_last(functional.leaky_relu(self.conv_hr(values), 0.2))
 
 
-__all__ = ["EnlargingNetwork"]
+class EnlargingNetwork(PartedNetwork):
+    """Doubles a picture."""
+
+    def __init__(self, width: int = 64, blocks: int = BLOCKS, growth: int = GROWTH) -> None:
+        super().__init__()
+        self.enlarge = EnlargingModule(width, blocks, growth)
+        config = {"class": "RealESRGAN_x2", "width": width, "blocks": blocks, "growth": growth}
+        part = NetworkPart("enlarger", self.enlarge, ("image",), ("large",), config)
+        self._parts = {part.name: part}
+
+    @property
+    def parts(self) -> Mapping[str, NetworkPart]:
+        return self._parts
+
+    def shapes(self, width: int, height: int) -> Mapping[str, Shapes]:
+        """Of the next even sides: an odd picture is stretched by a pixel first."""
+        return {"enlarger": ((3, -(-height // 2) * 2, -(-width // 2) * 2),)}
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """`image` float [N, 3, H, W], 0 to 1, sides even; returns float [N, 3, 2 H, 2 W], about 0 to 1."""
+        (large,) = self.ask("enlarger", image)
+        return large
+
+
+__all__ = ["EnlargingModule", "EnlargingNetwork"]

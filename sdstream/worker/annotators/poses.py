@@ -1,5 +1,6 @@
 """People by two networks of transformers: RT-DETR finds them, ViTPose their joints. All on the network's device."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,12 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.worker.annotators.detection import Detector
+from sdstream.worker.annotators.parted import NetworkPart, PartedNetwork, Shapes
+from sdstream.worker.annotators.settings import network_config
 from sdstream.worker.annotators.skeletons import Skeleton
 from sdstream.worker.looks import Look, Looking
 
 DETECTOR_SIDE = 640
 PERSON = "person"
 MOST_PEOPLE = 16
+PEOPLE_OF_ENGINES = 4
+"""For how many people in each picture of a call engines are made; more are looked at in several calls."""
 MARGIN = 1.25
 """How much larger than its box the part of the picture is that the joints are looked for in."""
 JOINT = 0.3
@@ -20,23 +26,74 @@ JOINT = 0.3
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class PoseNetwork(nn.Module):
-    """`detector` is transformers' `RTDetrV2ForObjectDetection`, `joints` its `VitPoseForPoseEstimation`."""
+class JointsModule(nn.Module):
+    """What engines are made of: normalised parts of pictures [K, 3, height, width] in, a map for each joint out."""
 
-    def __init__(self, detector: Any, joints: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.detector = detector
-        self.joints = joints
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        heat: torch.Tensor = self.model(pixels).heatmaps
+        return heat
+
+
+class PoseNetwork(PartedNetwork):
+    """`detector` is transformers' `RTDetrV2ForObjectDetection`, which looks at pictures of `side` by `side` pixels,
+    `joints` its `VitPoseForPoseEstimation`. Raises `ValueError` for a detector of another make."""
+
+    def __init__(self, detector: Any, joints: Any, side: int = DETECTOR_SIDE) -> None:
+        super().__init__()
+        self.detector = Detector(detector, side)
+        self.joints = JointsModule(joints)
+        self.side = side
         names: dict[int, str] = detector.config.id2label
         people = [index for index, name in names.items() if name.lower() == PERSON]
         self.person = people[0] if people else 0
         size = joints.config.backbone_config.image_size
         self.height, self.width = int(size[0]), int(size[1])
+        how = network_config(detector) | {"side": side}
+        parts = (
+            NetworkPart(
+                "pose-detector", self.detector.looking, ("pixels",), ("seen", "candidates", "scores"), how, sized=False
+            ),
+            NetworkPart(
+                "pose-decoder",
+                self.detector.decoding,
+                ("seen", "chosen", "anchors"),
+                ("classes", "boxes"),
+                how,
+                sized=False,
+            ),
+            NetworkPart(
+                "pose-joints",
+                self.joints,
+                ("pixels",),
+                ("heat",),
+                network_config(joints),
+                PEOPLE_OF_ENGINES,
+                sized=False,
+            ),
+        )
+        self._parts = {part.name: part for part in parts}
+
+    @property
+    def parts(self) -> Mapping[str, NetworkPart]:
+        return self._parts
+
+    def shapes(self, width: int, height: int) -> Mapping[str, Shapes]:
+        """Of all sizes of pictures alike: they are looked at in a square, people in parts of one size."""
+        detector = self.detector
+        queries = detector.queries
+        return {
+            "pose-detector": ((3, self.side, self.side),),
+            "pose-decoder": ((detector.places, detector.width), (queries, detector.width), (queries, 4)),
+            "pose-joints": ((3, self.height, self.width),),
+        }
 
     def find(self, image: torch.Tensor, confidence: float) -> Looking[list[Skeleton]]:
         """The people in one picture, float [1, 3, H, W], 0 to 1, of whom the detector is sure to `confidence`."""
-        side = (DETECTOR_SIDE, DETECTOR_SIDE)
-        small = functional.interpolate(image, side, mode="bilinear", antialias=True)
+        small = functional.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
         scores, places = yield Look(self._detect, small, (self, "detector"))
         boxes = _boxes(scores[0], places[0], confidence)
         if not len(boxes):
@@ -59,15 +116,16 @@ class PoseNetwork(nn.Module):
         return people
 
     def _detect(self, small: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of pictures [N, 3, 640, 640] how sure each query is of a person [N, Q], and its box [N, Q, 4]."""
-        answer = self.detector(small.to(next(self.detector.parameters()).dtype))
-        return answer.logits.float().sigmoid()[..., self.person], answer.pred_boxes.float()
+        """Of pictures [N, 3, side, side] how sure each query is of a person [N, Q], and its box [N, Q, 4]."""
+        seen, candidates, scores = self.ask("pose-detector", small.to(self.dtype))
+        classes, boxes = self.ask("pose-decoder", seen, *self.detector.choose(candidates, scores))
+        return classes.float().sigmoid()[..., self.person], boxes.float()
 
     def _mark(self, crops: torch.Tensor) -> torch.Tensor:
         """Maps of the joints [K, J, h, w] in parts of pictures [K, 3, height, width]."""
-        dtype = next(self.joints.parameters()).dtype
         mean, spread = (torch.tensor(values, device=crops.device).view(1, 3, 1, 1) for values in (MEAN, SPREAD))
-        return self.joints(((crops - mean) / spread).to(dtype)).heatmaps.float()
+        (heat,) = self.ask("pose-joints", ((crops - mean) / spread).to(self.dtype))
+        return heat.float()
 
     def _proportioned(self, sizes: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """The boxes' sizes, enlarged to the proportions at which joints are looked for."""
@@ -120,4 +178,4 @@ def load_poses(detector: Path, joints: Path, dtype: torch.dtype) -> PoseNetwork:
     )
 
 
-__all__ = ["PoseNetwork", "load_poses"]
+__all__ = ["JointsModule", "PoseNetwork", "load_poses"]

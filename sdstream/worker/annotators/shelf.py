@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
 from sdstream.worker import published
+from sdstream.worker.annotators.answers import EngineAnswers, PartRequest
+from sdstream.worker.annotators.parted import PartedNetwork
 from sdstream.worker.annotators.weights import Finder, fill, finder, locate
 from sdstream.worker.published import WeightSource
 
@@ -53,7 +56,9 @@ def _load_openpose(*, hands: bool, face: bool) -> Loader:
 def _load_enlarger(find: Finder, dtype: torch.dtype) -> nn.Module:
     from sdstream.worker.annotators.enlarging import EnlargingNetwork
 
-    return _filled(EnlargingNetwork(), published.ENLARGER, find, "realesrgan_trt").to(dtype)
+    network = EnlargingNetwork()
+    _filled(network.enlarge, published.ENLARGER, find, "realesrgan_trt")
+    return network.to(dtype)
 
 
 def _load_lines(source: WeightSource) -> Loader:
@@ -142,6 +147,27 @@ LOADERS: Mapping[str, Loader] = {
 }
 
 
+LookFor = Callable[[PartRequest], None]
+"""Has an engine of a part looked for; never waits."""
+
+
+def nobody() -> LookFor | None:
+    """For shelves whose networks stay in torch."""
+    return None
+
+
+@dataclass(slots=True)
+class _Load:
+    """A network, loaded or on its way, and the same with engines, once somebody asked for that."""
+
+    network: "Future[nn.Module]"
+    engined: "Future[nn.Module] | None" = None
+
+    @property
+    def failed(self) -> bool:
+        return self.network.done() and self.network.exception() is not None
+
+
 class AnnotatorShelf:
     """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread.
 
@@ -155,28 +181,37 @@ class AnnotatorShelf:
         *,
         find: Finder | None = None,
         loaders: Mapping[str, Loader] = LOADERS,
+        engines: Callable[[], LookFor | None] = nobody,
         optical_flow: str | None = None,
     ) -> None:
+        """`engines` says whom to ask for engines, None where nobody looks for any."""
         self.optical_flow = optical_flow
         self._device = device
         self._find = find or finder(places or ModelPlaces())
         self._loaders = loaders
+        self._engines = engines
         self._lock = threading.Lock()
-        self._loads: OrderedDict[str, Future[nn.Module]] = OrderedDict()
+        self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "annotators")
 
-    def request(self, name: str) -> "Future[nn.Module]":
-        """The network, loaded or on its way; its failure is a `ModelUnavailable`, and another request tries again."""
+    def request(self, name: str, *, engines: bool = False) -> "Future[nn.Module]":
+        """The network, loaded or on its way; its failure is a `ModelUnavailable`, and another request tries again.
+
+        With `engines` its parts are answered by engines as soon as there are some. The weights are those of all who
+        ask for the network, and who asks without engines is not answered by any.
+        """
         with self._lock:
             load = self._loads.get(name)
-            if load is not None and not (load.done() and load.exception() is not None):
-                self._loads.move_to_end(name)
-                return load
-            load = self._thread.submit(self._load, name)
-            self._loads[name] = load
+            if load is None or load.failed:
+                load = self._loads[name] = _Load(self._thread.submit(self._load, name))
+            self._loads.move_to_end(name)
             while len(self._loads) > KEPT:
                 self._loads.popitem(last=False)  # streams that use it hold it
-            return load
+            if not engines or (look_for := self._engines()) is None:
+                return load.network
+            if load.engined is None:
+                load.engined = _engined(load.network, name, look_for)
+            return load.engined
 
     def _load(self, name: str) -> nn.Module:
         dtype = torch.float16 if self._device.type == "cuda" else torch.float32
@@ -188,8 +223,25 @@ class AnnotatorShelf:
         return network.to(self._device)
 
 
+def _engined(plain: "Future[nn.Module]", name: str, look_for: LookFor) -> "Future[nn.Module]":
+    """The network of `plain`, with its parts answered by engines, where it has parts."""
+    made: Future[nn.Module] = Future()
+
+    def give(done: "Future[nn.Module]") -> None:
+        error = done.exception()
+        if error is not None:
+            made.set_exception(error)
+            return
+        network = done.result()
+        answers = EngineAnswers(name, look_for)
+        made.set_result(network.answered_by(answers) if isinstance(network, PartedNetwork) else network)
+
+    plain.add_done_callback(give)
+    return made
+
+
 def _finite(values: torch.Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-__all__ = ["KEPT", "LOADERS", "AnnotatorShelf", "Loader"]
+__all__ = ["KEPT", "LOADERS", "AnnotatorShelf", "Loader", "LookFor"]

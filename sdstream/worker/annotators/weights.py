@@ -1,6 +1,6 @@
 """How a file of weights is found, checked and opened.
 
-A file is checked against its pinned SHA-256 where one is known, and against what the hub itself recorded otherwise: in
+A file is checked against its pinned SHA-256 where there is one, and against what the hub itself recorded otherwise: in
 the hub's cache each file is named by its hash, which is the SHA-256 of a large one and Git's of a small one.
 """
 
@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from sdstream.diffusion.pins import pinned_hash
+from sdstream.diffusion.pins import pinned_hash, shipped_hash
 from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
@@ -33,7 +33,10 @@ Finder = Callable[[WeightSource], Path | None]
 
 
 def finder(places: ModelPlaces) -> Finder:
-    """Looks below the data directory's `models` and in the hub's cache, and fetches what is in neither where it may."""
+    """Looks below the data directory's `models` and in the hub's cache, and fetches what is in neither where it may.
+
+    What was fetched at a commit that sdstream ships a pin of is compared with that, where settings want it.
+    """
 
     def find(source: WeightSource) -> Path | None:
         folder = find_repository(source.repository, places)
@@ -42,6 +45,10 @@ def finder(places: ModelPlaces) -> Finder:
             return fetch_addresses(source.repository, source.files, places, lambda detail, percent: None)
         if not whole and fetches(places):
             return fetch_chosen(source.repository, source.files, places, lambda detail, percent: None)
+        if folder is not None and whole and places.shipped_pins:
+            for name in source.files:
+                if pinned_hash(folder, name) is None:  # an operator's pin counts more, and is looked at by `locate`
+                    check(folder / name, shipped_hash(folder, name))
         return folder
 
     return find
@@ -62,7 +69,7 @@ def locate(source: WeightSource, find: Finder, processor: str) -> Path:
                 f"{processor} needs {file}, which is missing",
                 hint=f"`sdstream models pull --for {processor}` fetches it.",
             )
-        check(file, pinned_hash(folder, name) or source.hashes.get(name))
+        check(file, pinned_hash(folder, name) or source.beginnings.get(name))
     return folder
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from sdstream.errors import ModelUnavailable, SdstreamError
 from sdstream.params.costs import COSTS
 from sdstream.params.processors import working_size
+from sdstream.worker.annotators.parted import InForce, PartedNetwork, shrunk_size
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.looks import Look, Looking, alone
@@ -43,6 +44,8 @@ class _Link:
     """Why it does its work without its network."""
     key: Hashable = None
     """What is equal of links whose pictures can be given to one call, if their sizes are; None of those that cannot."""
+    looked_at: tuple[int, int] = (0, 0)
+    """Width and height of the last picture as the network was given it."""
 
 
 class ProcessorChain:
@@ -132,7 +135,19 @@ class ProcessorChain:
         problem = "" if fault is None else fault.message
         if fault is None and link.spared is not None:
             problem = f"{self._shelf.optical_flow} is not used, OpenCV finds the motion: {link.spared.message}"
-        return ProcessorState(wanted.place, wanted.name, phase, interval, wanted.name in self.last, problem)
+        force = InForce("") if phase != "working" else self._in_force(link)
+        seen = wanted.name in self.last
+        return ProcessorState(wanted.place, wanted.name, phase, interval, seen, problem, force.name, force.note)
+
+    def _in_force(self, link: _Link) -> InForce:
+        network: Any = self._network(link)
+        if isinstance(network, PartedNetwork) and all(link.looked_at):
+            return network.in_force(*link.looked_at)
+        return InForce("" if network is None or next(network.parameters(), None) is None else "torch")
+
+    def _network(self, link: _Link) -> Any:
+        """What it looks with; None for nothing. Its load must have ended well, unless it is spared."""
+        return None if link.load is None or link.spared is not None else link.load.result()
 
     def _link(self, wanted: Wanted, old: _Link | None) -> _Link:
         same = old is not None and old.wanted.name == wanted.name and old.wanted.channels == wanted.channels
@@ -146,8 +161,8 @@ class ProcessorChain:
         network = self._shelf.optical_flow if kind.spare else kind.network(wanted.params)
         if network is None:
             return _Link(wanted, memory)
-        key = (network, working_size(wanted.params)) if kind.shared else None
-        return _Link(wanted, memory, self._shelf.request(network), key=key)
+        key = (network, kind.engines, working_size(wanted.params)) if kind.shared else None
+        return _Link(wanted, memory, self._shelf.request(network, engines=kind.engines), key=key)
 
     def _passes(self, link: _Link) -> bool:
         if link.load is not None and not link.load.done():
@@ -178,9 +193,11 @@ class ProcessorChain:
             memory.age += 1
             if memory.age < int(params.get("interval", 1)):
                 return held
-        network = None if link.load is None or link.spared is not None else link.load.result()
-        full = ProcessorContext(context.previous_output, context.delay, memory, network, link.wanted.channels)
-        result = yield from look(name, _shrunk(image, COSTS[name].largest), params, full)
+        channels = link.wanted.channels
+        full = ProcessorContext(context.previous_output, context.delay, memory, self._network(link), channels)
+        small = _shrunk(image, COSTS[name].largest)
+        link.looked_at = working_size(params) or (small.shape[3], small.shape[2])
+        result = yield from look(name, small, params, full)
         factor = 2 if name == "realesrgan_trt" else 1
         result = resize(result, image.shape[3] * factor, image.shape[2] * factor)
         if kind.steady:
@@ -193,9 +210,8 @@ def _run_without_weights(name: str, params: Mapping[str, Any], images: torch.Ten
 
 
 def _shrunk(image: torch.Tensor, largest: int) -> torch.Tensor:
-    height, width = image.shape[2:]
-    factor = largest / max(height, width)
-    return image if factor >= 1 else resize(image, max(1, round(width * factor)), max(1, round(height * factor)))
+    width, height = shrunk_size(image.shape[3], image.shape[2], largest)
+    return image if (width, height) == (image.shape[3], image.shape[2]) else resize(image, width, height)
 
 
 __all__ = ["ProcessorChain", "Wanted"]

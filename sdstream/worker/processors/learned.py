@@ -26,14 +26,15 @@ class LearnedProcessor:
     """How one is run.
 
     `network` says by its parameters which network it needs, None for none. `steady` ones look at every `interval`-th
-    picture only, by their parameters, and show the same until then. `shared` ones are asked once for all streams of a
-    call that have the same network and size. A `spare` one works without its network, too. What they cost, and how
-    large a picture they look at, is in `sdstream.params.costs`.
+    picture only, by their parameters, and show the same until then. `engines` says whether engines are looked for.
+    `shared` ones are asked once for all streams of a call that have the same network and size. A `spare` one works
+    without its network, too. What they cost, and how large a picture they look at, is in `sdstream.params.costs`.
     """
 
     run: LookingProcessor
     network: Callable[[Mapping[str, Any]], str | None]
     steady: bool = True
+    engines: bool = False
     shared: bool = True
     spare: bool = False
 
@@ -199,7 +200,7 @@ def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
 
 LEARNED: Mapping[str, LearnedProcessor] = {
     "depth": LearnedProcessor(depth, _always("depth")),
-    "depth_tensorrt": LearnedProcessor(depth, _always("depth")),
+    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), engines=True),
     "hed": LearnedProcessor(hed, _always("hed")),
     "lineart": LearnedProcessor(lineart, _lines),
     "mediapipe_pose": LearnedProcessor(
@@ -209,8 +210,8 @@ LEARNED: Mapping[str, LearnedProcessor] = {
         mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), steady=False, shared=False
     ),
     "openpose": LearnedProcessor(openpose, _openpose),
-    "pose_tensorrt": LearnedProcessor(pose, _always("pose")),
-    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), steady=False),
+    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), engines=True),
+    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), steady=False, engines=True),
     "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), steady=False, spare=True),
 }
 """By wire name."""

@@ -93,7 +93,12 @@ export function describe(state) {
     case "left_out":
       return `Left out: ${state.problem}`;
     case "working":
-      return state.interval > 1 ? `Looks at one picture in ${state.interval}.` : "";
+      return [
+        state.interval > 1 ? `Looks at one picture in ${state.interval}.` : "",
+        state.acceleration && state.acceleration !== "torch" ? `Runs on ${state.acceleration}.` : "",
+      ]
+        .filter(Boolean)
+        .join(" ");
     default:
       return "";
   }
