@@ -15,11 +15,13 @@ from sdstream.worker.annotators.flow import FlowNetwork, make_flow
 from sdstream.worker.annotators.motion import warp
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.weights import check
+from sdstream.worker.asked import is_quick
 from sdstream.worker.presence import processors_of
 from sdstream.worker.processors import ProcessorChain
 from sdstream.worker.published import ADDRESSES, FLOWS, WeightSource, needed_for
 from sdstream.worker.sharing import together
 from tests.worker.annotators import tiny_flow
+from tests.worker.pictures import make_params
 from tests.worker.test_chain import scene, shift, wanted
 
 CPU = torch.device("cpu")
@@ -122,6 +124,11 @@ def test_by_default_no_network_is_asked_for() -> None:
     made = ProcessorChain([wanted(NAME)], AnnotatorShelf(CPU, loaders={}))
     assert made.loading == ()
     assert (made.states[0].phase, made.states[0].problem) == ("working", "")
+
+
+def test_a_stream_with_it_is_prepared_beside_the_pictures() -> None:
+    assert is_quick(make_params("blur"))
+    assert not is_quick(make_params(NAME)), "its network may have to be waited for"
 
 
 def test_its_weights_are_fetched_for_who_names_it_and_not_with_a_controlnet() -> None:
