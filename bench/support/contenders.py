@@ -12,6 +12,7 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
 from sdstream.diffusion.networks import Networks as FrameNetworks
+from sdstream.diffusion.prepared import Prepared
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import Conditioning, make_knobs, make_memory, stack
@@ -82,7 +83,7 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
-        self._knobs = stack([knobs] * work.streams)
+        self._knobs = self.runner.complete(stack([knobs] * work.streams))
         self._memory = make_memory(self._knobs)
         self._rows = list(range(work.streams))
 
@@ -137,6 +138,7 @@ class InstantNetworks(FrameNetworks):
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
         image_strengths: torch.Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> torch.Tensor:
         assert len(latents) == len(texts) == len(timesteps) == len(self._answer)
         return self._answer

@@ -19,7 +19,7 @@ from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
-from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.state import Knobs, Memory, unprepared
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.keys import LoraIdentity
 from sdstream.engines.weights import combined, digest_of_tensors, digest_of_weights
@@ -286,6 +286,7 @@ class ComponentMaker:
 
     def frame(self, frame: Frame, knobs: Knobs, memory: Memory) -> Component:
         """The whole frame. `knobs` and `memory` are those of one stream of the kind that it will be given."""
+        knobs = unprepared(knobs)  # an engine fuses by itself, and is given what people turn
         inputs = InputList(self.sizes.streams)
         inputs.add("image", "float32", 3, self.sizes.height, self.sizes.width)
         blocks: list[tuple[str, torch.Tensor]] = [*zip(Knobs._fields, knobs, strict=True)]

@@ -8,6 +8,7 @@ from torch import nn
 
 from sdstream.diffusion.attention import Exchange, change, install, self_layers, share
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
+from sdstream.diffusion.prepared import Prepared
 
 
 class ConditionedNetworks(EagerNetworks):
@@ -32,7 +33,7 @@ class ConditionedNetworks(EagerNetworks):
         install(shared, exchange, image_layers=image_layers, recalling=self_attentions)
         super().__init__(shared, vae)
         self._exchange = exchange
-        self._takes_images = bool(image_layers)
+        self._image_layers = tuple(image_layers)
         self._recalls = bool(self_attentions)
 
     def predict(
@@ -45,14 +46,14 @@ class ConditionedNetworks(EagerNetworks):
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
         image_strengths: torch.Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`."""
-        if image_tokens is not None and not self._takes_images:
-            raise NotImplementedError("these networks were made without an IP-Adapter")
         exchange = self._exchange
         exchange.tokens, exchange.strengths = image_tokens, image_strengths
+        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
         try:
-            return super().predict(latents, timesteps, texts, pooled, time_ids, control)
+            return super().predict(*told, prepared=prepared)
         finally:
             exchange.tokens = exchange.strengths = None
 
@@ -68,6 +69,7 @@ class ConditionedNetworks(EagerNetworks):
         image_strengths: torch.Tensor | None,
         bank: torch.Tensor,
         fresh: torch.Tensor,
+        prepared: Prepared | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Networks.recall`."""
         if not self._recalls:
@@ -75,7 +77,8 @@ class ConditionedNetworks(EagerNetworks):
         exchange = self._exchange
         exchange.bank, exchange.fresh, exchange.own = bank, fresh, []
         try:
-            answer = self.predict(latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
+            told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
+            answer = self.predict(*told, prepared=prepared)
             return answer, torch.cat(exchange.own, 1)
         finally:
             exchange.bank = exchange.fresh = None

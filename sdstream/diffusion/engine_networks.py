@@ -11,7 +11,8 @@ from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.networks import ControlResiduals, Networks
 from sdstream.diffusion.planes import rgb_from_packed
-from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.state import Knobs, Memory, unprepared
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
 """A loaded engine: one tensor for each input of its component in, one for each output out."""
@@ -68,14 +69,26 @@ class EngineNetworks(Networks):
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
         image_strengths: torch.Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. The answer is valid until the next call."""
         told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
         name = unet_name(control=control is not None, tokens=image_tokens is not None)
         call = self._call(name, latents)
         if call is None or (image_tokens is None) != (image_strengths is None):
-            return self.plain.predict(*told)
+            return self.plain.predict(*told, prepared=prepared)
         return call(*self._given(*told))[0]
+
+    def prepare(
+        self,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+    ) -> Prepared | None:
+        """See `Networks.prepare`. Engines take texts and timesteps; what is prepared is for the plain networks."""
+        return self.plain.prepare(timesteps, texts, pooled, time_ids, image_tokens)
 
     def recall(
         self,
@@ -89,6 +102,7 @@ class EngineNetworks(Networks):
         image_strengths: torch.Tensor | None,
         bank: torch.Tensor,
         fresh: torch.Tensor,
+        prepared: Prepared | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Networks.recall`. The answer is valid until the next call, the keys and values for good: a frame that
         denoises step by step keeps those of all steps."""
@@ -97,7 +111,7 @@ class EngineNetworks(Networks):
             unet_name(control=control is not None, tokens=image_tokens is not None, recalls=True), latents
         )
         if call is None or (image_tokens is None) != (image_strengths is None):
-            return self.plain.recall(*told, bank, fresh)
+            return self.plain.recall(*told, bank, fresh, prepared)
         answer, own = call(*self._given(*told), bank.to(self.dtype), fresh)
         return answer, own.clone()
 
@@ -177,6 +191,10 @@ class EngineFrame(nn.Module):
         self.networks = EngineNetworks(plain.networks, {}, back_end)
         self._engine = engine
 
+    def complete(self, knobs: Knobs) -> Knobs:
+        """See `Frame.complete`: for the plain frame."""
+        return self.plain.complete(knobs)
+
     def forward(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         """See `Frame.forward`."""
         if not self._engine.takes(image):
@@ -184,7 +202,7 @@ class EngineFrame(nn.Module):
             return result
         if image.dtype == torch.uint8:
             image = rgb_from_packed(image)
-        given = [tensor for tensor in (*knobs, *memory) if tensor.numel()]
+        given = [tensor for tensor in (*unprepared(knobs), *memory) if tensor.numel()]
         picture, latent, *kept = self._engine(image, *given)
         remembered = iter(kept)
         new = Memory(*(next(remembered) if tensor.numel() else tensor for tensor in memory))

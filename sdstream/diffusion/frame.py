@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.controls import Controls
+from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
+from sdstream.diffusion.prepared import Prepared
 from sdstream.diffusion.schedule import Prediction
-from sdstream.diffusion.state import Knobs, Memory
+from sdstream.diffusion.state import Knobs, Memory, unprepared
 
 Guidance = Literal["none", "self", "initialize", "full"]
 """Where the unconditional prediction comes from, and what it costs in rows of the network for N slots:
@@ -100,6 +102,40 @@ class Frame(nn.Module):
         memory = memory._replace(finished=finished, pictures=memory.pictures + 1)
         return self.deliver(self._decode(finished), finished, memory)
 
+    @torch.no_grad()
+    def complete(self, knobs: Knobs) -> Knobs:
+        """`knobs` with what the networks make of them alone, `context` and `shifts`, for this frame to use.
+
+        To be done whenever a knob was turned or a weight has changed. Without it the frame makes all of it each time,
+        as it does where the networks prepare nothing, and where slots follow each other.
+        """
+        knobs = unprepared(knobs)
+        if not self.batched or not are_blocks_fused():
+            return knobs
+        against = self._against(self.slots, 1)
+        streams = len(knobs.prompt)
+
+        def each(values: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+            """The texts that differ: that of the negative prompt, where it is used, and that of the prompt."""
+            return torch.stack((negative, values) if against else (values,), 1).flatten(0, 1).to(self.networks.dtype)
+
+        def rows(values: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+            both = torch.cat((_repeat(negative, against), _repeat(values, self.slots)), 1)
+            return both.flatten(0, 1).to(self.networks.dtype)
+
+        is_xl = self.networks.is_xl
+        made = self.networks.prepare(
+            torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten(),
+            each(knobs.prompt, knobs.negative),
+            rows(knobs.pooled_prompt, knobs.pooled_negative) if is_xl else None,
+            rows(knobs.time_ids, knobs.time_ids) if is_xl else None,
+            each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None,
+        )
+        if made is None:
+            return knobs
+        context, shifts = made.context.to(knobs.context.dtype), made.shifts.to(knobs.shifts.dtype)
+        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shifts.unflatten(0, (streams, -1)))
+
     def deliver(self, image: torch.Tensor, latent: torch.Tensor, memory: Memory) -> Result:
         """What the frame gives when this is what was made."""
         if not self.whole:
@@ -169,7 +205,7 @@ class Frame(nn.Module):
         """The noise that the network sees in each slot, with the prompt and, for as many slots as the kind of guidance
         asks for, with the negative prompt: [S, K, C, h, w] and [S, 0..K, C, h, w]; and `_step`'s keys and values."""
         networks, streams, slots = self.networks, *noisy.shape[:2]
-        against = {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
+        against = self._against(slots, opening)
 
         def rows(values: torch.Tensor) -> torch.Tensor:
             return torch.cat((values[:, :against], values), 1) if against else values
@@ -197,18 +233,34 @@ class Frame(nn.Module):
         if knobs.style.shape[1]:
             tokens = texts(knobs.unstyled, knobs.style)
             strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1)
+        prepared = self._prepared(knobs, against)
         bank = rows(moment.bank).flatten(0, 1)
         if bank.shape[1]:
             fresh = rows(moment.fresh.expand(streams, slots)).flatten()
-            answer, own = networks.recall(*inputs, control, tokens, strengths, bank, fresh)
+            answer, own = networks.recall(*inputs, control, tokens, strengths, bank, fresh, prepared)
             own = own.view(streams, against + slots, -1)[:, against:]
         else:
-            answer = networks.predict(*inputs, control, tokens, strengths)
+            answer = networks.predict(*inputs, control, tokens, strengths, prepared)
             own = bank.new_zeros((streams, slots, 0))
         predicted = answer.view(streams, -1, *answer.shape[1:]).float()
         if self.prediction == "v_prediction":
             predicted = rows(knobs.alpha) * predicted + rows(knobs.beta) * latents
         return predicted[:, against:], predicted[:, :against], own
+
+    def _against(self, slots: int, opening: int) -> int:
+        """How many of `slots` steps are predicted with the negative prompt, too; `opening` is 1 when they begin."""
+        return {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
+
+    def _prepared(self, knobs: Knobs, against: int) -> Prepared | None:
+        """What `complete` made of the knobs, for the rows of the network; None where it made nothing."""
+        if not knobs.context.shape[1] or not are_blocks_fused():
+            return None
+        dtype = self.networks.dtype
+        context, shifts = knobs.context.to(dtype), knobs.shifts.to(dtype)
+        if against not in (0, self.slots):  # then rows of one text are not as many as those of the other
+            context = torch.cat((context[:, :1], _repeat(context[:, 1], self.slots)), 1)
+        tokens, image_tokens = knobs.prompt.shape[1], knobs.style.shape[1]
+        return Prepared(context.flatten(0, 1), shifts.flatten(0, 1), tokens, image_tokens)
 
     def _encode(self, image: torch.Tensor) -> torch.Tensor:
         # In place, here and below: at the size of pictures, memory that is asked for anew costs more than the sum.

@@ -4,6 +4,9 @@ A block becomes one of these by its class alone, so it can be shared, moved and 
 other compilers is the plain block (`fused_switch`), since they know none of these operations and fuse by themselves.
 """
 
+# What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -11,9 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.diffusion.fused_attention import (
+    ATTENTION_KINDS,
+    FusedCrossAttention,
+)
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+from sdstream.diffusion.pointwise import are_joined, biased_sum
+from sdstream.diffusion.prepared import Shifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
 _SmallBlock: Any = unet_blocks.AutoencoderTinyBlock
@@ -31,21 +40,37 @@ class FusedGroupNorm(nn.GroupNorm):
 class FusedResidualBlock(_ResidualBlock):
     """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
 
-    def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor | None, *args: Any, **kwargs: Any) -> torch.Tensor:
+    place = 0
+    """Where its part begins in what is prepared of the time; see `prepared.lay_out`."""
+
+    def forward(
+        self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         if not are_blocks_fused():
-            plain: torch.Tensor = _ResidualBlock.forward(self, input_tensor, temb, *args, **kwargs)
-            return plain
+            return super().forward(input_tensor, temb, *args, **kwargs)
         first = self.conv1
         hidden = group_norm(self.norm1, input_tensor, silu=True)
         hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
-        shift: torch.Tensor = first.bias
-        if self.time_emb_proj is not None:
-            shift = shift + self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
-        hidden = self.conv2(group_norm(self.norm2, hidden, shift, silu=True))
-        if self.conv_shortcut is not None:
-            input_tensor = self.conv_shortcut(input_tensor)
-        made: torch.Tensor = (input_tensor + hidden) / self.output_scale_factor
-        return made
+        shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
+        hidden = group_norm(self.norm2, hidden, shift, silu=True)
+        last, beside = self.conv2, self.conv_shortcut
+        if are_joined(hidden):  # cuDNN adds a bias in a step of its own
+            hidden = functional.conv2d(hidden, last.weight, None, last.stride, last.padding)
+            if beside is not None:
+                input_tensor = functional.conv2d(input_tensor, beside.weight, None, beside.stride, beside.padding)
+            made = biased_sum(input_tensor, hidden, last.bias, None if beside is None else beside.bias)
+        else:
+            made = (input_tensor if beside is None else beside(input_tensor)) + last(hidden)
+        return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
+
+    def shift_at(self, temb: torch.Tensor | None) -> torch.Tensor:
+        """What is added to the first convolution at the time's embedding [B, width]: its bias and the projection of
+        that, [B, channels]; [channels] in a block that knows no time."""
+        bias: torch.Tensor = self.conv1.bias
+        if self.time_emb_proj is None:
+            return bias
+        projected: torch.Tensor = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        return bias + projected
 
 
 class FusedSmallBlock(_SmallBlock):
@@ -53,8 +78,7 @@ class FusedSmallBlock(_SmallBlock):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not are_blocks_fused() or not x.is_cuda:
-            plain: torch.Tensor = _SmallBlock.forward(self, x)
-            return plain
+            return super().forward(x)
         hidden = _convolution_relu(self.conv[0], x)
         hidden = _convolution_relu(self.conv[2], hidden)
         return _convolution_relu(self.conv[4], hidden, self.skip(x))
@@ -73,9 +97,10 @@ def fuse(network: nn.Module, kinds: Container[type] | None = None) -> None:
     """Make the blocks of a network that can be fused so, in place; only into `kinds` if given. Weights and their names
     stay what they are."""
     for module in network.modules():
-        kind, can_be = _KINDS.get(type(module), (None, None))
-        if kind is not None and can_be is not None and (kinds is None or kind in kinds) and can_be(module):
-            module.__class__ = kind
+        for kind, can_be in _KINDS.get(type(module), ()):
+            if (kinds is None or kind in kinds) and can_be(module):
+                module.__class__ = kind
+                break
 
 
 def _is_scaled(norm: Any) -> bool:
@@ -90,7 +115,7 @@ def _is_plain_residual(block: Any) -> bool:
         and block.time_embedding_norm == "default"
         and isinstance(block.nonlinearity, nn.SiLU)
         and not block.dropout.p
-        and block.conv1.bias is not None
+        and all(layer is None or layer.bias is not None for layer in (block.conv1, block.conv2, block.conv_shortcut))
     )
 
 
@@ -98,10 +123,20 @@ def _is_plain_small(block: Any) -> bool:
     return isinstance(block.conv[1], nn.ReLU) and all(block.conv[place].bias is not None for place in (0, 2, 4))
 
 
-_KINDS: Mapping[type, tuple[type, Callable[[Any], bool]]] = {
-    nn.GroupNorm: (FusedGroupNorm, _is_scaled),
-    _ResidualBlock: (FusedResidualBlock, _is_plain_residual),
-    _SmallBlock: (FusedSmallBlock, _is_plain_small),
+_KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
+    nn.GroupNorm: ((FusedGroupNorm, _is_scaled),),
+    _ResidualBlock: ((FusedResidualBlock, _is_plain_residual),),
+    _SmallBlock: ((FusedSmallBlock, _is_plain_small),),
+    **ATTENTION_KINDS,
 }
+PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})
+"""Those that take what is prepared once for each change, which is faster everywhere."""
 
-__all__ = ["FusedGroupNorm", "FusedResidualBlock", "FusedSmallBlock", "fuse"]
+__all__ = [
+    "PREPARED_KINDS",
+    "FusedCrossAttention",
+    "FusedGroupNorm",
+    "FusedResidualBlock",
+    "FusedSmallBlock",
+    "fuse",
+]

@@ -2,21 +2,60 @@
 
 import subprocess
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
 
 from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
-from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.fused_attention import (
+    FusedCrossAttention,
+    FusedGate,
+    FusedSelfAttention,
+    FusedTransformer,
+    FusedTransformerBlock,
+)
+from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks
 from sdstream.diffusion.group_norm import kernel_failures
-from sdstream.diffusion.libraries import unet_blocks
+from sdstream.diffusion.libraries import activations, residual_blocks, unet_blocks
+from sdstream.diffusion.pointwise import plain_summed_norm, summed_norm
 from sdstream.errors import first_line
 
 FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
 """Triton needs a C compiler, and both it and cuDNN know some GPUs only."""
 TOLERANCE = 0.02
 """Of the largest value, in float16."""
+CHANNELS, EMBEDDING = 320, 64
+
+
+class _Trial(nn.Module):
+    """A module, and how it is called with a picture."""
+
+    def __init__(self, module: nn.Module, call: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self._call(self.module, image)
+
+
+def _with_time(block: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = block(image, image.flatten(1)[:, :EMBEDDING])
+    return made
+
+
+def _with_tokens(gate: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = gate(image.permute(0, 2, 3, 1).flatten(1, 2))
+    return made
+
+
+def _summed(norm: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    assert isinstance(norm, nn.LayerNorm)
+    tokens = image.permute(0, 2, 3, 1).flatten(1, 2)
+    operation = summed_norm if are_blocks_fused() else plain_summed_norm
+    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm))
 
 
 @cache
@@ -24,11 +63,18 @@ def kinds_that_work(device: torch.device) -> frozenset[type]:
     """The kinds of fused blocks that do as their plain twins on `device`. Warns of those that do not, and says why."""
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 320, 16, 16, generator=generator).to(device, dtype)
-    small: nn.Module = unet_blocks.AutoencoderTinyBlock(320, 320, "relu")
-    working: set[type] = set()
+    image = torch.randn(1, CHANNELS, 16, 16, generator=generator).to(device, dtype)
+    small: nn.Module = unet_blocks.AutoencoderTinyBlock(CHANNELS, CHANNELS, "relu")
+    residual: nn.Module = residual_blocks.ResnetBlock2D(
+        in_channels=CHANNELS, out_channels=2 * CHANNELS, temb_channels=EMBEDDING
+    )
+    gate: nn.Module = activations.GEGLU(CHANNELS, CHANNELS)
+    working: set[type] = {FusedCrossAttention, FusedSelfAttention, FusedTransformer}  # of torch's own operations only
     trials: tuple[tuple[nn.Module, set[type]], ...] = (
-        (nn.GroupNorm(32, 320), {FusedGroupNorm, FusedResidualBlock}),
+        (nn.GroupNorm(32, CHANNELS), {FusedGroupNorm}),
+        (_Trial(residual, _with_time), {FusedResidualBlock}),
+        (_Trial(gate, _with_tokens), {FusedGate}),
+        (_Trial(nn.LayerNorm(CHANNELS), _summed), {FusedTransformerBlock}),
         (small, {FusedSmallBlock}),
     )
     for module, kinds in trials:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdstream.diffusion.fused_attention import join
 from sdstream.diffusion.lora import PARTS, Lora
 from sdstream.diffusion.models import Model, ModelOrigin
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
@@ -149,6 +150,7 @@ def _sharing_copy(network: nn.Module, own: set[str]) -> nn.Module:
         module, _, last = name.rpartition(".")
         parameter = nn.Parameter(network.get_parameter(name).detach().clone(), requires_grad=False)
         setattr(made.get_submodule(module), last, parameter)
+    join(made)
     return made
 
 

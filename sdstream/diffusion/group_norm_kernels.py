@@ -168,8 +168,11 @@ def launch(
     channels, rows = x.shape[1], x.shape[2] * x.shape[3]
     tiling = tiling_of(rows, channels, groups)
     grid = (x.shape[0] * tiling.tiles, tiling.blocks)
-    moved = weight if shift is None else shift.contiguous()
-    stride = channels if shift is not None and shift.dim() == 2 else 0
+    if shift is not None and shift.stride(-1) != 1:
+        shift = shift.contiguous()
+    moved = weight if shift is None else shift
+    # Rows of a part of something wider lie further apart than they are long.
+    stride = shift.stride(0) if shift is not None and shift.dim() == 2 else 0
     shape = {
         "groups": groups,
         "width": channels // groups,

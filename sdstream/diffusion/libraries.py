@@ -10,13 +10,19 @@ import diffusers as _diffusers
 import transformers as _transformers
 from diffusers.loaders import lora_pipeline as _lora_pipeline
 from diffusers.loaders import single_file_utils as _single_file_utils
+from diffusers.models import activations as _activations
+from diffusers.models import attention_processor as _attentions
 from diffusers.models import resnet as _resnet
+from diffusers.models.transformers import transformer_2d as _transformer_blocks
 from diffusers.models.unets import unet_2d_blocks as _unet_blocks
 from diffusers.utils import logging as _diffusers_logging
 from diffusers.utils import state_dict_utils as _state_dict_utils
 from transformers.utils import logging as _transformers_logging
 
+activations: Any = _activations
+attentions: Any = _attentions
 diffusers: Any = _diffusers
+transformer_blocks: Any = _transformer_blocks
 transformers: Any = _transformers
 lora_loaders: Any = _lora_pipeline
 residual_blocks: Any = _resnet
@@ -29,11 +35,14 @@ for _logging in (_diffusers_logging, _transformers_logging):
     _logging.disable_progress_bar()
 
 __all__ = [
+    "activations",
+    "attentions",
     "diffusers",
     "lora_loaders",
     "residual_blocks",
     "single_files",
     "state_dicts",
+    "transformer_blocks",
     "transformers",
     "unet_blocks",
 ]

@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from sdstream.diffusion.fused import FusedCrossAttention, FusedResidualBlock
+from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
+
 
 class ControlResiduals(NamedTuple):
     """What ControlNets add inside the UNet, for the same B rows as the latents, already scaled.
@@ -51,6 +55,7 @@ class Networks(nn.Module):
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
         image_strengths: torch.Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> torch.Tensor:
         """The UNet's answer for B independent rows, [B, 4, h, w] of `dtype`: noise or velocity, as the model has it.
 
@@ -58,8 +63,25 @@ class Networks(nn.Module):
         `timesteps` int64 [B]. `control` and `image_tokens` [B, tokens, width], which an IP-Adapter projects from a
         style image, may be None; `image_strengths` float32 [B, layers] says how much each cross attention, in the order
         of the picture's way, makes of the tokens. Raises `NotImplementedError` for what the back end was not made with.
+
+        `prepared` is what `prepare` made of the same timesteps, texts and image tokens; the answer is the same without.
         """
         raise NotImplementedError
+
+    def prepare(
+        self,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+    ) -> Prepared | None:
+        """What `predict` makes of these alone and can be given instead; None when this back end has no use for it.
+
+        `timesteps`, `pooled` and `time_ids` are of B rows, `texts` and `image_tokens` of R, as in `Prepared`. It is of
+        the weights as they are: weights that change in place do not show in it.
+        """
+        return None
 
     def recall(
         self,
@@ -73,6 +95,7 @@ class Networks(nn.Module):
         image_strengths: torch.Tensor | None,
         bank: torch.Tensor,
         fresh: torch.Tensor,
+        prepared: Prepared | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `predict`, with the self attentions looking at earlier pictures too.
 
@@ -97,6 +120,7 @@ class EagerNetworks(Networks):
 
     def __init__(self, unet: nn.Module, vae: nn.Module) -> None:
         super().__init__()
+        join(unet)  # which may be a copy of one whose weights were joined
         self.unet = unet
         self.vae = vae
         self.dtype = next(unet.parameters()).dtype
@@ -105,6 +129,8 @@ class EagerNetworks(Networks):
         unet_config: Any = unet.config
         self.scaling_factor = float(vae_config.scaling_factor)
         self.is_xl = unet_config.addition_embed_type == "text_time"
+        self._layout = lay_out(unet, FusedCrossAttention, FusedResidualBlock)
+        self._image_layers: Sequence[tuple[nn.Module, nn.Module]] = ()
 
     def predict(
         self,
@@ -116,18 +142,42 @@ class EagerNetworks(Networks):
         control: ControlResiduals | None = None,
         image_tokens: torch.Tensor | None = None,
         image_strengths: torch.Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> torch.Tensor:
         """See `Networks.predict`. Image tokens need attention that knows of them, which diffusers' own does not."""
-        if image_tokens is not None:
-            raise NotImplementedError("the plain networks were made without an IP-Adapter")
+        if image_tokens is not None and not self._image_layers:
+            raise NotImplementedError("these networks were made without an IP-Adapter")
+        if prepared is not None and self._layout is not None:
+            columns, strengths = self._layout.columns, None if image_tokens is None else image_strengths
+            context = Context(prepared.context, columns, prepared.tokens, prepared.image_tokens, strengths)
+            down, mid = ((), None) if control is None else control
+            return answer(self.unet, latents, context, Shifts(prepared.shifts), down, mid)
         extra: dict[str, Any] = {}
         if self.is_xl:
             extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
         if control is not None:
             extra["down_block_additional_residuals"] = tuple(control.down)
             extra["mid_block_additional_residual"] = control.mid
-        answer: torch.Tensor = self.unet(latents, timesteps, texts, return_dict=False, **extra)[0]
-        return answer
+        predicted: torch.Tensor = self.unet(latents, timesteps, texts, return_dict=False, **extra)[0]
+        return predicted
+
+    def prepare(
+        self,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+    ) -> Prepared | None:
+        """See `Networks.prepare`. Only blocks that were placed (`sdstream.diffusion.placing`) can be given it."""
+        if self._layout is None:
+            return None
+        return Prepared(
+            context_of(self._layout, texts, self._image_layers, image_tokens),
+            shifts_of(self.unet, self._layout, timesteps, self.dtype, pooled, time_ids),
+            texts.shape[1],
+            0 if image_tokens is None else image_tokens.shape[1],
+        )
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """See `Networks.encode`. Of the full VAE it is the mean: upstream draws anew each time, which flickers."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from sdstream.diffusion.capture import Capture, Recording, cuda_capture
 from sdstream.diffusion.frame import Frame, Result
-from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, gather, scatter
+from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, first, gather, keep, scatter
 
 BUCKETS = (1, 2, 4, 8)
 """Numbers of streams that a captured frame is made for; others take the next one, and beyond the last, twice that."""
@@ -37,6 +37,10 @@ class Runner(Protocol):
         """Why something faster that was asked for is not in force."""
         ...
 
+    def complete(self, knobs: Knobs) -> Knobs:
+        """See `Frame.complete`."""
+        ...
+
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         """One frame of S streams, as `Frame.forward`."""
         ...
@@ -55,6 +59,7 @@ class EagerRunner:
 
     def __init__(self, frame: Frame) -> None:
         self._call: Callable[[torch.Tensor, Knobs, Memory], Result] = frame
+        self._complete = frame.complete
         self._in_force = frame.networks.back_end
         self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
@@ -66,14 +71,17 @@ class EagerRunner:
     def notes(self) -> tuple[str, ...]:
         return ()
 
+    def complete(self, knobs: Knobs) -> Knobs:
+        return self._complete(knobs)
+
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         return self._call(image, knobs, memory)
 
     def run_rows(self, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: Sequence[int]) -> Result:
-        if len(rows) == count(knobs) and list(rows) == list(range(len(rows))):
-            result = self.run(image, knobs, memory)
-            if result.memory is not memory:  # a frame that denoises step by step remembers nothing
-                copy_into(memory, result.memory)
+        if _are_first(rows):
+            given = first(memory, len(rows))
+            result = self.run(image, first(knobs, len(rows)), given)
+            keep(given, result.memory)
         else:
             chosen = self._on_device(tuple(rows), image.device)
             given = gather(memory, chosen)
@@ -149,19 +157,21 @@ class _Flat(nn.Module):
 
 
 class _Key(NamedTuple):
-    """What a captured frame is made for. Storages count: a replay reads and writes where the capture did."""
+    """What a captured frame is made for. Storages count: a replay reads and writes where the capture did. `chosen` says
+    that it brings rows together from all over its tables; else it works on all of them where they lie."""
 
     streams: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     storages: tuple[int, ...]
+    chosen: bool = False
 
 
 @dataclass(slots=True)
 class _Captured:
     """A captured frame with all tensors that it works on, which live as long as it does.
 
-    `chosen` are the rows of the tables, int64 [streams], and `rows` what they hold now.
+    `chosen` are the rows of the tables, int64 [streams], and `rows` what they hold now; None for all of them.
     """
 
     recording: Recording[Result]
@@ -202,6 +212,9 @@ class GraphRunner:
         """The numbers of streams that are captured, the least used first."""
         return tuple(key.streams for key in self._captured)
 
+    def complete(self, knobs: Knobs) -> Knobs:
+        return self._inner.complete(knobs)
+
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         """As `Frame.forward`; the memory given back is the capture's own, and is not copied when it is given again."""
         made = None
@@ -223,11 +236,11 @@ class GraphRunner:
         made = None
         if not self._notes:
             storages = tuple(tensor.data_ptr() for tensor in (*knobs, *memory))
-            key = _Key(len(padded), tuple(image.shape[1:]), image.dtype, storages)
+            key = _Key(len(padded), tuple(image.shape[1:]), image.dtype, storages, not _are_all(padded, knobs))
             made = self._get(key, lambda: self._record(image, knobs, memory, padded))
-        if made is None or made.chosen is None:
+        if made is None:
             return self._inner.run_rows(image, knobs, memory, rows)
-        if made.rows != padded:
+        if made.chosen is not None and made.rows != padded:
             self._capture.upload(torch.tensor(padded), made.chosen)
             made.rows = padded
         made.image[: len(rows)].copy_(image)
@@ -239,7 +252,7 @@ class GraphRunner:
     def prepare(self, image: torch.Tensor, knobs: Knobs, memory: Memory, streams: Iterable[int]) -> None:
         """Capture for these numbers of streams of two tables, the largest first; `image` is of one picture.
 
-        The tables stay as they are.
+        The tables stay as they are. A full table has a capture of its own, which brings nothing together.
         """
         kept = clone(memory)
         for number in sorted({bucket(number) for number in streams}, reverse=True):
@@ -277,15 +290,16 @@ class GraphRunner:
         inner, streams = self._inner, len(image) if rows is None else len(rows)
         pictures = image.new_zeros((streams, *image.shape[1:]))
         pictures[: len(image)].copy_(image)
+        chosen = None
         if rows is None:
-            knobs, memory, chosen = clone(knobs), clone(memory), None
-        else:
+            knobs, memory = clone(knobs), clone(memory)
+        elif not _are_all(rows, knobs):
             chosen = torch.tensor(rows, device=image.device)
 
         def step() -> Result:
             if chosen is None:
                 result = inner.run(pictures, knobs, memory)
-                copy_into(memory, result.memory)
+                keep(memory, result.memory)
             else:
                 result = inner.run(pictures, gather(knobs, chosen), gather(memory, chosen))
                 scatter(memory, chosen, result.memory)
@@ -300,6 +314,17 @@ class GraphRunner:
             raise
         copy_into(memory, kept)  # recording runs the step a few times, which must leave no trace
         return _Captured(recording, pictures, knobs, memory, chosen, list(rows or ()))
+
+
+def _are_first(rows: Sequence[int]) -> bool:
+    """Whether these are the first rows of a table in their order, so that nothing need be brought together."""
+    return list(rows) == list(range(len(rows)))
+
+
+def _are_all(rows: Sequence[int], knobs: Knobs) -> bool:
+    """Whether these are all rows of a table in their order. Captures ask for no less, lest there be two for many a
+    number of streams."""
+    return len(rows) == count(knobs) and _are_first(rows)
 
 
 def bucket(streams: int) -> int:

@@ -27,6 +27,9 @@ class Knobs(NamedTuple):
     [S, 0, channels, H, W] and `frame_bank` [S, 0, N, pictures, length] hold nothing: their shapes are those of what is
     remembered. Where a stream has no such thing there are 0 nets, tokens, layers, channels or pictures.
 
+    `context` [S, texts, length] and `shifts` [S, rows, columns] nobody turns: they are what the networks make of the
+    others, see `Frame.complete`. They hold nothing where the frame makes that anew each time.
+
     No name begins with another: the guards that `torch.export` writes would mix them up.
     """
 
@@ -54,6 +57,8 @@ class Knobs(NamedTuple):
     every: torch.Tensor
     frame_control: torch.Tensor
     frame_bank: torch.Tensor
+    context: torch.Tensor
+    shifts: torch.Tensor
 
 
 class Memory(NamedTuple):
@@ -171,7 +176,15 @@ def make_knobs(
         every=torch.full((1, 1), float(recalls.every), device=device),
         frame_control=torch.zeros(1, 0, steers.channels, steers.height, steers.width, dtype=dtype, device=device),
         frame_bank=torch.zeros(1, 0, slots, recalls.pictures, recalls.length, dtype=dtype, device=device),
+        context=torch.zeros(1, 0, 0, dtype=dtype, device=device),
+        shifts=torch.zeros(1, 0, 0, dtype=dtype, device=device),
     )
+
+
+def unprepared(knobs: Knobs) -> Knobs:
+    """`knobs` without what networks made of them."""
+    nothing = (count(knobs), 0, 0)
+    return knobs._replace(context=knobs.context.new_zeros(nothing), shifts=knobs.shifts.new_zeros(nothing))
 
 
 def make_memory(knobs: Knobs) -> Memory:
@@ -236,6 +249,11 @@ def row(block: Block, index: int) -> Block:
     return type(block)(*(tensor[index : index + 1] for tensor in block))
 
 
+def first(block: Block, streams: int) -> Block:
+    """The first `streams` streams of a block, in its storage."""
+    return type(block)(*(tensor[:streams] for tensor in block))
+
+
 def gather(block: Block, rows: torch.Tensor) -> Block:
     """The streams at `rows`, int64 [K], in new storage."""
     return type(block)(*(tensor.index_select(0, rows) for tensor in block))
@@ -246,6 +264,13 @@ def scatter(target: Block, rows: torch.Tensor, source: Block) -> None:
     for old, new in zip(target, source, strict=True):
         if new is not old:  # what a frame had no use for comes back as it was
             old.index_copy_(0, rows, new)
+
+
+def keep(target: Block, source: Block) -> None:
+    """Write over `target`, in place, what of `source` does not lie there already. They must fit."""
+    for old, new in zip(target, source, strict=True):
+        if new.data_ptr() != old.data_ptr():  # what a frame had no use for comes back where it was
+            old.copy_(new)
 
 
 def copy_into(target: Block, source: Block) -> None:
@@ -268,11 +293,14 @@ __all__ = [
     "copy_into",
     "count",
     "empty",
+    "first",
     "fits",
     "gather",
+    "keep",
     "make_knobs",
     "make_memory",
     "row",
     "scatter",
     "stack",
+    "unprepared",
 ]

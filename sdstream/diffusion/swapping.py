@@ -39,6 +39,10 @@ class SwappingRunner:
         """Say why nothing faster is in force. May be called on any thread."""
         self._notes = (words,)
 
+    def complete(self, knobs: Knobs) -> Knobs:
+        """For `plain`: engines are given what people turn."""
+        return self.plain.complete(knobs)
+
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         fast = self._fast
         if fast is not None:

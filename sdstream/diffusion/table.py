@@ -15,6 +15,7 @@ from sdstream.diffusion.state import (
     fits,
     make_memory,
     row,
+    unprepared,
 )
 
 
@@ -39,7 +40,7 @@ class StreamTable:
         if capacity < 1:
             raise ValueError(f"a table has at least one seat, not {capacity}")
         self.runner = runner
-        self._knobs: Knobs = empty(like, capacity)
+        self._knobs: Knobs = empty(runner.complete(like), capacity)
         self._memory: Memory = make_memory(self._knobs)
         self._free = list(range(capacity))[::-1]
         self._taken: set[int] = set()
@@ -86,7 +87,7 @@ class StreamTable:
         """
         if not self._free:
             raise ValueError(f"all {len(self._taken)} seats are taken")
-        self._check(knobs)
+        knobs = self._completed(knobs)
         memory = make_memory(knobs) if memory is None else memory
         if not fits(memory, self._memory):
             raise ValueError("the memory is of another kind of stream than this table's")
@@ -111,8 +112,13 @@ class StreamTable:
     def turn(self, seat: int, knobs: Knobs) -> None:
         """Put new knobs into force from the next run on. Raises `ValueError` when they do not fit; the old stay."""
         self._refuse_free(seat)
-        self._check(knobs)
-        copy_into(row(self._knobs, seat), knobs)
+        copy_into(row(self._knobs, seat), self._completed(knobs))
+
+    def refresh(self) -> None:
+        """Make anew what was made of weights, which have changed in place."""
+        for seat in self._taken:
+            knobs = row(self._knobs, seat)
+            copy_into(knobs, self.runner.complete(knobs))
 
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """`make`, and of it the pictures alone, float32 [1, 3, H, W], about 0 to 1."""
@@ -138,9 +144,10 @@ class StreamTable:
             for index, seat in enumerate(seats)
         }
 
-    def _check(self, knobs: Knobs) -> None:
-        if count(knobs) != 1 or not fits(knobs, self._knobs):
+    def _completed(self, knobs: Knobs) -> Knobs:
+        if count(knobs) != 1 or not fits(unprepared(knobs), unprepared(self._knobs)):
             raise ValueError("the knobs are of another kind of stream than this table's")
+        return self.runner.complete(knobs)
 
     def _refuse_free(self, seat: int) -> None:
         if seat not in self._taken:

@@ -76,6 +76,7 @@ class StreamGroup:
         self.key = replace(self.key, model=model)
         if isinstance(self._runner, SwappingRunner):  # an engine was made of the weights before, or is being looked for
             self._runner = self._table.runner = with_engines(self._runner.plain, self.key, self._table.like)
+        self._table.refresh()
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""

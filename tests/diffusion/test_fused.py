@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +16,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdstream.diffusion.attention import share
 from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused_attention import (
+    FusedCrossAttention,
+    FusedGate,
+    FusedSelfAttention,
+    FusedTransformer,
+    FusedTransformerBlock,
+    join,
+)
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused_trial import kinds_that_work, why_not
+from sdstream.diffusion.fusing import can_refit, fused, refit
 from sdstream.diffusion.group_norm import fast_group_norm, group_norm, plain_group_norm
 from sdstream.diffusion.group_norm_tiling import tiling_of
+from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.tiny import write_tiny_lora
+from sdstream.engines.weights import digest_of_weights
 from sdstream.settings import Family
 from tests.diffusion.runs import distance
 
@@ -29,6 +44,12 @@ Load = Callable[..., Model]
 CPU = torch.device("cpu")
 NORMS = ((2, 320, 16, 16, 32), (1, 320, 24, 20, 32), (1, 960, 20, 16, 32), (1, 2560, 8, 8, 32), (3, 64, 20, 20, 4))
 """Pictures, channels, height, width, groups: of one step and of two, and widths that are no powers of two."""
+EVERYWHERE = {FusedCrossAttention, FusedResidualBlock}
+"""Kinds that a CPU takes as well."""
+FUSED_ON_A_GPU = {
+    *(FusedGate, FusedGroupNorm, FusedSelfAttention, FusedSmallBlock),
+    *(FusedTransformer, FusedTransformerBlock),
+}
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -62,10 +83,12 @@ def networks_of(load: Load, family: Family) -> EagerNetworks:
 @pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])
 def test_fused_blocks_answer_as_plain_ones_and_keep_their_weights(tiny_model: Load, family: Family) -> None:
     networks = networks_of(tiny_model, family)
-    plain, names = answer_of(networks), list(networks.state_dict())
+    with plain_blocks():
+        plain, names = answer_of(networks), list(networks.state_dict())
     fuse(networks)
+    join(networks)
     kinds = {type(module) for module in networks.modules()}
-    assert {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock} <= kinds
+    assert kinds >= EVERYWHERE | FUSED_ON_A_GPU
     assert list(networks.state_dict()) == names
     assert max(distance(a, b) for a, b in zip(answer_of(networks), plain, strict=True)) < 1e-5
     with plain_blocks():
@@ -117,12 +140,13 @@ def test_a_kind_that_does_not_work_here_is_found_out(
 
 
 def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
-    assert kinds_that_work(CPU) == {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
+    attentions = {FusedCrossAttention, FusedGate, FusedSelfAttention, FusedTransformer, FusedTransformerBlock}
+    assert kinds_that_work(CPU) == attentions | {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
     networks = networks_of(tiny_model, "sd-turbo")
     fuse(networks, {FusedSmallBlock})
     kinds = {type(module) for module in networks.modules()}
     assert FusedSmallBlock in kinds
-    assert not kinds & {FusedGroupNorm, FusedResidualBlock}
+    assert not kinds & {FusedGroupNorm, FusedSelfAttention, FusedTransformer}
 
 
 def test_a_cpu_keeps_the_blocks_and_the_layout_that_a_network_came_with() -> None:
@@ -166,6 +190,57 @@ def compare_interpreted() -> None:
         assert distance(made, wanted) < 1e-5, (x.shape, silu)
 
 
+def test_joined_weights_are_written_saved_and_shared_as_if_they_were_not(tiny_model: Load, tmp_path: Path) -> None:
+    unet: Any = networks_of(tiny_model, "sd-turbo").unet
+    digest, plain = digest_of_weights(unet), copy.deepcopy(unet)
+    fuse(unet)
+    join(unet)
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    weights = [attention.to_q.weight, attention.to_k.weight, attention.to_v.weight]
+    assert {weight.untyped_storage().data_ptr() for weight in weights} == {
+        attention.joined.weight.untyped_storage().data_ptr()
+    }
+    join(unet)
+    assert attention.to_q.weight is weights[0], "what is joined stays where it is"
+    assert digest_of_weights(unet) == digest
+    unet.save_pretrained(tmp_path, safe_serialization=True)
+    read = type(unet).from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, read.state_dict()[name]) for name, tensor in unet.state_dict().items())
+    shared = share(unet)
+    assert shared.mid_block.attentions[0].transformer_blocks[0].attn1.to_k.weight is weights[1]
+    for each in (unet, plain):  # as a LoRA that is fused in place
+        each.get_parameter("mid_block.attentions.0.transformer_blocks.0.attn1.to_k.weight").mul_(3.0)
+    moved = copy.deepcopy(unet)
+    moved.get_parameter("mid_block.attentions.0.transformer_blocks.0.attn1.to_v.weight").mul_(0.1)
+    vae = tiny_model("sd-turbo").vae
+    with plain_blocks():
+        wanted, other = (answer_of(EagerNetworks(each, vae))[0] for each in (plain, moved))
+    assert distance(answer_of(EagerNetworks(unet, vae))[0], wanted) < 1e-5
+    assert distance(answer_of(EagerNetworks(shared, vae))[0], wanted) < 1e-5
+    assert distance(answer_of(EagerNetworks(moved, vae))[0], other) < 1e-5, "a copy is joined anew"
+    assert distance(wanted, other) > 1e-3
+
+
+def test_loras_are_fused_into_joined_weights(tiny_model: Load, tmp_path: Path) -> None:
+    model = tiny_model("sd-turbo")
+    write_tiny_lora(tmp_path / "one.safetensors", model.unet, strength=0.4)
+    lora = read_lora(tmp_path / "one.safetensors", "one", model.family, {"unet": model.unet})
+    some = {name: change for name, change in lora.changes["unet"].items() if "attn1.to_k" not in name}
+    wanted = fused(model, [(replace(lora, changes={"unet": some}), 0.5)])
+    base = replace(model, unet=copy.deepcopy(model.unet))
+    fuse(base.unet)
+    join(base.unet)
+    digest = digest_of_weights(base.unet)
+    made = fused(base, [(replace(lora, changes={"unet": some}), 1.0)])
+    networks = EagerNetworks(made.unet, made.vae)
+    assert can_refit(made, [(lora, 0.5)]), "keys and values moved with the queries"
+    refit(made, [(replace(lora, changes={"unet": some}), 0.5)], made.prompts)
+    with plain_blocks():
+        expected = answer_of(EagerNetworks(wanted.unet, wanted.vae))[0]
+    assert distance(answer_of(networks)[0], expected) < 1e-5
+    assert digest_of_weights(base.unet) == digest, "the base is as it was"
+
+
 def cases(
     device: torch.device, dtype: torch.dtype
 ) -> list[tuple[torch.nn.GroupNorm, torch.Tensor, torch.Tensor | None, bool]]:
@@ -178,10 +253,12 @@ def cases(
         norm.requires_grad_(False).to(device, dtype)
         x = torch.randn(pictures, channels, height, width, generator=generator).mul(2).add(0.5)
         shape = (None, (pictures, channels), (channels,))[index % 3]
-        shift = None if shape is None else torch.randn(shape, generator=generator)
+        # As a part of what the time adds in all blocks: rows lie further apart than they are long.
+        wide = None if shape is None else torch.randn((*shape[:-1], shape[-1] + 16), generator=generator)
         layout = torch.contiguous_format if index == 1 else torch.channels_last
         placed = x.to(device, dtype).contiguous(memory_format=layout)
-        made.append((norm, placed, None if shift is None else shift.to(device, dtype), index % 2 == 0))
+        shift = None if wide is None else wide.to(device, dtype)[..., 16:]
+        made.append((norm, placed, shift, index % 2 == 0))
     return made
 
 

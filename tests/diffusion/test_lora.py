@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of, refit, refitted_prompts
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.models import Model
@@ -51,7 +52,8 @@ def answers(model_or_networks: Model | Mapping[str, nn.Module], family: Family) 
     if family == "sdxl-turbo":
         pooled = torch.randn(2, 32, generator=generator)
         more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": torch.full((2, 6), 64.0)}}
-    said = {"unet": networks["unet"](latents, torch.tensor([999, 259]), text, return_dict=False, **more)[0]}
+    with plain_blocks():  # fused ones look past the layers that peft puts in place of the blocks' own
+        said = {"unet": networks["unet"](latents, torch.tensor([999, 259]), text, return_dict=False, **more)[0]}
     ids = torch.arange(77)[None]
     for part, network in networks.items():
         if part != "unet":

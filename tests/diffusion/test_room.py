@@ -58,7 +58,10 @@ def test_only_one_module_imports_diffusers_and_transformers() -> None:
 
 
 def test_only_the_kernels_need_triton_which_is_not_everywhere() -> None:
-    assert {file.stem for file in ROOM.glob("*.py") if "triton" in imported(file)} == {"group_norm_kernels"}
+    assert {file.stem for file in ROOM.glob("*.py") if "triton" in imported(file)} == {
+        "group_norm_kernels",
+        "pointwise_kernels",
+    }
 
 
 def test_a_worker_without_the_model_never_imports_diffusers(tmp_path: Path) -> None:

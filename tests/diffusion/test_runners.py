@@ -119,8 +119,10 @@ def test_the_largest_is_captured_first_and_leaves_no_trace(tiny_model: Load, eag
     runner.prepare(pictures(1)[0], knobs, memory, [1, 3, 2, 4])
     assert runner.captured == (4, 2, 1)
     assert all(torch.equal(a, b) for a, b in zip(memory, before, strict=True))
-    runner.run_rows(torch.cat(pictures(3)), knobs, memory, [0, 1, 3])
+    runner.run_rows(torch.cat(pictures(2)), knobs, memory, [1, 3])
     assert len(capture.recordings) == 3, "prepared captures are used"
+    runner.run_rows(torch.cat(pictures(3)), knobs, memory, [0, 1, 3])
+    assert len(capture.recordings) == 4, "rows that are brought together are captured apart from a full table"
 
 
 def test_the_least_used_capture_goes_first(tiny_model: Load, eager: EagerRunner) -> None:

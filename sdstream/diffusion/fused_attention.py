@@ -1,0 +1,242 @@
+"""diffusers' attention with fewer and larger steps; see `sdstream.diffusion.fused`."""
+
+# What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
+from sdstream.diffusion.pointwise import are_joined, gated, summed_norm
+from sdstream.diffusion.prepared import Context
+
+_Attention: Any = attentions.Attention
+_Block: Any = transformer_blocks.BasicTransformerBlock
+_Gate: Any = activations.GEGLU
+_Transformer: Any = transformer_blocks.Transformer2DModel
+
+
+class FusedCrossAttention(_Attention):
+    """Attention to a text whose keys and values were made before, when it is given such a one."""
+
+    layer = 0
+    """Which of the UNet's cross attentions it is, in the order of the picture's way."""
+    place = 0
+    """Where its part begins in what is prepared of the text; see `prepared.lay_out`."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
+        if not isinstance(encoder_hidden_states, Context):
+            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        made: torch.Tensor = self.to_out[0](self.look(hidden_states, encoder_hidden_states))
+        return made
+
+    def look(self, hidden_states: torch.Tensor, context: Context) -> torch.Tensor:
+        """What is seen, before the layer that answers."""
+        query = self.to_q(hidden_states)
+        width: int = self.to_k.out_features
+        seen = self._attend(query, *context.of_text(self.place, width))
+        if context.strengths is not None:
+            strength = context.strengths[:, self.layer].to(seen.dtype).view(-1, 1, 1)
+            seen = seen + strength * self._attend(query, *context.of_image(self.place, width))
+        return seen
+
+    def _attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """[B, queries, width] of `query` in that shape, and `keys` and `values` [R, tokens, width], where R divides B:
+        rows that look at the same text are as many more queries to it."""
+
+        def heads(part: torch.Tensor) -> torch.Tensor:
+            return part.view(len(keys), -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
+
+        seen = functional.scaled_dot_product_attention(heads(query), heads(keys), heads(values))
+        return seen.transpose(1, 2).reshape(query.shape)
+
+
+class Joined:
+    """The weights of queries, keys and values as one, [3 * width, width]: each of the three is a view of it.
+
+    No buffer, so that it is neither saved nor exported beside them. A copy of a network that shares them shares it;
+    one that does not is to be joined anew.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+    def __deepcopy__(self, memo: Any) -> "Joined":
+        return self
+
+
+class FusedSelfAttention(_Attention):
+    """Attention to the picture itself with one product for queries, keys and values.
+
+    `join` keeps the weights of all three in one storage: what is written into one of them in place shows in the
+    product.
+    """
+
+    joined: Joined | None = None
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
+        others = encoder_hidden_states is not None or attention_mask is not None
+        if others or not self.can_look or not are_blocks_fused():
+            return super().forward(hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        made: torch.Tensor = self.to_out[0](self.look(hidden_states))
+        return made
+
+    @property
+    def can_look(self) -> bool:
+        """Whether its weights are joined, and nothing else was installed that attends in its place."""
+        return self.joined is not None and isinstance(self.processor, attentions.AttnProcessor2_0)
+
+    def look(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What is seen, before the layer that answers."""
+        assert self.joined is not None
+        rows, tokens, width = hidden_states.shape
+        projected = functional.linear(hidden_states, self.joined.weight)
+        parts = projected.view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        return seen.transpose(1, 2).reshape(hidden_states.shape)
+
+
+class FusedGate(_Gate):
+    """GEGLU whose gate is one step."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not are_blocks_fused() or not are_joined(hidden_states):
+            return super().forward(hidden_states, *args, **kwargs)
+        return gated(self.proj(hidden_states))
+
+
+class FusedTransformerBlock(_Block):
+    """What each attention adds, and the norm of the sum, in one step."""
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, **kwargs: Any) -> torch.Tensor:
+        first, second = self.attn1, self.attn2
+        can_look = isinstance(first, FusedSelfAttention) and isinstance(second, FusedCrossAttention) and first.can_look
+        prepared = can_look and isinstance(encoder_hidden_states, Context) and are_blocks_fused()
+        if not prepared or not are_joined(hidden_states):
+            return super().forward(hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
+        seen = functional.linear(first.look(self.norm1(hidden_states)), first.to_out[0].weight)
+        hidden_states, normed = summed_norm(hidden_states, seen, first.to_out[0].bias, self.norm2)
+        seen = functional.linear(second.look(normed, encoder_hidden_states), second.to_out[0].weight)
+        hidden_states, normed = summed_norm(hidden_states, seen, second.to_out[0].bias, self.norm3)
+        made: torch.Tensor = hidden_states + self.ff(normed)
+        return made
+
+
+class FusedTransformer(_Transformer):
+    """Attention over a picture that stays channels last all the way: pixels are tokens there as they lie."""
+
+    def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, **kwargs: Any) -> Any:
+        others = any(value is not None for name, value in kwargs.items() if name != "return_dict")
+        if others or kwargs.get("return_dict", True) or not are_blocks_fused():
+            return super().forward(hidden_states, encoder_hidden_states, **kwargs)
+        rows, _, height, width = hidden_states.shape
+        tokens = _product(self.proj_in, self.norm(hidden_states).permute(0, 2, 3, 1).flatten(1, 2))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, encoder_hidden_states=encoder_hidden_states)
+        made = _product(self.proj_out, tokens).view(rows, height, width, -1).permute(0, 3, 1, 2)
+        return (hidden_states + made,)
+
+
+def _product(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Of a linear layer, or of a convolution of single pixels, [B, pixels, channels]."""
+    return functional.linear(tokens, layer.weight.flatten(1), layer.bias)
+
+
+def join(network: nn.Module) -> None:
+    """Keep the weights of each `FusedSelfAttention` of `network` in one storage, where they are not there yet.
+
+    To be done when its tensors have been moved, copied or exchanged. Layers get parameters of their own then, with the
+    values that they had; other networks that shared the old ones keep those.
+    """
+    for module in network.modules():
+        if not isinstance(module, FusedSelfAttention):
+            continue
+        attention: Any = module
+        layers: list[Any] = [attention.to_q, attention.to_k, attention.to_v]
+        if _is_joined(module.joined, [layer.weight for layer in layers]):
+            continue
+        joined = torch.cat([layer.weight.detach() for layer in layers])
+        module.joined = Joined(joined)
+        for layer, weight in zip(layers, joined.chunk(3), strict=True):
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _is_joined(joined: Joined | None, weights: list[torch.Tensor]) -> bool:
+    if joined is None or joined.weight.device != weights[0].device or joined.weight.dtype != weights[0].dtype:
+        return False
+    places = [part.data_ptr() for part in joined.weight.chunk(3)]
+    return places == [weight.data_ptr() for weight in weights]
+
+
+def _is_plain(attention: Any) -> bool:
+    """Whether it has nothing that Stable Diffusion's attention does not have."""
+    norms = (attention.norm_q, attention.norm_k, attention.group_norm, attention.spatial_norm, attention.norm_cross)
+    return (
+        all(norm is None for norm in norms)
+        and not attention.residual_connection
+        and attention.rescale_output_factor == 1.0
+        and attention.to_q.bias is None
+        and not attention.to_out[1].p
+    )
+
+
+def _is_cross(attention: Any) -> bool:
+    return bool(attention.is_cross_attention) and _is_plain(attention)
+
+
+def _is_self(attention: Any) -> bool:
+    if attention.is_cross_attention or not _is_plain(attention):
+        return False
+    shape = attention.to_q.weight.shape
+    return shape[0] == shape[1] and all(layer.weight.shape == shape for layer in (attention.to_k, attention.to_v))
+
+
+def _is_pair(block: Any) -> bool:
+    """Whether it is self attention, cross attention and a feed-forward net with layer norms, and nothing more."""
+    norms = [getattr(block, name) for name in ("norm1", "norm2", "norm3")]
+    return (
+        block.norm_type == "layer_norm"
+        and all(isinstance(norm, nn.LayerNorm) and len(list(norm.parameters())) == 2 for norm in norms)
+        and block.pos_embed is None
+        and not block.only_cross_attention
+        and block._chunk_size is None
+        and not hasattr(block, "fuser")
+        and block.attn2 is not None
+        and _is_self(block.attn1)
+        and _is_cross(block.attn2)
+        and block.attn1.to_out[0].bias is not None
+        and block.attn2.to_out[0].bias is not None
+    )
+
+
+def _is_pictures(transformer: Any) -> bool:
+    return bool(transformer.is_input_continuous) and isinstance(transformer.norm, nn.GroupNorm)
+
+
+ATTENTION_KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
+    _Attention: ((FusedCrossAttention, _is_cross), (FusedSelfAttention, _is_self)),
+    _Block: ((FusedTransformerBlock, _is_pair),),
+    _Gate: ((FusedGate, lambda gate: True),),
+    _Transformer: ((FusedTransformer, _is_pictures),),
+}
+"""What a block of diffusers' can become, and which ones can."""
+
+__all__ = [
+    "ATTENTION_KINDS",
+    "FusedCrossAttention",
+    "FusedGate",
+    "FusedSelfAttention",
+    "FusedTransformer",
+    "FusedTransformerBlock",
+    "Joined",
+    "join",
+]

@@ -1,0 +1,151 @@
+"""Sums with biases, gates and layer norms in one step each, in Triton. Arithmetic is float32."""
+
+# Triton's language has no types, and is installed only where torch is for CUDA.
+# pyright: basic, reportMissingImports=false
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch.library import triton_op, wrap_triton
+
+ROWS, COLUMNS = 16, 64
+"""Of a block where values do not depend on each other: lines of memory are read whole."""
+
+
+@triton.jit
+def _block(rows, width, some_rows: tl.constexpr, some_columns: tl.constexpr):
+    """The rows and columns of a block, and which of them there are."""
+    row = tl.program_id(0) * some_rows + tl.arange(0, some_rows)[:, None]
+    column = tl.program_id(1) * some_columns + tl.arange(0, some_columns)[None, :]
+    return row.to(tl.int64), column, (row < rows) & (column < width)
+
+
+@triton.jit
+def biased_sum_values(
+    one,
+    other,
+    bias,
+    more,
+    out,
+    rows,
+    channels,
+    has_more: tl.constexpr,
+    some_rows: tl.constexpr,
+    some_columns: tl.constexpr,
+):
+    row, channel, kept = _block(rows, channels, some_rows, some_columns)
+    at = row * channels + channel
+    moved = tl.load(bias + channel, mask=channel < channels).to(tl.float32)
+    if has_more:
+        moved += tl.load(more + channel, mask=channel < channels).to(tl.float32)
+    value = tl.load(other + at, mask=kept).to(tl.float32) + moved + tl.load(one + at, mask=kept).to(tl.float32)
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def gated_values(x, out, rows, width, some_rows: tl.constexpr, some_columns: tl.constexpr):
+    row, column, kept = _block(rows, width, some_rows, some_columns)
+    place = x + row * 2 * width + column
+    value = tl.load(place, mask=kept).to(tl.float32)
+    gate = tl.load(place + width, mask=kept).to(tl.float32)
+    value *= 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def summed_norm_values(one, other, bias, weight, shift, sums, out, width, eps, at_once: tl.constexpr):
+    column = tl.arange(0, at_once)
+    kept = column < width
+    start = tl.program_id(0).to(tl.int64) * width
+    value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
+    value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
+    value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
+    rounded = value.to(sums.dtype.element_ty)
+    tl.store(sums + start + column, rounded, mask=kept)
+    value = rounded.to(tl.float32)
+    centred = tl.where(kept, value - tl.sum(value, 0) / width, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+    scale = scale * tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
+    made = centred * scale + tl.load(shift + column, mask=kept, other=0.0).to(tl.float32)
+    tl.store(out + start + column, made.to(out.dtype.element_ty), mask=kept)
+
+
+@triton_op("sdstream::biased_sum", mutates_args=())
+def biased_sum(one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
+    """See `sdstream.diffusion.pointwise`. Answers channels last."""
+    return launch_biased_sum(one, other, bias, more, wrap_triton)
+
+
+@triton_op("sdstream::gated", mutates_args=())
+def gated(x: torch.Tensor) -> torch.Tensor:
+    """See `sdstream.diffusion.pointwise`."""
+    return launch_gated(x, wrap_triton)
+
+
+@triton_op("sdstream::summed_norm", mutates_args=())
+def summed_norm(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    bias: torch.Tensor,
+    weight: torch.Tensor,
+    shift: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sdstream.diffusion.pointwise`."""
+    return launch_summed_norm(one, other, bias, weight, shift, eps, wrap_triton)
+
+
+def launch_biased_sum(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    bias: torch.Tensor,
+    more: torch.Tensor | None,
+    wrap: Callable[[Any], Any],
+) -> torch.Tensor:
+    """As `biased_sum`; `wrap` makes a kernel ready to be launched."""
+    one, other = (part.contiguous(memory_format=torch.channels_last) for part in (one, other))
+    out = torch.empty_like(one)
+    channels = one.shape[1]
+    rows = one.numel() // channels
+    wrap(biased_sum_values)[_grid(rows, channels)](
+        one, other, bias, bias if more is None else more, out, rows, channels, more is not None, ROWS, COLUMNS
+    )
+    return out
+
+
+def launch_gated(x: torch.Tensor, wrap: Callable[[Any], Any]) -> torch.Tensor:
+    """As `gated`."""
+    x = x.contiguous()
+    width = x.shape[-1] // 2
+    out = x.new_empty((*x.shape[:-1], width))
+    rows = out.numel() // width
+    wrap(gated_values)[_grid(rows, width)](x, out, rows, width, ROWS, COLUMNS)
+    return out
+
+
+def launch_summed_norm(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    bias: torch.Tensor,
+    weight: torch.Tensor,
+    shift: torch.Tensor,
+    eps: float,
+    wrap: Callable[[Any], Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `summed_norm`."""
+    one, other = one.contiguous(), other.contiguous()
+    sums, out = torch.empty_like(one), torch.empty_like(one)
+    width = one.shape[-1]
+    at_once = 1 << (width - 1).bit_length()
+    wrap(summed_norm_values)[(one.numel() // width,)](one, other, bias, weight, shift, sums, out, width, eps, at_once)
+    return sums, out
+
+
+def _grid(rows: int, width: int) -> tuple[int, int]:
+    return -(-rows // ROWS), -(-width // COLUMNS)
+
+
+__all__ = ["biased_sum", "gated", "launch_biased_sum", "launch_gated", "launch_summed_norm", "summed_norm"]

@@ -1,0 +1,124 @@
+"""Operations joined into one step: the plain ones' answers, from the kernels and from the blocks that ask for them."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sdstream.diffusion import fused, fused_attention, pointwise
+from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fused import fuse
+from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.models import Model
+from sdstream.diffusion.networks import EagerNetworks
+from tests.diffusion.runs import distance, knobs_of, pictures, run
+
+Load = Callable[..., Model]
+CPU = torch.device("cpu")
+SHAPES = ((2, 20, 7, 9), (1, 320, 8, 8), (3, 64, 1, 1))
+"""Batch, channels, height, width."""
+WIDTHS = ((2, 30, 48), (1, 5, 1280), (3, 1, 20))
+"""Batch, tokens, width."""
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def answers(device: torch.device, dtype: torch.dtype, kernels: Any = None) -> list[torch.Tensor]:
+    """Of all operations, of `kernels` or, without them, as a frame asks for them."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype).to(device)
+
+    made: list[torch.Tensor] = []
+    for shape in SHAPES:
+        one, other = (noise(*shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
+        bias, more = noise(shape[1]), noise(shape[1])
+        made += [(kernels or pointwise).biased_sum(one, other, bias, extra) for extra in (None, more)]
+    for shape in WIDTHS:
+        made.append((kernels or pointwise).gated(noise(*shape[:2], 2 * shape[2])))
+        norm = torch.nn.LayerNorm(shape[2]).requires_grad_(False)
+        for parameter in norm.parameters():
+            parameter.normal_(1.0, 0.5, generator=generator)
+        norm.to(device, dtype)
+        told = (noise(*shape), noise(*shape), noise(shape[2]))
+        if kernels is None:
+            made += pointwise.summed_norm(*told, norm)
+        else:
+            made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps)
+    return made
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed, as torch is for CPUs")
+def test_the_kernels_are_the_plain_operations_when_they_are_interpreted() -> None:
+    program = "from tests.diffusion.test_pointwise import compare_interpreted; compare_interpreted()"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare_interpreted() -> None:
+    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    from sdstream.diffusion import pointwise_kernels as kernels
+
+    def same(kernel: Any) -> Any:
+        return kernel
+
+    made: Any = kernels  # Triton's language has no types
+    interpreted = SimpleNamespace(
+        biased_sum=lambda *told: made.launch_biased_sum(*told, same),
+        gated=lambda x: made.launch_gated(x, same),
+        summed_norm=lambda *told: made.launch_summed_norm(*told, same),
+    )
+    for one, other in zip(answers(CPU, torch.float32, interpreted), answers(CPU, torch.float32), strict=True):
+        assert distance(one, other) < 1e-5, one.shape
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float16, 4e-3)])
+def test_the_kernels_are_the_plain_operations_on_a_gpu(dtype: torch.dtype, limit: float) -> None:
+    device = torch.device("cuda")
+    assert pointwise.are_joined(torch.zeros(1, device=device))
+    made = answers(device, dtype)
+    for one, other in zip(made, answers(CPU, dtype), strict=True):
+        assert distance(one.cpu(), other) < limit, one.shape
+
+
+@pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])
+def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    model = tiny_model(family)
+    unet = copy.deepcopy(model.unet)
+    fuse(unet)
+    join(unet)
+    frame = Frame(EagerNetworks(unet, model.vae), slots=2, guidance="full", prediction=model.schedule.prediction)
+    knobs, images = knobs_of(model, guidance=1.8), pictures(2)
+    wanted = run(frame, knobs, images)
+    asked: set[str] = set()
+
+    def counted(name: str) -> Callable[..., Any]:
+        before = getattr(pointwise, name)
+
+        def call(*told: Any) -> Any:
+            asked.add(name)
+            return before(*told)
+
+        return call
+
+    for room, names in ((fused, ("biased_sum",)), (fused_attention, ("gated", "summed_norm"))):
+        monkeypatch.setattr(room, "are_joined", lambda x: True)
+        for name in names:
+            monkeypatch.setattr(room, name, counted(name))
+    made = run(frame, frame.complete(knobs), images)
+    assert asked == {"biased_sum", "gated", "summed_norm"}
+    assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5
