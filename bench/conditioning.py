@@ -2,6 +2,9 @@
 
     python -m bench.conditioning                    tiny random networks, on the CPU
     python -m bench.conditioning --cycles 500       memory over so many on/off cycles of each, too
+    python -m bench.conditioning --processors       image processors of one, two and four streams instead: stream by
+                                                    stream, and together (support/looking.py)
+    python -m bench.conditioning --processors --device cuda --sides 512     the same in full size, on a GPU
 
 Times are medians of interleaved runs: each round times the plain frame and every addition once, in turn, so a busy
 machine slows all of them. Only the ratios mean anything beyond this machine. Operations are torch's own count of the
@@ -10,6 +13,7 @@ same networks.
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import tempfile
@@ -34,6 +38,8 @@ from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Recall, Steering, Style, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import EMBEDDING, make_tiny_adapter, make_tiny_controlnet
+from sdstream.worker.child import KEEP_MEMORY
+from sdstream.worker.devices import Device
 
 STEPS = (12, 32)
 Case = Callable[[], object]
@@ -138,9 +144,25 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=0)
     parser.add_argument("--size", type=int, default=256, help="sides of the picture; memory is looked at with 64")
     parser.add_argument("--width", type=int, default=32, help="channels of the UNet's first block")
+    parser.add_argument("--processors", action="store_true", help="image processors, and nothing else")
+    parser.add_argument("--names", default="", help="which image processors, with commas between; all if none")
+    parser.add_argument("--device", default="cpu", help="of the image processors")
+    parser.add_argument("--sides", default="64,128,256,512", help="sides of the image processors' pictures")
+    parser.add_argument("--streams", default="1,2,4", help="streams whose image processors run")
     arguments = parser.parse_args()
+    if arguments.processors and not KEEP_MEMORY.keys() <= os.environ.keys():  # as the worker has it from its start
+        os.execve(sys.executable, [sys.executable, "-m", "bench.conditioning", *sys.argv[1:]], os.environ | KEEP_MEMORY)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    if arguments.processors:
+        from bench.support.looking import NAMES, compare_processors
+
+        device = Device.choose(arguments.device)
+        print(f"image processors, torch {torch.__version__}, {device.processor}, load {os.getloadavg()[0]:.1f}")
+        sides, streams = ([int(each) for each in text.split(",")] for text in (arguments.sides, arguments.streams))
+        names = arguments.names.split(",") if arguments.names else NAMES
+        compare_processors(device.torch_device, sides, streams, arguments.rounds, names)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_model(Path(folder, "model"), "sd15", width=arguments.width)
         model = load_model(Path(folder, "model"), "sd15", torch.device("cpu"))

@@ -81,6 +81,16 @@ class WorkerSettings(BaseModel):
         description="Which control picture a ControlNet steers a denoising step by: the one that came with the step's "
         "own picture, or the newest, which steers sooner by the steps less one and lies beside what moves fast.",
     )
+    share_processors: bool = Field(
+        default=True,
+        description="Give the pictures of streams that ride in one call to an image processor of theirs together. Off: "
+        "stream by stream.",
+    )
+    optical_flow: Literal["dis", "raft_small", "raft_large"] = Field(
+        default="dis",
+        description="What finds the motion for temporal_net_tensorrt: OpenCV's dense inverse search on the host, or "
+        "RAFT on the device, for which sdstream[raft] and its weights are needed; without them dis does it.",
+    )
     compile_networks: bool = Field(
         default=False,
         description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "

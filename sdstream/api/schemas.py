@@ -234,6 +234,7 @@ class KindCapacityData(Shape):
     width: int
     height: int
     steps: int
+    processors: list[str]
     publishing: int
     frame_seconds: dict[str, float]
     room: int | None

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from sdstream.params.adapters import CachedAttention, IpAdapter
 from sdstream.params.change import HOT_FIELDS, HOT_MEMBERS, SIZE_FIELDS, ChangeKind
 from sdstream.params.controlnets import CONTROLNETS, ControlNet, controlnet_ids
+from sdstream.params.costs import COSTS, describe_cost, interval_of
+from sdstream.params.kinds import ProcessorKind
 from sdstream.params.models import PUBLIC_MODELS
 from sdstream.params.processors import (
     IMAGE_PROCESSORS,
@@ -79,7 +81,8 @@ def parameter_catalogue() -> list[dict[str, Any]]:
 
 def processor_catalogue() -> list[dict[str, Any]]:
     """One entry for each processor: `name`, `kind` (`image` or `latent`), `needs_model`, `scales_output`,
-    `description`, and `parameters` as in `parameter_catalogue`.
+    `description`, `cost` (what it takes, how large a picture it looks at and how often; None for latent ones), and
+    `parameters` as in `parameter_catalogue`.
     """
     return [
         {
@@ -88,10 +91,24 @@ def processor_catalogue() -> list[dict[str, Any]]:
             "needs_model": kind.needs_model,
             "scales_output": kind.scales_output,
             "description": kind.description,
+            "cost": _cost_entry(kind),
             "parameters": [_parameter_entry(kind.name, parameter) for parameter in kind.parameters],
         }
         for kind in PROCESSORS.values()
     ]
+
+
+def _cost_entry(kind: ProcessorKind) -> dict[str, Any] | None:
+    cost = COSTS.get(kind.name)
+    if cost is None:
+        return None
+    return {
+        "gigaflops": cost.gigaflops,
+        "milliseconds": cost.milliseconds,
+        "largest": cost.largest,
+        "interval": interval_of(kind.defaults),
+        "described": describe_cost(kind.name),
+    }
 
 
 def _stream_entries() -> Iterator[dict[str, Any]]:

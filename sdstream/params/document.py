@@ -114,6 +114,8 @@ def _processors() -> Iterable[str]:
         needs = " Needs a model." if processor["needs_model"] else ""
         yield f"### `{processor['name']}` ({processor['kind']})\n"
         yield f"{processor['description']}{needs}\n"
+        if processor["cost"] is not None:
+            yield f"{processor['cost']['described']}\n"
         if processor["parameters"]:
             yield from _table(
                 _BLOCK_HEADS,

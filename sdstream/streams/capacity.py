@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sdstream.params import StreamParams
+from sdstream.params.costs import COSTS
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.stream import Stream
@@ -72,10 +73,15 @@ def _call_seconds(measured: Mapping[int, float], streams: int) -> float:
 
 
 def find_cost(kind: CallKind, costs: Iterable[CallCost]) -> CallCost | None:
-    """What calls of this kind take, or else those of the same model nearest in size, scaled by pixels and steps."""
+    """What calls of this kind take, or else those of the same model nearest in size, scaled by pixels and steps.
+
+    Of processors alone the same ones are looked for first; what networks take is scaled by their declared operations,
+    while of others one says nothing of another.
+    """
     same = [cost for cost in costs if cost.kind.model_id == kind.model_id and cost.seconds]
-    if not kind.model_id:  # one processor says little of two, and nothing of none
-        same = [cost for cost in same if cost.kind.steps == kind.steps]
+    if not kind.model_id:
+        others = [cost for cost in same if _counted(cost.kind)] if _counted(kind) else []
+        same = [cost for cost in same if cost.kind.processors == kind.processors] or others
     exact = next((cost for cost in same if cost.kind == kind), None)
     if exact is not None or not same:
         return exact
@@ -85,8 +91,14 @@ def find_cost(kind: CallKind, costs: Iterable[CallCost]) -> CallCost | None:
     return CallCost(kind, seconds, int(nearest.stream_bytes * factor))
 
 
+def _counted(kind: CallKind) -> bool:
+    """Whether the declared operations of its processors tell how long they take."""
+    return bool(kind.processors) and all(COSTS[name].has_network and COSTS[name].gigaflops for name in kind.processors)
+
+
 def _work(kind: CallKind) -> float:
-    return float(kind.width * kind.height * max(kind.steps, 1))
+    declared = sum(COSTS[name].gigaflops for name in kind.processors) if _counted(kind) else 0.0
+    return float(kind.width * kind.height) * (declared or max(kind.steps, 1))
 
 
 def load_of(demands: Iterable[Demand], supply: Supply) -> float:
@@ -251,6 +263,7 @@ def describe_capacity(
                 cost.kind.width,
                 cost.kind.height,
                 cost.kind.steps,
+                list(cost.kind.processors),
                 present[cost.kind],
                 {str(size): round(seconds, 5) for size, seconds in sorted(cost.seconds.items())},
                 room_for(Demand(cost.kind, rate), demands, supply) if rate else None,

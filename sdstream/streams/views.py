@@ -1,6 +1,6 @@
 """What the streams room shows to the API: plain dataclasses with no wire names' quirks and no HTTP."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -149,7 +149,8 @@ EVENT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class KindCapacity:
-    """Streams of one kind, as far as they were measured. `model_id` is empty for image processors alone.
+    """Streams of one kind, as far as they were measured. `model_id` is empty for image processors alone, which
+    `processors` names.
 
     `frame_seconds` is the mean time of a call by the number of streams in it, `room` how many more of this kind fit,
     None when nothing is promised.
@@ -159,6 +160,7 @@ class KindCapacity:
     width: int
     height: int
     steps: int
+    processors: Sequence[str]
     publishing: int
     frame_seconds: Mapping[str, float]
     room: int | None

@@ -5,15 +5,17 @@ from typing import Literal
 from sdstream.params import StreamParams
 from sdstream.params.processors import ImageProcessing
 from sdstream.worker.processors import Wanted
-from sdstream.worker.published import PROCESSORS
+from sdstream.worker.published import CHOSEN, PROCESSORS
 
 
 def is_quick(params: StreamParams) -> bool:
-    """Whether a pipeline for these params is there at once: image processors alone, none of which has a network."""
+    """Whether a pipeline for these params is there at once: image processors alone, none of which has a network, or may
+    be given one."""
     if not params.skip_diffusion:
         return False
     blocks = (params.image_preprocessing, params.image_postprocessing)
-    return not any(processor.type in PROCESSORS for block in blocks if block for processor in block.active)
+    slow = {*PROCESSORS, *CHOSEN}
+    return not any(processor.type in slow for block in blocks if block for processor in block.active)
 
 
 def wanted_of(params: StreamParams, block_name: Literal["image_preprocessing", "image_postprocessing"]) -> list[Wanted]:

@@ -61,6 +61,8 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "fused_blocks",
+    "optical_flow",
+    "share_processors",
     "safety_check_interval",
     "engine_builds",
     "engine_limit_gigabytes",

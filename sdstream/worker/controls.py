@@ -8,6 +8,7 @@ from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
 from sdstream.worker.conditions import active_controlnets
+from sdstream.worker.looks import Looking
 from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors import ProcessorChain, Wanted
 
@@ -61,7 +62,7 @@ class ControlStages:
         for chain in self._chains.values():
             chain.wait()
 
-    def beside(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int) -> torch.Tensor:
+    def beside(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int) -> Looking[torch.Tensor]:
         """`image` [1, 3, H, W] with the control pictures beside it, [1, 3 + channels, H, W]; see `ProcessorContext`."""
         parts = [image]
         height, width = image.shape[2:]
@@ -70,7 +71,8 @@ class ControlStages:
             if not chain.works(0):
                 parts.append(image.new_full((1, channels, height, width), NO_PICTURE))
                 continue
-            made = resize(chain.run(image, previous, delay), width, height).clamp(0, 1)
+            seen = yield from chain.look(image, previous, delay)
+            made = resize(seen, width, height).clamp(0, 1)
             self.last[self._names[name]] = made[:, :3]
             # Another processor than TemporalNet's own makes one picture where two are taken.
             parts.append(made if made.shape[1] == channels else made.repeat(1, channels // 3, 1, 1))

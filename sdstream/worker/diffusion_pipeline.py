@@ -22,8 +22,10 @@ from sdstream.worker.conditions import Conditions, WantedConditions, calm_of
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
+from sdstream.worker.lane_stages import LaneStages, annotators
+from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
-from sdstream.worker.pipelines import LaneStages, Pipeline, Progress, annotators
+from sdstream.worker.pipelines import Pipeline, Progress
 from sdstream.worker.ports import CallKind, ProcessorState
 from sdstream.worker.shelf import ModelShelf, ModelUse, Refit, WantedModel
 
@@ -221,17 +223,15 @@ class DiffusionPipeline(Pipeline):
         if group is not None:
             group.leave(self._seat)
 
-    @torch.no_grad()
-    def before(self, image: torch.Tensor) -> torch.Tensor:
-        image = self._plan.stages.before(image, self._previous, self._delay)
-        return self._plan.controls.beside(image, self._previous, self._delay)
+    def before(self, image: torch.Tensor) -> Looking[torch.Tensor]:
+        image = yield from self._plan.stages.before(image, self._previous, self._delay)
+        return (yield from self._plan.controls.beside(image, self._previous, self._delay))
 
-    @torch.no_grad()
-    def after(self, image: torch.Tensor) -> torch.Tensor:
+    def after(self, image: torch.Tensor) -> Looking[torch.Tensor]:
         image = image.clamp(0, 1)
         if self._guard is not None:
             image = self._guard.guard(image)
-        image = self._plan.stages.after(image, self._previous)
+        image = yield from self._plan.stages.after(image, self._previous)
         remembers = self._plan.stages.remembers or self._plan.controls.remembers
         self._previous = image if remembers else None
         # In memory of its own: what a call gives is valid until the next one, of which this stream need not be a part.
@@ -378,7 +378,7 @@ def load_diffusion(
     use = ModelUse()
     model = shelf.get(wanted, device, progress, use)
     conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
-    annotator_shelf = annotators(device, wanted.places)
+    annotator_shelf = annotators(device, wanted.places, None if options is None else options.optical_flow)
     pipeline = DiffusionPipeline(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use
     )

@@ -1,22 +1,17 @@
 """Engines that are built behind running streams, by the builder's own program in a process of its own."""
 
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from sdstream import platform
 from sdstream.engines.events import EngineEvent, Report
 from sdstream.engines.keys import BackendName
 from sdstream.engines.registry import capability_of
+from sdstream.worker.builder_process import BuilderProcess
 from sdstream.worker.engine_requests import FRAME, EngineRequest, Parts
-
-BUILD_SECONDS = 7200.0
 
 BuildPolicy = Literal["auto", "never", "always"]
 
@@ -25,7 +20,13 @@ class EngineBuilds:
     """Builds one engine at a time, for whoever waits for it on its own thread. `close` ends a build under way."""
 
     def __init__(
-        self, policy: BuildPolicy, directory: Path | None, streams: int, device: torch.device, report: Report
+        self,
+        policy: BuildPolicy,
+        directory: Path | None,
+        streams: int,
+        device: torch.device,
+        report: Report,
+        builder: BuilderProcess,
     ) -> None:
         """`directory` is where engines go to; without one nothing is built. `streams` are the most of a call."""
         self._policy = policy
@@ -33,8 +34,7 @@ class EngineBuilds:
         self._streams = streams
         self._device = device
         self._report = report
-        self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._builder = builder
 
     @property
     def are_wanted(self) -> bool:
@@ -45,49 +45,25 @@ class EngineBuilds:
 
     def close(self) -> None:
         """Build nothing more, and end what is being built."""
-        self._closed = True
-        if self._process is not None:
-            self._process.terminate()
+        self._builder.close()
 
     def build(self, request: EngineRequest, name: BackendName, parts: Parts) -> str | None:
         """Bake in a process of its own, at low priority: it can neither hold a frame up nor end the worker. None when
         it is done, else why not, empty when there is nothing to say."""
         runner = request.runner()
-        if runner is None or self._closed:
+        if runner is None or self._builder.is_closed or self._directory is None:
             return ""
         text = profile_text(request, name, capability_of(self._device), parts, self._streams)
         if text is None:
             return ""
         runner.explain(f"an engine for {name} is being built")
-        with tempfile.TemporaryDirectory(prefix="sdstream-bake-") as folder:
-            file = Path(folder, "wanted.toml")
-            file.write_text(text, "utf-8")
-            command = [sys.executable, "-m", "builder", "bake", "--polite", "--profile", str(file)]
-            command += ["--engines", str(self._directory)]
-            try:
-                # From this thread, which lasts: the builder must not outlive a worker that is killed.
-                command = platform.die_with_parent_command(command)
-                self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-                _, said = self._process.communicate(timeout=BUILD_SECONDS)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                if self._process is not None:
-                    self._process.kill()
-                self._report(EngineEvent("build_failed", request.model, str(error)))
-                return f"an engine for {name} could not be built: {error}"
-            if self._process.returncode == 0:
-                self._report(EngineEvent("built", request.model, name))
-                return None
-            last = reason_of(said.decode("utf-8", "replace"))
-            if not self._closed:  # else it was ended, which is no failure
-                self._report(EngineEvent("build_failed", request.model, last))
-            return f"an engine for {name} could not be built: {last}"
-
-
-def reason_of(said: str) -> str:
-    """Why a builder failed, of all that it said: its last error, else its last line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line.removeprefix("builder: ") for line in lines if line.startswith("builder: ")]
-    return (errors or lines or ["it did not say why"])[-1]
+        failure = self._builder.bake(text, self._directory)
+        if not failure:
+            self._report(EngineEvent("built", request.model, name))
+            return None
+        if not self._builder.is_closed:  # else it was ended, which is no failure
+            self._report(EngineEvent("build_failed", request.model, failure))
+        return f"an engine for {name} could not be built: {failure}"
 
 
 def profile_text(
@@ -143,4 +119,4 @@ def toml_value(value: object) -> str:
     return json.dumps(value)
 
 
-__all__ = ["BuildPolicy", "EngineBuilds", "profile_text", "reason_of"]
+__all__ = ["BuildPolicy", "EngineBuilds", "profile_text"]

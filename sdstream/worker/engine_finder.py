@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -19,24 +19,23 @@ from torch import nn
 from sdstream.diffusion.engine_networks import EngineControls, EngineFrame, EngineNetworks, LoadedEngine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.runners import Runner, make_runner
-from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
-from sdstream.engines.keys import PORTABLE, BackendName, EngineKey
+from sdstream.engines.keys import PORTABLE, BackendName
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import EngineError, SdstreamError
+from sdstream.worker.builder_process import BuilderProcess
 from sdstream.worker.engine_builds import BuildPolicy, EngineBuilds
 from sdstream.worker.engine_requests import CONTROLNET, FRAME, EngineRequest, Parts, choices, rows_of
+from sdstream.worker.engine_use import KEEP_SECONDS, EnginesInUse
 
 MOST_WAITING = 64
 """Requests that wait; a further one is told that its streams stay on the plain twin."""
-KEEP_SECONDS = 300.0
-"""Seconds between two notes that the engines in force are in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class EngineFinder:
         builds: BuildPolicy = "auto",
         engines: Path | None = None,
         streams: int = 1,
+        builder: BuilderProcess | None = None,
         graphs: bool = True,
         keep_seconds: float = KEEP_SECONDS,
         report: Report = say_nothing,
@@ -70,7 +70,7 @@ class EngineFinder:
         self._supply = supply
         self._device = device
         self.streams = streams
-        self._builds = EngineBuilds(builds, engines, streams, device, report)
+        self._builds = EngineBuilds(builds, engines, streams, device, report, builder or BuilderProcess())
         self._graphs = graphs
         self._keep_seconds = keep_seconds
         self._report = report
@@ -79,7 +79,7 @@ class EngineFinder:
         self._waiting: queue.Queue[EngineRequest | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._in_use: list[tuple[ReferenceType[SwappingRunner], list[EngineKey]]] = []
+        self._use = EnginesInUse(supply)
         self._digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def look_for(self, request: EngineRequest) -> None:
@@ -109,7 +109,7 @@ class EngineFinder:
             try:
                 request = self._waiting.get(timeout=self._keep_seconds)
             except queue.Empty:
-                self._keep()
+                self._use.note()
                 continue
             if request is None:
                 return
@@ -119,15 +119,9 @@ class EngineFinder:
                 self._fail(request, error.message)
             except Exception as error:  # noqa: BLE001 - supervises the requests: one that raises fails alone, by name
                 self._fail(request, f"{type(error).__name__}: {error}")
-            self._keep()
+            self._use.note()
             self._supply.tidy()
             del request  # what a stream holds goes with it, and not with the next
-
-    def _keep(self) -> None:
-        """Say of the engines that streams run on that they are in use."""
-        self._in_use = [(runner, keys) for runner, keys in self._in_use if runner() is not None]
-        for _, keys in self._in_use:
-            self._supply.keep(keys)
 
     def _serve(self, request: EngineRequest) -> None:
         reason = ""
@@ -181,7 +175,7 @@ class EngineFinder:
             runner.explain(error.message)
             return False
         runner.put(fast, *self._notes_of(request, found))
-        self._in_use.append((request.runner, [entry.key for entry in found.entries.values()]))
+        self._use.add(request.runner, [entry.key for entry in found.entries.values()])
         self._report(EngineEvent("swapped", name, fast.in_force))
         return True
 

@@ -41,6 +41,9 @@ class WorkerEngines:
             self._mirror_of(settings),
             self._counts,
         )
+        # One for both finders: two builds at once would not fit every machine. It finds the weights that the worker
+        # found.
+        builder = BuilderProcess({"SDSTREAM_DATA_DIR": str(data)})
         self.finder = EngineFinder(
             self.supply,
             device,
@@ -49,6 +52,7 @@ class WorkerEngines:
             # On a CPU two streams take twice as long as one, and an engine for one stream is half again as fast for it
             # as an engine for a range: it is called once for each.
             streams=1 if device.type == "cpu" else settings.batch_size,
+            builder=builder,
             graphs=settings.cuda_graphs,
             report=self._counts,
         )
@@ -59,8 +63,7 @@ class WorkerEngines:
             engines=volume,
             # A CPU gains nothing from several pictures in one call, and an engine for one is the faster for it.
             streams=1 if device.type == "cpu" else settings.batch_size,
-            # The builder is to find the weights that the worker found.
-            builder=BuilderProcess({"SDSTREAM_DATA_DIR": str(data)}),
+            builder=builder,
             report=self._counts,
         )
 

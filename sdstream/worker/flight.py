@@ -1,7 +1,7 @@
 """One call of the worker, from pictures in their slots to results in theirs."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from sdstream.worker.load import LoadMeter
 from sdstream.worker.outcomes import Result
 from sdstream.worker.pipelines import Group
 from sdstream.worker.scheduler import WaitingPicture
+from sdstream.worker.sharing import together
 from sdstream.worker.stages import stage
 from sdstream.worker.work import LaneWork
 
@@ -37,7 +38,9 @@ class Flight:
     memory.
     """
 
-    def __init__(self, device: Device, meter: LoadMeter, clock: Clock) -> None:
+    def __init__(self, device: Device, meter: LoadMeter, clock: Clock, *, shared: bool = True) -> None:
+        """`shared` has the looks of several lanes answered in one call."""
+        self._shared = shared
         self._device = device
         self._meter = meter
         self._clock = clock
@@ -46,15 +49,19 @@ class Flight:
         self._started = 0.0
         self._begin = self._end = Mark(None)
         self._measured: LaneWork | None = None
+        self._streams = 0
+        """Whose pictures the call made."""
 
     @property
     def has_arrived(self) -> bool:
         """Whether the device is done, so that `land` would not wait."""
         return self._end.is_passed
 
+    @torch.no_grad()
     def launch(self, pictures: Mapping[LaneWork, WaitingPicture]) -> None:
         """Begin with the pictures; whatever fails of a lane is told by it, and nothing is left of that here."""
         self._started = self._clock.monotonic()
+        boarding: list[_Passenger] = []
         for lane, picture in pictures.items():
             lane.announce()
             if lane.stays(picture):
@@ -62,17 +69,22 @@ class Flight:
             elif lane.pipeline is None:
                 lane.give_up([picture])
             else:
-                self._board(lane, picture)
+                boarding.append(_Passenger(lane, picture))
+        looks = any(each.lane.looks_before for each in boarding)
+        if looks:  # what is looked at before the call is a part of what it takes
+            self._begin = self._device.mark()
+        self._board(boarding)
         riders = [each for each in self._passengers if each.image is not None]
         if not riders:
             if any(each.result is not None and each.result.download is not None for each in self._passengers):
                 self._end = self._device.mark()
             return
-        self._begin = self._device.mark()
+        if not looks:
+            self._begin = self._device.mark()
         self._diffuse(riders)
         with stage("download"):
-            for rider in riders:
-                self._fetch(rider)
+            self._fetch([rider for rider in riders if rider.image is not None])
+        self._streams = sum(rider.result is not None for rider in riders)
         self._end = self._device.mark()
 
     def land(self) -> None:
@@ -80,7 +92,7 @@ class Flight:
         self._end.wait()
         finite: list[bool] = [] if self._finite is None else [bool(each) for each in self._finite.numpy()]
         if self._measured is not None:
-            self._note(self._measured, len(finite))
+            self._note(self._measured, len(finite) or self._streams)
         for each in self._passengers:
             if each.result is None:
                 continue
@@ -91,19 +103,31 @@ class Flight:
             each.lane.deliver(each.picture, each.result, self._started)
         self._passengers.clear()
 
-    def _board(self, lane: LaneWork, picture: WaitingPicture) -> None:
-        passenger = _Passenger(lane, picture)
-        try:
-            passenger.result = lane.scale(picture)
-            if passenger.result is None:
-                with stage("upload"):
-                    image = lane.upload(picture)
-                    passenger.result = lane.repeat(image)
-                    passenger.image = image if passenger.result is None else None
-        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
-            self._fail(passenger, error)
-        else:
-            self._passengers.append(passenger)
+    def _board(self, boarding: Sequence[_Passenger]) -> None:
+        uploading: list[_Passenger] = []
+        for each in boarding:
+            try:
+                each.result = each.lane.scale(each.picture)
+            except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
+                self._fail(each, error)
+            else:
+                (self._passengers if each.result is not None else uploading).append(each)
+        with stage("upload"):
+            images = together(
+                [each.lane.upload(each.picture) for each in uploading], shared=self._shared, final=self._final
+            )
+        for each, outcome in zip(uploading, images, strict=True):
+            if outcome.error is not None:
+                self._fail(each, outcome.error)
+                continue
+            assert outcome.result is not None
+            try:
+                each.result = each.lane.repeat(outcome.result)
+            except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
+                self._fail(each, error)
+                continue
+            each.image = outcome.result if each.result is None else None
+            self._passengers.append(each)
 
     def _diffuse(self, riders: list[_Passenger]) -> None:
         pipeline = riders[0].lane.pipeline
@@ -144,13 +168,13 @@ class Flight:
                 self._fail(rider, error)
         return checks
 
-    def _fetch(self, rider: _Passenger) -> None:
-        if rider.image is None:  # it failed
-            return
-        try:
-            rider.result = rider.lane.download(rider.image, rider.planes)
-        except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
-            self._fail(rider, error)
+    def _fetch(self, riders: Sequence[_Passenger]) -> None:
+        downloads = [each.lane.download(each.image, each.planes) for each in riders if each.image is not None]
+        for each, outcome in zip(riders, together(downloads, shared=self._shared, final=self._final), strict=True):
+            if outcome.error is not None:
+                self._fail(each, outcome.error)
+            else:
+                each.result = outcome.result
 
     def _fail(self, passenger: _Passenger, error: Exception) -> None:
         self._raise_if_final(error)
@@ -160,8 +184,12 @@ class Flight:
         passenger.lane.fail(error, passenger.picture)
 
     def _raise_if_final(self, error: Exception) -> None:
-        if isinstance(error, (torch.OutOfMemoryError, *self._device.fatal_errors)):
+        if isinstance(error, self._final):
             raise error
+
+    @property
+    def _final(self) -> tuple[type[Exception], ...]:
+        return (torch.OutOfMemoryError, *self._device.fatal_errors)
 
     def _note(self, lane: LaneWork, streams: int) -> None:
         pipeline = lane.pipeline

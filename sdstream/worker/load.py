@@ -51,7 +51,15 @@ class LoadMeter:
         """The means, for the server."""
         with self._lock:
             return [
-                CallLoad(kind.model_id, kind.width, kind.height, kind.steps, dict(each.seconds), each.stream_bytes)
+                CallLoad(
+                    kind.model_id,
+                    kind.width,
+                    kind.height,
+                    kind.steps,
+                    dict(each.seconds),
+                    each.stream_bytes,
+                    kind.processors,
+                )
                 for kind, each in self._measured.items()
             ]
 
@@ -63,7 +71,7 @@ class LoadMeter:
 
 def cost_of(load: CallLoad) -> CallCost:
     """A load as the server's other rooms see it."""
-    kind = CallKind(load.model_id, load.width, load.height, load.steps)
+    kind = CallKind(load.model_id, load.width, load.height, load.steps, load.processors)
     return CallCost(kind, load.seconds, load.stream_bytes)
 
 

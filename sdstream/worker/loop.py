@@ -19,7 +19,8 @@ from sdstream.worker.work import LaneWork
 
 
 class Loop:
-    """Takes turns from the scheduler and carries them out. `lanes` are those that exist, by number.
+    """Takes turns from the scheduler and carries them out. `lanes` are those that exist, by number, and `shared` has
+    what several look at looked at in one call.
 
     `before_long` is called before a turn that may take long.
     """
@@ -34,6 +35,7 @@ class Loop:
         clock: Clock,
         *,
         overlap: bool,
+        shared: bool = True,
         before_long: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
@@ -42,6 +44,7 @@ class Loop:
         self._device = device
         self._meter = meter
         self._clock = clock
+        self._shared = shared
         self._before_long = before_long
         self._flight: Flight | None = None
         self._busy_since: float | None = None
@@ -89,7 +92,7 @@ class Loop:
         pictures = {lane: each for number, each in turn.pictures.items() if (lane := self._lanes.get(number))}
         if not all(lane.is_short(picture) for lane, picture in pictures.items()):
             self._before_long()
-        flight = Flight(self._device, self._meter, self._clock)
+        flight = Flight(self._device, self._meter, self._clock, shared=self._shared)
         flight.launch(pictures)
         return flight
 

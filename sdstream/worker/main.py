@@ -104,6 +104,7 @@ class Worker:
             self._meter,
             self._clock,
             overlap=settings.worker_overlap,
+            shared=settings.share_processors,
             before_long=self._reception.call_helper,
         )
         self._channel.send(Ready(self._device.name, self._device.processor))

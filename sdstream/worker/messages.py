@@ -133,7 +133,7 @@ class Ready(Message):
 
 class CallLoad(msgspec.Struct, array_like=True, frozen=True):
     """What one kind of calls takes: `seconds` is the mean by the number of streams in a call, `stream_bytes` what one
-    stream holds of the device's memory. `model_id` is empty for image processors alone."""
+    stream holds of the device's memory. `model_id` is empty for image processors alone, which `processors` names."""
 
     model_id: str
     width: int
@@ -141,6 +141,7 @@ class CallLoad(msgspec.Struct, array_like=True, frozen=True):
     steps: int
     seconds: dict[int, float]
     stream_bytes: int
+    processors: tuple[str, ...] = ()
 
 
 class Pong(Message):

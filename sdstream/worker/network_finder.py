@@ -27,7 +27,8 @@ from sdstream.errors import EngineError, SdstreamError
 from sdstream.worker.annotators.answers import PartRequest
 from sdstream.worker.annotators.components import PROCESSORS, part_component
 from sdstream.worker.builder_process import BuilderProcess
-from sdstream.worker.engine_finder import BuildPolicy
+from sdstream.worker.engine_builds import BuildPolicy
+from sdstream.worker.engine_use import KEEP_SECONDS, EnginesInUse
 
 MOST_WAITING = 64
 """Requests that wait; a further one is told that its part stays on the plain twin."""
@@ -63,6 +64,7 @@ class NetworkFinder:
         self._waiting: queue.Queue[PartRequest | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._use = EnginesInUse(supply)
         self._digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def look_for(self, request: PartRequest) -> None:
@@ -88,7 +90,11 @@ class NetworkFinder:
 
     def _run(self) -> None:
         while not self._closed:
-            request = self._waiting.get()
+            try:
+                request = self._waiting.get(timeout=KEEP_SECONDS)
+            except queue.Empty:
+                self._use.note()
+                continue
             if request is None:
                 return
             try:
@@ -97,6 +103,8 @@ class NetworkFinder:
                 self._fail(request, error.message)
             except Exception as error:  # noqa: BLE001 - supervises the requests: one that raises fails alone, by name
                 self._fail(request, f"{type(error).__name__}: {error}")
+            self._use.note()
+            self._supply.tidy()
 
     def _serve(self, request: PartRequest) -> None:
         reason = ""
@@ -124,7 +132,7 @@ class NetworkFinder:
         capability = None if isinstance(backend, CompiledBackend) else capability_of(self._device)
         target = backend.target() if isinstance(backend, CompiledBackend) else PORTABLE
         key = component.key(backend.name, backend.version, target, backend.cuda, backend.options)
-        return Need(key, capability, rows=1)
+        return Need(key, capability, rows=1, most=self._streams)
 
     def _find(self, need: Need) -> Entry | None:
         entry = self._supply.find(need)
@@ -142,6 +150,7 @@ class NetworkFinder:
             seat.explain(error.message)
             return False
         seat.put(runner, entry.key.most_rows, backend.name)
+        self._use.add(request.seat, [entry.key])
         self._report(EngineEvent("swapped", entry.name, backend.name))
         return True
 

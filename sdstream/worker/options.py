@@ -15,6 +15,9 @@ class EngineOptions:
     cuda_graphs: bool = True
     safety_check_interval: int = 1
     control_pictures: Literal["aligned", "newest"] = "aligned"
+    share_processors: bool = True
+    optical_flow: str | None = None
+    """A network that finds motion, None where OpenCV does."""
     planes: bool = True
     """Give frames the planes of pictures, and take theirs, where a stream asks for nothing else; no setting. The plain
     twin converts every picture outside the frame."""
@@ -26,6 +29,8 @@ class EngineOptions:
             settings.cuda_graphs,
             settings.safety_check_interval,
             control_pictures=settings.control_pictures,
+            share_processors=settings.share_processors,
+            optical_flow=None if settings.optical_flow == "dis" else settings.optical_flow,
         )
 
 

@@ -1,8 +1,6 @@
 """What runs on a lane's pictures. Image processors alone run here; the diffusion engine is a second `Pipeline`."""
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,12 +10,11 @@ from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import ModelTable, StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
-from sdstream.worker.asked import wanted_of
-from sdstream.worker.colour import resize
-from sdstream.worker.engines import who_looks_for_networks
+from sdstream.worker.lane_stages import LaneStages, annotators
+from sdstream.worker.looks import Looking, alone
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.ports import CallKind, ProcessorState, kind_of
-from sdstream.worker.processors import ProcessorChain
+from sdstream.worker.ports import CallKind, ProcessorState
+from sdstream.worker.sharing import most_pixels
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
@@ -142,6 +139,11 @@ class Pipeline(Protocol):
         """Its seat there."""
         ...
 
+    @property
+    def shares(self) -> Hashable:
+        """Pipelines without a group whose pictures look together have an equal one of these; None: with nobody's."""
+        return None
+
     def plan(self, params: StreamParams) -> Any:
         """Prepare new params for `turn`, slow parts included; None when they need another pipeline. Changes nothing.
 
@@ -168,12 +170,13 @@ class Pipeline(Protocol):
         """Give the seat up. Idempotent."""
         ...
 
-    def before(self, image: torch.Tensor) -> torch.Tensor:
-        """The lane's own part before the call: float [1, 3, H, W] of `input_size`, 0 to 1, and the same again."""
+    def before(self, image: torch.Tensor) -> Looking[torch.Tensor]:
+        """The lane's own part before the call: float [1, 3, H, W] of `input_size`, 0 to 1, and the same again. Its
+        looks may be answered together with those of others; no gradients are to be kept meanwhile."""
         ...
 
-    def after(self, image: torch.Tensor) -> torch.Tensor:
-        """The lane's own part after it, of about 0 to 1; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
+    def after(self, image: torch.Tensor) -> Looking[torch.Tensor]:
+        """The same after it, of about 0 to 1; gives float [1, 3, H, W] of `output_size`, 0 to 1."""
         ...
 
     def repeat(self, image: torch.Tensor) -> torch.Tensor | None:
@@ -191,21 +194,24 @@ class Pipeline(Protocol):
         self.turn(plan)
         return True
 
+    @torch.no_grad()
     def process(self, image: torch.Tensor) -> torch.Tensor:
         """One picture all the way, in a call of its own: of `input_size`, to one of `output_size`."""
         self.begin(None)
-        image = self.before(image)
+        image = alone(self.before(image))
         again = self.repeat(image)
         if again is not None:
             return again
         if self.group is not None:
             image = self.group.run({self.seat: image}).images[self.seat]
-        return self.after(image)
+        return alone(self.after(image))
 
 
 def group_of(pipeline: Pipeline | None) -> Hashable:
     """Who rides together rides under an equal one of these."""
-    return None if pipeline is None or pipeline.group is None else id(pipeline.group)
+    if pipeline is None:
+        return None
+    return pipeline.shares if pipeline.group is None else id(pipeline.group)
 
 
 def make_pipeline(
@@ -220,8 +226,10 @@ def make_pipeline(
     `models` says where weights are; without it a model is looked for under its id.
     """
     places = ModelPlaces() if models is None else models.places
+    options = options or EngineOptions()
     if params.skip_diffusion:
-        pipeline = ProcessorPipeline(params, device, annotators(device, places))
+        shelf = annotators(device, places, options.optical_flow)
+        pipeline = ProcessorPipeline(params, device, shelf, options)
         pipeline.wait()
         return pipeline
     from sdstream.diffusion.sources import find_model, may_fetch
@@ -233,86 +241,21 @@ def make_pipeline(
     from sdstream.worker.diffusion_pipeline import load_diffusion
     from sdstream.worker.shelf import WantedModel
 
-    return load_diffusion(params, WantedModel.of(params, models), device, progress, options or EngineOptions())
-
-
-@dataclass(frozen=True, slots=True)
-class LaneStages:
-    """A lane's own parts of the way: its image processors before and after what it shares, and the sizes."""
-
-    first: ProcessorChain
-    last: ProcessorChain
-    input_size: PictureSize
-    output_size: PictureSize
-    kind: CallKind
-
-    @classmethod
-    def of(cls, params: StreamParams, shelf: AnnotatorShelf, before: "LaneStages | None" = None) -> "LaneStages":
-        """`before` are the stages that these take the place of: what goes on keeps its memory."""
-        return cls(
-            ProcessorChain(wanted_of(params, "image_preprocessing"), shelf, None if before is None else before.first),
-            ProcessorChain(wanted_of(params, "image_postprocessing"), shelf, None if before is None else before.last),
-            PictureSize(params.width, params.height),
-            params.output_size,
-            kind_of(params),
-        )
-
-    @property
-    def looks_before(self) -> bool:
-        """Whether some processor looks at pictures before what is shared."""
-        return not self.first.is_empty
-
-    @property
-    def looks_after(self) -> bool:
-        """Whether pictures are not yet what they shall be after it."""
-        return not self.last.is_empty or self.input_size != self.output_size
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether pictures come out as they go in."""
-        return self.input_size == self.output_size and self.first.changes_nothing and self.last.changes_nothing
-
-    @property
-    def remembers(self) -> bool:
-        """Whether the next picture needs the one that came out last."""
-        return self.first.needs_previous_output or self.last.needs_previous_output
-
-    @property
-    def faults(self) -> tuple[SdstreamError, ...]:
-        """Why processors are passed over."""
-        return (*self.first.faults, *self.last.faults)
-
-    @property
-    def states(self) -> tuple[ProcessorState, ...]:
-        """Where each processor stands."""
-        return (*self.first.states, *self.last.states)
-
-    @property
-    def taps(self) -> Mapping[str, torch.Tensor]:
-        """What each processor made last."""
-        return {**self.first.last, **self.last.last}
-
-    def wait(self) -> None:
-        """Wait for the networks of all processors."""
-        self.first.wait()
-        self.last.wait()
-
-    def before(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int = 0) -> torch.Tensor:
-        """The processors before, then `input_size`; `previous` is the picture that came out last, if it is known, and
-        belongs to the picture that came `delay` before the last one."""
-        image = self.first.run(image, previous, delay)
-        return resize(image, self.input_size.width, self.input_size.height)
-
-    def after(self, image: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-        """The processors after, then `output_size` and 0 to 1."""
-        image = self.last.run(image, previous)
-        return resize(image, self.output_size.width, self.output_size.height).clamp(0, 1)
+    return load_diffusion(params, WantedModel.of(params, models), device, progress, options)
 
 
 class ProcessorPipeline(Pipeline):
     """`skip_diffusion: true`: the image processors of both blocks, in order, and nothing between them."""
 
-    def __init__(self, params: StreamParams, device: torch.device, shelf: AnnotatorShelf | None = None) -> None:
+    def __init__(
+        self,
+        params: StreamParams,
+        device: torch.device,
+        shelf: AnnotatorShelf | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        self._device = device
+        self._shares = (options or EngineOptions()).share_processors
         self._shelf = annotators(device, ModelPlaces()) if shelf is None else shelf
         self._previous: torch.Tensor | None = None
         self._stages = LaneStages.of(params, self._shelf)
@@ -342,6 +285,12 @@ class ProcessorPipeline(Pipeline):
         return 0
 
     @property
+    def shares(self) -> Hashable:
+        size = self._stages.input_size
+        gains = 2 * size.width * size.height <= most_pixels(self._device)
+        return self._stages.shares if self._shares and gains else None
+
+    @property
     def faults(self) -> tuple[SdstreamError, ...]:
         return self._stages.faults
 
@@ -369,32 +318,22 @@ class ProcessorPipeline(Pipeline):
     def end(self) -> None:
         pass
 
-    @torch.inference_mode()
-    def before(self, image: torch.Tensor) -> torch.Tensor:
+    def before(self, image: torch.Tensor) -> Looking[torch.Tensor]:
         return self._stages.before(image, self._previous)
 
-    @torch.inference_mode()
-    def after(self, image: torch.Tensor) -> torch.Tensor:
-        image = self._stages.after(image, self._previous)
+    def after(self, image: torch.Tensor) -> Looking[torch.Tensor]:
+        image = yield from self._stages.after(image, self._previous)
         self._previous = image if self._stages.remembers else None
         return image
 
 
-@cache
-def annotators(device: torch.device, places: ModelPlaces) -> AnnotatorShelf:
-    """The networks of image processors on a device."""
-    return AnnotatorShelf(device, places, engines=who_looks_for_networks)
-
-
 __all__ = [
     "Group",
-    "LaneStages",
     "Pipeline",
     "ProcessorPipeline",
     "Progress",
     "Ran",
     "Told",
-    "annotators",
     "group_of",
     "make_pipeline",
 ]

@@ -16,6 +16,7 @@ import msgspec
 from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
 from sdstream.params import StreamParams
+from sdstream.params.costs import COSTS
 
 
 class WorkerPhase(StrEnum):
@@ -43,9 +44,10 @@ class ProcessorState(NamedTuple):
 
     `place` is where the params name it, such as `image_preprocessing[0]` or `controlnets[1]`, `name` its wire name.
     `phase` is `working`, `loading` (its network is on its way; it is passed over) or `left_out` (it cannot work, and
-    `problem` says why). It looks at every `interval`-th picture and holds what it made in between. `seen` says whether
-    there is a picture to be looked at. `acceleration` is what runs its network, such as `torch` or `tensorrt-rtx`,
-    empty without one; `note` says why it is nothing faster, where something was looked for.
+    `problem` says why). A working one has a `problem`, too, where it does its work without its network. It looks at
+    every `interval`-th picture and holds what it made in between. `seen` says whether there is a picture to be looked
+    at. `acceleration` is what runs its network, such as `torch` or `tensorrt-rtx`, empty without one; `note` says why
+    it is nothing faster, where something was looked for.
     """
 
     place: str
@@ -119,21 +121,21 @@ class LaneStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CallKind:
-    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone, and `steps` their
-    number: pictures that pass unchanged cost next to nothing, and say nothing of those that do not."""
+    """What sets the cost of a call of the worker. `model_id` is empty for image processors alone: `steps` are then
+    their number and `processors` their names, in order, without those that leave pictures as they are."""
 
     model_id: str
     width: int
     height: int
     steps: int
+    processors: tuple[str, ...] = ()
 
     @property
     def described(self) -> str:
         """For people."""
         size = f"{self.width}x{self.height}"
         if not self.model_id:
-            count = {0: "no processor", 1: "one processor"}.get(self.steps, f"{self.steps} processors")
-            return f"{count}, {size}"
+            return f"{', '.join(self.processors) or 'no processor'}, {size}"
         return f"{self.model_id}, {size}, {self.steps} step{'' if self.steps == 1 else 's'}"
 
 
@@ -142,8 +144,9 @@ def kind_of(params: StreamParams) -> CallKind:
     if not params.skip_diffusion:
         return CallKind(params.model_id, params.width, params.height, len(params.t_index_list))
     blocks = (params.image_preprocessing, params.image_postprocessing)
-    active = sum(len(block.active) for block in blocks if block is not None)
-    return CallKind("", params.width, params.height, active)
+    names = [each.type for block in blocks if block is not None for each in block.active]
+    working = tuple(name for name in names if COSTS[name].at({}) or COSTS[name].milliseconds)
+    return CallKind("", params.width, params.height, len(working), working)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sdstream.diffusion.sources import find_model, find_repository, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable
-from sdstream.worker.published import ADAPTERS, NETWORKS, PROCESSORS
+from sdstream.worker.published import ADAPTERS, CHOSEN, NETWORKS, PROCESSORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def files_presence(repository: str, names: Iterable[str], places: ModelPlaces) -
 
 def processors_of(network: str) -> tuple[str, ...]:
     """The image processors that look with this network."""
-    return tuple(name for name, networks in PROCESSORS.items() if network in networks)
+    return tuple(name for known in (PROCESSORS, CHOSEN) for name, networks in known.items() if network in networks)
 
 
 def _together(presences: Iterable[Presence]) -> Presence:

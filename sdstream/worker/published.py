@@ -5,7 +5,7 @@ licences.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from sdstream.diffusion.selection import NETWORK, TRANSFORMERS
@@ -17,11 +17,13 @@ from sdstream.settings import Family
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A repository of the hub and what is needed of it."""
+    """A repository of the hub and what is needed of it. `beginnings` are the first digits of the SHA-256 of files whose
+    author says no more of it: what is pinned besides counts more."""
 
     repository: str
     files: tuple[str, ...]
     licence: str
+    beginnings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 DEPTH = WeightSource("depth-anything/Depth-Anything-V2-Small-hf", TRANSFORMERS, "Apache 2.0")
@@ -52,6 +54,14 @@ PERSONS = tuple(
     for name in ("selfie_segmenter", "selfie_segmenter_landscape")
 )
 """By `model_selection`."""
+FLOWS = {
+    name: WeightSource("pytorch/vision", (file,), "BSD 3-Clause", {file: file.removesuffix(".pth").rpartition("-")[2]})
+    for name, file in (
+        ("raft_small", "raft_small_C_T_V2-01064c6d.pth"),
+        ("raft_large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth"),
+    )
+}
+"""By `optical_flow` of the settings. Their author puts the beginning of a file's SHA-256 into its name."""
 _MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
 ADDRESSES: Mapping[str, Mapping[str, str]] = {
     "google/mediapipe": {
@@ -59,7 +69,10 @@ ADDRESSES: Mapping[str, Mapping[str, str]] = {
         for task, sources in (("pose_landmarker", LANDMARKS), ("image_segmenter", PERSONS))
         for source in sources
         for file in source.files
-    }
+    },
+    "pytorch/vision": {
+        file: f"https://download.pytorch.org/models/{file}" for source in FLOWS.values() for file in source.files
+    },
 }
 """What is not on the hub: where the files of these are instead. The addresses name a version of each."""
 ENLARGER = WeightSource("ai-forever/Real-ESRGAN", ("RealESRGAN_x2.pth",), "BSD 3-Clause")
@@ -88,6 +101,7 @@ NETWORKS: Mapping[str, tuple[WeightSource, ...]] = {
     "realesrgan": (ENLARGER,),
     **{name: (source,) for name, source in zip(POSE_TASKS, LANDMARKS, strict=True)},
     **{name: (source,) for name, source in zip(PERSON_TASKS, PERSONS, strict=True)},
+    **{name: (source,) for name, source in FLOWS.items()},
 }
 """What each network of image processors is loaded from."""
 PROCESSORS: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +116,8 @@ PROCESSORS: Mapping[str, tuple[str, ...]] = {
     "realesrgan_trt": ("realesrgan",),
 }
 """The networks that each image processor may need."""
+CHOSEN: Mapping[str, tuple[str, ...]] = {"temporal_net_tensorrt": tuple(FLOWS)}
+"""Networks that a processor looks with where the server's settings say so, and does without elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +191,9 @@ def needed_for(
     if what == "safety_checker":
         add(CHECKER.repository, CHECKER.files)
     add_processor(what)
+    for network in CHOSEN.get(what, ()):  # only for who names it: by default it needs none of them
+        for source in NETWORKS[network]:
+            add(source.repository, source.files)
     if not needed:
         raise ValueError(f"{what!r} is nothing that weights are published for; {_known(what, controlnets)}")
     return tuple((repository, tuple(files)) for repository, files in needed.items())
@@ -183,8 +202,8 @@ def needed_for(
 def _known(what: str, controlnets: Iterable[str]) -> str:
     kinds = [f"controlnet:{kind}" for kind in get_args(ControlNetKind)]
     adapters = dict.fromkeys(f"ip_adapter:{part}" for key in ADAPTERS for part in key)
-    every = [*PROCESSORS, *kinds, "safety_checker", "ip_adapter", *adapters, *controlnets]
-    known = ", ".join(every[: len(PROCESSORS) + len(kinds) + 2])
+    every = [*PROCESSORS, *CHOSEN, *kinds, "safety_checker", "ip_adapter", *adapters, *controlnets]
+    known = ", ".join(every[: len(PROCESSORS) + len(CHOSEN) + len(kinds) + 2])
     return did_you_mean(what, every) or f"one of {known}, or profile:NAME for what a profile of the builder needs"
 
 
@@ -193,12 +212,14 @@ __all__ = [
     "ADDRESSES",
     "ANIME_LINES",
     "CHECKER",
+    "CHOSEN",
     "COARSE_LINES",
     "DEPTH",
     "DETECTOR",
     "ENLARGER",
     "FACES",
     "FACE_POINTS",
+    "FLOWS",
     "HAND_POINTS",
     "HED",
     "JOINTS",

@@ -1,6 +1,6 @@
 """The worker's end of a lane: its rings, its pipeline, and what becomes of each of its pictures."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -8,11 +8,10 @@ from sdstream.clock import Clock
 from sdstream.errors import InternalError
 from sdstream.params import ModelTable, StreamParams, StyleImage, load_params
 from sdstream.worker import colour
+from sdstream.worker.looks import Looking
 from sdstream.worker.messages import (
     IN_PLACE,
     AtWork,
-    LaneReport,
-    Message,
     OpenLane,
     PictureIn,
     PictureOut,
@@ -24,13 +23,12 @@ from sdstream.worker.options import EngineOptions
 from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
 from sdstream.worker.output import OutputRing
 from sdstream.worker.passage import Passage
-from sdstream.worker.pipelines import Pipeline, Progress, Told, group_of, make_pipeline
+from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
 from sdstream.worker.ports import LanePhase
+from sdstream.worker.reporting import Reporter, Send
 from sdstream.worker.ring import FrameRing
 from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
 from sdstream.worker.tapping import small_tap
-
-Send = Callable[[Message], None]
 
 
 class LaneWork:
@@ -70,11 +68,11 @@ class LaneWork:
         self._pipeline: Pipeline | None = None
         self._in_force: WantedParams | None = None
         self._revision = 0
-        self._refusal: Refusal | None = None
+        self._reporter = Reporter(number, send)
         self._effective_sequence: int | None = None
         self._converted = False
         """Whether the last picture could not stay as it was."""
-        self._told, self._told_blocked = Told(), 0
+        self._told_blocked = 0
         self.failed = False
         self.preparing = False
         self._closed = False
@@ -154,7 +152,7 @@ class LaneWork:
     def begin(self, wanted: WantedParams) -> StreamParams:
         """Params are taken up: say so, and read them. `swap` or `refuse` must follow."""
         self._send(AtWork(self.number, wanted.revision))
-        self._refusal = None
+        self._reporter.refusal = None
         self.preparing = True
         if self._pipeline is None:
             self._revision = wanted.revision
@@ -214,7 +212,7 @@ class LaneWork:
 
     def note_refusal(self, error: Exception, revision: int) -> None:
         """Say with the next report that params of `revision` could not be brought into force."""
-        self._refusal = Refusal(revision, *code_and_words(error))
+        self._reporter.refusal = Refusal(revision, *code_and_words(error))
 
     # -- the working thread: pictures
 
@@ -267,13 +265,18 @@ class LaneWork:
         size = colour.scale(picture.frame(), pipeline.output_size, slot.memory, self._device)
         return Result(slot.ring, slot.number, size, None)
 
-    def upload(self, picture: WaitingPicture) -> torch.Tensor:
+    def upload(self, picture: WaitingPicture) -> Looking[torch.Tensor]:
         """The picture as the call takes it."""
         pipeline = self._pipeline
         assert pipeline is not None
         if pipeline.takes_planes:
             return colour.upload_planes(picture.frame(), pipeline.input_size, self._device)
-        return pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device))
+        return (yield from pipeline.before(colour.upload(picture.frame(), pipeline.input_size, self._device)))
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether something looks at its pictures before the call."""
+        return self._pipeline is not None and not self._pipeline.takes_planes
 
     def repeat(self, image: torch.Tensor) -> Result | None:
         """The last result again, when what `upload` gave need not be diffused; else None."""
@@ -282,13 +285,13 @@ class LaneWork:
         again = pipeline.repeat(image)
         return None if again is None else self._begin_download(pipeline, again)._replace(skipped=True)
 
-    def download(self, image: torch.Tensor, planes: torch.Tensor | None) -> Result:
+    def download(self, image: torch.Tensor, planes: torch.Tensor | None) -> Looking[Result]:
         """Begin to fetch what the call made, if there was one: `planes` are then `image` as packed I420."""
         pipeline = self._pipeline
         assert pipeline is not None
         if planes is not None and pipeline.gives_planes:
             return self._begin_download(pipeline, planes)
-        return self._begin_download(pipeline, pipeline.after(image))
+        return self._begin_download(pipeline, (yield from pipeline.after(image)))
 
     def _begin_download(self, pipeline: Pipeline, image: torch.Tensor) -> Result:
         slot = self._output.take(pipeline.output_size)
@@ -308,7 +311,7 @@ class LaneWork:
             self._effective_sequence = picture.message.sequence
             self._scheduler.prove(self.number)
             self._report(LanePhase.READY)
-        elif pipeline.told != self._told:
+        elif pipeline.told != self._reporter.told:
             self._report(LanePhase.READY)  # what loads beside the pictures fails beside them
         known = pipeline.blocked  # asked once: on a GPU it may grow between two questions
         blocked, self._told_blocked = known - self._told_blocked, known
@@ -341,7 +344,7 @@ class LaneWork:
         code, message = code_and_words(error)
         self.failed = True
         self._drop_pipeline()
-        self._refusal = None
+        self._reporter.refusal = None
         self._scheduler.hold(self.number, preparing=self.preparing)
         self._report(LanePhase.FAILED, error_code=code, error_message=message)
         self.give_up([*(() if picture is None else (picture,)), *self._scheduler.drain(self.number)])
@@ -364,37 +367,9 @@ class LaneWork:
         if pipeline is not None:
             pipeline.end()
 
-    def _report(
-        self,
-        phase: LanePhase,
-        *,
-        detail: str = "",
-        percent: float | None = None,
-        error_code: str | None = None,
-        error_message: str | None = None,
-    ) -> None:
-        refusal, pipeline = self._refusal, self._pipeline
-        if phase is LanePhase.READY and pipeline is not None:
-            detail = "; ".join(pipeline.notes)
-            self._told = pipeline.told
-            if self._told.faults:
-                error_code, error_message = code_and_words(self._told.faults[0])
-        self._send(
-            LaneReport(
-                self.number,
-                phase.value,
-                self._revision,
-                self._effective_sequence if phase is LanePhase.READY else None,
-                detail,
-                percent,
-                error_code if refusal is None else refusal.code,
-                error_message if refusal is None else refusal.message,
-                None if refusal is None else refusal.revision,
-                self._told.acceleration,
-                [] if pipeline is None else list(pipeline.loras),
-                list(self._told.states) if phase is LanePhase.READY else [],
-            )
-        )
+    def _report(self, phase: LanePhase, **what: Any) -> None:
+        """`what` as in `Reporter.report`."""
+        self._reporter.report(phase, self._pipeline, self._revision, self._effective_sequence, **what)
 
 
 __all__ = ["LaneWork"]

@@ -171,6 +171,7 @@ class Fleet:
         directory: Path,
         *,
         overlap: bool = False,
+        shared: bool = True,
         late: bool = False,
         most: int = 8,
         window: float = 0.0,
@@ -196,6 +197,7 @@ class Fleet:
             self.meter,
             self.clock,
             overlap=overlap,
+            shared=shared,
             before_long=lambda: None,
         )
         self.sent: list[Message] = []

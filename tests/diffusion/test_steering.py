@@ -19,6 +19,7 @@ from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, pa
 from sdstream.params.controlnets import ControlNetFacts
 from sdstream.settings import Family, load_settings
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.looks import alone
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import make_pipeline
 from tests.diffusion.conftest import CANNY, DEPTH, TEMPORAL
@@ -255,9 +256,9 @@ def test_streams_with_the_same_nets_ride_together_and_others_do_not(make: Make) 
     assert one.group is not other.group
     (image,) = pictures(1)
     assert one.group is not None
-    ran = one.group.run({pipeline.seat: pipeline.before(image) for pipeline in (one, two)}).images
-    alone = make(controlnets=[net(CANNY, 0.9)], prompt="a dog").process(image)
-    assert distance(two.after(ran[two.seat]), alone) < 1e-4
+    ran = one.group.run({pipeline.seat: alone(pipeline.before(image)) for pipeline in (one, two)}).images
+    by_itself = make(controlnets=[net(CANNY, 0.9)], prompt="a dog").process(image)
+    assert distance(alone(two.after(ran[two.seat])), by_itself) < 1e-4
     for pipeline in (one, two, other):
         pipeline.end()
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from sdstream.diffusion.models import Model
 from sdstream.errors import InternalError, PictureNotFinite
+from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.groups import StreamGroup
 from sdstream.worker.pipelines import Ran
 from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of, processed, small
+from tests.worker.annotators import TINY_LOADERS
 
 Directory = Callable[..., Path]
 Load = Callable[..., Model]
@@ -189,3 +191,31 @@ def test_a_call_that_raises_is_made_again_stream_by_stream(
         fleet.work()
         assert [len(stream.made) for stream in streams] == [1, 0, 1]
         assert streams[1].reports[-1].phase == "failed"
+
+
+def test_the_processors_of_streams_that_ride_together_look_together(
+    tiny_directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def streams_with(shelf: AnnotatorShelf, fleet: Fleet) -> list[FleetLane]:
+        monkeypatch.setattr("sdstream.worker.diffusion_pipeline.annotators", lambda *_: shelf)
+        steps: dict[str, Any] = {"image_preprocessing": {"processors": [{"type": "depth"}]}}
+        streams = [fleet.open(params_of(prompt=prompt, **steps)) for prompt in ("a", "b")]
+        for stream in streams:
+            stream.put(picture_of(stream.number))
+        return streams
+
+    def load(find: Any, dtype: torch.dtype) -> torch.nn.Module:
+        network = TINY_LOADERS["depth"](find, dtype)
+        network.register_forward_pre_hook(lambda module, values: seen.append(len(values[0])))
+        return network
+
+    seen: list[int] = []
+    made: list[list[Any]] = []
+    for share in (True, False):
+        with Fleet(tiny_directory("sd-turbo"), shared=share) as fleet:
+            streams = streams_with(AnnotatorShelf(torch.device("cpu"), loaders={"depth": load}), fleet)
+            fleet.work()
+            assert list(fleet.calls()) == [2]
+            made.append([stream.newest for stream in streams])
+    assert seen == [2, 1, 1]
+    assert all(difference(one, other) <= 1 for one, other in zip(*made, strict=True))

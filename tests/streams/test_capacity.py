@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.errors import CapacityReached
+from sdstream.params.costs import COSTS
 from sdstream.streams.capacity import (
     MOST_ROOM,
     Demand,
@@ -20,6 +21,7 @@ from sdstream.streams.capacity import (
 )
 from sdstream.worker.ports import CallCost, CallKind, kind_of
 from tests.streams.conftest import SceneMaker
+from tests.worker.pictures import make_params
 
 TURBO = CallKind("stabilityai/sd-turbo", 512, 512, 2)
 LARGE = CallKind("stabilityai/sdxl-turbo", 1024, 1024, 1)
@@ -166,8 +168,37 @@ async def test_with_nothing_promised_streams_are_taken_whatever_they_cost(make_s
     assert scene.service.capacity().kinds[0].room is None
 
 
+def alone(*processors: str, side: int = 512) -> CallKind:
+    return CallKind("", side, side, len(processors), processors)
+
+
 def test_what_processors_cost_says_nothing_of_streams_without_any() -> None:
-    sharpening = CallCost(CallKind("", 512, 512, 1), {1: 0.2})
-    unchanged = Demand(CallKind("", 512, 512, 0), 10.0)
+    sharpening = CallCost(alone("sharpen"), {1: 0.2})
+    unchanged = Demand(alone(), 10.0)
     assert why_not(unchanged, [unchanged] * 50, Supply((sharpening,))) == ""
     assert why_not(Demand(sharpening.kind, 10.0), [unchanged, Demand(sharpening.kind, 10.0)], Supply((sharpening,)))
+
+
+def test_a_processor_says_nothing_of_another_unless_networks_are_counted() -> None:
+    costs = [CallCost(alone("sharpen"), {1: 0.02}), CallCost(alone("hed"), {1: 0.1, 2: 0.12})]
+    assert find_cost(alone("blur"), costs) is None
+    assert find_cost(alone("mediapipe_pose"), costs) is None, "it works on the host"
+    large = find_cost(alone("sharpen", side=1024), costs)
+    assert large is not None
+    assert large.seconds == {1: pytest.approx(0.08)}
+    depth = find_cost(alone("depth"), costs)
+    assert depth is not None
+    share = COSTS["depth"].gigaflops / COSTS["hed"].gigaflops
+    assert depth.seconds == {1: pytest.approx(0.1 * share), 2: pytest.approx(0.12 * share)}
+
+
+def test_streams_that_look_together_are_counted_as_they_look() -> None:
+    supply = Supply([CallCost(alone("hed"), {1: 0.05, 2: 0.06})])
+    assert load_of([Demand(alone("hed"), 10.0)] * 2, supply) == pytest.approx(0.6)
+
+
+def test_a_kind_names_the_processors_that_do_something() -> None:
+    params = make_params("passthrough", "blur", "canny")
+    assert kind_of(params).processors == ("blur", "canny")
+    assert kind_of(params).described == f"blur, canny, {params.width}x{params.height}"
+    assert kind_of(make_params("passthrough")) == kind_of(make_params())

@@ -1,5 +1,6 @@
 """Tiny networks with random weights in place of the annotators' own: the same code, made in milliseconds."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,12 +9,13 @@ from torch import nn
 
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork
 from sdstream.worker.annotators.edges import EdgeNetwork
+from sdstream.worker.annotators.flow import FlowNetwork, make_flow
 from sdstream.worker.annotators.landmarks import LANDMARKS, Landmark, PoseOptions
 from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork, WholeNetwork
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.shelf import AnnotatorShelf, Loader
 from sdstream.worker.annotators.tiny import TINY_NETWORKS, make_depth_model, make_pose_models, make_tiny_network
-from sdstream.worker.published import PERSON_TASKS, POSE_TASKS
+from sdstream.worker.published import FLOWS, PERSON_TASKS, POSE_TASKS
 
 
 def person(shift: float = 0.0, seen: float = 0.9) -> tuple[Landmark, ...]:
@@ -32,6 +34,31 @@ class FakeLandmarker:
 
 def tiny_part(points: int) -> PartNetwork:
     return PartNetwork(points, divisor=16)
+
+
+def tiny_flow() -> FlowNetwork:
+    """RAFT as torchvision makes its small one, a few channels wide. Raises `ModelUnavailable` without torchvision."""
+    make_flow("raft_small")  # raises where it cannot be used
+    raft: Any = importlib.import_module("torchvision.models.optical_flow.raft")
+    network = raft._raft(
+        feature_encoder_layers=(8, 8, 8, 8, 16),
+        feature_encoder_block=raft.BottleneckBlock,
+        feature_encoder_norm_layer=nn.InstanceNorm2d,
+        context_encoder_layers=(8, 8, 8, 8, 16),
+        context_encoder_block=raft.BottleneckBlock,
+        context_encoder_norm_layer=None,
+        corr_block_num_levels=4,
+        corr_block_radius=2,
+        motion_encoder_corr_layers=(8,),
+        motion_encoder_flow_layers=(8, 8),
+        motion_encoder_out_channels=8,
+        recurrent_block_hidden_state_size=8,
+        recurrent_block_kernel_size=(3,),
+        recurrent_block_padding=(1,),
+        flow_head_hidden_size=8,
+        use_mask_predictor=False,
+    )
+    return FlowNetwork(network, updates=3)
 
 
 class FakePose(nn.Module):
@@ -84,6 +111,7 @@ TINY_LOADERS: Mapping[str, Loader] = {
     "openpose_hands_face": _seeded(
         lambda: WholeNetwork(PeopleNetwork(divisor=16), tiny_part(HAND_POINTS), tiny_part(FACE_POINTS))
     ),
+    **{name: _seeded(tiny_flow) for name in FLOWS},
 }
 
 
@@ -98,5 +126,6 @@ __all__ = [
     "make_depth_model",
     "make_pose_models",
     "person",
+    "tiny_flow",
     "tiny_shelf",
 ]

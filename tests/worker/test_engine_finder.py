@@ -220,7 +220,7 @@ def test_engines_in_force_are_noted_as_used_for_as_long_as_their_streams_run(sta
         os.utime(file, (1000, 1000))
     eventually_sync(lambda: all(file.stat().st_mtime > 1000 for file in used), what="a note of their use", seconds=60)
     stage.runner = None  # pyright: ignore[reportAttributeAccessIssue]
-    eventually_sync(lambda: not stage.finder._in_use, what="the end of their use", seconds=60)
+    eventually_sync(lambda: not stage.finder._use.count, what="the end of their use", seconds=60)
 
 
 class Refusing:

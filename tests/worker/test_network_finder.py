@@ -56,8 +56,8 @@ class Stage:
 
     def bake(self) -> None:
         """Store what the finder will look for; on a CPU its key's own target counts."""
-        network = make_tiny_network(PROCESSORS[self.name])
-        for component in network_components(network, ((SIDE, SIDE),), RowRange(1, 1, 2), "tiny"):
+        name = PROCESSORS[self.name]
+        for component in network_components(make_tiny_network(name), ((SIDE, SIDE),), RowRange(1, 1, 2), name):
             self.backend.components[component.name] = component
             key = component.key("tensorrt-rtx", "1.0", "portable", "13", {})
             with self.cache.draft() as draft:

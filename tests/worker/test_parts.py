@@ -19,6 +19,7 @@ from sdstream.worker.annotators.parts import (
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.skeletons import HAND_BONES, Place, Skeleton, draw_skeletons, face_marks, hand_marks
+from sdstream.worker.looks import alone
 from sdstream.worker.published import OPENPOSE_NETWORKS, PROCESSORS
 from tests.worker.test_annotators import maps_of, person
 from tests.worker.test_chain import chain, scene, wanted
@@ -73,7 +74,7 @@ def test_hands_are_beyond_the_wrists_and_the_face_around_the_nose() -> None:
 
 def test_points_are_where_their_maps_are_highest_within_the_box() -> None:
     network = Told(HAND_POINTS)
-    (first, second) = network.find(torch.rand(1, 3, 100, 200), [(50.0, 10.0, 92.0), (-20.0, 40.0, 46.0)])
+    (first, second) = alone(network.find(torch.rand(1, 3, 100, 200), [(50.0, 10.0, 92.0), (-20.0, 40.0, 46.0)]))
     assert network.shown == [torch.Size((2, 3, 368, 368))]
     for points, (left, top, side) in ((first, (50, 10, 92)), (second, (-20, 40, 46))):
         assert [point is None for point in points] == [number % 3 == 2 for number in range(HAND_POINTS)]
@@ -92,7 +93,7 @@ def test_a_part_of_the_picture_is_shown_upright_and_black_outside() -> None:
 
     image = torch.zeros(1, 3, 100, 100)
     image[:, 0, :50, :50] = 1.0
-    Looking(HAND_POINTS).find(image, [(-50.0, 0.0, 100.0)])
+    alone(Looking(HAND_POINTS).find(image, [(-50.0, 0.0, 100.0)]))
     (crop,) = seen[0]
     assert [float(crop[0, y, x]) for y, x in ((90, 90), (90, 270), (270, 270))] == [0.0, 1.0, 0.0]
 
@@ -121,11 +122,12 @@ def test_hands_and_faces_are_looked_for_as_asked_and_of_the_largest_people(hands
         hand_network if hands else None,
         face_network if face else None,
     )
-    people = network.find(torch.rand(1, 3, 512, 512))
+    people = alone(network.find(torch.rand(1, 3, 512, 512)))
     assert len(people) == 2
     assert [bool(one.lines) for one in people] == [hands, hands]
     assert [bool(one.dots) for one in people] == [hands or face] * 2
-    assert (len(hand_network.shown), len(face_network.shown)) == (2 * hands, 2 * face)
+    assert [shown[0] for shown in hand_network.shown] == ([4] if hands else []), "all hands in one call"
+    assert [shown[0] for shown in face_network.shown] == ([2] if face else [])
     assert MOST_PEOPLE >= 2
 
 

@@ -21,7 +21,7 @@ from sdstream.worker.annotators.people import PeopleNetwork
         (EdgeNetwork, 37, "d9be5c27ea740104"),
         (LineNetwork, 24, "e220333634d2b346"),
         (AnimeNetwork, 32, "682bced57978417a"),
-        (EnlargingNetwork, 702, "f62f31a2126d2c07"),
+        (lambda: EnlargingNetwork().enlarge, 702, "f62f31a2126d2c07"),
         (PeopleNetwork, 184, "b0d3690fba85f8b1"),
         (lambda: PartNetwork(HAND_POINTS), 104, "4f3f7ac43daf5e70"),
         (lambda: PartNetwork(FACE_POINTS), 104, "5d99fedd98cc0083"),

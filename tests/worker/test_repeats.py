@@ -6,6 +6,7 @@ import torch
 
 from sdstream.clock import ManualClock
 from sdstream.streams.traffic import StreamTraffic
+from sdstream.worker.looks import Looking
 from sdstream.worker.messages import PictureOut
 from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.ports import ProcessedPicture
@@ -22,8 +23,8 @@ def test_a_skipped_picture_is_the_last_result_again_and_is_told_as_such(monkeypa
         asked.append(image)
         return made[-1] if len(asked) % 2 == 0 else None
 
-    def after(self: ProcessorPipeline, image: torch.Tensor) -> torch.Tensor:
-        made.append(plain(self, image))
+    def after(self: ProcessorPipeline, image: torch.Tensor) -> Looking[torch.Tensor]:
+        made.append((yield from plain(self, image)))
         return made[-1]
 
     monkeypatch.setattr(ProcessorPipeline, "repeat", repeat)

@@ -10,7 +10,8 @@ def optional_library(module: str, extra: str, what: str, library: str) -> Any:
     """The module, imported. Raises `ModelUnavailable`: `what` needs `library`, which `extra` installs."""
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: its libraries need others of the system
+    except (ImportError, OSError, RuntimeError) as error:
+        # OSError: its libraries need others of the system. RuntimeError: torchvision was built for another torch.
         raise ModelUnavailable(
             f"{what} needs {library}, which cannot be imported: {error}",
             hint=f"Install it with `pip install sdstream[{extra}]`.",

@@ -1,7 +1,7 @@
 """Optical flow by OpenCV's dense inverse search, and what TemporalNet is shown of it.
 
 OpenCV comes with the extra `flow`; without it the processor says so. The flow is found on the host, the warp made where
-the picture is.
+the picture is. `flow.py` has the network that may find it instead.
 """
 
 import math

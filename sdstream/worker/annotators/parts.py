@@ -15,6 +15,7 @@ from torch.nn import functional
 from sdstream.worker.annotators.convolutions import POOL, NamedConvolutions
 from sdstream.worker.annotators.people import PeopleNetwork, find_people
 from sdstream.worker.annotators.skeletons import Dot, Line, Place, Skeleton, face_marks, hand_marks
+from sdstream.worker.looks import Look, Looking
 
 HAND_POINTS, FACE_POINTS = 21, 70
 SIDE = 368
@@ -65,11 +66,12 @@ class PartNetwork(NamedConvolutions):
             maps = self.run_stage(torch.cat((maps, values), 1), f"stage{stage}")
         return maps
 
-    def find(self, image: torch.Tensor, boxes: Sequence[Box]) -> list[list[Place | None]]:
+    def find(self, image: torch.Tensor, boxes: Sequence[Box]) -> Looking[list[list[Place | None]]]:
         """The points in each box of one picture, float [1, 3, H, W], 0 to 1. Waits for the device."""
         if not boxes:
             return []
-        maps = self(_crops(image, boxes)).float()[:, : self.points]
+        answer: torch.Tensor = yield Look(self, _crops(image, boxes), self)
+        maps = answer.float()[:, : self.points]
         large = functional.interpolate(maps, (SIDE, SIDE), mode="bicubic", align_corners=False)
         best = large.flatten(2).max(2)
         places = torch.stack((best.indices % SIDE, best.indices // SIDE), 2)
@@ -96,27 +98,45 @@ class WholeNetwork(nn.Module):
         self.hands = hands
         self.face = face
 
-    def find(self, image: torch.Tensor) -> list[Skeleton]:
+    def find(self, image: torch.Tensor) -> Looking[list[Skeleton]]:
         """The people in one picture, float [1, 3, H, W], 0 to 1. Waits for the device."""
-        people = find_people(self.body, image)
+        people = yield from find_people(self.body, image)
         if self.hands is None and self.face is None:
             return people
         height, width = image.shape[2:]
         people.sort(key=lambda one: -_extent(one, width, height))
+        largest = people[:MOST_PEOPLE]
+        hands: list[list[list[Place | None]]] = [[] for _ in people]
+        faces: list[list[list[Place | None]]] = [[] for _ in people]
+        # All boxes of a picture in one call, and of a kind: none of them waits for the person before.
+        if self.hands is not None:
+            boxes = [hand_boxes(person, width, height) for person in largest]
+            hands = yield from _find_each(self.hands, image, boxes, len(people))
+        if self.face is not None:
+            boxes = [face_boxes(person, width, height) for person in largest]
+            faces = yield from _find_each(self.face, image, boxes, len(people))
         whole: list[Skeleton] = []
-        for number, person in enumerate(people):
+        for person, own_hands, own_faces in zip(people, hands, faces, strict=True):
             lines: list[Line] = []
             dots: list[Dot] = []
-            if number < MOST_PEOPLE and self.hands is not None:
-                for points in self.hands.find(image, hand_boxes(person, width, height)):
-                    bones, joints = hand_marks(points)
-                    lines += bones
-                    dots += joints
-            if number < MOST_PEOPLE and self.face is not None:
-                for points in self.face.find(image, face_boxes(person, width, height)):
-                    dots += face_marks(points)
+            for points in own_hands:
+                bones, joints = hand_marks(points)
+                lines += bones
+                dots += joints
+            for points in own_faces:
+                dots += face_marks(points)
             whole.append(replace(person, lines=tuple(lines), dots=tuple(dots)))
         return whole
+
+
+def _find_each(
+    network: PartNetwork, image: torch.Tensor, boxes: Sequence[Sequence[Box]], people: int
+) -> Looking[list[list[list[Place | None]]]]:
+    """What is in the boxes of each of the first of so many people, and nothing of the others."""
+    found = yield from network.find(image, [box for own in boxes for box in own])
+    rest = iter(found)
+    dealt = [[next(rest) for _ in own] for own in boxes]
+    return dealt + [[] for _ in range(people - len(boxes))]
 
 
 def hand_boxes(person: Skeleton, width: int, height: int) -> list[Box]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sdstream.worker.annotators.convolutions import POOL, NamedConvolutions
 from sdstream.worker.annotators.skeletons import JOINTS, Skeleton
+from sdstream.worker.looks import Look, Looking
 
 HEIGHT = 368
 """Height in pixels at which the network looks, as in training; sides are multiples of `STRIDE`."""
@@ -102,12 +103,12 @@ class PeopleNetwork(NamedConvolutions):
         return maps[0], maps[1]
 
 
-def find_people(network: PeopleNetwork, image: torch.Tensor) -> list[Skeleton]:
+def find_people(network: PeopleNetwork, image: torch.Tensor) -> Looking[list[Skeleton]]:
     """The people in one picture, float [1, 3, H, W], 0 to 1. Waits for the device: peaks are grouped on the host."""
     height = HEIGHT
     width = max(1, round(image.shape[3] * HEIGHT / image.shape[2] / STRIDE)) * STRIDE
     small = functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
-    fields, joints = network(small)
+    fields, joints = yield Look(network, small, network)
     return group(fields.float(), joints.float(), width, height)
 
 

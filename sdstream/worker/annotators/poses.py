@@ -12,6 +12,7 @@ from sdstream.worker.annotators.detection import Detector
 from sdstream.worker.annotators.parted import NetworkPart, PartedNetwork, Shapes
 from sdstream.worker.annotators.settings import network_config
 from sdstream.worker.annotators.skeletons import Skeleton
+from sdstream.worker.looks import Look, Looking
 
 DETECTOR_SIDE = 640
 PERSON = "person"
@@ -90,14 +91,16 @@ class PoseNetwork(PartedNetwork):
             "pose-joints": ((3, self.height, self.width),),
         }
 
-    def find(self, image: torch.Tensor, confidence: float) -> list[Skeleton]:
+    def find(self, image: torch.Tensor, confidence: float) -> Looking[list[Skeleton]]:
         """The people in one picture, float [1, 3, H, W], 0 to 1, of whom the detector is sure to `confidence`."""
-        boxes = self._boxes(image, confidence)
+        small = functional.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
+        scores, places = yield Look(self._detect, small, (self, "detector"))
+        boxes = _boxes(scores[0], places[0], confidence)
         if not len(boxes):
             return []
         centres, sizes = boxes[:, :2], self._proportioned(boxes[:, 2:], image)
         crops = self._crops(image, centres, sizes)
-        heat = self._mark(crops)
+        heat: torch.Tensor = yield Look(self._mark, crops, (self, "joints"))
         places, sure = _refined_peaks(heat)
         corner = centres - sizes / 2
         found = corner[:, None] + places * sizes[:, None]
@@ -111,13 +114,6 @@ class PoseNetwork(PartedNetwork):
                 )
             )
         return people
-
-    def _boxes(self, image: torch.Tensor, confidence: float) -> torch.Tensor:
-        """The people's boxes: centre and size as shares of the picture, float [K, 4]."""
-        small = functional.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
-        scores, places = self._detect(small)
-        best = scores[0].topk(min(MOST_PEOPLE, scores.shape[1]))
-        return places[0][best.indices[best.values >= confidence]]
 
     def _detect(self, small: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of pictures [N, 3, side, side] how sure each query is of a person [N, Q], and its box [N, Q, 4]."""
@@ -146,6 +142,12 @@ class PoseNetwork(PartedNetwork):
         theta[:, :, 2] = centres * 2 - 1
         grid = functional.affine_grid(theta, [len(centres), 3, self.height, self.width], align_corners=False)
         return functional.grid_sample(image.expand(len(centres), -1, -1, -1), grid, align_corners=False)
+
+
+def _boxes(scores: torch.Tensor, places: torch.Tensor, confidence: float) -> torch.Tensor:
+    """The people's boxes of one picture: centre and size as shares of it, float [K, 4]."""
+    best = scores.topk(min(MOST_PEOPLE, len(scores)))
+    return places[best.indices[best.values >= confidence]]
 
 
 def _refined_peaks(heat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

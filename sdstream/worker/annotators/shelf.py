@@ -103,6 +103,20 @@ def _load_person(source: WeightSource) -> Loader:
     return load
 
 
+def _load_flow(name: str) -> Loader:
+    def load(find: Finder, dtype: torch.dtype) -> nn.Module:
+        from sdstream.worker.annotators.flow import make_flow
+
+        network = make_flow(
+            name
+        )  # in float32 on every device: in half of it the places that it compares are too coarse
+        source = published.FLOWS[name]
+        fill(network.raft, locate(source, find, "temporal_net_tensorrt") / source.files[0])
+        return network
+
+    return load
+
+
 def _filled(network: nn.Module, source: WeightSource, find: Finder, processor: str) -> nn.Module:
     fill(network, locate(source, find, processor) / source.files[0])
     return network
@@ -129,6 +143,7 @@ LOADERS: Mapping[str, Loader] = {
     "realesrgan": _load_enlarger,
     **{name: _load_landmarks(*published.NETWORKS[name]) for name in published.POSE_TASKS},
     **{name: _load_person(*published.NETWORKS[name]) for name in published.PERSON_TASKS},
+    **{name: _load_flow(name) for name in published.FLOWS},
 }
 
 
@@ -154,7 +169,10 @@ class _Load:
 
 
 class AnnotatorShelf:
-    """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread."""
+    """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread.
+
+    `optical_flow` is the network that finds motion, None where none does.
+    """
 
     def __init__(
         self,
@@ -164,8 +182,10 @@ class AnnotatorShelf:
         find: Finder | None = None,
         loaders: Mapping[str, Loader] = LOADERS,
         engines: Callable[[], LookFor | None] = nobody,
+        optical_flow: str | None = None,
     ) -> None:
         """`engines` says whom to ask for engines, None where nobody looks for any."""
+        self.optical_flow = optical_flow
         self._device = device
         self._find = find or finder(places or ModelPlaces())
         self._loaders = loaders

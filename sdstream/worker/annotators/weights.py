@@ -69,12 +69,13 @@ def locate(source: WeightSource, find: Finder, processor: str) -> Path:
                 f"{processor} needs {file}, which is missing",
                 hint=f"`sdstream models pull --for {processor}` fetches it.",
             )
-        check(file, pinned_hash(folder, name))
+        check(file, pinned_hash(folder, name) or source.beginnings.get(name))
     return folder
 
 
 def check(file: Path, pinned: str | None = None) -> bool:
-    """Whether `file` was checked against a hash; False where there is none to check against.
+    """Whether `file` was checked against a hash; False where there is none to check against. `pinned` is its SHA-256,
+    or the beginning of it where that is all that its author gives.
 
     Raises `ModelUnavailable` when the hash is another one: a broken download, or another file than was published.
     """
@@ -84,8 +85,8 @@ def check(file: Path, pinned: str | None = None) -> bool:
     if expected is None:
         return False
     status = target.stat()
-    found = _hash(target, len(expected) == 64, status.st_size, status.st_mtime_ns)
-    if found != expected:
+    found = _hash(target, len(expected) != 40, status.st_size, status.st_mtime_ns)
+    if not found.startswith(expected):
         raise ModelUnavailable(
             f"{file} is not what was published: its hash is {found[:12]}... and not {expected[:12]}...",
             hint="Delete the file and fetch it again.",

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
+from sdstream.worker.looks import Looking
+
 
 @dataclass(slots=True)
 class ProcessorMemory:
@@ -46,4 +48,14 @@ class ImageProcessor(Protocol):
         ...
 
 
-__all__ = ["ImageProcessor", "ProcessorContext", "ProcessorMemory"]
+class LookingProcessor(Protocol):
+    """The same of one that looks with a network: what it gives is a generator, and the picture is what that returns."""
+
+    def __call__(
+        self, image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext
+    ) -> Looking[torch.Tensor]:
+        """See `ImageProcessor`."""
+        ...
+
+
+__all__ = ["ImageProcessor", "LookingProcessor", "ProcessorContext", "ProcessorMemory"]

@@ -12,7 +12,8 @@ from sdstream.worker.annotators.landmarks import Landmark, Landmarker, PoseOptio
 from sdstream.worker.annotators.motion import FlowFinder, draw_flow, warp
 from sdstream.worker.annotators.skeletons import Skeleton, draw_skeletons
 from sdstream.worker.colour import resize
-from sdstream.worker.processors.base import ImageProcessor, ProcessorContext
+from sdstream.worker.looks import Look, Looking
+from sdstream.worker.processors.base import LookingProcessor, ProcessorContext
 from sdstream.worker.processors.filters import gaussian
 from sdstream.worker.published import OPENPOSE_NETWORKS, PERSON_TASKS, POSE_TASKS
 
@@ -22,47 +23,54 @@ MOST_DELAY = 8
 
 @dataclass(frozen=True, slots=True)
 class LearnedProcessor:
-    """How one is run and what it costs.
+    """How one is run.
 
-    `network` says by its parameters which network it needs, None for none. `gigaflops` is what a picture of 512x512
-    takes, `largest` the longer side in pixels at which it looks; larger pictures are shrunk for it. `steady` ones look
-    at every `interval`-th picture only, by their parameters, and show the same until then. `engines` says whether
-    engines are looked for.
+    `network` says by its parameters which network it needs, None for none. `steady` ones look at every `interval`-th
+    picture only, by their parameters, and show the same until then. `engines` says whether engines are looked for.
+    `shared` ones are asked once for all streams of a call that have the same network and size. A `spare` one works
+    without its network, too. What they cost, and how large a picture they look at, is in `sdstream.params.costs`.
     """
 
-    run: ImageProcessor
+    run: LookingProcessor
     network: Callable[[Mapping[str, Any]], str | None]
-    gigaflops: float
-    largest: int
     steady: bool = True
     engines: bool = False
+    shared: bool = True
+    spare: bool = False
 
 
-def depth(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def depth(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`depth` and `depth_tensorrt`: near is bright."""
-    return _three(context.network(image))
+    return _three((yield _look(context, image)))
 
 
-def hed(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def hed(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`hed`: soft outlines, white on black."""
-    edges = context.network(image)
+    edges = yield _look(context, image)
     return _three(in_steps(edges) if params["safe"] else edges)
 
 
-def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`lineart`: a drawing, white on black."""
     height, width = image.shape[2:]
     fitting = resize(image, -(-width // 4) * 4, -(-height // 4) * 4)
-    return _three(resize(1.0 - context.network(fitting), width, height))
+    drawing = yield _look(context, fitting)
+    return _three(resize(1.0 - drawing, width, height))
 
 
-def openpose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def openpose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`openpose`: stick figures, with hands and faces where the network has them."""
-    return _draw(image, [context.network.find(one) for one in _each(image)])
+    people: list[Sequence[Skeleton]] = []
+    for one in _each(image):
+        finding: Looking[list[Skeleton]] = context.network.find(one)
+        found = yield from finding
+        people.append(found)
+    return _draw(image, people)
 
 
-def mediapipe_pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def mediapipe_pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`mediapipe_pose`: the stick figure of one person, who is followed from picture to picture. One at a time."""
+    yield from ()  # it runs on the host, stream by stream
     values = context.memory.values
     options = PoseOptions(
         float(params["min_detection_confidence"]),
@@ -91,8 +99,11 @@ def mediapipe_pose(image: torch.Tensor, params: Mapping[str, Any], context: Proc
     return draw_skeletons(people, width, height, image.device, **sizes)
 
 
-def mediapipe_segmentation(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def mediapipe_segmentation(
+    image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext
+) -> Looking[torch.Tensor]:
     """`mediapipe_segmentation`: the person on black."""
+    yield from ()  # it runs on the host, stream by stream
     sure = torch.cat([context.network(one) for one in _each(image)])
     mask = (sure > float(params["threshold"])).to(image.dtype)
     radius = int(params["blur_radius"])
@@ -101,21 +112,27 @@ def mediapipe_segmentation(image: torch.Tensor, params: Mapping[str, Any], conte
     return image * (1.0 - mask if params["invert_mask"] else mask)
 
 
-def pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def pose(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`pose_tensorrt`: stick figures."""
     confidence = float(params["confidence_threshold"])
-    return _draw(image, [context.network.find(one, confidence) for one in _each(image)])
+    people: list[Sequence[Skeleton]] = []
+    for one in _each(image):
+        finding: Looking[list[Skeleton]] = context.network.find(one, confidence)
+        found = yield from finding
+        people.append(found)
+    return _draw(image, people)
 
 
-def enlarge(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def enlarge(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`realesrgan_trt`: twice as wide and high."""
     height, width = image.shape[2:]
     dtype = next(context.network.parameters()).dtype
     fitting = resize(image, -(-width // 2) * 2, -(-height // 2) * 2).to(dtype)
-    return resize(context.network(fitting).to(image.dtype), 2 * width, 2 * height)
+    large: torch.Tensor = yield _look(context, fitting)
+    return resize(large.to(image.dtype), 2 * width, 2 * height)
 
 
-def temporal_net(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> torch.Tensor:
+def temporal_net(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`temporal_net_tensorrt`: the previous output, moved as the picture has moved since; with 6 channels, then the
     motion in colours. One picture at a time. Before there is an output it is the picture itself, at rest."""
     values = context.memory.values
@@ -126,13 +143,26 @@ def temporal_net(image: torch.Tensor, params: Mapping[str, Any], context: Proces
     if previous is None or len(earlier) <= context.delay:
         moved, flow = image, image.new_zeros((1, 2, *image.shape[2:]))
     else:
-        finder: FlowFinder = values.setdefault("finder", None) or FlowFinder()
-        values["finder"] = finder
-        strength = float(params["flow_strength"])
-        flow = finder.find(image, earlier[-1 - context.delay]) * strength
+        before = earlier[-1 - context.delay]
+        flow = yield from _flow(image, before, context)
+        flow = flow * float(params["flow_strength"])
         moved = warp(resize(previous.to(image), image.shape[3], image.shape[2]), flow)
     earlier.append(image)
     return torch.cat((moved, draw_flow(flow)), 1) if context.channels == 6 else moved
+
+
+def _flow(after: torch.Tensor, before: torch.Tensor, context: ProcessorContext) -> Looking[torch.Tensor]:
+    """By the network where there is one, else on the host, with the stream's own finder."""
+    if context.network is not None:
+        return (yield _look(context, torch.cat((after, before), 1)))
+    values = context.memory.values
+    finder: FlowFinder = values.get("finder") or FlowFinder()
+    values["finder"] = finder
+    return finder.find(after, before)
+
+
+def _look(context: ProcessorContext, image: torch.Tensor) -> Look:
+    return Look(context.network, image, context.network)
 
 
 def _each(image: torch.Tensor) -> list[torch.Tensor]:
@@ -169,23 +199,22 @@ def _always(name: str | None) -> Callable[[Mapping[str, Any]], str | None]:
 
 
 LEARNED: Mapping[str, LearnedProcessor] = {
-    "depth": LearnedProcessor(depth, _always("depth"), 115.3, 1024),
-    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), 115.3, 1024, engines=True),
-    "hed": LearnedProcessor(hed, _always("hed"), 160.4, 1024),
-    "lineart": LearnedProcessor(lineart, _lines, 161.2, 1024),
+    "depth": LearnedProcessor(depth, _always("depth")),
+    "depth_tensorrt": LearnedProcessor(depth, _always("depth"), engines=True),
+    "hed": LearnedProcessor(hed, _always("hed")),
+    "lineart": LearnedProcessor(lineart, _lines),
     "mediapipe_pose": LearnedProcessor(
-        mediapipe_pose, _by_number("model_complexity", POSE_TASKS), 0.0, 1024, steady=False
+        mediapipe_pose, _by_number("model_complexity", POSE_TASKS), steady=False, shared=False
     ),
     "mediapipe_segmentation": LearnedProcessor(
-        mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), 0.0, 1024, steady=False
+        mediapipe_segmentation, _by_number("model_selection", PERSON_TASKS), steady=False, shared=False
     ),
-    "openpose": LearnedProcessor(openpose, _openpose, 271.9, 1024),
-    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), 94.3, 1024, engines=True),
-    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), 2350.4, 1024, steady=False, engines=True),
-    "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), 0.0, 1024, steady=False),
+    "openpose": LearnedProcessor(openpose, _openpose),
+    "pose_tensorrt": LearnedProcessor(pose, _always("pose"), engines=True),
+    "realesrgan_trt": LearnedProcessor(enlarge, _always("realesrgan"), steady=False, engines=True),
+    "temporal_net_tensorrt": LearnedProcessor(temporal_net, _always(None), steady=False, spare=True),
 }
-"""By wire name. Operations are counted by torch on the full networks: for `pose_tensorrt` with one person, for
-`openpose` without hands and faces. Those of MediaPipe, which run elsewhere, are not counted."""
+"""By wire name."""
 
 
 __all__ = ["LEARNED", "LearnedProcessor"]
