@@ -102,8 +102,8 @@ class WorkerSettings(BaseModel):
     )
     fused_blocks: bool = Field(
         default=True,
-        description="Run norms, attention and the small VAE on a CUDA GPU in fused steps of this project's own, and make "
-        "what changes with a knob only once for each change. Off: torch's own operations one by one, in every "
+        description="Run norms, attention and the small VAE on a CUDA GPU in fused steps of this project's own, and "
+        "make what changes with a knob only once for each change. Off: torch's own operations one by one, in every "
         "frame.",
     )
     safety_check_interval: int = Field(
