@@ -19,6 +19,13 @@ def step(name: str, program: str, *, seconds: float = 20, prepares: bool = True)
     return Step(name, ("-c", program), seconds, prepares=prepares, writes=False)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def standings(*states: State, seconds: float = 10) -> list[Standing]:
     return [Standing(step(str(place), "", seconds=seconds), state) for place, state in enumerate(states)]
 
@@ -89,7 +96,7 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
         await until(lambda: all(each.status() != psutil.STATUS_STOPPED for each in everybody), 30, "all to go on")
     finally:
         program.end()
-    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in everybody)
+    await until(lambda: all(has_ended(each) for each in everybody), 30, "all to end")
 
 
 @pytest.mark.parametrize("steps", [card.ON_A_GPU, card.ON_A_CPU])
