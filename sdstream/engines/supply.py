@@ -7,6 +7,7 @@ from typing import TypeVar
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
+from sdstream.engines.kernels import share_kernels
 from sdstream.engines.keys import EngineKey
 from sdstream.engines.mirror import EngineMirror, RemoteEngine
 from sdstream.engines.targets import bake_command, capability_text, takes_capability
@@ -74,6 +75,8 @@ class EngineSupply:
     def find(self, need: Need) -> Entry | None:
         """An engine on this machine, looked into, on the local disk where there is room for it."""
         found = next(filter(None, (self._find(need.key.base, accepts) for accepts in need.choices)), None)
+        if found is not None:
+            self._share_kernels(found, bring=True)
         kind = "hit" if found is not None else "miss"
         self._report(EngineEvent(kind, need.key.readable))
         return found
@@ -87,6 +90,10 @@ class EngineSupply:
         for key in keys:
             for cache in self.caches:
                 cache.touch(key)
+
+    def share_kernels(self, entry: Entry) -> None:
+        """Keep what the driver compiled of an engine on the volume, where the next worker with such a card finds it."""
+        self._share_kernels(entry, bring=False)
 
     def tidy(self) -> None:
         """Have the volume within its limit, and without what dead processes left in it."""
@@ -114,6 +121,18 @@ class EngineSupply:
     def _find(self, base: str, accepts: Accepts) -> Entry | None:
         found = self._try(lambda: self._local.take(base, accepts))
         return self._from_volume(base, accepts) if found is None and self._volume is not None else found
+
+    def _share_kernels(self, entry: Entry, *, bring: bool) -> None:
+        volume, key = self._volume, entry.key
+        if volume is None or entry.folder.is_relative_to(volume.directory):
+            return
+        there = self._try(lambda: volume.peek(key.base, lambda other: other.digest == key.digest))
+        if there is None:
+            return
+        if bring:
+            share_kernels(there.runtime_folder, entry.runtime_folder, replace=False)
+        else:
+            share_kernels(entry.runtime_folder, there.runtime_folder, replace=True)
 
     def _from_volume(self, base: str, accepts: Accepts) -> Entry | None:
         volume = self._volume

@@ -4,23 +4,17 @@ Nothing of this has run on a GPU yet (docs/verified.md); the calls are those tha
 name, which a test compares.
 """
 
-import hashlib
-import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from sdstream.engines.entry import Entry
+from sdstream.engines.kernels import file_for, read_kernels, write_kernels
 from sdstream.engines.keys import TensorRange
-from sdstream.engines.manifest import write_durably
 from sdstream.engines.tensorrt_library import TensorrtLibrary, make_logger
 from sdstream.errors import EngineBroken, EngineMismatch
-
-RUNTIME_HEADER = 32
-"""Bytes of the hash before a kept runtime cache."""
 
 
 class DeviceMemory(Protocol):
@@ -30,6 +24,10 @@ class DeviceMemory(Protocol):
 
     def stream(self) -> int:
         """The handle of the stream that work is put on now."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the work of that stream is done."""
         ...
 
 
@@ -45,6 +43,9 @@ class CudaMemory:
     def stream(self) -> int:
         handle: Any = torch.cuda.current_stream(self._device).cuda_stream
         return int(handle)
+
+    def wait(self) -> None:
+        torch.cuda.current_stream(self._device).synchronize()
 
 
 class TensorrtRunner:
@@ -73,6 +74,8 @@ class TensorrtRunner:
         if self._engine is None:
             raise EngineMismatch(f"{name} cannot be loaded here: {self._logger.words()}")
         self._cache: Any = None
+        self._kept: bytes | None = None
+        """What the driver compiled, as it is kept beside the engine."""
         self._context: Any = self._make_context(module, library)
         if self._context is None:
             raise EngineMismatch(f"{name} cannot be run here: {self._logger.words()}")
@@ -104,15 +107,25 @@ class TensorrtRunner:
         ask: Any = getattr(self._context, "is_stream_capturable", None)
         return True if ask is None else bool(ask(self._memory.stream()))
 
-    def keep_runtime_cache(self) -> bool:
-        """Write what the driver compiled beside the engine; whether there was something, and it could be written."""
+    def compile_for(self, rows: Iterable[int]) -> None:
+        """See `kernels.CompilesLater`. Runs on zeros, which no network looks up anything out of range with."""
+        least, most = self._inputs[0].least[0], self._inputs[0].most[0]
+        for count in sorted(set(rows)):
+            if least <= count <= most:
+                self(*(self._buffers[entry.name][:count].zero_() for entry in self._inputs))
+        self._memory.wait()  # another thread, on another stream, may use the buffers from now on
+        self._keep_kernels()
+
+    def _keep_kernels(self) -> None:
+        """Write what the driver compiled beside the engine, where there is something that was not kept before."""
         if self._cache is None or self._runtime_file is None:
-            return False
+            return
         blob = self._cache.serialize()
-        return blob is not None and write_runtime_cache(self._runtime_file, bytes(blob))
+        if blob is not None and bytes(blob) != self._kept and write_kernels(self._runtime_file, bytes(blob)):
+            self._kept = bytes(blob)
 
     def close(self) -> None:
-        self.keep_runtime_cache()
+        self._keep_kernels()
         self._context = self._cache = self._engine = self._runtime = None
         self._buffers = {}
 
@@ -137,9 +150,9 @@ class TensorrtRunner:
         # The frame is captured as a whole, so the library is not to capture its part.
         config.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
         self._cache = config.create_runtime_cache()
-        kept = None if self._runtime_file is None else read_runtime_cache(self._runtime_file)
-        if kept is not None:
-            self._cache.deserialize(kept)  # refused by itself when it is of another driver or card
+        self._kept = None if self._runtime_file is None else read_kernels(self._runtime_file)
+        if self._kept is not None:
+            self._cache.deserialize(self._kept)  # refused by itself when it is of another driver or card
         config.set_runtime_cache(self._cache)
         return self._engine.create_execution_context(config)
 
@@ -178,12 +191,11 @@ class TensorrtRunner:
 
 def load_runner(library: TensorrtLibrary, entry: Entry, plan_name: str, device: torch.device) -> TensorrtRunner:
     """The runner of a stored engine on a GPU; what the driver compiles is kept beside it, one file for each card."""
-    card = "".join(letter if letter.isalnum() else "-" for letter in torch.cuda.get_device_name(device)).lower()
     try:
         plan = entry.file(plan_name).read_bytes()
     except OSError as error:
         raise EngineBroken(f"{entry.name} cannot be read: {error.strerror}") from error
-    runtime_file = entry.runtime_folder / f"{card}.cache"
+    runtime_file = file_for(entry.runtime_folder, torch.cuda.get_device_name(device))
     with torch.cuda.device(device):
         return TensorrtRunner(library, plan, entry.name, entry.key.inputs, CudaMemory(device), runtime_file)
 
@@ -210,35 +222,11 @@ def torch_dtype(module: Any, dtype: Any) -> torch.dtype:
     return known[dtype]
 
 
-def read_runtime_cache(file: Path) -> bytes | None:
-    """What was kept for a card; None when there is none, or it is not whole."""
-    try:
-        data = file.read_bytes()
-    except OSError:
-        return None
-    blob = data[RUNTIME_HEADER:]
-    return blob if hashlib.sha256(blob).digest() == data[:RUNTIME_HEADER] else None
-
-
-def write_runtime_cache(file: Path, blob: bytes) -> bool:
-    """Keep it, whole or not at all; whether it could be written."""
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(beside, hashlib.sha256(blob).digest() + blob)
-        os.replace(beside, file)
-    except OSError:
-        return False  # a read-only volume: the next start compiles again
-    return True
-
-
 __all__ = [
     "CudaMemory",
     "DeviceMemory",
     "TensorrtRunner",
     "diagnostics_of",
     "load_runner",
-    "read_runtime_cache",
     "torch_dtype",
-    "write_runtime_cache",
 ]

@@ -1,6 +1,6 @@
 """Load every engine of a cache that this GPU takes, once: `python -m sdstream.engines.warming DIRECTORY`.
 
-The first load of a TensorRT-RTX engine compiles its kernels for the card, which the next one finds beside the engine.
+The first calls of a TensorRT-RTX engine compile its kernels for the card, which the next start finds beside the engine.
 """
 
 import sys
@@ -11,6 +11,8 @@ import torch
 from sdstream.clock import Clock, SystemClock
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import DTYPES
+from sdstream.engines.kernels import compile_now
+from sdstream.engines.keys import TensorRange
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.targets import takes_capability
 from sdstream.errors import EngineError
@@ -30,6 +32,7 @@ def warm(directory: Path, device: torch.device, clock: Clock) -> int:
                 raise EngineError("is broken and was put aside")
             runner = make_backend(key.backend, device).load(entry, device)
             runner(*(torch.zeros(item.best, dtype=DTYPES[item.dtype], device=device) for item in key.inputs))
+            compile_now(runner, usual_rows(key.inputs[0]))
             runner.close()
         except EngineError as error:
             failed += 1
@@ -37,6 +40,13 @@ def warm(directory: Path, device: torch.device, clock: Clock) -> int:
         else:
             print(f"{entry.name}: loaded in {clock.monotonic() - began:.1f} s", file=sys.stderr)
     return failed
+
+
+def usual_rows(first: TensorRange) -> set[int]:
+    """Numbers of rows that calls usually have, of an engine whose first input this is: which streams there will be is
+    not known yet."""
+    doubled = {first.least[0] << power for power in range(first.most[0].bit_length())}
+    return {first.best[0], first.most[0]} | {rows for rows in doubled if rows <= first.most[0]}
 
 
 def main() -> None:
@@ -50,4 +60,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["warm"]
+__all__ = ["usual_rows", "warm"]

@@ -18,12 +18,13 @@ from torch import nn
 
 from sdstream.diffusion.engine_networks import EngineControls, EngineFrame, EngineNetworks, LoadedEngine
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.runners import Runner, make_runner
+from sdstream.diffusion.runners import Runner, bucket, make_runner
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
+from sdstream.engines.kernels import compile_now
 from sdstream.engines.keys import PORTABLE, BackendName
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
@@ -201,10 +202,12 @@ class EngineFinder:
         return self._device.type == "cpu"
 
     def _load(self, request: EngineRequest, found: Found) -> Runner:
-        engines = {
-            part: LoadedEngine(found.backend.load(entry, self._device), entry.key.most_rows, self._divides)
-            for part, entry in found.entries.items()
-        }
+        engines: dict[str, LoadedEngine] = {}
+        for part, entry in found.entries.items():
+            call = found.backend.load(entry, self._device)
+            compile_now(call, [streams * rows_of(request, part) for streams in self._call_sizes])
+            self._supply.share_kernels(entry)
+            engines[part] = LoadedEngine(call, entry.key.most_rows, self._divides)
         plain = request.frame
         if FRAME in engines:
             whole: Any = EngineFrame(plain, engines[FRAME], found.backend.name)
@@ -221,6 +224,12 @@ class EngineFinder:
             whole=plain.whole,
         )
         return make_runner(frame, self._device, graphs=self._graphs)
+
+    @property
+    def _call_sizes(self) -> set[int]:
+        """How many streams frames are made for at once: captured ones for one of a few numbers."""
+        counts = range(1, self.streams + 1)
+        return {bucket(count) for count in counts} if self._graphs else set(counts)
 
     def _choices(self, request: EngineRequest, name: BackendName) -> list[Parts]:
         return choices(request, name, self.streams, self._digest)

@@ -19,6 +19,7 @@ from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
+from sdstream.engines.kernels import compile_now
 from sdstream.engines.keys import PORTABLE, BackendName
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
@@ -145,6 +146,8 @@ class NetworkFinder:
             return True
         try:
             runner = backend.load(entry, self._device)
+            compile_now(runner, range(1, self._streams + 1))
+            self._supply.share_kernels(entry)
         except EngineError as error:
             self._report(EngineEvent("run_failed", entry.name, error.message))
             seat.explain(error.message)

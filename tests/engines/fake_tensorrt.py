@@ -164,6 +164,7 @@ class FakeMemory:
     def __init__(self) -> None:
         self.buffers: dict[int, torch.Tensor] = {}
         self.current = 7
+        self.waits = 0
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         made = torch.full(shape, -1).to(dtype)
@@ -172,6 +173,9 @@ class FakeMemory:
 
     def stream(self) -> int:
         return self.current
+
+    def wait(self) -> None:
+        self.waits += 1
 
     def at(self, address: int, shape: tuple[int, ...]) -> torch.Tensor:
         """What lies at an address, seen as `shape`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdstream.engines.cache import EngineCache
+from sdstream.engines.kernels import file_for, read_kernels, write_kernels
 from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.supply import EngineSupply, Need, difference
 from sdstream.errors import ConfigurationError, EngineStoreUnavailable
@@ -49,6 +50,35 @@ def test_what_serves_is_for_this_card_and_takes_the_rows(tmp_path: Path, need: N
     places = Places(tmp_path)
     store(places.volume)
     assert (places.supply.find(need) is not None) == serves
+
+
+def test_what_a_card_compiled_is_shared_by_the_volume(tmp_path: Path) -> None:
+    one, other = Places(tmp_path / "one"), Places(tmp_path / "other")
+    kept = store(one.volume)
+    other.supply = EngineSupply(other.local, one.volume)
+    first = one.supply.find(NEED)
+    assert first is not None
+    write_kernels(file_for(first.runtime_folder, "NVIDIA L4"), b"kernels")
+    one.supply.share_kernels(first)
+    second = other.supply.find(NEED)
+    assert second is not None
+    assert read_kernels(file_for(second.runtime_folder, "NVIDIA L4")) == b"kernels"
+    assert one.volume.verify(kept), "they are no part of the engine"
+
+
+def test_what_a_card_compiled_here_is_not_replaced_by_the_volumes(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    kept = store(places.volume)
+    found = places.supply.find(NEED)
+    assert found is not None
+    write_kernels(file_for(found.runtime_folder, "L4"), b"newer")
+    write_kernels(file_for(kept.runtime_folder, "L4"), b"older")
+    file_for(kept.runtime_folder, "T4").write_bytes(b"half of something")
+    places.supply.find(NEED)
+    assert read_kernels(file_for(found.runtime_folder, "L4")) == b"newer"
+    assert not file_for(found.runtime_folder, "T4").exists(), "it is not whole"
+    places.supply.share_kernels(found)
+    assert read_kernels(file_for(kept.runtime_folder, "L4")) == b"newer"
 
 
 def test_a_broken_engine_of_the_volume_is_none(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import torch
 from builder.checking import relative_error
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.eager import EagerRunner
+from sdstream.engines.kernels import compile_now, read_kernels, write_kernels
 from sdstream.engines.keys import TensorRange
 from sdstream.engines.tensorrt import TensorrtBackend
 from sdstream.engines.tensorrt_library import TensorrtLibrary, find_library, is_installed
-from sdstream.engines.tensorrt_run import TensorrtRunner, read_runtime_cache, torch_dtype, write_runtime_cache
+from sdstream.engines.tensorrt_run import TensorrtRunner, torch_dtype
 from sdstream.errors import EngineBroken, EngineMismatch
 from tests.engines.fake_tensorrt import FakeMemory, Plan, make_module
 from tests.engines.tiny_parts import TinyParts
@@ -124,20 +125,35 @@ def test_what_the_driver_compiled_is_kept_beside_the_engine_and_given_back(tmp_p
     file = tmp_path / "runtime" / "card.cache"
     first = Bench(file)
     first.load().close()
-    assert read_runtime_cache(file) == b"kernels"
+    assert read_kernels(file) == b"kernels"
     second = Bench(file)
     second.load()
     assert "runtime cache b'kernels'" in second.module.log
 
 
+def test_kernels_are_compiled_for_the_rows_that_come_before_they_come(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "card.cache")
+    runner = bench.load()
+    compile_now(runner, [4, 1, 9, 4])
+    shapes = [line for line in bench.module.log if line.startswith("shape latents")]
+    assert shapes == ["shape latents (1, 4, 2)", "shape latents (4, 4, 2)"], "nine are more than it takes"
+    assert bench.memory.waits == 1, "before another thread uses the buffers"
+    assert read_kernels(tmp_path / "card.cache") == b"kernels"
+    latents, timesteps = rows(4)
+    assert torch.equal(
+        runner(latents, timesteps)[0], compute({"latents": latents, "timesteps": timesteps})["prediction"]
+    )
+    compile_now(compute, [1])  # what is compiled already has nothing to do
+
+
 def test_a_runtime_cache_that_is_not_whole_is_not_given_to_the_driver(tmp_path: Path) -> None:
     file = tmp_path / "card.cache"
-    write_runtime_cache(file, b"kernels")
+    write_kernels(file, b"kernels")
     file.write_bytes(file.read_bytes()[:-1])
     bench = Bench(file)
     bench.load()
     assert not any(line.startswith("runtime cache") for line in bench.module.log)
-    assert not write_runtime_cache(tmp_path / "card.cache" / "below" / "a file", b"x"), "told, not raised"
+    assert not write_kernels(tmp_path / "card.cache" / "below" / "a file", b"x"), "told, not raised"
 
 
 @pytest.mark.skipif(not is_installed("tensorrt-rtx"), reason="TensorRT-RTX is not installed")

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,20 +76,32 @@ class ModuleBackend:
         self.components: dict[str, Component] = {}
         self.fails = False
         self.calls = 0
+        self.compiled: dict[str, list[int]] = {}
+        """For which rows each engine had kernels compiled."""
 
     def build(self, component: Component, target: str, folder: Path, work: Path, progress: Any) -> Mapping[str, Any]:
         raise NotImplementedError
 
     def load(self, entry: Entry, device: torch.device) -> Any:
-        run = PlainEngine(self.components[entry.key.component], device)
+        return ModuleEngine(self, entry.key.component, device)
 
-        def call(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            self.calls += 1
-            if self.fails:
-                raise EngineMismatch("the card fell off the bus")
-            return run(*inputs)
 
-        return call
+class ModuleEngine:
+    """One of its engines."""
+
+    def __init__(self, backend: ModuleBackend, component: str, device: torch.device) -> None:
+        self._backend = backend
+        self._component = component
+        self._run = PlainEngine(backend.components[component], device)
+
+    def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self._backend.calls += 1
+        if self._backend.fails:
+            raise EngineMismatch("the card fell off the bus")
+        return self._run(*inputs)
+
+    def compile_for(self, rows: Iterable[int]) -> None:
+        self._backend.compiled[self._component] = sorted(rows)
 
 
 def request_of(model: Model, frame: Frame, knobs: Knobs, runner: SwappingRunner) -> EngineRequest:
@@ -167,6 +179,7 @@ def test_a_stream_begins_on_the_plain_twin_and_goes_over_to_the_engine(stage: St
     assert stage.runner.in_force == "tensorrt-rtx"
     made = stage.frames(3)
     assert stage.backend.calls == 9, "encoder, UNet and decoder of three frames"
+    assert stage.backend.compiled == {"unet": [2], "encoder": [1], "decoder": [1]}, "before a frame needed them"
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(made, plain, strict=True))
     assert "swapped" in stage.events.kinds
 

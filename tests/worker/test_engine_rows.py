@@ -21,7 +21,7 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
 from sdstream.worker import engine_finder
-from sdstream.worker.engine_finder import EngineFinder
+from sdstream.worker.engine_finder import EngineFinder, Found
 from sdstream.worker.engine_requests import EngineRequest, choices, rows_of
 from sdstream.worker.engines import WorkerEngines
 from tests.engines.stored import Events
@@ -77,6 +77,13 @@ class Asking:
                 (draft / "engine.plan").write_bytes(key.digest.encode())
                 self.cache.store(draft, key)
 
+    def found(self) -> Found:
+        """The engines that were stored."""
+        parts = choices(self.request, "tensorrt-rtx", STREAMS, lambda module: "0" * 64)[0]
+        found = self.finder._find(self.request, parts, self.backend)
+        assert found is not None
+        return found
+
     def find(self) -> tuple[str, ...]:
         """The notes of the stream once an engine is in force."""
         self.finder.look_for(self.request)
@@ -105,6 +112,21 @@ def test_the_engine_that_takes_all_streams_of_a_call_is_preferred(asking: Asking
         asking.store(streams)
     assert asking.find() == ()
     assert asking.loaded == [2 * 2 * STREAMS, STREAMS, STREAMS]
+
+
+@pytest.mark.parametrize(("graphs", "streams"), [(False, (1, 2, 3)), (True, (1, 2, 4))])
+def test_kernels_are_compiled_for_all_calls_that_can_come_before_a_frame_needs_them(
+    asking: Asking, graphs: bool, streams: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_finder, "make_runner", lambda frame, device, graphs: EagerRunner(frame))
+    asking.finder._graphs = graphs
+    asking.store(STREAMS)
+    assert asking.finder._load(asking.request, asking.found()).in_force == "tensorrt-rtx"
+    assert asking.backend.compiled == {
+        "unet": [3 * count for count in streams],
+        "encoder": list(streams),
+        "decoder": list(streams),
+    }
 
 
 def test_engines_for_fewer_streams_than_a_call_can_have_are_said_to_be(asking: Asking) -> None:
