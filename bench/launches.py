@@ -30,8 +30,8 @@ from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_attention import FusedSelfAttention, Joined, join
 from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.joining import Joined, OneProduct, join
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
 from sdstream.diffusion.schedule import Schedule
@@ -198,7 +198,7 @@ def shapes_of(model: str) -> EagerNetworks:
 def give_memory(network: torch.nn.Module, device: str) -> None:
     """Have the tensors of `network` on `device`, as far as a tensor of shapes alone is anywhere."""
     for module in network.modules():
-        if isinstance(module, FusedSelfAttention) and module.joined is not None:
+        if isinstance(module, OneProduct) and module.joined is not None:
             module.joined = Joined(torch.empty_like(module.joined.weight, device=device))
         for kind in ("_parameters", "_buffers"):
             tensors: Any = getattr(module, kind)

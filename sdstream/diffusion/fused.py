@@ -22,7 +22,7 @@ from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
 from sdstream.diffusion.pointwise import are_joined, biased_sum
-from sdstream.diffusion.prepared import Shifts
+from sdstream.diffusion.prepared import Shifts, TakesShifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
 _SmallBlock: Any = unet_blocks.AutoencoderTinyBlock
@@ -37,11 +37,8 @@ class FusedGroupNorm(nn.GroupNorm):
         return group_norm(self, input)
 
 
-class FusedResidualBlock(_ResidualBlock):
+class FusedResidualBlock(_ResidualBlock, TakesShifts):
     """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
-
-    place = 0
-    """Where its part begins in what is prepared of the time; see `prepared.lay_out`."""
 
     def forward(
         self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any

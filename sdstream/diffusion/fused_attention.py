@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.joining import OneProduct
 from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
 from sdstream.diffusion.pointwise import are_joined, gated, summed_norm
-from sdstream.diffusion.prepared import Context
+from sdstream.diffusion.prepared import Context, TakesContext
 
 _Attention: Any = attentions.Attention
 _Block: Any = transformer_blocks.BasicTransformerBlock
@@ -21,13 +22,8 @@ _Gate: Any = activations.GEGLU
 _Transformer: Any = transformer_blocks.Transformer2DModel
 
 
-class FusedCrossAttention(_Attention):
+class FusedCrossAttention(_Attention, TakesContext):
     """Attention to a text whose keys and values were made before, when it is given such a one."""
-
-    layer = 0
-    """Which of the UNet's cross attentions it is, in the order of the picture's way."""
-    place = 0
-    """Where its part begins in what is prepared of the text; see `prepared.lay_out`."""
 
     def forward(
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
@@ -58,28 +54,8 @@ class FusedCrossAttention(_Attention):
         return seen.transpose(1, 2).reshape(query.shape)
 
 
-class Joined:
-    """The weights of queries, keys and values as one, [3 * width, width]: each of the three is a view of it.
-
-    No buffer, so that it is neither saved nor exported beside them. A copy of a network that shares them shares it;
-    one that does not is to be joined anew.
-    """
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-
-    def __deepcopy__(self, memo: Any) -> "Joined":
-        return self
-
-
-class FusedSelfAttention(_Attention):
-    """Attention to the picture itself with one product for queries, keys and values.
-
-    `join` keeps the weights of all three in one storage: what is written into one of them in place shows in the
-    product.
-    """
-
-    joined: Joined | None = None
+class FusedSelfAttention(_Attention, OneProduct):
+    """Attention to the picture itself with one product for queries, keys and values."""
 
     def forward(
         self, hidden_states: torch.Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None, **kwargs: Any
@@ -151,32 +127,6 @@ def _product(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     return functional.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
-def join(network: nn.Module) -> None:
-    """Keep the weights of each `FusedSelfAttention` of `network` in one storage, where they are not there yet.
-
-    To be done when its tensors have been moved, copied or exchanged. Layers get parameters of their own then, with the
-    values that they had; other networks that shared the old ones keep those.
-    """
-    for module in network.modules():
-        if not isinstance(module, FusedSelfAttention):
-            continue
-        attention: Any = module
-        layers: list[Any] = [attention.to_q, attention.to_k, attention.to_v]
-        if _is_joined(module.joined, [layer.weight for layer in layers]):
-            continue
-        joined = torch.cat([layer.weight.detach() for layer in layers])
-        module.joined = Joined(joined)
-        for layer, weight in zip(layers, joined.chunk(3), strict=True):
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-
-
-def _is_joined(joined: Joined | None, weights: list[torch.Tensor]) -> bool:
-    if joined is None or joined.weight.device != weights[0].device or joined.weight.dtype != weights[0].dtype:
-        return False
-    places = [part.data_ptr() for part in joined.weight.chunk(3)]
-    return places == [weight.data_ptr() for weight in weights]
-
-
 def _is_plain(attention: Any) -> bool:
     """Whether it has nothing that Stable Diffusion's attention does not have."""
     norms = (attention.norm_q, attention.norm_k, attention.group_norm, attention.spatial_norm, attention.norm_cross)
@@ -237,6 +187,4 @@ __all__ = [
     "FusedSelfAttention",
     "FusedTransformer",
     "FusedTransformerBlock",
-    "Joined",
-    "join",
 ]

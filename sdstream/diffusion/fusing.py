@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.joining import join
 from sdstream.diffusion.lora import PARTS, Lora
 from sdstream.diffusion.models import Model, ModelOrigin
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder

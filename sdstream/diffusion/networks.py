@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from sdstream.diffusion.fused import FusedCrossAttention, FusedResidualBlock
-from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.joining import join
 from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
 
 
@@ -129,7 +128,7 @@ class EagerNetworks(Networks):
         unet_config: Any = unet.config
         self.scaling_factor = float(vae_config.scaling_factor)
         self.is_xl = unet_config.addition_embed_type == "text_time"
-        self._layout = lay_out(unet, FusedCrossAttention, FusedResidualBlock)
+        self._layout = lay_out(unet)
         self._image_layers: Sequence[tuple[nn.Module, nn.Module]] = ()
 
     def predict(

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.fused import PREPARED_KINDS, fuse
-from sdstream.diffusion.fused_attention import join
 from sdstream.diffusion.fused_trial import kinds_that_work
+from sdstream.diffusion.joining import join
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -65,6 +65,26 @@ class Shifts(NamedTuple):
         return self.values[:, place : place + channels]
 
 
+class TakesContext:
+    """A cross attention that can be given a `Context` in place of a text."""
+
+    __slots__ = ()  # a block becomes one by its class alone
+
+    layer = 0
+    """Which of the UNet's cross attentions it is, in the order of the picture's way."""
+    place = 0
+    """Where its part begins in what is prepared of the text; see `lay_out`."""
+
+
+class TakesShifts:
+    """A residual block that can be given `Shifts` in place of the time's embedding."""
+
+    __slots__ = ()
+
+    place = 0
+    """Where its part begins in what is prepared of the time; see `lay_out`."""
+
+
 class Layout(NamedTuple):
     """The blocks of a UNet that are given their part of what is prepared, in its order."""
 
@@ -77,8 +97,8 @@ class Layout(NamedTuple):
         return sum(2 * attention.to_k.out_features for attention in self.attentions)
 
 
-def lay_out(unet: Any, attention: type[nn.Module], residual: type[nn.Module]) -> Layout | None:
-    """Tell the blocks of `unet` where their part begins; None when not all of them are of the given kinds, or when it
+def lay_out(unet: Any) -> Layout | None:
+    """Tell the blocks of `unet` where their part begins; None when not all of them take what is prepared, or when it
     has parts that Stable Diffusion's UNets do not have.
 
     The places follow from the UNet's structure, so whoever shares its blocks may lay them out again.
@@ -93,9 +113,9 @@ def lay_out(unet: Any, attention: type[nn.Module], residual: type[nn.Module]) ->
         return None
     layers = [unet.get_submodule(name) for name in cross_layers(unet)]
     blocks = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
-    if not all(isinstance(layer, attention) for layer in layers):
+    if not all(isinstance(layer, TakesContext) for layer in layers):
         return None
-    if not all(isinstance(block, residual) for block in blocks):
+    if not all(isinstance(block, TakesShifts) for block in blocks):
         return None
     place = 0
     for index, layer in enumerate(layers):
@@ -178,4 +198,15 @@ def _attended(block: Any, context: Context) -> dict[str, Any]:
     return {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
 
 
-__all__ = ["Context", "Layout", "Prepared", "Shifts", "answer", "context_of", "lay_out", "shifts_of"]
+__all__ = [
+    "Context",
+    "Layout",
+    "Prepared",
+    "Shifts",
+    "TakesContext",
+    "TakesShifts",
+    "answer",
+    "context_of",
+    "lay_out",
+    "shifts_of",
+]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import platformdirs
 import torch
@@ -14,8 +15,9 @@ from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
 from sdstream.worker.annotators.shelf import LookFor
 from sdstream.worker.builder_process import BuilderProcess
-from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.network_finder import NetworkFinder
+
+if TYPE_CHECKING:  # it knows diffusers, which a worker without a model never imports
+    from sdstream.worker.engine_finder import EngineFinder
 
 ENGINES = "engines"
 GRACE = 1800.0
@@ -27,6 +29,9 @@ class WorkerEngines:
 
     def __init__(self, settings: Settings, device: torch.device, say: Callable[[str], None] = print) -> None:
         """`say` is given a line for each fault; the server logs what the worker prints."""
+        from sdstream.worker.engine_finder import EngineFinder
+        from sdstream.worker.network_finder import NetworkFinder
+
         self._say = say
         self._counts = EventCounts(self._tell)
         data = choose_data_directory(settings).path.expanduser().absolute()
@@ -106,7 +111,7 @@ def install(make: Callable[[], WorkerEngines] | None) -> None:
     _make, _made = make, None
 
 
-def installed_finder() -> EngineFinder | None:
+def installed_finder() -> "EngineFinder | None":
     """Who looks for engines in this process; None where nobody does."""
     made = _installed()
     return None if made is None else made.finder

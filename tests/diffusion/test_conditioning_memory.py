@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from tests.diffusion.conftest import CPU, SD15_CANNY
 from tests.diffusion.runs import pictures
 from tests.diffusion.test_pipeline import IDS, params_of
 from tests.diffusion.test_steering import net, style
+from tests.support.memory import held_bytes
 from tests.worker.faces import image_of
 
 CYCLES, WARM = 500, 100
@@ -55,7 +55,7 @@ def test_memory_is_flat_over_500_times_on_and_off(
 
     pipeline = load(off)
     pipeline.process(image)
-    process, held = psutil.Process(), list[tuple[int, int]]()
+    held = list[tuple[int, int]]()
     for cycle in range(CYCLES):
         for params in (on, off):
             plan = pipeline.plan(params)  # as the worker does: in place, or another pipeline in this one's place
@@ -69,9 +69,9 @@ def test_memory_is_flat_over_500_times_on_and_off(
             if cycle % PICTURE_EVERY == 0:
                 pipeline.process(image)
         if cycle in (WARM, CYCLES - 1):
-            gc.collect()
+            resident = held_bytes()
             tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-            held.append((process.memory_info().rss, tensors))
+            held.append((resident, tensors))
     pipeline.end()
     (before, tensors_before), (after, tensors_after) = held
     assert tensors_after <= tensors_before

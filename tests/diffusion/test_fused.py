@@ -24,13 +24,13 @@ from sdstream.diffusion.fused_attention import (
     FusedSelfAttention,
     FusedTransformer,
     FusedTransformerBlock,
-    join,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused_trial import kinds_that_work, why_not
 from sdstream.diffusion.fusing import can_refit, fused, refit
 from sdstream.diffusion.group_norm import fast_group_norm, group_norm, plain_group_norm
 from sdstream.diffusion.group_norm_tiling import tiling_of
+from sdstream.diffusion.joining import join
 from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks

@@ -3,13 +3,11 @@
 All of it is skipped where there is no GPU. With TEST_DEVICE=cpu it runs on a CPU, to try the tests themselves.
 """
 
-import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
-import psutil
 import pytest
 import torch
 
@@ -21,6 +19,7 @@ from sdstream.worker.devices import Device
 from tests.diffusion.fleet import Fleet, params_of, picture_of, ran
 from tests.diffusion.test_conditioning_rows import MODEL, ROWS, Row
 from tests.diffusion.test_together import KINDS
+from tests.support.memory import held_bytes
 
 WHERE = os.environ.get("TEST_DEVICE", "cuda")
 CPU = Device.choose("cpu")
@@ -118,12 +117,11 @@ def test_a_thousand_streams_that_come_turn_and_go_leave_the_memory_of_the_device
 
         for number in range(200):
             cycle(number)
-        before, resident = held(), psutil.Process().memory_info().rss
+        before, resident = held(), held_bytes()
         for number in range(200, 1200):
             cycle(number)
         assert held() - before < 8 * 2**20
-        gc.collect()
-        assert psutil.Process().memory_info().rss - resident < 16 * 2**20
+        assert held_bytes() - resident < 16 * 2**20
 
 
 @pytest.mark.skipif(WHERE == "cpu", reason="a CPU's memory is not filled for a test")

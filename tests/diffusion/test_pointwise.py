@@ -15,7 +15,7 @@ import torch
 from sdstream.diffusion import fused, fused_attention, pointwise
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_attention import join
+from sdstream.diffusion.joining import join
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from tests.diffusion.runs import distance, knobs_of, pictures, run

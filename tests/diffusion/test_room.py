@@ -1,14 +1,12 @@
 """What holds of the room as a whole: what it imports, who imports it, and that it does not grow."""
 
 import ast
-import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 import sdstream.diffusion
@@ -17,6 +15,7 @@ from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.table import StreamTable
 from tests.diffusion.fleet import Fleet, params_of, picture_of
 from tests.diffusion.runs import frame_of, knobs_of, pictures
+from tests.support.memory import held_bytes
 
 ROOM = Path(sdstream.diffusion.__file__).parent
 KNOWN = {"torch", "triton", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
@@ -98,15 +97,12 @@ def test_a_thousand_joins_turns_and_leaves_leave_memory_flat(tiny_model: Callabl
             table.run({stays: image, seat: image})
         table.leave(seat)
 
-    process = psutil.Process()
     for number in range(300):
         cycle(number)
-    gc.collect()
-    before = process.memory_info().rss
+    before = held_bytes()
     for number in range(300, 1300):
         cycle(number)
-    gc.collect()
-    assert process.memory_info().rss - before < 8 * 2**20
+    assert held_bytes() - before < 8 * 2**20
 
 
 @pytest.mark.slow
@@ -129,13 +125,10 @@ def test_a_thousand_streams_that_come_turn_and_go_in_a_worker_leave_memory_flat(
                 each.reports.clear()
             fleet.sent.clear()
 
-        process = psutil.Process()
         for number in range(200):
             cycle(number)
-        gc.collect()
-        before = process.memory_info().rss
+        before = held_bytes()
         for number in range(200, 1200):
             cycle(number)
-        gc.collect()
-        assert process.memory_info().rss - before < 8 * 2**20
+        assert held_bytes() - before < 8 * 2**20
         assert list(fleet.lanes) == [stays.number]
