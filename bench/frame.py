@@ -3,9 +3,10 @@
     python -m bench.frame [--device cuda] [--models sd-turbo,sdxl-turbo] [--streams 1,2,4,8] [--seconds 5] [--json FILE]
 
 All have the same networks of random weights, the same pictures and the same number of steps, and take turns picture by
-picture in one process. `streams` pictures are made a call: this engine and diffusers in one batch, StreamDiffusion one
-after another, for it has no other way. On a CPU the models are small; on a GPU they are those of SD-Turbo, SDXL-Turbo
-and SD 1.5 in full size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py).
+picture in one process. This engine takes part a second time without what is made once a change of knobs (`unprepared`).
+`streams` pictures are made a call: this engine and diffusers in one batch, StreamDiffusion one after another, for it
+has no other way. On a CPU the models are small; on a GPU they are those of SD-Turbo, SDXL-Turbo and SD 1.5 in full
+size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py).
 
 `host_ms` is how long the host was busy: on a GPU until the call returned, on a CPU the processor's time, which other
 programs beside this one disturb less, so it is what contenders are compared by there. `over_bare_ms` is what a call
@@ -38,7 +39,7 @@ from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
-OURS, OURS_PLAIN = "sdstream", "sdstream, eager"
+OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
 CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
@@ -97,6 +98,7 @@ def contenders_of(work: Work, compiled: bool) -> tuple[list[Contender], dict[str
         BareModules.name: lambda: BareModules(work),
         OURS: lambda: Ours(work, OURS, networks),
     }
+    makers[OURS_UNPREPARED] = lambda: Ours(work, OURS_UNPREPARED, networks, prepared=False)
     if work.device.type == "cuda":
         makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
     if compiled:

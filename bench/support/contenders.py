@@ -64,9 +64,12 @@ class Work:
 
 
 class Ours:
-    """This project's frame, in a table of S streams as the worker runs it."""
+    """This project's frame, in a table of S streams as the worker runs it; with `prepared` False what its knobs alone
+    lead to is computed in every frame."""
 
-    def __init__(self, work: Work, name: str, networks: FrameNetworks, **options: Any) -> None:
+    def __init__(
+        self, work: Work, name: str, networks: FrameNetworks, *, prepared: bool = True, **options: Any
+    ) -> None:
         self.name = name
         frame = Frame(networks, slots=len(work.steps), guidance="self")
         self.runner: Runner = make_runner(frame, work.device, **options)
@@ -83,7 +86,9 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
-        self._knobs = self.runner.complete(stack([knobs] * work.streams))
+        self._knobs = stack([knobs] * work.streams)
+        if prepared:
+            self._knobs = self.runner.complete(self._knobs)
         self._memory = make_memory(self._knobs)
         self._rows = list(range(work.streams))
 

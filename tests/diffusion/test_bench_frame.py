@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.frame import OURS, contenders_of, missed_goals
+from bench.frame import OURS, OURS_UNPREPARED, contenders_of, missed_goals
 from bench.support.contenders import BareModules, ImageToImage, InstantNetworks, Ours, Upstream, Work
 from bench.support.random_models import make_networks, operators_of
 from bench.support.roofline import CARDS, card_of, least_seconds
@@ -49,7 +49,7 @@ def test_every_contender_makes_pictures_of_every_stream() -> None:
         for each in contenders:
             each.run(images)
     made = {each.name: each.run(work.images[3]) for each in contenders}
-    assert set(made) | set(absent) == {BareModules.name, OURS, Upstream.name, ImageToImage.name}
+    assert set(made) | set(absent) == {BareModules.name, OURS, OURS_UNPREPARED, Upstream.name, ImageToImage.name}
     assert {tuple(images.shape) for images in made.values()} == {(2, 3, 64, 64)}
     for name in made.keys() - {BareModules.name}:
         assert distance(made[name][0], made[name][1]) > 1e-3, "streams have pictures of their own"
