@@ -33,7 +33,7 @@ from sdstream.params import ModelTable, StreamParams, parse_create
 from sdstream.platform import on_termination
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import Lane, WorkerPhase
+from sdstream.worker.ports import Lane, LaneStatus, ProcessorState, WorkerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,17 @@ def render(
             raise KeyboardInterrupt from None
 
 
+class _Listener(SilentListener):
+    """Keeps the image processors that were passed over."""
+
+    def __init__(self) -> None:
+        self.left_out: tuple[ProcessorState, ...] = ()
+
+    def on_lane_status(self, status: LaneStatus) -> None:
+        super().on_lane_status(status)
+        self.left_out = tuple(each for each in status.processors if each.phase == "left_out")
+
+
 class _Rendering:
     """One run of a job; `run` leaves a whole file or none."""
 
@@ -117,6 +128,7 @@ class _Rendering:
         self._console = console
         self._clock = SystemClock()
         self._written = 0
+        self._listener = _Listener()
 
     async def run(self) -> int:
         started = self._clock.monotonic()
@@ -128,7 +140,7 @@ class _Rendering:
             await worker.start()
             try:
                 await self._wait_for(worker)
-                lane = await worker.open_lane("render", self._job.params, 1, SilentListener())
+                lane = await worker.open_lane("render", self._job.params, 1, self._listener)
                 try:
                     await self._pass_all(lane, writer)
                 finally:
@@ -137,6 +149,7 @@ class _Rendering:
                 await worker.close()
             if self._written == 0:
                 raise CommandFailed(f"{self._job.source} has no picture that can be decoded")
+            self._refuse_left_out()
             await asyncio.to_thread(writer.finish)
         except BaseException:  # whatever it was, it goes on: only the half file is taken away
             writer.abandon()
@@ -163,6 +176,13 @@ class _Rendering:
                 self._reader, writer, lane, late, lambda count: progress.update(bar, completed=count)
             )
             progress.update(bar, total=self._written)
+
+    def _refuse_left_out(self) -> None:
+        """Raises `CommandFailed` where an image processor was passed over: a live stream goes on without, and says so
+        in its status, but a file is what was asked for or nothing."""
+        problems = [f"{each.name}: {each.problem}" for each in self._listener.left_out]
+        if problems:
+            raise CommandFailed("\n".join(problems), hint="`sdstream models pull --for PROCESSOR` fetches weights.")
 
     def _tell(self, writer: VideoWriter, seconds: float) -> None:
         size = self._job.params.output_size

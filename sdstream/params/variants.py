@@ -99,7 +99,9 @@ class StreamParams(WireModel):
     ] = "flowers"
     prompt_interpolation_method: Annotated[
         Interpolation,
-        Field(description="How weighted prompts are blended: slerp along the sphere (exactly two), linear as a sum."),
+        Field(
+            description="How weighted prompts are blended: slerp along the sphere, linear as a sum; any number of them."
+        ),
     ] = "slerp"
     normalize_prompt_weights: Annotated[
         bool, Field(description="Scale the weights of prompts so that they sum to one.")

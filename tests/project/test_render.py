@@ -303,3 +303,15 @@ def test_a_turned_film_is_read_upright(film: Path, tmp_path: Path) -> None:
     if read_stamp(picture.y) is not None:
         pytest.skip("this ffmpeg did not write the rotation")
     assert read_stamp(numpy.ascontiguousarray(picture.y[::-1, ::-1])) == 0
+
+
+def test_a_processor_that_cannot_work_is_named_and_leaves_no_file(film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    done = sdstream(
+        *("render", str(film), str(target), "--skip-diffusion", "--processors", "hed"),
+        environment=environment(tmp_path / "data", offline="true", worker_spare="false"),
+    )
+    assert done.returncode == 1
+    assert "hed" in done.stderr
+    assert "sdstream models pull" in done.stderr
+    assert not target.exists()
