@@ -1,8 +1,11 @@
-"""What a group of streams runs, for whoever looks for engines of it, and which parts of it can be compiled."""
+"""What a group of streams runs, for whoever looks for engines of it: which parts of it can be compiled, and how the
+builder is asked for them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import ReferenceType
 
 from torch import nn
@@ -14,9 +17,10 @@ from sdstream.diffusion.models import ModelOrigin
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.swapping import SwappingRunner
-from sdstream.engines.component import Component, RowRange
+from sdstream.engines.component import RowRange
 from sdstream.engines.keys import BackendName, LoraIdentity
 from sdstream.settings import Family
+from sdstream.worker.engine_search import Parts
 
 FRAME, CONTROLNET = "frame", "controlnet-"
 """Names of parts; those of ControlNets end with their place."""
@@ -52,6 +56,16 @@ class EngineRequest:
     full_vae: bool = False
 
     @property
+    def subject(self) -> str:
+        """What engines are of, for people."""
+        return self.model
+
+    @property
+    def holder(self) -> Callable[[], SwappingRunner | None]:
+        """What takes them, if it is still there."""
+        return self.runner
+
+    @property
     def nets(self) -> list[nn.Module]:
         """The ControlNets."""
         return [] if self.frame.controls is None else list(self.frame.controls.nets)
@@ -60,10 +74,6 @@ class EngineRequest:
     def recalled(self) -> int:
         """How many earlier pictures are attended to."""
         return self.like.frame_bank.shape[3]
-
-
-Parts = dict[str, Component]
-"""What is compiled of a request, by its place in the frame: the UNet's variant or `frame` first, then the others."""
 
 
 def rows_of(request: EngineRequest, part: str) -> int:
@@ -98,4 +108,57 @@ def choices(request: EngineRequest, name: BackendName, most: int, digest: Callab
     return [{FRAME: maker.frame(request.frame, request.like, make_memory(request.like))}, parts]
 
 
-__all__ = ["CONTROLNET", "FRAME", "EngineRequest", "Parts", "choices", "rows_of"]
+def profile_text(
+    request: EngineRequest, name: BackendName, capability: int | None, parts: Parts, streams: int
+) -> str | None:
+    """A profile for the builder that makes exactly `parts`, for up to `streams` in one call; None when the file of
+    something in them is not known."""
+    frame, origin = request.frame, request.origin
+    nets = [_folder_of(net) for net in request.nets]
+    if origin is None or len(origin.loras) != len(request.loras) or not all(nets):
+        return None
+    target = [] if name == "compiled" or capability is None else [capability]
+    lines: dict[str, object] = {
+        "family": request.family,
+        "model": str(origin.path),
+        "full_vae": request.full_vae,
+        "sizes": [f"{request.width}x{request.height}"],
+        "slots": [frame.slots],
+        "guidance": [frame.guidance],
+        "components": list(
+            dict.fromkeys(
+                component.name.partition("-")[0] if part == FRAME else component.name
+                for part, component in parts.items()
+            )
+        ),
+        "controlnets": list(dict.fromkeys(nets)),
+    }
+    if request.recalled:
+        lines["recalled"] = request.recalled
+    for member, file in (("taesd", origin.taesd), ("tokenizer", origin.tokenizer)):
+        if file is not None:
+            lines[member] = str(file)
+    if request.adapter is not None:
+        if request.adapter.file is None:
+            return None
+        lines["adapter"] = str(request.adapter.file)
+    text = "".join(f"{member} = {toml_value(value)}\n" for member, value in lines.items())
+    for file, lora in zip(origin.loras, request.loras, strict=True):
+        text += f"\n[[loras]]\nsource = {toml_value(str(file))}\nscale = {toml_value(lora.scale)}\n"
+    text += f"\n[streams]\nbest = 1\nmost = {streams}\n"
+    return f"{text}\n[targets]\n{name} = {toml_value(target)}\n"
+
+
+def _folder_of(net: nn.Module) -> str:
+    """Where a ControlNet was read from; empty when it was made here."""
+    config: Any = net.config
+    folder = str(config.get("_name_or_path", ""))
+    return folder if folder and Path(folder).is_dir() else ""
+
+
+def toml_value(value: object) -> str:
+    """Text, numbers and lists of them as TOML; JSON's forms of these are TOML's, too."""
+    return json.dumps(value)
+
+
+__all__ = ["CONTROLNET", "FRAME", "EngineRequest", "choices", "profile_text", "rows_of"]

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import torch
@@ -29,6 +29,7 @@ class WorkerEngines:
 
     def __init__(self, settings: Settings, device: torch.device, say: Callable[[str], None] = print) -> None:
         """`say` is given a line for each fault; the server logs what the worker prints."""
+        from sdstream.worker.engine_builds import EngineBuilds
         from sdstream.worker.engine_finder import EngineFinder
         from sdstream.worker.network_finder import NetworkFinder
 
@@ -49,28 +50,15 @@ class WorkerEngines:
         # One for both finders: two builds at once would not fit every machine. It finds the weights that the worker
         # found.
         builder = BuilderProcess({"SDSTREAM_DATA_DIR": str(data)})
-        self.finder = EngineFinder(
-            self.supply,
-            device,
-            builds=settings.engine_builds,
-            engines=volume,
+        both: dict[str, Any] = {
+            "builds": EngineBuilds(settings.engine_builds, volume, device, self._counts, builder),
             # On a CPU two streams take twice as long as one, and an engine for one stream is half again as fast for it
             # as an engine for a range: it is called once for each.
-            streams=1 if device.type == "cpu" else settings.batch_size,
-            builder=builder,
-            graphs=settings.cuda_graphs,
-            report=self._counts,
-        )
-        self.networks = NetworkFinder(
-            self.supply,
-            device,
-            builds=settings.engine_builds,
-            engines=volume,
-            # A CPU gains nothing from several pictures in one call, and an engine for one is the faster for it.
-            streams=1 if device.type == "cpu" else settings.batch_size,
-            builder=builder,
-            report=self._counts,
-        )
+            "streams": 1 if device.type == "cpu" else settings.batch_size,
+            "report": self._counts,
+        }
+        self.finder = EngineFinder(self.supply, device, graphs=settings.cuda_graphs, **both)
+        self.networks = NetworkFinder(self.supply, device, **both)
 
     def close(self) -> None:
         """Look for nothing more, and end what is being built."""

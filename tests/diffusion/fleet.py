@@ -250,3 +250,18 @@ class Fleet:
         """The number of streams in each call so far, in any order."""
         for streams, count in self.meter.totals()[0].items():
             yield from [streams] * count
+
+
+def come_turn_and_go(fleet: Fleet, stays: FleetLane, number: int) -> None:
+    """A stream that comes beside one that stays, changes its params and goes; every twentieth makes a picture, too."""
+    stream = fleet.open(params_of(seed=number, prompt=("the cat", "a dog")[number % 2]))
+    fleet.update(stream, params_of(seed=number + 1, negative_prompt="rain", guidance_scale=2.0))
+    if number % 20 == 0:
+        for each in (stays, stream):
+            each.put(picture_of(number))
+        fleet.work()
+    fleet.close(stream)
+    for each in (stays, stream):
+        each.made.clear()
+        each.reports.clear()
+    fleet.sent.clear()

@@ -16,7 +16,7 @@ from sdstream.frames import I420Frame
 from sdstream.params import ModelEntry, ModelTable, StreamParams
 from sdstream.settings import Family
 from sdstream.worker.devices import Device
-from tests.diffusion.fleet import Fleet, params_of, picture_of, ran
+from tests.diffusion.fleet import Fleet, come_turn_and_go, params_of, picture_of, ran
 from tests.diffusion.test_conditioning_rows import MODEL, ROWS, Row
 from tests.diffusion.test_together import KINDS
 from tests.support.memory import held_bytes
@@ -98,28 +98,15 @@ def test_a_thousand_streams_that_come_turn_and_go_leave_the_memory_of_the_device
     with Fleet(tiny_directory("sd-turbo"), device=device) as fleet:
         stays = fleet.open(params_of())
 
-        def cycle(number: int) -> None:
-            stream = fleet.open(params_of(seed=number, prompt=("the cat", "a dog")[number % 2]))
-            fleet.update(stream, params_of(seed=number + 1, negative_prompt="rain", guidance_scale=2.0))
-            if number % 20 == 0:
-                for each in (stays, stream):
-                    each.put(picture_of(number))
-                fleet.work()
-            fleet.close(stream)
-            for each in (stays, stream):
-                each.made.clear()
-                each.reports.clear()
-            fleet.sent.clear()
-
         def held() -> int:
             device.give_back()
             return device.memory()[0] or 0
 
         for number in range(200):
-            cycle(number)
+            come_turn_and_go(fleet, stays, number)
         before, resident = held(), held_bytes()
         for number in range(200, 1200):
-            cycle(number)
+            come_turn_and_go(fleet, stays, number)
         assert held() - before < 8 * 2**20
         assert held_bytes() - resident < 16 * 2**20
 

@@ -13,7 +13,7 @@ import sdstream.diffusion
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.table import StreamTable
-from tests.diffusion.fleet import Fleet, params_of, picture_of
+from tests.diffusion.fleet import Fleet, come_turn_and_go, params_of
 from tests.diffusion.runs import frame_of, knobs_of, pictures
 from tests.support.memory import held_bytes
 
@@ -112,23 +112,10 @@ def test_a_thousand_streams_that_come_turn_and_go_in_a_worker_leave_memory_flat(
     with Fleet(tiny_directory("sd-turbo")) as fleet:
         stays = fleet.open(params_of())
 
-        def cycle(number: int) -> None:
-            stream = fleet.open(params_of(seed=number, prompt=("the cat", "a dog")[number % 2]))
-            fleet.update(stream, params_of(seed=number + 1, negative_prompt="rain", guidance_scale=2.0))
-            if number % 20 == 0:
-                for each in (stays, stream):
-                    each.put(picture_of(number))
-                fleet.work()
-            fleet.close(stream)
-            for each in (stays, stream):
-                each.made.clear()
-                each.reports.clear()
-            fleet.sent.clear()
-
         for number in range(200):
-            cycle(number)
+            come_turn_and_go(fleet, stays, number)
         before = held_bytes()
         for number in range(200, 1200):
-            cycle(number)
+            come_turn_and_go(fleet, stays, number)
         assert held_bytes() - before < 8 * 2**20
         assert list(fleet.lanes) == [stays.number]

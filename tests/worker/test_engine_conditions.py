@@ -29,8 +29,9 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.worker import groups
 from sdstream.worker.conditions import Conditions, WantedConditions, WantedNet
-from sdstream.worker.engine_builds import profile_text
+from sdstream.worker.engine_builds import EngineBuilds
 from sdstream.worker.engine_finder import EngineFinder
+from sdstream.worker.engine_requests import profile_text
 from sdstream.worker.groups import GroupKey, runner_of
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
@@ -173,8 +174,7 @@ def finder_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Find]:
         finder = EngineFinder(
             EngineSupply(cache, report=Events()),
             CPU,
-            builds="always",
-            engines=cache.directory,
+            builds=EngineBuilds("always", cache.directory, CPU, Events()),
             make=lambda name, device: backend,
             names=lambda device: (backend.name,),
         )

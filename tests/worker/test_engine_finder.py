@@ -33,9 +33,9 @@ from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineMismatch
 from sdstream.settings import Settings
 from sdstream.worker import engines
-from sdstream.worker.engine_builds import profile_text
+from sdstream.worker.engine_builds import EngineBuilds
 from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.engine_requests import EngineRequest
+from sdstream.worker.engine_requests import EngineRequest, profile_text
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 
@@ -213,6 +213,23 @@ def test_a_broken_engine_is_not_loaded(stage: Stage) -> None:
     eventually_sync(lambda: stage.runner.notes, what="a reason", seconds=60)
     assert stage.runner.in_force == "torch"
     assert "broken" in stage.events.kinds
+
+
+def test_an_engine_that_cannot_be_loaded_is_not_built_again_and_its_own_reason_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(entry: Entry, device: torch.device) -> Any:
+        raise EngineMismatch("the library wants another driver")
+
+    stage.bake()
+    monkeypatch.setattr(stage.backend, "load", load)
+    builds = EngineBuilds("always", tmp_path, CPU, stage.events)
+    monkeypatch.setattr(builds, "build", lambda *_: pytest.fail("it is here already"))
+    monkeypatch.setattr(stage.finder, "_builds", builds)
+    stage.finder.look_for(stage.request)
+    eventually_sync(lambda: stage.runner.notes, what="a reason", seconds=60)
+    assert stage.runner.notes == ("the library wants another driver",)
+    assert stage.runner.in_force == "torch"
 
 
 def test_a_stream_that_ended_meanwhile_needs_no_engine(stage: Stage) -> None:

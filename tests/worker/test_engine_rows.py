@@ -20,9 +20,10 @@ from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
-from sdstream.worker import engine_finder
-from sdstream.worker.engine_finder import EngineFinder, Found
+from sdstream.worker import engine_finder, engine_search
+from sdstream.worker.engine_finder import EngineFinder
 from sdstream.worker.engine_requests import EngineRequest, choices, rows_of
+from sdstream.worker.engine_search import Found
 from sdstream.worker.engines import WorkerEngines
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
@@ -95,8 +96,8 @@ class Asking:
 def asking(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
     """On a machine with an L4."""
     torch.set_grad_enabled(False)
-    monkeypatch.setattr(engine_finder, "capability_of", lambda device: 89)
-    monkeypatch.setattr(engine_finder, "digest_of_weights", lambda module: "0" * 64)
+    monkeypatch.setattr(engine_search, "capability_of", lambda device: 89)
+    monkeypatch.setattr(engine_search, "digest_of_weights", lambda module: "0" * 64)
     made = Asking(model, tmp_path, GPU)
     yield made
     made.finder.close()
@@ -121,7 +122,7 @@ def test_kernels_are_compiled_for_all_calls_that_can_come_before_a_frame_needs_t
     monkeypatch.setattr(engine_finder, "make_runner", lambda frame, device, graphs: EagerRunner(frame))
     asking.finder._graphs = graphs
     asking.store(STREAMS)
-    assert asking.finder._load(asking.request, asking.found()).in_force == "tensorrt-rtx"
+    assert asking.finder._runner(asking.request, asking.found()).in_force == "tensorrt-rtx"
     assert asking.backend.compiled == {
         "unet": [3 * count for count in streams],
         "encoder": list(streams),

@@ -182,7 +182,8 @@ def test_the_profile_of_a_build_behind_makes_the_engines_that_are_looked_for(
             component.name: component.key("tensorrt-rtx", "1.0", "sm89", "13", {})
             for component in load_profile(tiny, "compiled").components
         }
-        need = stage.finder._need(stage.finder._component(request), stage.backend)
+        ((part, component),) = stage.finder._choices(request, "tensorrt-rtx")[0].items()
+        need = stage.finder._need(request, part, component, stage.backend)
         assert need.key.base == baked[request.part.name].base
         assert Need(need.key, 89, 3).accepts(baked[request.part.name])
     assert {request.part.name for request in requests} <= set(make_tiny_network(PROCESSORS[name]).parts)

@@ -72,6 +72,16 @@ class PartRequest:
     seat: "ReferenceType[PartSeat]"
     """Weak: a part that nobody asks any more needs no engine."""
 
+    @property
+    def subject(self) -> str:
+        """What engines are of, for people."""
+        return self.network
+
+    @property
+    def holder(self) -> Callable[[], PartSeat | None]:
+        """What takes them, if it is still there."""
+        return self.seat
+
 
 class EngineAnswers:
     """The seats of one network. An engine is looked for when a part is first asked for inputs of a size."""
