@@ -57,9 +57,14 @@ class Flight:
         """Whether the device is done, so that `land` would not wait."""
         return self._end.is_passed
 
-    @torch.no_grad()
     def launch(self, pictures: Mapping[LaneWork, WaitingPicture]) -> None:
         """Begin with the pictures; whatever fails of a lane is told by it, and nothing is left of that here."""
+        # Image processors alone are many small operations, which take a sixth less in inference mode. A model's frames
+        # write into what they keep later and elsewhere, which nothing that was made in that mode admits.
+        with torch.no_grad() if any(_diffuses(lane) for lane in pictures) else torch.inference_mode():
+            self._launch(pictures)
+
+    def _launch(self, pictures: Mapping[LaneWork, WaitingPicture]) -> None:
         self._started = self._clock.monotonic()
         boarding: list[_Passenger] = []
         for lane, picture in pictures.items():
@@ -201,6 +206,10 @@ class Flight:
         streams = max(streams, 1)
         kept = 0 if pipeline.group is None else pipeline.group.stream_bytes
         self._meter.note(pipeline.kind, streams, seconds, kept + self._device.working_bytes() // streams)
+
+
+def _diffuses(lane: LaneWork) -> bool:
+    return lane.pipeline is not None and lane.pipeline.group is not None
 
 
 def _seat(rider: _Passenger) -> int:

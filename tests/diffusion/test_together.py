@@ -15,7 +15,8 @@ from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.groups import StreamGroup
 from sdstream.worker.pipelines import Ran
-from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of, processed, small
+from sdstream.worker.processors import registry
+from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of, processed, ran, small
 from tests.worker.annotators import TINY_LOADERS
 
 Directory = Callable[..., Path]
@@ -219,3 +220,22 @@ def test_the_processors_of_streams_that_ride_together_look_together(
             made.append([stream.newest for stream in streams])
     assert seen == [2, 1, 1]
     assert all(difference(one, other) <= 1 for one, other in zip(*made, strict=True))
+
+
+def test_processors_alone_run_in_inference_mode_and_a_model_takes_over_from_them(
+    tiny_directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(image: torch.Tensor, *rest: Any) -> torch.Tensor:
+        modes.append(torch.is_inference_mode_enabled())
+        return canny(image, *rest)
+
+    canny, modes = registry.PROCESSORS["canny"], list[bool]()
+    monkeypatch.setattr(registry, "PROCESSORS", {**registry.PROCESSORS, "canny": look})
+    steps: dict[str, Any] = {"image_preprocessing": {"processors": [{"type": "feedback"}, {"type": "canny"}]}}
+    with Fleet(tiny_directory("sd-turbo")) as fleet:
+        stream = fleet.open(params_of(skip_diffusion=True, **steps))
+        for number, skips in enumerate((True, False, True)):
+            fleet.update(stream, params_of(skip_diffusion=skips, **steps))
+            for again in range(2):
+                ran(fleet, stream, 2 * number + again)
+    assert modes == [True, True, False, False, True, True]
