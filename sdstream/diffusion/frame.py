@@ -105,10 +105,10 @@ class Frame(nn.Module):
         """`knobs` with what the networks make of them alone, `context` and `shifts`, for this frame to use.
 
         To be done whenever a knob was turned or a weight has changed. Without it the frame makes all of it each time,
-        as it does where the networks prepare nothing, and where slots follow each other.
+        as it does where the networks prepare nothing. ControlNets have their parts after the UNet's.
         """
         knobs = unprepared(knobs)
-        if not self.batched or not are_blocks_fused():
+        if not are_blocks_fused():
             return knobs
         against = self._against(self.slots, 1)
         streams = len(knobs.prompt)
@@ -122,17 +122,22 @@ class Frame(nn.Module):
             return both.flatten(0, 1).to(self.networks.dtype)
 
         is_xl = self.networks.is_xl
-        made = self.networks.prepare(
-            torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten(),
-            each(knobs.prompt, knobs.negative),
+        timesteps = torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten()
+        texts = each(knobs.prompt, knobs.negative)
+        added = (
             rows(knobs.pooled_prompt, knobs.pooled_negative) if is_xl else None,
             rows(knobs.time_ids, knobs.time_ids) if is_xl else None,
-            each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None,
         )
+        tokens = each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None
+        made = self.networks.prepare(timesteps, texts, *added, tokens)
         if made is None:
             return knobs
-        context, shifts = made.context.to(knobs.context.dtype), made.shifts.to(knobs.shifts.dtype)
-        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shifts.unflatten(0, (streams, -1)))
+        contexts, shifts = [made.context], [made.shifts]
+        if self.controls is not None:
+            more, others = self.controls.prepare(timesteps, texts, self.networks.dtype, *added)
+            contexts, shifts = contexts + more, shifts + others
+        context, shift = torch.cat(contexts, 1).to(knobs.context.dtype), torch.cat(shifts, 1).to(knobs.shifts.dtype)
+        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shift.unflatten(0, (streams, -1)))
 
     def deliver(self, image: torch.Tensor, latent: torch.Tensor, memory: Memory) -> Result:
         """What the frame gives when this is what was made."""
@@ -174,7 +179,7 @@ class Frame(nn.Module):
             if slot > 0:
                 noisy = latents.renoised(seen, knobs, slot, slot + 1)
             moment = _Moment(control, memory.bank[:, slot : slot + 1], fresh)
-            way, own_knobs = self._way(1, int(slot == 0)), _slots(knobs, slot)
+            way, own_knobs = self._way(1, int(slot == 0)), self._slot_of(knobs, slot)
             rows = rows_of(noisy, way.against).flatten(0, 1).to(networks.dtype)
             answer, own = self._predict(rows, own_knobs, moment, way.against)
             predicted, unconditional = latents.predictions(answer, noisy, own_knobs, way)
@@ -209,15 +214,15 @@ class Frame(nn.Module):
             texts(knobs.pooled_negative, knobs.pooled_prompt) if is_xl else None,
             texts(knobs.time_ids, knobs.time_ids) if is_xl else None,
         )
+        prepared = self._prepared(knobs, against)
         control = None
         if self.controls is not None and moment.control is not None:
             seen = rows_of(moment.control, against).flatten(0, 1)
-            control = self.controls(*inputs, seen, rows_of(knobs.steering, against).flatten(0, 1))
+            control = self.controls(*inputs, seen, rows_of(knobs.steering, against).flatten(0, 1), prepared)
         tokens = strengths = None
         if knobs.style.shape[1]:
             tokens = texts(knobs.unstyled, knobs.style)
             strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1)
-        prepared = self._prepared(knobs, against)
         bank = rows_of(moment.bank, against).flatten(0, 1)
         if bank.shape[1] and moment.fresh is not None:
             fresh = rows_of(moment.fresh.expand(streams, slots), against).flatten()
@@ -229,18 +234,32 @@ class Frame(nn.Module):
     def _way(self, slots: int, opening: int, *, moves: bool = False) -> Way:
         return Way(self.guidance, self.prediction, moves, self._against(slots, opening))
 
+    def _slot_of(self, knobs: Knobs, slot: int) -> Knobs:
+        """The knobs of one slot, with the noises turned so that its own comes first, and what was prepared for its rows
+        of the network."""
+        own = {name: getattr(knobs, name)[:, slot : slot + 1] for name in _PER_SLOT}
+        if knobs.context.shape[1]:
+            before, against = self._against(self.slots, 1), self._against(1, int(slot == 0))
+            if against:
+                own["shifts"] = knobs.shifts[:, slot : slot + before + 1 : before]
+            else:
+                own["shifts"] = knobs.shifts[:, before + slot : before + slot + 1]
+                own["context"] = knobs.context[:, -1:]  # of the prompt alone
+        return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
+
     def _against(self, slots: int, opening: int) -> int:
         """How many of `slots` steps are predicted with the negative prompt, too; `opening` is 1 when they begin."""
         return {"none": 0, "self": 0, "initialize": opening, "full": slots}[self.guidance]
 
     def _prepared(self, knobs: Knobs, against: int) -> Prepared | None:
         """What `complete` made of the knobs, for the rows of the network; None where it made nothing."""
+        slots = knobs.timesteps.shape[1]
         if not knobs.context.shape[1] or not are_blocks_fused():
             return None
         dtype = self.networks.dtype
         context, shifts = knobs.context.to(dtype), knobs.shifts.to(dtype)
-        if against not in (0, self.slots):  # then rows of one text are not as many as those of the other
-            context = torch.cat((context[:, :1], _repeat(context[:, 1], self.slots)), 1)
+        if against not in (0, slots):  # then rows of one text are not as many as those of the other
+            context = torch.cat((context[:, :1], _repeat(context[:, 1], slots)), 1)
         tokens, image_tokens = knobs.prompt.shape[1], knobs.style.shape[1]
         return Prepared(context.flatten(0, 1), shifts.flatten(0, 1), tokens, image_tokens)
 
@@ -301,12 +320,6 @@ def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tens
     bank = torch.where(fresh[..., None, None], own[:, :, None], bank)  # the first fill all places
     age = torch.where(due, torch.zeros_like(age), age)
     return memory._replace(bank=bank, age=age, recalled=memory.recalled + 1)
-
-
-def _slots(knobs: Knobs, slot: int) -> Knobs:
-    """The knobs of one slot, with the noises turned so that its own comes first."""
-    own = {name: getattr(knobs, name)[:, slot : slot + 1] for name in _PER_SLOT}
-    return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
 
 
 _PER_SLOT = ("timesteps", "alpha", "beta", "next_alpha", "next_beta", "skip", "out", "steering")
