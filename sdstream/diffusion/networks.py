@@ -221,7 +221,8 @@ class EagerNetworks(Networks):
     def decode_bare(self, latent: torch.Tensor) -> torch.Tensor:
         """See `Networks.decode_bare`."""
         vae: Any = self.vae
-        image: torch.Tensor = vae.decoder.layers(latent)
+        # One of this project's may go from end to end in a way of its own.
+        image: torch.Tensor = getattr(vae.decoder, "between", vae.decoder.layers)(latent)
         return image
 
 
