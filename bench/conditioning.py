@@ -170,7 +170,7 @@ def main() -> int:
         from bench.support.preparing import compare_preparing
 
         print(f"prepared or not, torch {torch.__version__}, CPU, one thread, load {os.getloadavg()[0]:.1f}")
-        compare_preparing([64, 128, 256], arguments.rounds)
+        compare_preparing([64, 128], arguments.rounds)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_model(Path(folder, "model"), "sd15", width=arguments.width)

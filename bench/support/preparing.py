@@ -27,7 +27,7 @@ Case = Callable[[], object]
 
 
 def compare_preparing(sizes: Sequence[int], rounds: int) -> None:
-    """Print medians of interleaved frames, one stream, two steps: before and since, and their ratio."""
+    """Print medians of interleaved frames, ms of a processor, one stream, two steps: before, since, and their ratio."""
     print(f"{'':34}{'before':>9}{'since':>9}{'before/since':>14}")
     for name, width in SMALL.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -56,15 +56,15 @@ def cases(model: Model, size: int) -> dict[str, tuple[Case, Case]]:
 
 
 def alternate(pair: tuple[Case, Case], rounds: int) -> tuple[float, float]:
-    """Medians of both, in seconds, which take turns at going first."""
+    """Medians of both, which take turns at going first, in seconds of a processor: others' work hardly moves those."""
     times: tuple[list[float], list[float]] = ([], [])
     for each in pair:
         each()
     for number in range(rounds):
         for index in (number % 2, 1 - number % 2):
-            began = time.perf_counter()
+            began = time.thread_time()
             pair[index]()
-            times[index].append(time.perf_counter() - began)
+            times[index].append(time.thread_time() - began)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
