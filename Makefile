@@ -1,6 +1,7 @@
 # make run     start the server and print the link to open       make run ARGS="--port 9000"
 # make test    make check, then every test                       make test TESTS=tests/project
-#              JOBS processes share the tests, but those marked `alone` come after the others, in one; JOBS=1: all in one
+#              JOBS processes share the tests; those marked `alone` come after the others, at most two at a time;
+#              JOBS=1: all one after another
 # make check   style, types, imports, spelling
 # make bench   the measurements of bench/ but the soak, which takes an hour, and what only calls the others
 # make clean   remove everything that these targets made
@@ -24,6 +25,8 @@ ARGS ?=
 TESTS ?=
 JOBS := 2
 PYTEST_ARGS ?=
+# Written by tests/conftest.py: the tests that were left for later.
+ALONE := artifacts/alone.txt
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -32,10 +35,11 @@ run: $(RUN_STAMP)
 	@exec $(BIN)/sdstream serve $(ARGS)
 
 test: check node
-	@mkdir -p artifacts; SECONDS=0; status=5; \
-	run() { $(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS) "$$@"; local got=$$?; \
+	@mkdir -p artifacts; SECONDS=0; status=5; rm -f $(ALONE); \
+	run() { $(BIN)/python -m pytest $(PYTEST_ARGS) "$$@"; local got=$$?; \
 	    if [ $$status -eq 5 ] || { [ $$status -eq 0 ] && [ $$got -ne 5 ]; }; then status=$$got; fi; }; \
-	if [ $(JOBS) -eq 1 ]; then run; else run -n $(JOBS) -m "not alone"; run -m alone; fi; \
+	if [ $(JOBS) -eq 1 ]; then run $(TESTS); else run -n $(JOBS) -m "not alone" $(TESTS); \
+	    if [ -s $(ALONE) ]; then run -n 2 @$(ALONE); fi; fi; \
 	echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; exit $$status
 
 check: $(DEV_STAMP)
