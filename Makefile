@@ -25,8 +25,6 @@ ARGS ?=
 TESTS ?=
 JOBS := 2
 PYTEST_ARGS ?=
-# Written by tests/conftest.py: the tests that were left for later.
-ALONE := artifacts/alone.txt
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,20 +32,24 @@ help:
 run: $(RUN_STAMP)
 	@exec $(BIN)/sdstream serve $(ARGS)
 
+# The first run writes down which tests it leaves for the second (tests/conftest.py), which then need not look everywhere.
 test: check node
-	@mkdir -p artifacts; SECONDS=0; status=5; rm -f $(ALONE); \
+	@mkdir -p artifacts; SECONDS=0; status=5; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	export LEFT_TESTS=$$folder/tests; \
 	run() { $(BIN)/python -m pytest $(PYTEST_ARGS) "$$@"; local got=$$?; \
 	    if [ $$status -eq 5 ] || { [ $$status -eq 0 ] && [ $$got -ne 5 ]; }; then status=$$got; fi; }; \
 	if [ $(JOBS) -eq 1 ]; then run $(TESTS); else run -n $(JOBS) -m "not alone" $(TESTS); \
-	    if [ -s $(ALONE) ]; then run -n 2 @$(ALONE); fi; fi; \
+	    if [ -s "$$LEFT_TESTS" ]; then run -n 2 -m alone "@$$LEFT_TESTS"; else run -n 2 -m alone $(TESTS); fi; fi; \
 	echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; exit $$status
 
+# pyright, the longest, runs beside the others.
 check: $(DEV_STAMP)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/codespell
-	@$(BIN)/pyright
+	@$(BIN)/pyright & types=$$!; status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/lint-imports --no-logo || status=1; \
+	$(BIN)/codespell || status=1; \
+	wait $$types || status=1; exit $$status
 
 bench: $(DEV_STAMP)
 	@mkdir -p artifacts; set -e; for program in bench/*.py; do \

@@ -107,13 +107,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Tell `make test` which tests are left for the second run, so that it need not look for them everywhere."""
-    left = [item for item in items if item.get_closest_marker("alone")]
-    if left and left[0].config.getoption("markexpr") == "not alone":
-        ARTIFACTS.mkdir(exist_ok=True)
-        draft = ARTIFACTS / f"alone-{os.getpid()}.txt"  # each process of xdist writes the same
-        draft.write_text("".join(f"{item.nodeid}\n" for item in left), "utf-8")
-        draft.replace(ARTIFACTS / "alone.txt")
+    """Tell `make test` which tests are left for its second run."""
+    path = os.environ.get("LEFT_TESTS")
+    if path is None or items[0].config.getoption("markexpr") != "not alone":
+        return
+    draft = Path(f"{path}-{os.getpid()}")  # each process of xdist writes the same
+    draft.write_text("".join(f"{item.nodeid}\n" for item in items if item.get_closest_marker("alone")), "utf-8")
+    draft.replace(path)
 
 
 def pytest_collection_finish() -> None:
