@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import fused, fused_attention, pointwise
+from sdstream.diffusion import fused_attention, pointwise
+from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.joining import join
@@ -115,8 +116,8 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
 
         return call
 
-    for room, names in ((fused, ("biased_sum",)), (fused_attention, ("gated", "summed_norm"))):
-        monkeypatch.setattr(room, "are_joined", lambda x: True)
+    monkeypatch.setattr(fused_attention, "are_joined", lambda x: True)
+    for room, names in ((twins, ("biased_sum",)), (fused_attention, ("gated", "summed_norm"))):
         for name in names:
             monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)

@@ -1,15 +1,16 @@
 """Convolutions of channels-last pictures as products of matrices, in Triton, that never lay out a picture's patches.
 
-A row is a pixel of the answer, a column a channel of it, and what they are summed over are the places of the filter with
-all channels of each: the order in which a channels-last filter lies in memory, so that it is read as it is, whatever is
-written into it. Products are summed in float32 and in a fixed order, so the same picture gives the same answer: where
+A row is a pixel of the answer, a column a channel of it, and sums go over the places of the filter with all channels of
+each: the order in which a channels-last filter lies in memory, so that it is read as it is, whatever is written into
+it. Products are summed in float32 and in a fixed order, so the same picture gives the same answer: where
 programs share a sum each writes its part, and a second kernel adds the parts one after the other.
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
 # pyright: basic, reportMissingImports=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
+from triton.runtime._async_compile import AsyncCompileMode
 
 from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Tiling, padded_width, tiling_named
 
+COMPILERS = 8
+"""Threads that compile; most of it is done without Python's lock."""
 SUM_ROWS, SUM_COLUMNS = 16, 64
 """Of a block of the kernel that adds parts up."""
 
@@ -170,7 +174,9 @@ def convolution_values(
                 source = x
                 wide = channels
                 from_channel = channel
-            values = tl.load(source + (at * wide + from_channel)[:, None] + depth[None, :], mask=good[:, None], other=0.0)
+            values = tl.load(
+                source + (at * wide + from_channel)[:, None] + depth[None, :], mask=good[:, None], other=0.0
+            )
             factors = tl.load(filters + (place_of * all_channels + channel) + depth[:, None])
             total = tl.dot(values, factors, total)
 
@@ -334,4 +340,26 @@ def launch(
     return out
 
 
-__all__ = ["TritonError", "convolution", "launch"]
+def compile_ahead(arguments: Any, tilings: Iterable[str]) -> None:
+    """Compile the kernels that `launch` would take for these arguments, all at the same time, and launch none. What
+    cannot be compiled is left out: it fails again, and says why, when it is launched."""
+    with ThreadPoolExecutor(COMPILERS) as executor, AsyncCompileMode(executor, ignore_errors=True):
+        run: Callable[..., Any] = launch
+        for name in tilings:
+            run(*arguments, tiling_named(name), _Compiled)
+
+
+class _Compiled:
+    """A kernel that is compiled when it is launched, and not launched."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def compile_only(*told: Any, **named: Any) -> None:
+            self._kernel.warmup(*told, grid=grid, **named)
+
+        return compile_only
+
+
+__all__ = ["TritonError", "compile_ahead", "convolution", "launch"]

@@ -1,4 +1,4 @@
-"""How convolutions are cut into blocks, and which ways are worth a trial on a card: plain arithmetic, with no GPU in it."""
+"""How convolutions are cut into blocks, and which ways are worth a trial on a card: plain arithmetic."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
