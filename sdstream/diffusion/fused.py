@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
-from sdstream.diffusion.convolving.operation import can_convolve, convolve
+from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve
 from sdstream.diffusion.convolving.tilings import RELU
 from sdstream.diffusion.fused_attention import (
     ATTENTION_KINDS,
@@ -71,7 +71,7 @@ class FusedSmallBlock(_SmallBlock):
     """A block of the small VAE: each convolution with its bias, its ReLU and what is added, in one step."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not are_blocks_fused() or not x.is_cuda:
+        if not are_blocks_fused() or not are_convolved(x):
             return super().forward(x)
         hidden = convolve(self.conv[0], x, activation=RELU)
         hidden = convolve(self.conv[2], hidden, activation=RELU)

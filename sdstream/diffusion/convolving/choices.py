@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sdstream.diffusion.convolving.tilings import tiling_named
 from sdstream.engines.manifest import write_durably
 
 TOLERANCE = 0.02
@@ -89,8 +90,8 @@ def read_known(file: Path) -> Known:
 
 def _choice(told: Any) -> Choice:
     made = Choice(str(told["tiling"]), float(told["milliseconds"]), float(told["plain_milliseconds"]))
-    if made.tiling and not re.fullmatch(r"\d+x\d+x\d+w\d+s\d+p\d+g\d+", made.tiling):
-        raise ValueError(f"{made.tiling!r} is no tiling")
+    if made.tiling:
+        tiling_named(made.tiling)
     return made
 
 

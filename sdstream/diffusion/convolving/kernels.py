@@ -125,8 +125,8 @@ def convolution_values(
     for place in tl.static_range(side * side):
         y = top + place // side
         x_at = left + place % side
-        good = (y >= 0) & (y < full_height) & (x_at >= 0) & (x_at < full_width)
-        places |= good.to(tl.int32) << place
+        is_there = (y >= 0) & (y < full_height) & (x_at >= 0) & (x_at < full_width)
+        places |= is_there.to(tl.int32) << place
 
     all_channels = channels + other_channels
     depth_whole = side * side * all_channels
@@ -140,13 +140,14 @@ def convolution_values(
             number_in = step * block_depth + depth
             place_of = number_in // all_channels
             channel = number_in % all_channels
-            y = top[:, None] + (place_of // side)[None, :]
-            x_in = left[:, None] + (place_of % side)[None, :]
-            good = (y >= 0) & (y < full_height) & (x_in >= 0) & (x_in < full_width) & (number_in < depth_whole)[None, :]
+            inside_picture = ((places[:, None] >> place_of[None, :]) & 1) != 0
+            good = inside_picture & (number_in < depth_whole)[None, :]
+            down = top[:, None] + (place_of // side)[None, :]
+            right = left[:, None] + (place_of % side)[None, :]
             if doubled:
-                y = y >> 1
-                x_in = x_in >> 1
-            at = (picture[:, None] + y * width + x_in) * channels + channel[None, :]
+                down = down >> 1
+                right = right >> 1
+            at = (picture[:, None] + down * width + right) * channels + channel[None, :]
             values = tl.load(x + at, mask=good, other=0.0)
             factors = tl.load(filters + number_in[:, None], mask=(number_in < depth_whole)[:, None], other=0.0)
             total = tl.dot(values, factors, total)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.convolving.operation import can_convolve, convolve
+from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve
 from sdstream.diffusion.convolving.tilings import NOTHING, RELU
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.libraries import autoencoder_parts, downsampling, upsampling
@@ -23,7 +23,7 @@ class FusedConvolution(nn.Conv2d):
     """A convolution that is computed the way that is the fastest for its shape."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if not are_blocks_fused() or not input.is_cuda or input.dim() != 4:
+        if not are_blocks_fused() or not are_convolved(input) or input.dim() != 4:
             return super().forward(input)
         return convolve(self, input)
 
@@ -32,7 +32,7 @@ class FusedUpsampler(_Upsampler):
     """Doubles a picture while its convolution reads it."""
 
     def forward(self, hidden_states: torch.Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not are_blocks_fused() or not hidden_states.is_cuda or output_size is not None:
+        if not are_blocks_fused() or not are_convolved(hidden_states) or output_size is not None:
             return super().forward(hidden_states, output_size, *args, **kwargs)
         return convolve(self.conv, hidden_states, doubled=True)
 
@@ -41,7 +41,7 @@ class FusedDownsampler(_Downsampler):
     """Reads the row and the column of zeros that some have at the end where they would be."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not are_blocks_fused() or not hidden_states.is_cuda:
+        if not are_blocks_fused() or not are_convolved(hidden_states):
             return super().forward(hidden_states, *args, **kwargs)
         return convolve(self.conv, hidden_states, beyond=self.padding == 0)
 
@@ -50,7 +50,7 @@ class FusedSmallDecoder(_SmallDecoder):
     """The small VAE's way back: doubled pictures and ReLUs go along with the convolutions beside them."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not are_blocks_fused() or not x.is_cuda:
+        if not are_blocks_fused() or not are_convolved(x):
             return super().forward(x)
         hidden = torch.tanh(x / 3) * 3
         doubled = False
@@ -59,8 +59,7 @@ class FusedSmallDecoder(_SmallDecoder):
             if isinstance(layer, nn.Upsample):
                 doubled = True
             elif isinstance(layer, nn.Conv2d):
-                behind = layers[index + 1 : index + 2]
-                relu = bool(behind) and isinstance(behind[0], nn.ReLU)
+                relu = index + 1 < len(layers) and isinstance(layers[index + 1], nn.ReLU)
                 hidden = convolve(layer, hidden, doubled=doubled, activation=RELU if relu else NOTHING)
                 doubled = False
             elif not isinstance(layer, nn.ReLU):

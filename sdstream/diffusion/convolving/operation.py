@@ -39,11 +39,16 @@ def convolve(
     width = (x.shape[3] * factor + zeros - side) // stride + 1
     weight, own_bias = layer.weight, layer.bias if bias else None
     arguments = (x, other, weight, own_bias, more, residual, stride, padding, height, width, doubled, activation)
-    if x.is_cuda and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last):
+    if are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last):
         tiling = _tiling_of(arguments)
         if tiling:
             return own_convolution(arguments, tiling)
     return plain_convolution(*arguments)
+
+
+def are_convolved(x: torch.Tensor) -> bool:
+    """Whether convolutions of a tensor like `x` may have another way than torch's, so that it is worth to ask."""
+    return x.is_cuda
 
 
 def can_convolve(layer: nn.Conv2d) -> bool:
@@ -88,4 +93,4 @@ def _tiling_of(arguments: Arguments) -> str:
     )
 
 
-__all__ = ["can_convolve", "convolve"]
+__all__ = ["are_convolved", "can_convolve", "convolve"]

@@ -1,5 +1,6 @@
 """How convolutions are cut into blocks, and which ways are worth a trial on a card: plain arithmetic."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -7,6 +8,8 @@ from typing import Literal
 Activation = Literal["", "relu", "silu"]
 NOTHING, RELU, SILU = "", "relu", "silu"
 
+NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)"
+"""Of a tiling."""
 LEAST_CAPABILITY = (8, 0)
 """Older cards have no asynchronous copies, and no bfloat16."""
 SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}
@@ -141,13 +144,10 @@ BASE = (
 
 def tiling_named(name: str) -> Tiling:
     """The tiling of a name. Raises `ValueError` when it is none."""
-    sizes = name
-    for letter in "wspg":
-        sizes = sizes.replace(letter, "x", 1)
-    tiling = Tiling(*(int(size) for size in sizes.split("x")))
-    if tiling.name != name:
+    found = re.fullmatch(NAME, name)
+    if found is None:
         raise ValueError(f"{name!r} is no tiling")
-    return tiling
+    return Tiling(*(int(size) for size in found.groups()))
 
 
 def shared_limit(capability: tuple[int, int]) -> int:

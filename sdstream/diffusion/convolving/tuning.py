@@ -7,6 +7,7 @@ found out is remembered in the data directory, for the card and the software it 
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class _State:
     of = Wanted()
     """What the tunings are for."""
     quiet = 0
-    assumed: Card | None = None
+    assumed: tuple[Card, Counter[Shape]] | None = None
     lock = threading.Lock()
 
 
@@ -134,11 +135,13 @@ def without_trials() -> Generator[None]:
 
 
 @contextmanager
-def assumed_choices(card: Card) -> Generator[None]:
-    """Within it the most promising way of a card is taken without any trial: to count, where there is no card."""
-    before, _State.assumed = _State.assumed, card
+def assumed_choices(card: Card) -> Generator[Counter[Shape]]:
+    """Within it the most promising way of a card is taken without any trial: to count, where there is no card. Gives
+    the shapes that were asked for, and how often."""
+    asked: Counter[Shape] = Counter()
+    before, _State.assumed = _State.assumed, (card, asked)
     try:
-        yield
+        yield asked
     finally:
         _State.assumed = before
 
@@ -147,7 +150,10 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
     """The name of the tiling for a shape, empty for torch's own; has its trial first if it can. `sizes` are the fields
     of a `Shape` up to its dtype, `dtype` is torch's name of that."""
     if _State.assumed is not None:
-        ways = candidates(_shape(dtype, sizes), _State.assumed) if has_kernels() else ()
+        card, asked = _State.assumed
+        shape = _shape(dtype, sizes)
+        asked[shape] += 1
+        ways = candidates(shape, card) if has_kernels() else ()
         return ways[0].name if ways else ""
     if not are_convolutions_tuned():
         return ""
