@@ -31,7 +31,17 @@ from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, o
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.choices import Choice, Known, Sample, choose, file_for, write_known
-from sdstream.diffusion.convolving.tilings import BASE, Card, Shape, Tiling, candidates, fits, tiling_named
+from sdstream.diffusion.convolving.tilings import (
+    BASE,
+    LEAST_DEPTH,
+    Card,
+    Shape,
+    Tiling,
+    candidates,
+    fits,
+    has_registers,
+    tiling_named,
+)
 from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_ways
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of, versions
 from sdstream.diffusion.convolving.twins import Arguments, own_convolution, prepare_kernels
@@ -208,7 +218,10 @@ def compile_all(capabilities: Iterable[int], tilings: Iterable[Tiling] = BASE) -
             if not fits(tiling, divmod(capability, 10)):
                 continue
             for name, flags in VARIANTS.items():
-                if name != "3x3 narrow" or tiling.depth == 32:
+                narrow, doubled = "narrow" in flags, "doubled" in flags
+                if narrow and tiling.depth != LEAST_DEPTH:
+                    continue
+                if has_registers(tiling, divmod(capability, 10), doubled=doubled, narrow=narrow):
                     yield {"variant": name, **compile_for(tiling, capability, **flags)}
 
 

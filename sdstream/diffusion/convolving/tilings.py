@@ -29,6 +29,8 @@ BYTES_IN_A_STEP = 1_000_000
 PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
 LEAST_DEPTH, NARROWEST = 32, 16
 """Of all tilings."""
+LARGE_SHARE = 128 * 128 // 4
+"""Values of the answer that a warp has in registers, at most."""
 LEAST_STEPS = 4
 """Steps that a part of a sum has at least: what the pipeline needs to fill."""
 
@@ -139,7 +141,7 @@ BASE = (
     Tiling(128, 16, 64, 4, 4),
     Tiling(64, 16, 32, 4, 5),
 )
-"""The ways that there are, without parts. Those that spill on any card are not among them (docs/performance.md)."""
+"""The ways that there are, without parts."""
 
 
 def tiling_named(name: str) -> Tiling:
@@ -160,6 +162,15 @@ def fits(tiling: Tiling, capability: tuple[int, int]) -> bool:
     return tiling.shared_bytes + 1024 <= shared_limit(capability)
 
 
+def has_registers(tiling: Tiling, capability: tuple[int, int], *, doubled: bool, narrow: bool) -> bool:
+    """Whether a block of it has room in the registers of its threads, as compiled by Triton 3.6 and 3.7: what is
+    spilled to memory costs more than large blocks save."""
+    values = tiling.rows * tiling.columns // tiling.warps
+    if narrow:
+        return values < LARGE_SHARE  # addresses are worked out value by value
+    return not (doubled and capability[0] == 8 and values >= LARGE_SHARE and tiling.depth > LEAST_DEPTH)
+
+
 def candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple[Tiling, ...]:
     """The ways worth a trial, the most promising first; none where the kernel cannot do it.
 
@@ -176,7 +187,7 @@ def candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple[Tiling
     ways = [
         sorted((replace(tiling, parts=parts) for parts in _parts(tiling, shape)), key=cost)
         for tiling in BASE
-        if fits(tiling, card.capability) and _suits(tiling, shape)
+        if fits(tiling, card.capability) and _suits(tiling, shape, card)
     ]
     ways.sort(key=lambda way: cost(way[0]))
     more = ways[0][1:2] if ways else []
@@ -211,8 +222,10 @@ def _parts(tiling: Tiling, shape: Shape) -> Iterable[int]:
             yield parts
 
 
-def _suits(tiling: Tiling, shape: Shape) -> bool:
-    """Whether its blocks are neither much wider than the answer nor deeper than the channels allow."""
+def _suits(tiling: Tiling, shape: Shape, card: Card) -> bool:
+    """Whether its blocks are neither much wider than the answer nor deeper than the channels allow, nor too large."""
+    if not has_registers(tiling, card.capability, doubled=shape.doubled, narrow=is_narrow(shape)):
+        return False
     if tiling.columns > max(NARROWEST, padded_width(shape.columns)):
         return False
     if is_narrow(shape):
@@ -226,6 +239,10 @@ def padded_width(columns: int) -> int:
 
 
 __all__ = [
+    "BASE",
+    "LEAST_DEPTH",
+    "LEAST_STEPS",
+    "MOST_TRIED",
     "NOTHING",
     "RELU",
     "SILU",
@@ -236,6 +253,7 @@ __all__ = [
     "candidates",
     "cost_of",
     "fits",
+    "has_registers",
     "is_narrow",
     "padded_width",
     "shared_limit",
