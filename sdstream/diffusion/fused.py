@@ -14,15 +14,17 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
-from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve
+from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve, reads_two
 from sdstream.diffusion.convolving.tilings import RELU
 from sdstream.diffusion.fused_attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.group_norm import group_norm
+from sdstream.diffusion.fused_up import UP_KINDS
+from sdstream.diffusion.group_norm import Two, group_norm, group_norm_kept, group_norm_of_two
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
+from sdstream.diffusion.pointwise import are_joined
 from sdstream.diffusion.prepared import Shifts, TakesShifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
@@ -42,17 +44,27 @@ class FusedResidualBlock(_ResidualBlock, TakesShifts):
     """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
 
     def forward(
-        self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
+        self, input_tensor: torch.Tensor | Two, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
+        """`Two` are what the way up brings and what was skipped, which nobody put together yet."""
+        if isinstance(input_tensor, Two) and not (are_blocks_fused() and are_joined(input_tensor.one)):
+            input_tensor = input_tensor.together()
         if not are_blocks_fused():
             return super().forward(input_tensor, temb, *args, **kwargs)
-        first = self.conv1
-        hidden = convolve(first, group_norm(self.norm1, input_tensor, silu=True), bias=False)
+        first, last, beside = self.conv1, self.conv2, self.conv_shortcut
+        other = None
+        if not isinstance(input_tensor, Two):
+            hidden = group_norm(self.norm1, input_tensor, silu=True)
+        elif beside is not None and reads_two(beside, *input_tensor):
+            hidden = group_norm_of_two(self.norm1, input_tensor, silu=True)
+            input_tensor, other = input_tensor
+        else:
+            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True)
+        hidden = convolve(first, hidden, bias=False)
         shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
         hidden = group_norm(self.norm2, hidden, shift, silu=True)
-        last, beside = self.conv2, self.conv_shortcut
         if beside is not None:
-            input_tensor = convolve(beside, input_tensor, bias=False)
+            input_tensor = convolve(beside, input_tensor, other, bias=False)
         more = None if beside is None else beside.bias
         made = convolve(last, hidden, residual=input_tensor, more=more)
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
@@ -119,6 +131,7 @@ _KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
     _SmallBlock: ((FusedSmallBlock, _is_plain_small),),
     **ATTENTION_KINDS,
     **CONVOLUTION_KINDS,
+    **UP_KINDS,
 }
 PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})
 """Those that take what is prepared once for each change, which is faster everywhere."""

@@ -24,8 +24,15 @@ from sdstream.diffusion.fused_attention import (
     FusedTransformerBlock,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks
+from sdstream.diffusion.fused_up import FusedCrossUpBlock, FusedUpBlock
 from sdstream.diffusion.group_norm import kernel_failures
-from sdstream.diffusion.libraries import activations, autoencoder_parts, residual_blocks, unet_blocks
+from sdstream.diffusion.libraries import (
+    activations,
+    autoencoder_parts,
+    residual_blocks,
+    transformer_blocks,
+    unet_blocks,
+)
 from sdstream.diffusion.pointwise import plain_summed_norm, summed_norm
 from sdstream.errors import first_line
 
@@ -53,8 +60,18 @@ def _with_time(block: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return made
 
 
+def _with_skipped(block: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = block(image, (image.flip(1),), image.flatten(1)[:, :EMBEDDING])
+    return made
+
+
 def _with_tokens(gate: nn.Module, image: torch.Tensor) -> torch.Tensor:
     made: torch.Tensor = gate(image.permute(0, 2, 3, 1).flatten(1, 2))
+    return made
+
+
+def _with_text(transformer: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = transformer(image, image.flatten(2)[:, :7, :EMBEDDING], return_dict=False)[0]
     return made
 
 
@@ -62,7 +79,7 @@ def _summed(norm: nn.Module, image: torch.Tensor) -> torch.Tensor:
     assert isinstance(norm, nn.LayerNorm)
     tokens = image.permute(0, 2, 3, 1).flatten(1, 2)
     operation = summed_norm if are_blocks_fused() else plain_summed_norm
-    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm))
+    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm, tokens[0, 1]))
 
 
 @cache
@@ -76,15 +93,23 @@ def kinds_that_work(device: torch.device) -> frozenset[type]:
         in_channels=CHANNELS, out_channels=2 * CHANNELS, temb_channels=EMBEDDING
     )
     decoder: nn.Module = autoencoder_parts.DecoderTiny(CHANNELS, 3, (1, 1), (32, 32), 2, "relu", "nearest")
+    up: nn.Module = unet_blocks.UpBlock2D(
+        in_channels=CHANNELS, prev_output_channel=CHANNELS, out_channels=64, temb_channels=EMBEDDING, add_upsample=False
+    )
     gate: nn.Module = activations.GEGLU(CHANNELS, CHANNELS)
     # Of torch's own operations only, and convolutions, each shape of which has a trial of its own.
-    working: set[type] = {FusedCrossAttention, FusedSelfAttention, FusedTransformer}
+    working: set[type] = {FusedCrossAttention, FusedSelfAttention}
     working |= {FusedConvolution, FusedDownsampler, FusedUpsampler}
+    transformer: nn.Module = transformer_blocks.Transformer2DModel(
+        num_attention_heads=5, attention_head_dim=64, in_channels=CHANNELS, cross_attention_dim=EMBEDDING
+    )
     trials: tuple[tuple[nn.Module, set[type]], ...] = (
         (nn.GroupNorm(32, CHANNELS), {FusedGroupNorm}),
         (_Trial(residual, _with_time), {FusedResidualBlock}),
+        (_Trial(up, _with_skipped), {FusedUpBlock, FusedCrossUpBlock}),
         (_Trial(gate, _with_tokens), {FusedGate}),
         (_Trial(nn.LayerNorm(CHANNELS), _summed), {FusedTransformerBlock}),
+        (_Trial(transformer, _with_text), {FusedTransformer}),
         (small, {FusedSmallBlock}),
         (decoder, {FusedSmallDecoder}),
     )

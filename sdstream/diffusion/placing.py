@@ -8,6 +8,7 @@ from torch import nn
 from sdstream.diffusion.fused import PREPARED_KINDS, fuse
 from sdstream.diffusion.fused_trial import kinds_that_work
 from sdstream.diffusion.joining import join
+from sdstream.diffusion.steps_trial import try_steps
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -25,6 +26,7 @@ def place(network: Network, device: torch.device) -> Network:
             fuse(network, PREPARED_KINDS)
         return network.to(device)
     fuse(network, kinds_that_work(device))
+    try_steps(device)
     placed: Any = network
     placed = placed.to(device, memory_format=torch.channels_last)
     join(placed)

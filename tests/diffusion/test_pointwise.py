@@ -49,10 +49,11 @@ def answers(device: torch.device, dtype: torch.dtype, kernels: Any = None) -> li
             parameter.normal_(1.0, 0.5, generator=generator)
         norm.to(device, dtype)
         told = (noise(*shape), noise(*shape), noise(shape[2]))
-        if kernels is None:
-            made += pointwise.summed_norm(*told, norm)
-        else:
-            made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps)
+        for after in (None, noise(shape[2])):
+            if kernels is None:
+                made += pointwise.summed_norm(*told, norm, after)
+            else:
+                made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps, after)
     return made
 
 
@@ -116,10 +117,11 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
 
         return call
 
-    monkeypatch.setattr(fused_attention, "are_joined", lambda x: True)
-    for room, names in ((twins, ("biased_sum",)), (fused_attention, ("gated", "summed_norm"))):
+    for room in (fused, fused_attention):
+        monkeypatch.setattr(room, "are_joined", lambda x: True)
+    for room, names in ((twins, ("biased_sum",)), (fused_attention, ("add_product", "gated", "summed_norm"))):
         for name in names:
             monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)
-    assert asked == {"biased_sum", "gated", "summed_norm"}
+    assert asked == {"add_product", "biased_sum", "gated", "summed_norm"}
     assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5

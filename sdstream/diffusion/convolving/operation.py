@@ -39,11 +39,17 @@ def convolve(
     width = (x.shape[3] * factor + zeros - side) // stride + 1
     weight, own_bias = layer.weight, layer.bias if bias else None
     arguments = (x, other, weight, own_bias, more, residual, stride, padding, height, width, doubled, activation)
-    if are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last):
-        tiling = _tiling_of(arguments)
-        if tiling:
-            return own_convolution(arguments, tiling)
-    return plain_convolution(*arguments)
+    tiling = _tiling_of(arguments)
+    return own_convolution(arguments, tiling) if tiling else plain_convolution(*arguments)
+
+
+def reads_two(layer: nn.Conv2d, one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether `convolve` would read the channels of both pictures where they lie, for a layer that keeps their size and
+    gives no bias; else it puts them together first."""
+    height, width = one.shape[2], one.shape[3]
+    padding = int(layer.padding[0])
+    arguments = (one, other, layer.weight, None, None, None, layer.stride[0], padding, height, width, False, NOTHING)
+    return bool(_tiling_of(arguments))
 
 
 def are_convolved(x: torch.Tensor) -> bool:
@@ -67,6 +73,8 @@ def can_convolve(layer: nn.Conv2d) -> bool:
 def _tiling_of(arguments: Arguments) -> str:
     """The tiling to take; empty for the plain twin."""
     x, other, weight, bias, more, residual, stride, padding, height, width, doubled, activation = arguments
+    if not (are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last)):
+        return ""
     others = 0 if other is None else other.shape[1]
     size = x.shape[0] * max(x.shape[1] * x.shape[2] * x.shape[3], weight.shape[0] * height * width)
     if size > MOST_VALUES:
@@ -93,4 +101,4 @@ def _tiling_of(arguments: Arguments) -> str:
     )
 
 
-__all__ = ["are_convolved", "can_convolve", "convolve"]
+__all__ = ["are_convolved", "can_convolve", "convolve", "reads_two"]
