@@ -246,7 +246,8 @@ def compare_interpreted() -> None:
             made = convolve(layer, *given, **named)
             assert distance(made.double(), wanted(case)) < 1e-5, (case, name)
             assert made.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(made, convolve(layer, *given, **named)), "the same picture gives the same answer"
+            if case is CASES[0]:
+                assert torch.equal(made, convolve(layer, *given, **named)), "the same picture gives the same answer"
 
 
 @needs_triton

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import fused_attention, pointwise
+from sdstream.diffusion import fused, fused_attention, pointwise
 from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse

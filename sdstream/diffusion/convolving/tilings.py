@@ -167,7 +167,7 @@ def has_registers(tiling: Tiling, capability: tuple[int, int], *, doubled: bool,
     spilled to memory costs more than large blocks save."""
     values = tiling.rows * tiling.columns // tiling.warps
     if narrow:
-        return values < LARGE_SHARE  # addresses are worked out value by value
+        return values < LARGE_SHARE // 2  # addresses are worked out value by value
     return not (doubled and capability[0] == 8 and values >= LARGE_SHARE and tiling.depth > LEAST_DEPTH)
 
 
