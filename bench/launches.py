@@ -6,7 +6,8 @@
 Counted is with tensors that have shapes and no memory, so the full-size networks take neither a GPU nor time. With a
 torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of
 plain blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with
-what changes with a knob only made before, `whole` with all rows of the table where they lie. `change` is what is done
+what changes with a knob only made before, `whole` with all rows of the table where they lie, and `tuned` that with all
+convolutions by the kernel of this project that is the most promising on an H100. `change` is what is done
 once for each turn of a knob.
 """
 
@@ -29,6 +30,8 @@ from bench.support.contenders import NOISE, Ours, Work
 from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
+from sdstream.diffusion.convolving.tilings import Card
+from sdstream.diffusion.convolving.tuning import assumed_choices
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.fused_switch import join_steps_on, plain_blocks
@@ -59,6 +62,7 @@ TINY = {
     "attention_head_dim": (4, 8),
     "use_linear_projection": True,
 }
+H100 = Card((9, 0), 132)
 STEPS = {1: (32,), 2: (32, 45), 4: (0, 16, 32, 45)}
 IDLE = {"aten._unsafe_view", "aten.empty", "aten.empty_like", "aten.new_empty", "aten.detach", "prim.device"}
 """Operations that launch nothing, besides views."""
@@ -173,10 +177,12 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
             "fused": (knobs, True, True),
             "prepared": (completed, True, True),
             "whole": (completed, True, False),
+            "tuned": (completed, True, False),
         }
         for way, (given, fused, gathered) in ways.items():
             memory = make_memory(given)
-            with contextlib.nullcontext() if fused else plain_blocks(), counting:
+            chosen = assumed_choices(H100) if way == "tuned" else contextlib.nullcontext()
+            with contextlib.nullcontext() if fused else plain_blocks(), chosen, counting:
                 run(frame, image, given, memory, rows if gathered else None)
             found[way] = summed(counting)
         with counting:
