@@ -61,6 +61,7 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "fused_blocks",
+    "eight_bit",
     "optical_flow",
     "share_processors",
     "safety_check_interval",

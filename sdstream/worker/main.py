@@ -69,6 +69,7 @@ class Worker:
         self._reception.call_helper()  # until torch is there
         import torch
 
+        from sdstream.diffusion.eight_bit_switch import use_eight_bit
         from sdstream.diffusion.fused_switch import use_fused_blocks
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
@@ -87,6 +88,7 @@ class Worker:
             return  # stopped before it began
         settings = Settings.model_validate(json.loads(self._configure.settings))
         use_fused_blocks(settings.fused_blocks)
+        use_eight_bit(settings.eight_bit)
         self._make_lane = LaneWork
         self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)
