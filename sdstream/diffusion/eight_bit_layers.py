@@ -20,7 +20,7 @@ from sdstream.diffusion.eight_bit_trial import can_win, choice_of, kernel_proble
 from sdstream.diffusion.libraries import activations, transformer_blocks
 
 MOST_WEIGHT_ERROR = 0.04
-"""Root of the mean square error of a weight, relative; rounding to e4m3 alone makes 0.027. Weights whose channels hold
+"""Of a weight, relative (`EightBitWeight.error`); rounding to e4m3 alone makes 0.027. Weights whose channels hold
 numbers of very different sizes stay in half precision."""
 
 Choose = Callable[[int, int], Terms | None]
