@@ -99,7 +99,8 @@ def choice_of(device: torch.device, dtype: torch.dtype, out: int, width: int) ->
     stays in half precision though it is large."""
     reasons: list[str] = []
     for way in WAYS:
-        choice = choose(way, look(device, dtype, out, width, way))
+        with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the frames of running streams, not between them
+            choice = choose(way, look(device, dtype, out, width, way))
         if choice.terms is not None:
             return choice
         reasons.append(f"{way}: {choice.reason}")

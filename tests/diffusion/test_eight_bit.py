@@ -352,10 +352,10 @@ def test_a_captured_frame_in_eight_bits_is_the_plain_twin_and_follows_its_weight
         pytest.skip(lacking(device))
     model = tiny_model(family)
     vae: Any = copy.deepcopy(model.vae).to(device, half)
-    way = next(way for way in WAYS if not eight_bit_trial.look(device, half, 256, 256, way)[0].problem)
+    fast: Way = next(way for way in WAYS if not eight_bit_trial.look(device, half, 256, 256, way)[0].problem)
     knobs = Knobs(*(tensor.to(device) for tensor in knobs_of(model)))
     image = pictures(1)[0].to(device)
-    unets = [small_unet(model, each, device, half) for each in (way, "plain")]
+    unets = [small_unet(model, fast, device, half), small_unet(model, "plain", device, half)]
     frames = [frame_of(replace(model, vae=vae), unet) for unet in unets]
     captured, eager = make_runner(frames[0], device), EagerRunner(frames[1])
     for _ in range(2):
