@@ -160,14 +160,9 @@ def main() -> int:
     rows: list[Row] = []
     for model in options.models.split(","):
         size, count = {"tiny": (64, 8), "mid": (256, 4)}.get(model, (512, 1))
-        rows += measure(model, size, count, half=model in SMALL)
-    for row in rows:
-        print(
-            f"{row['model']} {row['size']}, {row['steps']} steps: PSNR {row['psnr_eight_bit']} dB in eight bits, "
-            f"{row['psnr_float16']} in float16; {row['seconds']} s"
-        )
-        for kind, seen in row["layer_errors"].items():
-            print(f"  {kind:<22} error {seen['middle']:.4f}, at most {seen['largest']:.4f}", flush=True)
+        made = measure(model, size, count, half=model == "tiny")
+        show(made)
+        rows += made
     found = outliers()
     for row in found:
         print(
@@ -178,6 +173,17 @@ def main() -> int:
         result = {"machine": machine(), "torch": torch.__version__, "pictures": rows, "outliers": found}
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return 0
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print what was measured of pictures."""
+    for row in rows:
+        print(
+            f"{row['model']} {row['size']}, {row['steps']} steps: PSNR {row['psnr_eight_bit']} dB in eight bits, "
+            f"{row['psnr_float16']} in float16; {row['seconds']} s"
+        )
+        for kind, seen in row["layer_errors"].items():
+            print(f"  {kind:<22} error {seen['middle']:.4f}, at most {seen['largest']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

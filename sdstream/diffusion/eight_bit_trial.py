@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from statistics import median
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -29,23 +30,55 @@ LEAST_GAIN = 1.05
 """How many times as fast a product has to be to be worth its errors."""
 LEAST_SIDE = 128
 """Of a weight: smaller ones are launched in the time that they take."""
-REPEATS = 10
 WAYS: tuple[Way, ...] = ("rows", "units")
 """In the order in which they are tried: the second writes and reads its answer once more."""
-SLEEP = 10_000_000
-"""Clock ticks, 5 to 6 ms, that a GPU waits while the host gets ahead of it, so that launching is not timed."""
+ROUNDS = 7
+"""Times that both are timed, by turns; the medians count."""
+SLEEP = 3_000_000
+"""Clock ticks, 1.5 to 2 ms, that a GPU waits before each, while the host gets ahead: launching is not timed, since
+captured frames do not launch."""
+
+Call = Callable[[], Any]
+
+
+class Stopwatch(Protocol):
+    """How long calls take on a device."""
+
+    def time(self, calls: Sequence[Call]) -> list[tuple[float, ...]]:
+        """The milliseconds of each call, several times, by turns."""
+        ...
+
+
+class CudaStopwatch:
+    """Times calls on the current stream of a GPU."""
+
+    def time(self, calls: Sequence[Call]) -> list[tuple[float, ...]]:
+        library: Any = torch.cuda
+        for call in calls:
+            call()
+        marks: list[list[tuple[Any, Any]]] = [[] for _ in calls]
+        for _ in range(ROUNDS):
+            for call, each in zip(calls, marks, strict=True):
+                began, ended = library.Event(enable_timing=True), library.Event(enable_timing=True)
+                library._sleep(SLEEP)
+                began.record()
+                call()
+                ended.record()
+                each.append((began, ended))
+        marks[-1][-1][1].synchronize()
+        return [tuple(float(began.elapsed_time(ended)) for began, ended in each) for each in marks]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of one way with so many tokens: seconds of both, and the error of eight bits.
+    """What was seen of one way with so many tokens: milliseconds of both, and the error of eight bits.
 
     `problem` says why there are no figures; empty where there are.
     """
 
     tokens: int
-    half_seconds: float = 0.0
-    eight_bit_seconds: float = 0.0
+    half: float = 0.0
+    eight_bit: float = 0.0
     error: float = 0.0
     problem: str = ""
 
@@ -67,12 +100,12 @@ def choose(way: Way, samples: Sequence[Sample]) -> Choice:
             return Choice(None, f"its answer is {sample.error:.2g} from that in half precision")
     least: int | None = None
     for sample in reversed(samples):
-        if sample.half_seconds < LEAST_GAIN * sample.eight_bit_seconds:
+        if sample.half < LEAST_GAIN * sample.eight_bit:
             break
         least = sample.tokens
     if least is None:
         best = samples[-1]
-        gain = best.half_seconds / best.eight_bit_seconds
+        gain = best.half / best.eight_bit
         return Choice(None, f"it is {gain:.2f} times as fast with {best.tokens} tokens")
     return Choice(Terms(way, least))
 
@@ -100,7 +133,7 @@ def choice_of(device: torch.device, dtype: torch.dtype, out: int, width: int) ->
     reasons: list[str] = []
     for way in WAYS:
         with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the frames of running streams, not between them
-            choice = choose(way, look(device, dtype, out, width, way))
+            choice = choose(way, look(device, dtype, out, width, way, CudaStopwatch()))
         if choice.terms is not None:
             return choice
         reasons.append(f"{way}: {choice.reason}")
@@ -109,7 +142,9 @@ def choice_of(device: torch.device, dtype: torch.dtype, out: int, width: int) ->
     return Choice(None, reason)
 
 
-def look(device: torch.device, dtype: torch.dtype, out: int, width: int, way: Way) -> list[Sample]:
+def look(
+    device: torch.device, dtype: torch.dtype, out: int, width: int, way: Way, stopwatch: Stopwatch
+) -> list[Sample]:
     """Try one way with random numbers, one picture after another."""
     generator = torch.Generator(device).manual_seed(0)
 
@@ -124,8 +159,8 @@ def look(device: torch.device, dtype: torch.dtype, out: int, width: int, way: Wa
             copied = EightBitWeight(weight, Terms(way))
             # Without a bias, too: that goes other ways in torch.
             error = max(_apart(product(x, copied, one), functional.linear(x, weight, one)) for one in (bias, None))
-            half = seconds_of(partial(functional.linear, x, weight, bias))
-            eight = seconds_of(partial(product, x, copied, bias))
+            calls = (partial(functional.linear, x, weight, bias), partial(product, x, copied, bias))
+            half, eight = (median(times) for times in stopwatch.time(calls))
         except torch.OutOfMemoryError:
             raise  # no fault of this shape's
         except FAILURES as problem:
@@ -165,33 +200,19 @@ def _apart(made: torch.Tensor, wanted: torch.Tensor) -> float:
     return float(apart(made, wanted))
 
 
-def seconds_of(call: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Of one call on the GPU, without the time that the host takes to launch it."""
-    library: Any = torch.cuda
-    call()
-    began, ended = (library.Event(enable_timing=True) for _ in range(2))
-    library._sleep(SLEEP)
-    began.record()
-    for _ in range(repeats):
-        call()
-    ended.record()
-    ended.synchronize()
-    milliseconds: float = began.elapsed_time(ended)
-    return milliseconds / 1000 / repeats
-
-
 __all__ = [
     "CAPABILITY",
     "LEAST_GAIN",
     "MOST_ERROR",
     "TRIED_TOKENS",
     "Choice",
+    "CudaStopwatch",
     "Sample",
+    "Stopwatch",
     "can_win",
     "choice_of",
     "choose",
     "kernel_problem",
     "lacking",
     "look",
-    "seconds_of",
 ]

@@ -1,7 +1,7 @@
 """What chooses eight bits: the pure choice, what devices lack, and what the state of a stream says of it."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sdstream.diffusion import eight_bit_layers, eight_bit_trial
-from sdstream.diffusion.eight_bit import Way, note_of
+from sdstream.diffusion.eight_bit import Terms, Way, note_of
 from sdstream.diffusion.eight_bit import eight_bit_layers as layers_in_force
 from sdstream.diffusion.eight_bit_layers import place_eight_bit
 from sdstream.diffusion.eight_bit_switch import use_eight_bit
-from sdstream.diffusion.eight_bit_trial import LEAST_GAIN, MOST_ERROR, Sample, can_win, choose, lacking
+from sdstream.diffusion.eight_bit_trial import LEAST_GAIN, MOST_ERROR, Choice, Sample, can_win, choose, lacking
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
@@ -55,6 +55,35 @@ def test_eight_bits_are_chosen_from_the_size_on_where_they_win_at_every_larger_o
     choice = choose("rows", samples)
     assert (None if choice.terms is None else choice.terms.least_tokens) == least
     assert bool(choice.reason) == (least is None)
+
+
+class Watch:
+    """Says that eight bits take a third of the time."""
+
+    def time(self, calls: Sequence[Callable[[], Any]]) -> list[tuple[float, ...]]:
+        for call in calls:
+            call()
+        return [(3.0, 9.0, 3.0), (1.0, 1.0, 8.0)]
+
+
+def test_a_look_says_how_far_the_answer_is_and_what_both_take() -> None:
+    seen = eight_bit_trial.look(CPU, torch.float16, 48, 64, "units", Watch())
+    assert [each.tokens for each in seen] == list(eight_bit_trial.TRIED_TOKENS)
+    assert all(0.02 < each.error < MOST_ERROR and each.half == 3 * each.eight_bit == 3.0 for each in seen)
+    assert choose("units", seen).terms == Terms("units", 64)
+
+
+class Broken:
+    """What torch says of a card that a product was not built for."""
+
+    def time(self, calls: Sequence[Callable[[], Any]]) -> list[tuple[float, ...]]:
+        raise RuntimeError("Rowwise scaling is not currently supported on your device\nand more")
+
+
+def test_a_product_that_is_not_built_is_no_choice() -> None:
+    seen = eight_bit_trial.look(CPU, torch.float16, 48, 64, "units", Broken())
+    reason = "RuntimeError: Rowwise scaling is not currently supported on your device"
+    assert choose("units", seen) == Choice(None, reason)
 
 
 def test_weights_that_torch_cannot_multiply_or_that_are_small_are_not_tried() -> None:
@@ -100,7 +129,8 @@ def test_a_card_that_has_the_units_multiplies_right_in_one_way_at_least() -> Non
     device = torch.device("cuda")
     if lacking(device):
         pytest.skip(lacking(device))
-    seen = {way: eight_bit_trial.look(device, torch.float16, 1280, 1280, way) for way in WAYS}
+    watch = eight_bit_trial.CudaStopwatch()
+    seen = {way: eight_bit_trial.look(device, torch.float16, 1280, 1280, way, watch) for way in WAYS}
     right = [way for way, samples in seen.items() if all(not s.problem and s.error <= MOST_ERROR for s in samples)]
     assert right, seen
 
