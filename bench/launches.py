@@ -33,7 +33,7 @@ from sdstream.diffusion.eight_bit import EightBitLinear, EightBitWeight, Terms, 
 from sdstream.diffusion.eight_bit_layers import products_of
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.fused_switch import join_steps_on, plain_blocks
 from sdstream.diffusion.joining import Joined, OneProduct, join
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
@@ -127,6 +127,18 @@ class Parts(Networks):
     def prepare(self, *told: Any, **named: Any) -> Any:
         return self.networks.prepare(*told, **named)
 
+    @property
+    def bare(self) -> bool:
+        return self.networks.bare
+
+    def encode_bare(self, image: torch.Tensor) -> torch.Tensor:
+        with self._counting.within("encoder"):
+            return self.networks.encode_bare(image)
+
+    def decode_bare(self, latent: torch.Tensor) -> torch.Tensor:
+        with self._counting.within("decoder"):
+            return self.networks.decode_bare(latent)
+
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         with self._counting.within("encoder"):
             return self.networks.encode(image)
@@ -143,6 +155,8 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
     with FakeTensorMode(allow_non_fake_inputs=True), one_attention(), cudnn_by_shape():
         for network in (networks.unet, networks.vae):
             give_memory(network, device)
+        if device == "cuda":
+            join_steps_on(torch.zeros(1, device=device).device)
         counting = Counting()
         parts = Parts(networks, counting)
         frame = Frame(parts, slots=len(steps), guidance="self", whole=True)

@@ -46,10 +46,9 @@
             └── ShuttingDown      503 SHUTTING_DOWN
 
 Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
-
-`message` is for the person who called, `hint` for the operator who can mend it. `retryable` says whether the same
-call can succeed later with nothing changed. `details` is JSON-safe; for parameters it is a list of
-`{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.
+`message` is for the person who called, `hint` for the operator who can mend it. `retryable`: the same call can succeed
+later. `part`: what of a stream's params is to blame (`params.attainable`). `details` is JSON-safe; for parameters a
+list of `{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.
 """
 
 from typing import Any, ClassVar
@@ -61,6 +60,7 @@ class SdstreamError(Exception):
     code: ClassVar[str] = "ERROR"
     hint: ClassVar[str] = ""
     retryable: ClassVar[bool] = False
+    part: str = ""
 
     def __init__(self, message: str, *, hint: str | None = None, details: Any = None) -> None:
         super().__init__(message)

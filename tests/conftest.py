@@ -1,5 +1,6 @@
 """What every test may use: live servers, the SDKs, and the server's log in the report of a failure."""
 
+import gc
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -98,6 +99,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.support.schedule import Schedule
 
     return Schedule(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays until the end: the collector need not look at it each time, which takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,6 +33,17 @@ class ProcessorStatus(Shape):
     note: str
 
 
+class MissingStatus(Shape):
+    """What the newest params ask for and could not be had; the rest of them is in force."""
+
+    place: str = Field(description="Where the params name it, such as `controlnets[1]`.")
+    name: str
+    code: str
+    message: str
+    tries: int
+    tries_again: bool = Field(description="Whether it is tried again with nothing sent.")
+
+
 class LaneState(Shape):
     """What the worker says of the stream."""
 
@@ -45,6 +56,7 @@ class LaneState(Shape):
     error_code: str | None
     error_message: str | None
     acceleration_in_force: str | None
+    missing: list[MissingStatus]
     processors: list[ProcessorStatus]
 
 

@@ -219,6 +219,7 @@ def lane_object(lane: LaneStatus | None) -> dict[str, Any] | None:
         "error_code": lane.error_code,
         "error_message": lane.error_message,
         "acceleration_in_force": lane.acceleration or None,
+        "missing": [part._asdict() for part in lane.missing],
         "processors": [state._asdict() for state in lane.processors],
     }
 

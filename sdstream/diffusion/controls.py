@@ -7,6 +7,11 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.networks import ControlResiduals
+from sdstream.diffusion.prepared import Context, Prepared, Shifts, context_of
+from sdstream.diffusion.prepared_control import control_answer, control_shifts_of, lay_out_control
+
+Own = tuple[Context, Shifts]
+"""What was prepared for one net."""
 
 
 class Controls(nn.Module):
@@ -20,6 +25,26 @@ class Controls(nn.Module):
         """Channels of each one's control picture, in order."""
         # Some ControlNets of SDXL were saved with an embedding of text and sizes, some without.
         self._is_xl = tuple(takes_sizes(net) for net in nets)
+        self._layouts = tuple(lay_out_control(net) for net in nets)
+
+    def prepare(
+        self,
+        timesteps: torch.Tensor,
+        texts: torch.Tensor,
+        dtype: torch.dtype,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What nets make of these alone, as `Networks.prepare` takes them: `context` [R, ...] and `shifts` [B, ...] of
+        each net that can be given its own, in order. Nets that cannot make it in every call."""
+        contexts: list[torch.Tensor] = []
+        shifts: list[torch.Tensor] = []
+        for index, layout in enumerate(self._layouts):
+            if layout is not None:
+                added = (pooled, time_ids) if self.takes_sizes(index) else ()
+                contexts.append(context_of(layout, texts))
+                shifts.append(control_shifts_of(self.nets[index], layout, timesteps, dtype, *added))
+        return contexts, shifts
 
     def forward(
         self,
@@ -30,20 +55,25 @@ class Controls(nn.Module):
         time_ids: torch.Tensor | None,
         pictures: torch.Tensor,
         scales: torch.Tensor,
+        prepared: Prepared | None = None,
     ) -> ControlResiduals:
         """What they add to the UNet for B rows; the first five are as `Networks.predict` takes them.
 
         `pictures` [B, C, H, W], 0 to 1, are the control pictures of all nets side by side, `scales` [B, nets]. Scale 0
         adds nothing at all, whatever the net says, and so does a control picture that begins with a negative number:
         there is none for this row.
+
+        `prepared` ends with what `prepare` made of the same timesteps and texts, net after net; the answer is the same
+        without.
         """
+        owns = self._own(prepared)
         down: list[torch.Tensor] = []
         mid: torch.Tensor | None = None
         parts: list[torch.Tensor] = list(torch.split(pictures, list(self.channels), 1))
         for index, part in enumerate(parts):
             scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype)
             own_down, own_mid = self.steer(
-                index, latents, timesteps, texts, pooled, time_ids, part.to(latents.dtype), scale
+                index, latents, timesteps, texts, pooled, time_ids, part.to(latents.dtype), scale, owns[index]
             )
             down = list(own_down) if mid is None else [one + other for one, other in zip(down, own_down, strict=True)]
             mid = own_mid if mid is None else mid + own_mid
@@ -60,18 +90,39 @@ class Controls(nn.Module):
         time_ids: torch.Tensor | None,
         picture: torch.Tensor,
         scale: torch.Tensor,
+        own: Own | None = None,
     ) -> ControlResiduals:
-        """What the net at `index` adds, times `scale` [B]; `picture` is its own, of the type of the latents."""
-        extra: dict[str, Any] = {}
-        if self.takes_sizes(index):
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
-        down, mid = self.nets[index](latents, timesteps, texts, controlnet_cond=picture, return_dict=False, **extra)
+        """What the net at `index` adds, times `scale` [B]; `picture` is its own, of the type of the latents, and `own`
+        what was prepared for it."""
+        net = self.nets[index]
+        if own is not None:
+            down, mid = control_answer(net, latents, *own, picture)
+        else:
+            extra: dict[str, Any] = {}
+            if self.takes_sizes(index):
+                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+            down, mid = net(latents, timesteps, texts, controlnet_cond=picture, return_dict=False, **extra)
         factor = scale.view(-1, 1, 1, 1)
         return ControlResiduals([values * factor for values in down], mid * factor)
 
     def takes_sizes(self, index: int) -> bool:
         """Whether the net at `index` is given SDXL's pooled text and sizes."""
         return self._is_xl[index]
+
+    def _own(self, prepared: Prepared | None) -> list[Own | None]:
+        """The part of each net in what is prepared; None for those that have none."""
+        owns: list[Own | None] = [None] * len(self.nets)
+        if prepared is None:
+            return owns
+        tokens, end, last = prepared.tokens, prepared.context.shape[1], prepared.shifts.shape[1]
+        for index in reversed(range(len(owns))):
+            layout = self._layouts[index]
+            if layout is not None:
+                start, first = end - layout.columns * tokens, last - layout.shift_columns
+                context = Context(prepared.context[:, start:end], layout.columns, tokens, 0, None)
+                owns[index] = context, Shifts(prepared.shifts[:, first:last])
+                end, last = start, first
+        return owns
 
 
 def takes_sizes(net: nn.Module) -> bool:
@@ -88,4 +139,4 @@ def window(start: float, end: float, slots: int) -> list[bool]:
 NO_PICTURE = -1.0
 """What a control picture is filled with when there is none."""
 
-__all__ = ["NO_PICTURE", "Controls", "takes_sizes", "window"]
+__all__ = ["NO_PICTURE", "Controls", "Own", "takes_sizes", "window"]

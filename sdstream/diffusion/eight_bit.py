@@ -212,16 +212,21 @@ def normed_for(weight: EightBitWeight | None, norm: nn.LayerNorm, x: torch.Tenso
 
 
 def summed_norm_for(
-    weight: EightBitWeight | None, one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, norm: nn.LayerNorm
+    weight: EightBitWeight | None,
+    one: torch.Tensor,
+    other: torch.Tensor,
+    bias: torch.Tensor,
+    norm: nn.LayerNorm,
+    after: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | EightBitRows]:
     """What `summed_norm` answers, its second as a layer with `weight` takes it."""
     if weight is None or not weight.takes(one):
-        return summed_norm(one, other, bias, norm)
+        return summed_norm(one, other, bias, norm, after)
     if are_joined(one):
-        told = (one, other, bias, norm.weight, norm.bias, norm.eps)
+        told = (one, other, bias, norm.weight, norm.bias, norm.eps, after)
         sums, values, scales = _kernels.summed_norm_quantised(*told)
         return sums, EightBitRows(values, scales)
-    sums, made = plain_summed_norm(one, other, bias, norm)
+    sums, made = plain_summed_norm(one, other, bias, norm, after)
     return sums, quantised(made)
 
 

@@ -78,16 +78,32 @@ def normed_quantised_values(x, weight, shift, out, scales, width, eps, at_once: 
 
 
 @triton.jit
-def summed_norm_quantised_values(one, other, bias, weight, shift, sums, out, scales, width, eps, at_once: tl.constexpr):
+def summed_norm_quantised_values(
+    one,
+    other,
+    bias,
+    weight,
+    shift,
+    after,
+    sums,
+    out,
+    scales,
+    width,
+    eps,
+    has_after: tl.constexpr,
+    at_once: tl.constexpr,
+):
     column = tl.arange(0, at_once)
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
     value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
     value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
     value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
-    rounded = value.to(sums.dtype.element_ty)
-    tl.store(sums + start + column, rounded, mask=kept)
-    made = _norm(rounded.to(tl.float32), kept, column, width, weight, shift, eps)
+    rounded = value.to(sums.dtype.element_ty).to(tl.float32)
+    if has_after:
+        value += tl.load(after + column, mask=kept, other=0.0).to(tl.float32)
+    tl.store(sums + start + column, value.to(sums.dtype.element_ty), mask=kept)
+    made = _norm(rounded, kept, column, width, weight, shift, eps)
     _store(made.to(sums.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 
@@ -133,9 +149,10 @@ def summed_norm_quantised(
     weight: torch.Tensor,
     shift: torch.Tensor,
     eps: float,
+    after: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As `sdstream.diffusion.pointwise.summed_norm`; of the second answer values and scales."""
-    return launch_summed_norm_quantised(one, other, bias, weight, shift, eps, wrap_triton)
+    return launch_summed_norm_quantised(one, other, bias, weight, shift, eps, after, wrap_triton)
 
 
 @triton_op("sdstream::scaled", mutates_args=())
@@ -188,6 +205,7 @@ def launch_summed_norm_quantised(
     weight: torch.Tensor,
     shift: torch.Tensor,
     eps: float,
+    after: torch.Tensor | None,
     wrap: Callable[[Any], Any],
     kind: torch.dtype = SMALL,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -196,7 +214,19 @@ def launch_summed_norm_quantised(
     sums = torch.empty_like(one)
     out, scales, options = _room(one, one.shape[-1], kind)
     wrap(summed_norm_quantised_values)[(len(scales),)](
-        one, other, bias, weight, shift, sums, out, scales, one.shape[-1], eps, **options
+        one,
+        other,
+        bias,
+        weight,
+        shift,
+        bias if after is None else after,
+        sums,
+        out,
+        scales,
+        one.shape[-1],
+        eps,
+        after is not None,
+        **options,
     )
     return sums, out, scales
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.components import unet_name
-from sdstream.diffusion.controls import Controls
+from sdstream.diffusion.controls import Controls, Own
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.networks import ControlResiduals, Networks
 from sdstream.diffusion.planes import rgb_from_packed
@@ -168,11 +168,12 @@ class EngineControls(Controls):
         time_ids: torch.Tensor | None,
         picture: torch.Tensor,
         scale: torch.Tensor,
+        own: Own | None = None,
     ) -> ControlResiduals:
         """See `Controls.steer`. The answer is valid until the next call for the same net."""
         engine = self._engines.get(index)
         if engine is None or not engine.takes(latents):
-            return super().steer(index, latents, timesteps, texts, pooled, time_ids, picture, scale)
+            return super().steer(index, latents, timesteps, texts, pooled, time_ids, picture, scale, own)
         given = [latents, timesteps, texts, picture, scale]
         if self.takes_sizes(index):
             assert pooled is not None

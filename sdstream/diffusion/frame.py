@@ -7,22 +7,20 @@ Slot i holds the picture that arrived i frames ago at step i of its denoising, s
 slot one step further and one picture is finished: it leaves N - 1 frames after it came.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from sdstream.diffusion import latents, pictures
 from sdstream.diffusion.controls import Controls
-from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.fused_switch import are_blocks_fused, are_steps_joined
+from sdstream.diffusion.latents import Closed, Guidance, Way, rows_of
 from sdstream.diffusion.networks import Networks
-from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
+from sdstream.diffusion.planes import rgb_from_packed
 from sdstream.diffusion.prepared import Prepared
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, Memory, unprepared
-
-Guidance = Literal["none", "self", "initialize", "full"]
-"""Where the unconditional prediction comes from, and what it costs in rows of the network for N slots:
-nowhere (N), the remembered residual (N), the residual begun by the negative prompt (N + 1), the network (2N)."""
 
 
 class Result(NamedTuple):
@@ -86,31 +84,31 @@ class Frame(nn.Module):
 
         Without control pictures it can be uint8 [S, 3H/2, W], too: packed I420, BT.601, limited range.
         """
-        if image.dtype == torch.uint8:
-            image = rgb_from_packed(image)
-        control = None if self.controls is None else image[:, None, 3:].to(knobs.frame_control.dtype)
-        latent = self._encode(image[:, :3])
-        started = (memory.pictures > 0).view(-1, 1, 1, 1)
-        latent = _calmed(latent, knobs.calm[:, 0], memory.finished, started)
-        newest = knobs.alpha[:, 0] * latent + knobs.beta[:, 0] * knobs.noise[:, 0]
+        control = None
+        if self.controls is not None:
+            if image.dtype == torch.uint8:
+                image = rgb_from_packed(image)
+            control = image[:, None, 3:].to(knobs.frame_control.dtype)
+        joined = are_steps_joined(image)
+        latent = self._encode(image, joined)
         if self.batched:
-            finished, memory = self._together(newest[:, None], control, knobs, memory)
+            closed = self._together(latent, control, knobs, memory, joined)
         else:
-            finished, memory = self._one_after_another(newest[:, None], control, knobs, memory)
-        # What leaves first of slots that were not filled is no picture, and says so by how many came.
-        finished = _calmed(finished, knobs.calm[:, 1], memory.finished, started)
-        memory = memory._replace(finished=finished, pictures=memory.pictures + 1)
-        return self.deliver(self._decode(finished), finished, memory)
+            closed = self._one_after_another(latent, control, knobs, memory, joined)
+        if joined and self.whole:
+            return self._delivered(closed)
+        image = self.networks.decode(closed.latent).float().mul(0.5).add_(0.5)
+        return self.deliver(image, closed.memory.finished, closed.memory)
 
     @torch.no_grad()
     def complete(self, knobs: Knobs) -> Knobs:
         """`knobs` with what the networks make of them alone, `context` and `shifts`, for this frame to use.
 
         To be done whenever a knob was turned or a weight has changed. Without it the frame makes all of it each time,
-        as it does where the networks prepare nothing, and where slots follow each other.
+        as it does where the networks prepare nothing. ControlNets have their parts after the UNet's.
         """
         knobs = unprepared(knobs)
-        if not self.batched or not are_blocks_fused():
+        if not are_blocks_fused():
             return knobs
         against = self._against(self.slots, 1)
         streams = len(knobs.prompt)
@@ -124,91 +122,83 @@ class Frame(nn.Module):
             return both.flatten(0, 1).to(self.networks.dtype)
 
         is_xl = self.networks.is_xl
-        made = self.networks.prepare(
-            torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten(),
-            each(knobs.prompt, knobs.negative),
+        timesteps = torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten()
+        texts = each(knobs.prompt, knobs.negative)
+        added = (
             rows(knobs.pooled_prompt, knobs.pooled_negative) if is_xl else None,
             rows(knobs.time_ids, knobs.time_ids) if is_xl else None,
-            each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None,
         )
+        tokens = each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None
+        made = self.networks.prepare(timesteps, texts, *added, tokens)
         if made is None:
             return knobs
-        context, shifts = made.context.to(knobs.context.dtype), made.shifts.to(knobs.shifts.dtype)
-        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shifts.unflatten(0, (streams, -1)))
+        contexts, shifts = [made.context], [made.shifts]
+        if self.controls is not None:
+            more, others = self.controls.prepare(timesteps, texts, self.networks.dtype, *added)
+            contexts, shifts = contexts + more, shifts + others
+        context, shift = torch.cat(contexts, 1).to(knobs.context.dtype), torch.cat(shifts, 1).to(knobs.shifts.dtype)
+        return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shift.unflatten(0, (streams, -1)))
 
     def deliver(self, image: torch.Tensor, latent: torch.Tensor, memory: Memory) -> Result:
         """What the frame gives when this is what was made."""
         if not self.whole:
             return Result(image, latent, memory)
-        finite = image.flatten(1).sum(1).isfinite()
-        return Result(image, latent, memory, packed_from_rgb(image.clamp(0, 1)), finite)
+        joined = are_steps_joined(image)
+        made = pictures.planes_of_picture(image, 1.0, 0.0) if joined else pictures.delivered(image)
+        return Result(made.image, latent, memory, made.planes, made.finite)
 
     def _together(
-        self, newest: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory
-    ) -> tuple[torch.Tensor, Memory]:
-        noisy = torch.cat((newest, memory.buffer), 1)
-        residual = memory.residual
-        if self.slots > 1 or not self.compat:
-            residual = torch.cat((knobs.noise[:, :1], residual[:, :-1]), 1)
+        self, latent: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory, joined: bool
+    ) -> Closed:
+        networks, slots = self.networks, self.slots
+        way = self._way(slots, 1, moves=slots > 1 or not self.compat)
+        open_slots = latents.opened if joined else latents.plain_opened
+        noisy, rows = open_slots(latent, networks.scaling_factor, knobs, memory, way, networks.dtype)
         ring = memory.control
         if control is not None:
-            control = torch.cat((control, ring), 1) if self.aligned else control.expand(-1, self.slots, -1, -1, -1)
+            control = torch.cat((control, ring), 1) if self.aligned else control.expand(-1, slots, -1, -1, -1)
             ring = control[:, :-1]
-        order = torch.arange(self.slots, device=newest.device)
-        moment = _Moment(control, memory.bank, memory.recalled[:, None] <= order)
-        pictures, residual, own = self._step(noisy, knobs, moment, residual, opens=True)
-        kept = memory._replace(buffer=_renoise(pictures[:, :-1], knobs, 1, self.slots), residual=residual, control=ring)
-        return pictures[:, -1], _remember(kept, knobs, own, moment.fresh)
+        moment = _Moment(control, memory.bank, _fresh(memory, slots))
+        answer, own = self._predict(rows, knobs, moment, way.against)
+        close = latents.closed if joined else latents.plain_closed
+        scales = (networks.scaling_factor, networks.vae_dtype)
+        closed = close(answer, noisy, knobs, memory, way, *scales, bounded=self._is_bounded(joined))
+        kept = closed.memory._replace(control=ring)
+        return closed._replace(memory=_remember(kept, knobs, own, moment.fresh))
 
     def _one_after_another(
-        self, noisy: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory
-    ) -> tuple[torch.Tensor, Memory]:
+        self, latent: torch.Tensor, control: torch.Tensor | None, knobs: Knobs, memory: Memory, joined: bool
+    ) -> Closed:
+        networks = self.networks
         residual = knobs.noise[:, :1]
-        pictures = noisy
+        noisy = latents.newest(latent, networks.scaling_factor, knobs, memory)[:, None]
+        seen = noisy
         owns: list[torch.Tensor] = []
-        fresh = memory.recalled[:, None] == 0
+        fresh = None if not memory.bank.shape[2] else memory.recalled[:, None] == 0
         for slot in range(self.slots):
             if slot > 0:
-                noisy = _renoise(pictures, knobs, slot, slot + 1)
+                noisy = latents.renoised(seen, knobs, slot, slot + 1)
             moment = _Moment(control, memory.bank[:, slot : slot + 1], fresh)
-            pictures, residual, own = self._step(noisy, _slots(knobs, slot), moment, residual, opens=slot == 0)
+            way, own_knobs = self._way(1, int(slot == 0)), self._slot_of(knobs, slot)
+            rows = rows_of(noisy, way.against).flatten(0, 1).to(networks.dtype)
+            answer, own = self._predict(rows, own_knobs, moment, way.against)
+            predicted, unconditional = latents.predictions(answer, noisy, own_knobs, way)
+            seen, residual = latents.denoised(
+                predicted, unconditional, noisy, own_knobs, residual, way, opens=slot == 0
+            )
             owns.append(own)
-        return pictures[:, -1], _remember(memory, knobs, torch.cat(owns, 1), fresh)
-
-    def _step(
-        self, noisy: torch.Tensor, knobs: Knobs, moment: "_Moment", residual: torch.Tensor, *, opens: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Denoise every given slot: the pictures seen in `noisy` [S, K, C, h, w], the residuals of the slots after, and
-        the keys and values of this step [S, K, length].
-
-        `opens` says that the first given slot is the one where denoising begins.
-        """
-        slots = noisy.shape[1]
-        predicted, unconditional, own = self._predict(noisy, knobs, moment, 1 if opens else 0)
-        if self.guidance == "initialize" and opens:
-            residual = torch.cat((unconditional, residual[:, 1:]), 1)
-        if self.guidance != "none":
-            if self.guidance != "full":
-                unconditional = residual * knobs.delta
-            guided = unconditional + knobs.guidance * (predicted - unconditional)
-            # Chosen, not computed: with guidance off the residual may be anything, and infinity times nothing is not 0.
-            predicted = torch.where(knobs.guidance > 1.0, guided, predicted)
-        pictures = _picture(predicted, noisy, knobs)
-        if self.guidance in ("self", "initialize"):
-            change = _picture(predicted, knobs.beta * residual, knobs) * knobs.next_alpha / knobs.next_beta
-            residual = _next_noise(knobs, slots) + change
-        return pictures, residual, own
+        memory = latents.ended(seen[:, -1], knobs, memory)
+        bounded = self._is_bounded(joined)
+        unscaled = latents.unscaled(memory.finished, networks.scaling_factor, networks.vae_dtype, bounded=bounded)
+        return Closed(_remember(memory, knobs, torch.cat(owns, 1), fresh), unscaled)
 
     def _predict(
-        self, noisy: torch.Tensor, knobs: Knobs, moment: "_Moment", opening: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The noise that the network sees in each slot, with the prompt and, for as many slots as the kind of guidance
-        asks for, with the negative prompt: [S, K, C, h, w] and [S, 0..K, C, h, w]; and `_step`'s keys and values."""
-        networks, streams, slots = self.networks, *noisy.shape[:2]
-        against = self._against(slots, opening)
-
-        def rows(values: torch.Tensor) -> torch.Tensor:
-            return torch.cat((values[:, :against], values), 1) if against else values
+        self, noisy: torch.Tensor, knobs: Knobs, moment: "_Moment", against: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network answers for `noisy` [S * (against + K), C, h, w] of its own type: K slots with the prompt,
+        and before them the first `against` ones with the negative prompt; and the keys and values of this step, [S,
+        K, length]."""
+        networks, (streams, slots) = self.networks, knobs.timesteps.shape
 
         def texts(negative: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
             both = _repeat(prompt, slots)
@@ -216,36 +206,46 @@ class Frame(nn.Module):
                 both = torch.cat((_repeat(negative, against), both), 1)
             return both.flatten(0, 1).to(networks.dtype)
 
-        latents = rows(noisy)
         is_xl = networks.is_xl
         inputs = (
-            latents.flatten(0, 1).to(networks.dtype),
-            rows(knobs.timesteps).flatten(),
+            noisy,
+            rows_of(knobs.timesteps, against).flatten(),
             texts(knobs.negative, knobs.prompt),
             texts(knobs.pooled_negative, knobs.pooled_prompt) if is_xl else None,
             texts(knobs.time_ids, knobs.time_ids) if is_xl else None,
         )
+        prepared = self._prepared(knobs, against)
         control = None
         if self.controls is not None and moment.control is not None:
-            pictures = rows(moment.control).flatten(0, 1)
-            control = self.controls(*inputs, pictures, rows(knobs.steering).flatten(0, 1))
+            seen = rows_of(moment.control, against).flatten(0, 1)
+            control = self.controls(*inputs, seen, rows_of(knobs.steering, against).flatten(0, 1), prepared)
         tokens = strengths = None
         if knobs.style.shape[1]:
             tokens = texts(knobs.unstyled, knobs.style)
             strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1)
-        prepared = self._prepared(knobs, against)
-        bank = rows(moment.bank).flatten(0, 1)
-        if bank.shape[1]:
-            fresh = rows(moment.fresh.expand(streams, slots)).flatten()
+        bank = rows_of(moment.bank, against).flatten(0, 1)
+        if bank.shape[1] and moment.fresh is not None:
+            fresh = rows_of(moment.fresh.expand(streams, slots), against).flatten()
             answer, own = networks.recall(*inputs, control, tokens, strengths, bank, fresh, prepared)
-            own = own.view(streams, against + slots, -1)[:, against:]
-        else:
-            answer = networks.predict(*inputs, control, tokens, strengths, prepared)
-            own = bank.new_zeros((streams, slots, 0))
-        predicted = answer.view(streams, -1, *answer.shape[1:]).float()
-        if self.prediction == "v_prediction":
-            predicted = rows(knobs.alpha) * predicted + rows(knobs.beta) * latents
-        return predicted[:, against:], predicted[:, :against], own
+            return answer, own.view(streams, against + slots, -1)[:, against:]
+        answer = networks.predict(*inputs, control, tokens, strengths, prepared)
+        return answer, bank.new_zeros((streams, slots, 0))
+
+    def _way(self, slots: int, opening: int, *, moves: bool = False) -> Way:
+        return Way(self.guidance, self.prediction, moves, self._against(slots, opening))
+
+    def _slot_of(self, knobs: Knobs, slot: int) -> Knobs:
+        """The knobs of one slot, with the noises turned so that its own comes first, and what was prepared for its rows
+        of the network."""
+        own = {name: getattr(knobs, name)[:, slot : slot + 1] for name in _PER_SLOT}
+        if knobs.context.shape[1]:
+            before, against = self._against(self.slots, 1), self._against(1, int(slot == 0))
+            if against:
+                own["shifts"] = knobs.shifts[:, slot : slot + before + 1 : before]
+            else:
+                own["shifts"] = knobs.shifts[:, before + slot : before + slot + 1]
+                own["context"] = knobs.context[:, -1:]  # of the prompt alone
+        return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
 
     def _against(self, slots: int, opening: int) -> int:
         """How many of `slots` steps are predicted with the negative prompt, too; `opening` is 1 when they begin."""
@@ -253,43 +253,65 @@ class Frame(nn.Module):
 
     def _prepared(self, knobs: Knobs, against: int) -> Prepared | None:
         """What `complete` made of the knobs, for the rows of the network; None where it made nothing."""
+        slots = knobs.timesteps.shape[1]
         if not knobs.context.shape[1] or not are_blocks_fused():
             return None
         dtype = self.networks.dtype
         context, shifts = knobs.context.to(dtype), knobs.shifts.to(dtype)
-        if against not in (0, self.slots):  # then rows of one text are not as many as those of the other
-            context = torch.cat((context[:, :1], _repeat(context[:, 1], self.slots)), 1)
+        if against not in (0, slots):  # then rows of one text are not as many as those of the other
+            context = torch.cat((context[:, :1], _repeat(context[:, 1], slots)), 1)
         tokens, image_tokens = knobs.prompt.shape[1], knobs.style.shape[1]
         return Prepared(context.flatten(0, 1), shifts.flatten(0, 1), tokens, image_tokens)
 
-    def _encode(self, image: torch.Tensor) -> torch.Tensor:
-        # In place, here and below: at the size of pictures, memory that is asked for anew costs more than the sum.
-        latent = self.networks.encode(image.mul(2.0).sub_(1.0).to(self.networks.vae_dtype))
-        return latent.float() * self.networks.scaling_factor
+    def _encode(self, image: torch.Tensor, joined: bool) -> torch.Tensor:
+        """The latent of `image` as `forward` takes it, as the VAE gives it. `joined` says that steps are joined."""
+        networks = self.networks
+        if not joined or image.dtype != torch.uint8:
+            if image.dtype == torch.uint8:
+                image = rgb_from_packed(image)
+            return networks.encode(pictures.ranged(image[:, :3], networks.vae_dtype, *_SIGNED))
+        if networks.bare:
+            return networks.encode_bare(pictures.picture_of_planes(image, networks.vae_dtype, *_UNSIGNED))
+        return networks.encode(pictures.picture_of_planes(image, networks.vae_dtype, *_SIGNED))
 
-    def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        image = self.networks.decode((latent / self.networks.scaling_factor).to(self.networks.vae_dtype))
-        return image.float().mul(0.5).add_(0.5)
+    def _is_bounded(self, joined: bool) -> bool:
+        """Whether the latent for the VAE is held within bounds before: `_delivered` takes it then."""
+        return joined and self.whole and self.networks.bare
+
+    def _delivered(self, closed: Closed) -> Result:
+        """What a whole frame gives, in joined steps."""
+        networks = self.networks
+        if networks.bare:
+            made = pictures.planes_of_picture(networks.decode_bare(closed.latent), 1.0, 0.0)
+        else:
+            made = pictures.planes_of_picture(networks.decode(closed.latent), 0.5, 0.5)
+        return Result(made.image, closed.memory.finished, closed.memory, made.planes, made.finite)
+
+
+_SIGNED, _UNSIGNED = (2.0, -1.0), (1.0, 0.0)
+"""By which colours of 0 to 1 are multiplied, and what is added then, for a VAE and for one that is bare."""
 
 
 class _Moment(NamedTuple):
     """What the slots of one step are given besides latents: `control` [S, K, channels, H, W], `bank` [S, K, pictures,
-    length], and `fresh` bool [S, K], those whose bank holds nothing of theirs yet."""
+    length], and `fresh` bool [S, K], those whose bank holds nothing of theirs yet; None where there is
+    no bank."""
 
     control: torch.Tensor | None
     bank: torch.Tensor
-    fresh: torch.Tensor
+    fresh: torch.Tensor | None
 
 
-def _calmed(latent: torch.Tensor, share: torch.Tensor, before: torch.Tensor, started: torch.Tensor) -> torch.Tensor:
-    """`latent` with a share of the one before, where there is one. Exactly itself where the share is 0."""
-    mixed = latent + share * (before - latent)
-    return torch.where(started & (share > 0), mixed, latent)
+def _fresh(memory: Memory, slots: int) -> torch.Tensor | None:
+    """The slots whose bank holds nothing of theirs yet; None where there is no bank."""
+    if not memory.bank.shape[2]:
+        return None
+    return memory.recalled[:, None] <= torch.arange(slots, device=memory.recalled.device)
 
 
-def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tensor) -> Memory:
+def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tensor | None) -> Memory:
     """`memory` with the keys and values `own` [S, N, length] kept, when it is time."""
-    if not own.shape[2]:
+    if not own.shape[2] or fresh is None:
         return memory
     age = memory.age + 1
     due = age >= knobs.every
@@ -300,29 +322,7 @@ def _remember(memory: Memory, knobs: Knobs, own: torch.Tensor, fresh: torch.Tens
     return memory._replace(bank=bank, age=age, recalled=memory.recalled + 1)
 
 
-def _picture(predicted: torch.Tensor, noisy: torch.Tensor, knobs: Knobs) -> torch.Tensor:
-    """The picture in `noisy` if `predicted` is its noise, under a consistency model's boundary condition."""
-    return knobs.out * ((noisy - knobs.beta * predicted) / knobs.alpha) + knobs.skip * noisy
-
-
-def _renoise(pictures: torch.Tensor, knobs: Knobs, first: int, end: int) -> torch.Tensor:
-    """`pictures` with the noise of the slots `first` to `end`, where they are denoised next."""
-    noise = knobs.renoise * knobs.beta[:, first:end] * knobs.noise[:, first:end]
-    return knobs.alpha[:, first:end] * pictures + noise
-
-
-def _slots(knobs: Knobs, slot: int) -> Knobs:
-    """The knobs of one slot, with the noises turned so that its own comes first."""
-    own = {name: getattr(knobs, name)[:, slot : slot + 1] for name in _PER_SLOT}
-    return knobs._replace(noise=torch.roll(knobs.noise, -slot, 1), **own)
-
-
 _PER_SLOT = ("timesteps", "alpha", "beta", "next_alpha", "next_beta", "skip", "out", "steering")
-
-
-def _next_noise(knobs: Knobs, slots: int) -> torch.Tensor:
-    """The noise of the slot after each of the first `slots` ones."""
-    return torch.roll(knobs.noise, -1, 1)[:, :slots]
 
 
 def _repeat(values: torch.Tensor, times: int) -> torch.Tensor:

@@ -19,7 +19,8 @@ from sdstream.diffusion.fused_attention import (
     FusedCrossAttention,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.group_norm import group_norm
+from sdstream.diffusion.fused_up import UP_KINDS
+from sdstream.diffusion.group_norm import Two, group_norm, group_norm_kept
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
 from sdstream.diffusion.pointwise import are_joined, biased_sum
 from sdstream.diffusion.prepared import Shifts, TakesShifts
@@ -41,12 +42,18 @@ class FusedResidualBlock(_ResidualBlock, TakesShifts):
     """Norm and SiLU in one step, the second with the convolution's bias and the time's embedding in it, too."""
 
     def forward(
-        self, input_tensor: torch.Tensor, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
+        self, input_tensor: torch.Tensor | Two, temb: torch.Tensor | Shifts | None, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
+        """`Two` are what the way up brings and what was skipped, which nobody put together yet."""
+        if isinstance(input_tensor, Two) and not (are_blocks_fused() and are_joined(input_tensor.one)):
+            input_tensor = input_tensor.together()
         if not are_blocks_fused():
             return super().forward(input_tensor, temb, *args, **kwargs)
         first = self.conv1
-        hidden = group_norm(self.norm1, input_tensor, silu=True)
+        if isinstance(input_tensor, Two):
+            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True)
+        else:
+            hidden = group_norm(self.norm1, input_tensor, silu=True)
         hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
         shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
         hidden = group_norm(self.norm2, hidden, shift, silu=True)
@@ -125,6 +132,7 @@ _KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
     _ResidualBlock: ((FusedResidualBlock, _is_plain_residual),),
     _SmallBlock: ((FusedSmallBlock, _is_plain_small),),
     **ATTENTION_KINDS,
+    **UP_KINDS,
 }
 PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})
 """Those that take what is prepared once for each change, which is faster everywhere."""

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from sdstream.diffusion.eight_bit import EightBitRows, gated_for, normed_for, product, summed_norm_for, weight_of
 from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.group_norm import group_norm_kept
 from sdstream.diffusion.joining import OneProduct
 from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
-from sdstream.diffusion.pointwise import are_joined, gated
+from sdstream.diffusion.pointwise import add_product, are_joined, gated
 from sdstream.diffusion.prepared import Context, TakesContext
 
 _Attention: Any = attentions.Attention
@@ -103,10 +104,13 @@ class FusedTransformerBlock(_Block):
         answer, asked = first.to_out[0], weight_of(second.to_q)
         seen = _times(first.look(normed_for(weight_of(first), self.norm1, hidden_states)), answer, answer.weight)
         hidden_states, normed = summed_norm_for(asked, hidden_states, seen, answer.bias, self.norm2)
-        answer, gate = second.to_out[0], self.ff.net[0]
+        answer, gate, last = second.to_out[0], self.ff.net[0], _adding(self.ff)
         seen = _times(second.look(normed, encoder_hidden_states), answer, answer.weight)
         asked = weight_of(gate.proj) if isinstance(gate, FusedGate) else None
-        hidden_states, normed = summed_norm_for(asked, hidden_states, seen, answer.bias, self.norm3)
+        after = None if last is None else last.bias
+        hidden_states, normed = summed_norm_for(asked, hidden_states, seen, answer.bias, self.norm3, after)
+        if last is not None:
+            return add_product(hidden_states, gate(normed), last.weight)
         made: torch.Tensor = hidden_states + _fed_forward(self.ff, normed)
         return made
 
@@ -119,9 +123,18 @@ class FusedTransformer(_Transformer):
         if others or kwargs.get("return_dict", True) or not are_blocks_fused():
             return super().forward(hidden_states, encoder_hidden_states, **kwargs)
         rows, _, height, width = hidden_states.shape
-        tokens = _product(self.proj_in, self.norm(hidden_states).permute(0, 2, 3, 1).flatten(1, 2))
+        last, kept = self.proj_out, None
+        if are_joined(hidden_states) and _is_simple(last):
+            # What the last product is added to, with its bias: written beside the norm, which reads all of it anyhow.
+            normed, kept = group_norm_kept(self.norm, hidden_states, last.bias)
+        else:
+            normed = self.norm(hidden_states)
+        tokens = _product(self.proj_in, normed.permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.transformer_blocks:
             tokens = block(tokens, encoder_hidden_states=encoder_hidden_states)
+        if kept is not None:
+            add_product(kept.permute(0, 2, 3, 1).flatten(1, 2), tokens, last.weight.flatten(1))
+            return (kept,)
         made = _product(self.proj_out, tokens).view(rows, height, width, -1).permute(0, 3, 1, 2)
         return (hidden_states + made,)
 
@@ -134,6 +147,20 @@ def _fed_forward(layers: Any, normed: torch.Tensor | EightBitRows) -> torch.Tens
         return layers(normed)
     made: torch.Tensor = last(gated_for(weight, gate.proj(normed)))
     return made
+
+
+def _adding(layers: Any) -> Any:
+    """The last layer of a feed-forward net if that adds into what is given to it; None if it is to answer alone."""
+    gate, last = layers.net[0], layers.net[-1]
+    others = [layer for layer in layers.net[1:-1] if not isinstance(layer, nn.Dropout) or layer.p]
+    return last if isinstance(gate, FusedGate) and not others and _is_simple(last) else None
+
+
+def _is_simple(layer: Any) -> bool:
+    """Whether it is a linear layer, or a convolution of single pixels, and nobody multiplies in another way there."""
+    return (
+        type(layer) in (nn.Linear, nn.Conv2d) and layer.bias is not None and getattr(layer, "eight_bit", None) is None
+    )
 
 
 def _product(layer: Any, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,15 @@
-"""Whether blocks that can work fused do so. Of this process; without diffusers, so that anybody may ask."""
+"""Whether blocks, and a frame's own steps, that can work fused do so. Of this process; without diffusers, so that
+anybody may ask."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import torch
+
 
 class _Switch:
     on = True
+    devices: frozenset[torch.device] = frozenset()
 
 
 def are_blocks_fused() -> bool:
@@ -18,6 +22,17 @@ def use_fused_blocks(wanted: bool) -> None:
     _Switch.on = wanted
 
 
+def are_steps_joined(x: torch.Tensor) -> bool:
+    """Whether a frame does what is around its networks in one step each where `x` is: on devices where that was tried,
+    and not for a compiler, which joins torch's own operations by itself."""
+    return x.device in _Switch.devices and _Switch.on and not torch.compiler.is_compiling()
+
+
+def join_steps_on(*devices: torch.device) -> None:
+    """These are the devices where a frame's own steps were found to work, as tensors name them."""
+    _Switch.devices |= frozenset(devices)
+
+
 @contextmanager
 def plain_blocks() -> Generator[None]:
     """Within it, fused blocks do as the plain ones do: for exports, and to compare."""
@@ -28,4 +43,4 @@ def plain_blocks() -> Generator[None]:
         _Switch.on = before
 
 
-__all__ = ["are_blocks_fused", "plain_blocks", "use_fused_blocks"]
+__all__ = ["are_blocks_fused", "are_steps_joined", "join_steps_on", "plain_blocks", "use_fused_blocks"]

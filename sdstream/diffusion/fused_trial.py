@@ -17,8 +17,9 @@ from sdstream.diffusion.fused_attention import (
     FusedTransformerBlock,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks
+from sdstream.diffusion.fused_up import FusedCrossUpBlock, FusedUpBlock
 from sdstream.diffusion.group_norm import kernel_failures
-from sdstream.diffusion.libraries import activations, residual_blocks, unet_blocks
+from sdstream.diffusion.libraries import activations, residual_blocks, transformer_blocks, unet_blocks
 from sdstream.diffusion.pointwise import plain_summed_norm, summed_norm
 from sdstream.errors import first_line
 
@@ -46,8 +47,18 @@ def _with_time(block: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return made
 
 
+def _with_skipped(block: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = block(image, (image.flip(1),), image.flatten(1)[:, :EMBEDDING])
+    return made
+
+
 def _with_tokens(gate: nn.Module, image: torch.Tensor) -> torch.Tensor:
     made: torch.Tensor = gate(image.permute(0, 2, 3, 1).flatten(1, 2))
+    return made
+
+
+def _with_text(transformer: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    made: torch.Tensor = transformer(image, image.flatten(2)[:, :7, :EMBEDDING], return_dict=False)[0]
     return made
 
 
@@ -55,7 +66,7 @@ def _summed(norm: nn.Module, image: torch.Tensor) -> torch.Tensor:
     assert isinstance(norm, nn.LayerNorm)
     tokens = image.permute(0, 2, 3, 1).flatten(1, 2)
     operation = summed_norm if are_blocks_fused() else plain_summed_norm
-    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm))
+    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm, tokens[0, 1]))
 
 
 @cache
@@ -68,13 +79,21 @@ def kinds_that_work(device: torch.device) -> frozenset[type]:
     residual: nn.Module = residual_blocks.ResnetBlock2D(
         in_channels=CHANNELS, out_channels=2 * CHANNELS, temb_channels=EMBEDDING
     )
+    up: nn.Module = unet_blocks.UpBlock2D(
+        in_channels=CHANNELS, prev_output_channel=CHANNELS, out_channels=64, temb_channels=EMBEDDING, add_upsample=False
+    )
     gate: nn.Module = activations.GEGLU(CHANNELS, CHANNELS)
-    working: set[type] = {FusedCrossAttention, FusedSelfAttention, FusedTransformer}  # of torch's own operations only
+    working: set[type] = {FusedCrossAttention, FusedSelfAttention}  # of torch's own operations only
+    transformer: nn.Module = transformer_blocks.Transformer2DModel(
+        num_attention_heads=5, attention_head_dim=64, in_channels=CHANNELS, cross_attention_dim=EMBEDDING
+    )
     trials: tuple[tuple[nn.Module, set[type]], ...] = (
         (nn.GroupNorm(32, CHANNELS), {FusedGroupNorm}),
         (_Trial(residual, _with_time), {FusedResidualBlock}),
+        (_Trial(up, _with_skipped), {FusedUpBlock, FusedCrossUpBlock}),
         (_Trial(gate, _with_tokens), {FusedGate}),
         (_Trial(nn.LayerNorm(CHANNELS), _summed), {FusedTransformerBlock}),
+        (_Trial(transformer, _with_text), {FusedTransformer}),
         (small, {FusedSmallBlock}),
     )
     for module, kinds in trials:

@@ -1,7 +1,8 @@
-"""Group norm with what stands around it, in one step: a shift before, SiLU behind. The plain twin and the fast way."""
+"""Group norm with what stands around it, in one step: a shift before, SiLU behind, two pictures in place of one. The
+plain twins and the fast way."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.nn import functional
 FastGroupNorm = Callable[..., torch.Tensor]
 
 _fast: FastGroupNorm | None = None
+_kept: Any = None
+_of_two: Any = None
 kernel_failures: tuple[type[Exception], ...] = ()
 """What the operation raises besides torch's errors where it cannot be made."""
 try:
@@ -19,6 +22,18 @@ except ImportError:  # Triton comes with torch for CUDA only
 else:
     _made: Any = _kernels
     _fast, kernel_failures = _made.group_norm, (_made.TritonError,)
+    _kept, _of_two = _made.group_norm_kept, _made.group_norm_of_two
+
+
+class Two(NamedTuple):
+    """Two pictures [N, C, H, W] and [N, D, H, W] in place of one of the channels of both, which nobody put together."""
+
+    one: torch.Tensor
+    other: torch.Tensor
+
+    def together(self) -> torch.Tensor:
+        """[N, C + D, H, W]."""
+        return torch.cat((self.one, self.other), 1)
 
 
 def group_norm(
@@ -44,9 +59,49 @@ def plain_group_norm(
     return functional.silu(made) if silu else made
 
 
+def group_norm_of_two(norm: nn.GroupNorm, two: Two, *, silu: bool = False) -> torch.Tensor:
+    """`norm` of both pictures as one, and SiLU of that if asked for. With a kernel they are read where they lie."""
+    if not two.one.is_cuda or _of_two is None:
+        return plain_group_norm(norm, two.together(), silu=silu)
+    made: torch.Tensor = _of_two(*two, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    return made
+
+
+def group_norm_kept(
+    norm: nn.GroupNorm, x: torch.Tensor | Two, bias: torch.Tensor | None = None, *, silu: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`norm` of `x`, and SiLU of that if asked for; and `x` as one picture plus `bias` [C], which is the caller's alone
+    and may be written into, channels last."""
+    one, other = x if isinstance(x, Two) else (x, None)
+    if not one.is_cuda or _kept is None:
+        return plain_group_norm_kept(norm, x, bias, silu=silu)
+    made: tuple[torch.Tensor, torch.Tensor] = _kept(
+        one, other, bias, norm.weight, norm.bias, norm.num_groups, norm.eps, silu
+    )
+    return made
+
+
+def plain_group_norm_kept(
+    norm: nn.GroupNorm, x: torch.Tensor | Two, bias: torch.Tensor | None = None, *, silu: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain twin."""
+    whole = x.together() if isinstance(x, Two) else x
+    kept = whole.clone() if bias is None else whole + bias.view(-1, 1, 1)
+    return plain_group_norm(norm, whole, silu=silu), kept.contiguous(memory_format=torch.channels_last)
+
+
 def fast_group_norm() -> FastGroupNorm | None:
     """The operation in Triton; None where that is not installed."""
     return _fast
 
 
-__all__ = ["fast_group_norm", "group_norm", "kernel_failures", "plain_group_norm"]
+__all__ = [
+    "Two",
+    "fast_group_norm",
+    "group_norm",
+    "group_norm_kept",
+    "group_norm_of_two",
+    "kernel_failures",
+    "plain_group_norm",
+    "plain_group_norm_kept",
+]

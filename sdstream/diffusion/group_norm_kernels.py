@@ -21,9 +21,16 @@ from sdstream.diffusion.group_norm_tiling import tiling_of
 
 
 @triton.jit
-def _load(base, at, rows, channels, channel, inside, moved):
+def _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other: tl.constexpr):
     kept = (at < rows)[:, None, None] & inside[None]
-    value = tl.load(base + at[:, None, None] * channels + channel[None], mask=kept, other=0.0).to(tl.float32)
+    if has_other:
+        in_first = (channel < first)[None]
+        place = base + at[:, None, None] * first + channel[None]
+        value = tl.load(place, mask=kept & in_first, other=0.0).to(tl.float32)
+        place = beside + at[:, None, None] * (channels - first) + (channel - first)[None]
+        value += tl.load(place, mask=kept & (channel >= first)[None], other=0.0).to(tl.float32)
+    else:
+        value = tl.load(base + at[:, None, None] * channels + channel[None], mask=kept, other=0.0).to(tl.float32)
     return tl.where(kept, value + moved[None], 0.0), kept
 
 
@@ -49,10 +56,12 @@ def _channels(
 @triton.jit
 def group_norm_sums(
     x,
+    other,
     shift,
     partial,
     rows,
     channels,
+    first,
     shift_stride,
     groups: tl.constexpr,
     width: tl.constexpr,
@@ -62,17 +71,19 @@ def group_norm_sums(
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
     has_shift: tl.constexpr,
+    has_other: tl.constexpr,
 ):
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     group = tl.program_id(1) * together + tl.arange(0, together)
     channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
-    base = x + sample.to(tl.int64) * rows * channels
+    base = x + sample.to(tl.int64) * rows * (first if has_other else channels)
+    beside = other + sample.to(tl.int64) * rows * (channels - first)
     total = tl.zeros([at_once, together, padded], tl.float32)
     squares = tl.zeros([at_once, together, padded], tl.float32)
     for step in range(0, tile_rows, at_once):
         at = tile * tile_rows + step + tl.arange(0, at_once)
-        value, _ = _load(base, at, rows, channels, channel, inside, moved)
+        value, _ = _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other)
         total += value
         squares += value * value
     place = partial + (tl.program_id(0) * groups + group) * 2
@@ -83,13 +94,17 @@ def group_norm_sums(
 @triton.jit
 def group_norm_values(
     x,
+    other,
     shift,
     partial,
     weight,
     bias,
+    kept_bias,
     out,
+    whole,
     rows,
     channels,
+    first,
     shift_stride,
     eps,
     groups: tl.constexpr,
@@ -100,14 +115,18 @@ def group_norm_values(
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
     has_shift: tl.constexpr,
+    has_other: tl.constexpr,
     silu: tl.constexpr,
     summed: tl.constexpr,
+    keeps: tl.constexpr,
+    has_kept_bias: tl.constexpr,
 ):
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     group = tl.program_id(1) * together + tl.arange(0, together)
     channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
-    base = x + sample.to(tl.int64) * rows * channels
+    base = x + sample.to(tl.int64) * rows * (first if has_other else channels)
+    beside = other + sample.to(tl.int64) * rows * (channels - first)
     if summed:
         place = partial + ((sample * tiles + tl.arange(0, tiles))[:, None] * groups + group[None, :]) * 2
         there = (group < groups)[None, :] & (tl.arange(0, tiles) >= 0)[:, None]
@@ -117,7 +136,9 @@ def group_norm_values(
         totals = tl.zeros([at_once, together, padded], tl.float32)
         squares = tl.zeros([at_once, together, padded], tl.float32)
         for step in range(0, tile_rows, at_once):
-            value, _ = _load(base, step + tl.arange(0, at_once), rows, channels, channel, inside, moved)
+            value, _ = _load(
+                base, beside, step + tl.arange(0, at_once), rows, channels, first, channel, inside, moved, has_other
+            )
             totals += value
             squares += value * value
         total = tl.sum(tl.sum(totals, 2), 0)
@@ -128,13 +149,20 @@ def group_norm_values(
     scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32) * tl.rsqrt(variance + eps)[:, None]
     offset = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) - mean[:, None] * scale
     target = out + sample.to(tl.int64) * rows * channels
+    beside_target = whole + sample.to(tl.int64) * rows * channels
+    added = tl.zeros([together, padded], tl.float32)
+    if has_kept_bias:
+        added += tl.load(kept_bias + channel, mask=inside, other=0.0).to(tl.float32)
     for step in range(0, tile_rows, at_once):
         at = tile * tile_rows + step + tl.arange(0, at_once)
-        value, kept = _load(base, at, rows, channels, channel, inside, moved)
+        value, kept = _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other)
+        place = at[:, None, None] * channels + channel[None]
+        if keeps:
+            tl.store(beside_target + place, (value + added[None]).to(whole.dtype.element_ty), mask=kept)
         value = value * scale[None] + offset[None]
         if silu:
             value = value * tl.sigmoid(value)
-        tl.store(target + at[:, None, None] * channels + channel[None], value.to(out.dtype.element_ty), mask=kept)
+        tl.store(target + place, value.to(out.dtype.element_ty), mask=kept)
 
 
 @triton_op("sdstream::group_norm", mutates_args=())
@@ -152,6 +180,35 @@ def group_norm(
     return launch(x, shift, weight, bias, groups, eps, silu, wrap_triton)
 
 
+@triton_op("sdstream::group_norm_of_two", mutates_args=())
+def group_norm_of_two(
+    x: torch.Tensor,
+    other: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> torch.Tensor:
+    """As `group_norm`, of the channels of `x` and, after them, of `other`, which lie where they are."""
+    return launch_two(x, other, None, weight, bias, groups, eps, silu, wrap_triton, keeps=False)[0]
+
+
+@triton_op("sdstream::group_norm_kept", mutates_args=())
+def group_norm_kept(
+    x: torch.Tensor,
+    other: torch.Tensor | None,
+    kept_bias: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `group_norm_of_two`, and all channels as they came, plus `kept_bias` [C], in memory of their own."""
+    return launch_two(x, other, kept_bias, weight, bias, groups, eps, silu, wrap_triton)
+
+
 def launch(
     x: torch.Tensor,
     shift: torch.Tensor | None,
@@ -165,9 +222,54 @@ def launch(
     """As `group_norm`; `wrap` makes a kernel ready to be launched."""
     x = x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x)
-    channels, rows = x.shape[1], x.shape[2] * x.shape[3]
+    _launch(x, None, shift, None, weight, bias, groups, eps, silu, out, None, wrap)
+    return out
+
+
+def launch_two(
+    x: torch.Tensor,
+    other: torch.Tensor | None,
+    kept_bias: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    wrap: Callable[[Any], Any],
+    *,
+    keeps: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `group_norm_kept`; the second is the first where nothing is kept."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    channels = x.shape[1]
+    if other is not None:
+        other = other.contiguous(memory_format=torch.channels_last)
+        channels += other.shape[1]
+    shape = (x.shape[0], channels, *x.shape[2:])
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    whole = torch.empty_like(out) if keeps else None
+    _launch(x, other, None, kept_bias, weight, bias, groups, eps, silu, out, whole, wrap)
+    return out, out if whole is None else whole
+
+
+def _launch(
+    x: torch.Tensor,
+    other: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    kept_bias: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    groups: int,
+    eps: float,
+    silu: bool,
+    out: torch.Tensor,
+    whole: torch.Tensor | None,
+    wrap: Callable[[Any], Any],
+) -> None:
+    """Write the norm to `out`, and what came to `whole` if given; all pictures are channels last."""
+    samples, channels, rows = out.shape[0], out.shape[1], out.shape[2] * out.shape[3]
     tiling = tiling_of(rows, channels, groups)
-    grid = (x.shape[0] * tiling.tiles, tiling.blocks)
+    grid = (samples * tiling.tiles, tiling.blocks)
     if shift is not None and shift.stride(-1) != 1:
         shift = shift.contiguous()
     moved = weight if shift is None else shift
@@ -182,16 +284,33 @@ def launch(
         "tiles": tiling.tiles,
         "tile_rows": tiling.tile_rows,
         "has_shift": shift is not None,
+        "has_other": other is not None,
         "num_warps": 4,
     }
-    partial = torch.empty((x.shape[0] * tiling.tiles, groups, 2), dtype=torch.float32, device=x.device)
+    partial = torch.empty((samples * tiling.tiles, groups, 2), dtype=torch.float32, device=x.device)
     summed = tiling.tiles > 1
+    beside = x if other is None else other
+    sizes = (rows, channels, x.shape[1], stride)
     if summed:
-        wrap(group_norm_sums)[grid](x, moved, partial, rows, channels, stride, **shape)
+        wrap(group_norm_sums)[grid](x, beside, moved, partial, *sizes, **shape)
     wrap(group_norm_values)[grid](
-        x, moved, partial, weight, bias, out, rows, channels, stride, eps, silu=silu, summed=summed, **shape
+        x,
+        beside,
+        moved,
+        partial,
+        weight,
+        bias,
+        weight if kept_bias is None else kept_bias,
+        out,
+        out if whole is None else whole,
+        *sizes,
+        eps,
+        silu=silu,
+        summed=summed,
+        keeps=whole is not None,
+        has_kept_bias=kept_bias is not None,
+        **shape,
     )
-    return out
 
 
-__all__ = ["TritonError", "group_norm", "launch"]
+__all__ = ["TritonError", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]

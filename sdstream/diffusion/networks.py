@@ -9,6 +9,7 @@ from torch import nn
 
 from sdstream.diffusion.eight_bit import eight_bit_layers, follow, note_of
 from sdstream.diffusion.joining import join
+from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
 
 
@@ -45,6 +46,11 @@ class Networks(nn.Module):
     """Why something faster that was asked for is not in force."""
     capturable: bool = True
     """Whether the calls may be recorded into a CUDA graph: all they do is launched on the current stream."""
+
+    @property
+    def bare(self) -> bool:
+        """Whether `encode_bare` and `decode_bare` answer now."""
+        return False
 
     @abstractmethod
     def predict(
@@ -116,6 +122,15 @@ class Networks(nn.Module):
         """The picture, [S, 3, H, W] of about -1 to 1, of an unscaled latent [S, 4, h, w], both of `vae_dtype`."""
         raise NotImplementedError
 
+    def encode_bare(self, image: torch.Tensor) -> torch.Tensor:
+        """As `encode`, from [S, 3, H, W] of 0 to 1: without what a VAE does with the values of a picture first."""
+        raise NotImplementedError(f"the networks of {self.back_end} are not bare")
+
+    def decode_bare(self, latent: torch.Tensor) -> torch.Tensor:
+        """As `decode`, [S, 3, H, W] of about 0 to 1, of a latent held within 3 by three times the hyperbolic tangent of
+        a third: without what a VAE does with values first and last."""
+        raise NotImplementedError(f"the networks of {self.back_end} are not bare")
+
 
 class EagerNetworks(Networks):
     """diffusers' own `UNet2DConditionModel` and `AutoencoderTiny` or `AutoencoderKL`, called as they are."""
@@ -135,8 +150,15 @@ class EagerNetworks(Networks):
         unet_config: Any = unet.config
         self.scaling_factor = float(vae_config.scaling_factor)
         self.is_xl = unet_config.addition_embed_type == "text_time"
+        self._is_small = isinstance(vae, diffusers.AutoencoderTiny)
         self._layout = lay_out(unet)
         self._image_layers: Sequence[tuple[nn.Module, nn.Module]] = ()
+
+    @property
+    def bare(self) -> bool:
+        """See `Networks.bare`: of the small VAE whole pictures."""
+        vae: Any = self.vae
+        return self._is_small and not vae.use_slicing and not vae.use_tiling
 
     def predict(
         self,
@@ -195,6 +217,18 @@ class EagerNetworks(Networks):
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         vae: Any = self.vae
         image: torch.Tensor = vae.decode(latent, return_dict=False)[0]
+        return image
+
+    def encode_bare(self, image: torch.Tensor) -> torch.Tensor:
+        """See `Networks.encode_bare`."""
+        vae: Any = self.vae
+        latent: torch.Tensor = vae.encoder.layers(image)
+        return latent
+
+    def decode_bare(self, latent: torch.Tensor) -> torch.Tensor:
+        """See `Networks.decode_bare`."""
+        vae: Any = self.vae
+        image: torch.Tensor = vae.decoder.layers(latent)
         return image
 
 

@@ -10,6 +10,7 @@ from sdstream.diffusion.eight_bit_switch import eight_bit_wanted
 from sdstream.diffusion.fused import PREPARED_KINDS, fuse
 from sdstream.diffusion.fused_trial import kinds_that_work
 from sdstream.diffusion.joining import join
+from sdstream.diffusion.steps_trial import try_steps
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -37,6 +38,7 @@ def place(network: Network, device: torch.device) -> Network:
 
 def _place_on_a_gpu(network: nn.Module, device: torch.device) -> None:
     fuse(network, kinds_that_work(device))
+    try_steps(device)
     placed: Any = network
     placed.to(device, memory_format=torch.channels_last)
     join(network)

@@ -57,26 +57,35 @@ def plain_gated(x: torch.Tensor) -> torch.Tensor:
 
 
 def summed_norm(
-    one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, norm: nn.LayerNorm
+    one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, norm: nn.LayerNorm, after: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`one` + `other` + `bias`, [B, tokens, width] and [width], and `norm` of that."""
+    """`one` + `other` + `bias`, [B, tokens, width] and [width], and `norm` of that. What `norm` does not see, `after`
+    [width], is added to the sum besides."""
     if are_joined(one):
         made: tuple[torch.Tensor, torch.Tensor] = _kernels.summed_norm(
-            one, other, bias, norm.weight, norm.bias, norm.eps
+            one, other, bias, norm.weight, norm.bias, norm.eps, after
         )
         return made
-    return plain_summed_norm(one, other, bias, norm)
+    return plain_summed_norm(one, other, bias, norm, after)
 
 
 def plain_summed_norm(
-    one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, norm: nn.LayerNorm
+    one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, norm: nn.LayerNorm, after: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The plain twin."""
     whole = one + (other + bias)
-    return whole, norm(whole)
+    return (whole if after is None else whole + after), norm(whole)
+
+
+def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`total` [B, tokens, out], into which `x` [B, tokens, in] times `weight` [out, in] is added, in one step: a
+    product begins with what lies where it writes."""
+    total.view(-1, total.shape[-1]).addmm_(x.flatten(0, 1), weight.t())
+    return total
 
 
 __all__ = [
+    "add_product",
     "are_joined",
     "biased_sum",
     "gated",

@@ -56,16 +56,21 @@ def gated_values(x, out, rows, width, some_rows: tl.constexpr, some_columns: tl.
 
 
 @triton.jit
-def summed_norm_values(one, other, bias, weight, shift, sums, out, width, eps, at_once: tl.constexpr):
+def summed_norm_values(
+    one, other, bias, weight, shift, after, sums, out, width, eps, has_after: tl.constexpr, at_once: tl.constexpr
+):
     column = tl.arange(0, at_once)
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
     value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
     value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
     value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
-    rounded = value.to(sums.dtype.element_ty)
-    tl.store(sums + start + column, rounded, mask=kept)
-    value = rounded.to(tl.float32)
+    # The norm is of what a sum in memory would be.
+    rounded = value.to(sums.dtype.element_ty).to(tl.float32)
+    if has_after:
+        value += tl.load(after + column, mask=kept, other=0.0).to(tl.float32)
+    tl.store(sums + start + column, value.to(sums.dtype.element_ty), mask=kept)
+    value = rounded
     centred = tl.where(kept, value - tl.sum(value, 0) / width, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     scale = scale * tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
@@ -93,9 +98,10 @@ def summed_norm(
     weight: torch.Tensor,
     shift: torch.Tensor,
     eps: float,
+    after: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sdstream.diffusion.pointwise`."""
-    return launch_summed_norm(one, other, bias, weight, shift, eps, wrap_triton)
+    return launch_summed_norm(one, other, bias, weight, shift, eps, after, wrap_triton)
 
 
 def launch_biased_sum(
@@ -133,6 +139,7 @@ def launch_summed_norm(
     weight: torch.Tensor,
     shift: torch.Tensor,
     eps: float,
+    after: torch.Tensor | None,
     wrap: Callable[[Any], Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `summed_norm`."""
@@ -140,7 +147,10 @@ def launch_summed_norm(
     sums, out = torch.empty_like(one), torch.empty_like(one)
     width = one.shape[-1]
     at_once = 1 << (width - 1).bit_length()
-    wrap(summed_norm_values)[(one.numel() // width,)](one, other, bias, weight, shift, sums, out, width, eps, at_once)
+    added = bias if after is None else after
+    wrap(summed_norm_values)[(one.numel() // width,)](
+        one, other, bias, weight, shift, added, sums, out, width, eps, after is not None, at_once
+    )
     return sums, out
 
 

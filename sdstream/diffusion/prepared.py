@@ -19,7 +19,8 @@ class Prepared(NamedTuple):
     `shifts` [B, columns] what the time adds, in one of `shifts_of`.
 
     R divides B: as many rows of latents after each other as that makes look at the same text. `tokens` are how many
-    each text has, and `image_tokens` how many each style image has, 0 without.
+    each text has, and `image_tokens` how many each style image has, 0 without. Columns after a network's own are for
+    others, which find theirs from the end.
     """
 
     context: torch.Tensor
@@ -96,6 +97,11 @@ class Layout(NamedTuple):
         """Numbers that keys and values of one token are, in all layers together."""
         return sum(2 * attention.to_k.out_features for attention in self.attentions)
 
+    @property
+    def shift_columns(self) -> int:
+        """Numbers that the time adds in one row, in all blocks together."""
+        return sum(block.conv1.out_channels for block in self.residuals)
+
 
 def lay_out(unet: Any) -> Layout | None:
     """Tell the blocks of `unet` where their part begins; None when not all of them take what is prepared, or when it
@@ -111,8 +117,13 @@ def lay_out(unet: Any) -> Layout | None:
         return None
     if not unet.conv_norm_out or not isinstance(unet.conv_act, nn.SiLU):
         return None
-    layers = [unet.get_submodule(name) for name in cross_layers(unet)]
-    blocks = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
+    return place_blocks(unet)
+
+
+def place_blocks(network: Any) -> Layout | None:
+    """Tell the blocks of `network`, of diffusers' kind, where their part begins; None when not all of them take it."""
+    layers = [network.get_submodule(name) for name in cross_layers(network)]
+    blocks = [module for module in network.modules() if getattr(module, "time_emb_proj", None) is not None]
     if not all(isinstance(layer, TakesContext) for layer in layers):
         return None
     if not all(isinstance(block, TakesShifts) for block in blocks):
@@ -176,11 +187,11 @@ def answer(
     hidden = unet.conv_in(latents)
     skipped = [hidden]
     for block in unet.down_blocks:
-        hidden, more = block(hidden, temb=shifts, **_attended(block, context))
+        hidden, more = block(hidden, temb=shifts, **attended(block, context))
         skipped += more
     if down:
         skipped = [one + other for one, other in zip(skipped, down, strict=True)]
-    hidden = unet.mid_block(hidden, temb=shifts, **_attended(unet.mid_block, context))
+    hidden = unet.mid_block(hidden, temb=shifts, **attended(unet.mid_block, context))
     if mid is not None:
         hidden = hidden + mid
     # Of sides that are not halved evenly the way up must be told where it came from.
@@ -189,12 +200,13 @@ def answer(
         count = len(block.resnets)
         taken, skipped = tuple(skipped[-count:]), skipped[:-count]
         size = skipped[-1].shape[2:] if uneven and skipped else None
-        hidden = block(hidden, taken, temb=shifts, upsample_size=size, **_attended(block, context))
+        hidden = block(hidden, taken, temb=shifts, upsample_size=size, **attended(block, context))
     made: torch.Tensor = unet.conv_out(group_norm(unet.conv_norm_out, hidden, silu=True))
     return made
 
 
-def _attended(block: Any, context: Context) -> dict[str, Any]:
+def attended(block: Any, context: Context) -> dict[str, Any]:
+    """What a block with attention is given besides."""
     return {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
 
 
@@ -206,7 +218,9 @@ __all__ = [
     "TakesContext",
     "TakesShifts",
     "answer",
+    "attended",
     "context_of",
     "lay_out",
+    "place_blocks",
     "shifts_of",
 ]

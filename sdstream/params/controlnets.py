@@ -151,6 +151,11 @@ class ControlNet(WireModel):
         """What the server knew of it when these params were read."""
         return self._facts
 
+    @property
+    def source(self) -> str:
+        """Where its files are: a directory or a hub id."""
+        return self._facts.source or self.model_id
+
 
 def _table_of(info: ValidationInfo) -> Mapping[str, ControlNetFacts]:
     """The ControlNets of the server that reads, Daydream's own where nobody said."""

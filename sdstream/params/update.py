@@ -36,6 +36,9 @@ class Update:
     params: StreamParams
     delivery: Delivery = field(default_factory=Delivery)
     warnings: tuple[str, ...] = ()
+    sent: frozenset[str] = frozenset()
+    """The top-level params that the caller named, whether they change anything or not; `model_id` only if it came
+    alone."""
 
 
 def apply_update(
@@ -79,7 +82,9 @@ def apply_update(
     problems += more
     if params is None or problems:
         raise refuse(problems)
-    return Update(params, changed, notes.as_tuple())
+    # Clients name the model with everything that they send.
+    named = frozenset(envelope.params) - {"model_id"} or frozenset(envelope.params)
+    return Update(params, changed, notes.as_tuple(), named)
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

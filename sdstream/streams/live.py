@@ -177,6 +177,12 @@ class LiveStream:
                 self._reload_revision = revision
             self._lane.update(params, revision)
 
+    def try_again(self, names: frozenset[str]) -> None:
+        """Somebody sent these top-level params: have the lane try again what is missing of them."""
+        missing = () if self.lane_status is None else self.lane_status.missing
+        if self._lane is not None and any(part.place.partition("[")[0] in names for part in missing):
+            self._lane.try_again()
+
     def resize(self, size: PictureSize) -> None:
         """Placards have this size from now on."""
         if size != self._size and self._media is not None:

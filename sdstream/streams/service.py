@@ -190,6 +190,7 @@ class StreamService:
         if delivers:
             await self._deliver(store, stream, wanted.delivery, record)
         if applied is Applied.UNCHANGED:
+            stream.try_again(wanted.sent)
             return outcome
         try:
             text, image = dump_params(record.params), image_apart(record.params)
@@ -203,6 +204,7 @@ class StreamService:
             "updated", {"revision": record.revision, "applied": applied.value, "changed": list(change.fields)}
         )
         stream.commit(record, applied)
+        stream.try_again(wanted.sent)
         if STYLE_IMAGE in change.fields:
             self._look_at_style_image(stream)
         return replace(outcome, record=record)

@@ -146,6 +146,11 @@ class Stream:
             self.live.apply(params, record.revision, reload=applied is Applied.RELOAD)
             self.observe()
 
+    def try_again(self, names: frozenset[str]) -> None:
+        """An update named these params."""
+        if self.live is not None:
+            self.live.try_again(names)
+
     def abandon(self, record: StreamRecord) -> None:
         """`record` could not be saved: updates build on what was."""
         if self.accepted.revision >= record.revision:

@@ -23,8 +23,9 @@ from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage
-from sdstream.params.controlnets import ControlNet
+from sdstream.params.attainable import ADAPTER, active_controlnets, controlnet_part, style_of
 from sdstream.worker.annotators.faces import FaceNetworks
+from sdstream.worker.blame import blaming
 from sdstream.worker.published import ADAPTERS
 
 KEPT_CONTROLNETS = 3
@@ -55,10 +56,7 @@ class WantedConditions:
         cached: Any = getattr(params, "cached_attention", None)
         adapter: Any = getattr(params, "ip_adapter", None)
         return cls(
-            tuple(
-                WantedNet(net.facts.source or net.model_id, net.facts.conditioning_channels)
-                for net in active_controlnets(params)
-            ),
+            tuple(WantedNet(net.source, net.facts.conditioning_channels) for net in active_controlnets(params)),
             adapter.type if style_of(params) is not None else "",
             cached.max_frames if cached is not None and cached.enabled else 0,
         )
@@ -113,7 +111,8 @@ class Conditions:
         image = style_of(params)
         if image is None or self.adapter is None or self.embedder is None:
             return None
-        tokens, without = _styles.get(image, self.adapter, self.embedder)
+        with blaming(ADAPTER):
+            tokens, without = _styles.get(image, self.adapter, self.embedder)
         settings: Any = params
         strengths = layer_strengths(
             self.adapter.layer_names, settings.ip_adapter.weight_type, settings.ip_adapter.scale, model.family
@@ -128,20 +127,6 @@ class Conditions:
         settings: Any = params
         length = bank_length(self_layers(model.unet, height, width))
         return Recall(self.wanted.recalled, length, settings.cached_attention.interval)
-
-
-def active_controlnets(params: StreamParams) -> tuple[ControlNet, ...]:
-    """Those that have an effect: on, and of a scale above 0."""
-    return tuple(net for net in params.controlnets if net.enabled and net.conditioning_scale > 0)
-
-
-def style_of(params: StreamParams) -> StyleImage | None:
-    """The style image that has an effect, when its picture is here."""
-    adapter: Any = getattr(params, "ip_adapter", None)
-    image: StyleImage | None = getattr(params, "ip_adapter_style_image_url", None)
-    if adapter is None or not adapter.enabled or adapter.scale <= 0 or image is None or not image.is_data:
-        return None
-    return image
 
 
 def calm_of(params: StreamParams) -> tuple[float, float]:
@@ -168,11 +153,15 @@ class ConditionShelf:
     def get(self, wanted: WantedConditions, model: Model, places: ModelPlaces, progress: Progress) -> Conditions:
         """What `wanted` asks for, for `model`. Raises `ModelUnavailable`, naming what is missing."""
         with self._lock:
-            nets = tuple(self._net(net, model, places, progress) for net in wanted.controlnets)
+            nets: list[nn.Module] = []
+            for net in wanted.controlnets:
+                with blaming(controlnet_part(net.source)):
+                    nets.append(self._net(net, model, places, progress))
             if not wanted.adapter:
-                return Conditions(wanted, nets)
-            loaded = self._adapter(wanted.adapter, model, places, progress)
-            return Conditions(wanted, nets, loaded.adapter, loaded.embedder)
+                return Conditions(wanted, tuple(nets))
+            with blaming(ADAPTER):
+                loaded = self._adapter(wanted.adapter, model, places, progress)
+            return Conditions(wanted, tuple(nets), loaded.adapter, loaded.embedder)
 
     def _net(self, wanted: WantedNet, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
         key = (wanted, places, str(model.device), model.dtype)
@@ -291,9 +280,7 @@ __all__ = [
     "Conditions",
     "WantedConditions",
     "WantedNet",
-    "active_controlnets",
     "calm_of",
     "read_picture",
     "shelf",
-    "style_of",
 ]

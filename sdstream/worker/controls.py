@@ -5,9 +5,9 @@ import torch
 from sdstream.diffusion.controls import NO_PICTURE
 from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
+from sdstream.params.attainable import active_controlnets
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.colour import resize
-from sdstream.worker.conditions import active_controlnets
 from sdstream.worker.looks import Looking
 from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors import ProcessorChain, Wanted

@@ -5,7 +5,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -13,6 +12,7 @@ from sdstream.clock import Clock
 from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import I420Frame, PictureSize, picture_size
 from sdstream.params import StreamParams
+from sdstream.worker.alarm import Alarm
 from sdstream.worker.channel import Channel
 from sdstream.worker.handover import ParamsHandover, status_of
 from sdstream.worker.messages import (
@@ -26,6 +26,7 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
+from sdstream.worker.no_room import NoRoom
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.submission import Submission, failure, reject, resolve
@@ -35,19 +36,6 @@ RETURN_AT = 2
 """So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
 
 logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """There was no memory for a ring of pictures of `size`; the lane's status was `before` and became `failed`."""
-
-    size: PictureSize
-    before: LaneStatus
-    failed: LaneStatus
-
-    def ended_by(self, status: LaneStatus, size: PictureSize) -> bool:
-        """Whether a picture of `size` is worth another try: that failure is still the status, and it is smaller."""
-        return status is self.failed and size.byte_count < self.size.byte_count
 
 
 class WorkerLane:
@@ -76,6 +64,8 @@ class WorkerLane:
         self._loop = asyncio.get_running_loop()
         self.taps = Taps(self._loop)
         self._lock = threading.Lock()
+        self._alarm = Alarm(self._loop, clock, self._look)
+        self._is_loading = False
         self._status = LaneStatus(LanePhase.WAITING, revision)
         self._closed = False
         self._on_release: Callable[[WorkerLane], None] | None = None
@@ -129,7 +119,7 @@ class WorkerLane:
 
     def update(self, params: StreamParams, revision: int) -> None:
         with self._lock:
-            if not self._handover.want(params, revision):
+            if not self._handover.want(params, revision, self._clock.monotonic()):
                 return
             on_release, self._on_release = self._on_release, None
             if on_release is not None or self._status.phase is LanePhase.WAITING:
@@ -137,6 +127,11 @@ class WorkerLane:
             self._send_update()
         if on_release is not None:
             on_release(self)
+
+    def try_again(self) -> None:
+        with self._lock:
+            self._handover.try_again(self._clock.monotonic())
+            self._send_update()
 
     def statistics(self) -> LaneStatistics:
         with self._lock:
@@ -150,6 +145,7 @@ class WorkerLane:
             if self._channel is not None:
                 self._channel.send(CloseLane(self.number))
             self._let_go(WorkerUnavailable("the lane was closed"))
+            self._alarm.set(None)
         self._forget(self)
 
     # -- for the client
@@ -157,7 +153,7 @@ class WorkerLane:
     @property
     def is_loading(self) -> bool:
         """Whether the worker loads something for this lane."""
-        return self._status.phase is LanePhase.LOADING
+        return self._status.phase is LanePhase.LOADING or self._is_loading
 
     def announce(self) -> None:
         """Tell the listener of the first status."""
@@ -171,9 +167,9 @@ class WorkerLane:
                 return
             self._channel = channel
             self._memory_prefix = memory_prefix
-            given = self._handover.begin()
+            given = self._handover.begin(self._clock.monotonic())
             channel.send(OpenLane(self.number, self.stream_id, given.text, given.revision, given.image, alone))
-            self._set_status(LaneStatus(LanePhase.LOADING, given.revision))
+            self._set_status(LaneStatus(LanePhase.LOADING, self._handover.revision_of(given.revision)))
             self._pump()
 
     def detach(self, reason: str) -> None:
@@ -220,7 +216,7 @@ class WorkerLane:
                 self._listener.on_picture(
                     ProcessedPicture(
                         frame,
-                        message.revision,
+                        self._handover.revision_of(message.revision),
                         message.worker_seconds,
                         message.queue_seconds,
                         message.skipped,
@@ -264,7 +260,9 @@ class WorkerLane:
         with self._lock:
             if channel is not self._channel:
                 return
-            self._set_status(self._handover.hear(status_of(message)))
+            self._is_loading = message.phase == LanePhase.LOADING
+            status = self._handover.hear(status_of(message), self._clock.monotonic(), message.refused_part)
+            self._set_status(status)
             self._send_update()
             if self._status.phase is LanePhase.FAILED:
                 self._fail_waiting(failure(message.error_code, message.error_message))
@@ -354,12 +352,13 @@ class WorkerLane:
                 self._hand_over(self._channel, slot, frame, None)
 
     def _send_update(self) -> None:
-        given = None if self._channel is None else self._handover.next()
+        given = None if self._channel is None else self._handover.next(self._clock.monotonic())
         if self._channel is not None and given is not None:
             self._channel.send(UpdateLane(self.number, given.text, given.revision, given.image))
+        self._alarm.set(None if self._closed else self._handover.next_at)
 
     def _let_go(self, error: RequestError) -> None:
-        self._channel = None
+        self._channel, self._is_loading = None, False
         self._lost += len(self._under_way)
         for submission in self._under_way.values():
             if submission.result is not None:
@@ -371,13 +370,17 @@ class WorkerLane:
         self._fail_waiting(error)
         self._input = self._output = None
         self._returned.clear()
-        self._handover.stop()
+        self._handover.stop(self._clock.monotonic())
 
     def _fail_waiting(self, error: RequestError) -> None:
         self._lost += len(self._waiting)
         for _, result in self._waiting:
             self._on_loop(reject, result, error)
         self._waiting.clear()
+
+    def _look(self) -> None:
+        with self._lock:
+            self._send_update()
 
     def _set_status(self, status: LaneStatus) -> None:
         self._status = status

@@ -213,6 +213,8 @@ class LaneReport(Message):
     acceleration: str = ""
     loras: list[tuple[str, float]] = []
     processors: list[ProcessorState] = []
+    refused_part: str = ""
+    """What of `refused_revision` could not be had, as `params.attainable` names it; empty if that is not known."""
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned | TapLane

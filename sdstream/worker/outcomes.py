@@ -14,11 +14,12 @@ from sdstream.worker.scheduler import WantedParams
 
 
 class Refusal(NamedTuple):
-    """Params that could not be brought into force, and why."""
+    """Params that could not be brought into force, and why; `part` as in `params.attainable`, empty if not known."""
 
     revision: int
     code: str
     message: str
+    part: str = ""
 
 
 class LoadGivenUp(Exception):
@@ -51,6 +52,11 @@ class Result(NamedTuple):
     """It is the result before it again."""
 
 
+def part_of(error: Exception) -> str:
+    """The part of a stream's params that an error comes from, empty where that is not known."""
+    return error.part if isinstance(error, SdstreamError) else ""
+
+
 def code_and_words(error: Exception) -> tuple[str, str]:
     """An error as the server is told of it: a code of `sdstream.errors`, and a sentence."""
     if isinstance(error, SdstreamError):
@@ -61,4 +67,4 @@ def code_and_words(error: Exception) -> tuple[str, str]:
     return InternalError.code, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["LoadGivenUp", "Prepared", "Refusal", "Result", "code_and_words"]
+__all__ = ["LoadGivenUp", "Prepared", "Refusal", "Result", "code_and_words", "part_of"]

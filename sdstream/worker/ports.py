@@ -60,6 +60,22 @@ class ProcessorState(NamedTuple):
     note: str = ""
 
 
+class MissingPart(NamedTuple):
+    """Something that a stream's newest params ask for and that could not be had; the rest of them is in force.
+
+    `place` is where the params name it, such as `controlnets[1]`, `ip_adapter`, `lora_dict` or `model_id`, `name` its
+    name there where it has one, `code` one of `sdstream.errors`. It was tried `tries` times; `tries_again` says
+    whether it is tried again with nothing sent.
+    """
+
+    place: str
+    name: str
+    code: str
+    message: str
+    tries: int = 1
+    tries_again: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
     """What a lane reports whenever it changes.
@@ -69,8 +85,8 @@ class LaneStatus:
 
     `acceleration` is what runs the networks, such as `torch+cuda_graph`; empty without networks, and until it is known.
 
-    A READY lane with an error could not load `refused_revision`, a newer one, and goes on with `revision`; the error
-    goes with the next update that the lane takes up.
+    A READY lane with an error could not load all of `refused_revision`, which may be newer than `revision`; `missing`
+    says what, and the error goes once nothing is missing.
     """
 
     phase: LanePhase
@@ -86,6 +102,7 @@ class LaneStatus:
     """What is fused into the stream's model: names, and how strongly."""
     processors: tuple[ProcessorState, ...] = ()
     """Of its blocks and ControlNets, in order."""
+    missing: tuple[MissingPart, ...] = ()
 
 
 class ProcessedPicture(msgspec.Struct, frozen=True, eq=False):
@@ -218,8 +235,12 @@ class Lane(Protocol):
     def update(self, params: StreamParams, revision: int) -> None:
         """Have the worker apply `params` at a picture boundary; newest wins. `on_lane_status` tells when it did.
 
-        Params that cannot be loaded leave those before in force, also across a restart of the worker.
+        What of them cannot be loaded stays as it was, also across a restart of the worker.
         """
+        ...
+
+    def try_again(self) -> None:
+        """Try to load what is missing; not more often than every few seconds, whoever asks."""
         ...
 
     async def tap(self, processor: str) -> bytes | None:
@@ -263,6 +284,7 @@ __all__ = [
     "LanePhase",
     "LaneStatistics",
     "LaneStatus",
+    "MissingPart",
     "ProcessedPicture",
     "ProcessorState",
     "WorkerClient",

@@ -57,6 +57,7 @@ class Reporter:
                 self.told.acceleration,
                 [] if pipeline is None else list(pipeline.loras),
                 list(self.told.states) if ready else [],
+                "" if refusal is None else refusal.part,
             )
         )
 

@@ -24,7 +24,9 @@ from sdstream.diffusion.sources import ModelFiles, get_model, get_tokenizer, is_
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
+from sdstream.params.attainable import lora_part
 from sdstream.settings import Family
+from sdstream.worker.blame import blaming
 from sdstream.worker.lora_files import LCM_LORAS, LoraFiles, shown
 
 Key = tuple[object, ...]
@@ -196,7 +198,8 @@ class ModelShelf:
         if wanted.lcm and not is_turbo(files.path):
             loras.append(self._find_lcm(wanted, files.path, progress))
         for name, weight in wanted.loras:
-            loras.append((shown(name), self._lora_files.get(name, wanted.places, progress), weight))
+            with blaming(lora_part(name)):
+                loras.append((name, self._lora_files.get(name, wanted.places, progress), weight))
         return _Files(files, tokenizer, tuple(loras))
 
     def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> tuple[str, Path, float]:
@@ -253,8 +256,9 @@ def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras
     networks = networks_of(base)
     loras: list[tuple[Lora, float]] = []
     for name, path, weight in files.loras:
-        progress(f"loading the LoRA {name}", None)
-        loras.append((read_lora(path, name, base.family, networks), weight))
+        progress(f"loading the LoRA {shown(name)}", None)
+        with blaming(lora_part(name)):
+            loras.append((read_lora(path, shown(name), base.family, networks), weight))
     return loras
 
 

@@ -20,7 +20,7 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words
+from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words, part_of
 from sdstream.worker.output import OutputRing
 from sdstream.worker.passage import Passage
 from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
@@ -212,7 +212,7 @@ class LaneWork:
 
     def note_refusal(self, error: Exception, revision: int) -> None:
         """Say with the next report that params of `revision` could not be brought into force."""
-        self._reporter.refusal = Refusal(revision, *code_and_words(error))
+        self._reporter.refusal = Refusal(revision, *code_and_words(error), part_of(error))
 
     # -- the working thread: pictures
 

@@ -442,10 +442,9 @@ def test_latent_feedback_mixes_the_latent_that_left_last(tiny_model: Load, which
         assert distance(second.latent, 0.7 * plain_second.latent + 0.3 * plain_first.latent) < 1e-5
         return
     vae: Any = model.vae
-    mixed = 0.7 * frame._encode(images[1]) + 0.3 * plain_first.latent
+    encoded = vae.encode(images[1] * 2 - 1, return_dict=False)[0] * frame.networks.scaling_factor
+    mixed = 0.7 * encoded + 0.3 * plain_first.latent
     knobs = knobs_of(model, (40,))
-    decoded = vae.encode(images[1] * 2 - 1, return_dict=False)[0]
-    assert decoded.shape == mixed.shape
     noisy = knobs.alpha[:, 0] * mixed + knobs.beta[:, 0] * knobs.noise[:, 0]
     networks = EagerNetworks(model.unet, model.vae)
     noise = networks.predict(noisy, knobs.timesteps[0], knobs.prompt)

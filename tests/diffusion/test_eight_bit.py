@@ -52,7 +52,7 @@ from tests.diffusion.runs import distance, knobs_of, pictures, run
 
 Load = Callable[..., Model]
 CPU = torch.device("cpu")
-SHAPES = ((2, 30, 48), (1, 5, 1280), (3, 1, 20), (1, 2, 5120))
+SHAPES = ((2, 30, 48), (1, 5, 1280), (3, 1, 20), (1, 1, 2560))
 """Batch, tokens, width."""
 WAYS: tuple[Way, ...] = ("rows", "units")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -186,10 +186,11 @@ def answers(
         both = torch.cat([other, more], -1)
         yield kernels.gated_quantised(both), eight_bit.plain_gated(both)
         yield kernels.normed_quantised(other, *told), norm(other)
-        sums, values, scales = kernels.summed_norm_quantised(other, more, bias, *told)
-        wanted, normed = eight_bit.plain_summed_norm(other, more, bias, norm)
-        assert distance(sums, wanted) < 1e-2
-        yield (values, scales), normed
+        for after in (None, x[0, -1]):
+            sums, values, scales = kernels.summed_norm_quantised(other, more, bias, *told, after)
+            wanted, normed = eight_bit.plain_summed_norm(other, more, bias, norm, after)
+            assert distance(sums, wanted) < 1e-2
+            yield (values, scales), normed
 
 
 @pytest.mark.parametrize("family", ["sd-turbo", "sdxl-turbo", "sd15"])

@@ -17,6 +17,9 @@ from sdstream.diffusion.eight_bit_trial import LEAST_GAIN, MOST_ERROR, Choice, S
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.errors import ConfigurationError
+from sdstream.settings import load_settings
+from sdstream.worker.client import WORKER_SETTINGS
 from tests.diffusion.fleet import Fleet, params_of, ran
 
 Load = Callable[..., Model]
@@ -89,6 +92,13 @@ def test_a_product_that_is_not_built_is_no_choice() -> None:
 def test_weights_that_torch_cannot_multiply_or_that_are_small_are_not_tried() -> None:
     assert can_win(320, 1280)
     assert not any(can_win(*shape) for shape in ((320, 1276), (4, 320), (320, 64)))
+
+
+def test_another_kind_of_eight_bits_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="SDSTREAM_EIGHT_BIT: must be 'off' or 'linear', not 'all'"):
+        load_settings(environment={"SDSTREAM_EIGHT_BIT": "all"})
+    assert load_settings(environment={"SDSTREAM_EIGHT_BIT": "linear"}).eight_bit == "linear"
+    assert "eight_bit" in WORKER_SETTINGS, "the worker is told"
 
 
 @pytest.mark.usefixtures("_wanted")

@@ -27,8 +27,17 @@ from sdstream.diffusion.fused_attention import (
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused_trial import kinds_that_work, why_not
+from sdstream.diffusion.fused_up import FusedCrossUpBlock, FusedUpBlock
 from sdstream.diffusion.fusing import can_refit, fused, refit
-from sdstream.diffusion.group_norm import fast_group_norm, group_norm, plain_group_norm
+from sdstream.diffusion.group_norm import (
+    Two,
+    fast_group_norm,
+    group_norm,
+    group_norm_kept,
+    group_norm_of_two,
+    plain_group_norm,
+    plain_group_norm_kept,
+)
 from sdstream.diffusion.group_norm_tiling import tiling_of
 from sdstream.diffusion.joining import join
 from sdstream.diffusion.lora import read_lora
@@ -48,7 +57,7 @@ EVERYWHERE = {FusedCrossAttention, FusedResidualBlock}
 """Kinds that a CPU takes as well."""
 FUSED_ON_A_GPU = {
     *(FusedGate, FusedGroupNorm, FusedSelfAttention, FusedSmallBlock),
-    *(FusedTransformer, FusedTransformerBlock),
+    *(FusedTransformer, FusedTransformerBlock, FusedCrossUpBlock),
 }
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -141,7 +150,8 @@ def test_a_kind_that_does_not_work_here_is_found_out(
 
 def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
     attentions = {FusedCrossAttention, FusedGate, FusedSelfAttention, FusedTransformer, FusedTransformerBlock}
-    assert kinds_that_work(CPU) == attentions | {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
+    ups = {FusedCrossUpBlock, FusedUpBlock}
+    assert kinds_that_work(CPU) == attentions | ups | {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
     networks = networks_of(tiny_model, "sd-turbo")
     fuse(networks, {FusedSmallBlock})
     kinds = {type(module) for module in networks.modules()}
@@ -169,6 +179,20 @@ def test_a_tiling_has_every_value_once(rows: int, width: int, groups: int) -> No
         assert size & (size - 1) == 0
 
 
+def test_what_is_done_with_skipped_pictures_before_keeps_a_way_up_plain(tiny_model: Load) -> None:
+    networks = networks_of(tiny_model, "sd-turbo")
+    unet: Any = networks.unet
+    unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    with plain_blocks():
+        plain = answer_of(networks)[0]
+    fuse(networks)
+    join(networks)
+    assert {type(block) for block in unet.up_blocks} == {FusedUpBlock, FusedCrossUpBlock}
+    assert distance(answer_of(networks)[0], plain) < 1e-5
+    unet.disable_freeu()
+    assert distance(answer_of(networks)[0], plain) > 1e-3
+
+
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed, as torch is for CPUs")
 @pytest.mark.slow
 def test_the_kernels_are_the_plain_norm_when_they_are_interpreted() -> None:
@@ -182,12 +206,31 @@ def test_the_kernels_are_the_plain_norm_when_they_are_interpreted() -> None:
 
 def compare_interpreted() -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion.group_norm_kernels import launch
+    from sdstream.diffusion import group_norm_kernels as kernels
+
+    made_of: Any = kernels  # Triton's language has no types
+
+    def same(kernel: Any) -> Any:
+        return kernel
 
     for norm, x, shift, silu in cases(CPU, torch.float32):
         wanted = plain_group_norm(norm, x, shift, silu=silu)
-        made = launch(x, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu, lambda kernel: kernel)
-        assert distance(made, wanted) < 1e-5, (x.shape, silu)
+        told = (norm.weight, norm.bias, norm.num_groups, norm.eps, silu, same)
+        assert distance(made_of.launch(x, shift, *told), wanted) < 1e-5, (x.shape, silu)
+        for parts, bias in kept_cases(x):
+            one, other = parts if isinstance(parts, Two) else (parts, None)
+            wanted, whole = plain_group_norm_kept(norm, parts, bias, silu=silu)
+            made, kept = made_of.launch_two(one, other, bias, *told)
+            assert distance(made, wanted) < 1e-5, (x.shape, silu)
+            assert torch.equal(kept, whole)
+            if other is not None:
+                assert torch.equal(made_of.launch_two(one, other, None, *told, keeps=False)[0], made)
+
+
+def kept_cases(x: torch.Tensor) -> list[tuple[torch.Tensor | Two, torch.Tensor | None]]:
+    """`x` whole and of two parts, of which one group of channels may have some of both."""
+    first = x.shape[1] // 3
+    return [(Two(x[:, :first], x[:, first:]), None), (x, x[0, :, 0, 0].clone()), (x, None)]
 
 
 def test_joined_weights_are_written_saved_and_shared_as_if_they_were_not(tiny_model: Load, tmp_path: Path) -> None:
@@ -273,6 +316,13 @@ def test_the_kernels_are_the_plain_norm_on_a_gpu(dtype: torch.dtype, limit: floa
         made = group_norm(norm, x, shift, silu=silu)
         assert distance(made.double(), wanted) < limit, (x.shape, silu)
         assert made.is_contiguous(memory_format=torch.channels_last)
+        for parts, bias in kept_cases(x):
+            made, kept = group_norm_kept(norm, parts, bias, silu=silu)
+            assert distance(made.double(), plain_group_norm(exact, x.double(), silu=silu)) < limit, (x.shape, silu)
+            assert distance(kept, plain_group_norm_kept(norm, parts, bias)[1]) < limit
+            assert kept.is_contiguous(memory_format=torch.channels_last)
+            if isinstance(parts, Two):
+                assert torch.equal(group_norm_of_two(norm, parts, silu=silu), made)
 
 
 @pytest.mark.gpu

@@ -48,10 +48,11 @@ def answers(device: torch.device, dtype: torch.dtype, kernels: Any = None) -> li
             parameter.normal_(1.0, 0.5, generator=generator)
         norm.to(device, dtype)
         told = (noise(*shape), noise(*shape), noise(shape[2]))
-        if kernels is None:
-            made += pointwise.summed_norm(*told, norm)
-        else:
-            made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps)
+        for after in (None, noise(shape[2])):
+            if kernels is None:
+                made += pointwise.summed_norm(*told, norm, after)
+            else:
+                made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps, after)
     return made
 
 
@@ -117,8 +118,13 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
 
     for room in (fused, fused_attention):
         monkeypatch.setattr(room, "are_joined", lambda x: True)
-    for room, name in ((fused, "biased_sum"), (fused_attention, "gated"), (eight_bit, "summed_norm")):
+    for room, name in (
+        (fused, "biased_sum"),
+        (fused_attention, "add_product"),
+        (fused_attention, "gated"),
+        (eight_bit, "summed_norm"),
+    ):
         monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)
-    assert asked == {"biased_sum", "gated", "summed_norm"}
+    assert asked == {"add_product", "biased_sum", "gated", "summed_norm"}
     assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5

@@ -14,6 +14,7 @@ from sdstream.diffusion.fused import FusedCrossAttention, FusedResidualBlock
 from sdstream.diffusion.fused_switch import plain_blocks
 from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.placing import place
 from sdstream.diffusion.prepared import lay_out
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.state import Knobs, make_memory, stack, unprepared
@@ -25,6 +26,7 @@ from tests.diffusion.test_conditioning import adapter_of, recall_of, steering, s
 
 Load = Callable[..., Model]
 SIZE = 64
+CPU = torch.device("cpu")
 
 
 def without_sources(knobs: Knobs) -> Knobs:
@@ -61,6 +63,77 @@ def test_a_frame_of_completed_knobs_is_the_plain_one(
     assert_same(frame_of(model, slots, guidance), stack(knobs), [torch.cat(pictures(2))] * 2)
 
 
+@pytest.mark.parametrize("family", ["sdxl-turbo", "sd15"])
+@pytest.mark.parametrize("guidance", ["self", "initialize", "full"])
+def test_steps_that_follow_each_other_have_their_own_part(tiny_model: Load, family: Family, guidance: str) -> None:
+    model = tiny_model(family)
+    knobs = [knobs_of(model, STEPS[3], guidance=1.5 + index, prompt=f"{index} cats") for index in range(2)]
+    frame = frame_of(model, 3, guidance, batched=False)
+    assert_same(frame, stack(knobs), [torch.cat(pictures(2))] * 2)
+
+
+@pytest.mark.parametrize("family", ["sdxl-turbo", "sd15"])
+@pytest.mark.parametrize(
+    ("guidance", "batched"), [("self", True), ("initialize", True), ("full", True), ("full", False)]
+)
+def test_controlnets_of_completed_knobs_are_the_plain_ones(
+    tiny_model: Load, family: Family, guidance: str, batched: bool
+) -> None:
+    model = tiny_model(family)
+    controls = controls_of(model, 2)
+    frame = frame_of(model, 2, guidance, controls=controls, batched=batched)
+    scales = steering([[0.5, 0.2], [0.7, 0.0]])
+    knobs = stack([knobs_of(model, guidance=1.7, prompt=prompt, steering=scales) for prompt in ("a dog", "the cat")])
+    without = frame_of(model, 2, guidance, batched=batched).complete(knobs)
+    assert frame.complete(knobs).context.shape[2] > without.context.shape[2]
+    image = torch.cat(pictures(2))
+    assert_same(frame, knobs, [torch.cat((image, image, image.flip(2)), 1)] * 2)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_controlnets_follow_hot_changes_while_streams_come_and_go(tiny_model: Load, batched: bool) -> None:
+    model = tiny_model("sd15")
+    frame = frame_of(model, 2, "full", controls=controls_of(model, 1), batched=batched)
+
+    def steered(prompt: str, steps: tuple[int, int], scale: float) -> Knobs:
+        return knobs_of(model, steps, prompt=prompt, guidance=1.6, steering=steering([[scale], [scale / 2]]))
+
+    stays = steered("the cat", (12, 32), 0.5)
+    table = StreamTable(EagerRunner(frame), stays, 2)
+    seats = {table.join(stays): (stays, make_memory(stays))}
+    (first,) = seats
+    image = torch.cat((pictures(1)[0], pictures(1, seed=3)[0]), 1)
+
+    def each_is_as_alone() -> None:
+        made = table.run(dict.fromkeys(seats, image))
+        for seat, (knobs, memory) in seats.items():
+            alone = frame(image, knobs, memory)
+            seats[seat] = knobs, alone.memory
+            assert distance(made[seat], alone.image) < 1e-4
+
+    def turn(seat: int, knobs: Knobs) -> None:
+        table.turn(seat, knobs)
+        seats[seat] = knobs, seats[seat][1]
+
+    each_is_as_alone()
+    comes = steered("a dog", (5, 40), 0.9)
+    second = table.join(comes)
+    seats[second] = comes, make_memory(comes)
+    each_is_as_alone()
+    for knobs in (steered("rain", (5, 40), 0.9), steered("rain", (8, 20), 0.9), steered("rain", (8, 20), 0.0)):
+        turn(second, knobs)
+        each_is_as_alone()
+    table.leave(second)
+    del seats[second]
+    turn(first, steered("a house", (1, 45), 1.2))
+    each_is_as_alone()
+
+
+def controls_of(model: Model, nets: int) -> Controls:
+    """ControlNets as they are placed on a CPU."""
+    return Controls([place(make_tiny_controlnet(model.unet, seed=seed), CPU) for seed in range(nets)])
+
+
 @pytest.mark.parametrize("guidance", ["self", "initialize", "full"])
 def test_a_style_image_and_earlier_pictures_and_controlnets_go_along(tiny_model: Load, guidance: Any) -> None:
     model = tiny_model("sd15")
@@ -69,13 +142,15 @@ def test_a_style_image_and_earlier_pictures_and_controlnets_go_along(tiny_model:
     networks = ConditionedNetworks(
         model.unet, model.vae, image_layers=adapter.layers, changes=adapter.changes, recalls=(height, width)
     )
-    net = make_tiny_controlnet(model.unet)
-    frame = Frame(networks, slots=2, guidance=guidance, controls=Controls([net]))
+    nets = [place(make_tiny_controlnet(model.unet), CPU), make_tiny_controlnet(model.unet, seed=1)]
+    frame = Frame(networks, slots=2, guidance=guidance, controls=Controls(nets))
     style = style_of(adapter, 0.8, kind="ease in")
-    knobs = knobs_of(model, guidance=1.7, recall=recall_of(model, 2), style=style, steering=steering([[0.0], [0.7]]))
+    knobs = knobs_of(
+        model, guidance=1.7, recall=recall_of(model, 2), style=style, steering=steering([[0.0, 0.2], [0.7, 0.3]])
+    )
     completed = frame.complete(knobs)
-    # ControlNets look at text and time as they are.
-    images = [torch.cat((image, image), 1) for image in pictures(3)]
+    # The second ControlNet, whose blocks take nothing, looks at text and time as they are.
+    images = [torch.cat((image, image, image), 1) for image in pictures(3)]
     plain, made = run(frame, knobs, images), run(frame, completed, images)
     assert max(distance(one.image, other.image) for one, other in zip(made, plain, strict=True)) < 1e-5
     assert distance(made[-1].memory.bank, plain[-1].memory.bank) < 1e-5
@@ -135,8 +210,6 @@ def test_completed_knobs_can_be_exported_with_their_frame(tiny_model: Load) -> N
 def test_where_nothing_is_prepared_the_frame_makes_it_itself(tiny_model: Load) -> None:
     model = tiny_model("sd-turbo")
     knobs = knobs_of(model)
-    sequential = frame_of(model, 2, batched=False)
-    assert not sequential.complete(knobs).context.numel()
     unet: Any = copy.deepcopy(model.unet)
     block = next(module for module in unet.modules() if isinstance(module, FusedResidualBlock))
     block.__class__ = type(block).__mro__[1]

@@ -200,6 +200,8 @@ class FakeLane:
     status: LaneStatus
     waiting: list[I420Frame] = field(default_factory=list)
     updates: list[int] = field(default_factory=list)
+    tries: int = 0
+    """How often it was asked to try again what is missing."""
     facts: LaneStatistics = field(default_factory=LaneStatistics)
     closed: bool = False
 
@@ -214,6 +216,9 @@ class FakeLane:
         assert revision >= self.revision, "updates must not fall; a style image's picture comes after its address"
         self.params, self.revision = params, revision
         self.updates.append(revision)
+
+    def try_again(self) -> None:
+        self.tries += 1
 
     async def tap(self, processor: str) -> bytes | None:
         return None

@@ -1,6 +1,7 @@
-"""How much memory this process holds, without what its heaps only keep."""
+"""How much memory this process holds, without what its heaps only keep, and how often to look for a leak."""
 
 import gc
+import os
 
 import psutil
 
@@ -15,4 +16,12 @@ def held_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-__all__ = ["held_bytes"]
+def cycles(usual: int) -> int:
+    """How often a test that looks for a leak does what may leak: `usual`, or what `SDSTREAM_TEST_CYCLES` says.
+
+    Such a test allows so many bytes a cycle that `usual` cycles tell a leak from the allocator's own ups and downs.
+    """
+    return int(os.environ.get("SDSTREAM_TEST_CYCLES") or usual)
+
+
+__all__ = ["cycles", "held_bytes"]

@@ -82,8 +82,9 @@ class PlayedWorker:
         code: str | None = None,
         message: str | None = None,
         refused: int | None = None,
+        part: str = "",
     ) -> None:
-        report = LaneReport(1, phase, revision, None, "", None, code, message, refused)
+        report = LaneReport(1, phase, revision, None, "", None, code, message, refused, refused_part=part)
         self.lane.on_report(report, self.channel)
 
 

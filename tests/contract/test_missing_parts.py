@@ -1,0 +1,80 @@
+"""A part of the params that cannot be had leaves the picture, and every other knob in the hands of the person."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
+from tests.support.events import event_log
+from tests.support.peers import Publisher, Viewer, preserved
+from tests.support.rest import Rest
+from tests.support.server import LiveServer
+from tests.support.transparent import write_transparent_model
+from tests.support.waiting import eventually
+
+NET = "thibaud/controlnet-sd21-canny-diffusers"
+TURBO: dict[str, Any] = {
+    "model_id": "stabilityai/sd-turbo",
+    "t_index_list": [49],
+    "width": 384,
+    "height": 384,
+    "use_safety_checker": False,
+}
+CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("parts")
+    write_transparent_model(folder / "model")
+    models = json.dumps({"stabilityai/sd-turbo": str(folder / "model")})
+    live = LiveServer(folder, models=models, offline="true")
+    live.start()
+    yield live
+    live.stop()
+
+
+@pytest.mark.slow
+async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_asked_for_again(
+    server: LiveServer, rest: Rest
+) -> None:
+    stream = await rest.create(TURBO)
+
+    async def lane() -> dict[str, Any]:
+        return (await rest.status(stream["id"]))["lane"]
+
+    async def is_whole() -> bool:
+        return not (await lane())["missing"]
+
+    async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
+        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        with preserved(publisher, viewer):
+            async with event_log(rest, stream["id"]) as log:
+                answer = await rest.change(stream["id"], {"controlnets": [CANNY]})
+                await log.wait("error", code="MODELS/UNAVAILABLE")
+                for params in ({"prompt": "new"}, {"seed": 7}, {"guidance_scale": 1.5}):
+                    answer = await rest.change(stream["id"], params)
+                    assert answer["applied"] == "hot"
+                    await log.wait("effective", revision=answer["revision"])
+                assert len(log.named("error")) == 1, "what is known to be missing is not told anew with each knob"
+            told = await lane()
+            assert (told["phase"], told["revision"]) == ("ready", answer["revision"])
+            (missing,) = told["missing"]
+            assert (missing["place"], missing["name"], missing["code"]) == (
+                "controlnets[0]",
+                NET,
+                "MODELS/UNAVAILABLE",
+            )
+            assert told["error_message"] == missing["message"]
+            kind: Any = diffusers.UNet2DConditionModel
+            unet = kind.from_pretrained(server.folder / "model" / "unet")
+            write_tiny_controlnet(server.data_dir / "models" / NET, unet)
+            answer = await rest.change(stream["id"], {"controlnets": [CANNY]})
+            assert answer["applied"] == "unchanged"
+            await eventually(is_whole, seconds=30, what="the ControlNet")
+            told = await lane()
+            assert (told["error_message"], told["revision"]) == (None, answer["revision"])
+            assert [each["place"] for each in told["processors"]] == ["controlnets[0]"]
