@@ -13,6 +13,7 @@ import copy
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,7 +171,13 @@ def main() -> int:
             f"of what the others make {row['error_beside_the_others']:.4f}"
         )
     if options.json:
-        result = {"machine": machine(), "torch": torch.__version__, "pictures": rows, "outliers": found}
+        result = {
+            "machine": machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "command": " ".join(["python -m bench.eight_bit", *sys.argv[1:]]),
+            "pictures": rows,
+            "outliers": found,
+        }
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     return 0
 

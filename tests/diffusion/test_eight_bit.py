@@ -218,6 +218,23 @@ def test_networks_in_eight_bits_answer_nearly_as_before_and_keep_their_weights(
     assert max(float(apart(a.image, b.image)) for a, b in zip(joined, made, strict=True)) < 0.02
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_layers_in_eight_bits_stand_beside_others_in_half_precision(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    model = tiny_model("sd-turbo")
+    unet: Any = copy.deepcopy(model.unet)
+    fuse(unet)
+    join(unet)
+    # Either what makes queries, keys, values and gates, or what answers after them.
+    assert 0 < make_eight_bit(unet, lambda out, width: Terms("plain") if (out > width) == wide else None) < 32
+    frame, knobs, images = frame_of(model, unet), knobs_of(model), pictures(2)
+    wanted = run(frame, knobs, images)
+    monkeypatch.setattr(fused_attention, "are_joined", lambda x: True)
+    made = run(frame, frame.complete(knobs), images)
+    assert max(float(apart(a.image, b.image)) for a, b in zip(made, wanted, strict=True)) < 0.02
+
+
 def test_what_is_made_of_text_and_time_is_never_in_eight_bits(tiny_model: Load) -> None:
     unet = small_unet(tiny_model("sdxl-turbo"))
     small = {name for name, module in unet.named_modules() if weight_of(module) is not None}
