@@ -4,19 +4,19 @@ The choice is a pure function of what was seen (`choose`); the rest of this modu
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion import eight_bit
+from sdstream.diffusion.convolving.trial import FAILURES, CudaStopwatch, Stopwatch
 from sdstream.diffusion.eight_bit import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
-from sdstream.diffusion.fused_trial import FAILURES
 from sdstream.errors import first_line
 
 CAPABILITY = (8, 9)
@@ -32,41 +32,6 @@ LEAST_SIDE = 128
 """Of a weight: smaller ones are launched in the time that they take."""
 WAYS: tuple[Way, ...] = ("rows", "units")
 """In the order in which they are tried: the second writes and reads its answer once more."""
-ROUNDS = 7
-"""Times that both are timed, by turns; the medians count."""
-SLEEP = 3_000_000
-"""Clock ticks, 1.5 to 2 ms, that a GPU waits before each, while the host gets ahead: launching is not timed, since
-captured frames do not launch."""
-
-Call = Callable[[], Any]
-
-
-class Stopwatch(Protocol):
-    """How long calls take on a device."""
-
-    def time(self, calls: Sequence[Call]) -> list[tuple[float, ...]]:
-        """The milliseconds of each call, several times, by turns."""
-        ...
-
-
-class CudaStopwatch:
-    """Times calls on the current stream of a GPU."""
-
-    def time(self, calls: Sequence[Call]) -> list[tuple[float, ...]]:
-        library: Any = torch.cuda
-        for call in calls:
-            call()
-        marks: list[list[tuple[Any, Any]]] = [[] for _ in calls]
-        for _ in range(ROUNDS):
-            for call, each in zip(calls, marks, strict=True):
-                began, ended = library.Event(enable_timing=True), library.Event(enable_timing=True)
-                library._sleep(SLEEP)
-                began.record()
-                call()
-                ended.record()
-                each.append((began, ended))
-        marks[-1][-1][1].synchronize()
-        return [tuple(float(began.elapsed_time(ended)) for began, ended in each) for each in marks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +98,7 @@ def choice_of(device: torch.device, dtype: torch.dtype, out: int, width: int) ->
     reasons: list[str] = []
     for way in WAYS:
         with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the frames of running streams, not between them
-            choice = choose(way, look(device, dtype, out, width, way, CudaStopwatch()))
+            choice = choose(way, look(device, dtype, out, width, way, CudaStopwatch(device)))
         if choice.terms is not None:
             return choice
         reasons.append(f"{way}: {choice.reason}")
@@ -161,8 +126,8 @@ def look(
             error = max(_apart(product(x, copied, one), functional.linear(x, weight, one)) for one in (bias, None))
             calls = (partial(functional.linear, x, weight, bias), partial(product, x, copied, bias))
             half, eight = (median(times) for times in stopwatch.time(calls))
-        except torch.OutOfMemoryError:
-            raise  # no fault of this shape's
+        except (torch.AcceleratorError, torch.OutOfMemoryError):
+            raise  # the device is lost, or full: no fault of this shape's
         except FAILURES as problem:
             return [Sample(tokens, problem=f"{type(problem).__name__}: {first_line(problem)}")]
         samples.append(Sample(tokens, half, eight, error))
@@ -189,7 +154,7 @@ def kernel_problem(device: torch.device) -> str:
             error = _apart(made.values.float() * made.scales.view(scales.shape), exact.float() * scales)
             if not error <= MOST_ERROR:
                 return f"numbers in eight bits are {error:.2g} from what they should be"
-    except torch.OutOfMemoryError:
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise
     except FAILURES as problem:
         return f"{type(problem).__name__}: {first_line(problem)}"
@@ -206,9 +171,7 @@ __all__ = [
     "MOST_ERROR",
     "TRIED_TOKENS",
     "Choice",
-    "CudaStopwatch",
     "Sample",
-    "Stopwatch",
     "can_win",
     "choice_of",
     "choose",

@@ -62,6 +62,8 @@ WORKER_SETTINGS = {
     "cuda_graphs",
     "fused_blocks",
     "eight_bit",
+    "tuned_convolutions",
+    "convolution_trial_seconds",
     "optical_flow",
     "share_processors",
     "safety_check_interval",

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sdstream.diffusion import eight_bit, eight_bit_trial, fused_attention
 from sdstream.diffusion.attention import change, share
+from sdstream.diffusion.convolving.trial import CudaStopwatch
 from sdstream.diffusion.eight_bit import (
     EightBitLinear,
     EightBitRows,
@@ -35,7 +36,7 @@ from sdstream.diffusion.eight_bit import (
     weight_of,
 )
 from sdstream.diffusion.eight_bit_layers import make_eight_bit, products_of
-from sdstream.diffusion.eight_bit_trial import MOST_ERROR, CudaStopwatch, lacking
+from sdstream.diffusion.eight_bit_trial import MOST_ERROR, lacking
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.fused_switch import plain_blocks
@@ -371,7 +372,7 @@ def test_a_captured_frame_in_eight_bits_is_the_plain_twin_and_follows_its_weight
     model = tiny_model(family)
     vae: Any = copy.deepcopy(model.vae).to(device, half)
     fast: Way = next(
-        way for way in WAYS if not eight_bit_trial.look(device, half, 256, 256, way, CudaStopwatch())[0].problem
+        way for way in WAYS if not eight_bit_trial.look(device, half, 256, 256, way, CudaStopwatch(device))[0].problem
     )
     knobs = Knobs(*(tensor.to(device) for tensor in knobs_of(model)))
     image = pictures(1)[0].to(device)

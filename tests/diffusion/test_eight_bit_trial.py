@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sdstream.diffusion import eight_bit_layers, eight_bit_trial
+from sdstream.diffusion.convolving.trial import CudaStopwatch
 from sdstream.diffusion.eight_bit import Terms, Way, note_of
 from sdstream.diffusion.eight_bit import eight_bit_layers as layers_in_force
 from sdstream.diffusion.eight_bit_layers import place_eight_bit
@@ -139,7 +140,7 @@ def test_a_card_that_has_the_units_multiplies_right_in_one_way_at_least() -> Non
     device = torch.device("cuda")
     if lacking(device):
         pytest.skip(lacking(device))
-    watch = eight_bit_trial.CudaStopwatch()
+    watch = CudaStopwatch(device)
     seen = {way: eight_bit_trial.look(device, torch.float16, 1280, 1280, way, watch) for way in WAYS}
     right = [way for way, samples in seen.items() if all(not s.problem and s.error <= MOST_ERROR for s in samples)]
     assert right, seen

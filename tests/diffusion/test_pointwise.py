@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sdstream.diffusion import eight_bit, fused, fused_attention, pointwise
+from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.joining import join
@@ -119,7 +120,7 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
     for room in (fused, fused_attention):
         monkeypatch.setattr(room, "are_joined", lambda x: True)
     for room, name in (
-        (fused, "biased_sum"),
+        (twins, "biased_sum"),
         (fused_attention, "add_product"),
         (fused_attention, "gated"),
         (eight_bit, "summed_norm"),
