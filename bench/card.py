@@ -83,6 +83,7 @@ TESTS = Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 90, writes=F
 ON_A_GPU = (
     TESTS,
     frame("sd-turbo", 512, "1,8", 20),
+    Step("convolutions", ("-m", "bench.convolutions"), 60),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
     Step(
         "engines",

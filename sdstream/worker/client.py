@@ -61,6 +61,8 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "fused_blocks",
+    "tuned_convolutions",
+    "convolution_trial_seconds",
     "optical_flow",
     "share_processors",
     "safety_check_interval",
