@@ -6,8 +6,10 @@
 Counted is with tensors that have shapes and no memory, so the full-size networks take neither a GPU nor time. With a
 torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of
 plain blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with
-what changes with a knob only made before, `whole` with all rows of the table where they lie. `change` is what is done
-once for each turn of a knob.
+what changes with a knob only made before, `whole` with all rows of the table where they lie. Of that, `tuned` has all
+convolutions by the kernel of this project that is the most promising on an H100, and `eight_bit` the products of the
+UNet in eight bits, as far as they can be, whether that is faster or not. `change` is what is done once for each turn of
+a knob.
 """
 
 import argparse
@@ -26,8 +28,13 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.support.contenders import NOISE, Ours, Work
+from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
+from sdstream.diffusion.convolving.tilings import Card
+from sdstream.diffusion.convolving.tuning import assumed_choices
+from sdstream.diffusion.eight_bit import EightBitLinear, EightBitWeight, Terms, source_of
+from sdstream.diffusion.eight_bit_layers import products_of
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.fused_switch import join_steps_on, plain_blocks
@@ -39,6 +46,7 @@ from sdstream.diffusion.state import (
     Conditioning,
     Knobs,
     Memory,
+    Steering,
     gather,
     make_knobs,
     make_memory,
@@ -57,13 +65,14 @@ TINY = {
     "attention_head_dim": (4, 8),
     "use_linear_projection": True,
 }
+H100 = Card((9, 0), 132)
 STEPS = {1: (32,), 2: (32, 45), 4: (0, 16, 32, 45)}
 IDLE = {"aten._unsafe_view", "aten.empty", "aten.empty_like", "aten.new_empty", "aten.detach", "prim.device"}
 """Operations that launch nothing, besides views."""
 KINDS = {
     "convolution": ("convolution",),
     "attention": ("attention", "flash", "fmha"),
-    "product": ("addmm", "aten.mm", "bmm", "gemm", "cutlass", "nvjet"),
+    "product": ("addmm", "aten.mm", "scaled_mm", "bmm", "gemm", "cutlass", "nvjet"),
     "norm": ("group_norm", "layer_norm", "summed_norm"),
     "copy": ("clone", "_to_copy", "copy_", "cat", "stack", "index", "roll", "upsample", "memcpy", "nchw", "nhwc"),
 }
@@ -145,37 +154,50 @@ class Parts(Networks):
             return self.networks.decode(latent)
 
 
-def count(model: str, size: int, steps: Sequence[int], streams: int, device: str) -> Row:
-    """The operations of one frame of `streams` streams in each of the four ways, and of a change."""
+def count(model: str, size: int, steps: Sequence[int], streams: int, device: str, nets: int = 0) -> Row:
+    """The operations of one frame of `streams` streams in each of the four ways, and of a change. With `nets`
+    ControlNets the picture comes in as colours, with their pictures beside it."""
     networks = shapes_of(model)
+    controls = controls_of(networks.unet, nets)
     found: Row = {}
     with FakeTensorMode(allow_non_fake_inputs=True), one_attention(), cudnn_by_shape():
-        for network in (networks.unet, networks.vae):
+        for network in (networks.unet, networks.vae, *(() if controls is None else controls.nets)):
             give_memory(network, device)
         if device == "cuda":
             join_steps_on(torch.zeros(1, device=device).device)
         counting = Counting()
         parts = Parts(networks, counting)
-        frame = Frame(parts, slots=len(steps), guidance="self", whole=True)
-        knobs = stack([knobs_of(networks, size, steps, device)] * streams)
+        steered = None if controls is None else CountedControls(controls, lambda: counting.within("controls"))
+        frame = Frame(parts, slots=len(steps), guidance="self", whole=True, controls=steered)
+        knobs = stack([knobs_of(networks, size, steps, device, nets)] * streams)
         completed = frame.complete(knobs)
         image = torch.zeros(streams, size * 3 // 2, size, dtype=torch.uint8, device=device)
+        if nets:
+            image = torch.zeros(streams, 3 + 3 * nets, size, size, device=device)
         rows = torch.arange(streams, device=device)
         ways: dict[str, tuple[Knobs, bool, bool]] = {
             "twin": (knobs, False, True),
             "fused": (knobs, True, True),
             "prepared": (completed, True, True),
             "whole": (completed, True, False),
+            "tuned": (completed, True, False),
         }
         for way, (given, fused, gathered) in ways.items():
             memory = make_memory(given)
-            with contextlib.nullcontext() if fused else plain_blocks(), counting:
+            chosen = assumed_choices(H100) if way == "tuned" else contextlib.nullcontext()
+            with contextlib.nullcontext() if fused else plain_blocks(), chosen, counting:
                 run(frame, image, given, memory, rows if gathered else None)
             found[way] = summed(counting)
         with counting:
             frame.complete(knobs)
         found["change"] = summed(counting)
-    return {"model": model, "size": size, "steps": len(steps), "streams": streams, "device": device, "ways": found}
+        make_eight_bit_of_shapes(networks.unet)
+        memory = make_memory(completed)
+        with counting:
+            run(frame, image, completed, memory, None)
+        found["eight_bit"] = summed(counting)
+    kind = {"model": model, "size": size, "steps": len(steps), "streams": streams, "controls": nets, "device": device}
+    return {**kind, "ways": found}
 
 
 def run(frame: Frame, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: torch.Tensor | None) -> None:
@@ -224,14 +246,25 @@ def give_memory(network: torch.nn.Module, device: str) -> None:
                 tensors[name] = torch.nn.Parameter(made, requires_grad=False) if kind == "_parameters" else made
 
 
-def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str) -> Knobs:
+def make_eight_bit_of_shapes(unet: torch.nn.Module) -> None:
+    """As `make_eight_bit`, which looks at numbers that are not there."""
+    for layer in products_of(unet):
+        owner: Any = layer
+        if type(layer) is torch.nn.Linear:
+            owner.__class__ = EightBitLinear
+        owner.eight_bit = EightBitWeight(source_of(layer), Terms("rows"))
+
+
+def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str, nets: int = 0) -> Knobs:
     config: Any = networks.unet.config
     tokens = torch.zeros(TOKENS, config.cross_attention_dim, dtype=networks.dtype, device=device)
     pooled = torch.zeros(1280 if networks.is_xl else 0, dtype=networks.dtype, device=device)
     text = Conditioning(tokens, pooled)
     noise = torch.zeros(len(steps), 4, size // 8, size // 8, device=device)
     sizes = torch.zeros(6, device=device) if networks.is_xl else None
-    return make_knobs(Schedule.from_config(NOISE).tables(steps), noise, text, text, time_ids=sizes)
+    steering = Steering(torch.ones(len(steps), nets), 3 * nets, size, size) if nets else None
+    tables = Schedule.from_config(NOISE).tables(steps)
+    return make_knobs(tables, noise, text, text, time_ids=sizes, steering=steering)
 
 
 @contextlib.contextmanager
@@ -323,7 +356,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
 
 def show(row: Row) -> None:
     """Print what was counted."""
-    print(f"{row['model']} {row['size']}, {row['steps']} steps, {row['streams']} streams, as on {row['device']}")
+    numbers = f"{row['steps']} steps, {row['streams']} streams, {row['controls']} ControlNets"
+    print(f"{row['model']} {row['size']}, {numbers}, as on {row['device']}")
     for way, counted in row["ways"].items():
         parts = ", ".join(f"{part} {sum(kinds.values())}" for part, kinds in counted["parts"].items())
         kinds: Counter[str] = Counter()
@@ -339,6 +373,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=1, choices=sorted(STEPS))
     parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--controls", type=int, default=0, help="ControlNets; they are counted, not profiled")
     parser.add_argument("--profile", action="store_true", help="on a GPU: count and time its kernels, too")
     parser.add_argument("--compile", action="store_true", help="profile the compiled frame")
     parser.add_argument("--json", help="write the figures to this file")
@@ -349,7 +384,7 @@ def main() -> int:
     profiled: list[Row] = []
     for model in options.models.split(","):
         size, steps = (64 if model == "tiny" else options.size), STEPS[options.steps]
-        counted.append(count(model, size, steps, options.streams, device))
+        counted.append(count(model, size, steps, options.streams, device, options.controls))
         show(counted[-1])
         if options.profile:
             profiled.append(profile(model, size, steps, options.streams, options.compile))

@@ -106,6 +106,25 @@ class WorkerSettings(BaseModel):
         "make what changes with a knob only once for each change. Off: torch's own operations one by one, in every "
         "frame.",
     )
+    tuned_convolutions: bool = Field(
+        default=True,
+        description="On a CUDA GPU, try this project's convolutions against cuDNN's for each shape when it is first "
+        "met, and take the faster. What was found out is kept in the data directory. Off: cuDNN's alone. Needs "
+        "fused_blocks.",
+    )
+    convolution_trial_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=40,
+        description="Seconds in all that a worker may spend on such trials, in the first pictures of streams; what "
+        "is not reached has its trial after the next start. 0: only what is known from earlier starts.",
+    )
+    eight_bit: Literal["off", "linear"] = Field(
+        default="off",
+        description="Multiply in eight bits (float8) in the linear layers of UNets and ControlNets, where a GPU of "
+        "compute capability 8.9 or later does that faster: linear. It changes pictures a little, and costs a byte more "
+        "for each weight of those layers. Off: half precision.",
+    )
     safety_check_interval: int = Field(
         default=1,
         ge=1,

@@ -71,6 +71,7 @@ class Ours:
         self, work: Work, name: str, networks: FrameNetworks, *, prepared: bool = True, **options: Any
     ) -> None:
         self.name = name
+        self.unet: torch.nn.Module = getattr(networks, "unet", work.networks.unet)
         frame = Frame(networks, slots=len(work.steps), guidance="self")
         self.runner: Runner = make_runner(frame, work.device, **options)
         schedule = Schedule.from_config(NOISE)

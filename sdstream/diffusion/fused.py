@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
+from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve, reads_two
+from sdstream.diffusion.convolving.tilings import RELU
 from sdstream.diffusion.fused_attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,
 )
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.fused_up import UP_KINDS
-from sdstream.diffusion.group_norm import Two, group_norm, group_norm_kept
+from sdstream.diffusion.group_norm import Two, group_norm, group_norm_kept, group_norm_of_two
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
-from sdstream.diffusion.pointwise import are_joined, biased_sum
+from sdstream.diffusion.pointwise import are_joined
 from sdstream.diffusion.prepared import Shifts, TakesShifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D
@@ -49,22 +51,22 @@ class FusedResidualBlock(_ResidualBlock, TakesShifts):
             input_tensor = input_tensor.together()
         if not are_blocks_fused():
             return super().forward(input_tensor, temb, *args, **kwargs)
-        first = self.conv1
-        if isinstance(input_tensor, Two):
-            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True)
-        else:
+        first, last, beside = self.conv1, self.conv2, self.conv_shortcut
+        other = None
+        if not isinstance(input_tensor, Two):
             hidden = group_norm(self.norm1, input_tensor, silu=True)
-        hidden = functional.conv2d(hidden, first.weight, None, first.stride, first.padding)
+        elif beside is not None and reads_two(beside, *input_tensor):
+            hidden = group_norm_of_two(self.norm1, input_tensor, silu=True)
+            input_tensor, other = input_tensor
+        else:
+            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True)
+        hidden = convolve(first, hidden, bias=False)
         shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
         hidden = group_norm(self.norm2, hidden, shift, silu=True)
-        last, beside = self.conv2, self.conv_shortcut
-        if are_joined(hidden):  # cuDNN adds a bias in a step of its own
-            hidden = functional.conv2d(hidden, last.weight, None, last.stride, last.padding)
-            if beside is not None:
-                input_tensor = functional.conv2d(input_tensor, beside.weight, None, beside.stride, beside.padding)
-            made = biased_sum(input_tensor, hidden, last.bias, None if beside is None else beside.bias)
-        else:
-            made = (input_tensor if beside is None else beside(input_tensor)) + last(hidden)
+        if beside is not None:
+            input_tensor = convolve(beside, input_tensor, other, bias=False)
+        more = None if beside is None else beside.bias
+        made = convolve(last, hidden, residual=input_tensor, more=more)
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
 
     def shift_at(self, temb: torch.Tensor | None) -> torch.Tensor:
@@ -78,23 +80,14 @@ class FusedResidualBlock(_ResidualBlock, TakesShifts):
 
 
 class FusedSmallBlock(_SmallBlock):
-    """A block of the small VAE: each convolution with its bias, its ReLU and what is added, in one step of cuDNN's."""
+    """A block of the small VAE: each convolution with its bias, its ReLU and what is added, in one step."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not are_blocks_fused() or not x.is_cuda:
+        if not are_blocks_fused() or not are_convolved(x):
             return super().forward(x)
-        hidden = _convolution_relu(self.conv[0], x)
-        hidden = _convolution_relu(self.conv[2], hidden)
-        return _convolution_relu(self.conv[4], hidden, self.skip(x))
-
-
-def _convolution_relu(layer: Any, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-    """ReLU of the convolution of `x`, with `other` of its shape added if given."""
-    library: Any = torch
-    where = (layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-    if other is None:
-        return library.cudnn_convolution_relu(x, layer.weight, *where)
-    return library.cudnn_convolution_add_relu(x, layer.weight, other, 1.0, *where)
+        hidden = convolve(self.conv[0], x, activation=RELU)
+        hidden = convolve(self.conv[2], hidden, activation=RELU)
+        return convolve(self.conv[4], hidden, residual=self.skip(x), activation=RELU)
 
 
 def fuse(network: nn.Module, kinds: Container[type] | None = None) -> None:
@@ -119,12 +112,17 @@ def _is_plain_residual(block: Any) -> bool:
         and block.time_embedding_norm == "default"
         and isinstance(block.nonlinearity, nn.SiLU)
         and not block.dropout.p
-        and all(layer is None or layer.bias is not None for layer in (block.conv1, block.conv2, block.conv_shortcut))
+        and all(
+            layer is None or (layer.bias is not None and can_convolve(layer))
+            for layer in (block.conv1, block.conv2, block.conv_shortcut)
+        )
     )
 
 
 def _is_plain_small(block: Any) -> bool:
-    return isinstance(block.conv[1], nn.ReLU) and all(block.conv[place].bias is not None for place in (0, 2, 4))
+    return isinstance(block.conv[1], nn.ReLU) and all(
+        block.conv[place].bias is not None and can_convolve(block.conv[place]) for place in (0, 2, 4)
+    )
 
 
 _KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
@@ -132,6 +130,7 @@ _KINDS: Mapping[type, tuple[tuple[type, Callable[[Any], bool]], ...]] = {
     _ResidualBlock: ((FusedResidualBlock, _is_plain_residual),),
     _SmallBlock: ((FusedSmallBlock, _is_plain_small),),
     **ATTENTION_KINDS,
+    **CONVOLUTION_KINDS,
     **UP_KINDS,
 }
 PREPARED_KINDS = frozenset({FusedResidualBlock, FusedCrossAttention})

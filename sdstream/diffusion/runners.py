@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.capture import Capture, Recording, cuda_capture
+from sdstream.diffusion.convolving.switch import wanted_of_convolutions
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, first, gather, keep, scatter
 
@@ -61,6 +62,7 @@ class EagerRunner:
         self._call: Callable[[torch.Tensor, Knobs, Memory], Result] = frame
         self._complete = frame.complete
         self._in_force = frame.networks.back_end
+        self._notes: tuple[str, ...] = frame.networks.notes
         self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
@@ -69,7 +71,7 @@ class EagerRunner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ()
+        return self._notes
 
     def complete(self, knobs: Knobs) -> Knobs:
         return self._complete(knobs)
@@ -113,7 +115,7 @@ class CompiledRunner(EagerRunner):
         library: Any = torch
         self._plain = self._call
         self._in_force += "+compile"
-        self._notes: tuple[str, ...] = ()
+        self._met: set[tuple[object, ...]] = set()
         # A graph for each number of streams: shapes are few, and a shape that is known is faster. Whole or not at all:
         # pieces with Python between them would be neither fast nor fit to be captured, and nobody would be told.
         # Numbers of streams times forms of pictures are more graphs than torch makes of one function by itself.
@@ -126,13 +128,14 @@ class CompiledRunner(EagerRunner):
         picture, latent, planes, finite, *kept = self._flat(image, knobs, memory)
         return Result(picture, latent, Memory(*kept), planes, finite)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._notes
-
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         if self._call is self._plain:
             return self._plain(image, knobs, memory)
+        form = (*image.shape, image.dtype)
+        if image.is_cuda and wanted_of_convolutions().tuned and form not in self._met:
+            # A compiler can only be told what trials said; they are made by a frame that is run as it is.
+            self._met.add(form)
+            self._plain(image, knobs, clone(memory))
         try:
             return self._call(image, knobs, memory)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -140,7 +143,7 @@ class CompiledRunner(EagerRunner):
         except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's errors are RuntimeErrors
             self._call = self._plain
             self._in_force = self._in_force.removesuffix("+compile")
-            self._notes = (f"torch.compile failed, so frames run without it: {_summary(error)}",)
+            self._notes += (f"torch.compile failed, so frames run without it: {_summary(error)}",)
             return self._plain(image, knobs, memory)
 
 

@@ -17,6 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.diffusion.attention import share
+from sdstream.diffusion.convolving.layers import (
+    FusedConvolution,
+    FusedDownsampler,
+    FusedSmallDecoder,
+    FusedUpsampler,
+)
 from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
 from sdstream.diffusion.fused_attention import (
     FusedCrossAttention,
@@ -58,6 +64,7 @@ EVERYWHERE = {FusedCrossAttention, FusedResidualBlock}
 FUSED_ON_A_GPU = {
     *(FusedGate, FusedGroupNorm, FusedSelfAttention, FusedSmallBlock),
     *(FusedTransformer, FusedTransformerBlock, FusedCrossUpBlock),
+    *(FusedConvolution, FusedDownsampler, FusedSmallDecoder, FusedUpsampler),
 }
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -151,7 +158,8 @@ def test_a_kind_that_does_not_work_here_is_found_out(
 def test_only_kinds_that_work_are_taken(tiny_model: Load) -> None:
     attentions = {FusedCrossAttention, FusedGate, FusedSelfAttention, FusedTransformer, FusedTransformerBlock}
     ups = {FusedCrossUpBlock, FusedUpBlock}
-    assert kinds_that_work(CPU) == attentions | ups | {FusedGroupNorm, FusedResidualBlock, FusedSmallBlock}
+    convolutions = {FusedConvolution, FusedDownsampler, FusedSmallBlock, FusedSmallDecoder, FusedUpsampler}
+    assert kinds_that_work(CPU) == attentions | ups | convolutions | {FusedGroupNorm, FusedResidualBlock}
     networks = networks_of(tiny_model, "sd-turbo")
     fuse(networks, {FusedSmallBlock})
     kinds = {type(module) for module in networks.modules()}

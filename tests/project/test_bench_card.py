@@ -103,5 +103,5 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
 def test_the_steps_are_programs_of_the_bench(steps: tuple[Step, ...]) -> None:
     assert len({each.name for each in steps}) == len(steps)
     modules = {each.arguments[1] for each in steps}
-    known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.launches"}
+    known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.launches", "bench.convolutions"}
     assert modules <= known | {"pytest"}

@@ -1,0 +1,1 @@
+"""Convolutions with what stands around them in one step, each computed the way that was the fastest on the card."""

@@ -1,0 +1,35 @@
+"""Whether convolutions are computed the way that is the fastest on each card. Of this process; without kernels, so that
+anybody may ask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of convolutions: see `use_tuned_convolutions`."""
+
+    tuned: bool = False
+    seconds: float = 0.0
+    folder: Path | None = None
+
+
+class _Switch:
+    wanted = Wanted()
+
+
+def use_tuned_convolutions(tuned: bool, seconds: float = 0.0, folder: Path | None = None) -> None:
+    """Compute convolutions the way that is the fastest on each card from now on, or by torch alone.
+
+    Trials take `seconds` in all at most, but for the end of one that is under way; what was remembered in `folder`
+    counts before, and what is found out is remembered there. Without Triton this changes nothing.
+    """
+    _Switch.wanted = Wanted(tuned, seconds, folder)
+
+
+def wanted_of_convolutions() -> Wanted:
+    """What was wanted last. What is known of cards belongs to it: another wish begins anew."""
+    return _Switch.wanted
+
+
+__all__ = ["Wanted", "use_tuned_convolutions", "wanted_of_convolutions"]

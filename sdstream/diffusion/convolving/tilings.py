@@ -1,0 +1,261 @@
+"""How convolutions are cut into blocks, and which ways are worth a trial on a card: plain arithmetic."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Activation = Literal["", "relu", "silu"]
+NOTHING, RELU, SILU = "", "relu", "silu"
+
+NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)"
+"""Of a tiling."""
+LEAST_CAPABILITY = (8, 0)
+"""Older cards have no asynchronous copies, and no bfloat16."""
+SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 7): 163, (8, 9): 99, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}
+"""KiB of shared memory that a block may have, by compute capability: NVIDIA's programming guide."""
+FEW_BYTES = 99
+"""The same of what is not in the table, cards of games and desks (12.0, 12.1) among them."""
+MOST_TRIED = 6
+"""Ways that are tried for one shape; each takes a compilation, a second or two, when it is new to a machine."""
+WHOLE_STEP = 128 * 128 * 64
+"""Products in a step of a large block, 0.3 microseconds of a processor of an H100 at its best."""
+STEP_OVERHEAD = 0.15
+"""Of such a step: what a step costs whatever its size."""
+LAUNCH = 8.0
+"""What one more kernel costs, in such steps."""
+BYTES_IN_A_STEP = 1_000_000
+"""What a whole card writes and reads of parts of sums meanwhile, about."""
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
+LEAST_DEPTH, NARROWEST = 32, 16
+"""Of all tilings."""
+LARGE_SHARE = 128 * 128 // 4
+"""Values of the answer that a warp has in registers, at most."""
+LEAST_STEPS = 4
+"""Steps that a part of a sum has at least: what the pipeline needs to fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A convolution as far as its speed goes: filters of `side` times `side`, square, over all channels.
+
+    `batch` pictures of `height` times `width` pixels, of `channels` and of `other_channels` more from a second source,
+    become `columns` channels. `doubled` pictures are first made twice as high and wide. What follows in the same step:
+    `biases` vectors of the columns (0 to 2), a sum with a picture if `residual`, and an activation.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    other_channels: int
+    columns: int
+    side: int
+    stride: int
+    padding: int
+    out_height: int
+    out_width: int
+    doubled: bool
+    biases: int
+    residual: bool
+    activation: Activation
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """What it is remembered by: every field is in it."""
+        source = f"{self.channels}" + (f"+{self.other_channels}" if self.other_channels else "")
+        words = [
+            f"{self.batch}x{self.height}x{self.width}x{source}",
+            f"to {self.out_height}x{self.out_width}x{self.columns}",
+            f"by {self.side}x{self.side} stride {self.stride} padding {self.padding}",
+            self.dtype,
+        ]
+        words += ["doubled"] * self.doubled + [f"biases {self.biases}"] + ["sum"] * self.residual
+        return " ".join([*words, self.activation]).strip()
+
+    @property
+    def rows(self) -> int:
+        """Pixels of the answers."""
+        return self.batch * self.out_height * self.out_width
+
+    @property
+    def depth(self) -> int:
+        """Products that each value is the sum of."""
+        return self.side * self.side * (self.channels + self.other_channels)
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions; those with the picture's border count."""
+        return 2 * self.rows * self.columns * self.depth
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What of a GPU matters to the choice of a tiling."""
+
+    capability: tuple[int, int]
+    processors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Blocks of `rows` times `columns`, powers of two, that take `depth` products of each value in a step.
+
+    `stages` steps are on their way at a time, `warps` share a block, sums are cut into `parts`, and `together` blocks
+    of rows are worked on side by side, so that what they share stays in the cache.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    parts: int = 1
+    together: int = 8
+
+    @property
+    def name(self) -> str:
+        """Such as `128x64x64w4s4p2g8`, for `tiling_named`."""
+        block = f"{self.rows}x{self.columns}x{self.depth}"
+        return f"{block}w{self.warps}s{self.stages}p{self.parts}g{self.together}"
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that its steps take, two bytes a value."""
+        return 2 * self.stages * self.depth * (self.rows + self.columns)
+
+
+BASE = (
+    Tiling(128, 256, 64, 8, 3),
+    Tiling(128, 128, 64, 8, 4),
+    Tiling(128, 128, 64, 4, 3),
+    Tiling(128, 128, 32, 4, 4),
+    Tiling(256, 64, 64, 8, 3),
+    Tiling(128, 64, 64, 4, 4),
+    Tiling(128, 64, 32, 4, 4),
+    Tiling(64, 128, 64, 4, 4),
+    Tiling(64, 64, 64, 4, 4),
+    Tiling(64, 64, 32, 4, 5),
+    Tiling(64, 32, 64, 4, 5),
+    Tiling(128, 16, 64, 4, 4),
+    Tiling(64, 16, 32, 4, 5),
+)
+"""The ways that there are, without parts."""
+
+
+def tiling_named(name: str) -> Tiling:
+    """The tiling of a name. Raises `ValueError` when it is none."""
+    found = re.fullmatch(NAME, name)
+    if found is None:
+        raise ValueError(f"{name!r} is no tiling")
+    return Tiling(*(int(size) for size in found.groups()))
+
+
+def shared_limit(capability: tuple[int, int]) -> int:
+    """Bytes of shared memory that a block may have on a card."""
+    return 1024 * SHARED_BYTES.get(capability, FEW_BYTES)
+
+
+def fits(tiling: Tiling, capability: tuple[int, int]) -> bool:
+    """Whether the steps of a tiling have room. A part of the memory is left to what the compiler needs besides."""
+    return tiling.shared_bytes + 1024 <= shared_limit(capability)
+
+
+def has_registers(tiling: Tiling, capability: tuple[int, int], *, doubled: bool, narrow: bool) -> bool:
+    """Whether a block of it has room in the registers of its threads, as compiled by Triton 3.6 and 3.7: what is
+    spilled to memory costs more than large blocks save."""
+    values = tiling.rows * tiling.columns // tiling.warps
+    if narrow:
+        return values < LARGE_SHARE // 2  # addresses are worked out value by value
+    return not (doubled and capability[0] == 8 and values >= LARGE_SHARE and tiling.depth > LEAST_DEPTH)
+
+
+def candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple[Tiling, ...]:
+    """The ways worth a trial, the most promising first; none where the kernel cannot do it.
+
+    Each is the best number of parts of one way to cut, but the last, which is the next best of the first.
+    """
+    if card.capability < LEAST_CAPABILITY or shape.dtype not in ("float16", "bfloat16"):
+        return ()
+    if is_narrow(shape) and shape.other_channels:
+        return ()
+
+    def cost(tiling: Tiling) -> tuple[float, str]:
+        return cost_of(tiling, shape, card), tiling.name
+
+    ways = [
+        sorted((replace(tiling, parts=parts) for parts in _parts(tiling, shape)), key=cost)
+        for tiling in BASE
+        if fits(tiling, card.capability) and _suits(tiling, shape, card)
+    ]
+    ways.sort(key=lambda way: cost(way[0]))
+    more = ways[0][1:2] if ways else []
+    return tuple([way[0] for way in ways[: most - len(more)]] + more)
+
+
+def is_narrow(shape: Shape) -> bool:
+    """Whether its channels are too few, or too odd, to be read a block's depth at a time."""
+    return bool(shape.channels % LEAST_DEPTH or shape.other_channels % LEAST_DEPTH)
+
+
+def cost_of(tiling: Tiling, shape: Shape, card: Card) -> float:
+    """What a tiling takes, in steps of 128 times 128 times 64 of one processor: to order them, and for nothing else."""
+    programs = -(-shape.rows // tiling.rows) * -(-shape.columns // tiling.columns) * tiling.parts
+    turns = -(-programs // card.processors)
+    steps = -(-_steps(tiling, shape) // tiling.parts)
+    each = tiling.rows * tiling.columns * tiling.depth / WHOLE_STEP + STEP_OVERHEAD
+    values = shape.rows * shape.columns
+    sums = 0.0 if tiling.parts == 1 else LAUNCH + values * tiling.parts * 8 / BYTES_IN_A_STEP
+    return turns * (steps + tiling.stages) * each + sums
+
+
+def _steps(tiling: Tiling, shape: Shape) -> int:
+    return -(-shape.depth // tiling.depth)
+
+
+def _parts(tiling: Tiling, shape: Shape) -> Iterable[int]:
+    steps = _steps(tiling, shape)
+    for parts in PARTS:
+        # As many as there really are: the last of them may have nothing left to do.
+        if parts == 1 or (parts * LEAST_STEPS <= steps and -(-steps // -(-steps // parts)) == parts):
+            yield parts
+
+
+def _suits(tiling: Tiling, shape: Shape, card: Card) -> bool:
+    """Whether its blocks are neither much wider than the answer nor deeper than the channels allow, nor too large."""
+    if not has_registers(tiling, card.capability, doubled=shape.doubled, narrow=is_narrow(shape)):
+        return False
+    if tiling.columns > max(NARROWEST, padded_width(shape.columns)):
+        return False
+    if is_narrow(shape):
+        return tiling.depth == LEAST_DEPTH
+    return shape.channels % tiling.depth == 0 and shape.other_channels % tiling.depth == 0
+
+
+def padded_width(columns: int) -> int:
+    """The least power of two that is not below `columns`."""
+    return 1 << max(0, columns - 1).bit_length()
+
+
+__all__ = [
+    "BASE",
+    "LEAST_DEPTH",
+    "LEAST_STEPS",
+    "MOST_TRIED",
+    "NOTHING",
+    "RELU",
+    "SILU",
+    "Activation",
+    "Card",
+    "Shape",
+    "Tiling",
+    "candidates",
+    "cost_of",
+    "fits",
+    "has_registers",
+    "is_narrow",
+    "padded_width",
+    "shared_limit",
+    "tiling_named",
+]

@@ -1,0 +1,119 @@
+"""The two ways to compute a convolution with all that goes along with it: torch's and cuDNN's, and this project's."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from sdstream.diffusion.convolving.tilings import RELU, SILU, Activation
+from sdstream.diffusion.pointwise import biased_sum
+
+Arguments = tuple[
+    torch.Tensor,
+    torch.Tensor | None,
+    torch.Tensor,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    int,
+    int,
+    int,
+    int,
+    bool,
+    Activation,
+]
+"""See `plain_convolution`."""
+
+kernel_failures: tuple[type[Exception], ...] = ()
+"""What the kernel raises besides torch's errors where it cannot be made."""
+_kernels: Any = None
+try:
+    from sdstream.diffusion.convolving import kernels as _made
+except ImportError:  # Triton comes with torch for CUDA only
+    pass
+else:
+    _kernels = _made
+    kernel_failures = (_kernels.TritonError,)
+
+
+def plain_convolution(
+    x: torch.Tensor,
+    other: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    more: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    stride: int,
+    padding: int,
+    out_height: int,
+    out_width: int,
+    doubled: bool,
+    activation: Activation,
+) -> torch.Tensor:
+    """The plain twin, of as few of torch's operations as there can be. `padding` is that of the left and the top; what
+    is beyond the right and the bottom is zero as far as the answer's size needs it."""
+    if other is not None:
+        x = torch.cat((x, other), 1)
+    if doubled:
+        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    side = weight.shape[2]
+    below = (out_height - 1) * stride + side - padding - x.shape[2]
+    right = (out_width - 1) * stride + side - padding - x.shape[3]
+    if below > padding or right > padding:
+        x = functional.pad(x, (0, max(0, right - padding), 0, max(0, below - padding)))
+    if activation == RELU and bias is not None and more is None and x.is_cuda:
+        library: Any = torch
+        where = (bias, (stride, stride), (padding, padding), (1, 1), 1)
+        if residual is None:
+            return library.cudnn_convolution_relu(x, weight, *where)
+        return library.cudnn_convolution_add_relu(x, weight, residual, 1.0, *where)
+    if residual is not None and bias is not None:  # cuDNN adds a bias in a step of its own
+        made = functional.conv2d(x, weight, None, stride, padding)
+        made = biased_sum(residual, made, bias, more)
+    else:
+        made = functional.conv2d(x, weight, bias, stride, padding)
+        if more is not None:
+            made = made + more.view(-1, 1, 1)
+        if residual is not None:
+            made = made + residual
+    if activation == RELU:
+        return functional.relu(made)
+    return functional.silu(made) if activation == SILU else made
+
+
+def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
+    """The same by this project's kernel, cut up as the tiling of that name says. Needs Triton."""
+    assert _kernels is not None, "Triton is not installed"
+    made: torch.Tensor = _kernels.convolution(*arguments, tiling)
+    return made
+
+
+def has_kernels() -> bool:
+    """Whether `own_convolution` can be called: Triton comes with torch for CUDA only."""
+    return _kernels is not None
+
+
+def prepare_kernels(arguments: Arguments, tilings: Iterable[str]) -> None:
+    """Compile what several tilings need at the same time, as far as Triton can; what fails fails again when called."""
+    assert _kernels is not None, "Triton is not installed"
+    _kernels.compile_ahead(arguments, tilings)
+
+
+def kernels_digest() -> str:
+    """Of the program of the kernels and of what there is to choose from: what was measured of others does not count."""
+    files = ("kernels.py", "tilings.py")
+    return sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in files)).hexdigest()
+
+
+__all__ = [
+    "Arguments",
+    "has_kernels",
+    "kernel_failures",
+    "kernels_digest",
+    "own_convolution",
+    "plain_convolution",
+    "prepare_kernels",
+]

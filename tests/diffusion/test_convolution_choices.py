@@ -1,0 +1,239 @@
+"""How a shape of convolution comes to its way: what is worth a trial, what a trial says, what is remembered of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdstream.diffusion.convolving.choices import (
+    MARGIN,
+    MOST_ATTEMPTS,
+    PLAIN,
+    TOLERANCE,
+    Choice,
+    Known,
+    Sample,
+    choose,
+    file_for,
+    read_known,
+    write_known,
+)
+from sdstream.diffusion.convolving.tilings import (
+    BASE,
+    LEAST_STEPS,
+    MOST_TRIED,
+    Card,
+    Shape,
+    Tiling,
+    candidates,
+    shared_limit,
+    tiling_named,
+)
+from sdstream.diffusion.convolving.trial import try_ways
+from sdstream.diffusion.convolving.tuning import Tuning
+from sdstream.diffusion.convolving.twins import Arguments, plain_convolution
+
+H100 = Card((9, 0), 132)
+CPU = torch.device("cpu")
+SHAPE = Shape(1, 32, 32, 640, 0, 640, 3, 1, 1, 32, 32, False, 1, True, "", "float16")
+SMALL = Shape(1, 3, 4, 32, 0, 16, 3, 1, 1, 3, 4, False, 1, True, "relu", "float32")
+CHANNELS = st.sampled_from([3, 4, 32, 64, 320, 640, 1280, 1920])
+COLUMNS = st.sampled_from([3, 4, 64, 320, 1280])
+FAST, BEST = (tiling.name for tiling in BASE[:2])
+CARDS = [Card((8, 0), 108), Card((8, 6), 84), Card((8, 9), 128), H100, Card((12, 0), 170), Card((13, 7), 10)]
+
+
+@given(CHANNELS, st.sampled_from([0, 320, 64]), COLUMNS, st.integers(1, 9), st.sampled_from(CARDS))
+def test_what_is_tried_fits_the_card_and_leaves_no_part_without_work(
+    channels: int, others: int, columns: int, batch: int, card: Card
+) -> None:
+    shape = replace(SHAPE, batch=batch, channels=channels, other_channels=others, columns=columns)
+    ways = candidates(shape, card)
+    assert len(ways) == len(set(ways)) <= MOST_TRIED
+    assert bool(ways) == (channels % 32 == 0 or not others), "two sources are read a block's depth at a time"
+    for tiling in ways:
+        assert tiling.shared_bytes < shared_limit(card.capability)
+        assert tiling_named(tiling.name) == tiling
+        steps = -(-shape.depth // tiling.depth)
+        assert -(-steps // -(-steps // tiling.parts)) == tiling.parts
+        assert tiling.parts == 1 or steps >= LEAST_STEPS * tiling.parts
+
+
+def test_sums_are_cut_where_blocks_alone_would_leave_processors_idle() -> None:
+    small = replace(SHAPE, height=8, width=8, channels=1280, columns=1280, out_height=8, out_width=8)
+    assert candidates(small, H100)[0].parts >= 4
+    assert candidates(replace(SHAPE, batch=16), H100)[0].parts == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "card"), [(SHAPE, Card((7, 5), 40)), (replace(SHAPE, dtype="float32"), H100)], ids=["old", "float32"]
+)
+def test_what_the_kernel_cannot_do_is_not_tried(shape: Shape, card: Card) -> None:
+    assert candidates(shape, card) == ()
+
+
+@pytest.mark.parametrize("name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x"])
+def test_what_is_no_name_of_a_tiling_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no tiling"):
+        tiling_named(name)
+
+
+def test_shapes_that_differ_in_anything_are_remembered_apart() -> None:
+    others = [
+        replace(SHAPE, **{name: 7 if isinstance(value, int) and not isinstance(value, bool) else other})
+        for name, value in ((each, getattr(SHAPE, each)) for each in Shape.__dataclass_fields__)
+        for other in [not value if isinstance(value, bool) else "bfloat16" if name == "dtype" else "silu"]
+    ]
+    assert len({shape.name for shape in (SHAPE, *others)}) == len(Shape.__dataclass_fields__) + 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "chosen"),
+    [
+        ([Sample("", (2.0, 2.1)), Sample(FAST, (1.0, 1.2)), Sample(BEST, (0.9, 1.0))], BEST),
+        ([Sample("", (2.0, 2.0, 9.0)), Sample(FAST, (0.1, 3.0, 3.0))], ""),
+        ([Sample("", (1.0,)), Sample(FAST, (1.0 - MARGIN / 2,))], ""),
+        ([Sample("", (1.0,)), Sample(FAST, (1.0 - 2 * MARGIN,))], FAST),
+        ([Sample("", (1.0,)), Sample(FAST, (0.1,), 2 * TOLERANCE), Sample(BEST, (0.1,), float("nan"))], ""),
+        ([Sample(FAST, (0.1,))], ""),
+        ([], ""),
+    ],
+    ids=["fastest", "medians", "too near", "near enough", "wrong", "nothing to compare with", "nothing"],
+)
+def test_the_fastest_right_way_is_taken_if_it_is_clearly_faster(samples: list[Sample], chosen: str) -> None:
+    assert choose(samples).tiling == chosen
+
+
+def test_answers_are_compared_before_times_and_what_fails_is_left_out() -> None:
+    tilings = [Tiling(16, 16, depth, 4, 2) for depth in (16, 32, 64)]
+    timed: list[int] = []
+
+    class Stopwatch:
+        def time(self, calls: Sequence[Callable[[], torch.Tensor]]) -> list[tuple[float, ...]]:
+            timed.append(len(calls))
+            return [(float(index),) for index, _ in enumerate(calls)]
+
+    def own(arguments: Arguments, name: str) -> torch.Tensor:
+        if name == tilings[0].name:
+            raise RuntimeError("out of shared memory")
+        made = plain_convolution(*arguments)
+        return made * 1.5 if name == tilings[1].name else made
+
+    found = try_ways(SMALL, tilings, CPU, Stopwatch(), own=own, prepare=lambda arguments, names: None)
+    assert timed == [2]
+    assert found == [Sample("", (0.0,), 0.0), Sample(tilings[2].name, (1.0,), 0.0)]
+    over = try_ways(SMALL, tilings, CPU, Stopwatch(), lambda: True, own, lambda arguments, names: None)
+    assert over is None
+    assert timed == [2]
+
+
+class Trials:
+    """Trials that take `seconds` of a clock of their own, and say what they are told to."""
+
+    def __init__(self, *answers: list[Sample] | BaseException | None, seconds: float = 1.0, works: bool = True) -> None:
+        self.answers = list(answers)
+        self.seconds = seconds
+        self.works = works
+        self.now = 0.0
+        self.made = 0
+        self.proofs = 0
+
+    def tuning(self, file: Path | None, seconds: float = 10.0) -> Tuning:
+        return Tuning(H100, CPU, file, seconds, self.trial, self.proof, lambda: self.now)
+
+    def trial(
+        self, shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
+    ) -> list[Sample] | None:
+        self.made += 1
+        self.now += self.seconds
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return None if is_over() else answer
+
+    def proof(self, shape: Shape, tiling: Tiling, device: torch.device) -> bool:
+        self.proofs += 1
+        return self.works
+
+
+GOOD = [Sample("", (2.0,)), Sample(FAST, (1.0,))]
+
+
+def test_a_shape_has_one_trial_and_what_it_said_outlives_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "convolutions" / "card.json"
+    trials = Trials(GOOD)
+    tuning = trials.tuning(file)
+    assert {tuning.settle(SHAPE).tiling for _ in range(3)} == {FAST}
+    later = trials.tuning(file, seconds=0)
+    assert [later.settle(SHAPE) for _ in range(2)] == [Choice(FAST, 1.0, 2.0)] * 2
+    assert (trials.made, trials.proofs) == (1, 1)
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+def test_what_is_remembered_must_work_here(tmp_path: Path) -> None:
+    file = tmp_path / "card.json"
+    Trials(GOOD).tuning(file).settle(SHAPE)
+    trials = Trials(works=False)
+    assert trials.tuning(file).settle(SHAPE) == PLAIN
+    assert read_known(file).choices[SHAPE.name].tiling == FAST, "another machine may be able to"
+
+
+def test_what_there_is_no_time_for_is_torchs_own_and_is_tried_by_the_next_process(tmp_path: Path) -> None:
+    file, other = tmp_path / "card.json", replace(SHAPE, batch=2)
+    trials = Trials(GOOD, GOOD, GOOD, seconds=6.0)
+    tuning = trials.tuning(file, seconds=10.0)
+    assert tuning.settle(SHAPE).tiling == FAST
+    assert tuning.settle(other) == PLAIN, "it was broken off"
+    assert tuning.settle(replace(SHAPE, batch=3)) == PLAIN
+    assert trials.made == 2
+    assert read_known(file).attempts == {}
+    assert trials.tuning(file).settle(other).tiling == FAST
+
+
+def test_a_trial_that_ends_the_process_is_not_made_for_ever(tmp_path: Path) -> None:
+    file = tmp_path / "card.json"
+    trials = Trials(*[KeyboardInterrupt()] * MOST_ATTEMPTS)
+    for _ in range(MOST_ATTEMPTS):
+        with pytest.raises(KeyboardInterrupt):
+            trials.tuning(file).settle(SHAPE)
+    assert trials.tuning(file).settle(SHAPE) == PLAIN
+    assert trials.made == MOST_ATTEMPTS
+
+
+def test_a_trial_without_memory_leaves_the_shape_to_torch(tmp_path: Path) -> None:
+    trials = Trials(torch.OutOfMemoryError())
+    tuning = trials.tuning(tmp_path / "card.json")
+    assert tuning.settle(SHAPE) == PLAIN
+    assert read_known(tmp_path / "card.json") == Known()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"choices": [], "attempts": {}}', '{"choices": {"a": {}}, "attempts": {}}']
+)
+def test_a_file_that_is_not_whole_says_nothing_and_is_written_anew(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "card.json"
+    file.write_text(text)
+    assert read_known(file) == Known()
+    assert write_known(file, Known({"a": Choice(FAST, 1.0, 2.0)}))
+    assert read_known(file) == Known({"a": Choice(FAST, 1.0, 2.0)})
+
+
+def test_processes_add_to_what_is_remembered_and_software_has_a_file_of_its_own(tmp_path: Path) -> None:
+    file = file_for(tmp_path, "NVIDIA H100 80GB HBM3", ("2.11", "3.6"))
+    assert file != file_for(tmp_path, "NVIDIA H100 80GB HBM3", ("2.12", "3.6"))
+    assert file.name.startswith("nvidia-h100-80gb-hbm3-")
+    for number in range(3):
+        assert write_known(file, Known({str(number): PLAIN}, {"x": number}))
+    assert set(read_known(file).choices) == {"0", "1", "2"}
+    assert read_known(file).attempts == {"x": 2}
+
+
+def test_a_folder_that_cannot_be_written_is_borne(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    file = tmp_path / "file" / "card.json"
+    assert not write_known(file, Known())
+    assert Trials(GOOD).tuning(file).settle(SHAPE).tiling == FAST
