@@ -34,12 +34,15 @@ from bench.support.contenders import BareModules, Contender, ImageToImage, Insta
 from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
+from sdstream.diffusion.convolving.switch import Wanted
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
+TUNED = Wanted(True, 240.0)
+"""Trials of a few models and numbers of streams, made before anything is timed."""
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
 CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
@@ -91,7 +94,7 @@ class Clock:
         return (time.perf_counter() - began) * 1000, host * 1000
 
 
-def contenders_of(work: Work, compiled: bool) -> tuple[list[Contender], dict[str, str]]:
+def contenders_of(work: Work, compiled: bool, tuned: bool = False) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
     makers: dict[str, Callable[[], Contender]] = {
@@ -103,6 +106,11 @@ def contenders_of(work: Work, compiled: bool) -> tuple[list[Contender], dict[str
         makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
     if compiled:
         makers[f"{OURS}, compiled"] = lambda: Ours(work, f"{OURS}, compiled", networks, compiled=True)
+    if tuned:
+        makers[f"{OURS}, tuned"] = lambda: Ours(work, f"{OURS}, tuned", networks, tuned=TUNED)
+    if tuned and compiled:
+        both = f"{OURS}, compiled and tuned"
+        makers[both] = lambda: Ours(work, both, networks, tuned=TUNED, compiled=True)
     makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
     makers[ImageToImage.name] = lambda: ImageToImage(work)
     present: list[Contender] = []
@@ -126,9 +134,9 @@ class Prepared:
     memory: Mapping[str, float | None]
 
 
-def prepare(case: Case, work: Work, compiled: bool) -> Prepared:
+def prepare(case: Case, work: Work, compiled: bool, tuned: bool = False) -> Prepared:
     """All that takes time before anything is timed."""
-    contenders, absent = contenders_of(work, compiled)
+    contenders, absent = contenders_of(work, compiled, tuned)
     memory = {each.name: working_memory(each, work) for each in contenders}
     for contender in contenders:
         for _ in range(2):
@@ -166,14 +174,19 @@ def measure(prepared: Prepared, seconds: float) -> list[Row]:
 
 
 def prepare_all(
-    cases: Sequence[Case], streams: Sequence[int], device: torch.device, dtype: torch.dtype, compiled: bool
+    cases: Sequence[Case],
+    streams: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool,
+    tuned: bool = False,
 ) -> Iterable[Prepared]:
     """Each case with each number of streams, one after the other."""
     for case in cases:
         networks = make_networks(case.model, device, dtype)
         for number in streams:
             if number <= case.most_streams:
-                yield prepare(case, Work(networks, case.size, case.steps, number, device, dtype), compiled)
+                yield prepare(case, Work(networks, case.size, case.steps, number, device, dtype), compiled, tuned)
 
 
 def take_turns(
@@ -305,6 +318,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of turns for each case and number of streams")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
+    parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
     parser.add_argument("--json", help="write the figures to this file")
     turn.add_option(parser)
     options = parser.parse_args()
@@ -322,7 +336,7 @@ def main() -> int:
         if (not wanted or case.model in wanted) and (not sizes or case.size in sizes)
     ]
     streams = [int(part) for part in options.streams.split(",")]
-    prepared = prepare_all(cases, streams, device, dtype, options.compile)
+    prepared = prepare_all(cases, streams, device, dtype, options.compile, options.tuned)
     if options.wait_for_turn:
         prepared = list(prepared)
         turn.wait()
