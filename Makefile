@@ -1,6 +1,7 @@
 # make run     start the server and print the link to open       make run ARGS="--port 9000"
 # make test    make check, then every test                       make test TESTS=tests/project
-#              JOBS processes share the tests, but those marked `alone` come after the others, in one; JOBS=1: all in one
+#              JOBS processes share the tests; those marked `alone` come after the others, at most two at a time;
+#              JOBS=1: all one after another
 # make check   style, types, imports, spelling
 # make bench   the measurements of bench/ but the soak, which takes an hour, and what only calls the others
 # make clean   remove everything that these targets made
@@ -31,19 +32,24 @@ help:
 run: $(RUN_STAMP)
 	@exec $(BIN)/sdstream serve $(ARGS)
 
+# The first run writes down which tests it leaves for the second (tests/conftest.py), which then need not look everywhere.
 test: check node
-	@mkdir -p artifacts; SECONDS=0; status=5; \
-	run() { $(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS) "$$@"; local got=$$?; \
+	@mkdir -p artifacts; SECONDS=0; status=5; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	export LEFT_TESTS=$$folder/tests; \
+	run() { $(BIN)/python -m pytest $(PYTEST_ARGS) "$$@"; local got=$$?; \
 	    if [ $$status -eq 5 ] || { [ $$status -eq 0 ] && [ $$got -ne 5 ]; }; then status=$$got; fi; }; \
-	if [ $(JOBS) -eq 1 ]; then run; else run -n $(JOBS) -m "not alone"; run -m alone; fi; \
+	if [ $(JOBS) -eq 1 ]; then run $(TESTS); else run -n $(JOBS) -m "not alone" $(TESTS); \
+	    if [ -s "$$LEFT_TESTS" ]; then run -n 2 -m alone "@$$LEFT_TESTS"; else run -n 2 -m alone $(TESTS); fi; fi; \
 	echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; exit $$status
 
+# pyright, the longest, runs beside the others.
 check: $(DEV_STAMP)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/codespell
-	@$(BIN)/pyright
+	@$(BIN)/pyright & types=$$!; status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/lint-imports --no-logo || status=1; \
+	$(BIN)/codespell || status=1; \
+	wait $$types || status=1; exit $$status
 
 bench: $(DEV_STAMP)
 	@mkdir -p artifacts; set -e; for program in bench/*.py; do \

@@ -2,6 +2,8 @@
 
     python -m bench.conditioning                    tiny random networks, on the CPU
     python -m bench.conditioning --cycles 500       memory over so many on/off cycles of each, too
+    python -m bench.conditioning --prepared         what ControlNets save that are prepared once for each change of a
+                                                    knob, and steps that follow each other (support/preparing.py)
     python -m bench.conditioning --processors       image processors of one, two and four streams instead: stream by
                                                     stream, and together (support/looking.py)
     python -m bench.conditioning --processors --device cuda --sides 512     the same in full size, on a GPU
@@ -146,6 +148,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=32, help="channels of the UNet's first block")
     parser.add_argument("--processors", action="store_true", help="image processors, and nothing else")
     parser.add_argument("--names", default="", help="which image processors, with commas between; all if none")
+    parser.add_argument("--prepared", action="store_true", help="what is prepared, and nothing else")
     parser.add_argument("--device", default="cpu", help="of the image processors")
     parser.add_argument("--sides", default="64,128,256,512", help="sides of the image processors' pictures")
     parser.add_argument("--streams", default="1,2,4", help="streams whose image processors run")
@@ -162,6 +165,12 @@ def main() -> int:
         sides, streams = ([int(each) for each in text.split(",")] for text in (arguments.sides, arguments.streams))
         names = arguments.names.split(",") if arguments.names else NAMES
         compare_processors(device.torch_device, sides, streams, arguments.rounds, names)
+        return 0
+    if arguments.prepared:
+        from bench.support.preparing import compare_preparing
+
+        print(f"prepared or not, torch {torch.__version__}, CPU, one thread, load {os.getloadavg()[0]:.1f}")
+        compare_preparing([64, 128], arguments.rounds)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_model(Path(folder, "model"), "sd15", width=arguments.width)

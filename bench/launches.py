@@ -27,6 +27,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.support.contenders import NOISE, Ours, Work
+from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.tilings import Card
@@ -42,6 +43,7 @@ from sdstream.diffusion.state import (
     Conditioning,
     Knobs,
     Memory,
+    Steering,
     gather,
     make_knobs,
     make_memory,
@@ -149,21 +151,26 @@ class Parts(Networks):
             return self.networks.decode(latent)
 
 
-def count(model: str, size: int, steps: Sequence[int], streams: int, device: str) -> Row:
-    """The operations of one frame of `streams` streams in each of the four ways, and of a change."""
+def count(model: str, size: int, steps: Sequence[int], streams: int, device: str, nets: int = 0) -> Row:
+    """The operations of one frame of `streams` streams in each of the four ways, and of a change. With `nets`
+    ControlNets the picture comes in as colours, with their pictures beside it."""
     networks = shapes_of(model)
+    controls = controls_of(networks.unet, nets)
     found: Row = {}
     with FakeTensorMode(allow_non_fake_inputs=True), one_attention(), cudnn_by_shape():
-        for network in (networks.unet, networks.vae):
+        for network in (networks.unet, networks.vae, *(() if controls is None else controls.nets)):
             give_memory(network, device)
         if device == "cuda":
             join_steps_on(torch.zeros(1, device=device).device)
         counting = Counting()
         parts = Parts(networks, counting)
-        frame = Frame(parts, slots=len(steps), guidance="self", whole=True)
-        knobs = stack([knobs_of(networks, size, steps, device)] * streams)
+        steered = None if controls is None else CountedControls(controls, lambda: counting.within("controls"))
+        frame = Frame(parts, slots=len(steps), guidance="self", whole=True, controls=steered)
+        knobs = stack([knobs_of(networks, size, steps, device, nets)] * streams)
         completed = frame.complete(knobs)
         image = torch.zeros(streams, size * 3 // 2, size, dtype=torch.uint8, device=device)
+        if nets:
+            image = torch.zeros(streams, 3 + 3 * nets, size, size, device=device)
         rows = torch.arange(streams, device=device)
         ways: dict[str, tuple[Knobs, bool, bool]] = {
             "twin": (knobs, False, True),
@@ -181,7 +188,8 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
         with counting:
             frame.complete(knobs)
         found["change"] = summed(counting)
-    return {"model": model, "size": size, "steps": len(steps), "streams": streams, "device": device, "ways": found}
+    kind = {"model": model, "size": size, "steps": len(steps), "streams": streams, "controls": nets, "device": device}
+    return {**kind, "ways": found}
 
 
 def run(frame: Frame, image: torch.Tensor, knobs: Knobs, memory: Memory, rows: torch.Tensor | None) -> None:
@@ -230,14 +238,16 @@ def give_memory(network: torch.nn.Module, device: str) -> None:
                 tensors[name] = torch.nn.Parameter(made, requires_grad=False) if kind == "_parameters" else made
 
 
-def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str) -> Knobs:
+def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str, nets: int = 0) -> Knobs:
     config: Any = networks.unet.config
     tokens = torch.zeros(TOKENS, config.cross_attention_dim, dtype=networks.dtype, device=device)
     pooled = torch.zeros(1280 if networks.is_xl else 0, dtype=networks.dtype, device=device)
     text = Conditioning(tokens, pooled)
     noise = torch.zeros(len(steps), 4, size // 8, size // 8, device=device)
     sizes = torch.zeros(6, device=device) if networks.is_xl else None
-    return make_knobs(Schedule.from_config(NOISE).tables(steps), noise, text, text, time_ids=sizes)
+    steering = Steering(torch.ones(len(steps), nets), 3 * nets, size, size) if nets else None
+    tables = Schedule.from_config(NOISE).tables(steps)
+    return make_knobs(tables, noise, text, text, time_ids=sizes, steering=steering)
 
 
 @contextlib.contextmanager
@@ -329,7 +339,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
 
 def show(row: Row) -> None:
     """Print what was counted."""
-    print(f"{row['model']} {row['size']}, {row['steps']} steps, {row['streams']} streams, as on {row['device']}")
+    numbers = f"{row['steps']} steps, {row['streams']} streams, {row['controls']} ControlNets"
+    print(f"{row['model']} {row['size']}, {numbers}, as on {row['device']}")
     for way, counted in row["ways"].items():
         parts = ", ".join(f"{part} {sum(kinds.values())}" for part, kinds in counted["parts"].items())
         kinds: Counter[str] = Counter()
@@ -345,6 +356,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=1, choices=sorted(STEPS))
     parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--controls", type=int, default=0, help="ControlNets; they are counted, not profiled")
     parser.add_argument("--profile", action="store_true", help="on a GPU: count and time its kernels, too")
     parser.add_argument("--compile", action="store_true", help="profile the compiled frame")
     parser.add_argument("--json", help="write the figures to this file")
@@ -355,7 +367,7 @@ def main() -> int:
     profiled: list[Row] = []
     for model in options.models.split(","):
         size, steps = (64 if model == "tiny" else options.size), STEPS[options.steps]
-        counted.append(count(model, size, steps, options.streams, device))
+        counted.append(count(model, size, steps, options.streams, device, options.controls))
         show(counted[-1])
         if options.profile:
             profiled.append(profile(model, size, steps, options.streams, options.compile))

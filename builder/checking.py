@@ -55,7 +55,7 @@ def onnx_error(component: Component, file: Path | None = None) -> float:
         library: Any = importlib.import_module("onnxruntime")
     except ImportError:
         raise EngineBackendUnavailable(
-            "ONNX Runtime is not installed", hint="pip install -c constraints.txt 'sdstream[bake]'"
+            "ONNX Runtime is not installed", hint="pip install -c constraints.txt -e '.[bake]' in sdstream's directory"
         ) from None
     least, best, most = component.rows
     with tempfile.TemporaryDirectory(prefix="sdstream-onnx-") as folder:

@@ -20,12 +20,13 @@ from rich.text import Text
 from builder.baking import Bakery, Plan, keep_here
 from builder.checking import check_plan
 from builder.estimates import readable_size
+from builder.guesses import guesses
 from builder.models import load_profile
 from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
 from builder.pushing import Pusher
 from builder.sources import ProfileSources
-from builder.telling import plan_json, show_outcome, show_plan, show_result
+from builder.telling import guess_json, plan_json, show_guess, show_outcome, show_plan, show_result
 from sdstream import __version__, platform
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
@@ -82,8 +83,21 @@ def plan(
     engines: Directory = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing."""
-    plans = _bakery(engines).plan(_profile(profile, model, backend, sm), backend)
+    """Say what is missing, and how long, how much memory and how much disk it will take. Makes nothing.
+
+    Without the model or a back end's packages it says what is not here, and guesses.
+    """
+    wanted, bakery = _profile(profile, model, backend, sm), _bakery(engines)
+    try:
+        plans = bakery.plan(wanted, backend)
+    except (ModelUnavailable, EngineBackendUnavailable):
+        guessed = guesses(wanted, backend, bakery.cache)
+        if as_json:
+            print(json.dumps([guess_json(entry) for entry in guessed], indent=2))
+        else:
+            for entry in guessed:
+                show_guess(entry)
+        raise
     if as_json:
         print(json.dumps([plan_json(entry) for entry in plans], indent=2))
     else:

@@ -6,7 +6,8 @@ from typing import Any
 
 from builder.baking import BakeOutcome, Plan
 from builder.checking import CheckResult
-from builder.estimates import readable_size
+from builder.estimates import Basis, readable_size
+from builder.guesses import Guess
 from builder.pushing import Pusher
 
 
@@ -30,6 +31,36 @@ def show_plan(entry: Plan) -> None:
     )
     for problem in needed.problems:
         print(f"  NOT ENOUGH: {problem}")
+
+
+def show_guess(entry: Guess) -> None:
+    """What a profile may take that cannot be looked at here."""
+    needed = entry.estimate
+    print(
+        f"{entry.profile}, {entry.backend}: a guess from the sizes of the published models; nothing was looked at\n"
+        f"  to make {entry.count}: about {needed.seconds / 60:.0f} min on 2 cores, {readable_size(needed.memory)} of "
+        f"memory, {readable_size(needed.disk)} of disk; with what is there already less"
+    )
+    for problem in needed.problems:
+        print(f"  NOT ENOUGH, if so: {problem}")
+
+
+def guess_json(entry: Guess) -> dict[str, Any]:
+    """The same for programs; `engines` is empty, as they are not known."""
+    needed = entry.estimate
+    return {
+        "profile": entry.profile,
+        "backend": entry.backend,
+        "version": None,
+        "engines": [],
+        "count": entry.count,
+        "seconds": round(needed.seconds),
+        "memory": needed.memory,
+        "least_memory": needed.least_memory,
+        "disk": needed.disk,
+        "basis": str(Basis.GUESSED),
+        "problems": list(needed.problems),
+    }
 
 
 def plan_json(entry: Plan) -> dict[str, Any]:
@@ -81,4 +112,11 @@ def show_outcome(outcome: BakeOutcome, pusher: Pusher | None, *, as_json: bool) 
         print(f"builder: {name} is made and could not be pushed: {error.message}", file=sys.stderr)
 
 
-__all__ = ["plan_json", "show_outcome", "show_plan", "show_result"]
+__all__ = [
+    "guess_json",
+    "plan_json",
+    "show_guess",
+    "show_outcome",
+    "show_plan",
+    "show_result",
+]

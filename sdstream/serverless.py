@@ -192,7 +192,9 @@ class ServerlessWorker:
         try:
             runpod: Any = importlib.import_module("runpod")
         except ImportError:
-            raise ConfigurationError("RunPod's SDK is not installed", hint="pip install sdstream[runpod]") from None
+            raise ConfigurationError(
+                "RunPod's SDK is not installed", hint="pip install -c constraints.txt -e '.[runpod]'"
+            ) from None
         register_fitness_checks(runpod, self._settings)
 
         async def handle(job: dict[str, Any]) -> Any:

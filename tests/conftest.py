@@ -3,7 +3,8 @@
 import gc
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
-from tests.support.tiny import write_tiny_data
+from tests.support.shared import made_once
+from tests.support.tiny import tiny_models, write_tiny_data
 
 # How fast a busy machine is proves nothing.
 settings.register_profile("sdstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,11 +40,14 @@ def conditioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer
     Shared, because the models take seconds to make. Of the processors' networks it has depth, and nothing is fetched.
     """
     folder = tmp_path_factory.mktemp("conditioned")
-    models = write_tiny_data(folder / "data", ("sd-turbo", "sdxl-turbo", "sd15"))
-    lines = folder / "data/models/lllyasviel/control_v11p_sd15_canny"
+    made = made_once(
+        tmp_path_factory, "conditioned", lambda draft: write_tiny_data(draft, ("sd-turbo", "sdxl-turbo", "sd15"))
+    )
+    models = shutil.copytree(made, folder / "data/models")
+    lines = models / "lllyasviel/control_v11p_sd15_canny"
     live = LiveServer(
         folder,
-        models=models,
+        models=tiny_models(models),
         controlnets=json.dumps({"me/lines": {"source": str(lines), "family": "sd15", "preprocessor": "canny"}}),
         offline=True,
         max_streams=200,
@@ -99,6 +104,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.support.schedule import Schedule
 
     return Schedule(config, log)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Tell `make test` which tests are left for its second run."""
+    path = os.environ.get("LEFT_TESTS")
+    if path is None or items[0].config.getoption("markexpr") != "not alone":
+        return
+    draft = Path(f"{path}-{os.getpid()}")  # each process of xdist writes the same
+    draft.write_text("".join(f"{item.nodeid}\n" for item in items if item.get_closest_marker("alone")), "utf-8")
+    draft.replace(path)
 
 
 def pytest_collection_finish() -> None:

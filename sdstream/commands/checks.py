@@ -20,6 +20,7 @@ from sdstream.media.embedded.addresses import bind as bind_udp
 from sdstream.params import ModelTable
 from sdstream.serve import bind as bind_tcp
 from sdstream.settings import Settings, is_loopback
+from sdstream.streams.holding import is_held
 
 COMFORTABLE_FREE_BYTES = 10 * 2**30
 """Models and engines take gigabytes; less is a warning."""
@@ -66,7 +67,10 @@ def check_port(settings: Settings) -> Check:
     except ConfigurationError as error:
         if answers_as_sdstream(settings):
             return Check(
-                "port", Verdict.NOTE, f"sdstream already answers on {place}", "Stop it, or use another --port."
+                "port",
+                Verdict.NOTE,
+                f"{place} is in use: sdstream already answers there",
+                "A second one does not start there: stop the first, or use another --port.",
             )
         return Check("port", Verdict.BAD, error.message, "Choose another --port; 0 takes a free one.")
     return Check("port", Verdict.GOOD, f"{place} is free")
@@ -183,6 +187,12 @@ def check_data_directory(settings: Settings) -> Check:
             return Check("data", Verdict.BAD, f"{path} cannot be written: {error.strerror or error}", remedy)
     elif not looks_writable(existing):
         return Check("data", Verdict.BAD, f"{path} cannot be made: {existing} is not writable", remedy)
+    if existing == path and is_held(path):
+        if answers_as_sdstream(settings):
+            remedy = "Stop it before another is started there."
+            return Check("data", Verdict.NOTE, f"{path} is in use by the sdstream that answers here", remedy)
+        remedy = "One data directory serves one server: stop that one, or set SDSTREAM_DATA_DIR to another directory."
+        return Check("data", Verdict.BAD, f"{path} is in use by another sdstream server", remedy)
     free = shutil.disk_usage(existing).free
     finding = f"{path} {'is writable' if existing == path else 'will be made'}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:

@@ -74,6 +74,8 @@ def doctor(
     if not shown:
         console.print("  none")
     verdict = f"{failed} of {len(checks)} checks are BAD" if failed else f"all {len(checks)} checks let `serve` work"
+    if not failed and any(check.subject == "port" and check.verdict is Verdict.NOTE for check in checks):
+        verdict = f"all {len(checks)} checks let the server work that runs already; a second one would not start"
     console.print(verdict, style="bold red" if failed else "bold green")
     return EXIT_FAILED if failed else 0
 

@@ -50,6 +50,10 @@ def show(
         for where, cache in (("volume", volume_of(settings)), ("local", local_of(settings))):
             for entry in cache.entries():
                 table.add_row(where, f"{entry.manifest.size / 1e6:.1f}", entry.key.target, entry.name)
+    if not table.row_count:
+        places = "the bucket" if mirror else f"{volume_of(settings).directory} or {local_of(settings).directory}"
+        print(f"no engines are in {places}; `python -m builder bake` makes them", file=sys.stderr)
+        return 0
     width = None if sys.stdout.isatty() else 1000  # a pipe has no width; nothing may be cut off there
     Console(width=width, highlight=False, markup=False).print(table)
     return 0

@@ -42,7 +42,12 @@ async def check_directory(settings: Settings) -> Check:
     try:
         directory: Any = importlib.import_module("sdstream.jobs.redis_directory")
     except ImportError:
-        return Check("directory", Verdict.BAD, "the redis package is not installed", "pip install sdstream[runpod]")
+        return Check(
+            "directory",
+            Verdict.BAD,
+            "the redis package is not installed",
+            "pip install -c constraints.txt -e '.[runpod]'",
+        )
     redis = directory.connect(settings.redis_url.get_secret_value())
     try:
         await redis.ping()

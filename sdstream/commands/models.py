@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
-from sdstream.diffusion.pins import PINS, Pin, find_differences, shipped_pins, write_pins
+from sdstream.diffusion.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
 from sdstream.diffusion.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
@@ -106,7 +106,10 @@ def pull(
     HF_TOKEN opens gated models. HF_ENDPOINT names another hub.
     """
     if not names and not purposes:
-        raise ConfigurationError("name an ID, or what to fetch for with --for")
+        raise ConfigurationError(
+            "name an ID, or what to fetch for with --for",
+            hint="`sdstream models list` shows the ids; `sdstream models pull --help` what --for takes.",
+        )
     table = ModelTable.from_settings(settings)
     profiles = [purpose.removeprefix(PROFILE) for purpose in purposes if purpose.startswith(PROFILE)]
     pull_conditions([purpose for purpose in purposes if not purpose.startswith(PROFILE)], table)
@@ -129,6 +132,9 @@ def pin(
         _tell_pins(shipped_pins())
         return 0
     if check:
+        if not any(True for _ in fetched_folders(root)):
+            print(f"nothing was fetched into {root}, so there is nothing to compare", file=sys.stderr)
+            return 0
         differences = find_differences(root, shipped=settings.shipped_pins)
         for line in differences:
             print(line)
@@ -136,6 +142,11 @@ def pin(
             raise CommandFailed(f"{len(differences)} differences from {root / PINS}")
         print(f"all is as {root / PINS} has it{', and sdstream itself' if settings.shipped_pins else ''}")
         return 0
+    if not any(True for _ in fetched_folders(root)):
+        raise CommandFailed(
+            f"nothing was fetched into {root}, so there is nothing to pin",
+            hint="`sdstream models pull ID` fetches; what lies there otherwise is not pinned.",
+        )
     try:
         pins = write_pins(root)
     except OSError as error:
@@ -191,7 +202,8 @@ def find_place(entry: ModelEntry, places: ModelPlaces) -> ModelPlace:
 
 def _tell_pins(pins: Mapping[str, Pin]) -> None:
     for name, own in pins.items():
-        print(f"{name}: {own.commit[:10] or 'no commit'}, {len(own.files)} files")
+        count = f"{len(own.files)} file{'' if len(own.files) == 1 else 's'} by SHA-256"
+        print(f"{name}: {own.commit[:10] or 'any commit'}, {count if own.files else 'no file by its hash'}")
 
 
 def _check_target(target: Path) -> None:

@@ -81,7 +81,9 @@ def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
     try:
         needed = [(purpose, needed_for(purpose, table.controlnets)) for purpose in purposes]
     except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(
+            f"--for: {error}", hint="A model's ID stands alone: `sdstream models pull ID`, without --for."
+        ) from None
     for purpose, repositories in needed:
         for repository, files in repositories:
             if not may_fetch(repository, table.places):

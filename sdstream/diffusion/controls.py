@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.networks import ControlResiduals
-from sdstream.diffusion.prepared import Context, Prepared, Shifts, context_of
+from sdstream.diffusion.prepared import Context, Prepared, Shifts, context_of, steered
 from sdstream.diffusion.prepared_control import control_answer, control_shifts_of, lay_out_control
 
 Own = tuple[Context, Shifts]
@@ -67,18 +67,16 @@ class Controls(nn.Module):
         without.
         """
         owns = self._own(prepared)
-        down: list[torch.Tensor] = []
-        mid: torch.Tensor | None = None
+        total: ControlResiduals | None = None
         parts: list[torch.Tensor] = list(torch.split(pictures, list(self.channels), 1))
         for index, part in enumerate(parts):
             scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype)
-            own_down, own_mid = self.steer(
+            own = self.steer(
                 index, latents, timesteps, texts, pooled, time_ids, part.to(latents.dtype), scale, owns[index]
             )
-            down = list(own_down) if mid is None else [one + other for one, other in zip(down, own_down, strict=True)]
-            mid = own_mid if mid is None else mid + own_mid
-        assert mid is not None
-        return ControlResiduals(down, mid)
+            total = own if total is None else _sum(total.scaled(), own)
+        assert total is not None
+        return total
 
     def steer(
         self,
@@ -102,8 +100,7 @@ class Controls(nn.Module):
             if self.takes_sizes(index):
                 extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
             down, mid = net(latents, timesteps, texts, controlnet_cond=picture, return_dict=False, **extra)
-        factor = scale.view(-1, 1, 1, 1)
-        return ControlResiduals([values * factor for values in down], mid * factor)
+        return ControlResiduals(down, mid, scale.view(-1, 1, 1, 1))
 
     def takes_sizes(self, index: int) -> bool:
         """Whether the net at `index` is given SDXL's pooled text and sizes."""
@@ -123,6 +120,12 @@ class Controls(nn.Module):
                 owns[index] = context, Shifts(prepared.shifts[:, first:last])
                 end, last = start, first
         return owns
+
+
+def _sum(one: ControlResiduals, other: ControlResiduals) -> ControlResiduals:
+    """Of two nets, the first of which is scaled."""
+    down = [steered(a, b, other.scale) for a, b in zip(one.down, other.down, strict=True)]
+    return ControlResiduals(down, steered(one.mid, other.mid, other.scale))
 
 
 def takes_sizes(net: nn.Module) -> bool:

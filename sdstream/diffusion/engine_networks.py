@@ -141,6 +141,7 @@ class EngineNetworks(Networks):
             assert time_ids is not None
             given += [pooled, time_ids]
         if control is not None:
+            control = control.scaled()
             given += [*control.down, control.mid]
         if image_tokens is not None and image_strengths is not None:
             given += [image_tokens, image_strengths]

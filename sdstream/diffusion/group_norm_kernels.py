@@ -156,13 +156,13 @@ def group_norm_values(
     for step in range(0, tile_rows, at_once):
         at = tile * tile_rows + step + tl.arange(0, at_once)
         value, kept = _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other)
-        place = at[:, None, None] * channels + channel[None]
+        here = at[:, None, None] * channels + channel[None]
         if keeps:
-            tl.store(beside_target + place, (value + added[None]).to(whole.dtype.element_ty), mask=kept)
+            tl.store(beside_target + here, (value + added[None]).to(whole.dtype.element_ty), mask=kept)
         value = value * scale[None] + offset[None]
         if silu:
             value = value * tl.sigmoid(value)
-        tl.store(target + place, value.to(out.dtype.element_ty), mask=kept)
+        tl.store(target + here, value.to(out.dtype.element_ty), mask=kept)
 
 
 @triton_op("sdstream::group_norm", mutates_args=())

@@ -13,14 +13,22 @@ from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, conte
 
 
 class ControlResiduals(NamedTuple):
-    """What ControlNets add inside the UNet, for the same B rows as the latents, already scaled.
+    """What ControlNets add inside the UNet, for the same B rows as the latents.
 
     `down` are the residuals of the skip connections in the order in which diffusers makes them, `mid` that of the
-    middle block, [B, channels, height, width] each.
+    middle block, [B, channels, height, width] each; `scale` [B, 1, 1, 1] is what all of them are still to be
+    multiplied by, if it is given.
     """
 
     down: Sequence[torch.Tensor]
     mid: torch.Tensor
+    scale: torch.Tensor | None = None
+
+    def scaled(self) -> "ControlResiduals":
+        """The same with nothing left to multiply by."""
+        if self.scale is None:
+            return self
+        return ControlResiduals([values * self.scale for values in self.down], self.mid * self.scale)
 
 
 class Networks(nn.Module):
@@ -171,12 +179,13 @@ class EagerNetworks(Networks):
         if prepared is not None and self._layout is not None:
             columns, strengths = self._layout.columns, None if image_tokens is None else image_strengths
             context = Context(prepared.context, columns, prepared.tokens, prepared.image_tokens, strengths)
-            down, mid = ((), None) if control is None else control
-            return answer(self.unet, latents, context, Shifts(prepared.shifts), down, mid)
+            down, mid, scale = ((), None, None) if control is None else control
+            return answer(self.unet, latents, context, Shifts(prepared.shifts), down, mid, scale)
         extra: dict[str, Any] = {}
         if self.is_xl:
             extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
         if control is not None:
+            control = control.scaled()
             extra["down_block_additional_residuals"] = tuple(control.down)
             extra["mid_block_additional_residual"] = control.mid
         predicted: torch.Tensor = self.unet(latents, timesteps, texts, return_dict=False, **extra)[0]
@@ -221,7 +230,8 @@ class EagerNetworks(Networks):
     def decode_bare(self, latent: torch.Tensor) -> torch.Tensor:
         """See `Networks.decode_bare`."""
         vae: Any = self.vae
-        image: torch.Tensor = vae.decoder.layers(latent)
+        # One of this project's may go from end to end in a way of its own.
+        image: torch.Tensor = getattr(vae.decoder, "between", vae.decoder.layers)(latent)
         return image
 
 

@@ -197,6 +197,7 @@ __all__ = [
     "PINS",
     "SHOWN",
     "Pin",
+    "fetched_folders",
     "find_differences",
     "find_pin",
     "pinned_hash",

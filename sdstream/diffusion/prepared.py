@@ -179,10 +179,11 @@ def answer(
     shifts: Shifts,
     down: Sequence[torch.Tensor] = (),
     mid: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What `unet.forward` answers for `latents`, with all of `unet` that is not prepared.
 
-    `down` and `mid` are a ControlNet's residuals.
+    `down` and `mid` are ControlNets' residuals, and `scale` what these are to be multiplied by, if given.
     """
     hidden = unet.conv_in(latents)
     skipped = [hidden]
@@ -190,10 +191,10 @@ def answer(
         hidden, more = block(hidden, temb=shifts, **attended(block, context))
         skipped += more
     if down:
-        skipped = [one + other for one, other in zip(skipped, down, strict=True)]
+        skipped = [steered(one, other, scale) for one, other in zip(skipped, down, strict=True)]
     hidden = unet.mid_block(hidden, temb=shifts, **attended(unet.mid_block, context))
     if mid is not None:
-        hidden = hidden + mid
+        hidden = steered(hidden, mid, scale)
     # Of sides that are not halved evenly the way up must be told where it came from.
     uneven = any(side % 2**unet.num_upsamplers for side in latents.shape[-2:])
     for block in unet.up_blocks:
@@ -203,6 +204,11 @@ def answer(
         hidden = block(hidden, taken, temb=shifts, upsample_size=size, **attended(block, context))
     made: torch.Tensor = unet.conv_out(group_norm(unet.conv_norm_out, hidden, silu=True))
     return made
+
+
+def steered(x: torch.Tensor, residual: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """`x` + `residual` [B, C, H, W], that times `scale` [B, 1, 1, 1] if given."""
+    return x + residual if scale is None else torch.addcmul(x, residual, scale)
 
 
 def attended(block: Any, context: Context) -> dict[str, Any]:
@@ -223,4 +229,5 @@ __all__ = [
     "lay_out",
     "place_blocks",
     "shifts_of",
+    "steered",
 ]

@@ -48,7 +48,7 @@ def export_onnx(component: Component, folder: Path, program: Any = None) -> Path
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:
         raise EngineBackendUnavailable(
-            "ONNX cannot be written here", hint="pip install -c constraints.txt 'sdstream[bake]'"
+            "ONNX cannot be written here", hint="pip install -c constraints.txt -e '.[bake]' in sdstream's directory"
         ) from None
     program = export_program(component) if program is None else program
     leave_out_checks(program)

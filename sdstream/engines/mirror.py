@@ -271,7 +271,7 @@ def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> A
         known = bucket_errors()
     except ImportError:
         raise ConfigurationError(
-            "a mirror of engines needs boto3", hint="pip install -c constraints.txt 'sdstream[s3]'"
+            "a mirror of engines needs boto3", hint="pip install -c constraints.txt -e '.[s3]' in sdstream's directory"
         ) from None
     try:
         return make_bucket_client(access)

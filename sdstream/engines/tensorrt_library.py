@@ -20,7 +20,7 @@ RTX_LIBRARY_PACKAGES = ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_libs")
 RTX_LIBRARIES = ("libcudart.so.*", "libtensorrt_rtx.so.*", "libtensorrt_onnxparser_rtx.so.*")
 """In the order in which they need each other."""
 RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx")
-RTX_HINT = "pip install -c constraints.txt 'sdstream[bake]'   (Linux on x86-64)"
+RTX_HINT = "pip install -c constraints.txt -e '.[bake]' in sdstream's directory   (Linux on x86-64)"
 TRT_HINT = "pip install 'tensorrt>=11' --extra-index-url https://pypi.nvidia.com"
 
 

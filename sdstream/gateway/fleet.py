@@ -94,7 +94,8 @@ class Fleet:
                 from sdstream.jobs.redis_directory import RedisDirectory, connect
             except ImportError:
                 raise ConfigurationError(
-                    "redis_url is set, but the redis package is not installed", hint="pip install sdstream[runpod]"
+                    "redis_url is set, but the redis package is not installed",
+                    hint="pip install -c constraints.txt -e '.[runpod]'",
                 ) from None
             self._redis = connect(url.get_secret_value())
             self.directory = RedisDirectory(self._redis, self.endpoint, self._settings.session_lease)

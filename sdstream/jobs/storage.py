@@ -138,7 +138,9 @@ class Store:
         try:
             known = bucket_errors()
         except ImportError:
-            raise StorageFailed("boto3 is not installed", hint="pip install sdstream[runpod]") from None
+            raise StorageFailed(
+                "boto3 is not installed", hint="pip install -c constraints.txt -e '.[runpod]'"
+            ) from None
         try:
             if self._client is None:
                 self._client = make_bucket_client(self.bucket.access)

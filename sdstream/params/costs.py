@@ -23,6 +23,8 @@ class ProcessorCost:
     gigaflops: float = 0.0
     milliseconds: float = 0.0
     largest: int = 1024
+    sees: str = ""
+    """How large its network is given that picture, in words for people; empty for as it is."""
     has_network: bool = True
     extra: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -32,6 +34,9 @@ class ProcessorCost:
         return (self.gigaflops + told) / interval_of(params)
 
 
+DEPTH_SEES = "its network gets at most 518 on the shorter side"
+
+
 def _plain(gigaflops: float) -> ProcessorCost:
     return ProcessorCost(gigaflops, largest=LARGEST_SIDE, has_network=False)
 
@@ -39,15 +44,19 @@ def _plain(gigaflops: float) -> ProcessorCost:
 COSTS: Mapping[str, ProcessorCost] = {
     "blur": _plain(0.0252),
     "canny": _plain(0.0268),
-    "depth": ProcessorCost(115.3),
-    "depth_tensorrt": ProcessorCost(115.3),
+    "depth": ProcessorCost(115.3, sees=DEPTH_SEES),
+    "depth_tensorrt": ProcessorCost(115.3, sees=DEPTH_SEES),
     "external": _plain(0.0),
     "feedback": _plain(0.0008),
     "hed": ProcessorCost(160.4),
     "lineart": ProcessorCost(161.2),
     "mediapipe_pose": ProcessorCost(milliseconds=66.0),
     "mediapipe_segmentation": ProcessorCost(milliseconds=10.0),
-    "openpose": ProcessorCost(271.9, extra={"include_hands": 2 * 206.4, "include_face": 213.1}),
+    "openpose": ProcessorCost(
+        271.9,
+        sees="its network gets it 368 pixels high",
+        extra={"include_hands": 2 * 206.4, "include_face": 213.1},
+    ),
     "passthrough": _plain(0.0),
     "pose_tensorrt": ProcessorCost(94.3),
     "realesrgan_trt": ProcessorCost(2350.4),
@@ -74,7 +83,11 @@ def describe_cost(name: str) -> str:
     spent = host or (f"{cost.gigaflops:g} GFLOP{extra}" if cost.gigaflops else "nothing")
     rate = "every picture" if interval == 1 else f"one of {interval} pictures"
     own = " (`interval`)" if "interval" in IMAGE_PROCESSORS[name].defaults else ""
-    return f"A picture of 512x512 costs {spent}. Looks at {cost.largest} pixels at most, and at {rate}{own}."
+    side = f" ({cost.sees})" if cost.sees else ""
+    return (
+        f"A picture of 512x512 costs {spent}. Looks at {cost.largest} pixels on the longer side at most{side}, and at "
+        f"{rate}{own}."
+    )
 
 
 __all__ = ["COSTS", "ProcessorCost", "describe_cost", "interval_of"]

@@ -58,7 +58,8 @@ _PROCESSORS = """\
 ## Processors
 
 What a processor is told goes into its `params`, or into `preprocessor_params` of a ControlNet, where a change is a
-reload. One that needs a model is passed over, and named in the status, while its weights are not here.
+reload. One that needs a network of its own is passed over, and named in the status, while the weights of that are not
+here.
 """
 _PRESETS = """\
 ## Daydream's presets
@@ -111,7 +112,7 @@ def render_parameters_page() -> str:
 
 def _processors() -> Iterable[str]:
     for processor in processor_catalogue():
-        needs = " Needs a model." if processor["needs_model"] else ""
+        needs = " Needs a network of its own." if processor["needs_model"] else ""
         yield f"### `{processor['name']}` ({processor['kind']})\n"
         yield f"{processor['description']}{needs}\n"
         if processor["cost"] is not None:

@@ -183,9 +183,8 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
         ),
         ProcessorKind(
             "temporal_net_tensorrt",
-            "The previous output moved along the optical flow, and the flow, for TemporalNet.",
+            "The previous output moved along the optical flow, and the flow, for TemporalNet; needs the extra flow.",
             (_number("flow_strength", 1.0, 0.0, 2.0, 0.1, "Factor on the motion."),),
-            needs_model=True,
         ),
         ProcessorKind(
             "upscale",

@@ -59,7 +59,7 @@ class RecordingBucket:
             bucket_errors()
         except ImportError:
             raise ConfigurationError(
-                "recording_bucket needs boto3", hint="pip install -c constraints.txt 'sdstream[s3]'"
+                "recording_bucket needs boto3", hint="pip install -c constraints.txt -e '.[s3]' in sdstream's directory"
             ) from None
         name, _, prefix = url.removeprefix("s3://").partition("/")
         access = BucketAccess(

@@ -3,8 +3,10 @@
 import itertools
 from fractions import Fraction
 
+import pytest
+
 from sdstream.frames import VIDEO_CLOCK
-from sdstream.media.embedded.timeline import OutputTimeline
+from sdstream.media.embedded.timeline import LATE_PATIENCE, TICKS, OutputTimeline
 
 
 def test_ticks_of_the_video_clock_need_no_fractions() -> None:
@@ -48,3 +50,43 @@ def test_made_up_pictures_run_by_the_wall_behind_the_room_and_another_clock_goes
     assert timeline.map(5, VIDEO_CLOCK, 7.5) == first + round(5.5 * 90_000)
     assert timeline.exact
     assert timeline.map(3605, VIDEO_CLOCK, 7.6) == first + round(5.5 * 90_000) + 3600
+
+
+def pictures_around(pause: float) -> list[tuple[float, int | None]]:
+    """Three seconds of a camera of 25 pictures a second, a pause filled with repetitions, and ten seconds more whose
+    stamps go on as if there had been no pause."""
+    before = [(number / 25, number * 3600) for number in range(75)]
+    filled: list[tuple[float, int | None]] = [(3 + 0.5 * step, None) for step in range(1, int(pause / 0.5))]
+    after = [(3 + pause + number / 25, (75 + number) * 3600) for number in range(250)]
+    return [*before, *filled, *after]
+
+
+@pytest.mark.parametrize("pause", [1.2, 1.5, 2.0, 3.7, 6.0, 9.5])
+def test_a_clock_that_stood_still_in_a_pause_is_not_chased_a_millisecond_at_a_time(pause: float) -> None:
+    timeline = OutputTimeline()
+    ticks = [timeline.map(pts, VIDEO_CLOCK, now) for now, pts in pictures_around(pause)]
+    steps = [later - earlier for earlier, later in itertools.pairwise(ticks[-250:])]
+    assert all(step > 0 for step in steps)
+    crowded = [step for step in steps if step < 3600]
+    assert len(crowded) <= 25 * (LATE_PATIENCE + 0.1), "pictures lie close together for long"
+    assert steps[-200:] == [3600] * 200
+    # Sound is laid by when it was captured, and so are pictures again: as far behind the wall as before the pause.
+    if pause > 2:
+        assert ticks[-1] - ticks[0] == pytest.approx((13 + pause - 1 / 25) * TICKS, abs=0.05 * TICKS)
+
+
+@pytest.mark.parametrize("pause", [1.5, 3.0])
+def test_what_the_network_held_up_keeps_its_places(pause: float) -> None:
+    timeline = OutputTimeline()
+    arrivals = [
+        max(number / 25, 3 + pause + number / 5000 if 3 < number / 25 < 3 + pause else 0) for number in range(500)
+    ]
+    places: list[int] = []
+    before = 0.0
+    for number, now in enumerate(arrivals):
+        while now - before > 0.5:
+            before += 0.5
+            timeline.map(None, VIDEO_CLOCK, before)
+        places.append(timeline.map(number * 3600, VIDEO_CLOCK, now))
+        before = now
+    assert places[-100:] == [places[0] + number * 3600 for number in range(400, 500)]

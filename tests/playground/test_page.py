@@ -195,6 +195,12 @@ def test_page_allows_no_script_but_its_own(server: LiveServer) -> None:
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", answer.text)
 
 
+def test_processors_have_names_for_people(playground: PlaygroundPage) -> None:
+    offered = playground.page.locator(".adder option").all_text_contents()
+    assert len(offered) > 20
+    assert [text for text in offered if re.search(r"tensorrt|_trt|Hed\b|Mediapipe", text)] == []
+
+
 def test_stream_that_cannot_work_shows_why(playground: PlaygroundPage) -> None:
     reason = "The model somebody/nowhere cannot be loaded here."
 

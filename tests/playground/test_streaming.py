@@ -109,6 +109,8 @@ def test_refused_change_is_told_and_taken_back(playground: PlaygroundPage) -> No
     size = playground.page.locator("details", has_text="Width")
     size.locator("summary").click()
     after = playground.page.get_by_role("group", name="After diffusion")
+    # The page does not offer what it knows to be refused.
+    after.locator('option[value="upscale"]').evaluate("(option) => { option.disabled = false; }")
     after.get_by_label("Add a processor").select_option("upscale")
     playground.until(lambda: "Not changed." in playground.text("messages"), what="the message")
     assert "409" in playground.text("messages")
@@ -127,6 +129,44 @@ def test_fixed_parameters_cannot_be_moved_while_live(playground: PlaygroundPage)
     assert width.is_disabled()
     playground.stop()
     assert width.is_enabled()
+
+
+def test_what_changes_the_size_is_not_offered_while_live(playground: PlaygroundPage) -> None:
+    block = playground.page.get_by_role("group", name="After diffusion")
+    adder = block.get_by_label("Add a processor after diffusion")
+    upscale = adder.locator('option[value="upscale"]')
+    before = playground.page.get_by_label("Add a processor before diffusion").locator('option[value="upscale"]')
+    adder.select_option("upscale")
+    row = block.locator('[data-type="upscale"]')
+    playground.choose_source("test")
+    playground.start()
+    assert (upscale.is_disabled(), before.is_disabled()) == (True, False)
+    assert "fixed while live" in (upscale.text_content() or "")
+    assert row.get_by_text("fixed while live").is_visible()
+    assert row.get_by_role("switch").is_disabled()
+    assert row.get_by_role("button", name="Remove").is_disabled()
+    playground.stop()
+    assert upscale.is_enabled()
+    row.get_by_role("button", name="Remove").click()
+    assert row.count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 1100, 360])
+def test_growing_figures_move_nothing(playground: PlaygroundPage, width: int) -> None:
+    playground.page.set_viewport_size({"width": width, "height": 800})
+    tops: list[float] = []
+    for figures in ("\u2013", "9.9", "58.7", "1234"):
+        playground.page.evaluate(
+            """(text) => {
+              for (const each of document.querySelectorAll('.reading b')) each.textContent = text;
+              for (const each of document.querySelectorAll('.hop-figures')) each.textContent = `${text} / ${text}`;
+            }""",
+            figures,
+        )
+        place = playground.element("activity-drawer").bounding_box()
+        assert place is not None
+        tops.append(place["y"])
+    assert len(set(tops)) == 1
 
 
 def test_video_file_is_sent_in_a_loop(playground: PlaygroundPage, tmp_path: Path) -> None:

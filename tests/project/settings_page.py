@@ -6,6 +6,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from sdstream.commands.flags import default_text, flag_name, variable_name
@@ -33,7 +34,15 @@ max_streams: 4
 |---|---|---|---|---|
 """
 
-NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "directory"}
+NAMES: dict[Any, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true, false",
+    Path: "directory",
+    SecretStr: "secret text, never shown",
+    tuple: "list",
+}
 
 
 def page() -> str:
@@ -60,8 +69,14 @@ def _values(field: FieldInfo) -> str:
         alternatives = [tuple]
     if typing.get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
-    text = {"models": "JSON object", "webrtc_ports": "`FIRST-LAST`"}.get(_name_of(field))
-    text = text or NAMES.get(alternatives[0], "list")
+    text = {
+        "api_keys": "list of secret texts, never shown",
+        "models": "JSON object",
+        "controlnets": "JSON object",
+        "redis_url": "URL, never shown",
+        "webrtc_ports": "`FIRST-LAST`",
+    }.get(_name_of(field))
+    text = text or NAMES[alternatives[0]]
     return ", ".join([text, *_limits(field)])
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,14 @@ def name_of(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
 def imported(file: Path) -> Iterator[str]:
     """The top-level names of every import in a file, those inside functions too."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -89,7 +95,7 @@ def test_no_file_is_longer_than_a_person_reads_at_once() -> None:
 
 @pytest.mark.parametrize("file", sources(), ids=name_of)
 def test_all_names_what_the_module_has_and_nothing_private(file: Path) -> None:
-    tree = ast.parse(file.read_text("utf-8"))
+    tree = parsed(file)
     names = exported(tree)
     if names is None:
         return
@@ -101,7 +107,7 @@ def test_all_names_what_the_module_has_and_nothing_private(file: Path) -> None:
 @pytest.mark.parametrize("file", sources(), ids=name_of)
 def test_every_module_says_what_it_is_for(file: Path) -> None:
     text = file.read_text("utf-8")
-    assert not text.strip() or ast.get_docstring(ast.parse(text))
+    assert not text.strip() or ast.get_docstring(parsed(file))
 
 
 def test_only_the_clock_imports_time() -> None:
@@ -117,7 +123,7 @@ def test_calls_that_only_some_systems_have_live_in_one_module() -> None:
 def test_names_and_files_that_only_some_systems_have_live_there_too() -> None:
     found: set[tuple[str, str]] = set()
     for file in [*sources(), ROOT / "handler.py", *sorted((ROOT / "builder").rglob("*.py"))]:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.Attribute) and POSIX_ONLY_NAMES.fullmatch(node.attr):
                 found.add((name_of(file), node.attr))
             elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc/", "/sys/", "/dev/")):

@@ -1,13 +1,17 @@
 """The doctor's findings: each check in both verdicts, and the exit code."""
 
+import asyncio
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sdstream.cli import run
+from sdstream.clock import SystemClock
 from sdstream.commands import checks
 from sdstream.commands.checks import (
     Check,
@@ -24,6 +28,7 @@ from sdstream.commands.checks import (
 from sdstream.commands.doctor import printable
 from sdstream.commands.machine import Gpu, MachineFacts
 from sdstream.settings import ModelSource, Settings
+from sdstream.streams.store import FILE_NAME, StreamStore
 from tests.project.commands import environment, sdstream
 
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
@@ -67,6 +72,31 @@ def test_a_bad_setting_gets_exit_code_1_and_a_remedy(
     assert "in use by another program" in said
     assert "Choose another --port" in said
     assert "What `sdstream serve` will do:" in said
+
+
+def test_a_data_directory_that_another_server_uses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(port=0, data_dir=tmp_path)
+    asyncio.run(StreamStore(tmp_path / FILE_NAME, SystemClock()).close())
+    assert check_data_directory(settings).verdict is not Verdict.BAD, "nobody has it open any more"
+    program = (
+        "import sys; from pathlib import Path; from sdstream.clock import SystemClock;"
+        "from sdstream.streams.store import StreamStore; store = StreamStore(Path(sys.argv[1]), SystemClock());"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / FILE_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        before = sorted(path.name for path in tmp_path.iterdir())
+        check = check_data_directory(settings)
+        assert (check.verdict, "another sdstream server" in check.finding) == (Verdict.BAD, True)
+        monkeypatch.setattr(checks, "answers_as_sdstream", lambda settings: True)
+        assert check_data_directory(settings).verdict is Verdict.NOTE
+        assert sorted(path.name for path in tmp_path.iterdir()) == before, "doctor changes nothing"
+    finally:
+        other.communicate()
 
 
 def test_a_free_port_is_good() -> None:

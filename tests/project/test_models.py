@@ -117,8 +117,43 @@ def test_what_was_fetched_is_pinned_and_compared(
     assert run(["models", "pin", "--check"]) == EXIT_FAILED
     assert "me/net is not pinned" in capsys.readouterr().out
     assert run(["models", "pin"]) == 0
-    assert f"me/net: {'c' * 10}, 1 files" in capsys.readouterr().out
+    assert f"me/net: {'c' * 10}, 1 file by SHA-256" in capsys.readouterr().out
     assert run(["models", "pin", "--check"]) == 0
     (folder / "net.safetensors").write_bytes(b"others")
     assert run(["models", "pin", "--check"]) == EXIT_FAILED
     assert "me/net/net.safetensors is not what was pinned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["models", "pull"], EXIT_USAGE, "`sdstream models list` shows the ids"),
+        (["models", "pull", "--for", "foo"], EXIT_USAGE, "A model's ID stands alone"),
+        (["models", "pin"], EXIT_FAILED, "there is nothing to pin"),
+        (["models", "pin", "--check"], 0, "there is nothing to compare"),
+        (["engines", "list"], 0, "no engines are in"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_finds_nothing_to_do_says_so_and_how_to_go_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SDSTREAM_ENGINE_LOCAL_DIR", str(tmp_path / "local"))
+    assert run(arguments) == code
+    said = capsys.readouterr()
+    assert words in " ".join(said.err.split())
+    assert said.out == ""
+    assert not (tmp_path / "data").exists()
+
+
+def test_shipped_pins_say_how_they_hold_what_they_pin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "pin", "--shipped"]) == 0
+    said = capsys.readouterr().out
+    assert "0 files" not in said
+    assert "1 files" not in said

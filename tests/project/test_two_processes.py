@@ -4,17 +4,19 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.support.schedule import SECONDS, Schedule
+from tests.support.schedule import ALONE_SECONDS, SECONDS, Schedule
 
 ROOT = Path(__file__).parents[2]
 PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"
+if [ -n "$LEFT" ]; then echo "$LEFT" > "$LEFT_TESTS"; fi
 exit $(sed -n "$(wc -l < "$CALLS")p" "$STATUSES")
 """
 
@@ -34,8 +36,48 @@ exit $(sed -n "$(wc -l < "$CALLS")p" "$STATUSES")
 )
 def test_both_phases_run_and_a_failure_of_either_fails(tmp_path: Path, statuses: tuple[int, int], passes: bool) -> None:
     done, calls = make_test(tmp_path, statuses, "TESTS=tests/api")
-    assert calls == ["-m pytest tests/api -n 2 -m not alone", "-m pytest tests/api -m alone"]
+    assert calls == ["-m pytest -n 2 -m not alone tests/api", "-m pytest -n 2 -m alone tests/api"]
     assert (done.returncode == 0) is passes
+
+
+@pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")
+def test_the_second_phase_is_told_which_tests_are_left(tmp_path: Path) -> None:
+    done, (first, second) = make_test(tmp_path, (0, 0), LEFT="tests/api/test_it.py::test_one[a b]")
+    assert first == "-m pytest -n 2 -m not alone"
+    before, _, list_file = second.partition("@")
+    assert before == "-m pytest -n 2 -m alone "
+    assert done.returncode == 0
+    assert not Path(list_file).exists(), "it is gone with the run"
+
+
+def test_what_the_first_phase_leaves_is_written_down(tmp_path: Path) -> None:
+    own = "import pytest\n@pytest.mark.alone\n@pytest.mark.parametrize('x', ['a b', 'c'])\ndef test_left(x): pass\n"
+    (tmp_path / "test_own.py").write_text(own + "def test_other(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\n")
+    left, again = tmp_path / "left", tmp_path / "again"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "--collect-only"]
+    command += ["--rootdir", str(tmp_path), "-c", str(tmp_path / "pytest.ini")]
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
+    around = {name: value for name, value in around.items() if not name.startswith("PYTEST_")}
+
+    def collect(file: Path, *arguments: str) -> str:
+        environment = around | {"LEFT_TESTS": str(file)}
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    assert "test_other" in collect(left, "-m", "not alone", "test_own.py")
+    names = ["test_own.py::test_left[a b]", "test_own.py::test_left[c]"]
+    assert sorted(left.read_text().splitlines()) == names
+    said = collect(again, "-m", "alone", f"@{left}").splitlines()
+    assert sorted(line for line in said if "::" in line) == names
+    assert not again.exists()
 
 
 @pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")
@@ -47,7 +89,7 @@ def test_one_job_is_one_plain_run(tmp_path: Path, status: int) -> None:
 
 
 def make_test(
-    folder: Path, statuses: tuple[int, ...], *given: str
+    folder: Path, statuses: tuple[int, ...], *given: str, **variables: str
 ) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
     """`make test` without its checks and with a Python that ends with these `statuses`; how that was called."""
     program = folder / "python"
@@ -59,7 +101,14 @@ def make_test(
     done = subprocess.run(
         ["make", "--old-file=check", "--old-file=node", "test", f"BIN={folder}", "TESTS=", "PYTEST_ARGS=", *given],
         cwd=ROOT,
-        env={**os.environ, "CALLS": str(calls), "STATUSES": str(folder / "statuses"), "MAKEFLAGS": ""},
+        env={
+            **os.environ,
+            "CALLS": str(calls),
+            "STATUSES": str(folder / "statuses"),
+            "MAKEFLAGS": "",
+            "LEFT": "",
+            **variables,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -87,7 +136,9 @@ class Node:
 def shared_out(collection: list[str]) -> tuple[list[str], list[str]]:
     """The tests that each of two equally fast processes runs, in order."""
     config: Any = SimpleNamespace(
-        getvalue=lambda name: ["popen", "popen"], option=SimpleNamespace(loadscopereorder=True)
+        getvalue=lambda name: ["popen", "popen"],
+        getoption=lambda name: "",
+        option=SimpleNamespace(loadscopereorder=True),
     )
     schedule, nodes = Schedule(config, None), [Node("one"), Node("two")]
     ran: list[list[str]] = [[], []]
@@ -129,6 +180,6 @@ def test_the_longest_file_goes_first() -> None:
     assert f"{long}::test_it" in (one[0], two[0])
 
 
-@pytest.mark.parametrize("file", SECONDS)
+@pytest.mark.parametrize("file", sorted(SECONDS.keys() | ALONE_SECONDS.keys()))
 def test_the_files_that_are_called_long_are_there(file: str) -> None:
     assert (ROOT / file).is_file()

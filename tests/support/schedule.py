@@ -5,20 +5,61 @@ from typing import Any
 from xdist.scheduler import LoadScopeScheduling
 
 SECONDS = {
-    "tests/contract/test_diffusion.py": 40,
-    "tests/contract/test_fetching_models.py": 20,
-    "tests/contract/test_fuzz.py": 30,
-    "tests/contract/test_updates_while_diffusing.py": 40,
-    "tests/diffusion/test_upstream.py": 20,
-    "tests/engines/test_compiled.py": 60,
-    "tests/jobs/test_gateway.py": 60,
-    "tests/jobs/test_render.py": 25,
-    "tests/jobs/test_two_workers.py": 40,
-    "tests/project/test_render.py": 40,
-    "tests/project/test_serve.py": 40,
-    "tests/worker/test_process.py": 60,
+    "tests/contract/test_bad_input.py": 12,
+    "tests/contract/test_conditioned_clients.py": 50,
+    "tests/contract/test_diffusion.py": 15,
+    "tests/contract/test_engines.py": 45,
+    "tests/contract/test_fetching_models.py": 15,
+    "tests/contract/test_media_files.py": 17,
+    "tests/contract/test_processes.py": 17,
+    "tests/contract/test_rest.py": 10,
+    "tests/contract/test_sessions.py": 50,
+    "tests/contract/test_updates_while_diffusing.py": 30,
+    "tests/builder/test_command.py": 18,
+    "tests/builder/test_workflow.py": 20,
+    "tests/diffusion/test_conditioning_memory.py": 20,
+    "tests/diffusion/test_process.py": 25,
+    "tests/diffusion/test_upstream.py": 35,
+    "tests/engines/test_bake.py": 15,
+    "tests/engines/test_compiled.py": 35,
+    "tests/engines/test_export.py": 90,
+    "tests/engines/test_processors.py": 40,
+    "tests/jobs/test_gateway.py": 45,
+    "tests/playground/test_conditioning.py": 60,
+    "tests/playground/test_streaming.py": 60,
+    "tests/pod/test_no_udp.py": 20,
+    "tests/project/test_models.py": 20,
+    "tests/project/test_render.py": 30,
+    "tests/project/test_serve.py": 25,
+    "tests/worker/test_engine_build.py": 80,
+    "tests/worker/test_engine_conditions.py": 40,
+    "tests/worker/test_poison.py": 32,
 }
 """What the longest files take, about. Wrong figures here cost time and nothing else."""
+ALONE_SECONDS = {
+    "tests/browser/test_daydream_browser.py": 12,
+    "tests/browser/test_hls.py": 16,
+    "tests/browser/test_lips.py": 16,
+    "tests/contract/test_diffusion.py": 45,
+    "tests/contract/test_fuzz.py": 8,
+    "tests/contract/test_hot_and_cold.py": 6,
+    "tests/contract/test_media_files.py": 13,
+    "tests/contract/test_processes.py": 27,
+    "tests/contract/test_sessions.py": 7,
+    "tests/contract/test_update.py": 14,
+    "tests/jobs/test_gateway.py": 22,
+    "tests/jobs/test_two_workers.py": 17,
+    "tests/media/test_hls.py": 12,
+    "tests/media/test_loss.py": 7,
+    "tests/media/test_push.py": 15,
+    "tests/media/test_recording.py": 5,
+    "tests/media/test_round_trip.py": 11,
+    "tests/media/test_sound.py": 14,
+    "tests/pod/test_no_udp.py": 9,
+    "tests/worker/test_process.py": 8,
+}
+"""The same of the tests marked `alone`, which mostly wait: those of `contract` use a core, and beside them run those of
+`media`, which hardly need one."""
 
 
 class Schedule(LoadScopeScheduling):
@@ -32,12 +73,13 @@ class Schedule(LoadScopeScheduling):
     def __init__(self, config: Any, log: Any) -> None:
         super().__init__(config, log)
         self._folders: dict[str, Any] = {}
+        self._seconds = ALONE_SECONDS if config.getoption("markexpr") == "alone" else SECONDS
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.split("::", 1)[0]
 
     def _assign_work_unit(self, node: Any) -> None:
-        lengths = {file: SECONDS.get(file, 0) + len(tests) / 20 for file, tests in self.workqueue.items()}
+        lengths = {file: self._seconds.get(file, len(tests) / 20) for file, tests in self.workqueue.items()}
         folders: dict[str, float] = {}
         for file, seconds in lengths.items():
             folders[_folder(file)] = folders.get(_folder(file), 0.0) + seconds
@@ -56,4 +98,4 @@ def _folder(file: str) -> str:
     return file.rsplit("/", 1)[0]
 
 
-__all__ = ["SECONDS", "Schedule"]
+__all__ = ["ALONE_SECONDS", "SECONDS", "Schedule"]

@@ -46,20 +46,25 @@ IDS = {
 }
 
 
-def write_tiny_data(
-    data_dir: Path, families: Iterable[str], kinds: Iterable[str] = ("canny", "depth", "tile", "temporal")
-) -> str:
-    """Fill `data_dir/models`, a depth network included; the value of the setting `models` that names what was made.
+KINDS = ("canny", "depth", "tile", "temporal")
+"""Of ControlNets."""
+
+
+def write_tiny_data(models: Path, families: Iterable[str], kinds: Iterable[str] = KINDS) -> None:
+    """Fill the folder `models`, a depth network included.
 
     `kinds` are those of the ControlNets that are written, each under its public id.
     """
-    root = data_dir / "models"
-    root.mkdir(parents=True, exist_ok=True)
-    made = list(families)
-    arguments = [sys.executable, "-c", PROGRAM, str(root), ",".join(kinds), *made]
+    models.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.executable, "-c", PROGRAM, str(models), ",".join(kinds), *families]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
-    return json.dumps({name: str(root / "tiny" / family) for family in made for name in IDS[family]})
 
 
-__all__ = ["write_tiny_data"]
+def tiny_models(models: Path) -> str:
+    """The value of the setting `models` that names what `write_tiny_data` wrote into this folder."""
+    made = sorted(folder.name for folder in (models / "tiny").iterdir())
+    return json.dumps({name: str(models / "tiny" / family) for family in made for name in IDS[family]})
+
+
+__all__ = ["tiny_models", "write_tiny_data"]

@@ -12,6 +12,7 @@ from sdstream.params import IMAGE_PROCESSORS
 from sdstream.params.catalogue import processor_catalogue
 from sdstream.params.costs import COSTS, describe_cost, interval_of
 from sdstream.params.document import render_parameters_page
+from sdstream.worker.annotators import depth, people
 from sdstream.worker.annotators.depth import DepthNetwork
 from sdstream.worker.annotators.drawing import AnimeNetwork
 from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwork
@@ -82,3 +83,8 @@ def test_no_style_of_lineart_costs_more_than_is_declared() -> None:
     with torch.device("meta"):
         network, image = AnimeNetwork().eval(), torch.empty(1, 3, 512, 512)
         assert count_operations(lambda: network(image)) < COSTS["lineart"].gigaflops
+
+
+def test_the_sizes_that_networks_are_given_are_those_that_are_told() -> None:
+    assert f"at most {depth.SIDE} on the shorter side" in describe_cost("depth")
+    assert f"{people.HEIGHT} pixels high" in describe_cost("openpose")

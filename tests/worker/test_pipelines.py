@@ -67,8 +67,6 @@ def test_processors_that_change_nothing_leave_the_fast_path_open() -> None:
 def test_a_processor_whose_model_is_not_here_is_named_and_passed_over(name: str) -> None:
     made = pipeline(make_params(name, "blur"))
     pictures = [made.process(IMAGE) for _ in range(2)]
-    if name == "temporal_net_tensorrt":  # it needs a library alone
-        return
     assert torch.allclose(resize(pictures[-1], 384, 384), run("blur", IMAGE).clamp(0, 1), atol=0.05)
     assert [type(fault) for fault in made.faults] == [ModelUnavailable]
     assert name in made.faults[0].message or "depth" in made.faults[0].message

@@ -14,7 +14,7 @@ def optional_library(module: str, extra: str, what: str, library: str) -> Any:
         # OSError: its libraries need others of the system. RuntimeError: torchvision was built for another torch.
         raise ModelUnavailable(
             f"{what} needs {library}, which cannot be imported: {error}",
-            hint=f"Install it with `pip install sdstream[{extra}]`.",
+            hint=f"Install it with `pip install -c constraints.txt -e '.[{extra}]'`.",
         ) from error
 
 

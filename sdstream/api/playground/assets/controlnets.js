@@ -3,6 +3,7 @@
 import { element, humanName, icon, sameJson, uniqueId } from "./dom.js";
 import { choiceField, jsonField, sliderField } from "./fields.js";
 import { buildField } from "./controls.js";
+import { processorName } from "./names.js";
 import { tapNode } from "./taps.js";
 
 /**
@@ -55,7 +56,7 @@ export function controlNetField({ label, value, changed, context }) {
       start: sliderField({ label: "Starts after", minimum: 0, maximum: 1, step: 0.01, value: item.control_guidance_start ?? 0, changed: (next) => turn(index, window_(item, "start", next, fields)) }),
       end: sliderField({ label: "Ends after", minimum: 0, maximum: 1, step: 0.01, value: item.control_guidance_end ?? 1, changed: (next) => turn(index, window_(item, "end", next, fields)) }),
       preprocessor: choiceField({ label: "Preprocessor", value: item.preprocessor ?? "passthrough",
-        choices: processors.map((each) => ({ value: each.name, label: `${humanName(each.name)}${each.needs_model ? " (needs a model)" : ""}` })),
+        choices: processors.map((each) => ({ value: each.name, label: `${processorName(each.name)}${each.needs_model ? " (needs a model)" : ""}` })),
         changed: (next) => {
           items[index] = { ...items[index], preprocessor: next, preprocessor_params: {} };
           render();
@@ -140,6 +141,7 @@ export function translateControlNets(nets, known, family) {
 
 /** "Canny", or the last part of the id of one that a setting added. */
 function nameOf({ id, kind }) {
+  if (kind === "hed") return "HED";
   return kind ? humanName(kind) : id.split("/").at(-1);
 }
 

@@ -20,6 +20,8 @@ const REST = { title: "Pipeline", diffusion: true };
 const ELSEWHERE = new Set(["model_id", "skip_diffusion"]); // drawn at the head of the panel by main.js
 
 const LABELS = {
+  model_id: "Model",
+  skip_diffusion: "Diffusion",
   t_index_list: "Denoising steps",
   num_inference_steps: "Schedule length",
   image_preprocessing: "Before diffusion",
@@ -81,6 +83,7 @@ export class ControlPanel {
     for (const { parameter, field, node } of this.#controls.values()) {
       const fixed = live && parameter.change === "refused";
       field.disable(fixed);
+      field.setLive?.(live);
       node.classList.toggle("is-fixed", fixed);
     }
   }

@@ -7,6 +7,7 @@ import { translateControlNets } from "./controlnets.js";
 import { ControlPanel, labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
 import { clearMessage, clearMessages, showError } from "./messages.js";
+import { showMissing } from "./missing.js";
 import { OutputPanel } from "./outputs.js";
 import { StreamSession } from "./session.js";
 import { SourcePicker } from "./source_picker.js";
@@ -34,6 +35,7 @@ class Playground {
   #session = null;
   #pending = null; // the update that was answered and is not known to be in force
   #effective = null; // the newest revision in force
+  #missing = []; // what the stream cannot have, as the last status had it
   #attempt = null; // the start under way, so that Stop can end it before there is a session
   #busy = false;
 
@@ -183,6 +185,7 @@ class Playground {
     this.#drawDiffusion();
     this.#shape();
     this.#taps.show();
+    showMissing(this.#missing);
   }
 
   #drawDiffusion() {
@@ -257,6 +260,8 @@ class Playground {
       const status = this.#stage.showStatus(data);
       this.#noticeEffective(status.inForce, status.effectiveFrame);
       this.#taps.show(status.processors);
+      this.#missing = status.missing;
+      showMissing(status.missing, status.fault);
       this.#outputs.showStatus(status);
     });
     on("event", ({ event, data }) => {
@@ -346,6 +351,7 @@ class Playground {
     this.#stage.showFacts("output", null);
     this.#stage.showState("IDLE");
     this.#stage.showApplied("");
+    showMissing((this.#missing = []));
     this.#panel?.setLive(false);
     this.#drawPhase("idle");
   }

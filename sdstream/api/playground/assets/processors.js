@@ -1,8 +1,9 @@
 // An ordered list of processors: add, remove, move, switch off, and the parameters of each.
 
-import { element, humanName, icon, sameJson } from "./dom.js";
+import { element, icon, sameJson } from "./dom.js";
 import { jsonField } from "./fields.js";
 import { buildField } from "./controls.js";
+import { processorName } from "./names.js";
 import { tapNode } from "./taps.js";
 
 /**
@@ -18,6 +19,7 @@ export class ProcessorList {
   #block = { enabled: true, processors: [] };
   #rows = [];
   #disabled = false;
+  #live = false;
   #place;
 
   constructor({ label, place, types, value, changed }) {
@@ -29,7 +31,7 @@ export class ProcessorList {
     this.empty = element("p", { class: "empty", text: "None. The picture passes as it is." });
     this.adder = element("select", { class: "adder", "aria-label": `Add a processor ${label.toLowerCase()}`, onchange: () => this.#add() },
       element("option", { value: "", text: "Add a processor…" }),
-      ...types.map((type) => element("option", { value: type.name, text: `${humanName(type.name)}${type.needs_model ? " (needs a model)" : ""}`, title: type.description })));
+      ...types.map((type) => element("option", { value: type.name, text: offer(type), title: type.description })));
     this.announcer = element("span", { class: "visually-hidden", "aria-live": "polite" });
     this.node = element("div", { class: "processor-block", role: "group", "aria-label": label }, element("h3", { text: label }), this.list, this.empty, this.adder, this.announcer);
     this.set(value);
@@ -48,6 +50,21 @@ export class ProcessorList {
     this.#render();
   }
 
+  /** While a stream runs, processors after diffusion that change the size of the picture cannot come, go or be turned. */
+  setLive(live) {
+    this.#live = live;
+    this.#types.forEach((type, index) => {
+      const option = this.adder.options[index + 1];
+      option.disabled = this.#isFixed(type.name);
+      option.textContent = offer(type) + (option.disabled ? " (fixed while live)" : "");
+    });
+    this.#render();
+  }
+
+  #isFixed(name) {
+    return this.#live && this.#place === "image_postprocessing" && Boolean(this.#types.find((type) => type.name === name)?.scales_output);
+  }
+
   #render() {
     this.#rows = this.#block.processors.map((processor, index) => this.#row(processor, index));
     this.list.replaceChildren(...this.#rows);
@@ -61,18 +78,19 @@ export class ProcessorList {
   #row(processor, index) {
     const type = this.#types.find(({ name }) => name === processor.type);
     const last = this.#block.processors.length - 1;
-    const name = humanName(processor.type);
+    const name = processorName(processor.type);
     const enabled = processor.enabled !== false;
+    const fixed = this.#isFixed(processor.type);
     const button = (action, iconName, words, disabled, act) =>
       element("button", { type: "button", class: "icon-button", "data-action": action, "aria-label": `${words} ${name}`, title: words, disabled: disabled || this.#disabled, onclick: act }, icon(iconName));
     const head = element("div", { class: "processor-head" },
       element("label", { class: "processor-name", title: type?.description },
-        element("input", { type: "checkbox", role: "switch", class: "switch", checked: enabled, disabled: this.#disabled, onchange: (event) => this.#enable(index, event.target.checked) }),
-        element("span", { text: name })),
+        element("input", { type: "checkbox", role: "switch", class: "switch", checked: enabled, disabled: this.#disabled || fixed, onchange: (event) => this.#enable(index, event.target.checked) }),
+        element("span", {}, name, fixed && element("span", { class: "mark mark-refused", title: "It changes the size of the picture, which cannot change while the stream is live", text: "fixed while live" }))),
       element("span", { class: "processor-actions" },
         button("up", "up", "Move up", index === 0, () => this.#move(index, -1)),
         button("down", "down", "Move down", index === last, () => this.#move(index, 1)),
-        button("remove", "close", "Remove", false, () => this.#remove(index))));
+        button("remove", "close", "Remove", fixed, () => this.#remove(index))));
     const parameters = this.#parameterFields(processor, type, index);
     return element("li", { class: `processor${enabled ? "" : " is-off"}`, "data-type": processor.type }, head,
       this.#place && tapNode(`${this.#place}[${index}]`, processor.type),
@@ -83,7 +101,7 @@ export class ProcessorList {
     const known = type?.parameters ?? [];
     const fields = known.map((parameter) => {
       const field = buildField(parameter, processor.params?.[parameter.name] ?? parameter.default, (value) => this.#setParameter(index, parameter.name, value));
-      field.disable(this.#disabled);
+      field.disable(this.#disabled || (this.#isFixed(processor.type) && parameter.change === "refused"));
       if (parameter.description) field.node.title = parameter.description;
       field.node.dataset.parameter = parameter.name;
       return field.node;
@@ -108,7 +126,7 @@ export class ProcessorList {
     this.#block.enabled = true;
     this.#render();
     this.#rows.at(-1).querySelector("input").focus();
-    this.#say(`${humanName(type)} added`);
+    this.#say(`${processorName(type)} added`);
     this.#tell();
   }
 
@@ -116,7 +134,7 @@ export class ProcessorList {
     const [removed] = this.#block.processors.splice(index, 1);
     this.#render();
     (this.#rows[Math.min(index, this.#rows.length - 1)]?.querySelector("input") ?? this.adder).focus();
-    this.#say(`${humanName(removed.type)} removed`);
+    this.#say(`${processorName(removed.type)} removed`);
     this.#tell();
   }
 
@@ -127,7 +145,7 @@ export class ProcessorList {
     const row = this.#rows[index + by];
     const again = row.querySelector(`[data-action="${by < 0 ? "up" : "down"}"]`);
     (again.disabled ? row.querySelector("input") : again).focus();
-    this.#say(`${humanName(moved.type)} is now number ${index + by + 1} of ${this.#rows.length}`);
+    this.#say(`${processorName(moved.type)} is now number ${index + by + 1} of ${this.#rows.length}`);
     this.#tell();
   }
 
@@ -151,3 +169,6 @@ export class ProcessorList {
     this.announcer.textContent = words;
   }
 }
+
+/** A processor as the list of those to be added has it. */
+const offer = (type) => `${processorName(type.name)}${type.needs_model ? " (needs a model)" : ""}`;

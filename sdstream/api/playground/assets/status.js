@@ -35,6 +35,8 @@ export function readStatus(data) {
     effectiveFrame: lane?.effective_frame ?? null,
     warnings: data.media?.warnings ?? [],
     processors: lane?.processors ?? [],
+    missing: lane?.missing ?? [],
+    fault: lane?.phase === "failed" ? (lane.error_message ?? "") : "",
     outputs: data.outputs ?? [],
     recording: data.recording ?? null,
   };

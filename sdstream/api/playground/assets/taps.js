@@ -1,12 +1,13 @@
 // How the image processors of a running stream fare, beside their controls: a small live picture of what each made, and words.
 
-import { element, humanName } from "./dom.js";
+import { element } from "./dom.js";
+import { processorName } from "./names.js";
 
 const PAUSE_MS = 500;
 
 /** The place for one processor's picture and state. `place` is where the params name it, such as `controlnets[0]`. */
 export function tapNode(place, processor) {
-  const name = humanName(processor);
+  const name = processorName(processor);
   const image = element("img", { alt: `What ${name} sees`, width: 320, height: 320 });
   const button = element("button", { type: "button", class: "tap-picture", hidden: true, "aria-pressed": "false", "aria-label": `Live picture of ${name}: larger`, onclick: () => {
     const large = button.getAttribute("aria-pressed") !== "true";

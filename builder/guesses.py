@@ -1,0 +1,76 @@
+"""What baking a profile may take where it cannot be looked at: its model or a back end's packages are not here."""
+
+from dataclasses import dataclass
+
+from builder.estimates import GIGABYTE, RATES, Basis, Estimate
+from builder.profiles import Profile
+from sdstream import platform
+from sdstream.engines.cache import EngineCache
+from sdstream.engines.keys import BackendName
+from sdstream.settings import Family
+
+UNET: dict[Family, float] = {"sd-turbo": 1.73e9, "sd15": 1.72e9, "sdxl-turbo": 5.14e9}
+"""Bytes of the weights of the published models in half precision, from their numbers of parameters."""
+CONTROLNET: dict[Family, float] = {"sd-turbo": 0.73e9, "sd15": 0.72e9, "sdxl-turbo": 2.5e9}
+VAE_PART = {True: 0.1e9, False: 2.5e6}
+"""Half of a VAE: of the model's own, and of the small one."""
+PROCESSORS = {"depth_tensorrt": 0.05e9, "pose_tensorrt": 0.22e9, "realesrgan_trt": 0.034e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a back end's engines of a profile may take; `count` of them are made where none is there."""
+
+    profile: str
+    backend: BackendName
+    count: int
+    estimate: Estimate
+
+
+def guess(profile: Profile, backend: BackendName, cache: EngineCache) -> Guess:
+    """From the tables alone: no file is looked at, and neither is what is baked already."""
+    weights = list(_weights(profile))
+    rate = RATES[backend]
+    sizes = [weight / GIGABYTE for weight in weights]
+    memory = max((rate.memory + rate.memory_per_gigabyte * size for size in sizes), default=0.0)
+    disk = sum(rate.disk + rate.disk_per_gigabyte * size for size in sizes)
+    if backend != "compiled":  # the graph of one, and the weights of all
+        disk += max(weights, default=0.0) + sum(set(weights))
+    return Guess(
+        profile.name,
+        backend,
+        len(weights),
+        Estimate(
+            seconds=sum(rate.seconds + rate.seconds_per_gigabyte * size for size in sizes),
+            memory=int(memory),
+            least_memory=int(memory - rate.mapped_per_gigabyte * max(sizes, default=0.0)),
+            disk=int(disk),
+            free_memory=platform.free_memory(),
+            free_disk=cache.free_bytes(),
+            bases=(Basis.GUESSED,) * len(weights),
+        ),
+    )
+
+
+def guesses(profile: Profile, backend: BackendName | None, cache: EngineCache) -> list[Guess]:
+    """Of each back end that the profile names, or of the one that is asked for."""
+    return [guess(profile, name, cache) for name in profile.targets if backend in (None, name)]
+
+
+def _weights(profile: Profile) -> list[float]:
+    """Bytes of the weights of each engine. A tiny model's are nothing to speak of."""
+    family, made = profile.family, list[float]()
+    for component in profile.components:
+        if component in ("encoder", "decoder"):
+            one, count = VAE_PART[profile.full_vae], 1
+        elif component == "controlnet":
+            one, count = CONTROLNET[family], len(profile.controlnets)
+        elif component == "frame":
+            one, count = UNET[family] + 2 * VAE_PART[profile.full_vae], len(profile.slots) * len(profile.guidance)
+        else:
+            one, count = UNET[family], 1
+        made += [0.0 if profile.tiny is not None else one] * count * len(profile.sizes)
+    return made + [PROCESSORS[name] for name in profile.processors for _ in profile.sizes]
+
+
+__all__ = ["Guess", "guess", "guesses"]
