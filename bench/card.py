@@ -73,10 +73,10 @@ def is_over(standings: Iterable[Standing], seconds_left: float) -> bool:
     return all(each.step.seconds > seconds_left for each in waiting)
 
 
-def frame(model: str, size: int, streams: str, seconds: float) -> Step:
+def frame(model: str, size: int, streams: str, seconds: float, *more: str) -> Step:
     each = ("--models", model, "--sizes", str(size), "--streams", streams, "--compile", "--seconds", "3")
-    name = f"frame-{model}-{size}-{streams.replace(',', '-')}"
-    return Step(name, ("-m", "bench.frame", *each, "--wait-for-turn"), seconds, prepares=True)
+    name = f"frame-{model}-{size}-{streams.replace(',', '-')}" + "".join(more).removeprefix("-")
+    return Step(name, ("-m", "bench.frame", *each, *more, "--wait-for-turn"), seconds, prepares=True)
 
 
 TUNED = ("--models", "sd-turbo", "--sizes", "512", "--streams", "1", "--tuned", "--seconds", "3")
@@ -98,6 +98,8 @@ ON_A_GPU = (
     frame("sdxl-turbo", 512, "1,8", 20),
     frame("sd15", 512, "1", 12),
     frame("sdxl-turbo", 1024, "1", 12),
+    frame("sdxl-turbo", 1024, "1", 15, "--eight-bit"),
+    frame("sd-turbo", 512, "1", 15, "--eight-bit"),
     frame("sd-turbo", 512, "2,4", 20),
     Step("conditioning", ("-m", "bench.conditioning"), 60, writes=False),
     frame("sd-turbo", 1024, "1", 12),

@@ -6,7 +6,9 @@ All have the same networks of random weights, the same pictures and the same num
 picture in one process. This engine takes part a second time without what is made once a change of knobs (`unprepared`).
 `streams` pictures are made a call: this engine and diffusers in one batch, StreamDiffusion one after another, for it
 has no other way. On a CPU the models are small; on a GPU they are those of SD-Turbo, SDXL-Turbo and SD 1.5 in full
-size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py).
+size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py). With `--eight-bit`
+this engine takes part once more with products in eight bits, where the card has them and they win; `eight_bit` says in
+how many layers, what their copies take, and how far its first picture is from that in half precision.
 
 `host_ms` is how long the host was busy: on a GPU until the call returned, on a CPU the processor's time, which other
 programs beside this one disturb less, so it is what contenders are compared by there. `over_bare_ms` is what a call
@@ -34,7 +36,10 @@ from bench.support.contenders import BareModules, Contender, ImageToImage, Insta
 from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
+from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
+from sdstream.diffusion.eight_bit import apart, eight_bit_bytes, eight_bit_layers, note_of
+from sdstream.diffusion.eight_bit_layers import place_eight_bit
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
@@ -43,6 +48,7 @@ ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
 TUNED = Wanted(True, 240.0)
 """Trials of a few models and numbers of streams, made before anything is timed."""
+OURS_SMALL = "sdstream, 8-bit"
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
 CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
@@ -94,7 +100,9 @@ class Clock:
         return (time.perf_counter() - began) * 1000, host * 1000
 
 
-def contenders_of(work: Work, compiled: bool, tuned: bool = False) -> tuple[list[Contender], dict[str, str]]:
+def contenders_of(
+    work: Work, compiled: bool, eight_bit: bool = False, tuned: bool = False
+) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
     makers: dict[str, Callable[[], Contender]] = {
@@ -111,6 +119,11 @@ def contenders_of(work: Work, compiled: bool, tuned: bool = False) -> tuple[list
     if tuned and compiled:
         both = f"{OURS}, compiled and tuned"
         makers[both] = lambda: Ours(work, both, networks, tuned=TUNED, compiled=True)
+    if eight_bit:
+        makers[OURS_SMALL] = lambda: Ours(work, OURS_SMALL, in_eight_bits(work))
+        if compiled:
+            name = f"{OURS_SMALL}, compiled"
+            makers[name] = lambda: Ours(work, name, in_eight_bits(work), compiled=True)
     makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
     makers[ImageToImage.name] = lambda: ImageToImage(work)
     present: list[Contender] = []
@@ -121,6 +134,28 @@ def contenders_of(work: Work, compiled: bool, tuned: bool = False) -> tuple[list
         except upstream.Absent as reason:
             absent[name] = str(reason)
     return present, absent
+
+
+def in_eight_bits(work: Work) -> EagerNetworks:
+    """The same weights, and 8-bit copies of those that win by them. Raises `Absent` where none does."""
+    unet: Any = share(work.networks.unet)
+    place_eight_bit(unet, work.device)
+    if note := note_of(unet):
+        raise upstream.Absent(note)
+    return EagerNetworks(unet, work.networks.vae)
+
+
+def eight_bit_facts(contender: Contender, work: Work, others: Sequence[Contender]) -> Row | None:
+    """What there is to say of a contender in eight bits; None of the others."""
+    if not isinstance(contender, Ours) or not eight_bit_layers(contender.unet):
+        return None
+    plain = next(each for each in others if each.name == OURS)
+    wanted = plain.run(work.images[0]).clone()
+    return {
+        "layers": eight_bit_layers(contender.unet),
+        "mb": round(eight_bit_bytes(contender.unet) / 1e6, 1),
+        "picture_is_off_by": round(float(apart(contender.run(work.images[0]), wanted)), 4),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +169,9 @@ class Prepared:
     memory: Mapping[str, float | None]
 
 
-def prepare(case: Case, work: Work, compiled: bool, tuned: bool = False) -> Prepared:
+def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: bool) -> Prepared:
     """All that takes time before anything is timed."""
-    contenders, absent = contenders_of(work, compiled, tuned)
+    contenders, absent = contenders_of(work, compiled, eight_bit, tuned)
     memory = {each.name: working_memory(each, work) for each in contenders}
     for contender in contenders:
         for _ in range(2):
@@ -166,6 +201,7 @@ def measure(prepared: Prepared, seconds: float) -> list[Row]:
                 "over_bare_ms": round(statistics.median(a - b for a, b in zip(host, bare, strict=True)), 3),
                 "own_ms": round(own, 3) if ours else None,
                 "working_memory_mb": prepared.memory[contender.name],
+                "eight_bit": eight_bit_facts(contender, work, prepared.contenders),
                 "runs": contender.runner.in_force if isinstance(contender, Ours) else None,
                 "calls": len(times),
             }
@@ -178,15 +214,18 @@ def prepare_all(
     streams: Sequence[int],
     device: torch.device,
     dtype: torch.dtype,
+    *,
     compiled: bool,
-    tuned: bool = False,
+    eight_bit: bool,
+    tuned: bool,
 ) -> Iterable[Prepared]:
     """Each case with each number of streams, one after the other."""
     for case in cases:
         networks = make_networks(case.model, device, dtype)
         for number in streams:
             if number <= case.most_streams:
-                yield prepare(case, Work(networks, case.size, case.steps, number, device, dtype), compiled, tuned)
+                work = Work(networks, case.size, case.steps, number, device, dtype)
+                yield prepare(case, work, compiled, eight_bit, tuned)
 
 
 def take_turns(
@@ -319,6 +358,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
     parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
+    parser.add_argument("--eight-bit", action="store_true", help="measure the frame with products in eight bits too")
     parser.add_argument("--json", help="write the figures to this file")
     turn.add_option(parser)
     options = parser.parse_args()
@@ -336,7 +376,8 @@ def main() -> int:
         if (not wanted or case.model in wanted) and (not sizes or case.size in sizes)
     ]
     streams = [int(part) for part in options.streams.split(",")]
-    prepared = prepare_all(cases, streams, device, dtype, options.compile, options.tuned)
+    asked = {"compiled": options.compile, "eight_bit": options.eight_bit, "tuned": options.tuned}
+    prepared = prepare_all(cases, streams, device, dtype, **asked)
     if options.wait_for_turn:
         prepared = list(prepared)
         turn.wait()

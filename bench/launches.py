@@ -6,9 +6,10 @@
 Counted is with tensors that have shapes and no memory, so the full-size networks take neither a GPU nor time. With a
 torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of
 plain blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with
-what changes with a knob only made before, `whole` with all rows of the table where they lie, and `tuned` that with all
-convolutions by the kernel of this project that is the most promising on an H100. `change` is what is done
-once for each turn of a knob.
+what changes with a knob only made before, `whole` with all rows of the table where they lie. Of that, `tuned` has all
+convolutions by the kernel of this project that is the most promising on an H100, and `eight_bit` the products of the
+UNet in eight bits, as far as they can be, whether that is faster or not. `change` is what is done once for each turn of
+a knob.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.tilings import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
+from sdstream.diffusion.eight_bit import EightBitLinear, EightBitWeight, Terms, source_of
+from sdstream.diffusion.eight_bit_layers import products_of
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
 from sdstream.diffusion.fused_switch import join_steps_on, plain_blocks
@@ -69,7 +72,7 @@ IDLE = {"aten._unsafe_view", "aten.empty", "aten.empty_like", "aten.new_empty", 
 KINDS = {
     "convolution": ("convolution",),
     "attention": ("attention", "flash", "fmha"),
-    "product": ("addmm", "aten.mm", "bmm", "gemm", "cutlass", "nvjet"),
+    "product": ("addmm", "aten.mm", "scaled_mm", "bmm", "gemm", "cutlass", "nvjet"),
     "norm": ("group_norm", "layer_norm", "summed_norm"),
     "copy": ("clone", "_to_copy", "copy_", "cat", "stack", "index", "roll", "upsample", "memcpy", "nchw", "nhwc"),
 }
@@ -188,6 +191,11 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
         with counting:
             frame.complete(knobs)
         found["change"] = summed(counting)
+        make_eight_bit_of_shapes(networks.unet)
+        memory = make_memory(completed)
+        with counting:
+            run(frame, image, completed, memory, None)
+        found["eight_bit"] = summed(counting)
     kind = {"model": model, "size": size, "steps": len(steps), "streams": streams, "controls": nets, "device": device}
     return {**kind, "ways": found}
 
@@ -236,6 +244,15 @@ def give_memory(network: torch.nn.Module, device: str) -> None:
                 order = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
                 made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=order)
                 tensors[name] = torch.nn.Parameter(made, requires_grad=False) if kind == "_parameters" else made
+
+
+def make_eight_bit_of_shapes(unet: torch.nn.Module) -> None:
+    """As `make_eight_bit`, which looks at numbers that are not there."""
+    for layer in products_of(unet):
+        owner: Any = layer
+        if type(layer) is torch.nn.Linear:
+            owner.__class__ = EightBitLinear
+        owner.eight_bit = EightBitWeight(source_of(layer), Terms("rows"))
 
 
 def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str, nets: int = 0) -> Knobs:

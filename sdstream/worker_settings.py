@@ -119,6 +119,12 @@ class WorkerSettings(BaseModel):
         description="Seconds in all that a worker may spend on such trials, in the first pictures of streams; what "
         "is not reached has its trial after the next start. 0: only what is known from earlier starts.",
     )
+    eight_bit: Literal["off", "linear"] = Field(
+        default="off",
+        description="Multiply in eight bits (float8) in the linear layers of UNets and ControlNets, where a GPU of "
+        "compute capability 8.9 or later does that faster: linear. It changes pictures a little, and costs a byte more "
+        "for each weight of those layers. Off: half precision.",
+    )
     safety_check_interval: int = Field(
         default=1,
         ge=1,

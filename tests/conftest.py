@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub; read when huggingface_hub is imported
+# Threads that wait spin otherwise, and take the cores from the other tests; read when torch is loaded, by every child.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -80,6 +80,7 @@ class Ours:
     ) -> None:
         self.name = name
         self._wanted = tuned or Wanted()
+        self.unet: torch.nn.Module = getattr(networks, "unet", work.networks.unet)
         frame = Frame(networks, slots=len(work.steps), guidance="self")
         self.runner: Runner = make_runner(frame, work.device, **options)
         schedule = Schedule.from_config(NOISE)

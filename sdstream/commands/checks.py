@@ -24,6 +24,8 @@ from sdstream.streams.holding import is_held
 
 COMFORTABLE_FREE_BYTES = 10 * 2**30
 """Models and engines take gigabytes; less is a warning."""
+LEAST_FOR_EIGHT_BIT = 89
+"""Compute capability, 89 for 8.9; the worker, which has torch, looks again."""
 TORCH_SECONDS = 120.0
 ECHO_SECONDS = 1.0
 
@@ -139,6 +141,16 @@ def check_gpu(facts: MachineFacts) -> Check:
     return Check("GPU", Verdict.GOOD, f"{cards}; driver {facts.gpus[0].driver}")
 
 
+def check_eight_bit(capability: int | None) -> Check:
+    """Whether the card, of this compute capability (89 for 8.9, None without one), has what `eight_bit` asks for."""
+    if capability is not None and capability >= LEAST_FOR_EIGHT_BIT:
+        finding = "the card has them; a trial at loading finds out which layers are faster so"
+        return Check("products in eight bits", Verdict.GOOD, finding)
+    has = "there is no NVIDIA card" if capability is None else f"the card has compute capability {capability / 10:.1f}"
+    remedy = "Layers stay in half precision, and status says so."
+    return Check("products in eight bits", Verdict.NOTE, f"{has}, and they need 8.9 or later", remedy)
+
+
 def check_torch(settings: Settings, facts: MachineFacts) -> Check:
     """Import torch in a process of its own, as the worker does, and use the device once."""
     try:
@@ -239,6 +251,7 @@ __all__ = [
     "check_access",
     "check_address",
     "check_data_directory",
+    "check_eight_bit",
     "check_encoder",
     "check_gpu",
     "check_models",

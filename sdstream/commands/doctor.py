@@ -20,6 +20,7 @@ from sdstream.commands.checks import (
     check_access,
     check_address,
     check_data_directory,
+    check_eight_bit,
     check_encoder,
     check_gpu,
     check_models,
@@ -28,7 +29,7 @@ from sdstream.commands.checks import (
 )
 from sdstream.commands.flags import with_settings
 from sdstream.commands.gateway_checks import check_directory, check_endpoint
-from sdstream.commands.machine import MachineFacts, read_machine
+from sdstream.commands.machine import MachineFacts, compute_capability, read_machine
 from sdstream.commands.plan import PlanLine, plan_serve
 from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
 from sdstream.settings import Settings
@@ -101,6 +102,9 @@ async def run_checks(
         remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
         checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
     checks.append(check_gpu(facts))
+    if settings.eight_bit != "off":
+        _, _, number = settings.worker_device.partition(":")
+        checks.append(check_eight_bit(compute_capability(int(number) if number.isdigit() else 0)))
     on_start("torch")
     checks.append(await asyncio.to_thread(check_torch, settings, facts))
     checks += [check_encoder(settings, facts), check_data_directory(settings)]

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.diffusion.eight_bit import EightBitRows, gated_for, normed_for, product, summed_norm_for, weight_of
 from sdstream.diffusion.fused_switch import are_blocks_fused
 from sdstream.diffusion.group_norm import group_norm_kept
 from sdstream.diffusion.joining import OneProduct
 from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
-from sdstream.diffusion.pointwise import add_product, are_joined, gated, summed_norm
+from sdstream.diffusion.pointwise import add_product, are_joined, gated
 from sdstream.diffusion.prepared import Context, TakesContext
 
 _Attention: Any = attentions.Attention
@@ -34,7 +35,7 @@ class FusedCrossAttention(_Attention, TakesContext):
         made: torch.Tensor = self.to_out[0](self.look(hidden_states, encoder_hidden_states))
         return made
 
-    def look(self, hidden_states: torch.Tensor, context: Context) -> torch.Tensor:
+    def look(self, hidden_states: torch.Tensor | EightBitRows, context: Context) -> torch.Tensor:
         """What is seen, before the layer that answers."""
         query = self.to_q(hidden_states)
         width: int = self.to_k.out_features
@@ -72,11 +73,11 @@ class FusedSelfAttention(_Attention, OneProduct):
         """Whether its weights are joined, and nothing else was installed that attends in its place."""
         return self.joined is not None and isinstance(self.processor, attentions.AttnProcessor2_0)
 
-    def look(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def look(self, hidden_states: torch.Tensor | EightBitRows) -> torch.Tensor:
         """What is seen, before the layer that answers."""
         assert self.joined is not None
         rows, tokens, width = hidden_states.shape
-        projected = functional.linear(hidden_states, self.joined.weight)
+        projected = _times(hidden_states, self, self.joined.weight)
         parts = projected.view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         return seen.transpose(1, 2).reshape(hidden_states.shape)
@@ -100,15 +101,17 @@ class FusedTransformerBlock(_Block):
         prepared = can_look and isinstance(encoder_hidden_states, Context) and are_blocks_fused()
         if not prepared or not are_joined(hidden_states):
             return super().forward(hidden_states, encoder_hidden_states=encoder_hidden_states, **kwargs)
-        seen = functional.linear(first.look(self.norm1(hidden_states)), first.to_out[0].weight)
-        hidden_states, normed = summed_norm(hidden_states, seen, first.to_out[0].bias, self.norm2)
-        seen = functional.linear(second.look(normed, encoder_hidden_states), second.to_out[0].weight)
-        last = _adding(self.ff)
+        answer, asked = first.to_out[0], weight_of(second.to_q)
+        seen = _times(first.look(normed_for(weight_of(first), self.norm1, hidden_states)), answer, answer.weight)
+        hidden_states, normed = summed_norm_for(asked, hidden_states, seen, answer.bias, self.norm2)
+        answer, gate, last = second.to_out[0], self.ff.net[0], _adding(self.ff)
+        seen = _times(second.look(normed, encoder_hidden_states), answer, answer.weight)
+        asked = weight_of(gate.proj) if isinstance(gate, FusedGate) else None
         after = None if last is None else last.bias
-        hidden_states, normed = summed_norm(hidden_states, seen, second.to_out[0].bias, self.norm3, after)
+        hidden_states, normed = summed_norm_for(asked, hidden_states, seen, answer.bias, self.norm3, after)
         if last is not None:
-            return add_product(hidden_states, self.ff.net[0](normed), last.weight)
-        made: torch.Tensor = hidden_states + self.ff(normed)
+            return add_product(hidden_states, gate(normed), last.weight)
+        made: torch.Tensor = hidden_states + _fed_forward(self.ff, normed)
         return made
 
 
@@ -136,6 +139,16 @@ class FusedTransformer(_Transformer):
         return (hidden_states + made,)
 
 
+def _fed_forward(layers: Any, normed: torch.Tensor | EightBitRows) -> torch.Tensor:
+    """Of a feed-forward net; in eight bits what its gate answers is such at once."""
+    gate, last = layers.net[0], layers.net[-1]
+    weight = weight_of(last)
+    if not isinstance(gate, FusedGate) or (weight is None and not isinstance(normed, EightBitRows)):
+        return layers(normed)
+    made: torch.Tensor = last(gated_for(weight, gate.proj(normed)))
+    return made
+
+
 def _adding(layers: Any) -> Any:
     """The last layer of a feed-forward net if that adds into what is given to it; None if it is to answer alone."""
     gate, last = layers.net[0], layers.net[-1]
@@ -152,7 +165,18 @@ def _is_simple(layer: Any) -> bool:
 
 def _product(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Of a linear layer, or of a convolution of single pixels, [B, pixels, channels]."""
-    return functional.linear(tokens, layer.weight.flatten(1), layer.bias)
+    return _times(tokens, layer, layer.weight.flatten(1), layer.bias)
+
+
+def _times(
+    x: torch.Tensor | EightBitRows, owner: Any, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`x` [B, tokens, in] times `weight` [out, in], which is `owner`'s, in eight bits where that is so there."""
+    small = weight_of(owner)
+    if isinstance(x, EightBitRows) or (small is not None and small.takes(x)):
+        assert small is not None, "what is in eight bits was made for this weight"
+        return product(x, small, bias)
+    return functional.linear(x, weight, bias)
 
 
 def _is_plain(attention: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdstream.diffusion.eight_bit import follow, memory_of
 from sdstream.diffusion.joining import join
 from sdstream.diffusion.lora import PARTS, Lora
 from sdstream.diffusion.models import Model, ModelOrigin
@@ -151,6 +152,7 @@ def _sharing_copy(network: nn.Module, own: set[str]) -> nn.Module:
         parameter = nn.Parameter(network.get_parameter(name).detach().clone(), requires_grad=False)
         setattr(made.get_submodule(module), last, parameter)
     join(made)
+    follow(made)
     return made
 
 
@@ -161,12 +163,15 @@ def _write(model: Model, base: Model, loras: WeightedLoras) -> None:
     checks: dict[str, torch.Tensor] = {}
     for part, network in networks_of(model).items():
         originals = dict(pristine[part].named_parameters())
+        written: list[torch.Tensor] = []
         for name, parameter in network.named_parameters():
             original = originals[name]
             if parameter is original:
                 continue
             parameter.copy_(_sum(original, loras, part, name))
             checks[f"{part}.{name}"] = parameter.isfinite().all()
+            written.append(parameter)
+        follow(network, memory_of(written))
     _refuse_what_is_not_finite(checks, loras)
 
 

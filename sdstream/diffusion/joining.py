@@ -30,6 +30,8 @@ class OneProduct:
     __slots__ = ()  # a block becomes one by its class alone
 
     joined: Joined | None = None
+    eight_bit: Any = None
+    """The 8-bit copy of the joined weights (`sdstream.diffusion.eight_bit`); None where there is none."""
 
 
 def join(network: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from sdstream.diffusion.eight_bit import eight_bit_layers, follow, note_of
 from sdstream.diffusion.joining import join
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
@@ -49,6 +50,8 @@ class Networks(nn.Module):
     """Whether `predict` wants `pooled` and `time_ids`, as SDXL does."""
     back_end: str = "torch"
     """What answers, as status names it, in lower case, such as `tensorrt`."""
+    notes: tuple[str, ...] = ()
+    """Why something faster that was asked for is not in force."""
     capturable: bool = True
     """Whether the calls may be recorded into a CUDA graph: all they do is launched on the current stream."""
 
@@ -143,6 +146,10 @@ class EagerNetworks(Networks):
     def __init__(self, unet: nn.Module, vae: nn.Module) -> None:
         super().__init__()
         join(unet)  # which may be a copy of one whose weights were joined
+        follow(unet)
+        if eight_bit_layers(unet):
+            self.back_end = "torch+eight_bit"
+        self.notes = (note,) if (note := note_of(unet)) else ()
         self.unet = unet
         self.vae = vae
         self.dtype = next(unet.parameters()).dtype

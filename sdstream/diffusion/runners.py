@@ -62,6 +62,7 @@ class EagerRunner:
         self._call: Callable[[torch.Tensor, Knobs, Memory], Result] = frame
         self._complete = frame.complete
         self._in_force = frame.networks.back_end
+        self._notes: tuple[str, ...] = frame.networks.notes
         self._rows: dict[tuple[int, ...], torch.Tensor] = {}
 
     @property
@@ -70,7 +71,7 @@ class EagerRunner:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ()
+        return self._notes
 
     def complete(self, knobs: Knobs) -> Knobs:
         return self._complete(knobs)
@@ -114,7 +115,6 @@ class CompiledRunner(EagerRunner):
         library: Any = torch
         self._plain = self._call
         self._in_force += "+compile"
-        self._notes: tuple[str, ...] = ()
         self._met: set[tuple[object, ...]] = set()
         # A graph for each number of streams: shapes are few, and a shape that is known is faster. Whole or not at all:
         # pieces with Python between them would be neither fast nor fit to be captured, and nobody would be told.
@@ -127,10 +127,6 @@ class CompiledRunner(EagerRunner):
     def _compiled(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         picture, latent, planes, finite, *kept = self._flat(image, knobs, memory)
         return Result(picture, latent, Memory(*kept), planes, finite)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._notes
 
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         if self._call is self._plain:
@@ -147,7 +143,7 @@ class CompiledRunner(EagerRunner):
         except (RuntimeError, OSError, ImportError) as error:  # dynamo's and inductor's errors are RuntimeErrors
             self._call = self._plain
             self._in_force = self._in_force.removesuffix("+compile")
-            self._notes = (f"torch.compile failed, so frames run without it: {_summary(error)}",)
+            self._notes += (f"torch.compile failed, so frames run without it: {_summary(error)}",)
             return self._plain(image, knobs, memory)
 
 

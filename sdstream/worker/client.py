@@ -61,6 +61,7 @@ WORKER_SETTINGS = {
     "compile_networks",
     "cuda_graphs",
     "fused_blocks",
+    "eight_bit",
     "tuned_convolutions",
     "convolution_trial_seconds",
     "optical_flow",

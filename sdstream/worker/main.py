@@ -70,6 +70,7 @@ class Worker:
         import torch
 
         from sdstream.diffusion.convolving.switch import use_tuned_convolutions
+        from sdstream.diffusion.eight_bit_switch import use_eight_bit
         from sdstream.diffusion.fused_switch import use_fused_blocks
         from sdstream.directories import choose_data_directory
         from sdstream.params import ModelTable
@@ -92,6 +93,7 @@ class Worker:
         known = choose_data_directory(settings).path.expanduser().absolute() / "convolutions"
         wanted = settings.tuned_convolutions and settings.fused_blocks
         use_tuned_convolutions(wanted, settings.convolution_trial_seconds, known)
+        use_eight_bit(settings.eight_bit)
         self._make_lane = LaneWork
         self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench.frame import OURS, OURS_UNPREPARED, contenders_of, missed_goals
+from bench import frame
+from bench.frame import OURS, OURS_SMALL, OURS_UNPREPARED, contenders_of, eight_bit_facts, missed_goals
 from bench.support.contenders import BareModules, ImageToImage, InstantNetworks, Ours, Upstream, Work
 from bench.support.random_models import make_networks, operators_of
 from bench.support.roofline import CARDS, card_of, least_seconds
+from sdstream.diffusion.eight_bit import Terms
+from sdstream.diffusion.eight_bit_layers import make_eight_bit
 from tests.diffusion.runs import distance
 
 CPU = torch.device("cpu")
@@ -53,6 +56,25 @@ def test_every_contender_makes_pictures_of_every_stream() -> None:
     assert {tuple(images.shape) for images in made.values()} == {(2, 3, 64, 64)}
     for name in made.keys() - {BareModules.name}:
         assert distance(made[name][0], made[name][1]) > 1e-3, "streams have pictures of their own"
+
+
+def test_eight_bits_take_part_beside_the_same_weights_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
+    with pytest.warns(RuntimeWarning, match="eight bits were asked for"):
+        _, absent = contenders_of(work, compiled=False, eight_bit=True)
+    assert "cpu has no units for float8" in absent[OURS_SMALL]
+
+    def place(unet: torch.nn.Module, device: torch.device) -> None:
+        make_eight_bit(unet, lambda out, width: Terms("plain"))
+
+    monkeypatch.setattr(frame, "place_eight_bit", place)
+    contenders, _ = contenders_of(work, compiled=False, eight_bit=True)
+    facts = {each.name: eight_bit_facts(each, work, contenders) for each in contenders}
+    small = facts.pop(OURS_SMALL)
+    assert set(facts.values()) == {None}
+    assert small is not None
+    assert small["layers"] > 0
+    assert 0.0 < small["picture_is_off_by"] < 0.1
 
 
 def test_this_engine_and_upstream_make_the_same_pictures_there() -> None:

@@ -1,6 +1,6 @@
 """Memory over many times on and off of everything that steers, on tiny models on the CPU.
 
-`SDSTREAM_TEST_CYCLES=500` has them do it so often; what a cycle may leave is the same.
+`TEST_CYCLES=500` has them do it so often; what a cycle may leave is the same.
 """
 
 import gc

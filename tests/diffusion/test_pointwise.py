@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import fused, fused_attention, pointwise
+from sdstream.diffusion import eight_bit, fused, fused_attention, pointwise
 from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import fuse
@@ -119,9 +119,13 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
 
     for room in (fused, fused_attention):
         monkeypatch.setattr(room, "are_joined", lambda x: True)
-    for room, names in ((twins, ("biased_sum",)), (fused_attention, ("add_product", "gated", "summed_norm"))):
-        for name in names:
-            monkeypatch.setattr(room, name, counted(name))
+    for room, name in (
+        (twins, "biased_sum"),
+        (fused_attention, "add_product"),
+        (fused_attention, "gated"),
+        (eight_bit, "summed_norm"),
+    ):
+        monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)
     assert asked == {"add_product", "biased_sum", "gated", "summed_norm"}
     assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5

@@ -19,6 +19,7 @@ from sdstream.commands.checks import (
     check_access,
     check_address,
     check_data_directory,
+    check_eight_bit,
     check_encoder,
     check_gpu,
     check_models,
@@ -144,6 +145,13 @@ async def test_a_range_of_ports_that_is_taken_is_bad() -> None:
         check = await check_address("127.0.0.1", Settings(webrtc_ports=(port, port)))
     assert check.verdict is Verdict.BAD
     assert str(port) in check.finding
+
+
+@pytest.mark.parametrize(("capability", "verdict"), [(None, Verdict.NOTE), (86, Verdict.NOTE), (89, Verdict.GOOD)])
+def test_products_in_eight_bits_need_ada_or_later(capability: int | None, verdict: Verdict) -> None:
+    check = check_eight_bit(capability)
+    assert check.verdict is verdict
+    assert ("8.9" in check.finding) == (verdict is Verdict.NOTE)
 
 
 def test_gpu() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.schedule import ALONE_SECONDS, SECONDS, Schedule
+from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
 PYTHON = """#!/bin/sh
@@ -183,3 +185,30 @@ def test_the_longest_file_goes_first() -> None:
 @pytest.mark.parametrize("file", sorted(SECONDS.keys() | ALONE_SECONDS.keys()))
 def test_the_files_that_are_called_long_are_there(file: str) -> None:
     assert (ROOT / file).is_file()
+
+
+def test_a_shared_folder_is_made_once_for_all_processes_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        (folder / "part").write_text("half")
+        if len(made) == 1:
+            raise OSError("the process that came first fails")
+        (folder / "part").write_text("whole")
+
+    def ask(process: str) -> Path:
+        factory: Any = SimpleNamespace(getbasetemp=lambda: tmp_path / process)
+        return made_once(factory, "thing", make)
+
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    with pytest.raises(OSError, match="came first"):
+        ask("popen-gw0")
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(ask, [f"popen-gw{number}" for number in range(4)]))
+    (folder,) = folders
+    assert folder.parent == tmp_path
+    assert (folder / "part").read_text() == "whole"
+    assert len(made) == 2

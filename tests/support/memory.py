@@ -17,11 +17,11 @@ def held_bytes() -> int:
 
 
 def cycles(usual: int) -> int:
-    """How often a test that looks for a leak does what may leak: `usual`, or what `SDSTREAM_TEST_CYCLES` says.
+    """How often a test that looks for a leak does what may leak: `usual`, or what `TEST_CYCLES` says.
 
     Such a test allows so many bytes a cycle that `usual` cycles tell a leak from the allocator's own ups and downs.
     """
-    return int(os.environ.get("SDSTREAM_TEST_CYCLES") or usual)
+    return int(os.environ.get("TEST_CYCLES") or usual)
 
 
 __all__ = ["cycles", "held_bytes"]
