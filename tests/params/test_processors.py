@@ -34,7 +34,7 @@ def test_every_name_of_the_wire_is_described() -> None:
 def test_those_that_run_without_weights() -> None:
     assert {name for name, kind in PROCESSORS.items() if not kind.needs_model} == {
         *("passthrough", "blur", "sharpen", "canny", "soft_edge", "standard_lineart", "feedback", "upscale"),
-        *("external", "latent_feedback"),
+        *("external", "latent_feedback", "temporal_net_tensorrt"),
     }
 
 

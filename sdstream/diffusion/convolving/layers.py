@@ -52,7 +52,13 @@ class FusedSmallDecoder(_SmallDecoder):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not are_blocks_fused() or not are_convolved(x):
             return super().forward(x)
-        hidden = torch.tanh(x / 3) * 3
+        return self.between(torch.tanh(x / 3) * 3).mul(2).sub(1)
+
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What its layers answer, without what is done with values before and after them."""
+        if not are_blocks_fused() or not are_convolved(hidden):
+            plain: torch.Tensor = self.layers(hidden)
+            return plain
         doubled = False
         layers = list(self.layers)
         for index, layer in enumerate(layers):
@@ -64,7 +70,7 @@ class FusedSmallDecoder(_SmallDecoder):
                 doubled = False
             elif not isinstance(layer, nn.ReLU):
                 hidden = layer(hidden)
-        return hidden.mul(2).sub(1)
+        return hidden
 
 
 def _is_doubling(upsampler: Any) -> bool:

@@ -1,0 +1,82 @@
+"""Kernels become programs for cards that are not here: what only a compiler refuses, an interpreter lets pass."""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from sdstream.diffusion.group_norm_tiling import tiling_of
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.slow,
+]
+NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
+"""What is no pointer; other numbers are whole."""
+WHOLE = {"rows", "channels", "first", "shift_stride", "width", "squares", "pixels", "slots", "against"}
+Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
+
+
+def norms() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.group_norm_kernels")
+    for rows, channels in ((4096, 960), (64, 2560)):
+        tiling = tiling_of(rows, channels, 32)
+        shape = {"groups": 32, "width": channels // 32, "padded": tiling.padded, "together": tiling.together}
+        shape |= {"at_once": tiling.at_once, "tiles": tiling.tiles, "tile_rows": tiling.tile_rows}
+        for two, keeps, bias, shift in (
+            (True, True, False, False),
+            (False, True, True, False),
+            (False, False, False, True),
+        ):
+            given = {**shape, "has_other": two, "has_shift": shift}
+            ends = {"silu": True, "summed": tiling.tiles > 1, "keeps": keeps, "has_kept_bias": bias}
+            yield kernels.group_norm_values, {"partial": "*fp32"}, given | ends
+            if tiling.tiles > 1:
+                yield kernels.group_norm_sums, {"partial": "*fp32"}, given
+
+
+def sums() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.pointwise_kernels")
+    for after in (True, False):
+        yield kernels.summed_norm_values, {}, {"has_after": after, "at_once": 512}
+
+
+def steps() -> Iterator[Case]:
+    latents: Any = importlib.import_module("sdstream.diffusion.latents_kernels")
+    pictures: Any = importlib.import_module("sdstream.diffusion.pictures_kernels")
+    sizes = {"channels": 4, "padded": 4, "at_once": latents.PIXELS}
+    halves = {"latent": "*fp16", "rows": "*fp16", "predicted": "*fp16"}
+    names = {*latents.closed_values.arg_names, *latents.opened_values.arg_names} - WHOLE - NUMBERS.keys()
+    tensors = {name: "*fp32" for name in names if not name.endswith("_stride")} | halves
+    tensors |= {"pictures": "*i64", "new_pictures": "*i64"}
+    yield latents.opened_values, tensors, sizes
+    for source in range(4):
+        kind = {"source": source, "velocity": source > 1, "moves": source != 1, "bounded": source != 2}
+        yield latents.closed_values, tensors, {**sizes, **kind}
+    shares = {
+        name: 0.5
+        for name in (*pictures.picture_values.arg_names, *pictures.planes_values.arg_names)
+        if "_from_" in name or name[:2] in ("y_", "u_", "v_")
+    }
+    bytes_of = {"planes": "*u8", "finite": "*u8", "image": "*fp32", "picture": "*fp16", "out": "*fp16"}
+    yield pictures.picture_values, bytes_of, {**shares, "at_once": pictures.SQUARES}
+    yield pictures.planes_values, bytes_of, {**shares, "at_once": pictures.SQUARES}
+
+
+@pytest.mark.parametrize("card", [80, 90, 120])
+@pytest.mark.parametrize("cases", [norms, sums, steps])
+def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:
+    compiler: Any = importlib.import_module("triton.compiler")
+    backends: Any = importlib.import_module("triton.backends.compiler")
+    for kernel, types, constants in cases():
+        signature: dict[str, str] = {}
+        for name in kernel.arg_names:
+            number = "i32" if name in WHOLE or name.endswith("_stride") else NUMBERS.get(name, "*fp16")
+            # In the norms `rows` is a number, among latents what the network takes.
+            signature[name] = "constexpr" if name in constants else types.get(name, number)
+        fixed = {(index,): constants[name] for index, name in enumerate(kernel.arg_names) if name in constants}
+        source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=fixed)
+        made = compiler.compile(source, target=backends.GPUTarget("cuda", card, 32), options={"num_warps": 4})
+        assert len(made.asm["cubin"]) > 0
