@@ -79,11 +79,14 @@ def frame(model: str, size: int, streams: str, seconds: float, *more: str) -> St
     return Step(name, ("-m", "bench.frame", *each, *more, "--wait-for-turn"), seconds, prepares=True)
 
 
+TUNED = ("--models", "sd-turbo", "--sizes", "512", "--streams", "1", "--tuned", "--seconds", "3")
+"""No part of what prepares beside others: which convolution is the faster shows only where nothing else runs."""
 TESTS = Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 90, writes=False)
 ON_A_GPU = (
     TESTS,
     frame("sd-turbo", 512, "1,8", 20),
     Step("convolutions", ("-m", "bench.convolutions"), 60),
+    Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
     Step(
         "engines",

@@ -37,6 +37,7 @@ from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
 from sdstream.diffusion.attention import share
+from sdstream.diffusion.convolving.switch import Wanted
 from sdstream.diffusion.eight_bit import apart, eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.eight_bit_layers import place_eight_bit
 from sdstream.diffusion.networks import EagerNetworks
@@ -45,6 +46,8 @@ from sdstream.worker.devices import Device
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
+TUNED = Wanted(True, 240.0)
+"""Trials of a few models and numbers of streams, made before anything is timed."""
 OURS_SMALL = "sdstream, 8-bit"
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
@@ -97,7 +100,9 @@ class Clock:
         return (time.perf_counter() - began) * 1000, host * 1000
 
 
-def contenders_of(work: Work, compiled: bool, eight_bit: bool = False) -> tuple[list[Contender], dict[str, str]]:
+def contenders_of(
+    work: Work, compiled: bool, eight_bit: bool = False, tuned: bool = False
+) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
     makers: dict[str, Callable[[], Contender]] = {
@@ -109,6 +114,11 @@ def contenders_of(work: Work, compiled: bool, eight_bit: bool = False) -> tuple[
         makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
     if compiled:
         makers[f"{OURS}, compiled"] = lambda: Ours(work, f"{OURS}, compiled", networks, compiled=True)
+    if tuned:
+        makers[f"{OURS}, tuned"] = lambda: Ours(work, f"{OURS}, tuned", networks, tuned=TUNED)
+    if tuned and compiled:
+        both = f"{OURS}, compiled and tuned"
+        makers[both] = lambda: Ours(work, both, networks, tuned=TUNED, compiled=True)
     if eight_bit:
         makers[OURS_SMALL] = lambda: Ours(work, OURS_SMALL, in_eight_bits(work))
         if compiled:
@@ -159,9 +169,9 @@ class Prepared:
     memory: Mapping[str, float | None]
 
 
-def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool) -> Prepared:
+def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: bool) -> Prepared:
     """All that takes time before anything is timed."""
-    contenders, absent = contenders_of(work, compiled, eight_bit)
+    contenders, absent = contenders_of(work, compiled, eight_bit, tuned)
     memory = {each.name: working_memory(each, work) for each in contenders}
     for contender in contenders:
         for _ in range(2):
@@ -207,13 +217,15 @@ def prepare_all(
     *,
     compiled: bool,
     eight_bit: bool,
+    tuned: bool,
 ) -> Iterable[Prepared]:
     """Each case with each number of streams, one after the other."""
     for case in cases:
         networks = make_networks(case.model, device, dtype)
         for number in streams:
             if number <= case.most_streams:
-                yield prepare(case, Work(networks, case.size, case.steps, number, device, dtype), compiled, eight_bit)
+                work = Work(networks, case.size, case.steps, number, device, dtype)
+                yield prepare(case, work, compiled, eight_bit, tuned)
 
 
 def take_turns(
@@ -345,6 +357,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of turns for each case and number of streams")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
+    parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
     parser.add_argument("--eight-bit", action="store_true", help="measure the frame with products in eight bits too")
     parser.add_argument("--json", help="write the figures to this file")
     turn.add_option(parser)
@@ -363,7 +376,7 @@ def main() -> int:
         if (not wanted or case.model in wanted) and (not sizes or case.size in sizes)
     ]
     streams = [int(part) for part in options.streams.split(",")]
-    asked = {"compiled": options.compile, "eight_bit": options.eight_bit}
+    asked = {"compiled": options.compile, "eight_bit": options.eight_bit, "tuned": options.tuned}
     prepared = prepare_all(cases, streams, device, dtype, **asked)
     if options.wait_for_turn:
         prepared = list(prepared)

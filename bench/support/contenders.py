@@ -8,6 +8,7 @@ import torch
 
 from bench.support import upstream
 from bench.support.random_models import TOKENS, Networks
+from sdstream.diffusion.convolving.switch import Wanted, convolutions
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
@@ -65,12 +66,20 @@ class Work:
 
 class Ours:
     """This project's frame, in a table of S streams as the worker runs it; with `prepared` False what its knobs alone
-    lead to is computed in every frame."""
+    lead to is computed in every frame. Convolutions are torch's unless they are wanted `tuned`."""
 
     def __init__(
-        self, work: Work, name: str, networks: FrameNetworks, *, prepared: bool = True, **options: Any
+        self,
+        work: Work,
+        name: str,
+        networks: FrameNetworks,
+        *,
+        prepared: bool = True,
+        tuned: Wanted | None = None,
+        **options: Any,
     ) -> None:
         self.name = name
+        self._wanted = tuned or Wanted()
         self.unet: torch.nn.Module = getattr(networks, "unet", work.networks.unet)
         frame = Frame(networks, slots=len(work.steps), guidance="self")
         self.runner: Runner = make_runner(frame, work.device, **options)
@@ -94,7 +103,8 @@ class Ours:
         self._rows = list(range(work.streams))
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        return self.runner.run_rows(images, self._knobs, self._memory, self._rows).image
+        with convolutions(self._wanted):
+            return self.runner.run_rows(images, self._knobs, self._memory, self._rows).image
 
 
 class BareModules:

@@ -1,6 +1,8 @@
 """Whether convolutions are computed the way that is the fastest on each card. Of this process; without kernels, so that
 anybody may ask."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,4 +34,15 @@ def wanted_of_convolutions() -> Wanted:
     return _Switch.wanted
 
 
-__all__ = ["Wanted", "use_tuned_convolutions", "wanted_of_convolutions"]
+@contextmanager
+def convolutions(wanted: Wanted) -> Generator[None]:
+    """Within it convolutions are computed as `wanted` says: to compare. What was found out for it stays known as long
+    as nothing else is tuned in between."""
+    before, _Switch.wanted = _Switch.wanted, wanted
+    try:
+        yield
+    finally:
+        _Switch.wanted = before
+
+
+__all__ = ["Wanted", "convolutions", "use_tuned_convolutions", "wanted_of_convolutions"]

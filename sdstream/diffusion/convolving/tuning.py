@@ -6,7 +6,6 @@ found out is remembered in the data directory, for the card and the software it 
 """
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sdstream.clock import SystemClock
 from sdstream.diffusion.convolving.choices import (
     MOST_ATTEMPTS,
     PLAIN,
@@ -50,7 +50,7 @@ class Tuning:
     seconds_left: float
     trial: Trial
     proof: Proof
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = SystemClock().monotonic
     choices: dict[str, Choice] = field(default_factory=dict[str, Choice])
     attempts: dict[str, int] = field(default_factory=dict[str, int])
     remembered: dict[str, Choice] = field(default_factory=dict[str, Choice])
