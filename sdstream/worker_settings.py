@@ -107,7 +107,7 @@ class WorkerSettings(BaseModel):
         "frame.",
     )
     tuned_convolutions: bool = Field(
-        default=True,
+        default=False,  # until a card has shown what they are worth: trials make streams stand still
         description="On a CUDA GPU, try this project's convolutions against cuDNN's for each shape when it is first "
         "met, and take the faster. What was found out is kept in the data directory. Off: cuDNN's alone. Needs "
         "fused_blocks.",
