@@ -34,7 +34,7 @@ from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Recall, Steering, Style, make_knobs, make_memory

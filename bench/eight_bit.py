@@ -3,7 +3,7 @@
     python -m bench.eight_bit [--models tiny,mid] [--json FILE]
 
 Networks of random weights, in float32 on a CPU, make the same pictures three times: as they are, in float16, and with
-the layers that `sdstream.diffusion.eight_bit_layers` names in eight bits, by the plain twin, whose arithmetic is that
+the layers that `sdstream.diffusion.eight_bit.layers` names in eight bits, by the plain twin, whose arithmetic is that
 of a GPU but for the order of sums. PSNR is of pictures of 0 to 1 against float32. Random weights neither have the
 outliers of trained ones nor their use for small differences: published weights were not tried with this.
 """
@@ -27,10 +27,10 @@ from torch.nn import functional
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import SMALL, Networks, make_networks
 from bench.support.targets import machine
-from sdstream.diffusion.eight_bit import EightBitWeight, Terms, apart, product, weight_of
-from sdstream.diffusion.eight_bit_layers import make_eight_bit
-from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.joining import join
+from sdstream.diffusion.eight_bit.layers import make_eight_bit
+from sdstream.diffusion.eight_bit.products import EightBitWeight, Terms, apart, product, weight_of
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.networks import EagerNetworks
 
 CPU = torch.device("cpu")

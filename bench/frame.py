@@ -38,8 +38,8 @@ from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
-from sdstream.diffusion.eight_bit import apart, eight_bit_bytes, eight_bit_layers, note_of
-from sdstream.diffusion.eight_bit_layers import place_eight_bit
+from sdstream.diffusion.eight_bit.layers import place_eight_bit
+from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device

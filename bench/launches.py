@@ -33,12 +33,12 @@ from bench.support.random_models import FULL, TOKENS, make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.tilings import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
-from sdstream.diffusion.eight_bit import EightBitLinear, EightBitWeight, Terms, source_of
-from sdstream.diffusion.eight_bit_layers import products_of
+from sdstream.diffusion.eight_bit.layers import products_of
+from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms, source_of
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_switch import join_steps_on, plain_blocks
-from sdstream.diffusion.joining import Joined, OneProduct, join
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import Joined, OneProduct, join
+from sdstream.diffusion.fused.switch import join_steps_on, plain_blocks
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
 from sdstream.diffusion.schedule import Schedule

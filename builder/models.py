@@ -18,8 +18,8 @@ from sdstream.diffusion.components import ComponentMaker, ModelSizes, lora_ident
 from sdstream.diffusion.conditions import load_adapter, load_controlnet
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fusing import fused, networks_of
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.lora import read_lora
-from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_model

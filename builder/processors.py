@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from builder.profiles import Profile
-from sdstream.diffusion.hub import Progress
-from sdstream.diffusion.sources import fetch_chosen, find_repository
+from sdstream.diffusion.fetching.hub import Progress
+from sdstream.diffusion.fetching.sources import fetch_chosen, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.engines.component import Component, RowRange
 from sdstream.errors import ModelUnavailable

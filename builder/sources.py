@@ -6,10 +6,10 @@ from pathlib import Path
 
 from builder.processors import fetch_networks, find_networks
 from builder.profiles import Profile
-from sdstream.diffusion.hub import Progress
-from sdstream.diffusion.lora_sources import find_lora, get_lora, only_file
-from sdstream.diffusion.selection import INDEX, NETWORK
-from sdstream.diffusion.sources import (
+from sdstream.diffusion.fetching.hub import Progress
+from sdstream.diffusion.fetching.lora_sources import find_lora, get_lora, only_file
+from sdstream.diffusion.fetching.selection import INDEX, NETWORK
+from sdstream.diffusion.fetching.sources import (
     TAESD,
     HubId,
     fetch_chosen,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sdstream.diffusion.controls import Controls
-from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.joining import join
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import ControlResiduals
 from sdstream.diffusion.prepared import Prepared

@@ -13,7 +13,7 @@ import torch
 from bench.support.random_models import SMALL
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.seeds import make_noise

@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.support.roofline import Operator, count
 from sdstream.diffusion.libraries import diffusers, transformers
-from sdstream.diffusion.models import load_model
+from sdstream.diffusion.loading.models import load_model
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.tiny import write_tiny_model
 

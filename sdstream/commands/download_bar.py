@@ -31,7 +31,7 @@ class DownloadBar:
         self._progress.stop()
 
     def tell(self, detail: str, percent: float | None) -> None:
-        """`Progress` of `sdstream.diffusion.hub`."""
+        """`Progress` of `sdstream.diffusion.fetching.hub`."""
         if self._lines:
             subject = detail.partition(",")[0]
             if subject != self._last:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
-from sdstream.diffusion.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
-from sdstream.diffusion.sources import commit_of, find_model, may_fetch
+from sdstream.diffusion.fetching.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
+from sdstream.diffusion.fetching.sources import commit_of, find_model, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import PUBLIC_MODELS, ModelEntry, ModelTable

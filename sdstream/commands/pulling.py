@@ -11,7 +11,7 @@ from typing import Literal
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.commands.flags import variable_name
 from sdstream.commands.machine import find_gpus
-from sdstream.diffusion.sources import (
+from sdstream.diffusion.fetching.sources import (
     HubId,
     commit_of,
     family_of,

@@ -17,7 +17,7 @@ from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
 from sdstream.diffusion.state import Knobs, Memory, unprepared
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
@@ -25,7 +25,7 @@ from sdstream.engines.keys import LoraIdentity
 from sdstream.engines.weights import combined, digest_of_tensors, digest_of_weights
 
 if TYPE_CHECKING:
-    from sdstream.diffusion.models import Model  # which imports diffusers, and nothing here needs it
+    from sdstream.diffusion.loading.models import Model  # which imports diffusers, and nothing here needs it
 
 CHANNELS = 4
 TIME_IDS = 6

@@ -14,7 +14,7 @@ from torch import nn
 
 from sdstream.diffusion import latents, pictures
 from sdstream.diffusion.controls import Controls
-from sdstream.diffusion.fused_switch import are_blocks_fused, are_steps_joined
+from sdstream.diffusion.fused.switch import are_blocks_fused, are_steps_joined
 from sdstream.diffusion.latents import Closed, Guidance, Way, rows_of
 from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.planes import rgb_from_packed

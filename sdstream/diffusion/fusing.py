@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.eight_bit import follow, memory_of
-from sdstream.diffusion.joining import join
+from sdstream.diffusion.eight_bit.products import follow, memory_of
+from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.loading.models import Model, ModelOrigin
 from sdstream.diffusion.lora import PARTS, Lora
-from sdstream.diffusion.models import Model, ModelOrigin
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.engines.weights import digest_of_tensors
 from sdstream.errors import LoraUnusable

@@ -16,7 +16,7 @@ nowhere (N), the remembered residual (N), the residual begun by the negative pro
 
 _kernels: Any = None
 try:
-    from sdstream.diffusion import latents_kernels as _made
+    from sdstream.diffusion.fused import latents_kernels as _made
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:

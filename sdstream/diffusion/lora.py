@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sdstream.diffusion.fetching.selection import PICKLED
 from sdstream.diffusion.libraries import lora_loaders, state_dicts
-from sdstream.diffusion.selection import PICKLED
-from sdstream.diffusion.weights import SafetensorError, read_header, read_tensors
+from sdstream.diffusion.loading.weights import SafetensorError, read_header, read_tensors
 from sdstream.errors import LoraUnusable
 from sdstream.settings import Family
 

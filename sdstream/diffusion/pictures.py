@@ -9,7 +9,7 @@ from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
 
 _kernels: Any = None
 try:
-    from sdstream.diffusion import pictures_kernels as _made
+    from sdstream.diffusion.fused import pictures_kernels as _made
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:

@@ -5,12 +5,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from sdstream.diffusion.eight_bit_layers import place_eight_bit
-from sdstream.diffusion.eight_bit_switch import eight_bit_wanted
-from sdstream.diffusion.fused import PREPARED_KINDS, fuse
-from sdstream.diffusion.fused_trial import kinds_that_work
-from sdstream.diffusion.joining import join
-from sdstream.diffusion.steps_trial import try_steps
+from sdstream.diffusion.eight_bit.layers import place_eight_bit
+from sdstream.diffusion.eight_bit.switch import eight_bit_wanted
+from sdstream.diffusion.fused.blocks import PREPARED_KINDS, fuse
+from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.fused.steps_trial import try_steps
+from sdstream.diffusion.fused.trial import kinds_that_work
 
 Network = TypeVar("Network", bound=nn.Module)
 

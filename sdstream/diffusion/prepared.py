@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.attention import cross_layers
-from sdstream.diffusion.group_norm import group_norm
+from sdstream.diffusion.fused.group_norm import group_norm
 
 
 class Prepared(NamedTuple):

@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.capture import Capture, Recording
+from sdstream.diffusion.fetching.selection import TRANSFORMERS, opening
+from sdstream.diffusion.fetching.sources import NOWHERE, SAFETY_CHECKER, find_cached, find_files
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
-from sdstream.diffusion.selection import TRANSFORMERS, opening
-from sdstream.diffusion.sources import NOWHERE, SAFETY_CHECKER, find_cached, find_files
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import torch as safetensors_torch
 
+from sdstream.diffusion.fetching.selection import LORA
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.schedule import Prediction
-from sdstream.diffusion.selection import LORA
 from sdstream.settings import Family
 
 TEXT_WIDTH = 32

@@ -16,9 +16,9 @@ from sdstream.diffusion.adapters import ImageAdapter, layer_strengths
 from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditions import embed_image, load_adapter, load_controlnet, load_image_encoder
 from sdstream.diffusion.controls import window
-from sdstream.diffusion.models import Model, Progress
-from sdstream.diffusion.selection import NETWORK
-from sdstream.diffusion.sources import get_files
+from sdstream.diffusion.fetching.selection import NETWORK
+from sdstream.diffusion.fetching.sources import get_files
+from sdstream.diffusion.loading.models import Model, Progress
 from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable

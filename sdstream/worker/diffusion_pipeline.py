@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from sdstream.diffusion.frame import Guidance
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
 from sdstream.diffusion.seeds import first_seed, make_noise
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter

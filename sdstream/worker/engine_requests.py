@@ -13,7 +13,7 @@ from torch import nn
 from sdstream.diffusion.adapters import ImageAdapter
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.models import ModelOrigin
+from sdstream.diffusion.loading.models import ModelOrigin
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.swapping import SwappingRunner

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sdstream.diffusion.hub import Progress, only_one
-from sdstream.diffusion.pins import MANIFEST, SHOWN, Pin, find_pin
-from sdstream.diffusion.sources import PARTIAL
+from sdstream.diffusion.fetching.hub import Progress, only_one
+from sdstream.diffusion.fetching.pins import MANIFEST, SHOWN, Pin, find_pin
+from sdstream.diffusion.fetching.sources import PARTIAL
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher

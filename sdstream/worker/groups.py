@@ -10,7 +10,7 @@ from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame, Guidance
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.planes import rgb_from_packed
 from sdstream.diffusion.runners import Runner, make_runner

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from sdstream.diffusion.hub import Progress, only_one
-from sdstream.diffusion.lora_sources import MAX_BYTES, get_lora
-from sdstream.diffusion.sources import fetches
+from sdstream.diffusion.fetching.hub import Progress, only_one
+from sdstream.diffusion.fetching.lora_sources import MAX_BYTES, get_lora
+from sdstream.diffusion.fetching.sources import fetches
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchBrokenOff, FetchProblem, PublicFetcher, Transfer

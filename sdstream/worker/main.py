@@ -70,8 +70,8 @@ class Worker:
         import torch
 
         from sdstream.diffusion.convolving.switch import use_tuned_convolutions
-        from sdstream.diffusion.eight_bit_switch import use_eight_bit
-        from sdstream.diffusion.fused_switch import use_fused_blocks
+        from sdstream.diffusion.eight_bit.switch import use_eight_bit
+        from sdstream.diffusion.fused.switch import use_fused_blocks
         from sdstream.directories import choose_data_directory
         from sdstream.params import ModelTable
         from sdstream.settings import Settings

@@ -232,7 +232,7 @@ def make_pipeline(
         pipeline = ProcessorPipeline(params, device, shelf, options)
         pipeline.wait()
         return pipeline
-    from sdstream.diffusion.sources import find_model, may_fetch
+    from sdstream.diffusion.fetching.sources import find_model, may_fetch
 
     entry = None if models is None else models.get(params.model_id)
     source = params.model_id if entry is None else entry.source

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdstream.diffusion.selection import INDEX, NETWORK, find_published
-from sdstream.diffusion.sources import find_model, find_repository, may_fetch
+from sdstream.diffusion.fetching.selection import INDEX, NETWORK, find_published
+from sdstream.diffusion.fetching.sources import find_model, find_repository, may_fetch
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable

@@ -1,15 +1,15 @@
 """Where the weights of processors, ControlNets and IP-Adapters are published. No torch here.
 
-At which commits, and with which hashes, `sdstream.diffusion.pins` says; `docs/models.md` has both together with the
-licences.
+At which commits, and with which hashes, `sdstream.diffusion.fetching.pins` says; `docs/models.md` has both together
+with the licences.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-from sdstream.diffusion.selection import NETWORK, TRANSFORMERS
-from sdstream.diffusion.sources import SAFETY_CHECKER
+from sdstream.diffusion.fetching.selection import NETWORK, TRANSFORMERS
+from sdstream.diffusion.fetching.sources import SAFETY_CHECKER
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts, ControlNetKind
 from sdstream.params.problems import did_you_mean
 from sdstream.settings import Family

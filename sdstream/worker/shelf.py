@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 
+from sdstream.diffusion.fetching.selection import LORA
+from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer, is_turbo
 from sdstream.diffusion.fusing import (
     WeightedLoras,
     can_refit,
@@ -17,10 +19,8 @@ from sdstream.diffusion.fusing import (
     refit,
     refitted_prompts,
 )
+from sdstream.diffusion.loading.models import Model, Progress, default_dtype, load_model
 from sdstream.diffusion.lora import Lora, read_lora
-from sdstream.diffusion.models import Model, Progress, default_dtype, load_model
-from sdstream.diffusion.selection import LORA
-from sdstream.diffusion.sources import ModelFiles, get_model, get_tokenizer, is_turbo
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams

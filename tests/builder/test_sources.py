@@ -11,8 +11,8 @@ import torch
 from builder.models import load_profile
 from builder.profiles import Profile
 from builder.sources import ProfileSources
-from sdstream.diffusion.lora_sources import find_lora
-from sdstream.diffusion.sources import get_model
+from sdstream.diffusion.fetching.lora_sources import find_lora
+from sdstream.diffusion.fetching.sources import get_model
 from sdstream.directories import ModelPlaces
 from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import ModelAccessDenied, ModelUnavailable

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.profiles import find_profile
+from sdstream.diffusion.fetching.selection import LORA as LORA_FILE
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.selection import LORA as LORA_FILE
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
 from sdstream.worker import published

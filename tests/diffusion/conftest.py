@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import EMBEDDING, write_tiny_adapter, write_tiny_controlnet

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sdstream.diffusion.frame import Frame, Result
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Knobs, Memory, make_knobs, make_memory

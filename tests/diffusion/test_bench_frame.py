@@ -11,8 +11,8 @@ from bench.frame import OURS, OURS_SMALL, OURS_UNPREPARED, contenders_of, eight_
 from bench.support.contenders import BareModules, ImageToImage, InstantNetworks, Ours, Upstream, Work
 from bench.support.random_models import make_networks, operators_of
 from bench.support.roofline import CARDS, card_of, least_seconds
-from sdstream.diffusion.eight_bit import Terms
-from sdstream.diffusion.eight_bit_layers import make_eight_bit
+from sdstream.diffusion.eight_bit.layers import make_eight_bit
+from sdstream.diffusion.eight_bit.products import Terms
 from tests.diffusion.runs import distance
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelEntry, ModelTable, StreamParams, apply_update, classify, parse_create

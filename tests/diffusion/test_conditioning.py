@@ -13,7 +13,7 @@ from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls, window
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import Recall, Steering, Style, make_memory, row, stack
 from sdstream.diffusion.tiny_conditions import EMBEDDING, make_tiny_adapter, make_tiny_controlnet
@@ -210,7 +210,7 @@ def test_an_ip_adapter_is_that_of_the_plain_pipeline(
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as plain
     from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as xl
 
-    from sdstream.diffusion.models import load_model
+    from sdstream.diffusion.loading.models import load_model
 
     model = tiny_model(family)
     state = make_tiny_adapter(model.unet, face=face is not None, changes=face == "changes")

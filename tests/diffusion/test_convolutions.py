@@ -23,9 +23,9 @@ from sdstream.diffusion.convolving.switch import use_tuned_convolutions
 from sdstream.diffusion.convolving.tilings import BASE, Activation, Tiling, fits
 from sdstream.diffusion.convolving.tuning import card_of, choices_of, known_tiling
 from sdstream.diffusion.convolving.twins import Arguments, own_convolution, plain_convolution
-from sdstream.diffusion.fused import FusedResidualBlock, fuse
+from sdstream.diffusion.fused.blocks import FusedResidualBlock, fuse
 from sdstream.diffusion.libraries import autoencoder_parts, downsampling, residual_blocks, upsampling
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from tests.diffusion.runs import distance
@@ -128,7 +128,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Arguments]:
     seen: list[Arguments] = []
     for room in (layers, operation):
         monkeypatch.setattr(room, "are_convolved", lambda x: True)
-    monkeypatch.setattr("sdstream.diffusion.fused.are_convolved", lambda x: True)
+    monkeypatch.setattr("sdstream.diffusion.fused.blocks.are_convolved", lambda x: True)
     monkeypatch.setattr(operation, "settled_tiling", lambda *sizes: "one")
     monkeypatch.setattr(
         operation, "own_convolution", lambda arguments, name: seen.append(arguments) or plain_convolution(*arguments)

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion import eight_bit, eight_bit_trial, fused_attention
 from sdstream.diffusion.attention import change, share
 from sdstream.diffusion.convolving.trial import CudaStopwatch
-from sdstream.diffusion.eight_bit import (
+from sdstream.diffusion.eight_bit import products, trial
+from sdstream.diffusion.eight_bit.layers import make_eight_bit, products_of
+from sdstream.diffusion.eight_bit.products import (
     EightBitLinear,
     EightBitRows,
     EightBitWeight,
@@ -35,15 +36,15 @@ from sdstream.diffusion.eight_bit import (
     quantised,
     weight_of,
 )
-from sdstream.diffusion.eight_bit_layers import make_eight_bit, products_of
-from sdstream.diffusion.eight_bit_trial import MOST_ERROR, lacking
+from sdstream.diffusion.eight_bit.trial import MOST_ERROR, lacking
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.fused import attention
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.fusing import fused, refit
-from sdstream.diffusion.joining import join
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.lora import read_lora
-from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, make_runner
 from sdstream.diffusion.state import Knobs, make_memory
@@ -152,7 +153,7 @@ def test_the_kernels_are_the_plain_operations_when_they_are_interpreted() -> Non
 
 def compare_interpreted() -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion import eight_bit_kernels as kernels
+    from sdstream.diffusion.eight_bit import kernels
 
     def launched(name: str) -> Callable[..., Any]:
         launch: Any = getattr(kernels, f"launch_{name}")
@@ -165,7 +166,7 @@ def compare_interpreted() -> None:
         assert distance(scales.view(top.shape), torch.where(top == 0, 448.0, top) / 448) < 1e-5, made.shape
     launch: Any = kernels.launch_scaled
     told = (noise(17, 48), noise(17, 1, seed=1), noise(1, 48, seed=2), noise(48, seed=3))
-    assert distance(launch(*told, lambda kernel: kernel), eight_bit.plain_scaled(*told)) < 1e-5
+    assert distance(launch(*told, lambda kernel: kernel), products.plain_scaled(*told)) < 1e-5
 
 
 OPERATIONS = ("quantised", "gated_quantised", "normed_quantised", "summed_norm_quantised")
@@ -185,11 +186,11 @@ def answers(
         told = (norm.weight, norm.bias, norm.eps)
         yield kernels.quantised(x), x
         both = torch.cat([other, more], -1)
-        yield kernels.gated_quantised(both), eight_bit.plain_gated(both)
+        yield kernels.gated_quantised(both), products.plain_gated(both)
         yield kernels.normed_quantised(other, *told), norm(other)
         for after in (None, x[0, -1]):
             sums, values, scales = kernels.summed_norm_quantised(other, more, bias, *told, after)
-            wanted, normed = eight_bit.plain_summed_norm(other, more, bias, norm, after)
+            wanted, normed = products.plain_summed_norm(other, more, bias, norm, after)
             assert distance(sums, wanted) < 1e-2
             yield (values, scales), normed
 
@@ -211,9 +212,9 @@ def test_networks_in_eight_bits_answer_nearly_as_before_and_keep_their_weights(
         assert distance(other.image, original.image) < 1e-5, "the switch brings half precision back"
         assert 1e-4 < float(apart(one.image, other.image)) < 0.05
     # As on a GPU, where a norm or a gate answers in eight bits at once.
-    monkeypatch.setattr(fused_attention, "are_joined", lambda x: True)
+    monkeypatch.setattr(attention, "are_joined", lambda x: True)
     given: list[type] = []
-    monkeypatch.setattr(fused_attention, "product", lambda x, *told: given.append(type(x)) or product(x, *told))
+    monkeypatch.setattr(attention, "product", lambda x, *told: given.append(type(x)) or product(x, *told))
     joined = run(frame, frame.complete(knobs), images)
     assert set(given) == {torch.Tensor, EightBitRows}
     assert max(float(apart(a.image, b.image)) for a, b in zip(joined, made, strict=True)) < 0.02
@@ -231,7 +232,7 @@ def test_layers_in_eight_bits_stand_beside_others_in_half_precision(
     assert 0 < make_eight_bit(unet, lambda out, width: Terms("plain") if (out > width) == wide else None) < 32
     frame, knobs, images = frame_of(model, unet), knobs_of(model), pictures(2)
     wanted = run(frame, knobs, images)
-    monkeypatch.setattr(fused_attention, "are_joined", lambda x: True)
+    monkeypatch.setattr(attention, "are_joined", lambda x: True)
     made = run(frame, frame.complete(knobs), images)
     assert max(float(apart(a.image, b.image)) for a, b in zip(made, wanted, strict=True)) < 0.02
 
@@ -283,7 +284,7 @@ def test_a_lora_is_in_the_eight_bits_before_the_next_picture_and_in_the_same_mem
         weight = weight_of(layer)
         assert weight is not None
         assert weight.values.data_ptr() == place_before, "a captured frame reads them there"
-        values, _ = plain_quantised(eight_bit.source_of(layer))
+        values, _ = plain_quantised(products.source_of(layer))
         assert torch.equal(weight.values.float(), values.float())
     unet = small_unet(fused(model, [(lora, 0.5)]))
     frame = Frame(networks, slots=2, guidance="self", prediction=model.schedule.prediction)
@@ -347,12 +348,12 @@ def test_a_runner_says_that_eight_bits_are_in_force(tiny_model: Load) -> None:
 @pytest.mark.gpu
 @needs_a_gpu
 def test_the_kernels_are_the_plain_operations_on_a_gpu() -> None:
-    from sdstream.diffusion import eight_bit_kernels as kernels
+    from sdstream.diffusion.eight_bit import kernels
 
     device = torch.device("cuda")
     if lacking(device):
         pytest.skip(lacking(device))
-    assert not eight_bit_trial.kernel_problem(device)
+    assert not trial.kernel_problem(device)
     for (values, scales), wanted in answers(kernels, device, torch.float16):
         exact, like = plain_quantised(wanted)
         near = values.float() * scales.view(like.shape)
@@ -372,7 +373,7 @@ def test_a_captured_frame_in_eight_bits_is_the_plain_twin_and_follows_its_weight
     model = tiny_model(family)
     vae: Any = copy.deepcopy(model.vae).to(device, half)
     fast: Way = next(
-        way for way in WAYS if not eight_bit_trial.look(device, half, 256, 256, way, CudaStopwatch(device))[0].problem
+        way for way in WAYS if not trial.look(device, half, 256, 256, way, CudaStopwatch(device))[0].problem
     )
     knobs = Knobs(*(tensor.to(device) for tensor in knobs_of(model)))
     image = pictures(1)[0].to(device)
@@ -386,4 +387,4 @@ def test_a_captured_frame_in_eight_bits_is_the_plain_twin_and_follows_its_weight
         for unet in unets:  # as a LoRA that is written into running weights
             weight = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.ff.net.2").weight
             weight.mul_(-2.0)
-            eight_bit.follow(unet, eight_bit.memory_of([weight]))
+            products.follow(unet, products.memory_of([weight]))

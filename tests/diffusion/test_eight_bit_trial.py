@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import eight_bit_layers, eight_bit_trial
 from sdstream.diffusion.convolving.trial import CudaStopwatch
-from sdstream.diffusion.eight_bit import Terms, Way, note_of
-from sdstream.diffusion.eight_bit import eight_bit_layers as layers_in_force
-from sdstream.diffusion.eight_bit_layers import place_eight_bit
-from sdstream.diffusion.eight_bit_switch import use_eight_bit
-from sdstream.diffusion.eight_bit_trial import LEAST_GAIN, MOST_ERROR, Choice, Sample, can_win, choose, lacking
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.eight_bit import layers, trial
+from sdstream.diffusion.eight_bit.layers import place_eight_bit
+from sdstream.diffusion.eight_bit.products import Terms, Way, note_of
+from sdstream.diffusion.eight_bit.products import eight_bit_layers as layers_in_force
+from sdstream.diffusion.eight_bit.switch import use_eight_bit
+from sdstream.diffusion.eight_bit.trial import LEAST_GAIN, MOST_ERROR, Choice, Sample, can_win, choose, lacking
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from sdstream.errors import ConfigurationError
@@ -71,8 +71,8 @@ class Watch:
 
 
 def test_a_look_says_how_far_the_answer_is_and_what_both_take() -> None:
-    seen = eight_bit_trial.look(CPU, torch.float16, 48, 64, "units", Watch())
-    assert [each.tokens for each in seen] == list(eight_bit_trial.TRIED_TOKENS)
+    seen = trial.look(CPU, torch.float16, 48, 64, "units", Watch())
+    assert [each.tokens for each in seen] == list(trial.TRIED_TOKENS)
     assert all(0.02 < each.error < MOST_ERROR and each.half == 3 * each.eight_bit == 3.0 for each in seen)
     assert choose("units", seen).terms == Terms("units", 64)
 
@@ -85,7 +85,7 @@ class Broken:
 
 
 def test_a_product_that_is_not_built_is_no_choice() -> None:
-    seen = eight_bit_trial.look(CPU, torch.float16, 48, 64, "units", Broken())
+    seen = trial.look(CPU, torch.float16, 48, 64, "units", Broken())
     reason = "RuntimeError: Rowwise scaling is not currently supported on your device"
     assert choose("units", seen) == Choice(None, reason)
 
@@ -125,8 +125,8 @@ def test_a_card_where_nothing_wins_runs_in_half_precision_and_says_so(
     tiny_model: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unet: Any = copy.deepcopy(tiny_model("sd-turbo").unet)
-    monkeypatch.setattr(eight_bit_layers, "lacking", lambda device: "")
-    monkeypatch.setattr(eight_bit_layers, "kernel_problem", lambda device: "")
+    monkeypatch.setattr(layers, "lacking", lambda device: "")
+    monkeypatch.setattr(layers, "kernel_problem", lambda device: "")
     with pytest.warns(RuntimeWarning, match="none of its layers wins"):
         place_eight_bit(unet, CPU)
     assert "none of its layers wins" in EagerNetworks(unet, tiny_model("sd-turbo").vae).notes[0]
@@ -141,7 +141,7 @@ def test_a_card_that_has_the_units_multiplies_right_in_one_way_at_least() -> Non
     if lacking(device):
         pytest.skip(lacking(device))
     watch = CudaStopwatch(device)
-    seen = {way: eight_bit_trial.look(device, torch.float16, 1280, 1280, way, watch) for way in WAYS}
+    seen = {way: trial.look(device, torch.float16, 1280, 1280, way, watch) for way in WAYS}
     right = [way for way, samples in seen.items() if all(not s.problem and s.error <= MOST_ERROR for s in samples)]
     assert right, seen
 

@@ -8,7 +8,7 @@ import torch
 
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.planes import packed_from_rgb
 from sdstream.diffusion.state import make_memory

@@ -23,19 +23,15 @@ from sdstream.diffusion.convolving.layers import (
     FusedSmallDecoder,
     FusedUpsampler,
 )
-from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
-from sdstream.diffusion.fused_attention import (
+from sdstream.diffusion.fused.attention import (
     FusedCrossAttention,
     FusedGate,
     FusedSelfAttention,
     FusedTransformer,
     FusedTransformerBlock,
 )
-from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks, use_fused_blocks
-from sdstream.diffusion.fused_trial import kinds_that_work, why_not
-from sdstream.diffusion.fused_up import FusedCrossUpBlock, FusedUpBlock
-from sdstream.diffusion.fusing import can_refit, fused, refit
-from sdstream.diffusion.group_norm import (
+from sdstream.diffusion.fused.blocks import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused.group_norm import (
     Two,
     fast_group_norm,
     group_norm,
@@ -44,10 +40,14 @@ from sdstream.diffusion.group_norm import (
     plain_group_norm,
     plain_group_norm_kept,
 )
-from sdstream.diffusion.group_norm_tiling import tiling_of
-from sdstream.diffusion.joining import join
+from sdstream.diffusion.fused.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks, use_fused_blocks
+from sdstream.diffusion.fused.trial import kinds_that_work, why_not
+from sdstream.diffusion.fused.up import FusedCrossUpBlock, FusedUpBlock
+from sdstream.diffusion.fusing import can_refit, fused, refit
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.lora import read_lora
-from sdstream.diffusion.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.tiny import write_tiny_lora
@@ -214,7 +214,7 @@ def test_the_kernels_are_the_plain_norm_when_they_are_interpreted() -> None:
 
 def compare_interpreted() -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion import group_norm_kernels as kernels
+    from sdstream.diffusion.fused import group_norm_kernels as kernels
 
     made_of: Any = kernels  # Triton's language has no types
 

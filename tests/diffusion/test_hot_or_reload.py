@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import hub as hub_module
-from sdstream.diffusion.models import load_model
-from sdstream.diffusion.pins import find_differences, pinned_hash, read_pins, write_pins
-from sdstream.diffusion.selection import RemoteFile, choose_lora_file, choose_model_files
-from sdstream.diffusion.sources import (
+from sdstream.diffusion.fetching import hub as hub_module
+from sdstream.diffusion.fetching.pins import find_differences, pinned_hash, read_pins, write_pins
+from sdstream.diffusion.fetching.selection import RemoteFile, choose_lora_file, choose_model_files
+from sdstream.diffusion.fetching.sources import (
     MANIFEST,
     PARTIAL,
     HubId,
@@ -25,6 +24,7 @@ from sdstream.diffusion.sources import (
     get_model,
     may_fetch,
 )
+from sdstream.diffusion.loading.models import load_model
 from sdstream.directories import ModelPlaces
 from sdstream.errors import (
     LoraUnusable,

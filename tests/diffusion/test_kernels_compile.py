@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import tiling_of
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -20,7 +20,7 @@ Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
 
 
 def norms() -> Iterator[Case]:
-    kernels: Any = importlib.import_module("sdstream.diffusion.group_norm_kernels")
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
         shape = {"groups": 32, "width": channels // 32, "padded": tiling.padded, "together": tiling.together}
@@ -38,14 +38,14 @@ def norms() -> Iterator[Case]:
 
 
 def sums() -> Iterator[Case]:
-    kernels: Any = importlib.import_module("sdstream.diffusion.pointwise_kernels")
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
     for after in (True, False):
         yield kernels.summed_norm_values, {}, {"has_after": after, "at_once": 512}
 
 
 def steps() -> Iterator[Case]:
-    latents: Any = importlib.import_module("sdstream.diffusion.latents_kernels")
-    pictures: Any = importlib.import_module("sdstream.diffusion.pictures_kernels")
+    latents: Any = importlib.import_module("sdstream.diffusion.fused.latents_kernels")
+    pictures: Any = importlib.import_module("sdstream.diffusion.fused.pictures_kernels")
     sizes = {"channels": 4, "padded": 4, "at_once": latents.PIXELS}
     halves = {"latent": "*fp16", "rows": "*fp16", "predicted": "*fp16"}
     names = {*latents.closed_values.arg_names, *latents.opened_values.arg_names} - WHOLE - NUMBERS.keys()

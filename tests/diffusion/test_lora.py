@@ -14,10 +14,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sdstream.diffusion.fused_switch import plain_blocks
+from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of, refit, refitted_prompts
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.lora import Lora, read_lora
-from sdstream.diffusion.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.errors import LoraUnusable
 from sdstream.settings import Family

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sdstream.diffusion.fusing import networks_of
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.runners import EagerRunner, GraphRunner
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.tiny import write_tiny_lora

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdstream.diffusion.models import family_of, load_model
-from sdstream.diffusion.sources import find_model
+from sdstream.diffusion.fetching.sources import find_model
+from sdstream.diffusion.loading.models import family_of, load_model
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family

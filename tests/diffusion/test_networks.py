@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
 from tests.diffusion.runs import distance, knobs_of
 

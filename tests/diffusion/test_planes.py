@@ -10,7 +10,7 @@ import torch
 
 from sdstream.diffusion.engine_networks import EngineFrame, LoadedEngine
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.planes import packed_from_rgb, rgb_from_packed
 from sdstream.diffusion.runners import EagerRunner, GraphRunner
 from sdstream.diffusion.state import make_memory, stack

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import eight_bit, fused, fused_attention, pointwise
 from sdstream.diffusion.convolving import twins
+from sdstream.diffusion.eight_bit import products
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import fuse
-from sdstream.diffusion.joining import join
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.fused import attention, blocks, pointwise
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from tests.diffusion.runs import distance, knobs_of, pictures, run
 
@@ -69,7 +70,7 @@ def test_the_kernels_are_the_plain_operations_when_they_are_interpreted() -> Non
 
 def compare_interpreted() -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion import pointwise_kernels as kernels
+    from sdstream.diffusion.fused import pointwise_kernels as kernels
 
     def same(kernel: Any) -> Any:
         return kernel
@@ -117,13 +118,13 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
 
         return call
 
-    for room in (fused, fused_attention):
+    for room in (blocks, attention):
         monkeypatch.setattr(room, "are_joined", lambda x: True)
     for room, name in (
         (twins, "biased_sum"),
-        (fused_attention, "add_product"),
-        (fused_attention, "gated"),
-        (eight_bit, "summed_norm"),
+        (attention, "add_product"),
+        (attention, "gated"),
+        (products, "summed_norm"),
     ):
         monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)

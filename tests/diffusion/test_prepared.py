@@ -10,9 +10,9 @@ import torch
 from sdstream.diffusion.conditioned import ConditionedNetworks
 from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import FusedCrossAttention, FusedResidualBlock
-from sdstream.diffusion.fused_switch import plain_blocks
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.fused.blocks import FusedCrossAttention, FusedResidualBlock
+from sdstream.diffusion.fused.switch import plain_blocks
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.prepared import lay_out

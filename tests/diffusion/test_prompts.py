@@ -9,7 +9,7 @@ import torch
 from sdstream.diffusion import prompts
 from sdstream.diffusion.blending import slerp
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.settings import Family
 
 Load = Callable[..., Model]

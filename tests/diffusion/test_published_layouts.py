@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdstream.diffusion.conditions import load_controlnet
-from sdstream.diffusion.directory import ModelDirectory, open_tokenizer
+from sdstream.diffusion.fetching.selection import NETWORK
+from sdstream.diffusion.fetching.sources import SAFETY_CHECKER, fetch_chosen, find_files, get_files
 from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.loading.directory import ModelDirectory, open_tokenizer
 from sdstream.diffusion.safety import find_safety_checker, load_safety_checker
-from sdstream.diffusion.selection import NETWORK
-from sdstream.diffusion.sources import SAFETY_CHECKER, fetch_chosen, find_files, get_files
 from sdstream.diffusion.tiny_conditions import make_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable

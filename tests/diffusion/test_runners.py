@@ -9,7 +9,7 @@ import torch
 
 from sdstream.diffusion.capture import cuda_capture
 from sdstream.diffusion.frame import Result
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.runners import CompiledRunner, EagerRunner, GraphRunner, bucket, make_runner
 from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, make_memory, row, stack
 from tests.diffusion.captures import StandInCapture, StandInRecording

@@ -19,11 +19,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdstream.diffusion import architectures
 from sdstream.diffusion.fusing import networks_of
+from sdstream.diffusion.loading import architectures
+from sdstream.diffusion.loading.models import Model, family_of, load_model
+from sdstream.diffusion.loading.single_file import ENCODERS, SingleFile, family_of_keys
 from sdstream.diffusion.lora import read_lora
-from sdstream.diffusion.models import Model, family_of, load_model
-from sdstream.diffusion.single_file import ENCODERS, SingleFile, family_of_keys
 from sdstream.diffusion.tiny import LCM_LAYERS, write_tiny_lora
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable

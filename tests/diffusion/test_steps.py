@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import fused_switch, latents, pictures, steps_trial
+from sdstream.diffusion import latents, pictures
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused_switch import are_steps_joined, join_steps_on, plain_blocks
+from sdstream.diffusion.fused import steps_trial, switch
+from sdstream.diffusion.fused.steps_trial import made_up, remembered, try_steps, why_not
+from sdstream.diffusion.fused.switch import are_steps_joined, join_steps_on, plain_blocks
 from sdstream.diffusion.latents import Guidance, Way, closed, opened, plain_closed, plain_opened
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.pictures import delivered, picture_of_planes, plain_picture_of_planes, planes_of_picture
 from sdstream.diffusion.planes import packed_from_rgb
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, make_memory, row, stack
-from sdstream.diffusion.steps_trial import made_up, remembered, try_steps, why_not
 from sdstream.diffusion.tiny import write_tiny_model
 from tests.diffusion.runs import STEPS, distance, frame_of, knobs_of, run
 from tests.diffusion.runs import pictures as some_pictures
@@ -37,12 +38,12 @@ needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a 
 
 @contextmanager
 def joined_on(device: torch.device) -> Iterator[None]:
-    before = fused_switch._Switch.devices
+    before = switch._Switch.devices
     join_steps_on(device)
     try:
         yield
     finally:
-        fused_switch._Switch.devices = before
+        switch._Switch.devices = before
 
 
 def compare(device: torch.device, dtype: torch.dtype, limit: float) -> None:
@@ -190,12 +191,12 @@ def test_where_steps_cannot_be_made_frames_stay_plain_and_say_why(monkeypatch: p
         raise RuntimeError("Failed to find C compiler\nand more")
 
     monkeypatch.setattr(steps_trial, "opened", fail)
-    before = fused_switch._Switch.devices
+    before = switch._Switch.devices
     try_steps.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="stay plain on cpu: RuntimeError: Failed to find C compiler"):
             assert not try_steps(CPU)
-        assert fused_switch._Switch.devices == before
+        assert switch._Switch.devices == before
     finally:
         try_steps.cache_clear()
 
@@ -212,7 +213,7 @@ def test_the_kernels_are_the_plain_steps_when_they_are_interpreted(tmp_path: Pat
 
 def compare_interpreted(folder: str) -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion import latents_kernels, pictures_kernels
+    from sdstream.diffusion.fused import latents_kernels, pictures_kernels
 
     def same(kernel: Any) -> Any:
         return kernel

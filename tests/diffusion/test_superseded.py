@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion import hub as hub_module
+from sdstream.diffusion.fetching import hub as hub_module
 from sdstream.directories import ModelPlaces
 from sdstream.params import ModelEntry, ModelTable
 from sdstream.worker import work

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.state import Knobs, Memory, copy_into, gather, make_memory, scatter, stack
 from sdstream.diffusion.table import StreamTable

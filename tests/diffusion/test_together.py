@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from sdstream.errors import InternalError, PictureNotFinite
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline

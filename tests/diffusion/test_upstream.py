@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from tests.diffusion import runs, upstream
 from tests.diffusion.upstream_golden import GOLDEN
 

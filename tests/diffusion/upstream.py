@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench.support import upstream as package
-from sdstream.diffusion.models import Model
+from sdstream.diffusion.loading.models import Model
 from tests.diffusion import runs
 
 ROOT = Path(__file__).parents[2]

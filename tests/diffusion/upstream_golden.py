@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from sdstream.diffusion.models import load_model
+from sdstream.diffusion.loading.models import load_model
 from sdstream.diffusion.tiny import write_tiny_model
 from tests.diffusion import upstream
 

@@ -16,7 +16,7 @@ from builder.profiles import Profile, read_profile
 from sdstream.diffusion.adapters import layer_strengths
 from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditions import load_adapter, load_controlnet
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.runners import Runner
 from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Knobs, Recall, Steering, Style, make_knobs, make_memory

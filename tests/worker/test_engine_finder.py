@@ -16,8 +16,8 @@ from builder.profiles import Profile, read_profile
 from sdstream.diffusion.components import lora_identities
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fusing import fused, networks_of
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.lora import read_lora
-from sdstream.diffusion.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, Runner
 from sdstream.diffusion.seeds import make_noise

@@ -9,7 +9,7 @@ import torch
 
 from sdstream.diffusion.engine_networks import LoadedEngine
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.models import Model, load_model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.seeds import make_noise

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.pins import write_pins
+from sdstream.diffusion.fetching.pins import write_pins
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed, ModelNotAsPinned
 from sdstream.fetching import PublicFetcher

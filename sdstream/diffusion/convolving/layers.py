@@ -1,4 +1,4 @@
-"""diffusers' layers around convolutions, with as few steps as there can be; see `sdstream.diffusion.fused`."""
+"""diffusers' layers around convolutions, with as few steps as there can be; see `sdstream.diffusion.fused.blocks`."""
 
 # What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -11,7 +11,7 @@ from torch import nn
 
 from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve
 from sdstream.diffusion.convolving.tilings import NOTHING, RELU
-from sdstream.diffusion.fused_switch import are_blocks_fused
+from sdstream.diffusion.fused.switch import are_blocks_fused
 from sdstream.diffusion.libraries import autoencoder_parts, downsampling, upsampling
 
 _Downsampler: Any = downsampling.Downsample2D

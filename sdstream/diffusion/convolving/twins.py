@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from sdstream.diffusion.convolving.tilings import RELU, SILU, Activation
-from sdstream.diffusion.pointwise import biased_sum
+from sdstream.diffusion.fused.pointwise import biased_sum
 
 Arguments = tuple[
     torch.Tensor,

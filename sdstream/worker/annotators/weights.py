@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from sdstream.diffusion.pins import pinned_hash, shipped_hash
-from sdstream.diffusion.sources import fetch_chosen, fetches, find_repository
+from sdstream.diffusion.fetching.pins import pinned_hash, shipped_hash
+from sdstream.diffusion.fetching.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
 from sdstream.worker.fetched_files import fetch_addresses

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion import eight_bit
 from sdstream.diffusion.convolving.trial import FAILURES, CudaStopwatch, Stopwatch
-from sdstream.diffusion.eight_bit import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
+from sdstream.diffusion.eight_bit import products
+from sdstream.diffusion.eight_bit.products import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
 from sdstream.errors import first_line
 
 CAPABILITY = (8, 9)
@@ -143,9 +143,9 @@ def kernel_problem(device: torch.device) -> str:
     asks = EightBitWeight(x[0, :32, :320].contiguous(), Terms("plain"))
     half, more = x[..., :320].contiguous(), other[..., :320].contiguous()
     trials = (
-        (lambda: eight_bit.gated_for(asks, x), eight_bit.plain_gated(x)),
-        (lambda: eight_bit.normed_for(asks, norm, half), norm(half)),
-        (lambda: eight_bit.summed_norm_for(asks, half, more, half[0, 0], norm)[1], norm(half + (more + half[0, 0]))),
+        (lambda: products.gated_for(asks, x), products.plain_gated(x)),
+        (lambda: products.normed_for(asks, norm, half), norm(half)),
+        (lambda: products.summed_norm_for(asks, half, more, half[0, 0], norm)[1], norm(half + (more + half[0, 0]))),
     )
     try:
         for ask, wanted in trials:

@@ -80,13 +80,13 @@ def summed_norm_values(
 
 @triton_op("sdstream::biased_sum", mutates_args=())
 def biased_sum(one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
-    """See `sdstream.diffusion.pointwise`. Answers channels last."""
+    """See `sdstream.diffusion.fused.pointwise`. Answers channels last."""
     return launch_biased_sum(one, other, bias, more, wrap_triton)
 
 
 @triton_op("sdstream::gated", mutates_args=())
 def gated(x: torch.Tensor) -> torch.Tensor:
-    """See `sdstream.diffusion.pointwise`."""
+    """See `sdstream.diffusion.fused.pointwise`."""
     return launch_gated(x, wrap_triton)
 
 
@@ -100,7 +100,7 @@ def summed_norm(
     eps: float,
     after: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `sdstream.diffusion.pointwise`."""
+    """See `sdstream.diffusion.fused.pointwise`."""
     return launch_summed_norm(one, other, bias, weight, shift, eps, after, wrap_triton)
 
 

@@ -15,17 +15,18 @@ from sdstream.diffusion.convolving.layers import (
     FusedUpsampler,
 )
 from sdstream.diffusion.convolving.tuning import without_trials
-from sdstream.diffusion.fused import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
-from sdstream.diffusion.fused_attention import (
+from sdstream.diffusion.fused.attention import (
     FusedCrossAttention,
     FusedGate,
     FusedSelfAttention,
     FusedTransformer,
     FusedTransformerBlock,
 )
-from sdstream.diffusion.fused_switch import are_blocks_fused, plain_blocks
-from sdstream.diffusion.fused_up import FusedCrossUpBlock, FusedUpBlock
-from sdstream.diffusion.group_norm import kernel_failures
+from sdstream.diffusion.fused.blocks import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
+from sdstream.diffusion.fused.group_norm import kernel_failures
+from sdstream.diffusion.fused.pointwise import plain_summed_norm, summed_norm
+from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks
+from sdstream.diffusion.fused.up import FusedCrossUpBlock, FusedUpBlock
 from sdstream.diffusion.libraries import (
     activations,
     autoencoder_parts,
@@ -33,7 +34,6 @@ from sdstream.diffusion.libraries import (
     transformer_blocks,
     unet_blocks,
 )
-from sdstream.diffusion.pointwise import plain_summed_norm, summed_norm
 from sdstream.errors import first_line
 
 FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)

@@ -16,15 +16,15 @@ from torch import nn
 from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
 from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve, reads_two
 from sdstream.diffusion.convolving.tilings import RELU
-from sdstream.diffusion.fused_attention import (
+from sdstream.diffusion.fused.attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,
 )
-from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.fused_up import UP_KINDS
-from sdstream.diffusion.group_norm import Two, group_norm, group_norm_kept, group_norm_of_two
+from sdstream.diffusion.fused.group_norm import Two, group_norm, group_norm_kept, group_norm_of_two
+from sdstream.diffusion.fused.pointwise import are_joined
+from sdstream.diffusion.fused.switch import are_blocks_fused
+from sdstream.diffusion.fused.up import UP_KINDS
 from sdstream.diffusion.libraries import residual_blocks, unet_blocks
-from sdstream.diffusion.pointwise import are_joined
 from sdstream.diffusion.prepared import Shifts, TakesShifts
 
 _ResidualBlock: Any = residual_blocks.ResnetBlock2D

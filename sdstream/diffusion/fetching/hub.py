@@ -18,7 +18,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from sdstream.clock import pause
-from sdstream.diffusion.selection import RemoteFile
+from sdstream.diffusion.fetching.selection import RemoteFile
 from sdstream.errors import (
     ModelAccessDenied,
     ModelDiskFull,

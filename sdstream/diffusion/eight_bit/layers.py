@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.eight_bit import EightBitLinear, EightBitWeight, Terms, source_of
-from sdstream.diffusion.eight_bit_trial import can_win, choice_of, kernel_problem, lacking
+from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms, source_of
+from sdstream.diffusion.eight_bit.trial import can_win, choice_of, kernel_problem, lacking
 from sdstream.diffusion.libraries import activations, transformer_blocks
 
 MOST_WEIGHT_ERROR = 0.04

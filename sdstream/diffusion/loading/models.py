@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.directory import ModelDirectory
+from sdstream.diffusion.fetching.sources import family_of, is_turbo
+from sdstream.diffusion.loading.directory import ModelDirectory
+from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule
-from sdstream.diffusion.single_file import SingleFile
-from sdstream.diffusion.sources import family_of, is_turbo
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
 

@@ -31,7 +31,7 @@ class OneProduct:
 
     joined: Joined | None = None
     eight_bit: Any = None
-    """The 8-bit copy of the joined weights (`sdstream.diffusion.eight_bit`); None where there is none."""
+    """The 8-bit copy of the joined weights (`sdstream.diffusion.eight_bit.products`); None where there is none."""
 
 
 def join(network: nn.Module) -> None:

@@ -1,5 +1,5 @@
 """diffusers' blocks of a UNet's way up, whose residual blocks are given what was skipped beside what comes up; see
-`sdstream.diffusion.fused`."""
+`sdstream.diffusion.fused.blocks`."""
 
 # What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.group_norm import Two
+from sdstream.diffusion.fused.group_norm import Two
+from sdstream.diffusion.fused.switch import are_blocks_fused
 from sdstream.diffusion.libraries import unet_blocks
 from sdstream.diffusion.prepared import TakesShifts
 

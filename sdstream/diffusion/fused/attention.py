@@ -1,4 +1,4 @@
-"""diffusers' attention with fewer and larger steps; see `sdstream.diffusion.fused`."""
+"""diffusers' attention with fewer and larger steps; see `sdstream.diffusion.fused.blocks`."""
 
 # What diffusers' classes give has no types, and torch 2.11's compiler knows super() only where it is called at once.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -10,12 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.eight_bit import EightBitRows, gated_for, normed_for, product, summed_norm_for, weight_of
-from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.group_norm import group_norm_kept
-from sdstream.diffusion.joining import OneProduct
+from sdstream.diffusion.eight_bit.products import (
+    EightBitRows,
+    gated_for,
+    normed_for,
+    product,
+    summed_norm_for,
+    weight_of,
+)
+from sdstream.diffusion.fused.group_norm import group_norm_kept
+from sdstream.diffusion.fused.joining import OneProduct
+from sdstream.diffusion.fused.pointwise import add_product, are_joined, gated
+from sdstream.diffusion.fused.switch import are_blocks_fused
 from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
-from sdstream.diffusion.pointwise import add_product, are_joined, gated
 from sdstream.diffusion.prepared import Context, TakesContext
 
 _Attention: Any = attentions.Attention

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
 
-from sdstream.diffusion.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import tiling_of
 
 
 @triton.jit

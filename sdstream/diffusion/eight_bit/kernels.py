@@ -123,13 +123,13 @@ def scaled_values(
 
 @triton_op("sdstream::quantised", mutates_args=())
 def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `sdstream.diffusion.eight_bit`: values of the shape of `x`, and scales [rows, 1]."""
+    """See `sdstream.diffusion.eight_bit.products`: values of the shape of `x`, and scales [rows, 1]."""
     return launch_quantised(x, wrap_triton)
 
 
 @triton_op("sdstream::gated_quantised", mutates_args=())
 def gated_quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of what `sdstream.diffusion.pointwise.gated` answers."""
+    """The same of what `sdstream.diffusion.fused.pointwise.gated` answers."""
     return launch_gated_quantised(x, wrap_triton)
 
 
@@ -151,13 +151,13 @@ def summed_norm_quantised(
     eps: float,
     after: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `sdstream.diffusion.pointwise.summed_norm`; of the second answer values and scales."""
+    """As `sdstream.diffusion.fused.pointwise.summed_norm`; of the second answer values and scales."""
     return launch_summed_norm_quantised(one, other, bias, weight, shift, eps, after, wrap_triton)
 
 
 @triton_op("sdstream::scaled", mutates_args=())
 def scaled(whole: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """See `sdstream.diffusion.eight_bit`."""
+    """See `sdstream.diffusion.eight_bit.products`."""
     return launch_scaled(whole, rows, columns, bias, wrap_triton)
 
 

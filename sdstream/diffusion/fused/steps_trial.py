@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-from sdstream.diffusion.fused_switch import join_steps_on
-from sdstream.diffusion.fused_trial import FAILURES, TOLERANCE
+from sdstream.diffusion.fused.switch import join_steps_on
+from sdstream.diffusion.fused.trial import FAILURES, TOLERANCE
 from sdstream.diffusion.latents import Way, closed, opened, plain_closed, plain_opened
 from sdstream.diffusion.pictures import delivered, picture_of_planes, plain_picture_of_planes, planes_of_picture
 from sdstream.diffusion.schedule import StepTables

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion import architectures
-from sdstream.diffusion.directory import (
+from sdstream.diffusion.libraries import diffusers, single_files, transformers
+from sdstream.diffusion.loading import architectures
+from sdstream.diffusion.loading.directory import (
     CANNOT_LOAD,
     ModelDirectory,
     look_into,
     made_ready,
     open_tokenizer,
 )
-from sdstream.diffusion.libraries import diffusers, single_files, transformers
-from sdstream.diffusion.weights import read_header, read_tensors
+from sdstream.diffusion.loading.weights import read_header, read_tensors
 from sdstream.errors import ModelUnavailable, first_line
 from sdstream.settings import Family
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sdstream.diffusion.fetching.selection import INDEX, PICKLED, variants
 from sdstream.diffusion.libraries import diffusers, transformers
+from sdstream.diffusion.loading.weights import SafetensorError, read_header
 from sdstream.diffusion.placing import place
-from sdstream.diffusion.selection import INDEX, PICKLED, variants
-from sdstream.diffusion.weights import SafetensorError, read_header
 from sdstream.errors import ModelUnavailable, first_line
 
 CANNOT_LOAD = (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdstream.diffusion.hub import Progress
-from sdstream.diffusion.selection import LORA, RemoteFile, choose_lora_file
-from sdstream.diffusion.sources import HubId, fetch_repository, fetches, find_cached
+from sdstream.diffusion.fetching.hub import Progress
+from sdstream.diffusion.fetching.selection import LORA, RemoteFile, choose_lora_file
+from sdstream.diffusion.fetching.sources import HubId, fetch_repository, fetches, find_cached
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from sdstream.diffusion.selection import WEIGHTS, RemoteFile
+from sdstream.diffusion.fetching.selection import WEIGHTS, RemoteFile
 from sdstream.errors import ModelNotAsPinned, ModelUnavailable
 
 PINS = "pins.json"

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.fused_switch import are_blocks_fused
-from sdstream.diffusion.joining import OneProduct
-from sdstream.diffusion.pointwise import are_joined, gated, plain_gated, plain_summed_norm, summed_norm
+from sdstream.diffusion.fused.joining import OneProduct
+from sdstream.diffusion.fused.pointwise import are_joined, gated, plain_gated, plain_summed_norm, summed_norm
+from sdstream.diffusion.fused.switch import are_blocks_fused
 
 _kernels: Any = None
 try:
-    from sdstream.diffusion import eight_bit_kernels as _made
+    from sdstream.diffusion.eight_bit import kernels as _made
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:

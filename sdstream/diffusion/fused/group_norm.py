@@ -16,7 +16,7 @@ _of_two: Any = None
 kernel_failures: tuple[type[Exception], ...] = ()
 """What the operation raises besides torch's errors where it cannot be made."""
 try:
-    from sdstream.diffusion import group_norm_kernels as _kernels
+    from sdstream.diffusion.fused import group_norm_kernels as _kernels
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:

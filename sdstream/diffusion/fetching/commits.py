@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from sdstream.diffusion.hub import Listing, Progress, RevisionUnknown, list_repository
-from sdstream.diffusion.pins import Pin
-from sdstream.diffusion.selection import RemoteFile
+from sdstream.diffusion.fetching.hub import Listing, Progress, RevisionUnknown, list_repository
+from sdstream.diffusion.fetching.pins import Pin
+from sdstream.diffusion.fetching.selection import RemoteFile
 
 Choose = Callable[[str, Iterable[RemoteFile]], tuple[RemoteFile, ...]]
 """Picks files of a repository, of all that it holds. Raises `ModelUnavailable`, naming what it lacks."""

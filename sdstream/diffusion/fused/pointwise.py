@@ -12,7 +12,7 @@ from torch.nn import functional
 
 _kernels: Any = None
 try:
-    from sdstream.diffusion import pointwise_kernels as _made
+    from sdstream.diffusion.fused import pointwise_kernels as _made
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:

@@ -16,10 +16,10 @@ from typing import Any, cast
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from sdstream.diffusion.commits import Choose, ask
-from sdstream.diffusion.hub import Listing, Progress, fetch_files, is_offline, only_one
-from sdstream.diffusion.pins import MANIFEST, find_pin
-from sdstream.diffusion.selection import (
+from sdstream.diffusion.fetching.commits import Choose, ask
+from sdstream.diffusion.fetching.hub import Listing, Progress, fetch_files, is_offline, only_one
+from sdstream.diffusion.fetching.pins import MANIFEST, find_pin
+from sdstream.diffusion.fetching.selection import (
     INDEX,
     RemoteFile,
     choose_model_files,
