@@ -67,9 +67,13 @@ def test_only_one_module_imports_diffusers_and_transformers() -> None:
 
 
 def test_only_the_kernels_need_triton_which_is_not_everywhere() -> None:
-    assert {file.stem for file in ROOM.glob("*.py") if "triton" in imported(file)} == {
-        "group_norm_kernels",
-        "pointwise_kernels",
+    assert {name_of(file) for file in FILES if "triton" in imported(file)} == {
+        "convolving/kernels.py",
+        "eight_bit/kernels.py",
+        "fused/group_norm_kernels.py",
+        "fused/latents_kernels.py",
+        "fused/pictures_kernels.py",
+        "fused/pointwise_kernels.py",
     }
 
 

@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from sdstream.params import IMAGE_PROCESSORS
-from sdstream.worker.processors import PROCESSORS, ProcessorContext, changes_nothing, filters, run_processor, scaling
+from sdstream.worker.processors import (
+    LEARNED,
+    PROCESSORS,
+    ProcessorContext,
+    changes_nothing,
+    filters,
+    run_processor,
+    scaling,
+)
 from sdstream.worker.processors.filters import gaussian
 from sdstream.worker.processors.scaling import lanczos
 
@@ -92,8 +100,10 @@ def reference_canny(rgb: Array, low: float, high: float) -> NDArray[numpy.bool_]
     return result
 
 
-def test_every_processor_without_a_model_is_here_and_no_other() -> None:
-    assert set(PROCESSORS) == {kind.name for kind in IMAGE_PROCESSORS.values() if not kind.needs_model}
+def test_every_processor_is_either_here_or_looks_with_a_network() -> None:
+    assert not set(PROCESSORS) & set(LEARNED)
+    assert set(PROCESSORS) | set(LEARNED) == {kind.name for kind in IMAGE_PROCESSORS.values()}
+    assert not any(IMAGE_PROCESSORS[name].needs_model for name in PROCESSORS)
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
