@@ -43,6 +43,20 @@ def sums() -> Iterator[Case]:
         yield kernels.summed_norm_values, {}, {"has_after": after, "at_once": 512}
 
 
+def gates() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
+    yield kernels.gated_values, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+
+
+def eight_bits() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.eight_bit.kernels")
+    small = {"out": "*fp8e4nv", "scales": "*fp32"}
+    for kernel in (kernels.quantised_values, kernels.gated_quantised_values, kernels.normed_quantised_values):
+        yield kernel, small, {"at_once": 512}
+    for after in (True, False):
+        yield kernels.summed_norm_quantised_values, small, {"has_after": after, "at_once": 512}
+
+
 def steps() -> Iterator[Case]:
     latents: Any = importlib.import_module("sdstream.diffusion.fused.latents_kernels")
     pictures: Any = importlib.import_module("sdstream.diffusion.fused.pictures_kernels")
@@ -65,8 +79,11 @@ def steps() -> Iterator[Case]:
     yield pictures.planes_values, bytes_of, {**shares, "at_once": pictures.SQUARES}
 
 
-@pytest.mark.parametrize("card", [80, 90, 120])
-@pytest.mark.parametrize("cases", [norms, sums, steps])
+@pytest.mark.parametrize(
+    ("cases", "card"),
+    [(cases, card) for cases in (norms, sums, gates, steps) for card in (80, 90, 120)]
+    + [(eight_bits, card) for card in (89, 90, 120)],
+)
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:
     compiler: Any = importlib.import_module("triton.compiler")
     backends: Any = importlib.import_module("triton.backends.compiler")

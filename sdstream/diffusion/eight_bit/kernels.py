@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 
+from sdstream.diffusion.fused.pointwise_kernels import gated_value, norm_of_row, sum_of_row
+
 ROWS, COLUMNS = 16, 64
 """Of a block where values do not depend on each other."""
 SMALL = torch.float8_e4m3fn
@@ -39,15 +41,6 @@ def _store(value, kept, column, width, out, scales):
 
 
 @triton.jit
-def _norm(value, kept, column, width, weight, shift, eps):
-    """The layer norm of a row."""
-    centred = tl.where(kept, value - tl.sum(value, 0) / width, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    scale = scale * tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
-    return centred * scale + tl.load(shift + column, mask=kept, other=0.0).to(tl.float32)
-
-
-@triton.jit
 def quantised_values(x, out, scales, width, at_once: tl.constexpr):
     column = tl.arange(0, at_once)
     kept = column < width
@@ -63,8 +56,7 @@ def gated_quantised_values(x, out, scales, width, at_once: tl.constexpr):
     place = x + tl.program_id(0).to(tl.int64) * 2 * width + column
     value = tl.load(place, mask=kept, other=0.0).to(tl.float32)
     gate = tl.load(place + width, mask=kept, other=0.0).to(tl.float32)
-    value *= 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    _store(value.to(x.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
+    _store(gated_value(value, gate).to(x.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 
 @triton.jit
@@ -73,7 +65,7 @@ def normed_quantised_values(x, weight, shift, out, scales, width, eps, at_once: 
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
     value = tl.load(x + start + column, mask=kept, other=0.0).to(tl.float32)
-    made = _norm(value, kept, column, width, weight, shift, eps)
+    made = norm_of_row(value, kept, column, width, weight, shift, eps)
     _store(made.to(x.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 
@@ -96,14 +88,8 @@ def summed_norm_quantised_values(
     column = tl.arange(0, at_once)
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
-    value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
-    value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
-    value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
-    rounded = value.to(sums.dtype.element_ty).to(tl.float32)
-    if has_after:
-        value += tl.load(after + column, mask=kept, other=0.0).to(tl.float32)
-    tl.store(sums + start + column, value.to(sums.dtype.element_ty), mask=kept)
-    made = _norm(rounded, kept, column, width, weight, shift, eps)
+    value = sum_of_row(one, other, bias, after, sums, start, column, kept, has_after)
+    made = norm_of_row(value, kept, column, width, weight, shift, eps)
     _store(made.to(sums.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 

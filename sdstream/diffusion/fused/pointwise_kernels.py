@@ -24,6 +24,34 @@ def _block(rows, width, some_rows: tl.constexpr, some_columns: tl.constexpr):
 
 
 @triton.jit
+def gated_value(value, gate):
+    """GEGLU's product: `value` times the GELU of `gate`."""
+    return value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+
+
+@triton.jit
+def norm_of_row(value, kept, column, width, weight, shift, eps):
+    """The layer norm of a row."""
+    centred = tl.where(kept, value - tl.sum(value, 0) / width, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+    scale = scale * tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
+    return centred * scale + tl.load(shift + column, mask=kept, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def sum_of_row(one, other, bias, after, sums, start, column, kept, has_after: tl.constexpr):
+    """The sum of a row and a bias as it would be in memory. `sums` gets the same with `after`, if there is one."""
+    value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
+    value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
+    value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
+    rounded = value.to(sums.dtype.element_ty).to(tl.float32)
+    if has_after:
+        value += tl.load(after + column, mask=kept, other=0.0).to(tl.float32)
+    tl.store(sums + start + column, value.to(sums.dtype.element_ty), mask=kept)
+    return rounded
+
+
+@triton.jit
 def biased_sum_values(
     one,
     other,
@@ -51,8 +79,7 @@ def gated_values(x, out, rows, width, some_rows: tl.constexpr, some_columns: tl.
     place = x + row * 2 * width + column
     value = tl.load(place, mask=kept).to(tl.float32)
     gate = tl.load(place + width, mask=kept).to(tl.float32)
-    value *= 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask=kept)
+    tl.store(out + row * width + column, gated_value(value, gate).to(out.dtype.element_ty), mask=kept)
 
 
 @triton.jit
@@ -62,19 +89,8 @@ def summed_norm_values(
     column = tl.arange(0, at_once)
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
-    value = tl.load(other + start + column, mask=kept, other=0.0).to(tl.float32)
-    value += tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
-    value += tl.load(one + start + column, mask=kept, other=0.0).to(tl.float32)
-    # The norm is of what a sum in memory would be.
-    rounded = value.to(sums.dtype.element_ty).to(tl.float32)
-    if has_after:
-        value += tl.load(after + column, mask=kept, other=0.0).to(tl.float32)
-    tl.store(sums + start + column, value.to(sums.dtype.element_ty), mask=kept)
-    value = rounded
-    centred = tl.where(kept, value - tl.sum(value, 0) / width, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    scale = scale * tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
-    made = centred * scale + tl.load(shift + column, mask=kept, other=0.0).to(tl.float32)
+    value = sum_of_row(one, other, bias, after, sums, start, column, kept, has_after)
+    made = norm_of_row(value, kept, column, width, weight, shift, eps)
     tl.store(out + start + column, made.to(out.dtype.element_ty), mask=kept)
 
 
