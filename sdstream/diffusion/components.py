@@ -48,9 +48,14 @@ class ModelSizes:
         return CHANNELS, self.height // self.latent_scale, self.width // self.latent_scale
 
 
+MOST_ROWS = 63
+"""From 64 rows on the upsampling of diffusers goes another way, and an export has one way for all numbers of rows."""
+
+
 def row_ranges(streams: RowRange, slots: int) -> RowRange:
-    """The rows of the UNet for as many streams of up to `slots` steps, whatever the kind of guidance."""
-    return RowRange(1, streams.best * slots, streams.most * slots * 2)
+    """The rows of the UNet for as many streams of up to `slots` steps, whatever the kind of guidance, as far as one
+    engine can take them."""
+    return RowRange(1, min(streams.best * slots, MOST_ROWS), min(streams.most * slots * 2, MOST_ROWS))
 
 
 class UnetModule(nn.Module):
