@@ -1,5 +1,6 @@
 """Recording what a function launches on a GPU, and launching all of it again at once: CUDA graphs behind two calls."""
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,6 +11,11 @@ WARM_UP = 3
 """Runs before a capture: libraries choose their algorithms and make their workspaces then, which cannot be captured."""
 CAPTURE_ERRORS = range(900, 910)
 """CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held while something is recorded: torch records one graph of a process at a time, and whoever waits for the whole
+device meanwhile, as every recording does first, fails and spoils the other. A step that is recorded must not wait for
+anybody who records."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -53,14 +59,16 @@ class Capture(Protocol):
 class CudaCapture:
     """CUDA graphs of one device, all in one pool of memory: they must be replayed on one stream, one after another.
 
-    A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest.
+    A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest. Threads may
+    record at any time: models are tried while they are loaded, beside streams whose frames are captured.
     """
 
     name = "cuda_graph"
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, library: Any = None) -> None:
+        """`library` is `torch.cuda` by default."""
         self._device = device
-        cuda: Any = torch.cuda
+        cuda: Any = library or torch.cuda
         self._cuda = cuda
         self._pool = cuda.graph_pool_handle()
         self._holder: Any = None
@@ -68,19 +76,26 @@ class CudaCapture:
     def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
         with cuda.device(self._device):
-            if self._holder is None:
-                self._holder = self._hold_pool()
             side = cuda.Stream()
             side.wait_stream(cuda.current_stream())
             with cuda.stream(side):
                 for _ in range(WARM_UP):
                     step()
             cuda.current_stream().wait_stream(side)
-            cuda.synchronize()
-            graph = cuda.CUDAGraph()
-            # Of this thread only: another one may ask for the device's memory meanwhile.
-            with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                result = step()
+            # A capture that fails leaves its stream the current one, unless there is another context around it.
+            with _ONE_AT_A_TIME, cuda.stream(cuda.current_stream()):
+                try:
+                    if self._holder is None:
+                        self._holder = self._hold_pool()
+                    cuda.synchronize()
+                    graph = cuda.CUDAGraph()
+                    # Of this thread only: another one may ask for the device's memory meanwhile.
+                    with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                        result = step()
+                except RuntimeError:
+                    # Torch takes a pool whose capture failed for one that is still being recorded into.
+                    self._pool, self._holder = cuda.graph_pool_handle(), None
+                    raise
         return _CudaRecording(graph, result)
 
     def _hold_pool(self) -> Any:
