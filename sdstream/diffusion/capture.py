@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -12,13 +13,16 @@ WARM_UP = 3
 CAPTURE_ERRORS = range(900, 910)
 """CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Held while something is recorded: torch records one graph of a process at a time, and whoever waits for the whole
-device meanwhile, as every recording does first, fails and spoils the other. A step that is recorded must not wait for
-anybody who records."""
+_capturing = threading.RLock()
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+def one_at_a_time() -> AbstractContextManager[object]:
+    """Within it no other thread captures: torch records one graph of a process at a time, and whoever waits for the
+    whole device meanwhile, as every recording does first, fails and spoils the other."""
+    return _capturing
 
 
 class Recording(Protocol[T_co]):
@@ -75,28 +79,33 @@ class CudaCapture:
 
     def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
-        with cuda.device(self._device):
-            side = cuda.Stream()
-            side.wait_stream(cuda.current_stream())
-            with cuda.stream(side):
-                for _ in range(WARM_UP):
-                    step()
-            cuda.current_stream().wait_stream(side)
+        with one_at_a_time(), cuda.device(self._device):
             # A capture that fails leaves its stream the current one, unless there is another context around it.
-            with _ONE_AT_A_TIME, cuda.stream(cuda.current_stream()):
-                try:
-                    if self._holder is None:
-                        self._holder = self._hold_pool()
-                    cuda.synchronize()
-                    graph = cuda.CUDAGraph()
-                    # Of this thread only: another one may ask for the device's memory meanwhile.
-                    with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                        result = step()
-                except RuntimeError:
-                    # Torch takes a pool whose capture failed for one that is still being recorded into.
-                    self._pool, self._holder = cuda.graph_pool_handle(), None
-                    raise
+            with cuda.stream(cuda.current_stream()):
+                graph, result = self._record(step)
         return _CudaRecording(graph, result)
+
+    def _record(self, step: Callable[[], T]) -> tuple[Any, T]:
+        cuda = self._cuda
+        if self._holder is None:
+            self._holder = self._hold_pool()
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            for _ in range(WARM_UP):
+                step()
+        cuda.current_stream().wait_stream(side)
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
+        try:
+            # Of this thread only: another one may ask for the device's memory meanwhile.
+            with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = step()
+        except RuntimeError:
+            # Torch takes a pool whose capture failed for one that is still being recorded into.
+            self._pool, self._holder = cuda.graph_pool_handle(), None
+            raise
+        return graph, result
 
     def _hold_pool(self) -> Any:
         """A graph that is never let go: torch ends a pool with its last graph, and knows it no more then."""
@@ -140,4 +149,4 @@ def cuda_capture(device: torch.device) -> CudaCapture:
     return CudaCapture(device)
 
 
-__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture"]
+__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture", "one_at_a_time"]

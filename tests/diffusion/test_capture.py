@@ -90,8 +90,7 @@ class StandInLibrary:
 
 
 def test_a_thread_that_records_waits_for_another_that_does() -> None:
-    library, recorded = StandInLibrary(), threading.Barrier(2, timeout=30)
-    inside = threading.Event()
+    library, inside = StandInLibrary(), threading.Event()
 
     def first() -> int:
         if library.is_recording:  # and does not only warm up
@@ -99,17 +98,14 @@ def test_a_thread_that_records_waits_for_another_that_does() -> None:
             library.asked.wait(0.5)  # what the other one, which waits for this, does not do
         return 1
 
-    def other() -> int:
+    def record_other() -> int:
         assert inside.wait(30)
-        return 2
-
-    def record(step: Any) -> int:
-        capture = CudaCapture(CPU, library)
-        recorded.wait()
-        return capture.record(step).result
+        return CudaCapture(CPU, library).record(lambda: 2).result
 
     with ThreadPoolExecutor(2) as threads:
-        assert [made.result(60) for made in [threads.submit(record, first), threads.submit(record, other)]] == [1, 2]
+        other = threads.submit(record_other)
+        assert threads.submit(CudaCapture(CPU, library).record, first).result(60).result == 1
+        assert other.result(60) == 2
 
 
 def test_after_a_capture_that_failed_the_stream_is_as_before_and_others_can_be_recorded() -> None:
