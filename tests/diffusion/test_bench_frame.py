@@ -36,6 +36,8 @@ def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(mon
         raise ValueError("this library and that one\ndo not agree")
 
     monkeypatch.setattr(ImageToImage, "run", fails)
+    # It forks, which a process of several threads must not.
+    monkeypatch.setattr(frame, "working_memory", lambda contender, work: None)
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
     prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit=False, tuned=False)
     assert prepared.absent[ImageToImage.name] == "ValueError: this library and that one"
