@@ -258,6 +258,12 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True
     figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     rows: list[Row] = []
+
+    def note() -> None:
+        """After each shape: a program that is ended has measured something, too."""
+        if options.json:
+            Path(options.json).write_text(json.dumps({**figures, "rows": rows}, indent=2) + "\n", "utf-8")
+
     if options.compile:
         for row in compile_all(int(each) for each in options.compile.split(",")):
             rows.append(row)
@@ -266,6 +272,7 @@ def main() -> int:
         device = torch.device("cuda")
         card = torch.cuda.get_device_name(device)
         shapes = shapes_of_frame(options.model, 64 if options.model == "tiny" else options.size, options.streams)
+        figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
         for row, shape, choice in measure(
             shapes.most_common(options.most), card_of(device), device, CudaStopwatch(device)
@@ -273,7 +280,7 @@ def main() -> int:
             rows.append(row)
             chosen[shape.name] = choice
             show(row)
-        figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
+            note()
         figures["frame"] = summary_of(rows)
         print(json.dumps(figures["frame"]))
         if options.remember:
@@ -284,8 +291,7 @@ def main() -> int:
             show(row)
     else:
         parser.error("there is no CUDA GPU: --compile, or TRITON_INTERPRET=1, need none")
-    if options.json:
-        Path(options.json).write_text(json.dumps({**figures, "rows": rows}, indent=2) + "\n", "utf-8")
+    note()
     wrong = [row for row in rows if row.get("spilled_bytes") or row.get("right", 1) < min(1, row.get("tried", 0))]
     return 1 if wrong else 0
 

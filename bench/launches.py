@@ -336,7 +336,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
         torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - began))
     kinds: dict[str, dict[str, float]] = {}
-    for event in watched.events():
+    # Without the host's calls, to which the times of what they launched are added.
+    for event in (each for each in watched.events() if each.device_type.name == "CUDA"):
         row = kinds.setdefault(kind_of(event.name), {"kernels": 0.0, "ms": 0.0})
         row["kernels"] += 1 / frames
         row["ms"] += event.device_time / 1000 / frames
@@ -356,8 +357,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
 
 def show(row: Row) -> None:
     """Print what was counted."""
-    numbers = f"{row['steps']} steps, {row['streams']} streams, {row['controls']} ControlNets"
-    print(f"{row['model']} {row['size']}, {numbers}, as on {row['device']}")
+    asked = f"{row['model']} {row['size']}, {row['steps']} steps, {row['streams']} streams"
+    print(f"{asked}, {row['controls']} ControlNets, as on {row['device']}")
     for way, counted in row["ways"].items():
         parts = ", ".join(f"{part} {sum(kinds.values())}" for part, kinds in counted["parts"].items())
         kinds: Counter[str] = Counter()

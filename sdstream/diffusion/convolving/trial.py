@@ -58,7 +58,7 @@ class CudaStopwatch:
                     recording.replay()
                     end.record()
                     each.append((begin, end))
-            cuda.synchronize()
+            cuda.current_stream().synchronize()  # not the device, where another thread may record
         for recording in recordings:
             recording.forget()
         return [tuple(float(begin.elapsed_time(end)) for begin, end in each) for each in marks]
