@@ -98,4 +98,4 @@ def case(frame: Frame, knobs: Knobs, size: int) -> Case:
     return run
 
 
-__all__ = ["compare_preparing"]
+__all__ = ["STEPS", "Case", "case", "compare_preparing", "knobs_of"]

@@ -224,7 +224,7 @@ def compare_interpreted() -> None:
 
     for norm, x, shift, silu in cases(CPU, torch.float32):
         wanted = plain_group_norm(norm, x, shift, silu=silu)
-        told = (norm.weight, norm.bias, norm.num_groups, norm.eps, silu, same)
+        told = (made_of.Norm(norm.weight, norm.bias, norm.num_groups, norm.eps, silu), same)
         assert distance(made_of.launch(x, shift, *told), wanted) < 1e-5, (x.shape, silu)
         for parts, bias in kept_cases(x):
             one, other = parts if isinstance(parts, Two) else (parts, None)
