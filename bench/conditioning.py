@@ -29,7 +29,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.support.preparing import STEPS, Case, case, compare_preparing, knobs_of
+from bench.support.preparing import STEPS, Case, case_of, compare_preparing, knobs_of
 from sdstream.diffusion.adapters import layer_strengths, make_adapter
 from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
@@ -65,7 +65,7 @@ def make_case(model: Model, size: int, *, nets: int = 0, style: bool = False, re
     )
     controls = Controls([make_tiny_controlnet(model.unet, seed=seed) for seed in range(nets)]) if nets else None
     frame = Frame(networks, slots=len(STEPS), prediction=model.schedule.prediction, controls=controls)
-    return case(frame, knobs_of(model, size, **options), size)
+    return case_of(frame, knobs_of(model, size, **options), size)
 
 
 def additions(model: Model, size: int) -> dict[str, Callable[[], Case]]:
