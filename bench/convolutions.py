@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # the only way to look
 from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, one_attention, run, shapes_of
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, Known, Sample, choose, file_for, write_known
 from sdstream.diffusion.convolving.tilings import (
     BASE,
@@ -44,7 +45,7 @@ from sdstream.diffusion.convolving.tilings import (
 )
 from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_ways
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of, versions
-from sdstream.diffusion.convolving.twins import Arguments, own_convolution, prepare_kernels
+from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.state import make_memory, stack
 
@@ -303,7 +304,7 @@ def interpreted() -> list[Row]:
     made: Any = kernels
 
     def own(arguments: Arguments, tiling: str) -> torch.Tensor:
-        return made.launch(*arguments, tiling_named(tiling), lambda kernel: kernel)
+        return made.launch(arguments, tiling_named(tiling), lambda kernel: kernel)
 
     mend_interpreter()
     shapes = [(shape, 1) for shape in TINY]

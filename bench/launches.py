@@ -41,6 +41,7 @@ from sdstream.diffusion.fused.joining import Joined, OneProduct, join
 from sdstream.diffusion.fused.switch import join_steps_on, plain_blocks
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
+from sdstream.diffusion.question import Prepared, Question, Subject
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import (
     Conditioning,
@@ -126,12 +127,12 @@ class Parts(Networks):
         self.scaling_factor, self.is_xl = networks.scaling_factor, networks.is_xl
         self._counting = counting
 
-    def predict(self, *told: Any, **named: Any) -> torch.Tensor:
+    def predict(self, question: Question) -> torch.Tensor:
         with self._counting.within("unet"):
-            return self.networks.predict(*told, **named)
+            return self.networks.predict(question)
 
-    def prepare(self, *told: Any, **named: Any) -> Any:
-        return self.networks.prepare(*told, **named)
+    def prepare(self, subject: Subject) -> Prepared | None:
+        return self.networks.prepare(subject)
 
     @property
     def bare(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import (
     MARGIN,
     MOST_ATTEMPTS,
@@ -35,7 +36,7 @@ from sdstream.diffusion.convolving.tilings import (
 )
 from sdstream.diffusion.convolving.trial import try_ways
 from sdstream.diffusion.convolving.tuning import Tuning
-from sdstream.diffusion.convolving.twins import Arguments, plain_convolution
+from sdstream.diffusion.convolving.twins import plain_convolution
 
 H100 = Card((9, 0), 132)
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def test_answers_are_compared_before_times_and_what_fails_is_left_out() -> None:
     def own(arguments: Arguments, name: str) -> torch.Tensor:
         if name == tilings[0].name:
             raise RuntimeError("out of shared memory")
-        made = plain_convolution(*arguments)
+        made = plain_convolution(arguments)
         return made * 1.5 if name == tilings[1].name else made
 
     found = try_ways(SMALL, tilings, CPU, Stopwatch(), own=own, prepare=lambda arguments, names: None)

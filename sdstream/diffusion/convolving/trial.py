@@ -7,15 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from sdstream.diffusion.capture import CudaCapture
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import TOLERANCE, Sample
 from sdstream.diffusion.convolving.tilings import Shape, Tiling
-from sdstream.diffusion.convolving.twins import (
-    Arguments,
-    kernel_failures,
-    own_convolution,
-    plain_convolution,
-    prepare_kernels,
-)
+from sdstream.diffusion.convolving.twins import kernel_failures, own_convolution, plain_convolution, prepare_kernels
 
 ROUNDS = 7
 """Times that each way is timed, by turns."""
@@ -75,7 +70,7 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
 
     picture = (shape.height, shape.width)
     channels = shape.channels + shape.other_channels
-    return (
+    return Arguments(
         noise(shape.batch, shape.channels, *picture),
         noise(shape.batch, shape.other_channels, *picture) if shape.other_channels else None,
         noise(shape.columns, channels, shape.side, shape.side, scale=shape.depth**-0.5),
@@ -94,7 +89,7 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
 def answers_rightly(shape: Shape, tiling: Tiling, device: torch.device, own: Own = own_convolution) -> bool:
     """Whether a tiling gives the answers of torch's own way here. Raises as `try_ways` does."""
     arguments = arguments_of(shape, device)
-    distance = _distance(lambda: own(arguments, tiling.name), plain_convolution(*arguments).float())
+    distance = _distance(lambda: own(arguments, tiling.name), plain_convolution(arguments).float())
     return distance is not None and distance <= TOLERANCE
 
 
@@ -123,9 +118,9 @@ def try_ways(
     Raises what tells of a lost or full device (`torch.AcceleratorError`, `torch.OutOfMemoryError`).
     """
     arguments = arguments_of(shape, device)
-    wanted = plain_convolution(*arguments).float()
+    wanted = plain_convolution(arguments).float()
     prepare(arguments, [tiling.name for tiling in tilings])
-    calls: list[Call] = [lambda: plain_convolution(*arguments)]
+    calls: list[Call] = [lambda: plain_convolution(arguments)]
     found = [Sample("", ())]
     for tiling in tilings:
         if is_over():
