@@ -1,6 +1,8 @@
 """Recording what a function launches on a GPU, and launching all of it again at once: CUDA graphs behind two calls."""
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,8 +13,16 @@ WARM_UP = 3
 CAPTURE_ERRORS = range(900, 910)
 """CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
 
+_capturing = threading.RLock()
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+def one_at_a_time() -> AbstractContextManager[object]:
+    """Within it no other thread captures or tries anything: a trial waits for the whole device, which must not be while
+    a capture is under way, and would be timed wrongly beside one."""
+    return _capturing
 
 
 class Recording(Protocol[T_co]):
@@ -67,7 +77,7 @@ class CudaCapture:
 
     def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
-        with cuda.device(self._device):
+        with one_at_a_time(), cuda.device(self._device):
             if self._holder is None:
                 self._holder = self._hold_pool()
             side = cuda.Stream()
@@ -125,4 +135,4 @@ def cuda_capture(device: torch.device) -> CudaCapture:
     return CudaCapture(device)
 
 
-__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture"]
+__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture", "one_at_a_time"]
