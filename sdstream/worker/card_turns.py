@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sdstream.clock import Clock, SystemClock
 
 SHARE = 0.25
-"""Of the time that slices may take while frames are made: after one of them frames have the card three times as long."""
+"""Of the time that slices may take while frames are made: frames have three times as long after each."""
 PATIENCE = 0.1
 """Seconds that the working thread waits for a slice to begin; who asked for it may be at something else already."""
 WORD_SECONDS = 1.0

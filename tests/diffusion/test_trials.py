@@ -73,8 +73,9 @@ def test_a_damaged_or_foreign_file_says_nothing_and_is_written_anew(tmp_path: Pa
 
 def test_a_folder_that_cannot_be_written_is_borne(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.warns(RuntimeWarning):
+    with pytest.warns(RuntimeWarning, match="says nothing of trials"):
         store = TrialStore(tmp_path / "file" / "card.json", ORIGIN)
+    with pytest.warns(RuntimeWarning, match="is not kept"):
         store.settle({ONE: {"a": 1}})
     assert store.finding(ONE) == {"a": 1}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ class Tuning:
             if step.kind == "prove":
                 settled = self._prove(shape)
             else:
-                settled = self._try(shape, self.clock() + step.seconds, lambda: session.tell(standing.percent))
+                settled = self._try(shape, self.clock() + step.seconds, partial(session.tell, standing.percent))
             standing = replace(
                 standing,
                 seconds=self.clock() - began,
@@ -117,7 +118,7 @@ class Tuning:
         return standing
 
     def _remembered(self, shapes: Iterable[str]) -> frozenset[str]:
-        """Take up what earlier processes found to be torch's; of what they say that a kernel wins it is to be proved."""
+        """Take up what earlier processes found to be torch's; that a kernel wins is to be proved."""
         to_prove: set[str] = set()
         for name in shapes:
             finding = self.store.finding(_subject(name))
