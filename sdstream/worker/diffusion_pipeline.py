@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,7 @@ from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.lane_stages import LaneStages, annotators
+from sdstream.worker.loaded import Loaded, choose_guidance
 from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import Pipeline, Progress
@@ -35,19 +36,6 @@ FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
 """Parameters that another pipeline is made for."""
 FUSED = ("use_lcm_lora", "lora_dict")
 """Parameters that other weights are needed for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a pipeline runs on, loaded before it is made."""
-
-    model: Model
-    shelf: AnnotatorShelf
-    conditions: Conditions = field(default_factory=Conditions)
-    source: str = ""
-    wanted: WantedModel | None = None
-    """What the shelf was asked for; None for a model that did not come from there."""
-    use: ModelUse = field(default_factory=ModelUse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,15 +367,6 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
         if checker is None:
             notes.append(ABSENT)
     return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
-
-
-def choose_guidance(params: StreamParams) -> Guidance:
-    """Where the unconditional prediction comes from; the wire does not say.
-
-    A negative prompt needs the network's own answer to it, once for each picture; that is one row more than N. Without
-    one the residual does for nothing. All kinds keep the same memory, so this may change between two pictures.
-    """
-    return "initialize" if params.guidance_scale > 1 and params.negative_prompt.strip() else "self"
 
 
 def load_diffusion(

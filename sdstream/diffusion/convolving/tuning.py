@@ -263,7 +263,7 @@ known_tiling: Callable[..., str] = _compiler.assume_constant_result(settled_tili
 def bring_into_force() -> frozenset[str]:
     """Have frames take what was found for any card, from the next one on. For the thread that makes pictures, between
     two of them. Of what the choice is another way than torch's now."""
-    return frozenset().union(*(tuning.bring_into_force() for tuning in list(_State.tunings.values())))
+    return frozenset(name for tuning in list(_State.tunings.values()) for name in tuning.bring_into_force())
 
 
 def choices_of(device: int = 0) -> dict[str, Choice]:

@@ -151,8 +151,7 @@ def choice_from(finding: Finding) -> Choice | None:
         return None
     if not way:
         return Choice(None, reason)
-    known = next((each for each in WAYS if each == way), None)
-    return None if known is None else Choice(Terms(known, least))
+    return next((Choice(Terms(each, least)) for each in WAYS if each == way), None)
 
 
 def _works(device: torch.device, dtype: torch.dtype, out: int, width: int, terms: Terms) -> bool:

@@ -29,7 +29,8 @@ def store_of(device: torch.device) -> TrialStore:
     """The store of a device. Of one that is no CUDA GPU nothing is kept."""
     if device.type != "cuda":
         return _store(str(device))
-    return _store(str(torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)))
+    index: int | None = device.index
+    return _store(f"cuda:{torch.cuda.current_device() if index is None else index}")
 
 
 @cache
