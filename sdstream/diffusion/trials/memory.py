@@ -29,8 +29,7 @@ def store_of(device: torch.device) -> TrialStore:
     """The store of a device. Of one that is no CUDA GPU nothing is kept."""
     if device.type != "cuda":
         return _store(str(device))
-    index: int | None = device.index
-    return _store(f"cuda:{torch.cuda.current_device() if index is None else index}")
+    return _store(str(torch.zeros(0, device=device).device))  # with its number
 
 
 @cache
