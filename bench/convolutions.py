@@ -31,7 +31,7 @@ from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, o
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.choices import Choice, Known, Sample, choose, file_for, write_known
+from sdstream.diffusion.convolving.choices import Choice, Sample, choose, finding_of
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     LEAST_DEPTH,
@@ -44,10 +44,12 @@ from sdstream.diffusion.convolving.tilings import (
     tiling_named,
 )
 from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_ways
-from sdstream.diffusion.convolving.tuning import assumed_choices, card_of, versions
+from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
 from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.state import make_memory, stack
+from sdstream.diffusion.trials.memory import keep_findings_in, store_of
+from sdstream.diffusion.trials.store import Subject
 
 TINY = (
     Shape(1, 5, 6, 32, 0, 24, 3, 1, 1, 5, 6, False, 1, True, "relu", "float16"),
@@ -285,7 +287,9 @@ def main() -> int:
         figures["frame"] = summary_of(rows)
         print(json.dumps(figures["frame"]))
         if options.remember:
-            write_known(file_for(options.remember, card, versions()), Known(choices=chosen), settled=chosen)
+            keep_findings_in(options.remember)
+            found = {Subject("convolutions", name): finding_of(choice) for name, choice in chosen.items()}
+            store_of(device).settle(found)
     elif os.environ.get("TRITON_INTERPRET") == "1":
         rows = interpreted()
         for row in rows:

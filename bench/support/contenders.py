@@ -8,7 +8,9 @@ import torch
 
 from bench.support import upstream
 from bench.support.random_models import TOKENS, Networks
+from sdstream.diffusion.convolving.preparation import settle_frames
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
+from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks
@@ -96,6 +98,10 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
+        with convolutions(self._wanted):
+            if work.device.type == "cuda" and are_convolutions_tuned():
+                settle_frames(frame, work.images[0][:1], knobs, [work.streams])
+                bring_into_force()
         self._knobs = stack([knobs] * work.streams)
         if prepared:
             self._knobs = self.runner.complete(self._knobs)

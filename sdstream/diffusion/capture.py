@@ -20,8 +20,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 def one_at_a_time() -> AbstractContextManager[object]:
-    """Within it no other thread captures: torch records one graph of a process at a time, and whoever waits for the
-    whole device meanwhile, as every recording does first, fails and spoils the other."""
+    """Within it no other thread captures or tries anything: torch records one graph of a process at a time, and whoever
+    waits for the whole device meanwhile, as every recording and every trial does, fails and spoils the other."""
     return _capturing
 
 

@@ -1,8 +1,6 @@
 """The two ways to compute a convolution with all that goes along with it: torch's and cuDNN's, and this project's."""
 
 from collections.abc import Iterable
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,16 +72,9 @@ def prepare_kernels(arguments: Arguments, tilings: Iterable[str]) -> None:
     _kernels.compile_ahead(arguments, tilings)
 
 
-def kernels_digest() -> str:
-    """Of the program of the kernels and of what there is to choose from: what was measured of others does not count."""
-    files = ("kernels.py", "tilings.py")
-    return sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in files)).hexdigest()
-
-
 __all__ = [
     "has_kernels",
     "kernel_failures",
-    "kernels_digest",
     "own_convolution",
     "plain_convolution",
     "prepare_kernels",
