@@ -21,8 +21,8 @@ ROOM = Path(sdstream.diffusion.__file__).parent
 KNOWN = {"torch", "triton", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
-LOCKED = {"convolving/tuning.py"}
-"""What loads networks and what runs them may ask for a way at the same time."""
+LOCKED = {"capture.py", "convolving/tuning.py", "trials/store.py"}
+"""What loads networks and what runs them may ask for a way, or record, at the same time."""
 FILES = sorted(ROOM.rglob("*.py"))
 CYCLES, WARM = cycles(250), 100
 MOST_BYTES = CYCLES * 8 * 1024
