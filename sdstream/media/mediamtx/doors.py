@@ -36,10 +36,6 @@ class StreamDoors(Protocol):
         """Whether a publisher with this key would be let in now."""
         ...
 
-    def may_watch(self, playback_id: str) -> bool:
-        """Whether one more viewer may come."""
-        ...
-
     async def admit(self, stream_key: str) -> None:
         """Open the stream for a publisher that came without an offer. Raises as `StreamService.publish`."""
         ...
@@ -107,8 +103,7 @@ class DoorKeeper:
         self._server = _Server(self._application)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="MediaMTX's questions")
         async with asyncio.timeout(START_SECONDS):
-            while not self._server.started:
-                await asyncio.sleep(0.005)
+            await self._server.answers.wait()
 
     async def close(self) -> None:
         """Idempotent."""
@@ -163,6 +158,11 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -124,9 +124,7 @@ class OutputWriter:
         track = self._sound
         shift = self._distribution.presentation().shift(packet.captured_at)
         timestamp = (track.origin + track.moved(packet.timestamp, shift)) & 0xFFFFFFFF
-        data = write_packet(
-            SOUND_TYPE, packet.begins, self._sound_sequence, timestamp, track.source, packet.payload
-        )
+        data = write_packet(SOUND_TYPE, packet.begins, self._sound_sequence, timestamp, track.source, packet.payload)
         self._sound_sequence = (self._sound_sequence + 1) & 0xFFFF
         self._write(SOUND_CHANNEL, data)
         track.sent(1, len(packet.payload))
