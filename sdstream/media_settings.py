@@ -38,8 +38,8 @@ class MediaSettings(BaseModel):
         default=None,
         ge=1,
         le=65535,
-        description="TCP port of WebRTC under MediaMTX, for clients and hosts without UDP; it must have the same number "
-        "outside. Unset: none.",
+        description="TCP port of WebRTC under MediaMTX, for clients and hosts without UDP; it must have the same "
+        "number outside. Unset: none.",
     )
 
     video_bitrate: int = Field(

@@ -217,7 +217,7 @@ class StreamService:
     # Sessions
 
     async def publish(self, stream_key: str, offer: str | None) -> SessionOpened:
-        """Answer a WHIP offer, None for one by RTMP, RTSP or SRT. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached` or `ShuttingDown`."""
+        """Answer an offer, None for none. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached`, `ShuttingDown`."""
         self._open_store()
         stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):

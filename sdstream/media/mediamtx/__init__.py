@@ -1,4 +1,4 @@
-"""The MediaMTX back end: its process takes and serves WebRTC, RTMP, RTSP and SRT; this one reads and writes its paths."""
+"""The MediaMTX back end: its process takes and serves WebRTC, RTMP, RTSP and SRT; ours reads and writes its paths."""
 
 import asyncio
 import secrets

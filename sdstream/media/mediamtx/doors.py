@@ -151,7 +151,9 @@ class _Server(uvicorn.Server):
                 application,
                 http="httptools",
                 ws="none",
+                interface="asgi3",  # a method is taken for an application of the old kind
                 lifespan="off",
+                proxy_headers=False,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -55,7 +55,7 @@ class OpusLine:
         self._encoder = _open_opus()
         self._next: int | None = None
 
-    def put(self, packet: Packet, time: int) -> Iterator[tuple[int, bytes]]:
+    def put(self, packet: "Packet[Any]", time: int) -> Iterator[tuple[int, bytes]]:
         """Samples of 48 kHz at which each packet begins, and the packet. `time` is where `packet` begins."""
         for frame in self._decoder.decode(packet):
             if self._next is None or abs(time - self._next) > LARGEST_DRIFT:
@@ -145,7 +145,7 @@ class InputReader:
             audio = container.streams.audio[0] if container.streams.audio else None
             context = cast(Any, video.codec_context)
             self._parameters = (
-                _LIBRARIES.get(context.name, context.name),
+                _LIBRARIES.get(str(context.name), str(context.name)),
                 bytes(context.extradata or b""),
                 not context.has_b_frames,
             )
@@ -164,13 +164,13 @@ class InputReader:
                 else:
                     self._take_sound(packet, line)
 
-    def _take_picture(self, packet: Packet) -> None:
-        timestamp = round(packet.pts * packet.time_base * VIDEO_CLOCK.denominator)  # pyright: ignore[reportOptionalOperand]
+    def _take_picture(self, packet: "Packet[Any]") -> None:
+        timestamp = _ticks(packet, VIDEO_CLOCK.denominator)
         self._capture.video.arrived(timestamp & 0xFFFFFFFF, self._clock.monotonic())
         self._decoder.put(Picture(bytes(packet), timestamp, packet.is_keyframe))
 
-    def _take_sound(self, packet: Packet, line: OpusLine | None) -> None:
-        time = round(packet.pts * packet.time_base * AUDIO_CLOCK_RATE)  # pyright: ignore[reportOptionalOperand]
+    def _take_sound(self, packet: "Packet[Any]", line: OpusLine | None) -> None:
+        time = _ticks(packet, AUDIO_CLOCK_RATE)
         clock = self._capture
         clock.audio.arrived(time & 0xFFFFFFFF, self._clock.monotonic())
         made = [(time, bytes(packet))] if line is None else self._encode(packet, time, line)
@@ -181,7 +181,7 @@ class InputReader:
                 self._sequence += 1
                 self._call(sound)
 
-    def _encode(self, packet: Packet, time: int, line: OpusLine) -> list[tuple[int, bytes]]:
+    def _encode(self, packet: "Packet[Any]", time: int, line: OpusLine) -> list[tuple[int, bytes]]:
         try:
             return list(line.put(packet, time))
         except FFmpegError:
@@ -194,6 +194,10 @@ class InputReader:
     def _open_decoder(self) -> Any:
         library, extradata, low_delay = self._parameters
         return open_decoder(library, extradata, low_delay=low_delay)
+
+
+def _ticks(packet: Any, rate: int) -> int:
+    return round(packet.pts * packet.time_base * rate)
 
 
 def _open_opus() -> Any:

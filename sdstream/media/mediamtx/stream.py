@@ -101,6 +101,10 @@ class MediaMtxStream(OutgoingMedia):
     def closed(self) -> bool:
         return self._closed
 
+    def is_taken(self) -> bool:
+        """Whether MediaMTX takes the output now."""
+        return self._writer.connected.is_set()
+
     @property
     def is_published(self) -> bool:
         """Whether somebody publishes, or is about to."""
