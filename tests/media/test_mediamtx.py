@@ -170,7 +170,7 @@ def free_port(kind: socket.SocketKind) -> int:
 
 async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 -- other processes set it
             await asyncio.sleep(0.05)
     assert condition(), what
 
@@ -255,6 +255,7 @@ async def test_whip_in_and_whep_out_and_after_a_restart_the_publisher_may_come_a
         await wait_until(lambda: media.process_id not in (None, child), "it is started again")
     before = doors.echo.count
     await wait_until(stream.is_taken, "the output is taken again")
+    assert stream is not None
     async with DirectPublisher(stream), DirectViewer(stream) as viewer:
         await wait_until(lambda: doors.echo.count > before + 5, "pictures come again")
         await viewer.wait_kind("card", seconds=25.0)
