@@ -25,7 +25,7 @@ OUTPUT_OPERATIONS: dict[str, Operation] = {
         "/v1/streams/{id}/ingest",
         "Extensions",
         "Addresses for RTMP, RTSP and SRT",
-        "Where this stream is published to and watched besides WHIP and WHEP; empty lists under the embedded media back "
+        "Where this stream is published to and watched besides WHIP and WHEP; empty under the embedded media back "
         "end. The addresses are capabilities: who knows one may publish, or watch.",
         {200: Answer("The addresses", IngestAnswer)},
         (401, 403, 404),
