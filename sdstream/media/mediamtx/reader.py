@@ -39,7 +39,8 @@ OPTIONS = {
     "fflags": "nobuffer",
     "max_delay": "0",
     "reorder_queue_size": "0",
-    "analyzeduration": "2000000",
+    "analyzeduration": "500000",
+    "fpsprobesize": "0",
     "probesize": "500000",
     "allowed_media_types": "video+audio",
 }
