@@ -227,7 +227,7 @@ async def test_what_is_published_without_an_offer_is_seen_and_heard_by_whep(door
         await wait_until(lambda: doors.echo.count > 5, "pictures come")
         stream = doors.stream
         assert stream is not None
-        async with DirectViewer(doors.stream) as viewer:
+        async with DirectViewer(stream) as viewer:
             await wait_until(lambda: viewer.count > 10, "pictures come out")
             await wait_until(lambda: stream.statistics().sound.packets > 20, "sound comes out")
             await wait_until(lambda: doors.echo.viewers[-1:] == [1], "the viewer is counted")
@@ -255,7 +255,6 @@ async def test_whip_in_and_whep_out_and_after_a_restart_the_publisher_may_come_a
         await wait_until(lambda: media.process_id not in (None, child), "it is started again")
     before = doors.echo.count
     await wait_until(stream.is_taken, "the output is taken again")
-    assert stream is not None
     async with DirectPublisher(stream), DirectViewer(stream) as viewer:
         await wait_until(lambda: doors.echo.count > before + 5, "pictures come again")
         await viewer.wait_kind("card", seconds=25.0)

@@ -150,11 +150,10 @@ def _party(item: Mapping[str, Any] | None) -> Party | None:
 
 def _reason(answer: httpx.Response) -> str:
     try:
-        said = answer.json()
+        said: Any = answer.json()
     except ValueError:
         return "no reason was given"
-    members = cast("Mapping[str, Any]", said) if isinstance(said, dict) else {}
-    return str(members.get("error", "no reason was given"))[:200]
+    return str(cast("dict[str, Any]", said).get("error", ""))[:200] if isinstance(said, dict) else "no reason was given"
 
 
 __all__ = ["ControlApi", "Party", "PathState", "RelayedSession", "read_path"]
