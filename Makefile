@@ -25,6 +25,9 @@ ARGS ?=
 TESTS ?=
 JOBS := 2
 PYTEST_ARGS ?=
+# Hundreds of processes import the same files, and the second run collects what the first did: each reads what one
+# compiled, also where the image that this runs in says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

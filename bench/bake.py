@@ -1,6 +1,6 @@
 """How long, in how much memory and into how many bytes a full-size model bakes on this CPU, export included.
 
-    python -m bench.bake [--model sd-turbo] [--size 512] [--sm 86,89,120] [--json FILE]
+    python -m bench.bake [--model sd-turbo] [--size 512] [--streams 4] [--sm 86,89,120] [--json FILE]
 
 The UNet and the TAESD of the named model have their real sizes and random weights in half precision. A child process
 bakes them for TensorRT-RTX as `python -m builder bake` does, text encoders left out; this program samples the memory of
@@ -27,8 +27,9 @@ from bench.support.targets import machine
 GOALS = {"seconds": 120.0, "peak_gigabytes": 8.0}
 
 
-def bake(model: str, size: int, capabilities: list[int]) -> dict[str, Any]:
-    """Bake in this process; returns seconds, the size and, for each component, what became of it."""
+def bake(model: str, size: int, streams: int, capabilities: list[int]) -> dict[str, Any]:
+    """Bake in this process, for 1 to `streams` streams of up to 4 steps; returns seconds, the size and, for each
+    component, what became of it."""
     import torch
 
     from bench.support.random_models import make_networks
@@ -42,8 +43,8 @@ def bake(model: str, size: int, capabilities: list[int]) -> dict[str, Any]:
 
     torch.set_grad_enabled(False)
     networks = make_networks(model, torch.device("cpu"), torch.float16)
-    streams = RowRange(1, 1, 4)
-    sizes = ModelSizes(size, size, 8, row_ranges(streams, 4), streams)
+    counts = RowRange(1, 1, streams)
+    sizes = ModelSizes(size, size, 8, row_ranges(counts, 4), counts)
     maker = ComponentMaker(EagerNetworks(networks.unet, networks.vae), sizes, model=model)
     profile = Profile.model_validate(
         {
@@ -138,15 +139,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("sd-turbo", "sdxl-turbo", "sd15"), default="sd-turbo")
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--streams", type=int, default=4, help="the most in one pass")
     parser.add_argument("--sm", default="86,89,120")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     capabilities = [int(number) for number in given.sm.split(",")]
     if given.child:
-        print(json.dumps(bake(given.model, given.size, capabilities)))
+        print(json.dumps(bake(given.model, given.size, given.streams, capabilities)))
         return
     command = [sys.executable, "-m", "bench.bake", "--child", "--model", given.model, "--size", str(given.size)]
+    command += ["--streams", str(given.streams)]
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="sdstream-bake-") as folder:
         process = subprocess.Popen(
@@ -166,6 +169,7 @@ def main() -> None:
         "conditions": {"load_before": round(load, 1), "others_cores": measured.pop("others_cores")},
         "model": given.model,
         "size": given.size,
+        "streams": given.streams,
         "weights": "random, float16",
         "capabilities": capabilities,
         "goals": GOALS,

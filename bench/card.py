@@ -3,9 +3,11 @@
     python -m bench.card [--minutes 12] [--results DIR] [--only frame-sd-turbo-512,live] [--list]
 
 Programs that compile and capture for long are started together, and are timed one after another when they are ready
-(`bench.support.turn`); those that still prepare are stopped meanwhile, so that nothing runs beside what is timed. DIR
-gets a file of figures and a log for each step, and `card.json`, which says what was run, how it ended and what there
-was no time for. Ends with exit code 1 when a step failed or missed its goals, or was not run.
+(`bench.support.turn`); those that still prepare are stopped meanwhile, so that nothing runs beside what is timed. A
+step of more worth that still prepares is waited for, three minutes long. DIR gets a file of figures and a log for each
+step, and `card.json`, which says what was run, how it ended and what there was no time for, with all figures and the
+ends of the logs in it; it is written anew after each step, so that what was measured is there whatever happens then.
+Ends with exit code 1 when a step failed or missed its goals, or was not run.
 
 Without a GPU the small models are measured: the same way, at another scale.
 """
@@ -13,6 +15,8 @@ Without a GPU the small models are measured: the same way, at another scale.
 import argparse
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import psutil
 import torch
@@ -32,6 +36,11 @@ LOOK = 0.1
 """Seconds between two looks at programs that run."""
 PATIENCE = 3.0
 """A step whose turn takes so many times its seconds is ended."""
+PREPARING = 180.0
+"""Seconds from the start for which turns wait for steps of more worth that still prepare. Whoever has its turn stops
+all that prepare: without this they would come to nothing before all others are done."""
+LAST_LINES = 60
+"""Of each log, that are told in `card.json`."""
 
 State = Literal["preparing", "ready", "done", "failed", "late", "not run"]
 
@@ -49,6 +58,8 @@ class Step:
     """Whether it is started at once, and says when it is ready."""
     writes: bool = True
     """Whether it takes `--json FILE`."""
+    times: bool = True
+    """Whether it times anything, so that nothing may run beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,18 @@ class Standing:
     state: State
 
 
-def next_turn(standings: Iterable[Standing], seconds_left: float) -> Step | None:
-    """Whose turn it is: the first in the order of worth that is ready and fits into what is left; None for nobody."""
+def next_turn(standings: Iterable[Standing], seconds_left: float, *, waits: bool = False) -> Step | None:
+    """Whose turn it is: the first in the order of worth that is ready and fits into what is left; None for nobody.
+
+    With `waits` nobody comes before a step that still prepares and fits.
+    """
     for standing in standings:
-        if standing.state == "ready" and standing.step.seconds <= seconds_left:
+        if standing.step.seconds > seconds_left:
+            continue
+        if standing.state == "ready":
             return standing.step
+        if waits and standing.state == "preparing":
+            return None
     return None
 
 
@@ -79,13 +97,24 @@ def frame(model: str, size: int, streams: str, seconds: float, *more: str) -> St
     return Step(name, ("-m", "bench.frame", *each, *more, "--wait-for-turn"), seconds, prepares=True)
 
 
+def eight_bit(model: str, size: int, seconds: float) -> Step:
+    """No part of what prepares beside others, and so not compiled, which would take its turn: which product is the
+    faster shows only where nothing else runs."""
+    each = ("--models", model, "--sizes", str(size), "--streams", "1", "--eight-bit", "--seconds", "3")
+    return Step(f"frame-{model}-{size}-1-eight-bit", ("-m", "bench.frame", *each), seconds)
+
+
 TUNED = ("--models", "sd-turbo", "--sizes", "512", "--streams", "1", "--tuned", "--seconds", "3")
-"""No part of what prepares beside others: which convolution is the faster shows only where nothing else runs."""
-TESTS = Step("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests"), 90, writes=False)
+"""No part of what prepares beside others, for the same reason."""
+GPU_TESTS = ("-m", "gpu", "tests/diffusion", "tests/engines", "-k", "not a_thousand_streams")
+"""The folders that have such tests: others import what a card's machine need not have, and pytest runs nothing at all
+where a file cannot be imported. The thousand streams look at the card's whole memory, and take minutes."""
+TESTS = Step("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", *GPU_TESTS), 90, writes=False, times=False)
+PROCESSORS = ("--processors", "--device", "cuda", "--sides", "512", "--streams", "1,4", "--rounds", "9")
 ON_A_GPU = (
     TESTS,
     frame("sd-turbo", 512, "1,8", 20),
-    Step("convolutions", ("-m", "bench.convolutions"), 60),
+    Step("convolutions", ("-m", "bench.convolutions"), 90),
     Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
     Step(
@@ -98,10 +127,10 @@ ON_A_GPU = (
     frame("sdxl-turbo", 512, "1,8", 20),
     frame("sd15", 512, "1", 12),
     frame("sdxl-turbo", 1024, "1", 12),
-    frame("sdxl-turbo", 1024, "1", 15, "--eight-bit"),
-    frame("sd-turbo", 512, "1", 15, "--eight-bit"),
+    eight_bit("sdxl-turbo", 1024, 60),
+    eight_bit("sd-turbo", 512, 45),
     frame("sd-turbo", 512, "2,4", 20),
-    Step("conditioning", ("-m", "bench.conditioning"), 60, writes=False),
+    Step("processors", ("-m", "bench.conditioning", *PROCESSORS), 60, writes=False),
     frame("sd-turbo", 1024, "1", 12),
     frame("sd15", 1024, "1", 15),
 )
@@ -143,8 +172,8 @@ class Program:
                 self._state = "failed"
         return self._state
 
-    def take_turn(self) -> None:
-        """Let it time, until it is done or its patience is over."""
+    def take_turn(self, most: float) -> None:
+        """Let it time, until it is done, or its patience is over or `most` seconds are."""
         began = time.monotonic()
         process = self._process or self._start()
         if self.step.prepares and process.stdin is not None:
@@ -152,10 +181,11 @@ class Program:
                 process.stdin.write("\n")
                 process.stdin.flush()
         try:
-            self._state = "done" if process.wait(PATIENCE * self.step.seconds) == 0 else "failed"
+            self._state = "done" if process.wait(min(PATIENCE * self.step.seconds, most)) == 0 else "failed"
         except subprocess.TimeoutExpired:
             self._state = "late"
             self.end()
+        self._end_group()  # what a step that died has left would run beside the next
         self.seconds = time.monotonic() - began
 
     def pause(self) -> None:
@@ -172,6 +202,7 @@ class Program:
         if self._state in ("preparing", "ready"):
             self._state = "not run"
         self._each(psutil.Process.kill)
+        self._end_group()
         if self._process is not None:
             self._process.wait()
             if self._reader is not None:
@@ -190,6 +221,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=None if sys.platform == "win32" else 0,
         )
         log = (self._results / f"{self.step.name}.log").open("w", encoding="utf-8")
         self._process = process
@@ -205,6 +237,12 @@ class Program:
                 if line.strip() == READY:
                     self._ready.set()
 
+    def _end_group(self) -> None:
+        """End all that its process has started and not ended, whether it lives or not."""
+        if self._process is not None and sys.platform != "win32":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def _each(self, act: Callable[[psutil.Process], object]) -> None:
         if self._process is None or self._process.poll() is not None:
             return
@@ -216,36 +254,64 @@ class Program:
 
 
 def run(
-    steps: Sequence[Step], results: Path, seconds: float, tell: Callable[[str], None] = print
+    steps: Sequence[Step],
+    results: Path,
+    seconds: float,
+    tell: Callable[[str], None] = print,
+    note: Callable[[Mapping[str, tuple[State, float]]], None] = lambda outcomes: None,
+    preparing: float = PREPARING,
 ) -> Mapping[str, tuple[State, float]]:
-    """Run the steps; how each ended, and the seconds of its turn. Nothing runs any more when this returns or raises."""
+    """Run the steps; how each ended, and the seconds of its turn. Nothing runs any more when this returns or raises.
+
+    `note` is told the same of all steps after each of them. Turns wait for `preparing` seconds (`PREPARING`).
+    """
     results.mkdir(parents=True, exist_ok=True)
-    ends = time.monotonic() + seconds
+    began = time.monotonic()
+    ends = began + seconds
     programs: list[Program] = []
     pause = threading.Event()
     try:
         programs.extend(Program(step, results) for step in steps)
         while not is_over(standings := standings_of(programs), ends - time.monotonic()):
-            step = next_turn(standings, ends - time.monotonic())
+            now = time.monotonic()
+            step = next_turn(standings, ends - now, waits=now - began < preparing)
             if step is None:
                 pause.wait(LOOK)
                 continue
             program = next(each for each in programs if each.step is step)
-            for each in programs:
+            for each in programs if step.times else ():
                 each.pause()
-            program.take_turn()
-            for each in programs:
+            program.take_turn(ends - time.monotonic())
+            for each in programs if step.times else ():
                 each.go_on()
+            note(outcomes_of(programs))
             left = max(0.0, ends - time.monotonic())
             tell(f"{step.name}: {program.state}, {program.seconds:.0f} s; {left:.0f} s are left")
     finally:
         for each in programs:
             each.end()
+    return outcomes_of(programs)
+
+
+def outcomes_of(programs: Iterable[Program]) -> Mapping[str, tuple[State, float]]:
     return {each.step.name: (each.state, round(each.seconds, 1)) for each in programs}
 
 
 def standings_of(programs: Iterable[Program]) -> list[Standing]:
     return [Standing(each.step, each.state) for each in programs]
+
+
+def told_of(step: Step, state: State, seconds: float, results: Path) -> dict[str, Any]:
+    """How a step ended, with its figures and the end of its log."""
+    figures, log = results / f"{step.name}.json", results / f"{step.name}.log"
+    told: dict[str, Any] = {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+    told |= {"ended": state, "seconds": seconds, "figures": None, "log": []}
+    if log.exists():
+        told["log"] = log.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    if figures.exists():
+        with contextlib.suppress(ValueError):  # it was ended while it wrote
+            told["figures"] = json.loads(figures.read_text("utf-8"))
+    return told
 
 
 def main() -> int:
@@ -268,15 +334,16 @@ def main() -> int:
             print(f"{step.name:28} python {' '.join(step.arguments)}")
         return 0
     results: Path = options.results.resolve()
-    outcomes = run(steps, results, 60 * options.minutes)
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
-    card = {"machine": machine(), "device": device, "date": time.strftime("%Y-%m-%d"), "minutes": options.minutes}
-    card["steps"] = [
-        {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
-        | dict(zip(("ended", "seconds"), outcomes[step.name], strict=True))
-        for step in steps
-    ]
-    (results / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    card: dict[str, Any] = {"machine": machine(), "device": device, "date": time.strftime("%Y-%m-%d")}
+    card["minutes"] = options.minutes
+
+    def note(outcomes: Mapping[str, tuple[State, float]]) -> None:
+        card["steps"] = [told_of(step, *outcomes[step.name], results) for step in steps]
+        (results / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+
+    outcomes = run(steps, results, 60 * options.minutes, note=note)
+    note(outcomes)
     bad = [f"{name} ({state})" for name, (state, _) in outcomes.items() if state != "done"]
     print(f"figures and logs are in {results}" + (f"; not well: {', '.join(bad)}" if bad else ""))
     return 1 if bad else 0

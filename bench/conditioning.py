@@ -29,6 +29,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.support.preparing import STEPS, Case, case_of, compare_preparing, knobs_of
 from sdstream.diffusion.adapters import layer_strengths, make_adapter
 from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
@@ -36,25 +37,11 @@ from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.networks import EagerNetworks
-from sdstream.diffusion.seeds import make_noise
-from sdstream.diffusion.state import Recall, Steering, Style, make_knobs, make_memory
+from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import EMBEDDING, make_tiny_adapter, make_tiny_controlnet
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
-
-STEPS = (12, 32)
-Case = Callable[[], object]
-
-
-def knobs_of(model: Model, size: int, **options: Any) -> Any:
-    return make_knobs(
-        model.schedule.tables(STEPS, 50),
-        make_noise(1, (len(STEPS), *model.latent_shape(size, size))),
-        model.prompts.encode("the cat").conditioning,
-        model.prompts.encode_negative("").conditioning,
-        **options,
-    )
 
 
 def make_case(model: Model, size: int, *, nets: int = 0, style: bool = False, recalled: int = 0) -> Case:
@@ -78,17 +65,7 @@ def make_case(model: Model, size: int, *, nets: int = 0, style: bool = False, re
     )
     controls = Controls([make_tiny_controlnet(model.unet, seed=seed) for seed in range(nets)]) if nets else None
     frame = Frame(networks, slots=len(STEPS), prediction=model.schedule.prediction, controls=controls)
-    knobs = knobs_of(model, size, **options)
-    image = torch.rand(1, 3 + 3 * nets, size, size)
-    memory = make_memory(knobs)
-
-    def run() -> object:
-        nonlocal memory
-        result = frame(image, knobs, memory)
-        memory = result.memory
-        return result
-
-    return run
+    return case_of(frame, knobs_of(model, size, **options), size)
 
 
 def additions(model: Model, size: int) -> dict[str, Callable[[], Case]]:
@@ -167,8 +144,6 @@ def main() -> int:
         compare_processors(device.torch_device, sides, streams, arguments.rounds, names)
         return 0
     if arguments.prepared:
-        from bench.support.preparing import compare_preparing
-
         print(f"prepared or not, torch {torch.__version__}, CPU, one thread, load {os.getloadavg()[0]:.1f}")
         compare_preparing([64, 128], arguments.rounds)
         return 0

@@ -30,7 +30,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # the only way to look
 from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, one_attention, run, shapes_of
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
-from sdstream.diffusion.convolving.choices import Choice, Known, Sample, choose, file_for, write_known
+from sdstream.diffusion.convolving.arguments import Arguments
+from sdstream.diffusion.convolving.choices import Choice, Sample, choose, finding_of
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     LEAST_DEPTH,
@@ -43,10 +44,12 @@ from sdstream.diffusion.convolving.tilings import (
     tiling_named,
 )
 from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_ways
-from sdstream.diffusion.convolving.tuning import assumed_choices, card_of, versions
-from sdstream.diffusion.convolving.twins import Arguments, own_convolution, prepare_kernels
+from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
+from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.state import make_memory, stack
+from sdstream.diffusion.trials.memory import keep_findings_in, store_of
+from sdstream.diffusion.trials.store import Subject
 
 TINY = (
     Shape(1, 5, 6, 32, 0, 24, 3, 1, 1, 5, 6, False, 1, True, "relu", "float16"),
@@ -258,6 +261,12 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True
     figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     rows: list[Row] = []
+
+    def note() -> None:
+        """After each shape: a program that is ended has measured something, too."""
+        if options.json:
+            Path(options.json).write_text(json.dumps({**figures, "rows": rows}, indent=2) + "\n", "utf-8")
+
     if options.compile:
         for row in compile_all(int(each) for each in options.compile.split(",")):
             rows.append(row)
@@ -266,6 +275,7 @@ def main() -> int:
         device = torch.device("cuda")
         card = torch.cuda.get_device_name(device)
         shapes = shapes_of_frame(options.model, 64 if options.model == "tiny" else options.size, options.streams)
+        figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
         for row, shape, choice in measure(
             shapes.most_common(options.most), card_of(device), device, CudaStopwatch(device)
@@ -273,19 +283,20 @@ def main() -> int:
             rows.append(row)
             chosen[shape.name] = choice
             show(row)
-        figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
+            note()
         figures["frame"] = summary_of(rows)
         print(json.dumps(figures["frame"]))
         if options.remember:
-            write_known(file_for(options.remember, card, versions()), Known(choices=chosen), settled=chosen)
+            keep_findings_in(options.remember)
+            found = {Subject("convolutions", name): finding_of(choice) for name, choice in chosen.items()}
+            store_of(device).settle(found)
     elif os.environ.get("TRITON_INTERPRET") == "1":
         rows = interpreted()
         for row in rows:
             show(row)
     else:
         parser.error("there is no CUDA GPU: --compile, or TRITON_INTERPRET=1, need none")
-    if options.json:
-        Path(options.json).write_text(json.dumps({**figures, "rows": rows}, indent=2) + "\n", "utf-8")
+    note()
     wrong = [row for row in rows if row.get("spilled_bytes") or row.get("right", 1) < min(1, row.get("tried", 0))]
     return 1 if wrong else 0
 
@@ -297,7 +308,7 @@ def interpreted() -> list[Row]:
     made: Any = kernels
 
     def own(arguments: Arguments, tiling: str) -> torch.Tensor:
-        return made.launch(*arguments, tiling_named(tiling), lambda kernel: kernel)
+        return made.launch(arguments, tiling_named(tiling), lambda kernel: kernel)
 
     mend_interpreter()
     shapes = [(shape, 1) for shape in TINY]

@@ -20,11 +20,10 @@ when a goal is missed.
 import argparse
 import json
 import os
-import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,18 @@ from typing import Any
 import torch
 
 from bench.support import turn, upstream
-from bench.support.contenders import BareModules, Contender, ImageToImage, InstantNetworks, Ours, Upstream, Work
+from bench.support.clock import Clock, own_milliseconds, take_turns
+from bench.support.contenders import BareModules, Contender, ImageToImage, Ours, Upstream, Work
 from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
 from bench.support.targets import machine
+from bench.support.working_memory import working_memory
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
 from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.errors import first_line
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
 
@@ -81,23 +83,6 @@ CASES = {
     ),
 }
 Row = dict[str, Any]
-
-
-class Clock:
-    """Times calls; on a GPU until the picture is there."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._host = time.perf_counter if device.type == "cuda" else time.process_time
-        self._wait: Callable[[], Any] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-    def time(self, contender: Contender, images: torch.Tensor) -> tuple[float, float]:
-        """Milliseconds until the picture was there, and of the host."""
-        self._wait()
-        host, began = self._host(), time.perf_counter()
-        contender.run(images)
-        host = self._host() - host
-        self._wait()
-        return (time.perf_counter() - began) * 1000, host * 1000
 
 
 def contenders_of(
@@ -172,11 +157,22 @@ class Prepared:
 def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: bool) -> Prepared:
     """All that takes time before anything is timed."""
     contenders, absent = contenders_of(work, compiled, eight_bit, tuned)
-    memory = {each.name: working_memory(each, work) for each in contenders}
+    memory: dict[str, float | None] = {}
+    present: list[Contender] = []
     for contender in contenders:
-        for _ in range(2):
-            contender.run(work.images[0])
-    return Prepared(case, work, contenders, absent, memory)
+        try:
+            memory[contender.name] = working_memory(contender, work)
+            for _ in range(2):
+                contender.run(work.images[0])
+        except torch.AcceleratorError:
+            raise  # the device is lost to all
+        except Exception as error:  # supervises the contenders: what one lacks is no reason to time none
+            if contender.name in (BareModules.name, OURS):  # what the others are compared with
+                raise
+            absent[contender.name] = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            present.append(contender)
+    return Prepared(case, work, present, absent, memory)
 
 
 def measure(prepared: Prepared, seconds: float) -> list[Row]:
@@ -226,61 +222,6 @@ def prepare_all(
             if number <= case.most_streams:
                 work = Work(networks, case.size, case.steps, number, device, dtype)
                 yield prepare(case, work, compiled, eight_bit, tuned)
-
-
-def take_turns(
-    contenders: Sequence[Contender], work: Work, clock: Clock, seconds: float
-) -> Iterator[Mapping[str, tuple[float, float]]]:
-    """Let each make a picture of every stream in turn, until `seconds` are over; the order moves on each time."""
-    end = time.perf_counter() + seconds
-    turn = 0
-    while time.perf_counter() < end or turn < 8:
-        shift = turn % len(contenders)
-        images = work.images[turn % len(work.images)]
-        yield {each.name: clock.time(each, images) for each in (*contenders[shift:], *contenders[:shift])}
-        turn += 1
-
-
-def own_milliseconds(work: Work, clock: Clock) -> float:
-    """What this engine takes with networks that answer at once."""
-    ours = Ours(work, "own", InstantNetworks(work), graphs=False)
-    for _ in range(20):
-        ours.run(work.images[0])
-    return statistics.median(clock.time(ours, work.images[0])[1] for _ in range(200))
-
-
-def working_memory(contender: Contender, work: Work) -> float | None:
-    """Megabytes that pictures take beyond the weights, at the peak. On a CPU in a child of this process, on Linux."""
-    if work.device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved()
-        for _ in range(3):
-            contender.run(work.images[0])
-        torch.cuda.synchronize()
-        return round((torch.cuda.memory_reserved() - before) / 1e6, 1)
-    if not hasattr(os, "fork") or not Path("/proc/self/status").exists():
-        return None
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        before = resident_kilobytes()
-        for _ in range(3):
-            contender.run(work.images[0])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        os.write(writing, str(max(0, peak - before)).encode())
-        os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    answer = os.read(reading, 64)
-    os.close(reading)
-    return round(int(answer) * 1024 / 1e6, 1) if answer else None
-
-
-def resident_kilobytes() -> int:
-    """What of this process is in memory now."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 def add_floor(rows: list[Row], case: Case, streams: int, device_name: str) -> None:
@@ -381,6 +322,11 @@ def main() -> int:
     if options.wait_for_turn:
         prepared = list(prepared)
         turn.wait()
+    conditions: Row = {"machine": machine(), "device": device_name, "dtype": str(dtype), "threads": options.threads}
+    conditions |= {"load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
+    conditions |= {"date": time.strftime("%Y-%m-%d"), "command": " ".join(["python -m bench.frame", *sys.argv[1:]])}
+    other = "cpu" if on_gpu else "cuda"
+    conditions["not_run"] = {other: [f"{case.model} {case.size}" for case in CASES[other]]}
     results: list[Row] = []
     for each in prepared:
         case, work = each.case, each.work
@@ -389,15 +335,10 @@ def main() -> int:
         result: Row = {"model": case.model, "size": case.size, "steps": case.steps, "streams": work.streams}
         results.append(result | {"rows": rows, "not_run": each.absent})
         show(results[-1])
+        if options.json:  # each time: the next case may be too much for the time, or for the card
+            said = {**conditions, "missed": missed_goals(results, device_name), "cases": results}
+            Path(options.json).write_text(json.dumps(said, indent=2), "utf-8")
     missed = missed_goals(results, device_name)
-    if options.json:
-        conditions = {"machine": machine(), "device": device_name, "dtype": str(dtype), "threads": options.threads}
-        conditions |= {"load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
-        conditions |= {"date": time.strftime("%Y-%m-%d"), "command": " ".join(["python -m bench.frame", *sys.argv[1:]])}
-        other = "cpu" if on_gpu else "cuda"
-        not_run = [f"{case.model} {case.size}" for case in CASES[other]]
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({**conditions, "not_run": {other: not_run}, "missed": missed, "cases": results}, file, indent=2)
     print("goals met" if not missed else "goals missed: " + "; ".join(missed), file=sys.stderr)
     return 1 if missed else 0
 

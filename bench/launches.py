@@ -41,6 +41,7 @@ from sdstream.diffusion.fused.joining import Joined, OneProduct, join
 from sdstream.diffusion.fused.switch import join_steps_on, plain_blocks
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
+from sdstream.diffusion.question import Prepared, Question, Subject
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import (
     Conditioning,
@@ -126,12 +127,12 @@ class Parts(Networks):
         self.scaling_factor, self.is_xl = networks.scaling_factor, networks.is_xl
         self._counting = counting
 
-    def predict(self, *told: Any, **named: Any) -> torch.Tensor:
+    def predict(self, question: Question) -> torch.Tensor:
         with self._counting.within("unet"):
-            return self.networks.predict(*told, **named)
+            return self.networks.predict(question)
 
-    def prepare(self, *told: Any, **named: Any) -> Any:
-        return self.networks.prepare(*told, **named)
+    def prepare(self, subject: Subject) -> Prepared | None:
+        return self.networks.prepare(subject)
 
     @property
     def bare(self) -> bool:
@@ -336,7 +337,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
         torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - began))
     kinds: dict[str, dict[str, float]] = {}
-    for event in watched.events():
+    # Without the host's calls, to which the times of what they launched are added.
+    for event in (each for each in watched.events() if each.device_type.name == "CUDA"):
         row = kinds.setdefault(kind_of(event.name), {"kernels": 0.0, "ms": 0.0})
         row["kernels"] += 1 / frames
         row["ms"] += event.device_time / 1000 / frames
@@ -356,8 +358,8 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
 
 def show(row: Row) -> None:
     """Print what was counted."""
-    numbers = f"{row['steps']} steps, {row['streams']} streams, {row['controls']} ControlNets"
-    print(f"{row['model']} {row['size']}, {numbers}, as on {row['device']}")
+    asked = f"{row['model']} {row['size']}, {row['steps']} steps, {row['streams']} streams"
+    print(f"{asked}, {row['controls']} ControlNets, as on {row['device']}")
     for way, counted in row["ways"].items():
         parts = ", ".join(f"{part} {sum(kinds.values())}" for part, kinds in counted["parts"].items())
         kinds: Counter[str] = Counter()

@@ -91,6 +91,9 @@ def main() -> int:
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    conditions = {"machine": machine(), "device": device, "model": options.model, "rate": options.rate}
+    conditions |= {"date": time.strftime("%Y-%m-%d"), "settings": options.setting, "weights": "random"}
     with tempfile.TemporaryDirectory() as folder:
         if options.model == "tiny":
             write_tiny_model(Path(folder), "sd-turbo")
@@ -105,11 +108,9 @@ def main() -> int:
             for streams in (int(part) for part in options.streams.split(",")):
                 rows.append(asyncio.run(measure(target, clip, streams, options.seconds)))
                 show(rows[-1])
-    if options.json:
-        device = torch.cuda.get_device_name() if on_gpu else "cpu"
-        conditions = {"machine": machine(), "device": device, "model": options.model, "rate": options.rate}
-        conditions |= {"date": time.strftime("%Y-%m-%d"), "settings": options.setting, "weights": "random"}
-        Path(options.json).write_text(json.dumps({**conditions, "rows": rows}, indent=2) + "\n", "utf-8")
+                if options.json:  # each time: the next number of streams may be too many
+                    written = json.dumps({**conditions, "rows": rows}, indent=2)
+                    Path(options.json).write_text(written + "\n", "utf-8")
     return 0
 
 

@@ -107,17 +107,17 @@ class WorkerSettings(BaseModel):
         "frame.",
     )
     tuned_convolutions: bool = Field(
-        default=False,  # until a card has shown what they are worth: trials make streams stand still
-        description="On a CUDA GPU, try this project's convolutions against cuDNN's for each shape when it is first "
-        "met, and take the faster. What was found out is kept in the data directory. Off: cuDNN's alone. Needs "
-        "fused_blocks.",
+        default=False,  # until a card has shown what they are worth
+        description="On a CUDA GPU, try this project's convolutions against cuDNN's for each shape while a model is "
+        "prepared, beside running streams, and take the faster. What was found out is kept in the data directory. Off: "
+        "cuDNN's alone. Needs fused_blocks.",
     )
     convolution_trial_seconds: float = Field(
         default=30.0,
         ge=0,
         le=40,
-        description="Seconds in all that a worker may spend on such trials, in the first pictures of streams; what "
-        "is not reached has its trial after the next start. 0: only what is known from earlier starts.",
+        description="Seconds that each preparation of a model may spend on such trials; what is not reached is tried "
+        "at the next one. 0: only what is known from earlier preparations.",
     )
     eight_bit: Literal["off", "linear"] = Field(
         default="off",

@@ -8,12 +8,14 @@ import torch
 
 from bench.support import upstream
 from bench.support.random_models import TOKENS, Networks
+from sdstream.diffusion.convolving.preparation import settle_frames
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
+from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
+from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.networks import Networks as FrameNetworks
-from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import Conditioning, make_knobs, make_memory, stack
@@ -96,6 +98,10 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
+        with convolutions(self._wanted):
+            if work.device.type == "cuda" and are_convolutions_tuned():
+                settle_frames(frame, work.images[0][:1], knobs, [work.streams])
+                bring_into_force()
         self._knobs = stack([knobs] * work.streams)
         if prepared:
             self._knobs = self.runner.complete(self._knobs)
@@ -116,18 +122,20 @@ class BareModules:
         self._networks = EagerNetworks(work.networks.unet, work.networks.vae)
         rows = work.streams * len(work.steps)
         side = work.latent_size
-        self._latents = torch.randn(rows, 4, side, side).to(work.device, work.dtype)
-        self._timesteps = torch.full((rows,), 399, device=work.device)
-        self._texts = work.tokens.expand(rows, -1, -1)
-        self._pooled = work.pooled.expand(rows, -1) if work.networks.is_xl else None
         sizes = torch.tensor([work.size, work.size, 0, 0, work.size, work.size])
-        self._sizes = sizes.to(work.device, work.dtype).expand(rows, -1) if work.networks.is_xl else None
+        subject = Subject(
+            torch.full((rows,), 399, device=work.device),
+            work.tokens.expand(rows, -1, -1),
+            work.pooled.expand(rows, -1) if work.networks.is_xl else None,
+            sizes.to(work.device, work.dtype).expand(rows, -1) if work.networks.is_xl else None,
+        )
+        self._question = Question(torch.randn(rows, 4, side, side).to(work.device, work.dtype), subject)
         self._streams = work.streams
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         networks = self._networks
         networks.encode(images.to(networks.vae_dtype))
-        answer = networks.predict(self._latents, self._timesteps, self._texts, self._pooled, self._sizes)
+        answer = networks.predict(self._question)
         return networks.decode(answer[: self._streams])
 
 
@@ -144,19 +152,9 @@ class InstantNetworks(FrameNetworks):
         self._answer = torch.randn(rows, 4, side, side).to(work.device, work.dtype)
         self._image = work.images[0].to(work.dtype) * 2 - 1
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        control: ControlResiduals | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_strengths: torch.Tensor | None = None,
-        prepared: Prepared | None = None,
-    ) -> torch.Tensor:
-        assert len(latents) == len(texts) == len(timesteps) == len(self._answer)
+    def predict(self, question: Question) -> torch.Tensor:
+        subject = question.subject
+        assert len(question.latents) == len(subject.texts) == len(subject.timesteps) == len(self._answer)
         return self._answer
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,7 @@ from sdstream.diffusion.controls import Controls
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.networks import ControlResiduals
-from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.question import ControlResiduals, Question
 
 
 class CountedControls(Controls):
@@ -21,19 +20,9 @@ class CountedControls(Controls):
         super().__init__(list(controls.nets))
         self._within = within
 
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        pictures: torch.Tensor,
-        scales: torch.Tensor,
-        prepared: Prepared | None = None,
-    ) -> ControlResiduals:
+    def forward(self, question: Question, pictures: torch.Tensor, scales: torch.Tensor) -> ControlResiduals:
         with self._within():
-            return super().forward(latents, timesteps, texts, pooled, time_ids, pictures, scales, prepared)
+            return super().forward(question, pictures, scales)
 
 
 def controls_of(unet: Any, nets: int) -> Controls | None:

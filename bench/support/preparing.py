@@ -50,8 +50,11 @@ def cases(model: Model, size: int) -> dict[str, tuple[Case, Case]]:
     one = frame_of(model, before), frame_of(model, since)
     sequence = frame_of(model, None, batched=False)
     return {
-        "one ControlNet": (case(one[0], one[0].complete(steered), size), case(one[1], one[1].complete(steered), size)),
-        "steps one by one": (case(sequence, knobs, size), case(sequence, sequence.complete(knobs), size)),
+        "one ControlNet": (
+            case_of(one[0], one[0].complete(steered), size),
+            case_of(one[1], one[1].complete(steered), size),
+        ),
+        "steps one by one": (case_of(sequence, knobs, size), case_of(sequence, sequence.complete(knobs), size)),
     }
 
 
@@ -84,7 +87,7 @@ def knobs_of(model: Model, size: int, **options: Any) -> Knobs:
     )
 
 
-def case(frame: Frame, knobs: Knobs, size: int) -> Case:
+def case_of(frame: Frame, knobs: Knobs, size: int) -> Case:
     """A frame of one picture, again and again."""
     image = torch.rand(1, 3 + knobs.frame_control.shape[2], size, size)
     memory = make_memory(knobs)
@@ -98,4 +101,4 @@ def case(frame: Frame, knobs: Knobs, size: int) -> Case:
     return run
 
 
-__all__ = ["compare_preparing"]
+__all__ = ["STEPS", "Case", "case_of", "compare_preparing", "knobs_of"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ REQUIREMENT = "streamdiffusion==0.1.1"
 FOLDER = Path(__file__).parents[2] / "build" / "oracle-streamdiffusion-0.1.1"
 
 
+PATIENCE = 100
+"""Seconds that fetching it may take."""
+
+
 class Absent(Exception):
-    """The package could not be fetched; the message says why."""
+    """The package could not be fetched or imported; the message says why."""
 
 
 class Event:
@@ -33,18 +38,25 @@ class Event:
 
 
 def installed() -> Path:
-    """The folder of the package; fetched when it is not there. Raises `Absent` where there is no registry."""
+    """The folder of the package: where it is installed already, or one that it is fetched into when it is not there.
+    Raises `Absent` where there is no registry."""
+    there = find_spec("streamdiffusion")
+    if there is not None and there.origin is not None:
+        return Path(there.origin).parents[1]
     if not (FOLDER / "streamdiffusion").is_dir():
         FOLDER.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FOLDER.parent) as made:
             command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-            done = subprocess.run(
-                [*command, "--disable-pip-version-check", "--target", f"{made}/package", REQUIREMENT],
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [*command, "--disable-pip-version-check", "--target", f"{made}/package", REQUIREMENT],
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise Absent(f"{REQUIREMENT} could not be fetched within {PATIENCE} s") from error
             if done.returncode != 0:
                 reason = done.stderr.strip().splitlines()[-1:]
                 raise Absent(f"{REQUIREMENT} could not be fetched: {reason}")
@@ -53,14 +65,16 @@ def installed() -> Path:
 
 
 def load(folder: Path) -> Any:
-    """The class `StreamDiffusion`, ready to run on this machine."""
+    """The class `StreamDiffusion`, ready to run on this machine. Raises `Absent` where it cannot be imported."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     if not torch.cuda.is_available():
         cuda: Any = torch.cuda
         cuda.Event, cuda.synchronize = Event, lambda: None
-    from streamdiffusion import StreamDiffusion  # pyright: ignore[reportMissingImports]
-
+    try:
+        from streamdiffusion import StreamDiffusion  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise Absent(f"{REQUIREMENT} cannot be imported: {error}") from error
     return StreamDiffusion
 
 

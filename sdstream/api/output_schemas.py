@@ -42,6 +42,9 @@ class MissingStatus(Shape):
     message: str
     tries: int
     tries_again: bool = Field(description="Whether it is tried again with nothing sent.")
+    next_try_time: int | None = Field(
+        description="When it is tried next, in the past while it is; null for only when a PATCH names it."
+    )
 
 
 class LaneState(Shape):

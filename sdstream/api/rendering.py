@@ -101,7 +101,7 @@ def status_object(record: StreamRecord, status: StreamStatus, address: PublicAdd
         "gateway_status": gateway,
         "reason": status.reason,
         "revision": status.revision,
-        "lane": lane_object(status.lane),
+        "lane": lane_object(status.lane, status.next_tries),
         "viewers": status.media.viewers,
         "publisher": status.media.publisher.value,
         "latency_ms": {
@@ -205,8 +205,9 @@ def recording_object(recording: Recording, base: str) -> dict[str, Any]:
     }
 
 
-def lane_object(lane: LaneStatus | None) -> dict[str, Any] | None:
-    """What the worker says of this stream (extension); null before it has one."""
+def lane_object(lane: LaneStatus | None, next_tries: tuple[datetime | None, ...] = ()) -> dict[str, Any] | None:
+    """What the worker says of this stream (extension), with the next try of each part that is missing; null before it
+    has one."""
     if lane is None:
         return None
     return {
@@ -219,7 +220,18 @@ def lane_object(lane: LaneStatus | None) -> dict[str, Any] | None:
         "error_code": lane.error_code,
         "error_message": lane.error_message,
         "acceleration_in_force": lane.acceleration or None,
-        "missing": [part._asdict() for part in lane.missing],
+        "missing": [
+            {
+                "place": part.place,
+                "name": part.name,
+                "code": part.code,
+                "message": part.message,
+                "tries": part.tries,
+                "tries_again": part.tries_again,
+                "next_try_time": _milliseconds(moment),
+            }
+            for part, moment in zip(lane.missing, next_tries, strict=True)
+        ],
         "processors": [state._asdict() for state in lane.processors],
     }
 

@@ -1,6 +1,8 @@
 """Recording what a function launches on a GPU, and launching all of it again at once: CUDA graphs behind two calls."""
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,8 +13,16 @@ WARM_UP = 3
 CAPTURE_ERRORS = range(900, 910)
 """CUDA's errors of a capture that met something which cannot be captured; the device is well after them."""
 
+_capturing = threading.RLock()
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+def one_at_a_time() -> AbstractContextManager[object]:
+    """Within it no other thread captures or tries anything: torch records one graph of a process at a time, and whoever
+    waits for the whole device meanwhile, as every recording and every trial does, fails and spoils the other."""
+    return _capturing
 
 
 class Recording(Protocol[T_co]):
@@ -53,35 +63,49 @@ class Capture(Protocol):
 class CudaCapture:
     """CUDA graphs of one device, all in one pool of memory: they must be replayed on one stream, one after another.
 
-    A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest.
+    A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest. Threads may
+    record at any time: models are tried while they are loaded, beside streams whose frames are captured.
     """
 
     name = "cuda_graph"
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, library: Any = None) -> None:
+        """`library` is `torch.cuda` by default."""
         self._device = device
-        cuda: Any = torch.cuda
+        cuda: Any = library or torch.cuda
         self._cuda = cuda
         self._pool = cuda.graph_pool_handle()
         self._holder: Any = None
 
     def record(self, step: Callable[[], T]) -> "_CudaRecording[T]":
         cuda = self._cuda
-        with cuda.device(self._device):
-            if self._holder is None:
-                self._holder = self._hold_pool()
-            side = cuda.Stream()
-            side.wait_stream(cuda.current_stream())
-            with cuda.stream(side):
-                for _ in range(WARM_UP):
-                    step()
-            cuda.current_stream().wait_stream(side)
-            cuda.synchronize()
-            graph = cuda.CUDAGraph()
+        with one_at_a_time(), cuda.device(self._device):
+            # A capture that fails leaves its stream the current one, unless there is another context around it.
+            with cuda.stream(cuda.current_stream()):
+                graph, result = self._record(step)
+        return _CudaRecording(graph, result)
+
+    def _record(self, step: Callable[[], T]) -> tuple[Any, T]:
+        cuda = self._cuda
+        if self._holder is None:
+            self._holder = self._hold_pool()
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            for _ in range(WARM_UP):
+                step()
+        cuda.current_stream().wait_stream(side)
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
+        try:
             # Of this thread only: another one may ask for the device's memory meanwhile.
             with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 result = step()
-        return _CudaRecording(graph, result)
+        except RuntimeError:
+            # Torch takes a pool whose capture failed for one that is still being recorded into.
+            self._pool, self._holder = cuda.graph_pool_handle(), None
+            raise
+        return graph, result
 
     def _hold_pool(self) -> Any:
         """A graph that is never let go: torch ends a pool with its last graph, and knows it no more then."""
@@ -125,4 +149,4 @@ def cuda_capture(device: torch.device) -> CudaCapture:
     return CudaCapture(device)
 
 
-__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture"]
+__all__ = ["Capture", "CudaCapture", "Recording", "cuda_capture", "one_at_a_time"]

@@ -15,10 +15,11 @@ from torch import nn
 from sdstream.diffusion.adapters import ImageAdapter
 from sdstream.diffusion.attention import bank_length, self_layers
 from sdstream.diffusion.conditioned import ConditionedNetworks
-from sdstream.diffusion.controls import takes_sizes
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.switch import plain_blocks
-from sdstream.diffusion.networks import ControlResiduals, EagerNetworks, Networks
+from sdstream.diffusion.networks import EagerNetworks, Networks
+from sdstream.diffusion.prepared_control import plain_control_answer, takes_sizes
+from sdstream.diffusion.question import Question, Subject, question_of
 from sdstream.diffusion.state import Knobs, Memory, unprepared
 from sdstream.engines.component import Component, InputList, RowRange, dtype_name
 from sdstream.engines.keys import LoraIdentity
@@ -48,15 +49,19 @@ class ModelSizes:
         return CHANNELS, self.height // self.latent_scale, self.width // self.latent_scale
 
 
+MOST_ROWS = 63
+"""From 64 rows on the upsampling of diffusers goes another way, and an export has one way for all numbers of rows."""
+
+
 def row_ranges(streams: RowRange, slots: int) -> RowRange:
-    """The rows of the UNet for as many streams of up to `slots` steps, whatever the kind of guidance."""
-    return RowRange(1, streams.best * slots, streams.most * slots * 2)
+    """The rows of the UNet for as many streams of up to `slots` steps, whatever the kind of guidance, as far as one
+    engine can take them."""
+    return RowRange(1, min(streams.best * slots, MOST_ROWS), min(streams.most * slots * 2, MOST_ROWS))
 
 
 class UnetModule(nn.Module):
-    """`Networks.predict`, or `recall`, over a list of tensors: latents, timesteps, texts, then pooled and time_ids for
-    SDXL, then the control residuals, then the image tokens and their strengths, then the bank of earlier pictures and
-    which rows are fresh, the last five where the variant has them."""
+    """`Networks.predict`, or `recall`, over a list of tensors: those of a question in their order, then the bank of
+    earlier pictures and which rows are fresh, where the variant has them."""
 
     def __init__(
         self, networks: Networks, *, controls: int = 0, has_tokens: bool = False, recalls: bool = False
@@ -68,26 +73,12 @@ class UnetModule(nn.Module):
         self.recalls = recalls
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        given = list(tensors)
-        latents, timesteps, texts = given[:3]
-        given = given[3:]
-        pooled = time_ids = tokens = strengths = None
-        control: ControlResiduals | None = None
-        if self.networks.is_xl:
-            pooled, time_ids = given[:2]
-            given = given[2:]
-        if self.controls:
-            *down, mid = given[: self.controls]
-            control = ControlResiduals(down, mid)
-            given = given[self.controls :]
-        if self.has_tokens:
-            tokens, strengths = given[:2]
-            given = given[2:]
-        told = (latents, timesteps, texts, pooled, time_ids, control, tokens, strengths)
+        networks = self.networks
+        question, rest = question_of(tensors, is_xl=networks.is_xl, controls=self.controls, has_tokens=self.has_tokens)
         if self.recalls:
-            bank, fresh = given
-            return self.networks.recall(*told, bank, fresh)
-        return self.networks.predict(*told)
+            bank, fresh = rest
+            return networks.recall(question, bank, fresh)
+        return networks.predict(question)
 
 
 class EncoderModule(nn.Module):
@@ -126,12 +117,8 @@ class ControlNetModule(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         latents, timesteps, texts, image, scale = tensors[:5]
-        extra: dict[str, Any] = {}
-        if self.is_xl:
-            extra["added_cond_kwargs"] = {"text_embeds": tensors[5], "time_ids": tensors[6]}
-        down, mid = self.controlnet(
-            latents, timesteps, texts, controlnet_cond=image, conditioning_scale=1.0, return_dict=False, **extra
-        )
+        question = Question(latents, Subject(timesteps, texts, *tensors[5:]))
+        down, mid = plain_control_answer(self.controlnet, question, image, is_xl=self.is_xl)
         factor = scale.view(-1, 1, 1, 1)
         return (*(residual * factor for residual in down), mid * factor)
 

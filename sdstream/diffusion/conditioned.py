@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.attention import Exchange, change, install, self_layers, share
-from sdstream.diffusion.networks import ControlResiduals, EagerNetworks
-from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.question import Question
 
 
 class ConditionedNetworks(EagerNetworks):
@@ -36,50 +36,23 @@ class ConditionedNetworks(EagerNetworks):
         self._image_layers = tuple(image_layers)
         self._recalls = bool(self_attentions)
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        control: ControlResiduals | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_strengths: torch.Tensor | None = None,
-        prepared: Prepared | None = None,
-    ) -> torch.Tensor:
+    def predict(self, question: Question) -> torch.Tensor:
         """See `Networks.predict`."""
         exchange = self._exchange
-        exchange.tokens, exchange.strengths = image_tokens, image_strengths
-        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
+        exchange.tokens, exchange.strengths = question.subject.image_tokens, question.image_strengths
         try:
-            return super().predict(*told, prepared=prepared)
+            return super().predict(question)
         finally:
             exchange.tokens = exchange.strengths = None
 
-    def recall(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        control: ControlResiduals | None,
-        image_tokens: torch.Tensor | None,
-        image_strengths: torch.Tensor | None,
-        bank: torch.Tensor,
-        fresh: torch.Tensor,
-        prepared: Prepared | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def recall(self, question: Question, bank: torch.Tensor, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Networks.recall`."""
         if not self._recalls:
             raise NotImplementedError("these networks were made without attention to earlier pictures")
         exchange = self._exchange
         exchange.bank, exchange.fresh, exchange.own = bank, fresh, []
         try:
-            told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
-            answer = self.predict(*told, prepared=prepared)
-            return answer, torch.cat(exchange.own, 1)
+            return self.predict(question), torch.cat(exchange.own, 1)
         finally:
             exchange.bank = exchange.fresh = None
             exchange.own = []

@@ -6,9 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.networks import ControlResiduals
-from sdstream.diffusion.prepared import Context, Prepared, Shifts, context_of, steered
-from sdstream.diffusion.prepared_control import control_answer, control_shifts_of, lay_out_control
+from sdstream.diffusion.prepared import Context, Shifts, context_of, steered
+from sdstream.diffusion.prepared_control import (
+    control_answer,
+    control_shifts_of,
+    lay_out_control,
+    plain_control_answer,
+    takes_sizes,
+)
+from sdstream.diffusion.question import ControlResiduals, Prepared, Question, Subject
 
 Own = tuple[Context, Shifts]
 """What was prepared for one net."""
@@ -27,79 +33,47 @@ class Controls(nn.Module):
         self._is_xl = tuple(takes_sizes(net) for net in nets)
         self._layouts = tuple(lay_out_control(net) for net in nets)
 
-    def prepare(
-        self,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        dtype: torch.dtype,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """What nets make of these alone, as `Networks.prepare` takes them: `context` [R, ...] and `shifts` [B, ...] of
-        each net that can be given its own, in order. Nets that cannot make it in every call."""
+    def prepare(self, subject: Subject, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What nets make of `subject` alone: `context` [R, ...] and `shifts` [B, ...] of each net that can be given its
+        own, in order, of `dtype`. Nets that cannot make it in every call."""
         contexts: list[torch.Tensor] = []
         shifts: list[torch.Tensor] = []
         for index, layout in enumerate(self._layouts):
             if layout is not None:
-                added = (pooled, time_ids) if self.takes_sizes(index) else ()
-                contexts.append(context_of(layout, texts))
-                shifts.append(control_shifts_of(self.nets[index], layout, timesteps, dtype, *added))
+                contexts.append(context_of(layout, subject))
+                shifts.append(control_shifts_of(self.nets[index], layout, subject, dtype))
         return contexts, shifts
 
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        pictures: torch.Tensor,
-        scales: torch.Tensor,
-        prepared: Prepared | None = None,
-    ) -> ControlResiduals:
-        """What they add to the UNet for B rows; the first five are as `Networks.predict` takes them.
+    def forward(self, question: Question, pictures: torch.Tensor, scales: torch.Tensor) -> ControlResiduals:
+        """What they add to the UNet that is asked this `question`, whose `control` is to be.
 
         `pictures` [B, C, H, W], 0 to 1, are the control pictures of all nets side by side, `scales` [B, nets]. Scale 0
         adds nothing at all, whatever the net says, and so does a control picture that begins with a negative number:
         there is none for this row.
 
-        `prepared` ends with what `prepare` made of the same timesteps and texts, net after net; the answer is the same
-        without.
+        What is prepared for the question ends with what `prepare` made of its subject, net after net.
         """
-        owns = self._own(prepared)
+        owns = self._own(question.prepared)
+        dtype = question.latents.dtype
         total: ControlResiduals | None = None
         parts: list[torch.Tensor] = list(torch.split(pictures, list(self.channels), 1))
         for index, part in enumerate(parts):
-            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(latents.dtype)
-            own = self.steer(
-                index, latents, timesteps, texts, pooled, time_ids, part.to(latents.dtype), scale, owns[index]
-            )
+            scale = torch.where(part[:, 0, 0, 0] < 0, 0.0, scales[:, index]).to(dtype)
+            own = self.steer(index, question, part.to(dtype), scale, owns[index])
             total = own if total is None else _sum(total.scaled(), own)
         assert total is not None
         return total
 
     def steer(
-        self,
-        index: int,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        picture: torch.Tensor,
-        scale: torch.Tensor,
-        own: Own | None = None,
+        self, index: int, question: Question, picture: torch.Tensor, scale: torch.Tensor, own: Own | None = None
     ) -> ControlResiduals:
         """What the net at `index` adds, times `scale` [B]; `picture` is its own, of the type of the latents, and `own`
         what was prepared for it."""
         net = self.nets[index]
         if own is not None:
-            down, mid = control_answer(net, latents, *own, picture)
+            down, mid = control_answer(net, question.latents, *own, picture)
         else:
-            extra: dict[str, Any] = {}
-            if self.takes_sizes(index):
-                extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
-            down, mid = net(latents, timesteps, texts, controlnet_cond=picture, return_dict=False, **extra)
+            down, mid = plain_control_answer(net, question, picture, is_xl=self.takes_sizes(index))
         return ControlResiduals(down, mid, scale.view(-1, 1, 1, 1))
 
     def takes_sizes(self, index: int) -> bool:
@@ -128,12 +102,6 @@ def _sum(one: ControlResiduals, other: ControlResiduals) -> ControlResiduals:
     return ControlResiduals(down, steered(one.mid, other.mid, other.scale))
 
 
-def takes_sizes(net: nn.Module) -> bool:
-    """Whether a ControlNet reads SDXL's pooled text and sizes."""
-    config: Any = net.config
-    return config.addition_embed_type == "text_time"
-
-
 def window(start: float, end: float, slots: int) -> list[bool]:
     """In which of `slots` denoising steps a ControlNet steers, by its share of them, as diffusers counts it."""
     return [not (slot / slots < start or (slot + 1) / slots > end) for slot in range(slots)]
@@ -142,4 +110,4 @@ def window(start: float, end: float, slots: int) -> list[bool]:
 NO_PICTURE = -1.0
 """What a control picture is filled with when there is none."""
 
-__all__ = ["NO_PICTURE", "Controls", "Own", "takes_sizes", "window"]
+__all__ = ["NO_PICTURE", "Controls", "Own", "window"]

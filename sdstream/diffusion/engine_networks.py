@@ -9,9 +9,9 @@ from torch import nn
 from sdstream.diffusion.components import unet_name
 from sdstream.diffusion.controls import Controls, Own
 from sdstream.diffusion.frame import Frame, Result
-from sdstream.diffusion.networks import ControlResiduals, Networks
+from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.planes import rgb_from_packed
-from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.question import ControlResiduals, Prepared, Question, Subject
 from sdstream.diffusion.state import Knobs, Memory, unprepared
 
 Call = Callable[..., tuple[torch.Tensor, ...]]
@@ -59,60 +59,22 @@ class EngineNetworks(Networks):
         self.capturable = plain.capturable
         self._engines = dict(engines)
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        control: ControlResiduals | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_strengths: torch.Tensor | None = None,
-        prepared: Prepared | None = None,
-    ) -> torch.Tensor:
+    def predict(self, question: Question) -> torch.Tensor:
         """See `Networks.predict`. The answer is valid until the next call."""
-        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
-        name = unet_name(control=control is not None, tokens=image_tokens is not None)
-        call = self._call(name, latents)
-        if call is None or (image_tokens is None) != (image_strengths is None):
-            return self.plain.predict(*told, prepared=prepared)
-        return call(*self._given(*told))[0]
+        call = self._unet(question)
+        return self.plain.predict(question) if call is None else call(*question.tensors(self.is_xl))[0]
 
-    def prepare(
-        self,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        image_tokens: torch.Tensor | None = None,
-    ) -> Prepared | None:
+    def prepare(self, subject: Subject) -> Prepared | None:
         """See `Networks.prepare`. Engines take texts and timesteps; what is prepared is for the plain networks."""
-        return self.plain.prepare(timesteps, texts, pooled, time_ids, image_tokens)
+        return self.plain.prepare(subject)
 
-    def recall(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        control: ControlResiduals | None,
-        image_tokens: torch.Tensor | None,
-        image_strengths: torch.Tensor | None,
-        bank: torch.Tensor,
-        fresh: torch.Tensor,
-        prepared: Prepared | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def recall(self, question: Question, bank: torch.Tensor, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Networks.recall`. The answer is valid until the next call, the keys and values for good: a frame that
         denoises step by step keeps those of all steps."""
-        told = (latents, timesteps, texts, pooled, time_ids, control, image_tokens, image_strengths)
-        call = self._call(
-            unet_name(control=control is not None, tokens=image_tokens is not None, recalls=True), latents
-        )
-        if call is None or (image_tokens is None) != (image_strengths is None):
-            return self.plain.recall(*told, bank, fresh, prepared)
-        answer, own = call(*self._given(*told), bank.to(self.dtype), fresh)
+        call = self._unet(question, recalls=True)
+        if call is None:
+            return self.plain.recall(question, bank, fresh)
+        answer, own = call(*question.tensors(self.is_xl), bank.to(self.dtype), fresh)
         return answer, own.clone()
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -123,29 +85,13 @@ class EngineNetworks(Networks):
         call = self._call("decoder", latent)
         return self.plain.decode(latent) if call is None else call(latent)[0]
 
-    def _given(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        control: ControlResiduals | None,
-        image_tokens: torch.Tensor | None,
-        image_strengths: torch.Tensor | None,
-    ) -> list[torch.Tensor]:
-        """What an engine is given, in the order of its component's inputs."""
-        given = [latents, timesteps, texts]
-        if self.is_xl:
-            assert pooled is not None
-            assert time_ids is not None
-            given += [pooled, time_ids]
-        if control is not None:
-            control = control.scaled()
-            given += [*control.down, control.mid]
-        if image_tokens is not None and image_strengths is not None:
-            given += [image_tokens, image_strengths]
-        return given
+    def _unet(self, question: Question, *, recalls: bool = False) -> Call | None:
+        """The engine that takes a question of this kind and as many rows; None where the plain networks do."""
+        tokens = question.subject.image_tokens
+        if (tokens is None) != (question.image_strengths is None):
+            return None
+        name = unet_name(control=question.control is not None, tokens=tokens is not None, recalls=recalls)
+        return self._call(name, question.latents)
 
     def _call(self, name: str, rows: torch.Tensor) -> Call | None:
         engine = self._engines.get(name)
@@ -160,27 +106,15 @@ class EngineControls(Controls):
         self._engines = dict(engines)
 
     def steer(
-        self,
-        index: int,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        picture: torch.Tensor,
-        scale: torch.Tensor,
-        own: Own | None = None,
+        self, index: int, question: Question, picture: torch.Tensor, scale: torch.Tensor, own: Own | None = None
     ) -> ControlResiduals:
         """See `Controls.steer`. The answer is valid until the next call for the same net."""
         engine = self._engines.get(index)
-        if engine is None or not engine.takes(latents):
-            return super().steer(index, latents, timesteps, texts, pooled, time_ids, picture, scale, own)
-        given = [latents, timesteps, texts, picture, scale]
-        if self.takes_sizes(index):
-            assert pooled is not None
-            assert time_ids is not None
-            given += [pooled, time_ids]
-        *down, mid = engine(*given)
+        if engine is None or not engine.takes(question.latents):
+            return super().steer(index, question, picture, scale, own)
+        subject = question.subject
+        more = subject.of_xl if self.takes_sizes(index) else ()
+        *down, mid = engine(question.latents, subject.timesteps, subject.texts, picture, scale, *more)
         return ControlResiduals(down, mid)
 
 

@@ -18,7 +18,7 @@ from sdstream.diffusion.fused.switch import are_blocks_fused, are_steps_joined
 from sdstream.diffusion.latents import Closed, Guidance, Way, rows_of
 from sdstream.diffusion.networks import Networks
 from sdstream.diffusion.planes import rgb_from_packed
-from sdstream.diffusion.prepared import Prepared
+from sdstream.diffusion.question import Prepared, Question, Subject
 from sdstream.diffusion.schedule import Prediction
 from sdstream.diffusion.state import Knobs, Memory, unprepared
 
@@ -122,19 +122,19 @@ class Frame(nn.Module):
             return both.flatten(0, 1).to(self.networks.dtype)
 
         is_xl = self.networks.is_xl
-        timesteps = torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten()
-        texts = each(knobs.prompt, knobs.negative)
-        added = (
+        subject = Subject(
+            torch.cat((knobs.timesteps[:, :against], knobs.timesteps), 1).flatten(),
+            each(knobs.prompt, knobs.negative),
             rows(knobs.pooled_prompt, knobs.pooled_negative) if is_xl else None,
             rows(knobs.time_ids, knobs.time_ids) if is_xl else None,
+            each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None,
         )
-        tokens = each(knobs.style, knobs.unstyled) if knobs.style.shape[1] else None
-        made = self.networks.prepare(timesteps, texts, *added, tokens)
+        made = self.networks.prepare(subject)
         if made is None:
             return knobs
         contexts, shifts = [made.context], [made.shifts]
         if self.controls is not None:
-            more, others = self.controls.prepare(timesteps, texts, self.networks.dtype, *added)
+            more, others = self.controls.prepare(subject, self.networks.dtype)
             contexts, shifts = contexts + more, shifts + others
         context, shift = torch.cat(contexts, 1).to(knobs.context.dtype), torch.cat(shifts, 1).to(knobs.shifts.dtype)
         return knobs._replace(context=context.unflatten(0, (streams, -1)), shifts=shift.unflatten(0, (streams, -1)))
@@ -206,30 +206,25 @@ class Frame(nn.Module):
                 both = torch.cat((_repeat(negative, against), both), 1)
             return both.flatten(0, 1).to(networks.dtype)
 
-        is_xl = networks.is_xl
-        inputs = (
-            noisy,
+        is_xl, has_style = networks.is_xl, bool(knobs.style.shape[1])
+        subject = Subject(
             rows_of(knobs.timesteps, against).flatten(),
             texts(knobs.negative, knobs.prompt),
             texts(knobs.pooled_negative, knobs.pooled_prompt) if is_xl else None,
             texts(knobs.time_ids, knobs.time_ids) if is_xl else None,
+            texts(knobs.unstyled, knobs.style) if has_style else None,
         )
-        prepared = self._prepared(knobs, against)
-        control = None
+        strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1) if has_style else None
+        question = Question(noisy, subject, None, strengths, self._prepared(knobs, against))
         if self.controls is not None and moment.control is not None:
-            seen = rows_of(moment.control, against).flatten(0, 1)
-            control = self.controls(*inputs, seen, rows_of(knobs.steering, against).flatten(0, 1), prepared)
-        tokens = strengths = None
-        if knobs.style.shape[1]:
-            tokens = texts(knobs.unstyled, knobs.style)
-            strengths = _repeat(knobs.strengths, against + slots).flatten(0, 1)
+            seen, scales = rows_of(moment.control, against), rows_of(knobs.steering, against)
+            question = question._replace(control=self.controls(question, seen.flatten(0, 1), scales.flatten(0, 1)))
         bank = rows_of(moment.bank, against).flatten(0, 1)
         if bank.shape[1] and moment.fresh is not None:
             fresh = rows_of(moment.fresh.expand(streams, slots), against).flatten()
-            answer, own = networks.recall(*inputs, control, tokens, strengths, bank, fresh, prepared)
+            answer, own = networks.recall(question, bank, fresh)
             return answer, own.view(streams, against + slots, -1)[:, against:]
-        answer = networks.predict(*inputs, control, tokens, strengths, prepared)
-        return answer, bank.new_zeros((streams, slots, 0))
+        return networks.predict(question), bank.new_zeros((streams, slots, 0))
 
     def _way(self, slots: int, opening: int, *, moves: bool = False) -> Way:
         return Way(self.guidance, self.prediction, moves, self._against(slots, opening))

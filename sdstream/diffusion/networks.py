@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,26 +10,8 @@ from torch import nn
 from sdstream.diffusion.eight_bit.products import eight_bit_layers, follow, note_of
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.libraries import diffusers
-from sdstream.diffusion.prepared import Context, Prepared, Shifts, answer, context_of, lay_out, shifts_of
-
-
-class ControlResiduals(NamedTuple):
-    """What ControlNets add inside the UNet, for the same B rows as the latents.
-
-    `down` are the residuals of the skip connections in the order in which diffusers makes them, `mid` that of the
-    middle block, [B, channels, height, width] each; `scale` [B, 1, 1, 1] is what all of them are still to be
-    multiplied by, if it is given.
-    """
-
-    down: Sequence[torch.Tensor]
-    mid: torch.Tensor
-    scale: torch.Tensor | None = None
-
-    def scaled(self) -> "ControlResiduals":
-        """The same with nothing left to multiply by."""
-        if self.scale is None:
-            return self
-        return ControlResiduals([values * self.scale for values in self.down], self.mid * self.scale)
+from sdstream.diffusion.prepared import Context, Shifts, answer, context_of, lay_out, shifts_of
+from sdstream.diffusion.question import Prepared, Question, Subject
 
 
 class Networks(nn.Module):
@@ -47,7 +29,7 @@ class Networks(nn.Module):
     scaling_factor: float
     """By which latents of the VAE are multiplied before noise is mixed in."""
     is_xl: bool
-    """Whether `predict` wants `pooled` and `time_ids`, as SDXL does."""
+    """Whether a subject is to have `pooled` and `time_ids`, as SDXL's."""
     back_end: str = "torch"
     """What answers, as status names it, in lower case, such as `tensorrt`."""
     notes: tuple[str, ...] = ()
@@ -61,58 +43,21 @@ class Networks(nn.Module):
         return False
 
     @abstractmethod
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        control: ControlResiduals | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_strengths: torch.Tensor | None = None,
-        prepared: Prepared | None = None,
-    ) -> torch.Tensor:
-        """The UNet's answer for B independent rows, [B, 4, h, w] of `dtype`: noise or velocity, as the model has it.
+    def predict(self, question: Question) -> torch.Tensor:
+        """The UNet's answer, [B, 4, h, w] of `dtype`: noise or velocity, as the model has it.
 
-        `latents` [B, 4, h, w], `texts` [B, tokens, width], `pooled` [B, width] and `time_ids` [B, 6] are of `dtype`,
-        `timesteps` int64 [B]. `control` and `image_tokens` [B, tokens, width], which an IP-Adapter projects from a
-        style image, may be None; `image_strengths` float32 [B, layers] says how much each cross attention, in the order
-        of the picture's way, makes of the tokens. Raises `NotImplementedError` for what the back end was not made with.
-
-        `prepared` is what `prepare` made of the same timesteps, texts and image tokens; the answer is the same without.
+        Raises `NotImplementedError` for what the back end was not made with.
         """
         raise NotImplementedError
 
-    def prepare(
-        self,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        image_tokens: torch.Tensor | None = None,
-    ) -> Prepared | None:
-        """What `predict` makes of these alone and can be given instead; None when this back end has no use for it.
+    def prepare(self, subject: Subject) -> Prepared | None:
+        """What `predict` makes of `subject` alone and can be given besides; None when this back end has no use for it.
 
-        `timesteps`, `pooled` and `time_ids` are of B rows, `texts` and `image_tokens` of R, as in `Prepared`. It is of
-        the weights as they are: weights that change in place do not show in it.
+        It is of the weights as they are: weights that change in place do not show in it.
         """
         return None
 
-    def recall(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None,
-        time_ids: torch.Tensor | None,
-        control: ControlResiduals | None,
-        image_tokens: torch.Tensor | None,
-        image_strengths: torch.Tensor | None,
-        bank: torch.Tensor,
-        fresh: torch.Tensor,
-        prepared: Prepared | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def recall(self, question: Question, bank: torch.Tensor, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `predict`, with the self attentions looking at earlier pictures too.
 
         `bank` [B, pictures, length] holds their keys and values; rows that are `fresh`, bool [B], have none yet. Gives
@@ -168,52 +113,34 @@ class EagerNetworks(Networks):
         vae: Any = self.vae
         return self._is_small and not vae.use_slicing and not vae.use_tiling
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        control: ControlResiduals | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_strengths: torch.Tensor | None = None,
-        prepared: Prepared | None = None,
-    ) -> torch.Tensor:
+    def predict(self, question: Question) -> torch.Tensor:
         """See `Networks.predict`. Image tokens need attention that knows of them, which diffusers' own does not."""
-        if image_tokens is not None and not self._image_layers:
+        latents, subject, control, strengths, prepared = question
+        if subject.image_tokens is None:
+            strengths = None
+        elif not self._image_layers:
             raise NotImplementedError("these networks were made without an IP-Adapter")
         if prepared is not None and self._layout is not None:
-            columns, strengths = self._layout.columns, None if image_tokens is None else image_strengths
+            columns = self._layout.columns
             context = Context(prepared.context, columns, prepared.tokens, prepared.image_tokens, strengths)
-            down, mid, scale = ((), None, None) if control is None else control
-            return answer(self.unet, latents, context, Shifts(prepared.shifts), down, mid, scale)
-        extra: dict[str, Any] = {}
-        if self.is_xl:
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": time_ids}
+            return answer(self.unet, latents, context, Shifts(prepared.shifts), control)
+        extra = subject.added(self.is_xl)
         if control is not None:
             control = control.scaled()
             extra["down_block_additional_residuals"] = tuple(control.down)
             extra["mid_block_additional_residual"] = control.mid
-        predicted: torch.Tensor = self.unet(latents, timesteps, texts, return_dict=False, **extra)[0]
+        predicted: torch.Tensor = self.unet(latents, subject.timesteps, subject.texts, return_dict=False, **extra)[0]
         return predicted
 
-    def prepare(
-        self,
-        timesteps: torch.Tensor,
-        texts: torch.Tensor,
-        pooled: torch.Tensor | None = None,
-        time_ids: torch.Tensor | None = None,
-        image_tokens: torch.Tensor | None = None,
-    ) -> Prepared | None:
+    def prepare(self, subject: Subject) -> Prepared | None:
         """See `Networks.prepare`. Only blocks that were placed (`sdstream.diffusion.placing`) can be given it."""
         if self._layout is None:
             return None
         return Prepared(
-            context_of(self._layout, texts, self._image_layers, image_tokens),
-            shifts_of(self.unet, self._layout, timesteps, self.dtype, pooled, time_ids),
-            texts.shape[1],
-            0 if image_tokens is None else image_tokens.shape[1],
+            context_of(self._layout, subject, self._image_layers),
+            shifts_of(self.unet, self._layout, subject, self.dtype),
+            subject.texts.shape[1],
+            0 if subject.image_tokens is None else subject.image_tokens.shape[1],
         )
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -242,4 +169,4 @@ class EagerNetworks(Networks):
         return image
 
 
-__all__ = ["ControlResiduals", "EagerNetworks", "Networks"]
+__all__ = ["EagerNetworks", "Networks"]

@@ -12,21 +12,7 @@ from torch import nn
 
 from sdstream.diffusion.attention import cross_layers
 from sdstream.diffusion.fused.group_norm import group_norm
-
-
-class Prepared(NamedTuple):
-    """For B rows of latents: `context` [R, length] are keys and values of R texts, in a layout of `context_of`, and
-    `shifts` [B, columns] what the time adds, in one of `shifts_of`.
-
-    R divides B: as many rows of latents after each other as that makes look at the same text. `tokens` are how many
-    each text has, and `image_tokens` how many each style image has, 0 without. Columns after a network's own are for
-    others, which find theirs from the end.
-    """
-
-    context: torch.Tensor
-    shifts: torch.Tensor
-    tokens: int
-    image_tokens: int = 0
+from sdstream.diffusion.question import ControlResiduals, Subject
 
 
 class Context(NamedTuple):
@@ -140,61 +126,42 @@ def place_blocks(network: Any) -> Layout | None:
 
 
 def context_of(
-    layout: Layout,
-    texts: torch.Tensor,
-    image_layers: Sequence[tuple[nn.Module, nn.Module]] = (),
-    image_tokens: torch.Tensor | None = None,
+    layout: Layout, subject: Subject, image_layers: Sequence[tuple[nn.Module, nn.Module]] = ()
 ) -> torch.Tensor:
-    """Keys and values of `texts` [R, tokens, width], layer after layer, keys first, then those of the style images'
-    `image_tokens` [R, image tokens, width] by `image_layers`: [R, length]."""
-    parts = [part(texts) for layer in layout.attentions for part in (layer.to_k, layer.to_v)]
-    if image_tokens is not None:
-        parts += [part(image_tokens) for pair in image_layers for part in pair]
+    """Keys and values of the texts, layer after layer, keys first, then those of the style images by `image_layers`:
+    [R, length]."""
+    parts = [part(subject.texts) for layer in layout.attentions for part in (layer.to_k, layer.to_v)]
+    if subject.image_tokens is not None:
+        parts += [part(subject.image_tokens) for pair in image_layers for part in pair]
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def shifts_of(
-    unet: Any,
-    layout: Layout,
-    timesteps: torch.Tensor,
-    dtype: torch.dtype,
-    pooled: torch.Tensor | None = None,
-    time_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """What each residual block adds to its first convolution at the timesteps [B], that convolution's bias with it:
-    [B, columns]. `pooled` and `time_ids` are SDXL's."""
+def shifts_of(unet: Any, layout: Layout, subject: Subject, dtype: torch.dtype) -> torch.Tensor:
+    """What each residual block adds to its first convolution at the subject's timesteps, that convolution's bias with
+    it: [B, columns] of `dtype`."""
+    timesteps = subject.timesteps
     like = torch.empty(len(timesteps), device=timesteps.device, dtype=dtype)
     embedded = unet.time_embedding(unet.get_time_embed(sample=like, timestep=timesteps))
-    added = {"text_embeds": pooled, "time_ids": time_ids}
-    more = unet.get_aug_embed(emb=embedded, encoder_hidden_states=like, added_cond_kwargs=added)
+    more = unet.get_aug_embed(emb=embedded, encoder_hidden_states=like, **subject.added(True))
     if more is not None:
         embedded = embedded + more
     return torch.cat([block.shift_at(embedded) for block in layout.residuals], 1)
 
 
 def answer(
-    unet: Any,
-    latents: torch.Tensor,
-    context: Context,
-    shifts: Shifts,
-    down: Sequence[torch.Tensor] = (),
-    mid: torch.Tensor | None = None,
-    scale: torch.Tensor | None = None,
+    unet: Any, latents: torch.Tensor, context: Context, shifts: Shifts, control: ControlResiduals | None = None
 ) -> torch.Tensor:
-    """What `unet.forward` answers for `latents`, with all of `unet` that is not prepared.
-
-    `down` and `mid` are ControlNets' residuals, and `scale` what these are to be multiplied by, if given.
-    """
+    """What `unet.forward` answers for `latents`, with all of `unet` that is not prepared."""
     hidden = unet.conv_in(latents)
     skipped = [hidden]
     for block in unet.down_blocks:
         hidden, more = block(hidden, temb=shifts, **attended(block, context))
         skipped += more
-    if down:
-        skipped = [steered(one, other, scale) for one, other in zip(skipped, down, strict=True)]
+    if control is not None:
+        skipped = [steered(one, other, control.scale) for one, other in zip(skipped, control.down, strict=True)]
     hidden = unet.mid_block(hidden, temb=shifts, **attended(unet.mid_block, context))
-    if mid is not None:
-        hidden = steered(hidden, mid, scale)
+    if control is not None:
+        hidden = steered(hidden, control.mid, control.scale)
     # Of sides that are not halved evenly the way up must be told where it came from.
     uneven = any(side % 2**unet.num_upsamplers for side in latents.shape[-2:])
     for block in unet.up_blocks:
@@ -219,7 +186,6 @@ def attended(block: Any, context: Context) -> dict[str, Any]:
 __all__ = [
     "Context",
     "Layout",
-    "Prepared",
     "Shifts",
     "TakesContext",
     "TakesShifts",

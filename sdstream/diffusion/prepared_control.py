@@ -6,6 +6,7 @@ import torch
 
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.prepared import Context, Layout, Shifts, attended, place_blocks
+from sdstream.diffusion.question import Question, Subject
 
 
 def lay_out_control(net: Any) -> Layout | None:
@@ -23,20 +24,31 @@ def lay_out_control(net: Any) -> Layout | None:
     return place_blocks(net)
 
 
-def control_shifts_of(
-    net: Any,
-    layout: Layout,
-    timesteps: torch.Tensor,
-    dtype: torch.dtype,
-    pooled: torch.Tensor | None = None,
-    time_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
+def takes_sizes(net: Any) -> bool:
+    """Whether a ControlNet reads SDXL's pooled text and sizes."""
+    return net.config.addition_embed_type == "text_time"
+
+
+def control_shifts_of(net: Any, layout: Layout, subject: Subject, dtype: torch.dtype) -> torch.Tensor:
     """What the time adds in each residual block, as `prepared.shifts_of`: [B, columns]."""
-    embedded = net.time_embedding(net.time_proj(timesteps).to(dtype))
-    if pooled is not None and time_ids is not None and net.config.addition_embed_type == "text_time":
+    embedded = net.time_embedding(net.time_proj(subject.timesteps).to(dtype))
+    if takes_sizes(net):
+        pooled, time_ids = subject.of_xl
         sizes = net.add_time_proj(time_ids.flatten()).reshape(len(pooled), -1)
         embedded = embedded + net.add_embedding(torch.cat((pooled, sizes), -1).to(dtype))
     return torch.cat([block.shift_at(embedded) for block in layout.residuals], 1)
+
+
+def plain_control_answer(
+    net: Any, question: Question, picture: torch.Tensor, *, is_xl: bool
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What `net` answers as diffusers has it, not scaled: see `control_answer`. `is_xl` is whether it `takes_sizes`."""
+    latents, subject = question.latents, question.subject
+    extra = subject.added(is_xl)
+    made: tuple[list[torch.Tensor], torch.Tensor] = net(
+        latents, subject.timesteps, subject.texts, controlnet_cond=picture, return_dict=False, **extra
+    )
+    return made
 
 
 def control_answer(
@@ -54,4 +66,4 @@ def control_answer(
     return [layer(values) for layer, values in pairs], net.controlnet_mid_block(hidden)
 
 
-__all__ = ["control_answer", "control_shifts_of", "lay_out_control"]
+__all__ = ["control_answer", "control_shifts_of", "lay_out_control", "plain_control_answer", "takes_sizes"]

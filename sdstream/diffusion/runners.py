@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.capture import Capture, Recording, cuda_capture
-from sdstream.diffusion.convolving.switch import wanted_of_convolutions
+from sdstream.diffusion.convolving.tuning import unsettled_shapes
 from sdstream.diffusion.frame import Frame, Result
 from sdstream.diffusion.state import Knobs, Memory, clone, copy_into, count, first, gather, keep, scatter
 
@@ -115,7 +115,6 @@ class CompiledRunner(EagerRunner):
         library: Any = torch
         self._plain = self._call
         self._in_force += "+compile"
-        self._met: set[tuple[object, ...]] = set()
         # A graph for each number of streams: shapes are few, and a shape that is known is faster. Whole or not at all:
         # pieces with Python between them would be neither fast nor fit to be captured, and nobody would be told.
         # Numbers of streams times forms of pictures are more graphs than torch makes of one function by itself.
@@ -131,11 +130,6 @@ class CompiledRunner(EagerRunner):
     def run(self, image: torch.Tensor, knobs: Knobs, memory: Memory) -> Result:
         if self._call is self._plain:
             return self._plain(image, knobs, memory)
-        form = (*image.shape, image.dtype)
-        if image.is_cuda and wanted_of_convolutions().tuned and form not in self._met:
-            # A compiler can only be told what trials said; they are made by a frame that is run as it is.
-            self._met.add(form)
-            self._plain(image, knobs, clone(memory))
         try:
             return self._call(image, knobs, memory)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -175,6 +169,7 @@ class _Captured:
     """A captured frame with all tensors that it works on, which live as long as it does.
 
     `chosen` are the rows of the tables, int64 [streams], and `rows` what they hold now; None for all of them.
+    `unsettled` are the shapes of convolutions that had no choice when it was captured.
     """
 
     recording: Recording[Result]
@@ -183,6 +178,7 @@ class _Captured:
     memory: Memory
     chosen: torch.Tensor | None
     rows: list[int]
+    unsettled: frozenset[str] = frozenset()
 
 
 class GraphRunner:
@@ -263,6 +259,11 @@ class GraphRunner:
             self.run_rows(several, knobs, memory, list(range(len(several))))
         copy_into(memory, kept)
 
+    def renew(self, decided: frozenset[str]) -> None:
+        """Let go of the captures in which one of these shapes is computed by torch for lack of a choice."""
+        for key in [key for key, made in self._captured.items() if made.unsettled & decided]:
+            self._captured.pop(key).recording.forget()
+
     def forget(self) -> None:
         """Let go of all captures and their memory."""
         while self._captured:
@@ -310,13 +311,14 @@ class GraphRunner:
 
         kept = clone(memory)
         try:
-            recording = self._capture.record(step)
+            with unsettled_shapes() as unsettled:
+                recording = self._capture.record(step)
         except RuntimeError as error:
             if self._capture.is_refusal(error):
                 copy_into(memory, kept)
             raise
         copy_into(memory, kept)  # recording runs the step a few times, which must leave no trace
-        return _Captured(recording, pictures, knobs, memory, chosen, list(rows or ()))
+        return _Captured(recording, pictures, knobs, memory, chosen, list(rows or ()), frozenset(unsettled))
 
 
 def _are_first(rows: Sequence[int]) -> bool:

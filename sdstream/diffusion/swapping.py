@@ -39,6 +39,11 @@ class SwappingRunner:
         """Say why nothing faster is in force. May be called on any thread."""
         self._notes = (words,)
 
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """Those that frames may be run by."""
+        return (self.plain,) if self._fast is None else (self.plain, self._fast)
+
     def complete(self, knobs: Knobs) -> Knobs:
         """For `plain`: engines are given what people turn."""
         return self.plain.complete(knobs)

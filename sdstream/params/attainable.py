@@ -79,6 +79,17 @@ def attainable(wanted: StreamParams, in_force: StreamParams, failed: Iterable[Fa
     return in_force if any(each.params == hot for each in known) else hot
 
 
+def startable(wanted: StreamParams, failed: Iterable[Failed]) -> StreamParams | None:
+    """What a stream that runs nothing yet can start with: `wanted` without the parts that failed. None when something
+    failed that it asks for and cannot do without, such as its model."""
+    asked = [each for each in failed if each.is_asked_by(wanted)]
+    if not all(each.part for each in asked):
+        return None
+    for each in asked:
+        wanted = _without(wanted, None, each.part)
+    return wanted
+
+
 def with_hot(running: StreamParams, wanted: StreamParams) -> StreamParams:
     """`running` with all of `wanted` that needs nothing to be loaded: neither files nor other shapes of tensors."""
     fields = type(running).model_fields
@@ -128,20 +139,21 @@ def _asked(params: StreamParams, part: str) -> tuple[object, ...] | None:
     return None
 
 
-def _without(params: StreamParams, in_force: StreamParams, part: str) -> StreamParams:
-    """`params` with `part` as it is in force."""
+def _without(params: StreamParams, in_force: StreamParams | None, part: str) -> StreamParams:
+    """`params` with `part` as it is in force, if anything is."""
     if part == ADAPTER:
         return params.model_copy(update=_old_style(params, in_force))
     nets = tuple(net for net in params.controlnets if controlnet_part(net.source) != part)
     loras = {name: weight for name, weight in (params.lora_dict or {}).items() if lora_part(name) != part}
     # A LoRA that runs with another weight can be had, whatever failed.
-    loras |= {name: weight for name, weight in (in_force.lora_dict or {}).items() if lora_part(name) == part}
+    running = {} if in_force is None else in_force.lora_dict or {}
+    loras |= {name: weight for name, weight in running.items() if lora_part(name) == part}
     return params.model_copy(update={"controlnets": nets, "lora_dict": loras or None})
 
 
-def _old_style(params: StreamParams, in_force: StreamParams) -> dict[str, Any]:
+def _old_style(params: StreamParams, in_force: StreamParams | None) -> dict[str, Any]:
     adapter: AdapterSettings = getattr(params, ADAPTER)
-    if style_of(in_force) is None:
+    if in_force is None or style_of(in_force) is None:
         return {ADAPTER: adapter.model_copy(update={"enabled": False})}
     running: AdapterSettings = getattr(in_force, ADAPTER)
     members = {name: getattr(adapter, name) for name in ("enabled", "scale", "weight_type")}
@@ -179,6 +191,7 @@ __all__ = [
     "controlnet_part",
     "lora_part",
     "place_of",
+    "startable",
     "style_of",
     "with_hot",
 ]

@@ -38,6 +38,7 @@ from sdstream.worker.ports import (
     LanePhase,
     LaneStatistics,
     LaneStatus,
+    MissingPart,
     ProcessedPicture,
     WorkerClient,
     WorkerHealth,
@@ -157,7 +158,7 @@ class LiveStream:
     async def ensure_lane(self, worker: WorkerClient, params: StreamParams, revision: int) -> None:
         """Open the lane unless it is open."""
         if self._lane is None:
-            self._lane = await worker.open_lane(self.stream_id, params, revision, self)
+            self._lane = await worker.open_lane(self.stream_id, params, revision, self, partly=True)
 
     async def close_lane(self) -> None:
         """Free the worker's memory; the media stays."""
@@ -182,11 +183,12 @@ class LiveStream:
                 self._reload_revision = revision
             self._lane.update(params, revision)
 
-    def try_again(self, names: frozenset[str]) -> None:
-        """Somebody sent these top-level params: have the lane try again what is missing of them."""
-        missing = () if self.lane_status is None else self.lane_status.missing
-        if self._lane is not None and any(part.place.partition("[")[0] in names for part in missing):
-            self._lane.try_again()
+    def try_again(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
+        """Somebody sent these top-level params: have the lane try again what is missing of them, which is returned."""
+        if self._lane is None or not self._missing_of(names):
+            return ()
+        self._lane.try_again()
+        return self._missing_of(names)
 
     def resize(self, size: PictureSize) -> None:
         """Placards have this size from now on."""
@@ -341,6 +343,10 @@ class LiveStream:
             self.on_recording("", f"no file can be made: {error.strerror or error}")
         else:
             media.record_to(file)
+
+    def _missing_of(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
+        missing = () if self._lane is None else self._lane.missing
+        return tuple(part for part in missing if part.place.partition("[")[0] in names)
 
     def _end_reload(self, status: LaneStatus) -> None:
         awaited = self._reload_revision

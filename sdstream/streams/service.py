@@ -189,8 +189,7 @@ class StreamService:
         if delivers:
             await self._deliver(store, stream, wanted.delivery, record)
         if applied is Applied.UNCHANGED:
-            stream.try_again(wanted.sent)
-            return outcome
+            return replace(outcome, warnings=outcome.warnings + stream.try_again(wanted.sent))
         try:
             text, image = dump_params(record.params), image_apart(record.params)
             kept = await store.update(record.id, text, record.revision, image)
@@ -203,10 +202,10 @@ class StreamService:
             "updated", {"revision": record.revision, "applied": applied.value, "changed": list(change.fields)}
         )
         stream.commit(record, applied)
-        stream.try_again(wanted.sent)
+        warnings = outcome.warnings + stream.try_again(wanted.sent)
         if STYLE_IMAGE in change.fields:
             self._look_at_style_image(stream)
-        return replace(outcome, record=record)
+        return replace(outcome, record=record, warnings=warnings)
 
     async def delete(self, stream_id: str) -> None:
         """Delete the record and end the sessions. Raises `StreamNotFound`, also the second time."""

@@ -19,6 +19,7 @@ from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
 from sdstream.streams.style_images import StylePicture, style_image_of
 from sdstream.streams.totals import Totals
+from sdstream.streams.updates import warning_of
 from sdstream.streams.views import Applied, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import WorkerClient, WorkerHealth
 
@@ -149,10 +150,10 @@ class Stream:
             self.live.apply(params, record.revision, reload=applied is Applied.RELOAD)
             self.observe()
 
-    def try_again(self, names: frozenset[str]) -> None:
-        """An update named these params."""
-        if self.live is not None:
-            self.live.try_again(names)
+    def try_again(self, names: frozenset[str]) -> tuple[str, ...]:
+        """An update named these params; returns what its caller is to be warned of."""
+        missing = () if self.live is None else self.live.try_again(names)
+        return tuple(warning_of(part, self._clock.monotonic()) for part in missing)
 
     def abandon(self, record: StreamRecord) -> None:
         """`record` could not be saved: updates build on what was."""
@@ -284,6 +285,7 @@ class Stream:
         now = self._clock.monotonic()
         moments = self._moments(health)
         live = self.live
+        lane = live.lane_status if live else None
         return StreamStatus(
             stream_id=self.saved.id,
             state=verdict.state,
@@ -303,7 +305,8 @@ class Stream:
             restart_count=self._restarts,
             last_restart_logs=health.last_restart_logs if self._restarts else (),
             revision=self.saved.revision,
-            lane=live.lane_status if live else None,
+            lane=lane,
+            next_tries=tuple(self._date(part.next_at) for part in lane.missing) if lane else (),
             media=live.statistics() if live else MediaStatistics(),
             latencies=live.traffic.latencies(now) if live else {},
             drops=live.drops() if live else {},

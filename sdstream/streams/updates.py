@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from sdstream.errors import Conflict
 from sdstream.params import Change, ChangeKind, Delivery, Update
 from sdstream.streams.views import Applied, StreamRecord, UpdateOutcome
+from sdstream.worker.ports import MissingPart
 
 _APPLIED = {
     ChangeKind.UNCHANGED: Applied.UNCHANGED,
@@ -37,4 +38,15 @@ def describe_update(current: StreamRecord, record: StreamRecord, change: Change,
     return UpdateOutcome(shown, applied, (*change.fields, *members), wanted.warnings)
 
 
-__all__ = ["applied_by", "changed_members", "describe_update"]
+def warning_of(part: MissingPart, now: float) -> str:
+    """What a caller who asks for a part that is missing is told; `now` is monotonic seconds."""
+    named = f" ({part.name})" if part.name else ""
+    if part.next_at is None:
+        when = "a later request that names it tries it again"
+    else:
+        wait = round(part.next_at - now)
+        when = f"it is tried again in {wait} s" if wait > 0 else "it is being tried again"
+    return f"params.{part.place}{named} is not in force: {part.message.removesuffix('.')}; {when}"
+
+
+__all__ = ["applied_by", "changed_members", "describe_update", "warning_of"]

@@ -119,6 +119,8 @@ class StreamStatus:
     latencies: Mapping[str, LatencySummary] = field(default_factory=dict[str, LatencySummary])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
+    next_tries: tuple[datetime | None, ...] = ()
+    """Of each of `lane.missing` when it is tried again, None for only when somebody asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker import supervision
 from sdstream.worker.child import WorkerChild
+from sdstream.worker.handover import ParamsHandover
 from sdstream.worker.lane import WorkerLane
 from sdstream.worker.load import CallTotals, cost_of
 from sdstream.worker.messages import (
@@ -135,10 +136,11 @@ class WorkerProcess:
             return False
         return True
 
-    async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> Lane:
-        lane = WorkerLane(
-            next(self._lane_numbers), stream_id, params, revision, listener, self._clock, self._forget_lane
-        )
+    async def open_lane(
+        self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener, *, partly: bool = False
+    ) -> Lane:
+        handover = ParamsHandover(params, revision, partly=partly)
+        lane = WorkerLane(next(self._lane_numbers), stream_id, handover, listener, self._clock, self._forget_lane)
         self._lanes[lane.number] = lane
         if self._state.phase is WorkerPhase.READY and self._child is not None:
             lane.attach(self._child.channel, self._memory_prefix)

@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from sdstream.diffusion.convolving.tuning import are_convolutions_tuned
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
@@ -23,29 +24,18 @@ from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.lane_stages import LaneStages, annotators
+from sdstream.worker.loaded import Loaded, choose_guidance
 from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import Pipeline, Progress
 from sdstream.worker.ports import CallKind, ProcessorState
 from sdstream.worker.shelf import ModelShelf, ModelUse, Refit, WantedModel
+from sdstream.worker.tuning import choices_in_force, session_of, tune
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
 """Parameters that another pipeline is made for."""
 FUSED = ("use_lcm_lora", "lora_dict")
 """Parameters that other weights are needed for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a pipeline runs on, loaded before it is made."""
-
-    model: Model
-    shelf: AnnotatorShelf
-    conditions: Conditions = field(default_factory=Conditions)
-    source: str = ""
-    wanted: WantedModel | None = None
-    """What the shelf was asked for; None for a model that did not come from there."""
-    use: ModelUse = field(default_factory=ModelUse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +84,8 @@ class DiffusionPipeline(Pipeline):
         self._seat = 0
         self._known: dict[Guidance, StreamGroup] = {}
         """Groups that it has sat in: kept, because to find one made anew is slow where frames are captured."""
+        self._tuned: set[Guidance] = set()
+        """What was prepared: the frames of other kinds of guidance are not."""
         self._previous: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
         """What came out last, while a picture may be skipped in its favour."""
@@ -161,12 +153,20 @@ class DiffusionPipeline(Pipeline):
         """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
         if not self._keeps_shapes(params) or self._other_weights(params):
             return None
-        return make_plan(params, self._loaded, self._plan)
+        plan = make_plan(params, self._loaded, self._plan)
+        # Another kind of guidance is another frame: its shapes are tried first, on a thread that may take its time.
+        return None if plan.guidance not in self._tuned and are_convolutions_tuned() else plan
 
     def plan_slowly(self, params: StreamParams, progress: Progress) -> DiffusionPlan | None:
         """Params with other LoRAs that fit into the storages of the present ones, if nobody else uses the model."""
         loaded = self._loaded
-        if loaded.wanted is None or not self._keeps_shapes(params) or not self._other_weights(params):
+        if not self._keeps_shapes(params):
+            return None
+        if not self._other_weights(params):
+            plan = make_plan(params, loaded, self._plan)
+            self.tune(plan, progress)
+            return plan
+        if loaded.wanted is None:
             return None
         if loaded.conditions.adapter is not None and loaded.conditions.adapter.changes:
             return None  # it runs on sums with the weights that would be written over
@@ -175,7 +175,15 @@ class DiffusionPipeline(Pipeline):
         if refit is None:
             return None
         plan = make_plan(params, replace(loaded, model=refit.preview), self._plan)
+        self.tune(plan, progress)
         return replace(plan, refit=refit) if refit.claim() else None
+
+    def tune(self, plan: DiffusionPlan | None, progress: Progress) -> None:
+        """Have the convolutions of what `plan`, or the present one, will run tried on the card. On a thread that
+        prepares, before that comes into force."""
+        plan = plan or self._plan
+        tune(self._key(plan), plan.knobs, progress)
+        self._tuned.add(plan.guidance)
 
     def _keeps_shapes(self, params: StreamParams) -> bool:
         old = self._plan.params
@@ -293,8 +301,13 @@ class DiffusionPipeline(Pipeline):
         return self._model.family == before._model.family and same_steps and mine.stages.input_size == before.input_size
 
     def _join(self, plan: DiffusionPlan, memory: Memory | None) -> tuple[StreamGroup, int]:
+        groups.renew(choices_in_force())
+        group = self._known[plan.guidance] = groups.find(self._key(plan), plan.knobs)
+        return group, group.join(plan.knobs, memory)
+
+    def _key(self, plan: DiffusionPlan) -> GroupKey:
         params = plan.params
-        key = GroupKey(
+        return GroupKey(
             self._model,
             params.width,
             params.height,
@@ -306,8 +319,6 @@ class DiffusionPipeline(Pipeline):
             params.acceleration == "tensorrt",
             self._loaded.conditions,
         )
-        group = self._known[plan.guidance] = groups.find(key, plan.knobs)
-        return group, group.join(plan.knobs, memory)
 
 
 _encoding = threading.Lock()
@@ -358,15 +369,6 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
     return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
 
 
-def choose_guidance(params: StreamParams) -> Guidance:
-    """Where the unconditional prediction comes from; the wire does not say.
-
-    A negative prompt needs the network's own answer to it, once for each picture; that is one row more than N. Without
-    one the residual does for nothing. All kinds keep the same memory, so this may change between two pictures.
-    """
-    return "initialize" if params.guidance_scale > 1 and params.negative_prompt.strip() else "self"
-
-
 def load_diffusion(
     params: StreamParams,
     wanted: WantedModel,
@@ -376,12 +378,14 @@ def load_diffusion(
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     use = ModelUse()
-    model = shelf.get(wanted, device, progress, use)
-    conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
+    with session_of(progress):  # what is placed has trials of its own
+        model = shelf.get(wanted, device, progress, use)
+        conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
     annotator_shelf = annotators(device, wanted.places, None if options is None else options.optical_flow)
     pipeline = DiffusionPipeline(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use
     )
+    pipeline.tune(None, progress)
     pipeline.wait()
     return pipeline
 

@@ -13,7 +13,7 @@ from sdstream.diffusion.frame import Frame, Guidance
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.planes import rgb_from_packed
-from sdstream.diffusion.runners import Runner, make_runner
+from sdstream.diffusion.runners import GraphRunner, Runner, make_runner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.table import Finished, StreamTable
@@ -77,6 +77,17 @@ class StreamGroup:
         if isinstance(self._runner, SwappingRunner):  # an engine was made of the weights before, or is being looked for
             self._runner = self._table.runner = with_engines(self._runner.plain, self.key, self._table.like)
         self._table.refresh()
+
+    def renew(self, decided: frozenset[str]) -> None:
+        """These shapes of convolutions are not torch's any more: what was captured without knowing is captured anew."""
+        for runner in self._runner.runners if isinstance(self._runner, SwappingRunner) else (self._runner,):
+            if isinstance(runner, GraphRunner):
+                runner.renew(decided)
+
+    @property
+    def seated(self) -> int:
+        """How many streams sit here."""
+        return len(self._table.seats)
 
     def join(self, knobs: Knobs, memory: Memory | None = None) -> int:
         """Seat a stream with what it remembers of earlier pictures, if anything. Raises `torch.OutOfMemoryError`."""
@@ -143,6 +154,16 @@ class GroupBook:
         if group is None:
             group = self._groups[key] = StreamGroup(key, self._make(key, like), like)
         return group
+
+    def seated(self, key: GroupKey) -> int:
+        """How many sit in the group of this key just now. From any thread, to which it is a guess."""
+        group = self._groups.get(key)
+        return 0 if group is None else group.seated
+
+    def renew(self, decided: frozenset[str]) -> None:
+        """See `StreamGroup.renew`: for all groups."""
+        for group in list(self._groups.values()):
+            group.renew(decided)
 
     def move(self, before: Model, after: Model) -> None:
         """The groups of `before` are those of `after`: its weights were changed in place."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sdstream.errors import ModelDownloadFailed, NoFace
 from sdstream.params import StreamParams, StyleImage, dump_params, image_apart
-from sdstream.params.attainable import Failed, attainable, place_of, with_hot
+from sdstream.params.attainable import Failed, attainable, place_of, startable, with_hot
 from sdstream.worker.messages import LaneReport
 from sdstream.worker.ports import LanePhase, LaneStatus, MissingPart
 
@@ -73,10 +73,12 @@ class ParamsHandover:
 
     One update is under way at a time and newer ones wait for its answer, of which only the newest is sent. While the
     worker loads for it a newer one is sent at once: the worker gives that load up. What cannot be had is left out of
-    what is given, and tried again now and then. `now` is monotonic seconds throughout.
+    what is given, and tried again now and then; without `partly` a lane that runs nothing yet fails instead. `now` is
+    monotonic seconds throughout.
     """
 
-    def __init__(self, params: StreamParams, revision: int) -> None:
+    def __init__(self, params: StreamParams, revision: int, *, partly: bool = False) -> None:
+        self._partly = partly
         self._wanted = self._given = self._in_force = Wanted(params, revision, revision)
         self._numbers = {revision: revision}
         """Revisions on the wire by number."""
@@ -108,6 +110,29 @@ class ParamsHandover:
     def next_at(self) -> float | None:
         """When `next` may have something to give with nothing else happening."""
         return min((each.next_at for each in self._failures if each.next_at is not None), default=None)
+
+    @property
+    def missing(self) -> tuple[MissingPart, ...]:
+        """What the newest wanted params ask for that could not be had."""
+        wanted, in_force = self._wanted.params, self._in_force.params
+        return tuple(
+            MissingPart(
+                *place_of(each.failed, wanted, in_force),
+                each.code,
+                each.message,
+                each.tries,
+                each.comes_again,
+                each.at if each.under_way else each.next_at,
+            )
+            for each in self._asked_failures
+        )
+
+    def retold(self) -> LaneStatus | None:
+        """The last status of a lane that runs, with what is missing as it is now; None where nothing is."""
+        if self._ready is None or not self._asked_failures:
+            return None
+        self._ready = self._with_failures(self._ready)
+        return self._ready
 
     def revision_of(self, number: int) -> int:
         """What the worker's number is on the wire."""
@@ -180,7 +205,12 @@ class ParamsHandover:
             refused_revision=None if refused is None else self.revision_of(refused),
         )
         if status.phase is LanePhase.FAILED:
-            self._runs, self._failures = False, []
+            self._runs = False
+            if self._starts_without(status, part, now):
+                detail = f"starting without {', '.join(f'{each.name or each.place}' for each in self.missing)}"
+                told = LaneStatus(LanePhase.LOADING, told.revision, detail=detail, missing=self.missing)
+            else:
+                self._failures = []
         if status.phase is LanePhase.LOADING and self._ready is not None and self._is_trying:
             return replace(self._ready, detail=status.detail, percent=status.percent)
         if status.phase is not LanePhase.READY:
@@ -200,13 +230,25 @@ class ParamsHandover:
     # -- below
 
     @property
+    def _asked_failures(self) -> list[Failure]:
+        return [each for each in self._failures if each.failed.is_asked_by(self._wanted.params)]
+
+    def _starts_without(self, status: LaneStatus, part: str, now: float) -> bool:
+        """Note what kept the lane from starting; False if it cannot do without that."""
+        if not (self._partly and part):
+            return False
+        self._note_failure(status, part, now)
+        target = startable(self._wanted.params, [each.failed for each in self._failures])
+        return target is not None and target != self._given.params
+
+    @property
     def _is_trying(self) -> bool:
         return any(each.under_way for each in self._failures)
 
     def _target(self, now: float, *, start: bool = False) -> StreamParams:
         """What shall be in force now; with `start` that may be what is due to be tried again."""
         if not self._runs:
-            return self._wanted.params
+            return startable(self._wanted.params, [each.failed for each in self._failures]) or self._wanted.params
         for each in self._failures:
             if start and each.next_at is not None and each.next_at <= now:
                 each.under_way, each.next_at = True, None
@@ -239,21 +281,16 @@ class ParamsHandover:
 
     def _with_failures(self, status: LaneStatus) -> LaneStatus:
         """`status` with what is missing; the error is that of the last."""
-        wanted, in_force = self._wanted.params, self._in_force.params
-        failures = [each for each in self._failures if each.failed.is_asked_by(wanted)]
+        failures = self._asked_failures
         if not failures:
             return status
-        missing = (
-            MissingPart(*place_of(each.failed, wanted, in_force), each.code, each.message, each.tries, each.comes_again)
-            for each in failures
-        )
         last = failures[-1]
         return replace(
             status,
             error_code=last.code,
             error_message=last.message,
             refused_revision=last.revision,
-            missing=tuple(missing),
+            missing=self.missing,
         )
 
     def _give(self, params: StreamParams, revision: int) -> Given:

@@ -27,7 +27,7 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.no_room import NoRoom
-from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, ProcessedPicture
+from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, MissingPart, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
 from sdstream.worker.submission import Submission, failure, reject, resolve
 from sdstream.worker.taps import Taps
@@ -49,15 +49,14 @@ class WorkerLane:
         self,
         number: int,
         stream_id: str,
-        params: StreamParams,
-        revision: int,
+        handover: ParamsHandover,
         listener: LaneListener,
         clock: Clock,
         forget: Callable[["WorkerLane"], None],
     ) -> None:
         self.number = number
         self.stream_id = stream_id
-        self._handover = ParamsHandover(params, revision)
+        self._handover = handover
         self._listener = listener
         self._clock = clock
         self._forget = forget
@@ -66,7 +65,7 @@ class WorkerLane:
         self._lock = threading.Lock()
         self._alarm = Alarm(self._loop, clock, self._look)
         self._is_loading = False
-        self._status = LaneStatus(LanePhase.WAITING, revision)
+        self._status = LaneStatus(LanePhase.WAITING, handover.revision)
         self._closed = False
         self._on_release: Callable[[WorkerLane], None] | None = None
         """Called at the next update, if the lane is kept away from the worker until then."""
@@ -132,6 +131,12 @@ class WorkerLane:
         with self._lock:
             self._handover.try_again(self._clock.monotonic())
             self._send_update()
+            self._set_status(self._handover.retold() or self._status)
+
+    @property
+    def missing(self) -> tuple[MissingPart, ...]:
+        with self._lock:
+            return self._handover.missing
 
     def statistics(self) -> LaneStatistics:
         with self._lock:

@@ -9,6 +9,7 @@ the same.
 from collections.abc import Callable, Mapping
 
 from sdstream.clock import Clock
+from sdstream.worker.card_turns import CardTurns, turns
 from sdstream.worker.devices import Device
 from sdstream.worker.flight import Flight
 from sdstream.worker.load import LoadMeter
@@ -37,6 +38,7 @@ class Loop:
         overlap: bool,
         shared: bool = True,
         before_long: Callable[[], None],
+        card_turns: CardTurns = turns,
     ) -> None:
         self._scheduler = scheduler
         self._lanes = lanes
@@ -48,8 +50,22 @@ class Loop:
         self._before_long = before_long
         self._flight: Flight | None = None
         self._busy_since: float | None = None
-        self.step: Callable[[], bool] = self.overlapped_step if overlap else self.plain_step
-        """Do one turn; False, at once, when there is none."""
+        self._step: Callable[[], bool] = self.overlapped_step if overlap else self.plain_step
+        self._turns = card_turns
+
+    def step(self) -> bool:
+        """Do one turn; False, at once, when there is none. Trials have the card in between (`card_turns`)."""
+        if self._turns.are_wanted:
+            self._busy_since = self._clock.monotonic()  # whoever watches over the process sees a trial that never ends
+            before, self._flight = self._flight, None
+            if before is not None:
+                before.land()
+            self._turns.give_way()
+        self._turns.take()
+        done = self._step()
+        if not done:
+            self._turns.rest()
+        return done
 
     @property
     def busy_seconds(self) -> float:

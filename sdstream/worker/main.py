@@ -72,6 +72,7 @@ class Worker:
         from sdstream.diffusion.convolving.switch import use_tuned_convolutions
         from sdstream.diffusion.eight_bit.switch import use_eight_bit
         from sdstream.diffusion.fused.switch import use_fused_blocks
+        from sdstream.diffusion.trials.memory import keep_findings_in
         from sdstream.directories import choose_data_directory
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
@@ -90,9 +91,9 @@ class Worker:
             return  # stopped before it began
         settings = Settings.model_validate(json.loads(self._configure.settings))
         use_fused_blocks(settings.fused_blocks)
-        known = choose_data_directory(settings).path.expanduser().absolute() / "convolutions"
+        keep_findings_in(choose_data_directory(settings).path.expanduser().absolute() / "trials")
         wanted = settings.tuned_convolutions and settings.fused_blocks
-        use_tuned_convolutions(wanted, settings.convolution_trial_seconds, known)
+        use_tuned_convolutions(wanted, settings.convolution_trial_seconds)
         use_eight_bit(settings.eight_bit)
         self._make_lane = LaneWork
         self._options = EngineOptions.of(settings)

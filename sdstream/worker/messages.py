@@ -214,7 +214,8 @@ class LaneReport(Message):
     loras: list[tuple[str, float]] = []
     processors: list[ProcessorState] = []
     refused_part: str = ""
-    """What of `refused_revision` could not be had, as `params.attainable` names it; empty if that is not known."""
+    """What of `refused_revision`, or of what a failed lane was to start with, could not be had, as `params.attainable`
+    names it; empty if that is not known."""
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned | TapLane

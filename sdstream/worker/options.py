@@ -18,6 +18,7 @@ class EngineOptions:
     share_processors: bool = True
     optical_flow: str | None = None
     """A network that finds motion, None where OpenCV does."""
+    batch_size: int = 8
     planes: bool = True
     """Give frames the planes of pictures, and take theirs, where a stream asks for nothing else; no setting. The plain
     twin converts every picture outside the frame."""
@@ -31,6 +32,7 @@ class EngineOptions:
             control_pictures=settings.control_pictures,
             share_processors=settings.share_processors,
             optical_flow=None if settings.optical_flow == "dis" else settings.optical_flow,
+            batch_size=settings.batch_size,
         )
 
 

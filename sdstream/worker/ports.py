@@ -65,7 +65,8 @@ class MissingPart(NamedTuple):
 
     `place` is where the params name it, such as `controlnets[1]`, `ip_adapter`, `lora_dict` or `model_id`, `name` its
     name there where it has one, `code` one of `sdstream.errors`. It was tried `tries` times; `tries_again` says
-    whether it is tried again with nothing sent.
+    whether it is tried again with nothing sent. `next_at`, monotonic seconds, is when the next try comes: None when
+    only a request brings one, in the past while one is under way.
     """
 
     place: str
@@ -74,6 +75,7 @@ class MissingPart(NamedTuple):
     message: str
     tries: int = 1
     tries_again: bool = False
+    next_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class LaneStatus:
     `acceleration` is what runs the networks, such as `torch+cuda_graph`; empty without networks, and until it is known.
 
     A READY lane with an error could not load all of `refused_revision`, which may be newer than `revision`; `missing`
-    says what, and the error goes once nothing is missing.
+    says what, and the error goes once nothing is missing. A LOADING lane with `missing` starts without that.
     """
 
     phase: LanePhase
@@ -243,6 +245,11 @@ class Lane(Protocol):
         """Try to load what is missing; not more often than every few seconds, whoever asks."""
         ...
 
+    @property
+    def missing(self) -> tuple[MissingPart, ...]:
+        """What the params of the last `update` ask for that is known to be missing, before the worker says anything."""
+        ...
+
     async def tap(self, processor: str) -> bytes | None:
         """What this image processor made last, as a small JPEG; None when there is no such thing."""
         ...
@@ -265,8 +272,13 @@ class WorkerClient(Protocol):
         """Wait until the worker is ready; False after `seconds`."""
         ...
 
-    async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> Lane:
-        """Open a lane; returns at once, the lane reports its phases to `listener`."""
+    async def open_lane(
+        self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener, *, partly: bool = False
+    ) -> Lane:
+        """Open a lane; returns at once, the lane reports its phases to `listener`.
+
+        With `partly` it starts without a part that cannot be had and says what is missing; else it fails then.
+        """
         ...
 
     def health(self) -> WorkerHealth: ...

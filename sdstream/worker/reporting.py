@@ -32,10 +32,12 @@ class Reporter:
         percent: float | None = None,
         error_code: str | None = None,
         error_message: str | None = None,
+        part: str = "",
     ) -> None:
         """Say where the lane stands with its `pipeline`, the params `revision` and the first picture made under them.
 
-        Of a ready lane the pipeline has the details, and its first fault is the error.
+        Of a ready lane the pipeline has the details, and its first fault is the error; of a failed one `part` is what
+        the error comes from, as in `Refusal`.
         """
         refusal, ready = self.refusal, phase is LanePhase.READY
         if ready and pipeline is not None:
@@ -57,7 +59,7 @@ class Reporter:
                 self.told.acceleration,
                 [] if pipeline is None else list(pipeline.loras),
                 list(self.told.states) if ready else [],
-                "" if refusal is None else refusal.part,
+                part if refusal is None else refusal.part,
             )
         )
 

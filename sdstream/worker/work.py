@@ -346,7 +346,7 @@ class LaneWork:
         self._drop_pipeline()
         self._reporter.refusal = None
         self._scheduler.hold(self.number, preparing=self.preparing)
-        self._report(LanePhase.FAILED, error_code=code, error_message=message)
+        self._report(LanePhase.FAILED, error_code=code, error_message=message, part=part_of(error))
         self.give_up([*(() if picture is None else (picture,)), *self._scheduler.drain(self.number)])
 
     def give_up(self, pictures: list[WaitingPicture]) -> None:

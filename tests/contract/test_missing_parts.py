@@ -69,6 +69,11 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
                 "MODELS/UNAVAILABLE",
             )
             assert told["error_message"] == missing["message"]
+            assert (missing["tries"], missing["next_try_time"]) == (1, None)
+            answer = await rest.change(stream["id"], {"prompt": "newer", "controlnets": [{**CANNY, "enabled": True}]})
+            (warning,) = answer["warnings"]
+            assert NET in warning
+            assert "is not in force" in warning
             kind: Any = diffusers.UNet2DConditionModel
             unet = kind.from_pretrained(server.folder / "model" / "unet")
             write_tiny_controlnet(server.data_dir / "models" / NET, unet)
@@ -78,3 +83,13 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
             told = await lane()
             assert (told["error_message"], told["revision"]) == (None, answer["revision"])
             assert [each["place"] for each in told["processors"]] == ["controlnets[0]"]
+
+
+@pytest.mark.slow
+async def test_a_stream_starts_without_a_lora_that_is_not_here(server: LiveServer, rest: Rest) -> None:
+    stream = await rest.create({**TURBO, "lora_dict": {"nobody/none": 0.5}})
+    async with Publisher(stream["whip_url"]):
+        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        lane = (await rest.status(stream["id"]))["lane"]
+    assert [(part["place"], part["code"]) for part in lane["missing"]] == [("lora_dict", "MODELS/LORA_UNUSABLE")]
+    assert lane["phase"] == "ready"

@@ -1,6 +1,8 @@
 """The bench of the frame: its floor, its goals, and that all contenders do the same work."""
 
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from bench import frame
 from bench.frame import OURS, OURS_SMALL, OURS_UNPREPARED, contenders_of, eight_bit_facts, missed_goals
+from bench.support import upstream
 from bench.support.contenders import BareModules, ImageToImage, InstantNetworks, Ours, Upstream, Work
 from bench.support.random_models import make_networks, operators_of
 from bench.support.roofline import CARDS, card_of, least_seconds
@@ -26,6 +29,36 @@ def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "Event", cuda.Event)
     monkeypatch.setattr(cuda, "synchronize", cuda.synchronize)
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: ImageToImage, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("this library and that one\ndo not agree")
+
+    monkeypatch.setattr(ImageToImage, "run", fails)
+    # It forks, which a process of several threads must not.
+    monkeypatch.setattr(frame, "working_memory", lambda contender, work: None)
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
+    prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit=False, tuned=False)
+    assert prepared.absent[ImageToImage.name] == "ValueError: this library and that one"
+    assert {OURS, BareModules.name} <= {each.name for each in prepared.contenders}
+    assert ImageToImage.name not in {row["who"] for row in frame.measure(prepared, 0.0)}
+
+
+@pytest.mark.parametrize("failure", [subprocess.TimeoutExpired("pip", 100), None])
+def test_upstream_that_cannot_be_fetched_is_absent_and_no_fault(
+    failure: Exception | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(*told: Any, **named: Any) -> subprocess.CompletedProcess[str]:
+        if failure is not None:
+            raise failure
+        return subprocess.CompletedProcess([], 1, "", "no network\n")
+
+    monkeypatch.setattr(upstream, "find_spec", lambda name: None)
+    monkeypatch.setattr(upstream, "FOLDER", tmp_path / "folder")
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(upstream.Absent):
+        upstream.installed()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.state import Recall, Steering, Style, make_memory, row, stack
 from sdstream.diffusion.tiny_conditions import EMBEDDING, make_tiny_adapter, make_tiny_controlnet
 from sdstream.params.vocabulary import WeightType
@@ -447,7 +448,7 @@ def test_latent_feedback_mixes_the_latent_that_left_last(tiny_model: Load, which
     knobs = knobs_of(model, (40,))
     noisy = knobs.alpha[:, 0] * mixed + knobs.beta[:, 0] * knobs.noise[:, 0]
     networks = EagerNetworks(model.unet, model.vae)
-    noise = networks.predict(noisy, knobs.timesteps[0], knobs.prompt)
+    noise = networks.predict(Question(noisy, Subject(knobs.timesteps[0], knobs.prompt)))
     if model.schedule.prediction == "v_prediction":
         noise = knobs.alpha[:, 0] * noise + knobs.beta[:, 0] * noisy
     expected = knobs.out[:, 0] * (noisy - knobs.beta[:, 0] * noise) / knobs.alpha[:, 0] + knobs.skip[:, 0] * noisy

@@ -9,18 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import (
     MARGIN,
-    MOST_ATTEMPTS,
     PLAIN,
     TOLERANCE,
     Choice,
-    Known,
     Sample,
     choose,
-    file_for,
-    read_known,
-    write_known,
 )
 from sdstream.diffusion.convolving.tilings import (
     BASE,
@@ -35,7 +31,9 @@ from sdstream.diffusion.convolving.tilings import (
 )
 from sdstream.diffusion.convolving.trial import try_ways
 from sdstream.diffusion.convolving.tuning import Tuning
-from sdstream.diffusion.convolving.twins import Arguments, plain_convolution
+from sdstream.diffusion.convolving.twins import plain_convolution
+from sdstream.diffusion.trials.session import TrialSession
+from sdstream.diffusion.trials.store import MOST_ATTEMPTS, Known, Origin, TrialStore
 
 H100 = Card((9, 0), 132)
 CPU = torch.device("cpu")
@@ -120,7 +118,7 @@ def test_answers_are_compared_before_times_and_what_fails_is_left_out() -> None:
     def own(arguments: Arguments, name: str) -> torch.Tensor:
         if name == tilings[0].name:
             raise RuntimeError("out of shared memory")
-        made = plain_convolution(*arguments)
+        made = plain_convolution(arguments)
         return made * 1.5 if name == tilings[1].name else made
 
     found = try_ways(SMALL, tilings, CPU, Stopwatch(), own=own, prepare=lambda arguments, names: None)
@@ -139,16 +137,17 @@ class Trials:
         self.seconds = seconds
         self.works = works
         self.now = 0.0
-        self.made = 0
+        self.made: list[Shape] = []
         self.proofs = 0
 
-    def tuning(self, file: Path | None, seconds: float = 10.0) -> Tuning:
-        return Tuning(H100, CPU, file, seconds, self.trial, self.proof, lambda: self.now)
+    def tuning(self, folder: Path | None) -> Tuning:
+        store = TrialStore(None if folder is None else folder / ORIGIN.file_name, ORIGIN)
+        return Tuning(H100, CPU, store, self.trial, self.proof, lambda: self.now)
 
     def trial(
         self, shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
     ) -> list[Sample] | None:
-        self.made += 1
+        self.made.append(shape)
         self.now += self.seconds
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
@@ -161,79 +160,71 @@ class Trials:
 
 
 GOOD = [Sample("", (2.0,)), Sample(FAST, (1.0,))]
+ORIGIN = Origin("NVIDIA H100", ("2.11", "3.6"))
+TWO, THREE = replace(SHAPE, batch=2), replace(SHAPE, batch=3)
 
 
-def test_a_shape_has_one_trial_and_what_it_said_outlives_the_process(tmp_path: Path) -> None:
-    file = tmp_path / "convolutions" / "card.json"
+def test_frames_take_what_was_found_from_when_it_is_brought_into_force(tmp_path: Path) -> None:
     trials = Trials(GOOD)
-    tuning = trials.tuning(file)
-    assert {tuning.settle(SHAPE).tiling for _ in range(3)} == {FAST}
-    later = trials.tuning(file, seconds=0)
-    assert [later.settle(SHAPE) for _ in range(2)] == [Choice(FAST, 1.0, 2.0)] * 2
-    assert (trials.made, trials.proofs) == (1, 1)
-    assert [each.name for each in file.parent.iterdir()] == [file.name]
+    tuning = trials.tuning(tmp_path)
+    assert tuning.look_up(SHAPE) is None
+    assert not trials.made, "no frame tries anything"
+    tuning.settle([{SHAPE: 1}], 10.0)
+    assert tuning.look_up(SHAPE) is None
+    assert tuning.bring_into_force() == {SHAPE.name}
+    assert tuning.look_up(SHAPE) == Choice(FAST, 1.0, 2.0)
+    assert not tuning.untried
+    later = trials.tuning(tmp_path)
+    later.settle([{SHAPE: 1}], 0.0)
+    later.bring_into_force()
+    assert later.look_up(SHAPE) == Choice(FAST, 1.0, 2.0)
+    assert (len(trials.made), trials.proofs) == (1, 1), "it outlives the process, and is proved"
+
+
+def test_what_a_frame_met_untried_is_tried_after_what_is_prepared() -> None:
+    trials = Trials(GOOD, GOOD)
+    tuning = trials.tuning(None)
+    tuning.look_up(TWO)
+    tuning.settle([{SHAPE: 1}], 10.0)
+    assert trials.made == [SHAPE, TWO]
 
 
 def test_what_is_remembered_must_work_here(tmp_path: Path) -> None:
-    file = tmp_path / "card.json"
-    Trials(GOOD).tuning(file).settle(SHAPE)
-    trials = Trials(works=False)
-    assert trials.tuning(file).settle(SHAPE) == PLAIN
-    assert read_known(file).choices[SHAPE.name].tiling == FAST, "another machine may be able to"
+    Trials(GOOD).tuning(tmp_path).settle([{SHAPE: 1}], 10.0)
+    tuning = Trials(works=False).tuning(tmp_path)
+    tuning.settle([{SHAPE: 1}], 10.0)
+    tuning.bring_into_force()
+    assert tuning.look_up(SHAPE) == PLAIN
+    assert SHAPE.name in tuning.store.names("convolutions"), "another machine may be able to"
 
 
-def test_what_there_is_no_time_for_is_torchs_own_and_is_tried_by_the_next_process(tmp_path: Path) -> None:
-    file, other = tmp_path / "card.json", replace(SHAPE, batch=2)
+def test_what_there_is_no_time_for_is_torchs_own_until_the_next_preparation(tmp_path: Path) -> None:
     trials = Trials(GOOD, GOOD, GOOD, seconds=6.0)
-    tuning = trials.tuning(file, seconds=10.0)
-    assert tuning.settle(SHAPE).tiling == FAST
-    assert tuning.settle(other) == PLAIN, "it was broken off"
-    assert tuning.settle(replace(SHAPE, batch=3)) == PLAIN
-    assert trials.made == 2
-    assert read_known(file).attempts == {}
-    assert trials.tuning(file).settle(other).tiling == FAST
+    tuning = trials.tuning(tmp_path)
+    standing = tuning.settle([{SHAPE: 1}, {TWO: 1}, {THREE: 1}], 10.0)
+    assert (standing.settled, standing.passed) == ({SHAPE.name}, {TWO.name})
+    assert trials.made == [SHAPE, TWO], "the second was broken off"
+    assert tuning.store.known.attempts == {}
+    assert tuning.settle([{TWO: 1}], 10.0).settled == {TWO.name}
 
 
 def test_a_trial_that_ends_the_process_is_not_made_for_ever(tmp_path: Path) -> None:
-    file = tmp_path / "card.json"
     trials = Trials(*[KeyboardInterrupt()] * MOST_ATTEMPTS)
     for _ in range(MOST_ATTEMPTS):
         with pytest.raises(KeyboardInterrupt):
-            trials.tuning(file).settle(SHAPE)
-    assert trials.tuning(file).settle(SHAPE) == PLAIN
-    assert trials.made == MOST_ATTEMPTS
+            trials.tuning(tmp_path).settle([{SHAPE: 1}], 10.0)
+    trials.tuning(tmp_path).settle([{SHAPE: 1}], 10.0)
+    assert len(trials.made) == MOST_ATTEMPTS
 
 
 def test_a_trial_without_memory_leaves_the_shape_to_torch(tmp_path: Path) -> None:
-    trials = Trials(torch.OutOfMemoryError())
-    tuning = trials.tuning(tmp_path / "card.json")
-    assert tuning.settle(SHAPE) == PLAIN
-    assert read_known(tmp_path / "card.json") == Known()
+    tuning = Trials(torch.OutOfMemoryError()).tuning(tmp_path)
+    assert tuning.settle([{SHAPE: 1}], 10.0).passed == {SHAPE.name}
+    assert tuning.bring_into_force() == frozenset()
+    assert tuning.store.known == Known()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"choices": [], "attempts": {}}', '{"choices": {"a": {}}, "attempts": {}}']
-)
-def test_a_file_that_is_not_whole_says_nothing_and_is_written_anew(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "card.json"
-    file.write_text(text)
-    assert read_known(file) == Known()
-    assert write_known(file, Known({"a": Choice(FAST, 1.0, 2.0)}))
-    assert read_known(file) == Known({"a": Choice(FAST, 1.0, 2.0)})
-
-
-def test_processes_add_to_what_is_remembered_and_software_has_a_file_of_its_own(tmp_path: Path) -> None:
-    file = file_for(tmp_path, "NVIDIA H100 80GB HBM3", ("2.11", "3.6"))
-    assert file != file_for(tmp_path, "NVIDIA H100 80GB HBM3", ("2.12", "3.6"))
-    assert file.name.startswith("nvidia-h100-80gb-hbm3-")
-    for number in range(3):
-        assert write_known(file, Known({str(number): PLAIN}, {"x": number}))
-    assert set(read_known(file).choices) == {"0", "1", "2"}
-    assert read_known(file).attempts == {"x": 2}
-
-
-def test_a_folder_that_cannot_be_written_is_borne(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    file = tmp_path / "file" / "card.json"
-    assert not write_known(file, Known())
-    assert Trials(GOOD).tuning(file).settle(SHAPE).tiling == FAST
+def test_trials_end_when_nobody_waits_for_them() -> None:
+    trials = Trials(GOOD)
+    trials.tuning(None).settle([{SHAPE: 1}], 10.0, TrialSession(tell=lambda percent: False))
+    assert not trials.made

@@ -17,17 +17,25 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.convolving import layers, operation
-from sdstream.diffusion.convolving.choices import read_known
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.operation import can_convolve, convolve
 from sdstream.diffusion.convolving.switch import use_tuned_convolutions
 from sdstream.diffusion.convolving.tilings import BASE, Activation, Tiling, fits
-from sdstream.diffusion.convolving.tuning import card_of, choices_of, known_tiling
-from sdstream.diffusion.convolving.twins import Arguments, own_convolution, plain_convolution
+from sdstream.diffusion.convolving.tuning import (
+    bring_into_force,
+    card_of,
+    choices_of,
+    known_tiling,
+    shapes_asked,
+    tuning_of,
+)
+from sdstream.diffusion.convolving.twins import own_convolution, plain_convolution
 from sdstream.diffusion.fused.blocks import FusedResidualBlock, fuse
 from sdstream.diffusion.libraries import autoencoder_parts, downsampling, residual_blocks, upsampling
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.trials.memory import keep_findings_in
 from tests.diffusion.runs import distance
 from tests.diffusion.test_fused import answer_of, networks_of
 
@@ -119,7 +127,7 @@ def interpreted(arguments: Arguments, name: str) -> torch.Tensor:
     from sdstream.diffusion.convolving import kernels
 
     made: Any = kernels  # Triton's language has no types
-    return made.launch(*arguments, made.tiling_named(name), lambda kernel: kernel)
+    return made.launch(arguments, made.tiling_named(name), lambda kernel: kernel)
 
 
 @pytest.fixture
@@ -131,7 +139,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Arguments]:
     monkeypatch.setattr("sdstream.diffusion.fused.blocks.are_convolved", lambda x: True)
     monkeypatch.setattr(operation, "settled_tiling", lambda *sizes: "one")
     monkeypatch.setattr(
-        operation, "own_convolution", lambda arguments, name: seen.append(arguments) or plain_convolution(*arguments)
+        operation, "own_convolution", lambda arguments, name: seen.append(arguments) or plain_convolution(arguments)
     )
     return seen
 
@@ -188,7 +196,7 @@ def test_layers_around_convolutions_answer_as_diffusers(name: str, asked: list[A
     fuse(layer)
     assert distance(layer(x, *more), plain) < 1e-5
     assert len(asked) == convolutions
-    doubled = sum(bool(arguments[10]) for arguments in asked)
+    doubled = sum(arguments.doubled for arguments in asked)
     assert doubled == (name in ("upsampler", "small decoder"))
 
 
@@ -198,7 +206,7 @@ def test_a_block_gives_its_last_convolution_all_that_follows(asked: list[Argumen
     fuse(block)
     assert isinstance(block, FusedResidualBlock)
     block(torch.randn(1, 32, 4, 4), None)
-    follow = [tuple(each is not None for each in arguments[3:6]) for arguments in asked]
+    follow = [tuple(given is not None for given in (each.bias, each.more, each.residual)) for each in asked]
     assert follow == [(False, False, False), (False, False, False), (True, True, True)]
 
 
@@ -323,20 +331,27 @@ def test_networks_answer_the_same_with_what_trials_chose(tiny_model: Load, tmp_p
         place(network, device)
     plain = answer_of(networks, device)
     try:
-        use_tuned_convolutions(True, 600.0, tmp_path)
+        keep_findings_in(tmp_path)
+        use_tuned_convolutions(True, 600.0)
+        with shapes_asked() as asked:
+            answer_of(networks, device)
+        tuning_of(0).settle([asked], 600.0)
+        bring_into_force()
         made = answer_of(networks, device)
         found = choices_of()
         assert max(distance(one, other) for one, other in zip(made, plain, strict=True)) < 2e-2
-        (file,) = tmp_path.iterdir()
-        assert dict(read_known(file).choices) == {
-            name: choice for name, choice in found.items() if choice.plain_milliseconds
+        assert tuning_of(0).store.names("convolutions") == {
+            name for name, choice in found.items() if choice.plain_milliseconds
         }
-        use_tuned_convolutions(True, 0.0, tmp_path)
+        use_tuned_convolutions(True, 0.0)
+        tuning_of(0).settle([asked], 0.0)
+        bring_into_force()
         again = answer_of(networks, device)
         assert all(torch.equal(one, other) for one, other in zip(again, made, strict=True))
         assert choices_of() == found
     finally:
         use_tuned_convolutions(False)
+        keep_findings_in(None)
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ from sdstream.diffusion.eight_bit.trial import LEAST_GAIN, MOST_ERROR, Choice, S
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.errors import ConfigurationError
 from sdstream.settings import load_settings
 from sdstream.worker.client import WORKER_SETTINGS
@@ -159,3 +160,19 @@ def test_placed_networks_in_eight_bits_answer_nearly_as_plain_ones_on_a_gpu(tiny
     unet: Any = place(copy.deepcopy(tiny_model("sd-turbo").unet).half(), device)
     note = note_of(unet)
     assert bool(note) != bool(layers_in_force(unet)), "one of both, never neither"
+
+
+def test_what_was_measured_is_remembered_and_must_work_in_the_next_process(tmp_path: Path) -> None:
+    origin, subject = Origin("card", ()), Subject("eight_bit", "float16 320 x 320")
+    won = Choice(Terms("units", 256))
+
+    def store() -> TrialStore:
+        return TrialStore(tmp_path / "card.json", origin)
+
+    def not_built() -> Choice:
+        return Choice(None, "rows: not built", is_measured=False)
+
+    assert trial.settled(store(), subject, not_built, lambda terms: True).terms is None
+    assert trial.settled(store(), subject, lambda: won, lambda terms: True) == won, "it was tried again"
+    assert trial.settled(store(), subject, not_built, lambda terms: True) == won
+    assert trial.settled(store(), subject, not_built, lambda terms: False).terms is None

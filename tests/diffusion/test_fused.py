@@ -50,6 +50,7 @@ from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.engines.weights import digest_of_weights
 from sdstream.settings import Family
@@ -85,7 +86,7 @@ def answer_of(networks: EagerNetworks, device: torch.device = CPU) -> list[torch
     texts = noise(2, 77, config.cross_attention_dim)
     times = torch.tensor([3, 400], device=device)
     return [
-        networks.predict(noise(2, 4, 8, 8), times, texts, pooled, sizes),
+        networks.predict(Question(noise(2, 4, 8, 8), Subject(times, texts, pooled, sizes))),
         networks.encode(noise(2, 3, 64, 64)),
         networks.decode(noise(2, 4, 8, 8)),
     ]
@@ -223,7 +224,7 @@ def compare_interpreted() -> None:
 
     for norm, x, shift, silu in cases(CPU, torch.float32):
         wanted = plain_group_norm(norm, x, shift, silu=silu)
-        told = (norm.weight, norm.bias, norm.num_groups, norm.eps, silu, same)
+        told = (made_of.Norm(norm.weight, norm.bias, norm.num_groups, norm.eps, silu), same)
         assert distance(made_of.launch(x, shift, *told), wanted) < 1e-5, (x.shape, silu)
         for parts, bias in kept_cases(x):
             one, other = parts if isinstance(parts, Two) else (parts, None)

@@ -23,8 +23,7 @@ def norms() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
-        shape = {"groups": 32, "width": channels // 32, "padded": tiling.padded, "together": tiling.together}
-        shape |= {"at_once": tiling.at_once, "tiles": tiling.tiles, "tile_rows": tiling.tile_rows}
+        shape = {"groups": 32, "width": channels // 32, **tiling.sizes}
         for two, keeps, bias, shift in (
             (True, True, False, False),
             (False, True, True, False),

@@ -16,6 +16,7 @@ from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.prepared import lay_out
+from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.state import Knobs, make_memory, stack, unprepared
 from sdstream.diffusion.table import StreamTable
@@ -165,10 +166,11 @@ def test_sides_that_are_not_halved_evenly_come_up_again(tiny_model: Load) -> Non
     latents = torch.randn(2, 4, 9, 7, generator=generator)
     texts = knobs_of(model).prompt.expand(2, -1, -1)
     times = torch.tensor([3, 500])
-    prepared = networks.prepare(times, texts[:1])
+    prepared = networks.prepare(Subject(times, texts[:1]))
     assert prepared is not None
-    wanted = networks.predict(latents, times, texts)
-    assert distance(networks.predict(latents, times, texts, prepared=prepared), wanted) < 1e-5
+    question = Question(latents, Subject(times, texts))
+    wanted = networks.predict(question)
+    assert distance(networks.predict(question._replace(prepared=prepared)), wanted) < 1e-5
 
 
 def test_what_is_prepared_counts_from_the_picture_after_a_change(tiny_model: Load) -> None:

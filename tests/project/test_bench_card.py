@@ -1,5 +1,6 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import psutil
 import pytest
 
 from bench import card
-from bench.card import Program, Standing, State, Step, is_over, next_turn, run
+from bench.card import Program, Standing, State, Step, is_over, next_turn, outcomes_of, run, told_of
 from bench.support.peers import until
 from bench.support.turn import READY
 
@@ -42,6 +43,45 @@ def standings(*states: State, seconds: float = 10) -> list[Standing]:
 def test_the_first_ready_one_that_fits_has_its_turn(states: tuple[State, ...], left: float, turn: str | None) -> None:
     chosen = next_turn(standings(*states), left)
     assert (None if chosen is None else chosen.name) == turn
+
+
+def test_a_step_of_more_worth_that_prepares_is_waited_for_as_long_as_that_is_asked() -> None:
+    both = standings("preparing", "ready")
+    assert next_turn(both, 60, waits=True) is None
+    assert next_turn(both, 60) == both[1].step
+    long = Standing(step("long", "", seconds=100), "preparing")
+    assert next_turn([long, both[1]], 60, waits=True) == both[1].step, "one that has no time left keeps nobody"
+
+
+def test_what_times_nothing_runs_beside_what_prepares_and_that_has_its_turn_before_steps_of_less_worth(
+    tmp_path: Path,
+) -> None:
+    order: list[str] = []
+    waits = "import sys, pathlib, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)\n"
+    tests = Step("tests", ("-c", waits, str(tmp_path / "prepared")), 30, writes=False, times=False)
+    prepares = step("prepares", f"open({str(tmp_path / 'prepared')!r}, 'w').close(); {PREPARES}")
+    last = step("last", "pass", prepares=False)
+    run([tests, prepares, last], tmp_path, seconds=100, tell=lambda line: order.append(line.partition(":")[0]))
+    assert order == ["tests", "prepares", "last"], "the first ends when the second, which is not stopped, has prepared"
+
+
+def test_what_was_measured_is_told_after_each_step(tmp_path: Path) -> None:
+    seen: list[dict[str, State]] = []
+    writes = "import sys; open(sys.argv[2], 'w').write('{\"ms\": 3}'); print('done')"
+    first = Step("first", ("-c", writes), 20)
+    run(
+        [first, step("second", "raise SystemExit(1)", prepares=False)],
+        tmp_path,
+        seconds=100,
+        tell=lambda line: None,
+        note=lambda outcomes: seen.append({name: state for name, (state, _) in outcomes.items()}),
+    )
+    assert seen == [{"first": "done", "second": "ready"}, {"first": "done", "second": "failed"}]
+    told = told_of(first, "done", 1.0, tmp_path)
+    assert (told["figures"], told["log"]) == ({"ms": 3}, ["done"])
+    (tmp_path / "first.json").write_text('{"ms"')
+    assert told_of(first, "late", 1.0, tmp_path)["figures"] is None
+    assert json.dumps(told)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +120,23 @@ def test_a_turn_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert ended["hangs"][0] == "late"
 
 
+def test_no_turn_takes_longer_than_there_is_time(tmp_path: Path) -> None:
+    program = Program(step("hangs", "input()", seconds=1000, prepares=False), tmp_path)
+    program.take_turn(0.2)
+    assert program.state == "late"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no groups of processes there")
+async def test_what_a_step_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
+    left = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']).pid)"
+    program = Program(step("dies", f"{left}; raise SystemExit(3)", prepares=False), tmp_path)
+    program.take_turn(30)
+    program.end()
+    assert outcomes_of([program])["dies"][0] == "failed"
+    number = int((tmp_path / "dies.log").read_text("utf-8"))
+    await until(lambda: not psutil.pid_exists(number) or has_ended(psutil.Process(number)), 30, "its child to end")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a stopped process has another state there")
 async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed(tmp_path: Path) -> None:
     child = (
@@ -88,7 +145,8 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
     program = Program(step("prepares", child), tmp_path)
     try:
         (ours,) = [each for each in psutil.Process().children() if child in each.cmdline()]
-        await until(lambda: len(ours.children()) == 1, 30, "its child")
+        # One that is stopped before it is its own program keeps its parent from being stopped.
+        await until(lambda: [each.cmdline()[-1:] for each in ours.children()] == [["input()"]], 30, "its child")
         everybody = [ours, *ours.children()]
         program.pause()
         await until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in everybody), 30, "all to stop")

@@ -13,9 +13,10 @@ import torch
 
 from bench.convolutions import TINY, measure, row_of, summary_of
 from bench.launches import H100
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, Sample
 from sdstream.diffusion.convolving.tilings import BASE
-from sdstream.diffusion.convolving.twins import Arguments, plain_convolution
+from sdstream.diffusion.convolving.twins import plain_convolution
 
 SHAPE = TINY[0]
 FIRST, SECOND = (tiling.name for tiling in BASE[:2])
@@ -38,7 +39,7 @@ def test_shapes_are_measured_the_largest_first_by_the_ways_of_a_card() -> None:
             return [(float(len(calls) - index),) for index in range(len(calls))]
 
     def own(arguments: Arguments, name: str) -> torch.Tensor:
-        return plain_convolution(*arguments)
+        return plain_convolution(arguments)
 
     shapes = [(shape, 1) for shape in TINY]
     made = list(measure(shapes, H100, torch.device("cpu"), Stopwatch(), own, lambda arguments, names: None))

@@ -18,6 +18,7 @@ from tests.support.shared import made_once
 ROOT = Path(__file__).parents[2]
 PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"
+if [ -n "$PYTHONDONTWRITEBYTECODE" ]; then exit 9; fi
 if [ -n "$LEFT" ]; then echo "$LEFT" > "$LEFT_TESTS"; fi
 exit $(sed -n "$(wc -l < "$CALLS")p" "$STATUSES")
 """
@@ -80,6 +81,13 @@ def test_what_the_first_phase_leaves_is_written_down(tmp_path: Path) -> None:
     said = collect(again, "-m", "alone", f"@{left}").splitlines()
     assert sorted(line for line in said if "::" in line) == names
     assert not again.exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")
+def test_what_a_process_compiles_is_kept_for_the_others(tmp_path: Path) -> None:
+    done, calls = make_test(tmp_path, (0, 0), PYTHONDONTWRITEBYTECODE="1")
+    assert len(calls) == 2
+    assert done.returncode == 0, "the stand-in ends with 9 where it may not write"
 
 
 @pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")

@@ -25,6 +25,7 @@ from sdstream.worker.ports import (
     LanePhase,
     LaneStatistics,
     LaneStatus,
+    MissingPart,
     ProcessedPicture,
     WorkerHealth,
     WorkerPhase,
@@ -220,6 +221,10 @@ class FakeLane:
     def try_again(self) -> None:
         self.tries += 1
 
+    @property
+    def missing(self) -> tuple[MissingPart, ...]:
+        return self.status.missing
+
     async def tap(self, processor: str) -> bytes | None:
         return None
 
@@ -258,7 +263,9 @@ class FakeWorker:
     async def wait_ready(self, seconds: float) -> bool:
         return self.facts.phase is WorkerPhase.READY
 
-    async def open_lane(self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener) -> FakeLane:
+    async def open_lane(
+        self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener, *, partly: bool = False
+    ) -> FakeLane:
         before = self.lanes.get(stream_id)
         assert before is None or before.closed, "a stream's lane must be closed before it is opened again"
         lane = FakeLane(stream_id, params, revision, listener, self.clock, LaneStatus(LanePhase.WAITING, revision))

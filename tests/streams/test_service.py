@@ -233,7 +233,7 @@ async def test_a_publisher_that_gets_no_lane_is_not_left_behind(scene: Scene, mo
     scene.media_of(record).lose_publisher()
     await scene.wait(61)  # the lane is freed, the viewer stays
 
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise WorkerUnavailable("The worker is going away.")
 
     monkeypatch.setattr(scene.worker, "open_lane", refuse)

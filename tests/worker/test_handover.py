@@ -6,7 +6,7 @@ import pytest
 
 from sdstream.errors import ModelDownloadFailed, ModelUnavailable, OutOfMemory
 from sdstream.params import StreamParams, load_params
-from sdstream.params.attainable import controlnet_part
+from sdstream.params.attainable import controlnet_part, lora_part
 from sdstream.worker.handover import FIRST_RETRY, LONGEST_RETRY, REPEAT_SECONDS, Given, ParamsHandover
 from sdstream.worker.ports import LanePhase, LaneStatus
 from tests.params.requests import SDXL_CANNY, SDXL_DEPTH, SDXL_TURBO, created, updated
@@ -22,7 +22,7 @@ class Lane:
     """The server's end of a lane and a worker that the test plays; `now` is in its hands."""
 
     def __init__(self, code: str = ModelUnavailable.code) -> None:
-        self.handover = ParamsHandover(OLD, 1)
+        self.handover = ParamsHandover(OLD, 1, partly=True)
         self.now = 100.0
         self.code = code
         self.revision = 1
@@ -188,6 +188,53 @@ def test_a_lane_that_has_nothing_to_run_is_given_all_that_is_wanted() -> None:
     lane.hear(LanePhase.FAILED, error_code="X", error_message="a picture failed")
     assert (lane.told.phase, lane.told.missing) == (LanePhase.FAILED, ())
     assert read(lane.want(updated(WANTED, prompt="new").params)) == updated(WANTED, prompt="new").params
+
+
+def start(*, partly: bool, part: str) -> tuple[Lane, Given | None]:
+    """A lane whose first load fails for want of `part`; and what its worker is given then."""
+    lane = Lane()
+    lane.handover = ParamsHandover(updated(WANTED, lora_dict={"bad/one": 1.0}).params, 1, partly=partly)
+    lane.in_force = lane.handover.begin(lane.now).revision
+    lane.hear(LanePhase.FAILED, part=part, error_code=ModelUnavailable.code, error_message="not here")
+    return lane, lane.next()
+
+
+def test_a_lane_starts_without_the_parts_that_cannot_be_had_and_names_them() -> None:
+    lane, given = start(partly=True, part=controlnet_part(SDXL_DEPTH))
+    assert (lane.told.phase, [part.place for part in lane.told.missing]) == (LanePhase.LOADING, ["controlnets[1]"])
+    assert given is not None
+    lane.in_force = given.revision
+    lane.hear(LanePhase.FAILED, part=lora_part("bad/one"), error_code="X", error_message="not here either")
+    assert lane.take(lane.next()) == OLD
+    assert (lane.told.phase, lane.told.revision) == (LanePhase.READY, 1)
+    assert [part.place for part in lane.told.missing] == ["controlnets[1]", "lora_dict"]
+    assert lane.next() is None
+    assert lane.take(lane.want(updated(WANTED, prompt="new").params)) == updated(OLD, prompt="new").params
+
+
+@pytest.mark.parametrize(("partly", "part"), [(True, ""), (False, controlnet_part(SDXL_DEPTH))])
+def test_without_its_model_or_where_all_is_wanted_a_lane_fails(partly: bool, part: str) -> None:
+    lane, given = start(partly=partly, part=part)
+    assert given is None
+    assert (lane.told.phase, lane.told.missing) == (LanePhase.FAILED, ())
+
+
+def test_the_next_try_is_told_as_it_is_planned_brought_forward_and_made() -> None:
+    lane = Lane(ModelDownloadFailed.code)
+    lane.lose_depth()
+    assert [part.next_at for part in lane.handover.missing] == [lane.now + FIRST_RETRY]
+    lane.handover.try_again(lane.now)
+    told = lane.handover.retold()
+    assert told is not None
+    assert [part.next_at for part in told.missing] == [lane.now + REPEAT_SECONDS]
+    lane.now += REPEAT_SECONDS
+    lane.next()
+    (trying,) = lane.handover.missing
+    assert trying.next_at is not None
+    assert trying.next_at < lane.now
+    lost = Lane()
+    lost.lose_depth()
+    assert [part.next_at for part in lost.handover.missing] == [None]
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -13,6 +13,7 @@ from sdstream.errors import InternalError, ModelUnavailable, WorkerEndedByStream
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.worker.channel import Channel
+from sdstream.worker.handover import ParamsHandover
 from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
     IN_PLACE,
@@ -92,7 +93,8 @@ class Bench:
     def __init__(self) -> None:
         self.listener = Recorder()
         self.forgotten: list[WorkerLane] = []
-        self.lane = WorkerLane(1, "stream", make_params(), 1, self.listener, ManualClock(), self.forgotten.append)
+        handover = ParamsHandover(make_params(), 1)
+        self.lane = WorkerLane(1, "stream", handover, self.listener, ManualClock(), self.forgotten.append)
         self.worker = PlayedWorker(self.lane)
 
     def attach(self) -> None:

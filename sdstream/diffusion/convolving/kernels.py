@@ -11,7 +11,7 @@ programs share a sum each writes its part, and a second kernel adds the parts on
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -20,7 +20,8 @@ from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
 from triton.runtime._async_compile import AsyncCompileMode
 
-from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Tiling, padded_width, tiling_named
+from sdstream.diffusion.convolving.arguments import Arguments
+from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Activation, Tiling, padded_width, tiling_named
 
 COMPILERS = 8
 """Threads that compile; most of it is done without Python's lock."""
@@ -240,45 +241,18 @@ def convolution(
     activation: str,
     tiling: str,
 ) -> torch.Tensor:
-    """See `sdstream.diffusion.convolving.operation`. `tiling` is the name of one. Answers channels last."""
-    return launch(
-        x,
-        other,
-        weight,
-        bias,
-        more,
-        residual,
-        stride,
-        padding,
-        out_height,
-        out_width,
-        doubled,
-        activation,
-        tiling_named(tiling),
-        wrap_triton,
-    )
+    """Of what `Arguments` name. `tiling` is the name of one. Answers channels last."""
+    sizes = (stride, padding, out_height, out_width, doubled)
+    arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation))
+    return launch(arguments, tiling_named(tiling), wrap_triton)
 
 
 ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
 
 
-def launch(
-    x: torch.Tensor,
-    other: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    more: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    stride: int,
-    padding: int,
-    out_height: int,
-    out_width: int,
-    doubled: bool,
-    activation: str,
-    tiling: Tiling,
-    wrap: Callable[[Any], Any],
-) -> torch.Tensor:
+def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `convolution`; `wrap` makes a kernel ready to be launched."""
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
     order = torch.channels_last
     x = x.contiguous(memory_format=order)
     other = None if other is None else other.contiguous(memory_format=order)
@@ -341,13 +315,12 @@ def launch(
     return out
 
 
-def compile_ahead(arguments: Any, tilings: Iterable[str]) -> None:
+def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
     """Compile the kernels that `launch` would take for these arguments, all at the same time, and launch none. What
     cannot be compiled is left out: it fails again, and says why, when it is launched."""
     with ThreadPoolExecutor(COMPILERS) as executor, AsyncCompileMode(executor, ignore_errors=True):
-        run: Callable[..., Any] = launch
         for name in tilings:
-            run(*arguments, tiling_named(name), _Compiled)
+            launch(arguments, tiling_named(name), _Compiled)
 
 
 class _Compiled:

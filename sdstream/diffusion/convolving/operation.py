@@ -7,9 +7,10 @@ The plain twin is torch's and cuDNN's. This project's kernel runs where a trial 
 import torch
 from torch import nn
 
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.tilings import NOTHING, Activation
 from sdstream.diffusion.convolving.tuning import known_tiling, settled_tiling
-from sdstream.diffusion.convolving.twins import Arguments, own_convolution, plain_convolution
+from sdstream.diffusion.convolving.twins import own_convolution, plain_convolution
 
 MOST_VALUES = 2**31 - 1
 """Of a picture that the kernel can number."""
@@ -38,9 +39,10 @@ def convolve(
     height = (x.shape[2] * factor + zeros - side) // stride + 1
     width = (x.shape[3] * factor + zeros - side) // stride + 1
     weight, own_bias = layer.weight, layer.bias if bias else None
-    arguments = (x, other, weight, own_bias, more, residual, stride, padding, height, width, doubled, activation)
+    sizes = (stride, padding, height, width, doubled)
+    arguments = Arguments(x, other, weight, own_bias, more, residual, *sizes, activation)
     tiling = _tiling_of(arguments)
-    return own_convolution(arguments, tiling) if tiling else plain_convolution(*arguments)
+    return own_convolution(arguments, tiling) if tiling else plain_convolution(arguments)
 
 
 def reads_two(layer: nn.Conv2d, one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -48,8 +50,8 @@ def reads_two(layer: nn.Conv2d, one: torch.Tensor, other: torch.Tensor) -> bool:
     gives no bias; else it puts them together first."""
     height, width = one.shape[2], one.shape[3]
     padding = int(layer.padding[0])
-    arguments = (one, other, layer.weight, None, None, None, layer.stride[0], padding, height, width, False, NOTHING)
-    return bool(_tiling_of(arguments))
+    sizes = (layer.stride[0], padding, height, width, False)
+    return bool(_tiling_of(Arguments(one, other, layer.weight, None, None, None, *sizes, NOTHING)))
 
 
 def are_convolved(x: torch.Tensor) -> bool:
@@ -72,33 +74,15 @@ def can_convolve(layer: nn.Conv2d) -> bool:
 
 def _tiling_of(arguments: Arguments) -> str:
     """The tiling to take; empty for the plain twin."""
-    x, other, weight, bias, more, residual, stride, padding, height, width, doubled, activation = arguments
+    x, weight = arguments.x, arguments.weight
     if not (are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last)):
         return ""
-    others = 0 if other is None else other.shape[1]
-    size = x.shape[0] * max(x.shape[1] * x.shape[2] * x.shape[3], weight.shape[0] * height * width)
+    answer = weight.shape[0] * arguments.out_height * arguments.out_width
+    size = x.shape[0] * max(x.shape[1] * x.shape[2] * x.shape[3], answer)
     if size > MOST_VALUES:
         return ""
     find = known_tiling if torch.compiler.is_compiling() else settled_tiling
-    return find(
-        x.device.index,
-        str(x.dtype),
-        x.shape[0],
-        x.shape[2],
-        x.shape[3],
-        x.shape[1],
-        others,
-        weight.shape[0],
-        weight.shape[2],
-        stride,
-        padding,
-        height,
-        width,
-        doubled,
-        (bias is not None) + (more is not None),
-        residual is not None,
-        activation,
-    )
+    return find(x.device.index, str(x.dtype), *arguments.sizes)
 
 
 __all__ = ["are_convolved", "can_convolve", "convolve", "reads_two"]

@@ -4,7 +4,6 @@ anybody may ask."""
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,20 +12,19 @@ class Wanted:
 
     tuned: bool = False
     seconds: float = 0.0
-    folder: Path | None = None
 
 
 class _Switch:
     wanted = Wanted()
 
 
-def use_tuned_convolutions(tuned: bool, seconds: float = 0.0, folder: Path | None = None) -> None:
+def use_tuned_convolutions(tuned: bool, seconds: float = 0.0) -> None:
     """Compute convolutions the way that is the fastest on each card from now on, or by torch alone.
 
-    Trials take `seconds` in all at most, but for the end of one that is under way; what was remembered in `folder`
-    counts before, and what is found out is remembered there. Without Triton this changes nothing.
+    Each preparation of a model may spend `seconds` on trials, but for the end of one that is under way; what was found
+    before counts (`sdstream.diffusion.trials`). Without Triton this changes nothing.
     """
-    _Switch.wanted = Wanted(tuned, seconds, folder)
+    _Switch.wanted = Wanted(tuned, seconds)
 
 
 def wanted_of_convolutions() -> Wanted:

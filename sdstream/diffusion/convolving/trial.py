@@ -6,20 +6,16 @@ from typing import Any, Protocol
 
 import torch
 
-from sdstream.diffusion.capture import CudaCapture
+from sdstream.diffusion.capture import CudaCapture, Recording
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import TOLERANCE, Sample
 from sdstream.diffusion.convolving.tilings import Shape, Tiling
-from sdstream.diffusion.convolving.twins import (
-    Arguments,
-    kernel_failures,
-    own_convolution,
-    plain_convolution,
-    prepare_kernels,
-)
+from sdstream.diffusion.convolving.twins import kernel_failures, own_convolution, plain_convolution, prepare_kernels
+from sdstream.diffusion.trials.session import card_turn
 
 ROUNDS = 7
 """Times that each way is timed, by turns."""
-LEAST_FLUSH = 64 * 2**20
+LEAST_FLUSH = 256 * 2**20
 """Bytes that are written between two calls where a card does not say how large its cache is."""
 FAILURES = (RuntimeError, OSError, ValueError, subprocess.SubprocessError, *kernel_failures)
 """A way that raises one of these is not taken."""
@@ -37,7 +33,8 @@ class Stopwatch(Protocol):
 
 
 class CudaStopwatch:
-    """Times calls as a captured frame makes them, each from a cache that holds nothing of it."""
+    """Times calls as a captured frame makes them, each from a cache that holds nothing of it. A round of all calls is
+    one turn at the card."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -45,23 +42,29 @@ class CudaStopwatch:
     def time(self, calls: Sequence[Call]) -> list[tuple[float, ...]]:
         cuda: Any = torch.cuda
         capture = CudaCapture(self._device)
-        recordings = [capture.record(call) for call in calls]
+        recordings: list[Recording[torch.Tensor]] = []
+        for call in calls:
+            with card_turn():
+                recordings.append(capture.record(call))
         size = max(LEAST_FLUSH, 2 * int(getattr(cuda.get_device_properties(self._device), "L2_cache_size", 0)))
-        with cuda.device(self._device):
-            flush = torch.empty(size, dtype=torch.uint8, device=self._device)
-            marks: list[list[tuple[Any, Any]]] = [[] for _ in calls]
-            for _ in range(ROUNDS):
-                for recording, each in zip(recordings, marks, strict=True):
+        times: list[list[float]] = [[] for _ in calls]
+        flush = torch.empty(size, dtype=torch.uint8, device=self._device)
+        for _ in range(ROUNDS):
+            with card_turn(), cuda.device(self._device):
+                marks: list[tuple[Any, Any]] = []
+                for recording in recordings:
                     begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
                     flush.zero_()  # long enough that all that follows is queued before it is done
                     begin.record()
                     recording.replay()
                     end.record()
-                    each.append((begin, end))
-            cuda.synchronize()
+                    marks.append((begin, end))
+                cuda.synchronize()
+                for took, (begin, end) in zip(times, marks, strict=True):
+                    took.append(float(begin.elapsed_time(end)))
         for recording in recordings:
             recording.forget()
-        return [tuple(float(begin.elapsed_time(end)) for begin, end in each) for each in marks]
+        return [tuple(took) for took in times]
 
 
 def arguments_of(shape: Shape, device: torch.device) -> Arguments:
@@ -75,7 +78,7 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
 
     picture = (shape.height, shape.width)
     channels = shape.channels + shape.other_channels
-    return (
+    return Arguments(
         noise(shape.batch, shape.channels, *picture),
         noise(shape.batch, shape.other_channels, *picture) if shape.other_channels else None,
         noise(shape.columns, channels, shape.side, shape.side, scale=shape.depth**-0.5),
@@ -91,17 +94,27 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
     )
 
 
-def answers_rightly(shape: Shape, tiling: Tiling, device: torch.device, own: Own = own_convolution) -> bool:
+def answers_rightly(
+    shape: Shape,
+    tiling: Tiling,
+    device: torch.device,
+    own: Own = own_convolution,
+    prepare: Callable[[Arguments, Sequence[str]], None] = prepare_kernels,
+) -> bool:
     """Whether a tiling gives the answers of torch's own way here. Raises as `try_ways` does."""
-    arguments = arguments_of(shape, device)
-    distance = _distance(lambda: own(arguments, tiling.name), plain_convolution(*arguments).float())
+    with card_turn():
+        arguments = arguments_of(shape, device)
+        wanted = plain_convolution(arguments).float()
+    prepare(arguments, [tiling.name])  # without the card, which frames go on with meanwhile
+    distance = _distance(lambda: own(arguments, tiling.name), wanted)
     return distance is not None and distance <= TOLERANCE
 
 
 def _distance(call: Call, wanted: torch.Tensor) -> float | None:
     """How far an answer is from that wanted, of the largest value; None when there is none."""
     try:
-        return float((call().float() - wanted).abs().max() / wanted.abs().max())
+        with card_turn():
+            return float((call().float() - wanted).abs().max() / wanted.abs().max())
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # the device is lost, or full
     except FAILURES:
@@ -122,10 +135,11 @@ def try_ways(
 
     Raises what tells of a lost or full device (`torch.AcceleratorError`, `torch.OutOfMemoryError`).
     """
-    arguments = arguments_of(shape, device)
-    wanted = plain_convolution(*arguments).float()
+    with card_turn():
+        arguments = arguments_of(shape, device)
+        wanted = plain_convolution(arguments).float()
     prepare(arguments, [tiling.name for tiling in tilings])
-    calls: list[Call] = [lambda: plain_convolution(*arguments)]
+    calls: list[Call] = [lambda: plain_convolution(arguments)]
     found = [Sample("", ())]
     for tiling in tilings:
         if is_over():

@@ -1,37 +1,34 @@
-"""Which way each shape of convolution is computed in this process, and when that is found out: at its first call.
+"""Which way each shape of convolution is computed in this process: looked up in frames, found out between them.
 
-A first call comes before a frame is captured, and before it is compiled. All trials together take so long at most;
-shapes that were not reached are computed by torch, and have their trial after the next start. What was
-found out is remembered in the data directory, for the card and the software it was found out with.
+Frames never try anything. A shape that has no choice yet is computed by torch and put on a list. Whoever prepares a
+model has all shapes of its frames tried (`Tuning.settle`); what was found comes into force between two pictures
+(`bring_into_force`), so that what is captured of one frame is never of two minds.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from sdstream.clock import SystemClock
-from sdstream.diffusion.convolving.choices import (
-    MOST_ATTEMPTS,
-    PLAIN,
-    Choice,
-    Known,
-    Sample,
-    choose,
-    file_for,
-    read_known,
-    write_known,
-)
+from sdstream.diffusion.convolving.choices import PLAIN, Choice, Sample, choice_of, choose, finding_of
 from sdstream.diffusion.convolving.switch import Wanted, wanted_of_convolutions
 from sdstream.diffusion.convolving.tilings import Card, Shape, Tiling, candidates, tiling_named
 from sdstream.diffusion.convolving.trial import CudaStopwatch, answers_rightly, try_ways
-from sdstream.diffusion.convolving.twins import has_kernels, kernels_digest
+from sdstream.diffusion.convolving.twins import has_kernels
+from sdstream.diffusion.trials.memory import store_of
+from sdstream.diffusion.trials.planning import Standing, asked_of, next_step
+from sdstream.diffusion.trials.session import ALONE, TrialSession, trial_session
+from sdstream.diffusion.trials.store import Subject, TrialStore
+
+MOST_UNTRIED = 256
+"""Shapes on the list of those that frames met untried; a further one is met again."""
 
 Proof = Callable[[Shape, Tiling, torch.device], bool]
 Trial = Callable[[Shape, Sequence[Tiling], torch.device, Callable[[], bool]], list[Sample] | None]
@@ -39,79 +36,143 @@ Trial = Callable[[Shape, Sequence[Tiling], torch.device, Callable[[], bool]], li
 
 @dataclass(slots=True)
 class Tuning:
-    """What one card's convolutions are computed by, and the seconds left to find out more.
+    """What one card's convolutions are computed by. `clock` tells seconds.
 
-    `clock` tells seconds. Without a `file` nothing is remembered.
+    One thread has frames look up, and brings into force; any may settle, one at a time.
     """
 
     card: Card
     device: torch.device
-    file: Path | None
-    seconds_left: float
+    store: TrialStore
     trial: Trial
     proof: Proof
     clock: Callable[[], float] = SystemClock().monotonic
     choices: dict[str, Choice] = field(default_factory=dict[str, Choice])
-    attempts: dict[str, int] = field(default_factory=dict[str, int])
-    remembered: dict[str, Choice] = field(default_factory=dict[str, Choice])
-    """Choices of earlier processes that this one has not made use of yet."""
+    """In force."""
+    found: dict[str, Choice] = field(default_factory=dict[str, Choice])
+    """Decided, and not in force yet."""
+    untried: dict[str, Shape] = field(default_factory=dict[str, Shape])
+    """What frames met and nobody has tried."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
-        if self.file is not None:
-            known = read_known(self.file)
-            self.remembered, self.attempts = dict(known.choices), dict(known.attempts)
-
-    def settle(self, shape: Shape) -> Choice:
-        """The choice for a shape, after a trial if there was none and there is time for it."""
+    def look_up(self, shape: Shape) -> Choice | None:
+        """The choice that is in force; None for none yet: torch's own then, and the shape is listed."""
         name = shape.name
         known = self.choices.get(name)
-        if known is not None:
-            return known
-        tilings = candidates(shape, self.card)
-        before = self.remembered.pop(name, None)
-        if not tilings or (before is not None and not before.tiling):
-            self.choices[name] = before or PLAIN
-            return self.choices[name]
-        if before is not None:
-            # Another machine with the same card may have no compiler, and a kernel is seldom made twice the same.
-            try:
-                works = self.proof(shape, tiling_named(before.tiling), self.device)
-            except torch.OutOfMemoryError:
-                works = False
-            self.choices[name] = before if works else PLAIN
-            return self.choices[name]
-        attempts = self.attempts.get(name, 0)
-        if self.seconds_left <= 0 or attempts >= MOST_ATTEMPTS:
-            return PLAIN  # of this process: the next one may have the time
-        self.attempts[name] = attempts + 1
-        self._remember(Known(attempts={name: attempts + 1}))
-        began = self.clock()
-        ends = began + self.seconds_left
-        try:
-            samples = self.trial(shape, tilings, self.device, lambda: self.clock() >= ends)
-        except torch.OutOfMemoryError:
-            samples = None  # what is left of the memory is for the frame itself
-        self.seconds_left -= self.clock() - began
-        self.attempts.pop(name, None)
-        if samples is None:
-            self._remember(Known(), settled=(name,))
-            return PLAIN
-        choice = self.choices[name] = choose(samples)
-        self._remember(Known(choices={name: choice}), settled=(name,))
-        return choice
+        if known is None:
+            if not candidates(shape, self.card):
+                known = self.choices[name] = PLAIN
+            elif name not in self.untried and len(self.untried) < MOST_UNTRIED:
+                self.untried[name] = shape
+        return known
 
-    def _remember(self, added: Known, settled: Sequence[str] = ()) -> None:
-        if self.file is not None:
-            write_known(self.file, added, settled)
+    def settle(self, frames: Sequence[Mapping[Shape, int]], seconds: float, session: TrialSession = ALONE) -> Standing:
+        """Find out how to compute the shapes of frames, given with their calls and in the order in which the frames are
+        needed, then those that are listed. Returns what it came to.
+
+        Not on the thread that makes pictures: it takes `seconds`, and the end of the trial under way then.
+        """
+        with self.lock, trial_session(session), torch.no_grad():
+            return self._settle(frames, seconds, session)
+
+    def bring_into_force(self) -> frozenset[str]:
+        """Have frames take what was found, from the next one on. Of what the choice is another way than torch's now."""
+        found, self.found = self.found, {}
+        self.choices.update(found)
+        for name in found:
+            self.untried.pop(name, None)
+        return frozenset(name for name, choice in found.items() if choice.tiling)
+
+    def _settle(self, frames: Sequence[Mapping[Shape, int]], seconds: float, session: TrialSession) -> Standing:
+        beside = dict(self.untried)
+        shapes = {shape.name: shape for frame in frames for shape in frame} | beside
+        for name, shape in shapes.items():
+            if name not in self.choices and not candidates(shape, self.card):
+                self.found.setdefault(name, PLAIN)
+        remembered = self._remembered(shapes)
+        standing = Standing(
+            asked_of(
+                [{shape.name: calls * shape.operations for shape, calls in frame.items()} for frame in frames],
+                {name: shape.operations for name, shape in beside.items()},
+            ),
+            settled=frozenset(name for name in shapes if name in self.choices or name in self.found),
+            passed=frozenset(name for name in shapes if self.store.is_given_up(_subject(name))),
+            remembered=remembered,
+            limit=seconds,
+        )
+        began = self.clock()
+        while (step := next_step(standing)) is not None:
+            if not session.tell(standing.percent):
+                break
+            shape = shapes[step.name]
+            if step.kind == "prove":
+                settled = self._prove(shape)
+            else:
+                settled = self._try(shape, self.clock() + step.seconds, partial(session.tell, standing.percent))
+            standing = replace(
+                standing,
+                seconds=self.clock() - began,
+                settled=standing.settled | {step.name} if settled else standing.settled,
+                passed=standing.passed if settled else standing.passed | {step.name},
+            )
+        return standing
+
+    def _remembered(self, shapes: Iterable[str]) -> frozenset[str]:
+        """Take up what earlier processes found to be torch's; that a kernel wins is to be proved."""
+        to_prove: set[str] = set()
+        for name in shapes:
+            finding = self.store.finding(_subject(name))
+            choice = None if finding is None or name in self.choices or name in self.found else choice_of(finding)
+            if choice is not None and choice.tiling:
+                to_prove.add(name)
+            elif choice is not None:
+                self.found[name] = choice
+        return frozenset(to_prove)
+
+    def _prove(self, shape: Shape) -> bool:
+        """Another machine with the same card may have no compiler, and a kernel is seldom made twice the same."""
+        finding = self.store.finding(_subject(shape.name))
+        before = None if finding is None else choice_of(finding)
+        assert before is not None
+        try:
+            works = self.proof(shape, tiling_named(before.tiling), self.device)
+        except torch.OutOfMemoryError:
+            return False  # of this preparation: what is left of the memory is for frames
+        self.found[shape.name] = before if works else PLAIN
+        return True
+
+    def _try(self, shape: Shape, ends: float, goes_on: Callable[[], bool]) -> bool:
+        subject = _subject(shape.name)
+        self.store.begin(subject)
+        tilings = candidates(shape, self.card)
+        try:
+            samples = self.trial(shape, tilings, self.device, lambda: self.clock() >= ends or not goes_on())
+        except torch.OutOfMemoryError:
+            samples = None
+        if samples is None:
+            self.store.settle({subject: None})
+            return False
+        choice = self.found[shape.name] = choose(samples)
+        self.store.settle({subject: finding_of(choice)})
+        return True
+
+
+def _subject(name: str) -> Subject:
+    return Subject("convolutions", name)
 
 
 class _State:
     tunings: dict[int, Tuning] = {}  # noqa: RUF012  (a switch, of which there is one)
     of = Wanted()
     """What the tunings are for."""
-    quiet = 0
     assumed: tuple[Card, Counter[Shape]] | None = None
     lock = threading.Lock()
+
+
+_looking: ContextVar[Counter[Shape] | None] = ContextVar("looking", default=None)
+"""What a frame that is run to see its shapes asks for."""
+_unlisted: ContextVar[bool] = ContextVar("unlisted", default=False)
+_unsettled: ContextVar[set[str] | None] = ContextVar("unsettled", default=None)
 
 
 def can_be_tuned() -> bool:
@@ -120,18 +181,41 @@ def can_be_tuned() -> bool:
 
 
 def are_convolutions_tuned() -> bool:
-    """Whether trials are made, or were made before and are remembered, for first calls of shapes."""
+    """Whether choices are found out, or were before and are remembered."""
     return wanted_of_convolutions().tuned and can_be_tuned()
 
 
 @contextmanager
 def without_trials() -> Generator[None]:
-    """Within it what has not had its trial is computed by torch: for calls that are none of a frame."""
-    _State.quiet += 1
+    """Within it shapes without a choice are not listed for a trial: for calls that are none of a frame."""
+    token = _unlisted.set(True)
     try:
         yield
     finally:
-        _State.quiet -= 1
+        _unlisted.reset(token)
+
+
+@contextmanager
+def shapes_asked() -> Generator[Counter[Shape]]:
+    """What this thread's calls ask for within it, and how often; torch computes all of them. Nothing is listed."""
+    asked: Counter[Shape] = Counter()
+    token = _looking.set(asked)
+    try:
+        yield asked
+    finally:
+        _looking.reset(token)
+
+
+@contextmanager
+def unsettled_shapes() -> Generator[set[str]]:
+    """The names of the shapes that this thread's calls meet within it without a choice: what is captured of them is to
+    be captured anew once there is one."""
+    met: set[str] = set()
+    token = _unsettled.set(met)
+    try:
+        yield met
+    finally:
+        _unsettled.reset(token)
 
 
 @contextmanager
@@ -147,8 +231,8 @@ def assumed_choices(card: Card) -> Generator[Counter[Shape]]:
 
 
 def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
-    """The name of the tiling for a shape, empty for torch's own; has its trial first if it can. `sizes` are the fields
-    of a `Shape` up to its dtype, `dtype` is torch's name of that."""
+    """The name of the tiling that is in force for a shape, empty for torch's own. `sizes` are the fields of a `Shape`
+    up to its dtype, `dtype` is torch's name of that."""
     if _State.assumed is not None:
         card, asked = _State.assumed
         shape = _shape(dtype, sizes)
@@ -157,31 +241,33 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
         return ways[0].name if ways else ""
     if not are_convolutions_tuned():
         return ""
-    shape = _shape(dtype, sizes)
-    index = device or 0
-    with _State.lock:
-        tuning = _tuning(index)
-        known = tuning.choices.get(shape.name)
-        if known is not None:
-            return known.tiling
-        if _State.quiet or torch.cuda.is_current_stream_capturing():
-            return ""
-        with torch.no_grad():
-            return tuning.settle(shape).tiling
-
-
-def _known_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
-    with without_trials():
-        return settled_tiling(device, dtype, *sizes)
+    shape, looking = _shape(dtype, sizes), _looking.get()
+    if looking is not None:
+        looking[shape] += 1
+        return ""
+    tuning = tuning_of(device or 0)
+    known = tuning.choices.get(shape.name) if _unlisted.get() else tuning.look_up(shape)
+    if known is not None:
+        return known.tiling
+    met = _unsettled.get()
+    if met is not None:
+        met.add(shape.name)
+    return ""
 
 
 _compiler: Any = torch.compiler
-known_tiling: Callable[..., str] = _compiler.assume_constant_result(_known_tiling)
-"""The same without a trial: for compilers, which ask while they look at a program and not while it runs."""
+known_tiling: Callable[..., str] = _compiler.assume_constant_result(settled_tiling)
+"""The same for compilers, which ask while they look at a program and not while it runs."""
+
+
+def bring_into_force() -> frozenset[str]:
+    """Have frames take what was found for any card, from the next one on. For the thread that makes pictures, between
+    two of them. Of what the choice is another way than torch's now."""
+    return frozenset(name for tuning in list(_State.tunings.values()) for name in tuning.bring_into_force())
 
 
 def choices_of(device: int = 0) -> dict[str, Choice]:
-    """What is known of a card by the names of shapes."""
+    """What is in force of a card by the names of shapes."""
     return dict(_State.tunings[device].choices) if device in _State.tunings else {}
 
 
@@ -191,19 +277,18 @@ def _shape(dtype: str, sizes: Any) -> Shape:
     return made
 
 
-def _tuning(index: int) -> Tuning:
+def tuning_of(index: int) -> Tuning:
+    """That of a CUDA device for what is wanted now: another wish begins anew."""
     wanted = wanted_of_convolutions()
-    if wanted is not _State.of:
-        _State.of, _State.tunings = wanted, {}
-    made = _State.tunings.get(index)
-    if made is None:
-        device = torch.device("cuda", index)
-        file = (
-            None if wanted.folder is None else file_for(wanted.folder, torch.cuda.get_device_name(device), versions())
-        )
-        made = Tuning(card_of(device), device, file, wanted.seconds, _try, answers_rightly)
-        _State.tunings[index] = made
-    return made
+    with _State.lock:
+        if wanted is not _State.of:
+            _State.of, _State.tunings = wanted, {}
+        made = _State.tunings.get(index)
+        if made is None:
+            device = torch.device("cuda", index)
+            made = Tuning(card_of(device), device, store_of(device), _try, answers_rightly)
+            _State.tunings[index] = made
+        return made
 
 
 def card_of(device: torch.device) -> Card:
@@ -213,15 +298,6 @@ def card_of(device: torch.device) -> Card:
     return Card((properties.major, properties.minor), properties.multi_processor_count)
 
 
-def versions() -> tuple[str, ...]:
-    """Of all that decides how fast a convolution is on a card."""
-    library: Any = torch
-    triton = import_module("triton")
-    driver = library._C._cuda_getDriverVersion()
-    parts = (library.__version__, triton.__version__, library.backends.cudnn.version(), driver, kernels_digest())
-    return tuple(str(part) for part in parts)
-
-
 def _try(
     shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
 ) -> list[Sample] | None:
@@ -229,14 +305,18 @@ def _try(
 
 
 __all__ = [
+    "MOST_UNTRIED",
     "Tuning",
     "are_convolutions_tuned",
     "assumed_choices",
+    "bring_into_force",
     "can_be_tuned",
     "card_of",
     "choices_of",
     "known_tiling",
     "settled_tiling",
-    "versions",
+    "shapes_asked",
+    "tuning_of",
+    "unsettled_shapes",
     "without_trials",
 ]

@@ -1,31 +1,14 @@
 """The two ways to compute a convolution with all that goes along with it: torch's and cuDNN's, and this project's."""
 
 from collections.abc import Iterable
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from sdstream.diffusion.convolving.tilings import RELU, SILU, Activation
+from sdstream.diffusion.convolving.arguments import Arguments
+from sdstream.diffusion.convolving.tilings import RELU, SILU
 from sdstream.diffusion.fused.pointwise import biased_sum
-
-Arguments = tuple[
-    torch.Tensor,
-    torch.Tensor | None,
-    torch.Tensor,
-    torch.Tensor | None,
-    torch.Tensor | None,
-    torch.Tensor | None,
-    int,
-    int,
-    int,
-    int,
-    bool,
-    Activation,
-]
-"""See `plain_convolution`."""
 
 kernel_failures: tuple[type[Exception], ...] = ()
 """What the kernel raises besides torch's errors where it cannot be made."""
@@ -39,22 +22,9 @@ else:
     kernel_failures = (_kernels.TritonError,)
 
 
-def plain_convolution(
-    x: torch.Tensor,
-    other: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    more: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    stride: int,
-    padding: int,
-    out_height: int,
-    out_width: int,
-    doubled: bool,
-    activation: Activation,
-) -> torch.Tensor:
-    """The plain twin, of as few of torch's operations as there can be. `padding` is that of the left and the top; what
-    is beyond the right and the bottom is zero as far as the answer's size needs it."""
+def plain_convolution(arguments: Arguments) -> torch.Tensor:
+    """The plain twin, of as few of torch's operations as there can be."""
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
     if other is not None:
         x = torch.cat((x, other), 1)
     if doubled:
@@ -102,17 +72,9 @@ def prepare_kernels(arguments: Arguments, tilings: Iterable[str]) -> None:
     _kernels.compile_ahead(arguments, tilings)
 
 
-def kernels_digest() -> str:
-    """Of the program of the kernels and of what there is to choose from: what was measured of others does not count."""
-    files = ("kernels.py", "tilings.py")
-    return sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in files)).hexdigest()
-
-
 __all__ = [
-    "Arguments",
     "has_kernels",
     "kernel_failures",
-    "kernels_digest",
     "own_convolution",
     "plain_convolution",
     "prepare_kernels",

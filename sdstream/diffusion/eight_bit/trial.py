@@ -4,8 +4,8 @@ The choice is a pure function of what was seen (`choose`); the rest of this modu
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from statistics import median
 from typing import Any
@@ -17,6 +17,9 @@ from torch.nn import functional
 from sdstream.diffusion.convolving.trial import FAILURES, CudaStopwatch, Stopwatch
 from sdstream.diffusion.eight_bit import products
 from sdstream.diffusion.eight_bit.products import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
+from sdstream.diffusion.trials.memory import store_of
+from sdstream.diffusion.trials.session import card_turn
+from sdstream.diffusion.trials.store import Finding, Subject, TrialStore
 from sdstream.errors import first_line
 
 CAPABILITY = (8, 9)
@@ -54,6 +57,8 @@ class Choice:
 
     terms: Terms | None
     reason: str = ""
+    is_measured: bool = field(default=True, compare=False)
+    """Whether the reason is one of figures, which are the same in the next process."""
 
 
 def choose(way: Way, samples: Sequence[Sample]) -> Choice:
@@ -95,20 +100,94 @@ def lacking(device: torch.device) -> str:
 def choice_of(device: torch.device, dtype: torch.dtype, out: int, width: int) -> Choice:
     """How weights [out, width] of `dtype` multiply on `device`. Takes a second at most, and warns once of a shape that
     stays in half precision though it is large."""
+    subject = Subject("eight_bit", f"{str(dtype).removeprefix('torch.')} {width} x {out}")
+    choice = settled(
+        store_of(device),
+        subject,
+        lambda: _tried(device, dtype, out, width),
+        lambda terms: _works(device, dtype, out, width, terms),
+    )
+    if choice.terms is None:
+        words = f"layers {width} x {out} stay in half precision on {device}: {choice.reason}"
+        warnings.warn(words, RuntimeWarning, stacklevel=2)
+    return choice
+
+
+def settled(store: TrialStore, subject: Subject, tried: Callable[[], Choice], works: Callable[[Terms], bool]) -> Choice:
+    """What is remembered, if it works here, too; else what a trial says, which is remembered then. A trial without
+    memory, and one that ended the process too often, leave half precision."""
+    finding = store.finding(subject)
+    before = None if finding is None else choice_from(finding)
+    try:
+        if before is not None:
+            return before if before.terms is None or works(before.terms) else Choice(None, "it does not work here")
+        if store.is_given_up(subject):
+            return Choice(None, "its trials ended the process")
+        store.begin(subject)
+        choice = tried()
+    except torch.OutOfMemoryError:
+        store.settle({subject: None})
+        return Choice(None, "there was no memory to try it in")
+    # What could not be done may be mended by a compiler or another driver, and is tried by the next process.
+    store.settle({subject: finding_of(choice) if choice.is_measured else None})
+    return choice
+
+
+def finding_of(choice: Choice) -> Finding:
+    """A choice as it is remembered."""
+    terms = choice.terms
+    return {
+        "way": "" if terms is None else terms.way,
+        "least_tokens": 0 if terms is None else terms.least_tokens,
+        "reason": choice.reason,
+    }
+
+
+def choice_from(finding: Finding) -> Choice | None:
+    """The choice that is remembered; None where it is none."""
+    try:
+        way, least, reason = finding["way"], int(finding["least_tokens"]), str(finding["reason"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not way:
+        return Choice(None, reason)
+    return next((Choice(Terms(each, least)) for each in WAYS if each == way), None)
+
+
+def _works(device: torch.device, dtype: torch.dtype, out: int, width: int, terms: Terms) -> bool:
+    """Whether a way that is remembered gives right answers here; without times."""
+    tokens = (max(TRIED_TOKENS[0], terms.least_tokens),)
+    seen = look(device, dtype, out, width, terms.way, _NoWatch(), tokens)
+    return all(not sample.problem and sample.error <= MOST_ERROR for sample in seen)
+
+
+class _NoWatch:
+    def time(self, calls: Sequence[Callable[[], torch.Tensor]]) -> list[tuple[float, ...]]:
+        return [(0.0,) for _ in calls]
+
+
+def _tried(device: torch.device, dtype: torch.dtype, out: int, width: int) -> Choice:
+    measured = False
     reasons: list[str] = []
     for way in WAYS:
         with torch.cuda.stream(torch.cuda.Stream(device)):  # beside the frames of running streams, not between them
-            choice = choose(way, look(device, dtype, out, width, way, CudaStopwatch(device)))
+            seen = look(device, dtype, out, width, way, CudaStopwatch(device))
+        choice = choose(way, seen)
+        measured = measured or not any(sample.problem for sample in seen)
         if choice.terms is not None:
             return choice
         reasons.append(f"{way}: {choice.reason}")
-    reason = "; ".join(reasons)
-    warnings.warn(f"layers {width} x {out} stay in half precision on {device}: {reason}", RuntimeWarning, stacklevel=2)
-    return Choice(None, reason)
+    return Choice(None, "; ".join(reasons), is_measured=measured)
 
 
 def look(
-    device: torch.device, dtype: torch.dtype, out: int, width: int, way: Way, stopwatch: Stopwatch
+    device: torch.device,
+    dtype: torch.dtype,
+    out: int,
+    width: int,
+    way: Way,
+    stopwatch: Stopwatch,
+    tried: Sequence[int] = TRIED_TOKENS,
 ) -> list[Sample]:
     """Try one way with random numbers, one picture after another."""
     generator = torch.Generator(device).manual_seed(0)
@@ -118,12 +197,13 @@ def look(
 
     weight, bias = noise(out, width) * width**-0.5, noise(out)
     samples: list[Sample] = []
-    for tokens in TRIED_TOKENS:
+    for tokens in tried:
         x = noise(1, tokens, width)
         try:
-            copied = EightBitWeight(weight, Terms(way))
-            # Without a bias, too: that goes other ways in torch.
-            error = max(_apart(product(x, copied, one), functional.linear(x, weight, one)) for one in (bias, None))
+            with card_turn():
+                copied = EightBitWeight(weight, Terms(way))
+                # Without a bias, too: that goes other ways in torch.
+                error = max(_apart(product(x, copied, one), functional.linear(x, weight, one)) for one in (bias, None))
             calls = (partial(functional.linear, x, weight, bias), partial(product, x, copied, bias))
             half, eight = (median(times) for times in stopwatch.time(calls))
         except (torch.AcceleratorError, torch.OutOfMemoryError):

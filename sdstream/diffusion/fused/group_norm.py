@@ -46,7 +46,7 @@ def group_norm(
     fast = fast_group_norm() if x.is_cuda else None
     if fast is None:
         return plain_group_norm(norm, x, shift, silu=silu)
-    return fast(x, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    return fast(x, shift, *_told(norm, silu))
 
 
 def plain_group_norm(
@@ -63,7 +63,7 @@ def group_norm_of_two(norm: nn.GroupNorm, two: Two, *, silu: bool = False) -> to
     """`norm` of both pictures as one, and SiLU of that if asked for. With a kernel they are read where they lie."""
     if not two.one.is_cuda or _of_two is None:
         return plain_group_norm(norm, two.together(), silu=silu)
-    made: torch.Tensor = _of_two(*two, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    made: torch.Tensor = _of_two(*two, *_told(norm, silu))
     return made
 
 
@@ -75,9 +75,7 @@ def group_norm_kept(
     one, other = x if isinstance(x, Two) else (x, None)
     if not one.is_cuda or _kept is None:
         return plain_group_norm_kept(norm, x, bias, silu=silu)
-    made: tuple[torch.Tensor, torch.Tensor] = _kept(
-        one, other, bias, norm.weight, norm.bias, norm.num_groups, norm.eps, silu
-    )
+    made: tuple[torch.Tensor, torch.Tensor] = _kept(one, other, bias, *_told(norm, silu))
     return made
 
 
@@ -88,6 +86,11 @@ def plain_group_norm_kept(
     whole = x.together() if isinstance(x, Two) else x
     kept = whole.clone() if bias is None else whole + bias.view(-1, 1, 1)
     return plain_group_norm(norm, whole, silu=silu), kept.contiguous(memory_format=torch.channels_last)
+
+
+def _told(norm: nn.GroupNorm, silu: bool) -> tuple[torch.Tensor, torch.Tensor, int, float, bool]:
+    """How an operation in Triton is to norm."""
+    return norm.weight, norm.bias, norm.num_groups, norm.eps, silu
 
 
 def fast_group_norm() -> FastGroupNorm | None:

@@ -9,7 +9,7 @@ processor. Sums are float32 and added in a fixed order: the same picture gives t
 # pyright: basic, reportMissingImports=false
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -177,7 +177,7 @@ def group_norm(
 ) -> torch.Tensor:
     """Group norm of `x` [N, C, H, W] + `shift` [N, C] or [C], times `weight` and plus `bias` [C], then SiLU if asked
     for. Answers channels last, in the type of `x`; sums are float32."""
-    return launch(x, shift, weight, bias, groups, eps, silu, wrap_triton)
+    return launch(x, shift, Norm(weight, bias, groups, eps, silu), wrap_triton)
 
 
 @triton_op("sdstream::group_norm_of_two", mutates_args=())
@@ -191,7 +191,7 @@ def group_norm_of_two(
     silu: bool,
 ) -> torch.Tensor:
     """As `group_norm`, of the channels of `x` and, after them, of `other`, which lie where they are."""
-    return launch_two(x, other, None, weight, bias, groups, eps, silu, wrap_triton, keeps=False)[0]
+    return launch_two(x, other, None, Norm(weight, bias, groups, eps, silu), wrap_triton, keeps=False)[0]
 
 
 @triton_op("sdstream::group_norm_kept", mutates_args=())
@@ -206,23 +206,25 @@ def group_norm_kept(
     silu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `group_norm_of_two`, and all channels as they came, plus `kept_bias` [C], in memory of their own."""
-    return launch_two(x, other, kept_bias, weight, bias, groups, eps, silu, wrap_triton)
+    return launch_two(x, other, kept_bias, Norm(weight, bias, groups, eps, silu), wrap_triton)
 
 
-def launch(
-    x: torch.Tensor,
-    shift: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    groups: int,
-    eps: float,
-    silu: bool,
-    wrap: Callable[[Any], Any],
-) -> torch.Tensor:
+class Norm(NamedTuple):
+    """How the `groups` of channels are normed: with `weight` and `bias` [C], `eps` beside the variance, and SiLU of the
+    answer if asked for."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    groups: int
+    eps: float
+    silu: bool
+
+
+def launch(x: torch.Tensor, shift: torch.Tensor | None, norm: Norm, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `group_norm`; `wrap` makes a kernel ready to be launched."""
     x = x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x)
-    _launch(x, None, shift, None, weight, bias, groups, eps, silu, out, None, wrap)
+    _launch(x, norm, out, wrap, shift=shift)
     return out
 
 
@@ -230,11 +232,7 @@ def launch_two(
     x: torch.Tensor,
     other: torch.Tensor | None,
     kept_bias: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    groups: int,
-    eps: float,
-    silu: bool,
+    norm: Norm,
     wrap: Callable[[Any], Any],
     *,
     keeps: bool = True,
@@ -248,25 +246,23 @@ def launch_two(
     shape = (x.shape[0], channels, *x.shape[2:])
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     whole = torch.empty_like(out) if keeps else None
-    _launch(x, other, None, kept_bias, weight, bias, groups, eps, silu, out, whole, wrap)
+    _launch(x, norm, out, wrap, other=other, kept_bias=kept_bias, whole=whole)
     return out, out if whole is None else whole
 
 
 def _launch(
     x: torch.Tensor,
-    other: torch.Tensor | None,
-    shift: torch.Tensor | None,
-    kept_bias: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    groups: int,
-    eps: float,
-    silu: bool,
+    norm: Norm,
     out: torch.Tensor,
-    whole: torch.Tensor | None,
     wrap: Callable[[Any], Any],
+    *,
+    other: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+    kept_bias: torch.Tensor | None = None,
+    whole: torch.Tensor | None = None,
 ) -> None:
     """Write the norm to `out`, and what came to `whole` if given; all pictures are channels last."""
+    weight, bias, groups, eps, silu = norm
     samples, channels, rows = out.shape[0], out.shape[1], out.shape[2] * out.shape[3]
     tiling = tiling_of(rows, channels, groups)
     grid = (samples * tiling.tiles, tiling.blocks)
@@ -278,11 +274,7 @@ def _launch(
     shape = {
         "groups": groups,
         "width": channels // groups,
-        "padded": tiling.padded,
-        "together": tiling.together,
-        "at_once": tiling.at_once,
-        "tiles": tiling.tiles,
-        "tile_rows": tiling.tile_rows,
+        **tiling.sizes,
         "has_shift": shift is not None,
         "has_other": other is not None,
         "num_warps": 4,
@@ -313,4 +305,4 @@ def _launch(
     )
 
 
-__all__ = ["TritonError", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]
+__all__ = ["Norm", "TritonError", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]

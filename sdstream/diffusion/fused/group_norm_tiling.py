@@ -28,6 +28,11 @@ class Tiling:
     tiles: int
     tile_rows: int
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the kernels are told of it, by their names for it."""
+        return {name: getattr(self, name) for name in ("padded", "together", "at_once", "tiles", "tile_rows")}
+
 
 def tiling_of(rows: int, channels: int, groups: int) -> Tiling:
     """The tiling of pictures of `rows` pixels. By the picture alone, not by how many there are: their number may be

@@ -4,7 +4,7 @@ import { labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
 
 /**
- * Show `missing`, as the status has it: [{place, name, message, tries_again}]; [] takes all words away. `fault` is why nothing runs at
+ * Show `missing`, as the status has it: [{place, name, message, next_try_time}]; [] takes all words away. `fault` is why nothing runs at
  * all, empty while something does. To be called again when the panel was drawn anew.
  */
 export function showMissing(missing, fault = "") {
@@ -24,10 +24,20 @@ export function showMissing(missing, fault = "") {
   }
 }
 
-function sentence({ place, name, message, tries_again }) {
+function sentence({ place, name, message, tries, next_try_time }) {
   const [what] = place.split("[");
   const named = name ? `${labelOf(what)} (${name})` : labelOf(what);
-  return `Not in force: ${named}. ${capital(message)}.${tries_again ? " It is tried again by itself." : ""}`;
+  const often = tries > 1 ? ` Tried ${tries} times.` : "";
+  return `Not in force: ${named}. ${capital(message)}.${often}${nextTry(next_try_time)}`;
+}
+
+/** When the next try comes, by the minute or in tens of seconds: words that change each second would be read out each second. */
+function nextTry(time) {
+  if (time === null) return "";
+  const seconds = (time - Date.now()) / 1000;
+  if (seconds <= 0) return " It is being tried again.";
+  if (seconds <= 90) return ` It is tried again within ${10 * Math.ceil(seconds / 10)} s.`;
+  return ` It is tried again within ${Math.ceil(seconds / 60)} min.`;
 }
 
 /** The node below which the words belong: the row of a list where the place has a number. */
