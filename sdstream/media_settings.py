@@ -10,6 +10,38 @@ class MediaSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    media_backend: Literal["embedded", "mediamtx"] = Field(
+        default="embedded",
+        description="What takes and serves media: this process itself, or MediaMTX as its child, which adds publishing "
+        "by RTMP, RTSP and SRT, watching by RTSP and SRT, and WebRTC over TCP.",
+    )
+    mediamtx_program: str | None = Field(
+        default=None,
+        description="MediaMTX's program, by name or path, 1.20.1 or later. Unset: MEDIAMTX_BIN, else mediamtx in PATH.",
+    )
+    mediamtx_rtmp_port: int | None = Field(
+        default=None, ge=1, le=65535, description="TCP port on which MediaMTX takes RTMP. Unset: it takes none."
+    )
+    mediamtx_rtsp_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="TCP port on which MediaMTX takes and serves RTSP. Unset: for this machine only.",
+    )
+    mediamtx_srt_port: int | None = Field(
+        default=None, ge=1, le=65535, description="UDP port on which MediaMTX takes and serves SRT. Unset: none."
+    )
+    mediamtx_webrtc_udp_port: int = Field(
+        default=8189, ge=0, le=65535, description="UDP port of WebRTC under MediaMTX; 0 for none."
+    )
+    mediamtx_webrtc_tcp_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="TCP port of WebRTC under MediaMTX, for clients and hosts without UDP; it must have the same "
+        "number outside. Unset: none.",
+    )
+
     video_bitrate: int = Field(
         default=1_500_000,
         ge=100_000,
@@ -64,6 +96,12 @@ class MediaSettings(BaseModel):
     def _check_bitrates(self) -> "MediaSettings":
         if self.video_bitrate_least > self.video_bitrate_most:
             raise ValueError("video_bitrate_least must not be above video_bitrate_most")
+        taken = [self.mediamtx_rtmp_port, self.mediamtx_rtsp_port, self.mediamtx_webrtc_tcp_port]
+        ports = [port for port in taken if port is not None]
+        if len(ports) != len(set(ports)):
+            raise ValueError("the TCP ports of MediaMTX must differ")
+        if self.mediamtx_srt_port is not None and self.mediamtx_srt_port == self.mediamtx_webrtc_udp_port:
+            raise ValueError("mediamtx_srt_port and mediamtx_webrtc_udp_port must differ")
         return self
 
 

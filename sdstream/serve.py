@@ -36,6 +36,7 @@ from sdstream.directories import choose_data_directory
 from sdstream.errors import ConfigurationError
 from sdstream.logs import configure_logging
 from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.mediamtx import MediaMtxMedia
 from sdstream.params import ModelTable
 from sdstream.platform import WINDOWS
 from sdstream.reachability import find_place
@@ -81,14 +82,17 @@ def assemble(
     """Put the rooms together over the state in `data_dir`; `replace` as in `create_app`."""
     keys = KeyRing.open(data_dir, settings)
     worker = WorkerProcess(settings, clock)
+    mediamtx = MediaMtxMedia(settings, clock) if settings.media_backend == "mediamtx" else None
     service = StreamService(
         settings,
-        media=EmbeddedMedia(settings, clock),
+        media=mediamtx or EmbeddedMedia(settings, clock),
         worker=worker,
         models=ModelTable.from_settings(settings),
         data_dir=data_dir,
         clock=clock,
     )
+    if mediamtx is not None:
+        mediamtx.answer_with(service.doors)
     return Rooms(keys, worker, service, create_app(service, settings, keys, clock, replace))
 
 

@@ -115,6 +115,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "get_snapshot": extensions.snapshot,
         "get_tap": extensions.tap,
         "follow_events": extensions.events,
+        "get_ingest": outputs.ingest,
         "list_recordings": outputs.list_recordings,
         "get_recording": outputs.get_recording,
         "delete_recording": outputs.delete_recording,

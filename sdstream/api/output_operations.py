@@ -2,7 +2,7 @@
 
 from sdstream.api import schemas
 from sdstream.api.operation import Answer, Operation
-from sdstream.api.output_schemas import RecordingList
+from sdstream.api.output_schemas import IngestAnswer, RecordingList
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -18,6 +18,17 @@ OUTPUT_OPERATIONS: dict[str, Operation] = {
         {200: Answer("A playlist, head or segment", None, "application/vnd.apple.mpegurl", _BINARY)},
         (404, 503),
         key=False,
+        extension=True,
+    ),
+    "get_ingest": Operation(
+        "GET",
+        "/v1/streams/{id}/ingest",
+        "Extensions",
+        "Addresses for RTMP, RTSP and SRT",
+        "Where this stream is published to and watched besides WHIP and WHEP; empty under the embedded media back "
+        "end. The addresses are capabilities: who knows one may publish, or watch.",
+        {200: Answer("The addresses", IngestAnswer)},
+        (401, 403, 404),
         extension=True,
     ),
     "list_recordings": Operation(

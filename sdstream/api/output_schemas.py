@@ -126,6 +126,29 @@ class RecordingList(Shape):
     data: list[Recording]
 
 
+class MediaAddress(Shape):
+    """An address of another protocol than WebRTC. For RTMP, programs such as OBS want `server` and `key` apart."""
+
+    protocol: Literal["rtmp", "rtsp", "srt"]
+    url: str
+    server: str | None
+    key: str | None
+
+
+class MediaAddresses(Shape):
+    """Where to publish, and where to watch."""
+
+    publish: list[MediaAddress]
+    watch: list[MediaAddress]
+
+
+class IngestAnswer(Shape):
+    """The addresses of a stream."""
+
+    success: Literal[True]
+    data: MediaAddresses
+
+
 class RecordingSwitch(Shape):
     """Whether the stream is recorded."""
 
@@ -134,7 +157,10 @@ class RecordingSwitch(Shape):
 
 
 __all__ = [
+    "IngestAnswer",
     "LaneState",
+    "MediaAddress",
+    "MediaAddresses",
     "MediaStatus",
     "OutputStatus",
     "Recording",

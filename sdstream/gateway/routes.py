@@ -84,6 +84,7 @@ class GatewayRoutes:
             "end_watch_session": self.signal_viewer,
             "trickle_watch": self.signal_viewer,
             "watch_hls": self.signal_viewer,
+            "get_ingest": self.pass_on,
             "list_recordings": self.recordings,
             "get_recording": self.recording,
             "delete_recording": self.pass_on,

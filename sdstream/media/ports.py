@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from sdstream.frames import I420Frame, PictureSize
 
@@ -245,6 +245,15 @@ class MediaStream(Protocol):
         ...
 
 
+@runtime_checkable
+class DirectIngest(Protocol):
+    """A `MediaStream` whose publisher may also come without an offer, by RTMP, RTSP or SRT."""
+
+    def admit(self) -> SessionAnswer:
+        """Expect such a publisher and give it a session; the answer has no SDP."""
+        ...
+
+
 class MediaBackend(Protocol):
     """Opens the media of streams and says how clients can reach it."""
 
@@ -269,6 +278,7 @@ class MediaBackend(Protocol):
 
 
 __all__ = [
+    "DirectIngest",
     "HlsFile",
     "IceServer",
     "MediaBackend",

@@ -16,6 +16,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.ports import (
+    DirectIngest,
     HlsFile,
     MediaBackend,
     MediaHop,
@@ -118,9 +119,13 @@ class LiveStream:
 
     # Sessions
 
-    async def publish(self, offer: str) -> SessionAnswer:
-        """Answer a WHIP offer. Raises `InvalidSdp`, and then the publisher before stays."""
-        answer = await self._opened().publish(offer)
+    async def publish(self, offer: str | None) -> SessionAnswer:
+        """Answer a WHIP offer, None for a publisher that comes without one.
+
+        Raises `InvalidSdp`, and then the publisher before stays.
+        """
+        media = self._opened()
+        answer = await media.publish(offer) if offer is not None else _admit(media)
         self.publish_session = answer.session_id
         self.publisher_at = self._clock.monotonic()
         self.publisher_left_at = None
@@ -374,6 +379,12 @@ class LiveStream:
         if self._lane is not None:
             drops += _lane_drops(self._lane.statistics())
         return drops
+
+
+def _admit(media: MediaStream) -> SessionAnswer:
+    if not isinstance(media, DirectIngest):
+        raise RuntimeError("this media back end takes publishers with an offer only")
+    return media.admit()
 
 
 def _lane_drops(statistics: LaneStatistics) -> Counter[str]:

@@ -29,6 +29,7 @@ from sdstream.params import (
 from sdstream.settings import Settings
 from sdstream.streams.capacity import describe_capacity, worker_full, worker_full_after
 from sdstream.streams.directory import StreamDirectory
+from sdstream.streams.doors import PublisherDoors
 from sdstream.streams.events import EventSubscription
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
@@ -57,10 +58,7 @@ log = structlog.get_logger(__name__)
 
 
 class StreamService:
-    """All streams, their sessions and their store. Everything runs on one event loop.
-
-    It starts and closes the media back end and the worker that it is given.
-    """
+    """All streams, their sessions and their store, on one event loop. Starts and closes the media and the worker."""
 
     def __init__(
         self,
@@ -87,6 +85,7 @@ class StreamService:
         self._keeper = StreamKeeper(self._streams, worker, settings, clock, lambda stream: self._delete(stream, "idle"))
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
         self.recordings = RecordingShelf(data_dir, settings, clock, self._streams.note_recording)
+        self.doors = PublisherDoors(self._streams, self.publish)
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
@@ -216,8 +215,8 @@ class StreamService:
 
     # Sessions
 
-    async def publish(self, stream_key: str, offer: str) -> SessionOpened:
-        """Answer a WHIP offer. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached` or `ShuttingDown`."""
+    async def publish(self, stream_key: str, offer: str | None) -> SessionOpened:
+        """Answer an offer, None for none. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached`, `ShuttingDown`."""
         self._open_store()
         stream = self._streams.find_by_key(stream_key)
         if not stream.is_busy(self._busy_since()):

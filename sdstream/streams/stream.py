@@ -72,8 +72,11 @@ class Stream:
 
     # Sessions
 
-    async def publish(self, offer: str) -> SessionAnswer:
-        """Answer a WHIP offer and open what it needs. Raises `InvalidSdp`, and then nothing has changed."""
+    async def publish(self, offer: str | None) -> SessionAnswer:
+        """Answer a WHIP offer, None for a publisher without one, and open what it needs.
+
+        Raises `InvalidSdp`, and then nothing has changed.
+        """
         async with self.lock:
             if self.refusal is not None:
                 raise self.refusal

@@ -106,6 +106,8 @@ async def outputs(site: Site, stream: dict[str, Any]) -> list[tuple[str, httpx.R
     whole, unfinished = f"{path}/20260102-030405.mp4", f"{path}/20260102-040506.mp4"
     hls = f"/hls/{stream['output_playback_id']}"
     calls = [
+        ("get_ingest", await client.get(f"/v1/streams/{stream['id']}/ingest")),
+        ("get_ingest", await site.client_with(None).get(f"/v1/streams/{stream['id']}/ingest")),
         ("list_recordings", await client.get(path)),
         ("list_recordings", await site.client_with(None).get(path)),
         ("get_recording", await client.get(whole)),
@@ -118,8 +120,8 @@ async def outputs(site: Site, stream: dict[str, Any]) -> list[tuple[str, httpx.R
         ("watch_hls", await site.client_with(None).get(f"{hls}/index.m3u8")),
         ("watch_hls", await site.client_with(None).get(f"{hls}/segment-1.m4s")),
     ]
-    assert [answer.status_code for _, answer in calls[:9]] == [200, 401, 200, 206, 409, 404, 409, 200, 404]
-    assert [entry["finished"] for entry in calls[0][1].json()["data"]] == [True, False]
+    assert [answer.status_code for _, answer in calls[:11]] == [200, 401, 200, 401, 200, 206, 409, 404, 409, 200, 404]
+    assert [entry["finished"] for entry in calls[2][1].json()["data"]] == [True, False]
     return calls
 
 

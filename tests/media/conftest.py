@@ -10,7 +10,7 @@ from sdstream.clock import SystemClock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.stream import EmbeddedStream
-from sdstream.media.ports import MediaHop, OutputStatistics, PublisherState
+from sdstream.media.ports import MediaHop, MediaStream, OutputStatistics, PublisherState
 from sdstream.settings import Settings
 from tests.media.clients import make_settings
 
@@ -21,7 +21,7 @@ SIZE = PictureSize(384, 384)
 class Echo:
     """Sends each picture back and remembers what it was told."""
 
-    stream: EmbeddedStream | None = None
+    stream: MediaStream | None = None
     frames: list[I420Frame] = field(default_factory=list[I420Frame])
     states: list[PublisherState] = field(default_factory=list[PublisherState])
     viewers: list[int] = field(default_factory=list[int])
@@ -74,5 +74,5 @@ def echo() -> Echo:
 
 @pytest.fixture
 async def stream(media: EmbeddedMedia, echo: Echo) -> EmbeddedStream:
-    echo.stream = await media.open_stream("stream", SIZE, echo)
-    return echo.stream
+    opened = echo.stream = await media.open_stream("stream", SIZE, echo)
+    return opened

@@ -5,6 +5,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from sdstream.api.answers import HEAD, json_answer
 from sdstream.api.context import Context
+from sdstream.api.ingest import ingest_object
 from sdstream.api.rendering import recording_object
 
 
@@ -21,6 +22,11 @@ class OutputRoutes:
         # A segment never changes; a playlist does with every segment.
         caching = "no-cache" if file.changes else "public, max-age=60, immutable"
         return Response(file.data, media_type=file.content_type, headers={"Cache-Control": caching})
+
+    async def ingest(self, request: Request) -> Response:
+        record = await self._context.owned(request, request.path_params["id"])
+        host = self._context.address(request).name
+        return json_answer({"success": True, "data": ingest_object(record, self._context.settings, host)})
 
     async def list_recordings(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])

@@ -15,7 +15,6 @@ from sdstream.frames import VIDEO_CLOCK, I420Frame
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.assembly import Picture
 from sdstream.media.embedded.counters import StreamCounters
-from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import view_of
 from sdstream.media.embedded.threads import LoopThread
 
@@ -36,6 +35,20 @@ TOO_LARGE_WARNING = (
 _LIBRARIES = {"H264": "h264", "VP8": "libvpx"}
 
 
+def open_decoder(library: str, extradata: bytes = b"", *, low_delay: bool = True) -> Any:
+    """A decoder of libav. Without `low_delay` it may hold pictures back to put them in order."""
+    context = cast(Any, av.CodecContext.create(library, "r"))
+    # One thread: frame threads would add a frame of delay each, slice threads cost more than they gain at camera
+    # sizes, and a server has one decoder per stream anyway.
+    context.thread_count = 1
+    if low_delay:
+        context.flags = int(context.flags) | int(Flags.low_delay)
+    if extradata:
+        context.extradata = extradata
+    context.options = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}  # before any memory is taken for them
+    return context
+
+
 class DecoderThread:
     """Decodes on a thread of its own, on which `deliver` is called for each picture.
 
@@ -45,15 +58,18 @@ class DecoderThread:
 
     def __init__(
         self,
-        codec: VideoCodec,
+        codec: str,
         deliver: Callable[[I420Frame], None],
         on_trouble: Callable[[], None],
         on_failed: Callable[[], None],
         counters: StreamCounters,
         clock: Clock,
         faults: FoldedReporter,
+        make_context: Callable[[], Any] | None = None,
     ) -> None:
+        """`make_context` opens another decoder than that of `codec`, on its thread and once a picture has come."""
         self._codec = codec
+        self._make_context = make_context or (lambda: open_decoder(_LIBRARIES[codec]))
         self._deliver = deliver
         self._on_trouble = on_trouble
         self._on_failed = on_failed
@@ -104,17 +120,14 @@ class DecoderThread:
             self._thread.call(self._on_failed)
 
     def _decode(self) -> None:
-        context = cast(Any, av.CodecContext.create(_LIBRARIES[self._codec], "r"))
-        # One thread: frame threads would add a frame of delay each, slice threads cost more than they gain at camera
-        # sizes, and a server has one decoder per stream anyway.
-        context.thread_count = 1
-        context.flags = int(context.flags) | int(Flags.low_delay)
-        context.options = {"max_pixels": str(LARGEST_SIDE * LARGEST_SIDE)}  # before any memory is taken for them
+        context: Any = None
         while True:
             item = self._waiting.get()
             if item is None or self._stopped:
                 return
             picture, self._put_at = item
+            if context is None:
+                context = self._make_context()
             packet = Packet(picture.data)
             packet.pts = picture.timestamp
             packet.time_base = VIDEO_CLOCK
@@ -159,4 +172,4 @@ class DecoderThread:
         self._deliver(view)
 
 
-__all__ = ["B_FRAMES_WARNING", "LARGEST_SIDE", "TOO_LARGE_WARNING", "DecoderThread"]
+__all__ = ["B_FRAMES_WARNING", "LARGEST_SIDE", "TOO_LARGE_WARNING", "DecoderThread", "open_decoder"]

@@ -1,12 +1,10 @@
 """The media of one stream: its publisher, its viewers, its encoders."""
 
 import asyncio
-import functools
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,19 +15,17 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.counters import StreamCounters
-from sdstream.media.embedded.distribution import Distribution
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
-from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
+from sdstream.media.embedded.outgoing import OutgoingMedia
+from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.peer import Peer
-from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.publisher import PublisherSession
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, write_answer
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
-from sdstream.media.placard import draw_placard
-from sdstream.media.ports import HlsFile, MediaListener, MediaStatistics, Placard, PublisherState, SessionAnswer
+from sdstream.media.ports import MediaListener, MediaStatistics, PublisherState, SessionAnswer
 
 SILENT_SECONDS = 10.0
 """A viewer not heard of for so long gives its place to one that asks for it.
@@ -73,14 +69,13 @@ class _Sessions:
     """Viewers whose answer is being made; they hold a place."""
 
 
-class EmbeddedStream:
+class EmbeddedStream(OutgoingMedia):
     """Implements `media.ports.MediaStream` for one stream."""
 
     def __init__(
         self, stream_id: str, size: PictureSize, listener: MediaListener, options: StreamOptions, clock: Clock
     ) -> None:
         self._stream_id = stream_id
-        self._size = size
         self._listener = listener
         self._options = options
         self._clock = clock
@@ -89,19 +84,11 @@ class EmbeddedStream:
         self._state = PublisherState.ABSENT
         self._connected: set[ViewerSession] = set()
         self._told_viewers = 0
-        self._placard: tuple[Placard, PictureSize] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._log = log.bind(stream_id=stream_id)
         self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
-        self._distribution = Distribution(options, self._counters, clock, self._faults)
-        self._outputs = OutputSet(
-            self._distribution,
-            options.outputs,
-            OutputEvents(listener.on_output, listener.on_recording),
-            clock,
-            self._faults,
-        )
+        super().__init__(size, options, listener, self._counters, clock, self._faults)
 
     @property
     def closed(self) -> bool:
@@ -214,40 +201,7 @@ class EmbeddedStream:
         self._set_state(PublisherState.ABSENT)
         self._count_viewers()
 
-    # Pictures out
-
-    def send(self, frame: I420Frame) -> None:
-        picture = OwnedPicture.copy_of(frame, self._captured_at(frame))
-        self._placard = None
-        self._distribution.send(lambda: picture)
-
-    def send_placard(self, placard: Placard) -> None:
-        wanted = (placard, self._size)
-        if wanted == self._placard:
-            return
-        self._placard = wanted
-        self._distribution.send(functools.partial(_placard_picture, placard, self._size))
-
-    def resize(self, size: PictureSize) -> None:
-        if size == self._size:
-            return
-        self._size = size
-        if self._placard is not None:
-            self.send_placard(self._placard[0])
-        self._distribution.request_keyframes()
-
-    def push_to(self, urls: Sequence[str]) -> None:
-        self._outputs.push_to(urls)
-
-    def record_to(self, file: Path | None) -> None:
-        self._outputs.record_to(file)
-
-    async def hls_file(self, name: str) -> HlsFile | None:
-        return await self._outputs.hls_file(name)
-
-    def latest_picture(self) -> I420Frame | None:
-        latest = self._distribution.latest
-        return None if latest is None else latest().as_i420()
+    # The rest
 
     def statistics(self) -> MediaStatistics:
         counters = self._counters
@@ -379,11 +333,6 @@ class EmbeddedStream:
 
 def _session_id() -> str:
     return secrets.token_urlsafe(18)
-
-
-def _placard_picture(placard: Placard, size: PictureSize) -> OwnedPicture:
-    picture = OwnedPicture.copy_of(draw_placard(placard, size))
-    return OwnedPicture(picture.frame, picture.size)
 
 
 __all__ = ["EmbeddedStream", "StreamOptions"]

@@ -55,7 +55,7 @@ class ViewerGate:
         return self._open
 
 
-class _Track:
+class SentTrack:
     """What is counted of a track that is sent, and where its RTP clock stands in presented time.
 
     Both tracks of a viewer are placed by when picture and sound were captured, not by when they were sent, so a player
@@ -130,7 +130,7 @@ class ViewerSession:
         self._video = video
         self._source, self._repair_source, sound_source = sources
         self.sound_type = sound_type
-        self._sound = _Track(sound_source, AUDIO_CLOCK_RATE)
+        self._sound = SentTrack(sound_source, AUDIO_CLOCK_RATE)
         self._sound_sequence = random.getrandbits(15)
         self._sound_skipped = False
         self._presented = presented
@@ -145,7 +145,7 @@ class ViewerSession:
         self._sequence = random.getrandbits(15)
         self._repair_sequence = random.getrandbits(15)
         self._history: list[tuple[int, int, bool, bytes] | None] = [None] * HISTORY
-        self._picture = _Track(self._source, VIDEO_CLOCK_RATE)
+        self._picture = SentTrack(self._source, VIDEO_CLOCK_RATE)
         self.heard_at = clock.monotonic()
         """When the viewer last gave a sign of life: its reports come every few seconds at most."""
         self._timer: asyncio.TimerHandle | None = None
@@ -301,4 +301,4 @@ class ViewerSession:
             self._timer = None
 
 
-__all__ = ["MOST_BACKLOG", "ViewerGate", "ViewerSession"]
+__all__ = ["MOST_BACKLOG", "SentTrack", "ViewerGate", "ViewerSession"]

@@ -1,0 +1,344 @@
+"""The media of one stream under MediaMTX: its input's reader, its output's writer, and the sessions relayed to it."""
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from sdstream.clock import Clock
+from sdstream.errors import CapacityReached, ShuttingDown, Unavailable, WebRtcOff
+from sdstream.frames import I420Frame, PictureSize
+from sdstream.logs import FoldedReporter
+from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.encoding import H264Encoder
+from sdstream.media.embedded.outgoing import OutgoingMedia
+from sdstream.media.embedded.outputs.manager import OutputOptions
+from sdstream.media.embedded.rates import Bitrates
+from sdstream.media.embedded.sound import ReceivedSound
+from sdstream.media.embedded.stream import FAULT_SECONDS, LEAST_TRUSTED, MOST_LATENCY
+from sdstream.media.mediamtx.config import input_path, output_path
+from sdstream.media.mediamtx.control import ControlApi, Party, PathState
+from sdstream.media.mediamtx.reader import InputReader
+from sdstream.media.mediamtx.writer import OutputWriter
+from sdstream.media.ports import MediaListener, MediaStatistics, PublisherState, SessionAnswer
+
+CONNECT_SECONDS = 15.0
+"""A publisher that was answered and is not seen to send within this time is given up."""
+WRITER_SECONDS = 5.0
+WATCH_TRIES, WATCH_PAUSE = 10, 0.2
+"""MediaMTX answers viewers once the output's first packets have come, a moment after it has taken the connection."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What a stream needs of the back end. `rtsp_port` and `secret` are the way of our own connections."""
+
+    stream_key: str
+    playback_id: str
+    rtsp_port: int
+    secret: str
+    max_viewers: int
+    bitrates: Bitrates
+    h264_encoder: H264Encoder = "x264"
+    frame_rate: float = 30.0
+    outputs: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(slots=True)
+class _Publisher:
+    session_id: str
+    url: str | None
+    """Where MediaMTX knows its WHIP session; None for one that came without an offer."""
+    since: float
+
+
+class MediaMtxStream(OutgoingMedia):
+    """Implements `media.ports.MediaStream` and `DirectIngest`. `see` is to be called with each look at MediaMTX."""
+
+    def __init__(
+        self,
+        stream_id: str,
+        size: PictureSize,
+        listener: MediaListener,
+        options: StreamOptions,
+        control: ControlApi,
+        clock: Clock,
+    ) -> None:
+        self._log = log.bind(stream_id=stream_id)
+        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
+        self._counters = StreamCounters(hop=listener.on_hop)
+        super().__init__(size, options, listener, self._counters, clock, self._faults)
+        self._listener = listener
+        self._options = options
+        self._control = control
+        self._clock = clock
+        self.input = input_path(options.stream_key)
+        self.output = output_path(options.playback_id)
+        self._state = PublisherState.ABSENT
+        self._publisher: _Publisher | None = None
+        self._party: Party | None = None
+        self._reader: InputReader | None = None
+        self._viewers = 0
+        self._opening = 0
+        self._watching: dict[str, str] = {}
+        """Where MediaMTX knows each WHEP session, by our id; the oldest are forgotten."""
+        self._bytes_sent = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self.webrtc_problem: WebRtcOff | None = None
+        """Raised to whoever comes with an offer."""
+        self._writer = OutputWriter(
+            self.output, options.rtsp_port, options.secret, self._distribution, self._counters, clock
+        )
+        self._writer.start()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def is_taken(self) -> bool:
+        """Whether MediaMTX takes the output now."""
+        return self._writer.connected.is_set()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether somebody publishes, or is about to."""
+        return self._publisher is not None or self._party is not None
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more viewer may come."""
+        return self._viewers + self._opening < self._options.max_viewers
+
+    # Sessions
+
+    async def publish(self, offer: str) -> SessionAnswer:
+        self._refuse_when_closed()
+        if self.webrtc_problem is not None:
+            raise self.webrtc_problem
+        try:
+            session = await self._control.open_session(self.input, "whip", offer)
+        except LookupError:
+            raise Unavailable("MediaMTX takes no publisher") from None
+        if self._closed:
+            await self._control.end_session(session.url)
+        self._refuse_when_closed()
+        return SessionAnswer(self._expect(session.url), session.sdp)
+
+    def admit(self) -> SessionAnswer:
+        """A publisher comes without an offer, by RTMP, RTSP or SRT; the answer is empty but for its session's id."""
+        self._refuse_when_closed()
+        return SessionAnswer(self._expect(None), "")
+
+    async def watch(self, offer: str) -> SessionAnswer:
+        self._refuse_when_closed()
+        if self.webrtc_problem is not None:
+            raise self.webrtc_problem
+        if not self.has_place:
+            raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
+        self._opening += 1
+        try:
+            session_url, sdp = await self._watch(offer)
+        finally:
+            self._opening -= 1
+        session_id = secrets.token_urlsafe(18)
+        self._watching[session_id] = session_url
+        while len(self._watching) > 4 * self._options.max_viewers:
+            del self._watching[next(iter(self._watching))]
+        return SessionAnswer(session_id, sdp)
+
+    async def _watch(self, offer: str) -> tuple[str, str]:
+        try:
+            async with asyncio.timeout(WRITER_SECONDS):
+                await self._writer.connected.wait()
+        except TimeoutError:
+            raise Unavailable("MediaMTX does not take the output") from None
+        for _ in range(WATCH_TRIES):
+            try:
+                session = await self._control.open_session(self.output, "whep", offer)
+            except LookupError:
+                await asyncio.sleep(WATCH_PAUSE)
+            else:
+                self._refuse_when_closed()
+                return session.url, session.sdp
+        raise Unavailable("MediaMTX does not have the output yet")
+
+    async def end_session(self, session_id: str) -> bool:
+        publisher = self._publisher
+        if publisher is not None and publisher.session_id == session_id:
+            party = self._party
+            self._leave("it was ended")
+            if publisher.url is not None:
+                await self._control.end_session(publisher.url)
+            elif party is not None:
+                await self._control.kick(party)
+            return True
+        url = self._watching.pop(session_id, None)
+        return url is not None and await self._control.end_session(url)
+
+    async def add_candidates(self, session_id: str, fragment: str) -> bool:
+        publisher = self._publisher
+        url = self._watching.get(session_id)
+        if publisher is not None and publisher.session_id == session_id:
+            url = publisher.url
+        return url is not None and await self._control.add_candidates(url, fragment)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        publisher, party = self._publisher, self._party
+        reader = self._reader
+        self._leave("the stream is closed")
+        try:
+            if publisher is not None and publisher.url is not None:
+                await self._control.end_session(publisher.url)
+            elif party is not None:
+                await self._control.kick(party)
+        except Unavailable:
+            pass  # it has ended, and its sessions with it
+        await self._writer.close()
+        if reader is not None:
+            await reader.ended()
+        await self._outputs.close()
+        await self._distribution.close()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._count_viewers(0)
+
+    # What MediaMTX shows
+
+    def see(self, paths: Mapping[str, PathState]) -> None:
+        """Take what MediaMTX says of its paths now; nothing of them when it is not there."""
+        if self._closed:
+            return
+        path = paths.get(self.input)
+        party = path.publisher if path is not None and path.online else None
+        if party is not None:
+            if party != self._party:
+                self._enter(party)
+        elif self._party is not None:
+            self._leave("it went")
+        elif self._publisher is not None and self._clock.monotonic() - self._publisher.since > CONNECT_SECONDS:
+            self._leave("it did not connect")
+        output = paths.get(self.output)
+        self._note_sent(0 if output is None else output.bytes_sent)
+        self._count_viewers(0 if output is None else len(output.readers))
+
+    def statistics(self) -> MediaStatistics:
+        counters = self._counters
+        return MediaStatistics(
+            publisher=self._state,
+            viewers=self._viewers,
+            frames_decoded=counters.frames_decoded,
+            decode_errors=counters.decode_errors,
+            frames_encoded=counters.frames_encoded,
+            keyframes=counters.keyframes,
+            bytes_received=counters.bytes_received,
+            bytes_sent=counters.bytes_sent,
+            input_size=counters.input_size,
+            output_size=counters.output_size,
+            drops=counters.drops,
+            warnings=tuple(counters.warnings),
+            encode_seconds=counters.encode_seconds,
+            sound=self._distribution.sound_statistics(),
+            outputs=self._outputs.statistics(),
+            hls_active=self._outputs.hls_active,
+            recording=self._outputs.recording(),
+        )
+
+    # Helpers
+
+    def _expect(self, url: str | None) -> str:
+        session_id = secrets.token_urlsafe(18)
+        self._publisher = _Publisher(session_id, url, self._clock.monotonic())
+        if self._party is None:
+            self._set_state(PublisherState.CONNECTING)
+        return session_id
+
+    def _enter(self, party: Party) -> None:
+        former = self._reader
+        if former is not None:
+            self._log.info("a new publisher takes over")
+            former.stop()
+            self._later(_wait(former))
+        self._party = party
+        self._distribution.restart_sound()
+        self._counters.warnings.clear()
+        self._reader = InputReader(
+            self.input,
+            self._options.rtsp_port,
+            self._options.secret,
+            self._on_picture,
+            self._on_sound,
+            self._counters,
+            self._clock,
+            self._faults,
+        )
+        self._set_state(PublisherState.CONNECTED)
+
+    def _leave(self, reason: str) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
+            self._later(_wait(reader))
+        if self._publisher is not None or self._party is not None:
+            self._log.info("the publisher is gone", reason=reason)
+        self._publisher = self._party = None
+        self._set_state(PublisherState.ABSENT)
+
+    def _on_picture(self, reader: InputReader, frame: I420Frame) -> None:
+        if reader is self._reader and not self._closed:
+            self._listener.on_video(frame)
+
+    def _on_sound(self, reader: InputReader, packet: ReceivedSound) -> None:
+        if reader is self._reader:
+            self._distribution.hear(packet)
+
+    def _captured_at(self, frame: I420Frame) -> float | None:
+        reader = self._reader
+        captured_at = None if reader is None else reader.captured_at(frame.pts & 0xFFFFFFFF)
+        if captured_at is None or not -MOST_LATENCY < captured_at - frame.received_at <= LEAST_TRUSTED:
+            return frame.received_at or None
+        return captured_at
+
+    def _note_sent(self, total: int) -> None:
+        """Count what the path's readers were sent; MediaMTX begins at 0 with each path."""
+        before = self._bytes_sent
+        if total > before:
+            self._counters.sent(total - before)
+        self._bytes_sent = total
+
+    def _count_viewers(self, count: int) -> None:
+        if count == self._viewers:
+            return
+        if count > self._viewers:
+            self._distribution.request_keyframe("H264")
+        self._viewers = count
+        self._listener.on_viewers(count)
+
+    def _set_state(self, state: PublisherState) -> None:
+        if state != self._state:
+            self._state = state
+            self._listener.on_publisher(state)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise ShuttingDown("this stream is being closed")
+
+
+async def _wait(reader: InputReader) -> None:
+    await reader.ended()
+
+
+__all__ = ["MediaMtxStream", "StreamOptions"]
