@@ -1,32 +1,19 @@
-"""The MediaMTX back end: its decisions, and, where the program is here, the whole way through it."""
+"""The decisions of the MediaMTX back end, and its answers to what MediaMTX asks."""
 
-import asyncio
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from sdstream.clock import SystemClock
-from sdstream.errors import ConfigurationError, StreamNotFound
-from sdstream.media.mediamtx import MediaMtxMedia, uninvited
+from sdstream.errors import ConfigurationError
+from sdstream.media.mediamtx import uninvited
 from sdstream.media.mediamtx.config import Ports, configuration
 from sdstream.media.mediamtx.control import Party, PathState, read_path
 from sdstream.media.mediamtx.doors import DoorKeeper, Question, Rules
 from sdstream.media.mediamtx.process import find_program, version_problem, without_secrets
-from sdstream.media.mediamtx.stream import MediaMtxStream
-from sdstream.media.ports import PublisherState
-from tests.media.clients import DirectPublisher, DirectViewer, make_settings
-from tests.media.conftest import SIZE, Echo
+from tests.media.clients import make_settings
 
-PROGRAM = os.environ.get("MEDIAMTX_BIN") or shutil.which("mediamtx")
-needs_mediamtx = pytest.mark.skipif(PROGRAM is None, reason="mediamtx is neither in PATH nor named by MEDIAMTX_BIN")
 RULES = Rules("our secret", lambda key: key == "stk_a", lambda playback: playback == "pb_a")
 PORTS = Ports(api=1001, whip=1002, rtsp=1003)
 
@@ -128,147 +115,3 @@ async def test_questions_are_answered_by_http_and_only_on_the_secret_path() -> N
         await keeper.close()
     assert [answer.status_code for answer in (good, bad, elsewhere, broken)] == [200, 403, 404, 400]
     assert admitted == ["stk_a"]
-
-
-# The whole way
-
-
-class Doors:
-    """One stream, `stk_a` and `pb_a`."""
-
-    def __init__(self) -> None:
-        self.media: MediaMtxMedia | None = None
-        self.echo = Echo()
-        self.stream: MediaMtxStream | None = None
-        self.settings = make_settings()
-
-    def names_of(self, stream_id: str) -> tuple[str, str]:
-        return "stk_a", "pb_a"
-
-    def may_publish(self, stream_key: str) -> bool:
-        return stream_key == "stk_a"
-
-    async def open(self) -> MediaMtxStream:
-        assert self.media is not None
-        opened = await self.media.open_stream("stream", SIZE, self.echo)
-        assert isinstance(opened, MediaMtxStream)
-        self.stream = self.echo.stream = opened
-        return opened
-
-    async def admit(self, stream_key: str) -> None:
-        if stream_key != "stk_a":
-            raise StreamNotFound("There is no such stream.")
-        stream = self.stream or await self.open()
-        stream.admit()
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
-async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 25.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- other processes set it
-            await asyncio.sleep(0.05)
-    assert condition(), what
-
-
-@pytest.fixture
-async def doors() -> AsyncIterator[Doors]:
-    settings = make_settings(
-        media_backend="mediamtx",
-        mediamtx_program=PROGRAM,
-        mediamtx_rtmp_port=free_port(socket.SOCK_STREAM),
-        mediamtx_rtsp_port=free_port(socket.SOCK_STREAM),
-        mediamtx_srt_port=free_port(socket.SOCK_DGRAM),
-        mediamtx_webrtc_udp_port=free_port(socket.SOCK_DGRAM),
-    )
-    made = Doors()
-    made.media = MediaMtxMedia(settings, SystemClock())
-    made.media.answer_with(made)
-    made.settings = settings
-    try:
-        await made.media.start()
-        yield made
-    finally:
-        await made.media.close()
-    await asyncio.sleep(0)
-
-
-def ffmpeg(url: str, container: str, sound: str = "aac") -> "subprocess.Popen[bytes]":
-    """A publisher: a test picture and a tone in real time, until it is killed."""
-    command = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-re"]
-    command += ["-f", "lavfi", "-i", "testsrc=size=256x256:rate=25", "-f", "lavfi", "-i", "sine=frequency=440"]
-    command += ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-pix_fmt", "yuv420p"]
-    command += ["-c:a", sound, "-ac", "2", "-ar", "48000", "-strict", "-2"]
-    command += ["-rtsp_transport", "tcp"] if container == "rtsp" else []
-    return subprocess.Popen([*command, "-f", container, url], stdin=subprocess.DEVNULL)
-
-
-def address(doors: Doors, way: str) -> tuple[str, str]:
-    settings = doors.settings
-    return {
-        "rtmp": (f"rtmp://127.0.0.1:{settings.mediamtx_rtmp_port}/in/stk_a", "flv"),
-        "rtsp": (f"rtsp://127.0.0.1:{settings.mediamtx_rtsp_port}/in/stk_a", "rtsp"),
-        "srt": (f"srt://127.0.0.1:{settings.mediamtx_srt_port}?streamid=publish:in/stk_a&pkt_size=1316", "mpegts"),
-    }[way]
-
-
-@needs_mediamtx
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-@pytest.mark.parametrize("way", ["rtmp", "rtsp", "srt"])
-async def test_what_is_published_without_an_offer_is_seen_and_heard_by_whep(doors: Doors, way: str) -> None:
-    url, container = address(doors, way)
-    publisher = ffmpeg(url, container, "libopus" if way == "rtsp" else "aac")
-    try:
-        await wait_until(lambda: doors.echo.count > 5, "pictures come")
-        stream = doors.stream
-        assert stream is not None
-        async with DirectViewer(stream) as viewer:
-            await wait_until(lambda: viewer.count > 10, "pictures come out")
-            await wait_until(lambda: stream.statistics().sound.packets > 20, "sound comes out")
-            await wait_until(lambda: doors.echo.viewers[-1:] == [1], "the viewer is counted")
-            assert viewer.newest is not None
-            assert viewer.newest.size == (256, 256)
-    finally:
-        publisher.kill()
-        publisher.wait()
-    await wait_until(lambda: doors.echo.states[-1] is PublisherState.ABSENT, "it is seen that the publisher went")
-
-
-@needs_mediamtx
-@pytest.mark.slow
-async def test_whip_in_and_whep_out_and_after_a_restart_the_publisher_may_come_again(doors: Doors) -> None:
-    stream = await doors.open()
-    async with DirectPublisher(stream):
-        async with DirectViewer(stream) as viewer:
-            await viewer.wait_kind("card", seconds=25.0)
-        media = doors.media
-        assert media is not None
-        child = media.process_id
-        assert child is not None
-        os.kill(child, signal.SIGKILL)
-        await wait_until(lambda: doors.echo.states[-1] is PublisherState.ABSENT, "its end is seen")
-        await wait_until(lambda: media.process_id not in (None, child), "it is started again")
-    before = doors.echo.count
-    await wait_until(stream.is_taken, "the output is taken again")
-    async with DirectPublisher(stream), DirectViewer(stream) as viewer:
-        await wait_until(lambda: doors.echo.count > before + 5, "pictures come again")
-        await viewer.wait_kind("card", seconds=25.0)
-
-
-@needs_mediamtx
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-async def test_a_publisher_without_the_key_is_refused(doors: Doors) -> None:
-    url, container = address(doors, "rtmp")
-    publisher = ffmpeg(url.replace("stk_a", "stk_b"), container)
-    try:
-        assert await asyncio.to_thread(publisher.wait, 30) != 0
-    finally:
-        publisher.kill()
-    assert doors.stream is None
-    assert doors.echo.count == 0

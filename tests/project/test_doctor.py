@@ -28,6 +28,7 @@ from sdstream.commands.checks import (
 )
 from sdstream.commands.doctor import printable
 from sdstream.commands.machine import Gpu, MachineFacts
+from sdstream.commands.mediamtx_check import check_mediamtx
 from sdstream.settings import ModelSource, Settings
 from sdstream.streams.store import FILE_NAME, StreamStore
 from tests.project.commands import environment, sdstream
@@ -190,6 +191,33 @@ def test_encoder() -> None:
     assert check_encoder(Settings(), BARE).verdict is Verdict.GOOD
     assert check_encoder(Settings(video_encoder="nvenc"), BARE).verdict is Verdict.BAD
     assert check_encoder(Settings(), CARD).finding == "NVENC made a picture"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a script of a shell")
+@pytest.mark.parametrize(
+    ("says", "verdict", "words"),
+    [
+        ("echo v1.20.1", Verdict.GOOD, "is v1.20.1"),
+        ("echo v1.9.0", Verdict.BAD, "1.20.1 to 1.x is needed"),
+        ("exit 3", Verdict.BAD, "does not tell its version"),
+    ],
+)
+def test_mediamtx_is_here_and_of_a_version_that_is_used(
+    tmp_path: Path, says: str, verdict: Verdict, words: str
+) -> None:
+    program = tmp_path / "mediamtx"
+    program.write_text(f"#!/bin/sh\n{says}\n")
+    program.chmod(0o755)
+    check = check_mediamtx(Settings(mediamtx_program=str(program)))
+    assert check.verdict is verdict
+    assert words in check.finding
+
+
+def test_mediamtx_that_is_not_here_is_told_with_a_remedy(tmp_path: Path) -> None:
+    check = check_mediamtx(Settings(mediamtx_program=str(tmp_path / "none")))
+    assert check.verdict is Verdict.BAD
+    assert check.remedy is not None
+    assert "Install MediaMTX" in check.remedy
 
 
 def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,18 @@ class MediaMtxMedia:
         """MediaMTX's, None while it does not run."""
         return None if self._process is None else self._process.process_id
 
+    @property
+    def ports(self) -> Ports:
+        """Where MediaMTX listens, once it was started."""
+        assert self._ports is not None
+        return self._ports
+
+    @property
+    def control(self) -> ControlApi:
+        """MediaMTX's API, once it was started."""
+        assert self._control is not None
+        return self._control
+
     def answer_with(self, doors: StreamDoors) -> None:
         """Ask `doors` who may publish and watch."""
         self._doors = doors
