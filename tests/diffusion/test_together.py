@@ -90,11 +90,10 @@ def test_the_overlapped_loop_gives_the_pictures_of_the_plain_one(tiny_directory:
         with Fleet(tiny_directory("sd-turbo"), overlap=overlap, late=True, most=2) as fleet:
             streams = [fleet.open(params_of(seed=seed)) for seed in range(3)]
             for number in range(5):
+                if number == 2:  # before there are pictures: plans are made on a thread, soon or late
+                    fleet.update(streams[1], params_of(prompt="a dog", guidance_scale=2.0))
                 for stream in streams:
                     stream.put(picture_of(10 * number + stream.number), slot=number % 4)
-                if number == 2:
-                    streams[1].update(params_of(prompt="a dog", guidance_scale=2.0))
-                    fleet.settle()
                 fleet.work()
             return [stream.made for stream in streams]
 
