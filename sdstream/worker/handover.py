@@ -207,7 +207,7 @@ class ParamsHandover:
         if status.phase is LanePhase.FAILED:
             self._runs = False
             if self._starts_without(status, part, now):
-                detail = f"starting without {', '.join(f'{each.name or each.place}' for each in self.missing)}"
+                detail = f"starting without {', '.join(each.name or each.place for each in self.missing)}"
                 told = LaneStatus(LanePhase.LOADING, told.revision, detail=detail, missing=self.missing)
             else:
                 self._failures = []

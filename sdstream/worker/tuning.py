@@ -32,7 +32,7 @@ def tune(key: GroupKey, knobs: Knobs, progress: Progress) -> None:
         groups.seated(key), key.options.batch_size, BUCKETS if key.options.cuda_graphs else None
     )
     image = torch.zeros(1, 3 * (1 + len(key.conditions.controlnets)), key.height, key.width, device=device)
-    settle_frames(frame, image, knobs, numbers, _session(progress, WORDS))
+    settle_frames(frame, image, knobs, numbers, _session(progress))
     progress(WORDS, 100.0)
 
 
@@ -43,13 +43,13 @@ def choices_in_force() -> frozenset[str]:
 
 def session_of(progress: Progress) -> AbstractContextManager[None]:
     """Trials of this thread take turns with frames within it."""
-    return trial_session(_session(progress, WORDS))
+    return trial_session(_session(progress))
 
 
-def _session(progress: Progress, words: str) -> TrialSession:
+def _session(progress: Progress) -> TrialSession:
     def tell(percent: float | None) -> bool:
         try:
-            progress(words, percent)
+            progress(WORDS, percent)
         except LoadGivenUp:
             return False
         return True

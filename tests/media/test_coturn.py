@@ -16,9 +16,10 @@ from structlog.testing import capture_logs
 
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError
+from sdstream.media.child_program import STEADY_SECONDS, RestartDelay
 from sdstream.media.embedded.addresses import interface_addresses
 from sdstream.media.turn import coturn as module
-from sdstream.media.turn.coturn import Coturn, CoturnConfig, RestartDelay
+from sdstream.media.turn.coturn import Coturn, CoturnConfig
 from sdstream.media.turn.desk import IceDesk
 from sdstream.platform import shared_memory_directory
 from sdstream.settings import Settings
@@ -67,7 +68,7 @@ def test_delays_double_up_to_a_limit_and_a_long_life_ends_the_row() -> None:
         delay = delay.after(0.1)
         seen.append(delay.seconds)
     assert seen == [0.5, 1, 2, 4, 8, 8, 8]
-    assert delay.after(module.STEADY_SECONDS) == RestartDelay()
+    assert delay.after(STEADY_SECONDS) == RestartDelay()
 
 
 async def test_a_program_that_is_not_there_stops_the_start() -> None:

@@ -13,7 +13,14 @@ from sdstream.media.embedded.distribution import Distribution, EncodingOptions
 from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.placard import draw_placard
-from sdstream.media.ports import HlsFile, MediaListener, Placard
+from sdstream.media.ports import (
+    HlsFile,
+    MediaListener,
+    MediaStatistics,
+    Placard,
+    PublisherState,
+    TrackStatistics,
+)
 
 
 class OutgoingOptions(EncodingOptions, Protocol):
@@ -36,6 +43,7 @@ class OutgoingMedia:
         faults: FoldedReporter,
     ) -> None:
         self._size = size
+        self._counters = counters
         self._placard: tuple[Placard, PictureSize] | None = None
         self._distribution = Distribution(options, counters, clock, faults)
         self._outputs = OutputSet(
@@ -82,6 +90,31 @@ class OutgoingMedia:
     def latest_picture(self) -> I420Frame | None:
         latest = self._distribution.latest
         return None if latest is None else latest().as_i420()
+
+    def _statistics(
+        self, publisher: PublisherState, viewers: int, tracks: tuple[TrackStatistics, ...] = ()
+    ) -> MediaStatistics:
+        counters = self._counters
+        return MediaStatistics(
+            publisher=publisher,
+            viewers=viewers,
+            frames_decoded=counters.frames_decoded,
+            decode_errors=counters.decode_errors,
+            frames_encoded=counters.frames_encoded,
+            keyframes=counters.keyframes,
+            bytes_received=counters.bytes_received,
+            bytes_sent=counters.bytes_sent,
+            input_size=counters.input_size,
+            output_size=counters.output_size,
+            drops=counters.drops,
+            warnings=tuple(counters.warnings),
+            tracks=tracks,
+            encode_seconds=counters.encode_seconds,
+            sound=self._distribution.sound_statistics(),
+            outputs=self._outputs.statistics(),
+            hls_active=self._outputs.hls_active,
+            recording=self._outputs.recording(),
+        )
 
 
 def _placard_picture(placard: Placard, size: PictureSize) -> OwnedPicture:

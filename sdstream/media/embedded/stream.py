@@ -204,28 +204,9 @@ class EmbeddedStream(OutgoingMedia):
     # The rest
 
     def statistics(self) -> MediaStatistics:
-        counters = self._counters
         publisher = self._sessions.publisher
-        return MediaStatistics(
-            publisher=self._state,
-            viewers=self._told_viewers,
-            frames_decoded=counters.frames_decoded,
-            decode_errors=counters.decode_errors,
-            frames_encoded=counters.frames_encoded,
-            keyframes=counters.keyframes,
-            bytes_received=counters.bytes_received,
-            bytes_sent=counters.bytes_sent,
-            input_size=counters.input_size,
-            output_size=counters.output_size,
-            drops=counters.drops,
-            warnings=tuple(counters.warnings),
-            tracks=publisher.statistics() if publisher is not None else (),
-            encode_seconds=counters.encode_seconds,
-            sound=self._distribution.sound_statistics(),
-            outputs=self._outputs.statistics(),
-            hls_active=self._outputs.hls_active,
-            recording=self._outputs.recording(),
-        )
+        tracks = () if publisher is None else publisher.statistics()
+        return self._statistics(self._state, self._told_viewers, tracks)
 
     # What sessions tell
 

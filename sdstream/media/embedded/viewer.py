@@ -84,6 +84,22 @@ class SentTrack:
         self._last = ticks
         return ticks
 
+    def stamp(self, picture: EncodedPicture, presentation: Presentation, now: float) -> tuple[int, int]:
+        """The RTP time stamp with which a picture is sent at the monotonic second `now`, and the ticks by which it is
+        later than that of the encoder."""
+        if picture.is_live:
+            shift = presentation.picture_shift(picture.captured_at, now)
+        else:
+            shift = presentation.shift(picture.captured_at)
+        moved = self.moved(picture.timestamp, shift)
+        return (self.origin + moved) & 0xFFFFFFFF, moved - picture.timestamp
+
+    def sent_picture(self, picture: EncodedPicture, timestamp: int, later: int) -> None:
+        """A picture was sent, stamped so."""
+        self.sent(len(picture.payloads), picture.byte_count)
+        if picture.is_live or not self.is_placed:
+            self.place(timestamp, picture.captured_at + later / self._rate)
+
     def place(self, timestamp: int, presented_at: float) -> None:
         """What has the RTP `timestamp` is presented at that monotonic second."""
         self._placed = timestamp, presented_at
@@ -186,14 +202,7 @@ class ViewerSession:
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._request(self)
             return
-        track, captured_at = self._picture, picture.captured_at
-        presentation = self._presented()
-        if picture.is_live:
-            shift = presentation.picture_shift(captured_at, self._clock.monotonic())
-        else:
-            shift = presentation.shift(captured_at)
-        moved = track.moved(picture.timestamp, shift)
-        timestamp = (track.origin + moved) & 0xFFFFFFFF
+        timestamp, later = self._picture.stamp(picture, self._presented(), self._clock.monotonic())
         last = len(picture.payloads) - 1
         payload_type, source, sequence = self._video.payload_type, self._source, self._sequence
         history, packets = self._history, list[bytes]()
@@ -204,10 +213,8 @@ class ViewerSession:
             sequence = (sequence + 1) & 0xFFFF
         send(packets)
         self._sequence = sequence
-        track.sent(last + 1, picture.byte_count)
+        self._picture.sent_picture(picture, timestamp, later)
         self._counters.sent(picture.byte_count + 12 * (last + 1))
-        if picture.is_live or not track.is_placed:
-            track.place(timestamp, captured_at + (moved - picture.timestamp) / VIDEO_CLOCK_RATE)
 
     def deliver_sound(self, packet: SoundPacket) -> None:
         """Send one packet of sound, unless the viewer is so far behind that it would come late."""

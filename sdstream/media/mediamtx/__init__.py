@@ -12,6 +12,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, SdstreamError, ShuttingDown, Unavailable, WebRtcOff
 from sdstream.frames import PictureSize
+from sdstream.media.child_program import ChildProgram
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
 from sdstream.media.embedded.outputs.manager import OutputOptions
@@ -20,10 +21,9 @@ from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.mediamtx.config import LOOPBACK, Ports, configuration
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState
 from sdstream.media.mediamtx.doors import DoorKeeper, Rules, StreamDoors
-from sdstream.media.mediamtx.process import MediaMtxProcess, find_program, version_problem
+from sdstream.media.mediamtx.process import find_program, make_child, version_problem
 from sdstream.media.mediamtx.stream import MediaMtxStream, StreamOptions
 from sdstream.media.ports import IceServer, MediaListener, MediaStream
-from sdstream.media.turn.coturn import RestartDelay
 from sdstream.media.turn.services import StaticServers
 from sdstream.settings import Settings
 
@@ -60,7 +60,7 @@ class MediaMtxMedia:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeper: DoorKeeper | None = None
         self._control: ControlApi | None = None
-        self._process: MediaMtxProcess | None = None
+        self._process: ChildProgram | None = None
         self._ports: Ports | None = None
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -95,7 +95,7 @@ class MediaMtxMedia:
         await self._keeper.start()
         self._control = ControlApi(ports, self._secret)
         text = configuration(ports, self._keeper.url, self._addressing.candidates(), _ice_servers(settings))
-        self._process = MediaMtxProcess(self._program, text, self._answers, self._clock, RestartDelay())
+        self._process = make_child(self._program, text, self._answers, self._clock)
         await self._process.start()
         said = await self._control.version()
         problem = version_problem(said)

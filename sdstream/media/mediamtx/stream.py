@@ -231,26 +231,7 @@ class MediaMtxStream(OutgoingMedia):
         self._count_viewers(0 if output is None else len(output.readers))
 
     def statistics(self) -> MediaStatistics:
-        counters = self._counters
-        return MediaStatistics(
-            publisher=self._state,
-            viewers=self._viewers,
-            frames_decoded=counters.frames_decoded,
-            decode_errors=counters.decode_errors,
-            frames_encoded=counters.frames_encoded,
-            keyframes=counters.keyframes,
-            bytes_received=counters.bytes_received,
-            bytes_sent=counters.bytes_sent,
-            input_size=counters.input_size,
-            output_size=counters.output_size,
-            drops=counters.drops,
-            warnings=tuple(counters.warnings),
-            encode_seconds=counters.encode_seconds,
-            sound=self._distribution.sound_statistics(),
-            outputs=self._outputs.statistics(),
-            hls_active=self._outputs.hls_active,
-            recording=self._outputs.recording(),
-        )
+        return self._statistics(self._state, self._viewers)
 
     # Helpers
 

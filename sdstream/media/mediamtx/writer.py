@@ -101,22 +101,14 @@ class OutputWriter:
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
             self._distribution.request_keyframe(CODEC)
             return
-        track, captured_at = self._picture, picture.captured_at
-        presentation = self._distribution.presentation()
-        if picture.is_live:
-            shift = presentation.picture_shift(captured_at, self._clock.monotonic())
-        else:
-            shift = presentation.shift(captured_at)
-        moved = track.moved(picture.timestamp, shift)
-        timestamp = (track.origin + moved) & 0xFFFFFFFF
+        track = self._picture
+        timestamp, later = track.stamp(picture, self._distribution.presentation(), self._clock.monotonic())
         last = len(picture.payloads) - 1
         for index, payload in enumerate(picture.payloads):
             packet = write_packet(VIDEO_TYPE, index == last, self._sequence, timestamp, track.source, payload)
             self._sequence = (self._sequence + 1) & 0xFFFF
             self._write(VIDEO_CHANNEL, packet)
-        track.sent(last + 1, picture.byte_count)
-        if picture.is_live or not track.is_placed:
-            track.place(timestamp, captured_at + (moved - picture.timestamp) / VIDEO_CLOCK_RATE)
+        track.sent_picture(picture, timestamp, later)
 
     def deliver_sound(self, packet: SoundPacket) -> None:
         if self._stream is None or self._backlog > MOST_BACKLOG or packet.skipped:

@@ -6,10 +6,8 @@ Its secret is made at start, is in a file that only this user can read, and neve
 
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +16,14 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError
+from sdstream.media.child_program import ChildProgram, write_for_owner
 from sdstream.media.ports import IceServer
 from sdstream.media.turn.credentials import make_credentials
-from sdstream.platform import die_with_parent_command, process_exists, shared_memory_directory
 
 RELAY_PORTS = (49152, 49407)
 """UDP ports inside this machine; one for each client that is connected by TURN."""
 ALLOCATIONS_OF_ONE_CLIENT = 8
 FOLDER = "sdstream-turn-"
-START_SECONDS = 10.0
-END_SECONDS = 2.0
-FIRST_DELAY = 0.25
-LONGEST_DELAY = 8.0
-STEADY_SECONDS = 30.0
-"""A child that lived for so long starts the row of delays anew."""
-LAST_LINES = 5
 
 log = structlog.get_logger(__name__)
 
@@ -84,19 +75,6 @@ class CoturnConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RestartDelay:
-    """How long to wait before the next start: doubled with each quick end, from `FIRST_DELAY` to `LONGEST_DELAY`."""
-
-    seconds: float = FIRST_DELAY
-
-    def after(self, lived: float) -> "RestartDelay":
-        """The delay for an end that came `lived` seconds after a start."""
-        if lived >= STEADY_SECONDS:
-            return RestartDelay()
-        return RestartDelay(min(LONGEST_DELAY, self.seconds * 2))
-
-
 class Coturn:
     """The child and its supervisor. `address` is an IP address of this machine; see `CoturnConfig`.
 
@@ -117,18 +95,13 @@ class Coturn:
         self._address = address
         self._lifetime = lifetime
         self._clock = clock
-        self._on_restart = on_restart
         self._secret = secrets.token_hex(32)
-        self._folder: Path | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._lines: list[str] = []
+        self._child = ChildProgram("coturn", FOLDER, self._prepare, self._answers, clock, on_restart=on_restart)
 
     @property
     def process_id(self) -> int | None:
         """The child's, None while none runs."""
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        return self._child.process_id
 
     async def start(self) -> None:
         """Start the child and wait until its port answers.
@@ -141,18 +114,8 @@ class Coturn:
             )
         if await self._answers():
             raise ConfigurationError(f"turn_port: {self._port} is in use by another program")
-        # In memory where the system has that, and readable by this user alone: mkdtemp makes it so.
-        _remove_leftovers(shared_memory_directory())
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=shared_memory_directory()))
-        self._write_config()
-        self._process = await self._spawn()
-        try:
-            await self._wait_until_it_answers(self._process)
-        except ConfigurationError:
-            await self.close()
-            raise
-        log.info("coturn answers", port=self._port, relays_to=self._address, process_id=self._process.pid)
-        self._supervisor = asyncio.create_task(self._supervise(self._process))
+        await self._child.start()
+        log.info("coturn answers", port=self._port, relays_to=self._address, process_id=self.process_id)
 
     def servers(self, address: str) -> IceServer:
         """How a client that reaches the port as `address` (`host:port`) uses it, with credentials of its own."""
@@ -161,53 +124,12 @@ class Coturn:
 
     async def close(self) -> None:
         """End the child. Idempotent."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.cancel()
-            await asyncio.gather(supervisor, return_exceptions=True)
-        process, self._process = self._process, None
-        if process is not None:
-            await _end(process)
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        await self._child.close()
 
-    def _write_config(self) -> Path:
-        assert self._folder is not None
-        file = self._folder / "turnserver.conf"
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(CoturnConfig(self._port, self._address, self._folder).text(self._secret))
-        return file
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        assert self._folder is not None
-        command = [self._program, "-c", str(self._folder / "turnserver.conf")]
-        process = await asyncio.create_subprocess_exec(
-            *die_with_parent_command(command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which ends its children in good order
-        )
-        self._lines = []
-        return process
-
-    async def _wait_until_it_answers(self, process: asyncio.subprocess.Process) -> None:
-        reading = asyncio.create_task(self._read(process))
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                while not await self._answers():
-                    if process.returncode is not None:
-                        await reading
-                        said = "; ".join(self._lines) or "nothing"
-                        raise ConfigurationError(f"coturn ended at start ({_how(process.returncode)}); it said: {said}")
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            raise ConfigurationError(f"coturn does not answer on TCP {self._port} within {START_SECONDS:g} s") from None
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+    def _prepare(self, folder: Path) -> list[str]:
+        file = folder / "turnserver.conf"
+        write_for_owner(file, CoturnConfig(self._port, self._address, folder).text(self._secret))
+        return [self._program, "-c", str(file)]
 
     async def _answers(self) -> bool:
         try:
@@ -220,66 +142,5 @@ class Coturn:
             await writer.wait_closed()
         return True
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Keep its last lines, so that its end can be explained; they name users, never passwords."""
-        assert process.stdout is not None
-        while True:
-            try:
-                line = await process.stdout.readline()
-            except ValueError:  # a line longer than the buffer
-                continue
-            if not line:
-                return
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                self._lines = [*self._lines[1 - LAST_LINES :], text[:300]]
 
-    async def _supervise(self, process: asyncio.subprocess.Process) -> None:
-        delay = RestartDelay()
-        started = self._clock.monotonic()
-        while True:
-            await self._read(process)
-            status = await process.wait()
-            lived = self._clock.monotonic() - started
-            delay = delay.after(lived) if lived >= STEADY_SECONDS else delay
-            log.warning(
-                "coturn has ended; it is started again",
-                how=_how(status),
-                lived=round(lived, 1),
-                delay=delay.seconds,
-                said=self._lines,
-            )
-            await asyncio.sleep(delay.seconds)
-            delay = delay.after(lived)
-            started = self._clock.monotonic()
-            try:
-                process = self._process = await self._spawn()
-            except OSError as error:
-                log.error("coturn cannot be started", error=str(error))
-                continue
-            self._on_restart()
-
-
-def _remove_leftovers(place: Path) -> None:
-    """The folders of servers that were killed; their secrets are worth nothing any more."""
-    for folder in place.glob(f"{FOLDER}*-*"):
-        owner = folder.name.removeprefix(FOLDER).partition("-")[0]
-        if owner.isdigit() and not process_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _how(status: int) -> str:
-    return f"signal {-status}" if status < 0 else f"status {status}"
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    for signal_it in (process.terminate, process.kill):
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal_it()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                await process.wait()
-
-
-__all__ = ["RELAY_PORTS", "Coturn", "CoturnConfig", "RestartDelay"]
+__all__ = ["RELAY_PORTS", "Coturn", "CoturnConfig"]
