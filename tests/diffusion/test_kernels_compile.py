@@ -15,7 +15,19 @@ pytestmark = [
 ]
 NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
 """What is no pointer; other numbers are whole."""
-WHOLE = {"rows", "channels", "first", "shift_stride", "width", "squares", "pixels", "values", "slots", "against"}
+WHOLE = {
+    "rows",
+    "channels",
+    "columns",
+    "first",
+    "shift_stride",
+    "width",
+    "squares",
+    "pixels",
+    "values",
+    "slots",
+    "against",
+}
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
 
 
@@ -54,6 +66,11 @@ def picture_steps() -> Iterator[Case]:
         yield kernels.biased_values, {}, {"channels": channels, "at_once": kernels.AT_ONCE}
 
 
+def phases() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.convolving.phase_kernels")
+    yield kernels.phase_filters, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+
+
 def eight_bits() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.eight_bit.kernels")
     small = {"out": "*fp8e4nv", "scales": "*fp32"}
@@ -87,7 +104,7 @@ def steps() -> Iterator[Case]:
 
 @pytest.mark.parametrize(
     ("cases", "card"),
-    [(cases, card) for cases in (norms, sums, gates, picture_steps, steps) for card in (80, 90, 120)]
+    [(cases, card) for cases in (norms, sums, gates, picture_steps, phases, steps) for card in (80, 90, 120)]
     + [(eight_bits, card) for card in (89, 90, 120)],
 )
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:
