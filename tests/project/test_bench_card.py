@@ -1,6 +1,7 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -155,6 +156,18 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
     finally:
         program.end()
     await until(lambda: all(has_ended(each) for each in everybody), 30, "all to end")
+
+
+def test_tests_keep_no_figures_waiting_and_say_what_they_were_at(tmp_path: Path) -> None:
+    assert card.ON_A_GPU[-1] is card.TESTS
+    hangs = "import time\n\n\ndef test_well():\n    pass\n\n\ndef test_hangs():\n    time.sleep(600)\n"
+    (tmp_path / "test_it.py").write_text(hangs, "utf-8")
+    told = ("-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path), *card.TOLD, "--timeout=1", str(tmp_path))
+    ended = run([Step("tests", told, 60, writes=False)], tmp_path, seconds=200, tell=lambda line: None)
+    log = (tmp_path / "tests.log").read_text("utf-8")
+    assert ended["tests"][0] == "failed"
+    assert "test_well PASSED" in log
+    assert all(words in log for words in ("FAILED", "Timeout", "test_it.py:9"))
 
 
 @pytest.mark.parametrize("steps", [card.ON_A_GPU, card.ON_A_CPU])
