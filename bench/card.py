@@ -119,6 +119,7 @@ TESTS = Step("tests", ("-m", "pytest", *TOLD, *LIMITS, *GPU_TESTS), 80, writes=F
 PROCESSORS = ("--processors", "--device", "cuda", "--sides", "512", "--streams", "1,4", "--rounds", "9")
 ON_A_GPU = (
     frame("sd-turbo", 512, "1,8", 20),
+    Step("attention", ("-m", "bench.attention"), 40),
     Step("convolutions", ("-m", "bench.convolutions"), 90),
     Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
