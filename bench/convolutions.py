@@ -48,6 +48,7 @@ from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_wa
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
 from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.state import make_memory, stack
 from sdstream.diffusion.trials.memory import keep_findings_in, store_of
 from sdstream.diffusion.trials.store import Subject
@@ -277,6 +278,7 @@ def main() -> int:
     elif torch.cuda.is_available():
         device = torch.device("cuda")
         card = torch.cuda.get_device_name(device)
+        try_steps(device)  # torch's own way doubles pictures and adds biases as frames have it
         shapes = shapes_of_frame(options.model, 64 if options.model == "tiny" else options.size, options.streams)
         figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
