@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.fused.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -35,17 +35,20 @@ def norms() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
-        shape = {"groups": 32, "width": channels // 32, **tiling.sizes}
+        shape = {"groups": 32, "width": channels // 32}
         for two, keeps, bias, shift in (
             (True, True, False, False),
             (False, True, True, False),
             (False, False, False, True),
         ):
-            given = {**shape, "has_other": two, "has_shift": shift}
-            ends = {"silu": True, "summed": tiling.tiles > 1, "keeps": keeps, "has_kept_bias": bias}
-            yield kernels.group_norm_values, {"partial": "*fp32"}, given | ends
-            if tiling.tiles > 1:
-                yield kernels.group_norm_sums, {"partial": "*fp32"}, given
+            given = {**shape, "has_other": two, "apart": channels == 2560, "has_shift": shift}
+            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias}
+            if isinstance(tiling, Whole):
+                sizes = {"padded_rows": tiling.padded_rows, "padded": tiling.padded}
+                yield kernels.group_norm_whole, {}, {**given, **sizes, **ends}
+                continue
+            yield kernels.group_norm_sums, {"partial": "*fp32"}, {**given, **tiling.sizes}
+            yield kernels.group_norm_values, {"partial": "*fp32"}, {**given, **tiling.sizes, **ends}
 
 
 def sums() -> Iterator[Case]:

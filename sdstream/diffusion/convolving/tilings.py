@@ -199,7 +199,7 @@ def _ranked(shape: Shape, card: Card, most: int, *, phased: bool = False) -> lis
         if fits(tiling, card.capability) and _suits(tiling, shape, card)
     ]
     ways.sort(key=lambda way: cost(way[0]))
-    more = ways[0][1:2] if ways else []
+    more = ways[0][1:2] if ways and most > 1 else []
     return [way[0] for way in ways[: most - len(more)]] + more
 
 
