@@ -14,7 +14,6 @@ from sdstream.diffusion.convolving.layers import (
     FusedSmallDecoder,
     FusedUpsampler,
 )
-from sdstream.diffusion.convolving.tuning import without_trials
 from sdstream.diffusion.fused.attention import (
     FusedCrossAttention,
     FusedGate,
@@ -34,6 +33,7 @@ from sdstream.diffusion.libraries import (
     transformer_blocks,
     unet_blocks,
 )
+from sdstream.diffusion.trials.session import without_trials
 from sdstream.errors import first_line
 
 FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
