@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.convolving import layers, operation
+from sdstream.diffusion.convolving import layers, operation, twins
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.operation import can_convolve, convolve
 from sdstream.diffusion.convolving.switch import use_tuned_convolutions
@@ -150,6 +150,30 @@ def test_the_twin_is_torchs_operations_one_by_one(case: Case) -> None:
     assert can_convolve(layer)
     made = convolve(layer, *given, **named)
     assert distance(made.double(), wanted(case)) < 1e-5
+
+
+def test_what_no_convolution_takes_along_is_a_step_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+
+    def counted(name: str) -> Callable[..., Any]:
+        before = getattr(twins, name)
+
+        def call(*given: Any) -> Any:
+            asked[name] += 1
+            return before(*given)
+
+        return call
+
+    monkeypatch.setattr(twins, "are_stepped", lambda x: True)
+    for name in ("doubled", "add_bias"):
+        monkeypatch.setattr(twins, name, counted(name))
+    for case in CASES:
+        layer, given, named = told(case)
+        asked.clear()
+        assert distance(convolve(layer, *given, **named).double(), wanted(case)) < 1e-5
+        assert asked["doubled"] == case.doubled, case
+        # On a GPU cuDNN takes the bias along where a ReLU follows, and a sum has it in the sum's step.
+        assert asked["add_bias"] == (case.bias and not case.residual), case
 
 
 @pytest.mark.parametrize(
