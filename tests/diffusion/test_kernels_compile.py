@@ -44,13 +44,16 @@ def norms() -> Iterator[Case]:
 
 def sums() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
-    for after in (True, False):
-        yield kernels.summed_norm_values, {}, {"has_after": after, "at_once": 512}
+    for is_summed, after in ((True, True), (True, False), (False, False)):
+        for some_rows, at_once in ((4, 512), (1, 2048)):
+            kind = {"is_summed": is_summed, "has_after": after}
+            yield kernels.norm_values, {}, {**kind, "some_rows": some_rows, "at_once": at_once}
 
 
 def gates() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
-    yield kernels.gated_values, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+    columns = kernels.GATED_COLUMNS
+    yield kernels.gated_values, {}, {"some_rows": kernels.VALUES // columns, "some_columns": columns}
 
 
 def picture_steps() -> Iterator[Case]:
