@@ -158,6 +158,7 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
         "stride": 1,
         "padding": 1,
         "doubled": False,
+        "phased": False,
         "narrow": False,
         "has_other": False,
         "is_split": tiling.parts > 1,
@@ -211,6 +212,7 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
 VARIANTS: dict[str, dict[str, Any]] = {
     "3x3": {},
     "3x3 doubled": {"doubled": True},
+    "2x2 phased": {"phased": True, "side": 2},
     "1x1 of two": {"side": 1, "padding": 0, "has_other": True, "has_residual": False},
     "in parts": {"is_split": True, "has_bias": False, "has_residual": False},
     "3x3 narrow": {"narrow": True, "has_residual": False, "activation": 1},

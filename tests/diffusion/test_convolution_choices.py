@@ -61,6 +61,22 @@ def test_what_is_tried_fits_the_card_and_leaves_no_part_without_work(
         assert tiling.parts == 1 or steps >= LEAST_STEPS * tiling.parts
 
 
+@given(CHANNELS, st.integers(1, 4), st.sampled_from(CARDS))
+def test_of_doubled_pictures_ways_with_phases_are_tried_beside_those_without(
+    channels: int, batch: int, card: Card
+) -> None:
+    shape = replace(SHAPE, batch=batch, channels=channels, out_height=64, out_width=64, doubled=True)
+    ways = candidates(shape, card)
+    assert len(ways) == len(set(ways)) <= MOST_TRIED
+    assert {way.phased for way in ways} == {True, False}
+    for tiling in ways:
+        assert tiling_named(tiling.name) == tiling
+        steps = -(-shape.depth * (4 if tiling.phased else 9) // 9 // tiling.depth)
+        assert -(-steps // -(-steps // tiling.parts)) == tiling.parts
+    for other in (replace(shape, doubled=False), replace(shape, side=1, padding=0)):
+        assert not any(way.phased for way in candidates(other, card))
+
+
 def test_sums_are_cut_where_blocks_alone_would_leave_processors_idle() -> None:
     small = replace(SHAPE, height=8, width=8, channels=1280, columns=1280, out_height=8, out_width=8)
     assert candidates(small, H100)[0].parts >= 4
@@ -74,7 +90,7 @@ def test_what_the_kernel_cannot_do_is_not_tried(shape: Shape, card: Card) -> Non
     assert candidates(shape, card) == ()
 
 
-@pytest.mark.parametrize("name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x"])
+@pytest.mark.parametrize("name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x", "128x64x64w4s4p1g8phases"])
 def test_what_is_no_name_of_a_tiling_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no tiling"):
         tiling_named(name)

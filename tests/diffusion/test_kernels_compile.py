@@ -63,6 +63,11 @@ def picture_steps() -> Iterator[Case]:
         yield kernels.biased_values, {}, {"channels": channels, "at_once": kernels.AT_ONCE}
 
 
+def phases() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.convolving.phase_kernels")
+    yield kernels.phase_filters, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+
+
 def eight_bits() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.eight_bit.kernels")
     small = {"out": "*fp8e4nv", "scales": "*fp32"}
@@ -106,7 +111,7 @@ def products() -> Iterator[Case]:
 
 @pytest.mark.parametrize(
     ("cases", "card"),
-    [(cases, card) for cases in (norms, sums, gates, picture_steps, steps, products) for card in (80, 90, 120)]
+    [(cases, card) for cases in (norms, sums, gates, picture_steps, phases, steps, products) for card in (80, 90, 120)]
     + [(eight_bits, card) for card in (89, 90, 120)],
 )
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:

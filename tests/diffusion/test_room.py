@@ -69,6 +69,7 @@ def test_only_one_module_imports_diffusers_and_transformers() -> None:
 def test_only_the_kernels_need_triton_which_is_not_everywhere() -> None:
     assert {name_of(file) for file in FILES if "triton" in imported(file)} == {
         "convolving/kernels.py",
+        "convolving/phase_kernels.py",
         "eight_bit/kernels.py",
         "fused/group_norm_kernels.py",
         "fused/latents_kernels.py",

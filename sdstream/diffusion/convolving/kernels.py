@@ -4,6 +4,8 @@ A row is a pixel of the answer, a column a channel of it, and sums go over the p
 each: the order in which a channels-last filter lies in memory, so that it is read as it is, whatever is written into
 it. Products are summed in float32 and in a fixed order, so the same picture gives the same answer: where
 programs share a sum each writes its part, and a second kernel adds the parts one after the other.
+
+A tiling that is `phased` reads a doubled picture where it is small (`sdstream.diffusion.convolving.phase_kernels`).
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
@@ -21,6 +23,7 @@ from triton.errors import TritonError
 from triton.runtime._async_compile import AsyncCompileMode
 
 from sdstream.diffusion.convolving.arguments import Arguments
+from sdstream.diffusion.convolving.phase_kernels import filters_of_phases
 from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Activation, Tiling, padded_width, tiling_named
 
 COMPILERS = 8
@@ -80,6 +83,7 @@ def convolution_values(
     stride: tl.constexpr,
     padding: tl.constexpr,
     doubled: tl.constexpr,
+    phased: tl.constexpr,
     narrow: tl.constexpr,
     has_other: tl.constexpr,
     is_split: tl.constexpr,
@@ -96,6 +100,8 @@ def convolution_values(
 
     Pictures are `height` times `width` pixels of `channels`, and of `other_channels` after them from `other`. `narrow`
     is for channels that are no multiple of a block's depth: places and channels are one axis then, gathered by number.
+    With `phased` the answer is twice as high and wide as `out_height` and `out_width` say, the third number of a
+    program is a phase, and `weight` are the filters of phases.
     """
     row_blocks = tl.cdiv(rows, block_rows)
     column_blocks = tl.cdiv(columns, block_columns)
@@ -121,6 +127,10 @@ def convolution_values(
     full_height = height * 2 if doubled else height
     full_width = width * 2 if doubled else width
     picture = sample * (height * width)
+    if phased:
+        phase = tl.program_id(2)
+        top += phase // 2
+        left += phase % 2
     # Which places of the filter lie inside the picture, a bit for each: worked out once and not in every step.
     places = tl.zeros([block_rows], tl.int32)
     for place in tl.static_range(side * side):
@@ -133,6 +143,8 @@ def convolution_values(
     depth_whole = side * side * all_channels
     depth = tl.arange(0, block_depth)
     filters = weight + tl.where(column < columns, column, 0)[None, :] * depth_whole
+    if phased:
+        filters += phase * (columns * depth_whole)
     total = tl.zeros([block_rows, block_columns], tl.float32)
     if narrow:
         begin = tl.program_id(1) * split_steps
@@ -183,9 +195,15 @@ def convolution_values(
             total = tl.dot(values, factors, total)
 
     kept = there[:, None] & (column < columns)[None, :]
-    to = row[:, None] * columns + column[None, :]
+    if phased:
+        line = (sample * out_height + out_y) * 2 + phase // 2
+        to = (line * (2 * out_width) + 2 * out_x + phase % 2)[:, None] * columns + column[None, :]
+        all_rows = 4 * rows
+    else:
+        to = row[:, None] * columns + column[None, :]
+        all_rows = rows
     if is_split:
-        part = tl.program_id(1).to(tl.int64) * rows * columns
+        part = tl.program_id(1).to(tl.int64) * all_rows * columns
         tl.store(out + part + to, total, mask=kept)
     else:
         value = _finished(
@@ -263,6 +281,12 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
     rows = batch * out_height * out_width
     out = torch.empty((batch, columns, out_height, out_width), dtype=x.dtype, device=x.device, memory_format=order)
     narrow = bool(channels % tiling.depth or other_channels % tiling.depth)
+    phases = 1
+    if tiling.phased:
+        assert doubled, "other pictures have no phases"
+        assert (side, stride, padding, other) == (3, 1, 1, None), "nor do other filters"
+        phases, side, doubled = 4, 2, False
+    seen_rows, seen = rows // phases, (out_height, out_width) if phases == 1 else (height, width)
     steps = -(-side * side * (channels + other_channels) // tiling.depth)
     split_steps = -(-steps // tiling.parts)
     parts = -(-steps // split_steps)
@@ -275,18 +299,18 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
     }
     what = (weight if bias is None else bias, weight if more is None else more, x if residual is None else residual)
     to = torch.empty((parts, rows, columns), dtype=torch.float32, device=x.device) if is_split else out
-    blocks = -(-rows // tiling.rows) * -(-columns // tiling.columns)
-    wrap(convolution_values)[(blocks, parts)](
+    filters = weight if phases == 1 else filters_of_phases(weight, wrap)
+    blocks = -(-seen_rows // tiling.rows) * -(-columns // tiling.columns)
+    wrap(convolution_values)[(blocks, parts, phases)](
         x,
         x if other is None else other,
-        weight,
+        filters,
         *what,
         to,
-        rows,
+        seen_rows,
         height,
         width,
-        out_height,
-        out_width,
+        *seen,
         channels,
         other_channels,
         columns,
@@ -295,6 +319,7 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         stride=stride,
         padding=padding,
         doubled=doubled,
+        phased=tiling.phased,
         narrow=narrow,
         has_other=other is not None,
         is_split=is_split,

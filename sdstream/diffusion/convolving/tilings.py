@@ -8,7 +8,7 @@ from typing import Literal
 Activation = Literal["", "relu", "silu"]
 NOTHING, RELU, SILU = "", "relu", "silu"
 
-NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)"
+NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)(phased)?"
 """Of a tiling."""
 LEAST_CAPABILITY = (8, 0)
 """Older cards have no asynchronous copies, and no bfloat16."""
@@ -103,7 +103,8 @@ class Tiling:
     """Blocks of `rows` times `columns`, powers of two, that take `depth` products of each value in a step.
 
     `stages` steps are on their way at a time, `warps` share a block, sums are cut into `parts`, and `together` blocks
-    of rows are worked on side by side, so that what they share stays in the cache.
+    of rows are worked on side by side, so that what they share stays in the cache. With `phased` the even and the odd
+    pixels of a doubled picture have filters of two times two places each (`has_phases`).
     """
 
     rows: int
@@ -113,12 +114,13 @@ class Tiling:
     stages: int
     parts: int = 1
     together: int = 8
+    phased: bool = False
 
     @property
     def name(self) -> str:
         """Such as `128x64x64w4s4p2g8`, for `tiling_named`."""
         block = f"{self.rows}x{self.columns}x{self.depth}"
-        return f"{block}w{self.warps}s{self.stages}p{self.parts}g{self.together}"
+        return f"{block}w{self.warps}s{self.stages}p{self.parts}g{self.together}" + "phased" * self.phased
 
     @property
     def shared_bytes(self) -> int:
@@ -149,7 +151,8 @@ def tiling_named(name: str) -> Tiling:
     found = re.fullmatch(NAME, name)
     if found is None:
         raise ValueError(f"{name!r} is no tiling")
-    return Tiling(*(int(size) for size in found.groups()))
+    *sizes, phased = found.groups()
+    return Tiling(*(int(size) for size in sizes), phased=phased is not None)
 
 
 def shared_limit(capability: tuple[int, int]) -> int:
@@ -174,24 +177,36 @@ def has_registers(tiling: Tiling, capability: tuple[int, int], *, doubled: bool,
 def candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple[Tiling, ...]:
     """The ways worth a trial, the most promising first; none where the kernel cannot do it.
 
-    Each is the best number of parts of one way to cut, but the last, which is the next best of the first.
+    Each is the best number of parts of one way to cut, but the last, which is the next best of the first. Where there
+    are phases half of the ways have them, each half with such a last one.
     """
     if card.capability < LEAST_CAPABILITY or shape.dtype not in ("float16", "bfloat16"):
         return ()
     if is_narrow(shape) and shape.other_channels:
         return ()
+    phased = _ranked(shape, card, most // 2, phased=True) if has_phases(shape) else []
+    ways = phased + _ranked(shape, card, most - len(phased))
+    return tuple(sorted(ways, key=lambda way: (cost_of(way, shape, card), way.name))) if phased else tuple(ways)
 
+
+def _ranked(shape: Shape, card: Card, most: int, *, phased: bool = False) -> list[Tiling]:
     def cost(tiling: Tiling) -> tuple[float, str]:
         return cost_of(tiling, shape, card), tiling.name
 
     ways = [
         sorted((replace(tiling, parts=parts) for parts in _parts(tiling, shape)), key=cost)
-        for tiling in BASE
+        for tiling in (replace(each, phased=phased) for each in BASE)
         if fits(tiling, card.capability) and _suits(tiling, shape, card)
     ]
     ways.sort(key=lambda way: cost(way[0]))
-    more = ways[0][1:2] if ways else []
-    return tuple([way[0] for way in ways[: most - len(more)]] + more)
+    more = ways[0][1:2] if ways and most > 1 else []
+    return [way[0] for way in ways[: most - len(more)]] + more
+
+
+def has_phases(shape: Shape) -> bool:
+    """Whether a doubled picture is read by filters of three times three places that each pixel of it is the middle of:
+    then its even and its odd pixels have filters of two times two places of the picture's own."""
+    return shape.doubled and (shape.side, shape.stride, shape.padding, shape.other_channels) == (3, 1, 1, 0)
 
 
 def is_narrow(shape: Shape) -> bool:
@@ -201,17 +216,21 @@ def is_narrow(shape: Shape) -> bool:
 
 def cost_of(tiling: Tiling, shape: Shape, card: Card) -> float:
     """What a tiling takes, in steps of 128 times 128 times 64 of one processor: to order them, and for nothing else."""
-    programs = -(-shape.rows // tiling.rows) * -(-shape.columns // tiling.columns) * tiling.parts
+    phases = 4 if tiling.phased else 1
+    programs = phases * -(-shape.rows // phases // tiling.rows) * -(-shape.columns // tiling.columns) * tiling.parts
     turns = -(-programs // card.processors)
     steps = -(-_steps(tiling, shape) // tiling.parts)
     each = tiling.rows * tiling.columns * tiling.depth / WHOLE_STEP + STEP_OVERHEAD
     values = shape.rows * shape.columns
     sums = 0.0 if tiling.parts == 1 else LAUNCH + values * tiling.parts * 8 / BYTES_IN_A_STEP
+    if tiling.phased:  # three times three places are read, and four times two times two written
+        sums += LAUNCH + shape.columns * shape.channels * (9 + 16) * 2 / BYTES_IN_A_STEP
     return turns * (steps + tiling.stages) * each + sums
 
 
 def _steps(tiling: Tiling, shape: Shape) -> int:
-    return -(-shape.depth // tiling.depth)
+    depth = shape.depth * 4 // 9 if tiling.phased else shape.depth
+    return -(-depth // tiling.depth)
 
 
 def _parts(tiling: Tiling, shape: Shape) -> Iterable[int]:
@@ -224,7 +243,7 @@ def _parts(tiling: Tiling, shape: Shape) -> Iterable[int]:
 
 def _suits(tiling: Tiling, shape: Shape, card: Card) -> bool:
     """Whether its blocks are neither much wider than the answer nor deeper than the channels allow, nor too large."""
-    if not has_registers(tiling, card.capability, doubled=shape.doubled, narrow=is_narrow(shape)):
+    if not has_registers(tiling, card.capability, doubled=shape.doubled and not tiling.phased, narrow=is_narrow(shape)):
         return False
     if tiling.columns > max(NARROWEST, padded_width(shape.columns)):
         return False
@@ -253,6 +272,7 @@ __all__ = [
     "candidates",
     "cost_of",
     "fits",
+    "has_phases",
     "has_registers",
     "is_narrow",
     "padded_width",
