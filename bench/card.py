@@ -106,14 +106,20 @@ def eight_bit(model: str, size: int, seconds: float) -> Step:
 
 TUNED = ("--models", "sd-turbo", "--sizes", "512", "--streams", "1", "--tuned", "--seconds", "3")
 """No part of what prepares beside others, for the same reason."""
-GPU_TESTS = ("-m", "gpu", "tests/diffusion", "tests/engines", "-k", "not a_thousand_streams")
+GPU_TESTS = ("-m", "gpu and not slow", "tests/diffusion", "tests/engines", "-k", "not a_thousand_streams")
 """The folders that have such tests: others import what a card's machine need not have, and pytest runs nothing at all
 where a file cannot be imported. The thousand streams look at the card's whole memory, and take minutes."""
-TESTS = Step("tests", ("-m", "pytest", "-q", "-p", "no:cacheprovider", *GPU_TESTS), 90, writes=False, times=False)
+TOLD = ("-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:randomly")
+"""Each test by its name as it begins: where the step is ended, its log says what it was at. In the order of the files:
+two logs can be laid side by side."""
+LIMITS = ("--timeout=40", "-o", "faulthandler_timeout=30")
+"""Seconds. Who waits for the device within a library's call hears of no limit, but is seen in the log all the same."""
+TESTS = Step("tests", ("-m", "pytest", *TOLD, *LIMITS, *GPU_TESTS), 80, writes=False, times=False)
+"""Last: whatever they meet, all that is to be measured was measured before."""
 PROCESSORS = ("--processors", "--device", "cuda", "--sides", "512", "--streams", "1,4", "--rounds", "9")
 ON_A_GPU = (
-    TESTS,
     frame("sd-turbo", 512, "1,8", 20),
+    Step("attention", ("-m", "bench.attention"), 40),
     Step("convolutions", ("-m", "bench.convolutions"), 90),
     Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
@@ -133,6 +139,7 @@ ON_A_GPU = (
     Step("processors", ("-m", "bench.conditioning", *PROCESSORS), 60, writes=False),
     frame("sd-turbo", 1024, "1", 12),
     frame("sd15", 1024, "1", 15),
+    TESTS,
 )
 ON_A_CPU = (
     Step(
@@ -217,6 +224,7 @@ class Program:
         process = subprocess.Popen(
             [sys.executable, *self.step.arguments, *figures],
             cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what is ended has told all that it had to tell
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

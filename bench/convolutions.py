@@ -35,6 +35,7 @@ from sdstream.diffusion.convolving.choices import Choice, Sample, choose, findin
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     LEAST_DEPTH,
+    MOST_TRIED,
     Card,
     Shape,
     Tiling,
@@ -47,6 +48,7 @@ from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_wa
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
 from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.state import make_memory, stack
 from sdstream.diffusion.trials.memory import keep_findings_in, store_of
 from sdstream.diffusion.trials.store import Subject
@@ -94,10 +96,11 @@ def measure(
     stopwatch: Stopwatch,
     own: Callable[[Arguments, str], torch.Tensor] = own_convolution,
     prepare: Callable[[Arguments, Sequence[str]], None] = prepare_kernels,
+    tried: int = MOST_TRIED,
 ) -> Iterator[tuple[Row, Shape, Choice]]:
-    """What each shape takes, and what is chosen for it, the largest first."""
+    """What each shape takes, and what is chosen for it of so many ways, the largest first."""
     for shape, calls in sorted(shapes, key=lambda each: -each[0].operations * each[1]):
-        tilings = candidates(shape, card)
+        tilings = candidates(shape, card, tried)
         samples = (try_ways(shape, tilings, device, stopwatch, own=own, prepare=prepare) or []) if tilings else []
         choice = choose(samples)
         yield row_of(shape, calls, samples, choice, len(tilings)), shape, choice
@@ -253,6 +256,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--most", type=int, default=1000, help="shapes, those that come most often first")
+    parser.add_argument("--tried", type=int, default=MOST_TRIED, help="ways to compute each shape, at most")
     parser.add_argument("--remember", type=Path, help="write the choices into this folder, for workers")
     parser.add_argument("--compile", help="compute capabilities, such as 80,90: compile for them and time nothing")
     parser.add_argument("--json", help="write the figures to this file")
@@ -274,11 +278,16 @@ def main() -> int:
     elif torch.cuda.is_available():
         device = torch.device("cuda")
         card = torch.cuda.get_device_name(device)
+        try_steps(device)  # torch's own way doubles pictures and adds biases as frames have it
         shapes = shapes_of_frame(options.model, 64 if options.model == "tiny" else options.size, options.streams)
         figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
         for row, shape, choice in measure(
-            shapes.most_common(options.most), card_of(device), device, CudaStopwatch(device)
+            shapes.most_common(options.most),
+            card_of(device),
+            device,
+            CudaStopwatch(device),
+            tried=options.tried,
         ):
             rows.append(row)
             chosen[shape.name] = choice

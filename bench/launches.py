@@ -75,7 +75,7 @@ KINDS = {
     "attention": ("attention", "flash", "fmha"),
     "product": ("addmm", "aten.mm", "scaled_mm", "bmm", "gemm", "cutlass", "nvjet"),
     "norm": ("group_norm", "layer_norm", "summed_norm"),
-    "copy": ("clone", "_to_copy", "copy_", "cat", "stack", "index", "roll", "upsample", "memcpy", "nchw", "nhwc"),
+    "copy": ("clone", "copy", "cat", "stack", "index", "roll", "upsample", "doubled", "memcpy", "nchw", "nhwc"),
 }
 """Parts of the names of operations, and of kernels; what has none of them is `pointwise`."""
 Row = dict[str, Any]
@@ -102,7 +102,8 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
         name = str(function).rpartition(".")[0]
-        tensors = [each for each in (made if isinstance(made, tuple | list) else (made,)) if torch.is_tensor(each)]
+        answers = args if made is None else made if isinstance(made, tuple | list) else (made,)
+        tensors = [each for each in answers if torch.is_tensor(each)]
         if not function.is_view and name not in IDLE and any(tensor.numel() for tensor in tensors):
             self.counts[self.part, kind_of(name)] += 1
         return made

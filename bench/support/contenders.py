@@ -15,6 +15,7 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.networks import Networks as FrameNetworks
+from sdstream.diffusion.planes import packed_from_rgb
 from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.schedule import Schedule
@@ -60,15 +61,21 @@ class Work:
         self.tokens = noise(TOKENS, networks.text_width).to(device, dtype)
         self.pooled = noise(1280 if networks.is_xl else 0).to(device, dtype)
         self.images = torch.rand(8, streams, 3, size, size, generator=generator).to(device)
+        self._planes = {images.data_ptr(): packed_from_rgb(images) for images in self.images}
 
     @property
     def latent_size(self) -> int:
         return self.size // 8
 
+    def planes_of(self, images: torch.Tensor) -> torch.Tensor:
+        """One of `images` as cameras send it: packed I420, uint8 [S, 3H/2, W]."""
+        return self._planes[images.data_ptr()]
+
 
 class Ours:
     """This project's frame, in a table of S streams as the worker runs it; with `prepared` False what its knobs alone
-    lead to is computed in every frame. Convolutions are torch's unless they are wanted `tuned`."""
+    lead to is computed in every frame. Convolutions are torch's unless they are wanted `tuned`. `served`, as on a GPU
+    by default, bytes of planes go in and come out, which is more than the others are asked for."""
 
     def __init__(
         self,
@@ -78,12 +85,15 @@ class Ours:
         *,
         prepared: bool = True,
         tuned: Wanted | None = None,
+        served: bool | None = None,
         **options: Any,
     ) -> None:
         self.name = name
         self._wanted = tuned or Wanted()
         self.unet: torch.nn.Module = getattr(networks, "unet", work.networks.unet)
-        frame = Frame(networks, slots=len(work.steps), guidance="self")
+        self._work = work
+        self._served = work.device.type == "cuda" if served is None else served
+        frame = Frame(networks, slots=len(work.steps), guidance="self", whole=self._served)
         self.runner: Runner = make_runner(frame, work.device, **options)
         schedule = Schedule.from_config(NOISE)
         side = work.latent_size
@@ -100,7 +110,7 @@ class Ours:
         )
         with convolutions(self._wanted):
             if work.device.type == "cuda" and are_convolutions_tuned():
-                settle_frames(frame, work.images[0][:1], knobs, [work.streams])
+                settle_frames(frame, self._given(work.images[0])[:1], knobs, [work.streams])
                 bring_into_force()
         self._knobs = stack([knobs] * work.streams)
         if prepared:
@@ -110,7 +120,10 @@ class Ours:
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         with convolutions(self._wanted):
-            return self.runner.run_rows(images, self._knobs, self._memory, self._rows).image
+            return self.runner.run_rows(self._given(images), self._knobs, self._memory, self._rows).image
+
+    def _given(self, images: torch.Tensor) -> torch.Tensor:
+        return self._work.planes_of(images) if self._served else images
 
 
 class BareModules:

@@ -16,6 +16,8 @@ from bench.support.random_models import make_networks, operators_of
 from bench.support.roofline import CARDS, card_of, least_seconds
 from sdstream.diffusion.eight_bit.layers import make_eight_bit
 from sdstream.diffusion.eight_bit.products import Terms
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.planes import rgb_from_packed
 from tests.diffusion.runs import distance
 
 CPU = torch.device("cpu")
@@ -123,6 +125,15 @@ def test_networks_that_answer_at_once_are_asked_for_the_same() -> None:
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (0, 16), 3, CPU, torch.float32)
     made = Ours(work, "own", InstantNetworks(work)).run(work.images[0])
     assert torch.allclose(made, work.images[0], atol=1e-6), "the picture that lies ready"
+
+
+def test_the_frame_as_it_is_served_makes_the_picture_of_the_same_colours() -> None:
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 2, CPU, torch.float32)
+    networks = EagerNetworks(work.networks.unet, work.networks.vae)
+    images = work.images[1]
+    made = Ours(work, "own", networks, served=True).run(images)
+    wanted = Ours(work, "own", networks, served=False).run(rgb_from_packed(work.planes_of(images)))
+    assert distance(made, wanted) < 1e-5
 
 
 def result(model: str, streams: int, size: int = 512, **ours: float) -> dict[str, Any]:

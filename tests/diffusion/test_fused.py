@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from sdstream.diffusion.fused.group_norm import (
     plain_group_norm,
     plain_group_norm_kept,
 )
-from sdstream.diffusion.fused.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import Tiles, Whole, tiling_of
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused.trial import kinds_that_work, why_not
@@ -179,13 +180,21 @@ def test_a_cpu_keeps_the_blocks_and_the_layout_that_a_network_came_with() -> Non
 
 @given(st.integers(1, 20000), st.sampled_from([10, 20, 30, 40, 60, 80, 3, 1]), st.sampled_from([32, 8, 4, 1]))
 def test_a_tiling_has_every_value_once(rows: int, width: int, groups: int) -> None:
-    tiling = tiling_of(rows, width * groups, groups)
-    assert width <= tiling.padded < 2 * width or tiling.padded == width == 1
-    assert tiling.blocks * tiling.together >= groups > (tiling.blocks - 1) * tiling.together
+    channels = width * groups
+    whole = tiling_of(rows, channels, groups)
+    if isinstance(whole, Whole):
+        assert rows <= whole.padded_rows < 2 * rows
+        assert width <= whole.padded < 2 * width
+    tiling = tiling_of(rows, channels, groups, most_whole=0)
+    assert isinstance(tiling, Tiles)
+    assert tiling.blocks * tiling.columns >= channels > (tiling.blocks - 1) * tiling.columns
     assert tiling.tile_rows % tiling.at_once == 0
     assert tiling.tiles * tiling.tile_rows >= rows
-    for size in (tiling.padded, tiling.together, tiling.at_once, tiling.tiles):
+    for size in (tiling.columns, tiling.spans, tiling.tiles, tiling.at_once):
         assert size & (size - 1) == 0
+    in_block = {(channel // tiling.columns, channel // width) for channel in range(channels)}
+    assert max(Counter(block for block, _ in in_block).values()) <= tiling.spans
+    assert max(Counter(group for _, group in in_block).values()) == tiling.shares
 
 
 def test_what_is_done_with_skipped_pictures_before_keeps_a_way_up_plain(tiny_model: Load) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.fused.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -15,7 +15,7 @@ pytestmark = [
 ]
 NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
 """What is no pointer; other numbers are whole."""
-WHOLE = {"rows", "channels", "first", "shift_stride", "width", "squares", "pixels", "slots", "against"}
+WHOLE = {"rows", "channels", "first", "shift_stride", "width", "squares", "pixels", "values", "slots", "against"}
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
 
 
@@ -23,17 +23,20 @@ def norms() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
-        shape = {"groups": 32, "width": channels // 32, **tiling.sizes}
+        shape = {"groups": 32, "width": channels // 32}
         for two, keeps, bias, shift in (
             (True, True, False, False),
             (False, True, True, False),
             (False, False, False, True),
         ):
-            given = {**shape, "has_other": two, "has_shift": shift}
-            ends = {"silu": True, "summed": tiling.tiles > 1, "keeps": keeps, "has_kept_bias": bias}
-            yield kernels.group_norm_values, {"partial": "*fp32"}, given | ends
-            if tiling.tiles > 1:
-                yield kernels.group_norm_sums, {"partial": "*fp32"}, given
+            given = {**shape, "has_other": two, "apart": channels == 2560, "has_shift": shift}
+            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias}
+            if isinstance(tiling, Whole):
+                sizes = {"padded_rows": tiling.padded_rows, "padded": tiling.padded}
+                yield kernels.group_norm_whole, {}, {**given, **sizes, **ends}
+                continue
+            yield kernels.group_norm_sums, {"partial": "*fp32"}, {**given, **tiling.sizes}
+            yield kernels.group_norm_values, {"partial": "*fp32"}, {**given, **tiling.sizes, **ends}
 
 
 def sums() -> Iterator[Case]:
@@ -45,6 +48,13 @@ def sums() -> Iterator[Case]:
 def gates() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
     yield kernels.gated_values, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+
+
+def picture_steps() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
+    yield kernels.doubled_values, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+    for channels in (3, 320):
+        yield kernels.biased_values, {}, {"channels": channels, "at_once": kernels.AT_ONCE}
 
 
 def eight_bits() -> Iterator[Case]:
@@ -80,7 +90,7 @@ def steps() -> Iterator[Case]:
 
 @pytest.mark.parametrize(
     ("cases", "card"),
-    [(cases, card) for cases in (norms, sums, gates, steps) for card in (80, 90, 120)]
+    [(cases, card) for cases in (norms, sums, gates, picture_steps, steps) for card in (80, 90, 120)]
     + [(eight_bits, card) for card in (89, 90, 120)],
 )
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:
@@ -96,3 +106,33 @@ def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int)
         source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=fixed)
         made = compiler.compile(source, target=backends.GPUTarget("cuda", card, 32), options={"num_warps": 4})
         assert len(made.asm["cubin"]) > 0
+
+
+def test_what_doubles_pictures_and_adds_biases_takes_sixteen_bytes_at_a_time() -> None:
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
+    sizes = {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+    doubled = program_of(kernels.doubled_values, sizes)
+    assert doubled.count("ld.global.v4.b32") == 1, "each line is read once"
+    assert doubled.count("st.global.v4.b32") == 4
+    for channels in (64, 320):
+        biased = program_of(kernels.biased_values, {"channels": channels, "at_once": kernels.AT_ONCE})
+        values = kernels.AT_ONCE // 128 // 8
+        assert biased.count("ld.global.v4.b32") == 2 * values, "of pictures and of biases"
+        assert biased.count("st.global.v4.b32") == values
+    assert "ld.global.v4.b32" in program_of(kernels.biased_values, {"channels": 3, "at_once": kernels.AT_ONCE})
+
+
+def program_of(kernel: Any, constants: Mapping[str, Any]) -> str:
+    """What a kernel is on a card for float16, whose numbers are multiples of 16, as those of networks are."""
+    compiler: Any = importlib.import_module("triton.compiler")
+    backends: Any = importlib.import_module("triton.backends.compiler")
+    signature = {
+        name: "constexpr" if name in constants else "i32" if name in WHOLE else "*fp16" for name in kernel.arg_names
+    }
+    fixed = {(index,): constants[name] for index, name in enumerate(kernel.arg_names) if name in constants}
+    places = [index for index, name in enumerate(kernel.arg_names) if name not in constants]
+    known = {(index,): [["tt.divisibility", 16]] for index in places}
+    source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=known)
+    made = compiler.compile(source, target=backends.GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    program: str = made.asm["ptx"]
+    return program

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import attention, blocks, pointwise
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import join
+from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from tests.diffusion.runs import distance, knobs_of, pictures, run
@@ -43,6 +45,7 @@ def answers(device: torch.device, dtype: torch.dtype, kernels: Any = None) -> li
         one, other = (noise(*shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
         bias, more = noise(shape[1]), noise(shape[1])
         made += [(kernels or pointwise).biased_sum(one, other, bias, extra) for extra in (None, more)]
+        made += [(kernels or pointwise).doubled(one), (kernels or pointwise).add_bias(other, bias)]
     for shape in WIDTHS:
         made.append((kernels or pointwise).gated(noise(*shape[:2], 2 * shape[2])))
         norm = torch.nn.LayerNorm(shape[2]).requires_grad_(False)
@@ -80,9 +83,17 @@ def compare_interpreted() -> None:
         biased_sum=lambda *told: made.launch_biased_sum(*told, same),
         gated=lambda x: made.launch_gated(x, same),
         summed_norm=lambda *told: made.launch_summed_norm(*told, same),
+        doubled=lambda x: made.launch_doubled(x, same),
+        add_bias=lambda x, bias: made.launch_add_bias(x, bias, same) or x,
     )
     for one, other in zip(answers(CPU, torch.float32, interpreted), answers(CPU, torch.float32), strict=True):
         assert distance(one, other) < 1e-5, one.shape
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for shape in (*SHAPES, (2, 3, 5, 70)):
+            picture = torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+            large = interpreted.doubled(picture)
+            assert torch.equal(large, pointwise.plain_doubled(picture))
+            assert large.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.gpu
@@ -90,7 +101,10 @@ def compare_interpreted() -> None:
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float16, 4e-3)])
 def test_the_kernels_are_the_plain_operations_on_a_gpu(dtype: torch.dtype, limit: float) -> None:
     device = torch.device("cuda")
-    assert pointwise.are_joined(torch.zeros(1, device=device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert try_steps(device)
+    assert pointwise.are_stepped(torch.zeros(1, device=device))
     made = answers(device, dtype)
     for one, other in zip(made, answers(CPU, dtype), strict=True):
         assert distance(one.cpu(), other) < limit, one.shape

@@ -16,7 +16,8 @@ import torch
 
 from sdstream.diffusion import latents, pictures
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import steps_trial, switch
+from sdstream.diffusion.fused import pointwise, steps_trial, switch
+from sdstream.diffusion.fused.pointwise import plain_add_bias, plain_doubled
 from sdstream.diffusion.fused.steps_trial import made_up, remembered, try_steps, why_not
 from sdstream.diffusion.fused.switch import are_steps_joined, join_steps_on, plain_blocks
 from sdstream.diffusion.latents import Guidance, Way, closed, opened, plain_closed, plain_opened
@@ -165,6 +166,8 @@ def test_the_switch_and_compilers_have_plain_steps(monkeypatch: pytest.MonkeyPat
         ("closed", "latents with guidance 'self' are not the plain ones"),
         ("picture_of_planes", "pictures are not the plain ones"),
         ("planes_of_picture", "planes are not the plain ones"),
+        ("doubled_in_one", "doubled pictures are not the plain ones"),
+        ("add_bias_in_one", "pictures with biases are not the plain ones"),
         ("", ""),
     ],
 )
@@ -180,6 +183,7 @@ def test_steps_that_do_not_work_are_found_out(monkeypatch: pytest.MonkeyPatch, b
         return call
 
     twins = {"opened": plain_opened, "closed": plain_closed, "picture_of_planes": plain_picture_of_planes}
+    twins |= {"doubled_in_one": plain_doubled, "add_bias_in_one": plain_add_bias}
     for name, twin in twins.items():
         monkeypatch.setattr(steps_trial, name, wrong(twin) if name == broken else twin)
     monkeypatch.setattr(steps_trial, "planes_of_picture", brightened)
@@ -213,12 +217,13 @@ def test_the_kernels_are_the_plain_steps_when_they_are_interpreted(tmp_path: Pat
 
 def compare_interpreted(folder: str) -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    from sdstream.diffusion.fused import latents_kernels, pictures_kernels
+    from sdstream.diffusion.fused import latents_kernels, pictures_kernels, pointwise_kernels
 
     def same(kernel: Any) -> Any:
         return kernel
 
-    made: Any = SimpleNamespace(of_latents=latents_kernels, of_pictures=pictures_kernels)  # without types
+    rooms = {"of_latents": latents_kernels, "of_pictures": pictures_kernels, "of_networks": pointwise_kernels}
+    made: Any = SimpleNamespace(**rooms)  # without types
 
     def open_slots(latent: Any, *told: Any) -> Any:
         return made.of_latents.launch_opened(latent, told[:7], *told[7:], same)
@@ -237,6 +242,11 @@ def compare_interpreted(folder: str) -> None:
     other._kernels = SimpleNamespace(
         picture_of_planes=lambda *told: made.of_pictures.launch_picture(*told, same),
         planes_of_picture=lambda *told: made.of_pictures.launch_planes(*told, same),
+    )
+    inside: Any = pointwise
+    inside._kernels = SimpleNamespace(
+        doubled=lambda x: made.of_networks.launch_doubled(x, same),
+        add_bias=lambda *told: made.of_networks.launch_add_bias(*told, same),
     )
     torch.set_grad_enabled(False)
     compare(CPU, torch.float32, 1e-5)

@@ -1,6 +1,7 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -157,9 +158,21 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
     await until(lambda: all(has_ended(each) for each in everybody), 30, "all to end")
 
 
+def test_tests_keep_no_figures_waiting_and_say_what_they_were_at(tmp_path: Path) -> None:
+    assert card.ON_A_GPU[-1] is card.TESTS
+    hangs = "import time\n\n\ndef test_well():\n    pass\n\n\ndef test_hangs():\n    time.sleep(600)\n"
+    (tmp_path / "test_it.py").write_text(hangs, "utf-8")
+    told = ("-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path), *card.TOLD, "--timeout=1", str(tmp_path))
+    ended = run([Step("tests", told, 60, writes=False)], tmp_path, seconds=200, tell=lambda line: None)
+    log = (tmp_path / "tests.log").read_text("utf-8")
+    assert ended["tests"][0] == "failed"
+    assert "test_well PASSED" in log
+    assert all(words in log for words in ("FAILED", "Timeout", "test_it.py:9"))
+
+
 @pytest.mark.parametrize("steps", [card.ON_A_GPU, card.ON_A_CPU])
 def test_the_steps_are_programs_of_the_bench(steps: tuple[Step, ...]) -> None:
     assert len({each.name for each in steps}) == len(steps)
     modules = {each.arguments[1] for each in steps}
     known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.launches", "bench.convolutions"}
-    assert modules <= known | {"pytest"}
+    assert modules <= known | {"bench.attention", "pytest"}

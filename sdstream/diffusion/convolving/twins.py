@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.tilings import RELU, SILU
-from sdstream.diffusion.fused.pointwise import biased_sum
+from sdstream.diffusion.fused.pointwise import add_bias, are_stepped, biased_sum, doubled
 
 kernel_failures: tuple[type[Exception], ...] = ()
 """What the kernel raises besides torch's errors where it cannot be made."""
@@ -24,11 +24,11 @@ else:
 
 def plain_convolution(arguments: Arguments) -> torch.Tensor:
     """The plain twin, of as few of torch's operations as there can be."""
-    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, twice, activation = arguments
     if other is not None:
         x = torch.cat((x, other), 1)
-    if doubled:
-        x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    if twice:
+        x = doubled(x)
     side = weight.shape[2]
     below = (out_height - 1) * stride + side - padding - x.shape[2]
     right = (out_width - 1) * stride + side - padding - x.shape[3]
@@ -44,7 +44,10 @@ def plain_convolution(arguments: Arguments) -> torch.Tensor:
         made = functional.conv2d(x, weight, None, stride, padding)
         made = biased_sum(residual, made, bias, more)
     else:
-        made = functional.conv2d(x, weight, bias, stride, padding)
+        if bias is not None and are_stepped(x):
+            made = add_bias(functional.conv2d(x, weight, None, stride, padding), bias)
+        else:
+            made = functional.conv2d(x, weight, bias, stride, padding)
         if more is not None:
             made = made + more.view(-1, 1, 1)
         if residual is not None:

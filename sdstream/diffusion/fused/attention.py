@@ -18,6 +18,7 @@ from sdstream.diffusion.eight_bit.products import (
     summed_norm_for,
     weight_of,
 )
+from sdstream.diffusion.fused.attending import attend
 from sdstream.diffusion.fused.group_norm import group_norm_kept
 from sdstream.diffusion.fused.joining import OneProduct
 from sdstream.diffusion.fused.pointwise import add_product, are_joined, gated
@@ -59,7 +60,7 @@ class FusedCrossAttention(_Attention, TakesContext):
         def heads(part: torch.Tensor) -> torch.Tensor:
             return part.view(len(keys), -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
 
-        seen = functional.scaled_dot_product_attention(heads(query), heads(keys), heads(values))
+        seen = attend(heads(query), heads(keys), heads(values))
         return seen.transpose(1, 2).reshape(query.shape)
 
 
@@ -86,7 +87,7 @@ class FusedSelfAttention(_Attention, OneProduct):
         rows, tokens, width = hidden_states.shape
         projected = _times(hidden_states, self, self.joined.weight)
         parts = projected.view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        seen = attend(parts[0], parts[1], parts[2])
         return seen.transpose(1, 2).reshape(hidden_states.shape)
 
 

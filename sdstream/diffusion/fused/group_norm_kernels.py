@@ -1,8 +1,9 @@
-"""A group norm for channels-last pictures, in Triton: sums of tiles first, then every value once more, both in order.
+"""A group norm for channels-last pictures, in Triton: small groups in one launch, others in two, all in a fixed order.
 
-The compilers' own reads the few channels of a group out of rows of hundreds, one group a block, which leaves most of a
-GPU idle. Here a block takes several groups of some rows, so reads are whole lines and there are blocks for every
-processor. Sums are float32 and added in a fixed order: the same picture gives the same answer.
+A small group is one block's, which keeps its values in registers. The few channels of a larger one lie in rows of
+hundreds, so there a block takes channels that lie side by side, whatever group they are of, of some rows: reads are
+whole lines, and there are blocks for every processor. Sums of tiles come first, then every value once more. Sums are
+float32 and added in a fixed order: the same picture gives the same answer.
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
@@ -17,40 +18,108 @@ import triton.language as tl
 from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
 
-from sdstream.diffusion.fused.group_norm_tiling import tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 
 @triton.jit
-def _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other: tl.constexpr):
-    kept = (at < rows)[:, None, None] & inside[None]
-    if has_other:
-        in_first = (channel < first)[None]
-        place = base + at[:, None, None] * first + channel[None]
-        value = tl.load(place, mask=kept & in_first, other=0.0).to(tl.float32)
-        place = beside + at[:, None, None] * (channels - first) + (channel - first)[None]
-        value += tl.load(place, mask=kept & (channel >= first)[None], other=0.0).to(tl.float32)
+def _load(base, beside, at, begin, channel, there, rows, channels, first, has_other: tl.constexpr, apart: tl.constexpr):
+    """Values [rows, columns] as float32, of two pictures side by side if there is an `other`; zero where a channel is
+    not `there`, and beyond the last row. Channels `begin` there, and `apart` says that no block has some of both
+    pictures, so that one address is enough."""
+    kept = (at < rows)[:, None] & there[None, :]
+    if not has_other:
+        value = tl.load(base + at[:, None] * channels + channel[None, :], mask=kept, other=0.0).to(tl.float32)
+    elif apart:
+        second = begin >= first
+        source = tl.where(second, beside - first, base)
+        stride = tl.where(second, channels - first, first)
+        value = tl.load(source + at[:, None] * stride + channel[None, :], mask=kept, other=0.0).to(tl.float32)
     else:
-        value = tl.load(base + at[:, None, None] * channels + channel[None], mask=kept, other=0.0).to(tl.float32)
-    return tl.where(kept, value + moved[None], 0.0), kept
+        in_first = (channel < first)[None, :]
+        place = base + at[:, None] * first + channel[None, :]
+        value = tl.load(place, mask=kept & in_first, other=0.0).to(tl.float32)
+        place = beside + at[:, None] * (channels - first) + (channel - first)[None, :]
+        value += tl.load(place, mask=kept & (channel >= first)[None, :], other=0.0).to(tl.float32)
+    return value, kept
 
 
 @triton.jit
-def _channels(
+def _write(
+    value,
+    scale,
+    offset,
+    kept_bias,
+    out,
+    whole,
+    place,
+    channel,
+    there,
+    kept,
+    silu: tl.constexpr,
+    keeps: tl.constexpr,
+    has_kept_bias: tl.constexpr,
+):
+    if keeps:
+        came = value
+        if has_kept_bias:
+            came += tl.load(kept_bias + channel, mask=there, other=0.0).to(tl.float32)[None, :]
+        tl.store(whole + place, came.to(whole.dtype.element_ty), mask=kept)
+    value = value * scale[None, :] + offset[None, :]
+    if silu:
+        value = value * tl.sigmoid(value)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def group_norm_whole(
+    x,
+    other,
     shift,
-    group,
+    weight,
+    bias,
+    kept_bias,
+    out,
+    whole,
+    rows,
+    channels,
+    first,
+    shift_stride,
+    eps,
     groups: tl.constexpr,
     width: tl.constexpr,
+    padded_rows: tl.constexpr,
     padded: tl.constexpr,
-    together: tl.constexpr,
     has_shift: tl.constexpr,
+    has_other: tl.constexpr,
+    apart: tl.constexpr,
+    silu: tl.constexpr,
+    keeps: tl.constexpr,
+    has_kept_bias: tl.constexpr,
 ):
+    """All of one group of one picture in one block, whose values are read once."""
+    sample = tl.program_id(0) // groups
     column = tl.arange(0, padded)
-    channel = group[:, None] * width + column[None, :]
-    inside = (column < width)[None, :] & (group < groups)[:, None]
-    moved = tl.zeros([together, padded], tl.float32)
+    there = column < width
+    begin = (tl.program_id(0) % groups) * width
+    channel = begin + column
+    at = tl.arange(0, padded_rows)
+    picture = sample.to(tl.int64) * rows
+    base = x + picture * (first if has_other else channels)
+    beside = other + picture * (channels - first)
+    value, kept = _load(base, beside, at, begin, channel, there, rows, channels, first, has_other, apart)
     if has_shift:
-        moved += tl.load(shift + channel, mask=inside, other=0.0).to(tl.float32)
-    return channel, inside, moved
+        moved = tl.load(shift + sample * shift_stride + channel, mask=there, other=0.0)
+        value = tl.where(kept, value + moved.to(tl.float32)[None, :], 0.0)
+    count = rows * width
+    mean = tl.sum(tl.sum(value, 0), 0) / count
+    distance = tl.where(kept, value - mean, 0.0)
+    variance = tl.sum(tl.sum(distance * distance, 0), 0) / count
+    scale = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * tl.rsqrt(variance + eps)
+    offset = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) - mean * scale
+    place = at[:, None] * channels + channel[None, :]
+    out += picture * channels
+    whole += picture * channels
+    _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, silu, keeps, has_kept_bias)
 
 
 @triton.jit
@@ -65,30 +134,48 @@ def group_norm_sums(
     shift_stride,
     groups: tl.constexpr,
     width: tl.constexpr,
-    padded: tl.constexpr,
-    together: tl.constexpr,
+    columns: tl.constexpr,
+    spans: tl.constexpr,
+    shares: tl.constexpr,
     at_once: tl.constexpr,
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
     has_shift: tl.constexpr,
     has_other: tl.constexpr,
+    apart: tl.constexpr,
 ):
+    """Sums of the values, and of their squares, of a block's share of each of its groups, to `partial` [pictures times
+    tiles, shares, 2, groups]."""
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
-    group = tl.program_id(1) * together + tl.arange(0, together)
-    channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
-    base = x + sample.to(tl.int64) * rows * (first if has_other else channels)
-    beside = other + sample.to(tl.int64) * rows * (channels - first)
-    total = tl.zeros([at_once, together, padded], tl.float32)
-    squares = tl.zeros([at_once, together, padded], tl.float32)
+    block = tl.program_id(1)
+    begin = block * columns
+    channel = begin + tl.arange(0, columns)
+    there = channel < channels
+    picture = sample.to(tl.int64) * rows
+    base = x + picture * (first if has_other else channels)
+    beside = other + picture * (channels - first)
+    moved = tl.zeros([columns], tl.float32)
+    if has_shift:
+        moved += tl.load(shift + sample * shift_stride + channel, mask=there, other=0.0).to(tl.float32)
+    total = tl.zeros([at_once, columns], tl.float32)
+    squares = tl.zeros([at_once, columns], tl.float32)
     for step in range(0, tile_rows, at_once):
         at = tile * tile_rows + step + tl.arange(0, at_once)
-        value, _ = _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other)
+        value, kept = _load(base, beside, at, begin, channel, there, rows, channels, first, has_other, apart)
+        if has_shift:
+            value = tl.where(kept, value + moved[None, :], 0.0)
         total += value
         squares += value * value
-    place = partial + (tl.program_id(0) * groups + group) * 2
-    tl.store(place, tl.sum(tl.sum(total, 2), 0), mask=group < groups)
-    tl.store(place + 1, tl.sum(tl.sum(squares, 2), 0), mask=group < groups)
+    group = begin // width + tl.arange(0, spans)
+    mine = (channel // width)[None, :] == group[:, None]
+    total_of = tl.sum(tl.where(mine, tl.sum(total, 0)[None, :], 0.0), 1)
+    squares_of = tl.sum(tl.where(mine, tl.sum(squares, 0)[None, :], 0.0), 1)
+    share = block - group * width // columns
+    ours = (group < groups) & (group * width < begin + columns)
+    place = partial + (tl.program_id(0) * shares + share) * 2 * groups + group
+    tl.store(place, total_of, mask=ours)
+    tl.store(place + groups, squares_of, mask=ours)
 
 
 @triton.jit
@@ -109,60 +196,58 @@ def group_norm_values(
     eps,
     groups: tl.constexpr,
     width: tl.constexpr,
-    padded: tl.constexpr,
-    together: tl.constexpr,
+    columns: tl.constexpr,
+    spans: tl.constexpr,
+    shares: tl.constexpr,
     at_once: tl.constexpr,
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
     has_shift: tl.constexpr,
     has_other: tl.constexpr,
+    apart: tl.constexpr,
     silu: tl.constexpr,
-    summed: tl.constexpr,
     keeps: tl.constexpr,
     has_kept_bias: tl.constexpr,
 ):
+    """Every value once more, with what `group_norm_sums` has found."""
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
-    group = tl.program_id(1) * together + tl.arange(0, together)
-    channel, inside, moved = _channels(shift + sample * shift_stride, group, groups, width, padded, together, has_shift)
-    base = x + sample.to(tl.int64) * rows * (first if has_other else channels)
-    beside = other + sample.to(tl.int64) * rows * (channels - first)
-    if summed:
-        place = partial + ((sample * tiles + tl.arange(0, tiles))[:, None] * groups + group[None, :]) * 2
-        there = (group < groups)[None, :] & (tl.arange(0, tiles) >= 0)[:, None]
-        total = tl.sum(tl.load(place, mask=there, other=0.0), 0)
-        square = tl.sum(tl.load(place + 1, mask=there, other=0.0), 0)
-    else:
-        totals = tl.zeros([at_once, together, padded], tl.float32)
-        squares = tl.zeros([at_once, together, padded], tl.float32)
-        for step in range(0, tile_rows, at_once):
-            value, _ = _load(
-                base, beside, step + tl.arange(0, at_once), rows, channels, first, channel, inside, moved, has_other
-            )
-            totals += value
-            squares += value * value
-        total = tl.sum(tl.sum(totals, 2), 0)
-        square = tl.sum(tl.sum(squares, 2), 0)
+    block = tl.program_id(1)
+    begin = block * columns
+    channel = begin + tl.arange(0, columns)
+    there = channel < channels
+    picture = sample.to(tl.int64) * rows
+    base = x + picture * (first if has_other else channels)
+    beside = other + picture * (channels - first)
+    group = begin // width + tl.arange(0, spans)
+    number = (group * width + width - 1) // columns - group * width // columns + 1
+    total = tl.zeros([spans], tl.float32)
+    square = tl.zeros([spans], tl.float32)
+    for share in tl.static_range(shares):
+        sums = ((sample * tiles + tl.arange(0, tiles)) * shares + share)[:, None] * 2 * groups + group[None, :]
+        ours = ((group < groups) & (share < number))[None, :] & (tl.arange(0, tiles) >= 0)[:, None]
+        total += tl.sum(tl.load(partial + sums, mask=ours, other=0.0), 0)
+        square += tl.sum(tl.load(partial + sums + groups, mask=ours, other=0.0), 0)
     count = rows * width
-    mean = total / count
-    variance = tl.maximum(square / count - mean * mean, 0.0)
-    scale = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32) * tl.rsqrt(variance + eps)[:, None]
-    offset = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32) - mean[:, None] * scale
-    target = out + sample.to(tl.int64) * rows * channels
-    beside_target = whole + sample.to(tl.int64) * rows * channels
-    added = tl.zeros([together, padded], tl.float32)
-    if has_kept_bias:
-        added += tl.load(kept_bias + channel, mask=inside, other=0.0).to(tl.float32)
+    mean_of = total / count
+    factor_of = tl.rsqrt(tl.maximum(square / count - mean_of * mean_of, 0.0) + eps)
+    mine = (channel // width)[None, :] == group[:, None]
+    mean = tl.sum(tl.where(mine, mean_of[:, None], 0.0), 0)
+    factor = tl.sum(tl.where(mine, factor_of[:, None], 0.0), 0)
+    scale = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * factor
+    offset = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) - mean * scale
+    moved = tl.zeros([columns], tl.float32)
+    out += picture * channels
+    whole += picture * channels
+    if has_shift:
+        moved += tl.load(shift + sample * shift_stride + channel, mask=there, other=0.0).to(tl.float32)
     for step in range(0, tile_rows, at_once):
         at = tile * tile_rows + step + tl.arange(0, at_once)
-        value, kept = _load(base, beside, at, rows, channels, first, channel, inside, moved, has_other)
-        here = at[:, None, None] * channels + channel[None]
-        if keeps:
-            tl.store(beside_target + here, (value + added[None]).to(whole.dtype.element_ty), mask=kept)
-        value = value * scale[None] + offset[None]
-        if silu:
-            value = value * tl.sigmoid(value)
-        tl.store(target + here, value.to(out.dtype.element_ty), mask=kept)
+        value, kept = _load(base, beside, at, begin, channel, there, rows, channels, first, has_other, apart)
+        if has_shift:
+            value += moved[None, :]
+        place = at[:, None] * channels + channel[None, :]
+        _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, silu, keeps, has_kept_bias)
 
 
 @triton_op("sdstream::group_norm", mutates_args=())
@@ -264,45 +349,29 @@ def _launch(
     """Write the norm to `out`, and what came to `whole` if given; all pictures are channels last."""
     weight, bias, groups, eps, silu = norm
     samples, channels, rows = out.shape[0], out.shape[1], out.shape[2] * out.shape[3]
+    first, width = x.shape[1], channels // groups
     tiling = tiling_of(rows, channels, groups)
-    grid = (samples * tiling.tiles, tiling.blocks)
     if shift is not None and shift.stride(-1) != 1:
         shift = shift.contiguous()
     moved = weight if shift is None else shift
     # Rows of a part of something wider lie further apart than they are long.
     stride = shift.stride(0) if shift is not None and shift.dim() == 2 else 0
-    shape = {
-        "groups": groups,
-        "width": channels // groups,
-        **tiling.sizes,
-        "has_shift": shift is not None,
-        "has_other": other is not None,
-        "num_warps": 4,
-    }
-    partial = torch.empty((samples * tiling.tiles, groups, 2), dtype=torch.float32, device=x.device)
-    summed = tiling.tiles > 1
     beside = x if other is None else other
-    sizes = (rows, channels, x.shape[1], stride)
-    if summed:
-        wrap(group_norm_sums)[grid](x, beside, moved, partial, *sizes, **shape)
-    wrap(group_norm_values)[grid](
-        x,
-        beside,
-        moved,
-        partial,
-        weight,
-        bias,
-        weight if kept_bias is None else kept_bias,
-        out,
-        out if whole is None else whole,
-        *sizes,
-        eps,
-        silu=silu,
-        summed=summed,
-        keeps=whole is not None,
-        has_kept_bias=kept_bias is not None,
-        **shape,
-    )
+    sizes = (rows, channels, first, stride)
+    given = {"groups": groups, "width": width, "has_shift": shift is not None, "has_other": other is not None}
+    ends = {"silu": silu, "keeps": whole is not None, "has_kept_bias": kept_bias is not None}
+    tensors = (weight, bias, weight if kept_bias is None else kept_bias, out, out if whole is None else whole)
+    if isinstance(tiling, Whole):
+        given |= {"padded_rows": tiling.padded_rows, "padded": tiling.padded, "apart": first % width == 0}
+        wrap(group_norm_whole)[(samples * groups,)](
+            x, beside, moved, *tensors, *sizes, eps, **given, **ends, num_warps=tiling.warps
+        )
+        return
+    grid = (samples * tiling.tiles, tiling.blocks)
+    given |= {**tiling.sizes, "apart": first % tiling.columns == 0}
+    partial = torch.empty((grid[0], tiling.shares, 2, groups), dtype=torch.float32, device=x.device)
+    wrap(group_norm_sums)[grid](x, beside, moved, partial, *sizes, **given, num_warps=4)
+    wrap(group_norm_values)[grid](x, beside, moved, partial, *tensors, *sizes, eps, **given, **ends, num_warps=4)
 
 
 __all__ = ["Norm", "TritonError", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]

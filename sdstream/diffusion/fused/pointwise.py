@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.diffusion.fused.switch import are_steps_joined
+
 _kernels: Any = None
 try:
     from sdstream.diffusion.fused import pointwise_kernels as _made
@@ -77,6 +79,52 @@ def plain_summed_norm(
     return (whole if after is None else whole + after), norm(whole)
 
 
+def are_stepped(x: torch.Tensor) -> bool:
+    """Whether pictures like `x` are doubled, and get their biases, in a step of this project's: on devices where that
+    was tried, beside a frame's other steps (`sdstream.diffusion.fused.steps_trial`)."""
+    return are_joined(x) and are_steps_joined(x)
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """A picture [B, C, H, W] of twice the height and the width: each pixel counts as four."""
+    if are_stepped(x) and _is_channels_last(x):
+        return doubled_in_one(x)
+    return plain_doubled(x)
+
+
+def doubled_in_one(x: torch.Tensor) -> torch.Tensor:
+    """The same in one step, wherever there are kernels. Answers channels last."""
+    made: torch.Tensor = _kernels.doubled(x)
+    return made
+
+
+def plain_doubled(x: torch.Tensor) -> torch.Tensor:
+    """The plain twin."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def add_bias(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A picture `x` [B, C, H, W], into which `bias` [C] is added."""
+    if are_stepped(x) and _is_channels_last(x):
+        return add_bias_in_one(x, bias)
+    return plain_add_bias(x, bias)
+
+
+def add_bias_in_one(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The same in one step, wherever there are kernels, of a picture that lies channels last."""
+    _kernels.add_bias(x, bias)
+    return x
+
+
+def plain_add_bias(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The plain twin."""
+    return x.add_(bias.view(-1, 1, 1))
+
+
+def _is_channels_last(x: torch.Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`total` [B, tokens, out], into which `x` [B, tokens, in] times `weight` [out, in] is added, in one step: a
     product begins with what lies where it writes."""
@@ -85,11 +133,18 @@ def add_product(total: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> t
 
 
 __all__ = [
+    "add_bias",
+    "add_bias_in_one",
     "add_product",
     "are_joined",
+    "are_stepped",
     "biased_sum",
+    "doubled",
+    "doubled_in_one",
     "gated",
+    "plain_add_bias",
     "plain_biased_sum",
+    "plain_doubled",
     "plain_gated",
     "plain_summed_norm",
     "summed_norm",

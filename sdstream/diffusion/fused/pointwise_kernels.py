@@ -1,4 +1,4 @@
-"""Sums with biases, gates and layer norms in one step each, in Triton. Arithmetic is float32."""
+"""Sums with biases, gates, layer norms and doubled pictures in one step each, in Triton. Arithmetic is float32."""
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
 # pyright: basic, reportMissingImports=false
@@ -13,6 +13,8 @@ from torch.library import triton_op, wrap_triton
 
 ROWS, COLUMNS = 16, 64
 """Of a block where values do not depend on each other: lines of memory are read whole."""
+AT_ONCE = 2048
+"""Values of a block that has no columns."""
 
 
 @triton.jit
@@ -94,6 +96,36 @@ def summed_norm_values(
     tl.store(out + start + column, made.to(out.dtype.element_ty), mask=kept)
 
 
+@triton.jit
+def doubled_values(x, out, pixels, width, channels, some_rows: tl.constexpr, some_columns: tl.constexpr):
+    # Pixels are counted in 32 bits, for what is divided: values of memory may be more.
+    pixel = tl.program_id(0) * some_rows + tl.arange(0, some_rows)[:, None]
+    channel = tl.program_id(1) * some_columns + tl.arange(0, some_columns)[None, :]
+    kept = (pixel < pixels) & (channel < channels)
+    value = tl.load(x + pixel.to(tl.int64) * channels + channel, mask=kept)
+    # Each line has `width` pixels, and begins as many lines of twice the width lower.
+    place = out + (2 * (pixel + pixel // width * width)).to(tl.int64) * channels + channel
+    below = place + 2 * width * channels
+    tl.store(place, value, mask=kept)
+    tl.store(place + channels, value, mask=kept)
+    tl.store(below, value, mask=kept)
+    tl.store(below + channels, value, mask=kept)
+
+
+@triton.jit
+def biased_values(x, bias, values, channels: tl.constexpr, at_once: tl.constexpr):
+    """`channels` is known to the compiler: what is divided by it is no division then, and few channels, such as those
+    of colours, leave no part of a block idle."""
+    begin = tl.program_id(0).to(tl.int64) * at_once
+    place = begin + tl.arange(0, at_once)
+    kept = place < values
+    channel = ((begin % channels).to(tl.int32) + tl.arange(0, at_once)) % channels
+    if channels % 8 == 0:  # which the compiler does not find out by itself
+        channel = tl.max_contiguous(tl.multiple_of(channel, 8), 8)
+    value = tl.load(x + place, mask=kept).to(tl.float32) + tl.load(bias + channel).to(tl.float32)
+    tl.store(x + place, value.to(x.dtype.element_ty), mask=kept)
+
+
 @triton_op("sdstream::biased_sum", mutates_args=())
 def biased_sum(one: torch.Tensor, other: torch.Tensor, bias: torch.Tensor, more: torch.Tensor | None) -> torch.Tensor:
     """See `sdstream.diffusion.fused.pointwise`. Answers channels last."""
@@ -118,6 +150,18 @@ def summed_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sdstream.diffusion.fused.pointwise`."""
     return launch_summed_norm(one, other, bias, weight, shift, eps, after, wrap_triton)
+
+
+@triton_op("sdstream::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """See `sdstream.diffusion.fused.pointwise`. Answers channels last."""
+    return launch_doubled(x, wrap_triton)
+
+
+@triton_op("sdstream::add_bias", mutates_args={"x"})
+def add_bias(x: torch.Tensor, bias: torch.Tensor) -> None:
+    """See `sdstream.diffusion.fused.pointwise`. `x` lies channels last."""
+    launch_add_bias(x, bias, wrap_triton)
 
 
 def launch_biased_sum(
@@ -170,8 +214,37 @@ def launch_summed_norm(
     return sums, out
 
 
+def launch_doubled(x: torch.Tensor, wrap: Callable[[Any], Any]) -> torch.Tensor:
+    """As `doubled`."""
+    order = torch.channels_last
+    x = x.contiguous(memory_format=order)
+    batch, channels, height, width = x.shape
+    out = torch.empty((batch, channels, 2 * height, 2 * width), dtype=x.dtype, device=x.device, memory_format=order)
+    pixels = batch * height * width
+    wrap(doubled_values)[_grid(pixels, channels)](x, out, pixels, width, channels, ROWS, COLUMNS)
+    return out
+
+
+def launch_add_bias(x: torch.Tensor, bias: torch.Tensor, wrap: Callable[[Any], Any]) -> None:
+    """As `add_bias`."""
+    assert x.is_contiguous(memory_format=torch.channels_last), "what is written in place lies channels last"
+    values = x.numel()
+    wrap(biased_values)[(-(-values // AT_ONCE),)](x, bias, values, x.shape[1], AT_ONCE)
+
+
 def _grid(rows: int, width: int) -> tuple[int, int]:
     return -(-rows // ROWS), -(-width // COLUMNS)
 
 
-__all__ = ["biased_sum", "gated", "launch_biased_sum", "launch_gated", "launch_summed_norm", "summed_norm"]
+__all__ = [
+    "add_bias",
+    "biased_sum",
+    "doubled",
+    "gated",
+    "launch_add_bias",
+    "launch_biased_sum",
+    "launch_doubled",
+    "launch_gated",
+    "launch_summed_norm",
+    "summed_norm",
+]

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from sdstream.diffusion.fused.pointwise import add_bias_in_one, doubled_in_one, plain_add_bias, plain_doubled
 from sdstream.diffusion.fused.switch import join_steps_on
 from sdstream.diffusion.fused.trial import FAILURES, TOLERANCE
 from sdstream.diffusion.latents import Way, closed, opened, plain_closed, plain_opened
@@ -17,6 +18,8 @@ from sdstream.errors import first_line
 SIDE = 12
 """Of latents. A block of 128 pixels is not full with its second half then."""
 WAYS = (Way("self", "epsilon", True, 0), Way("initialize", "v_prediction", True, 1), Way("full", "epsilon", True, 3))
+CHANNELS = 64
+"""Of a picture inside a network."""
 FACTOR = 0.8
 LEVELS = 1
 """Of eight bits, by which planes may differ."""
@@ -62,6 +65,13 @@ def why_not(device: torch.device) -> str:
     finite = planes_of_picture(picture, 0.5, 0.5).finite
     if bool(finite[0]) or not bool(finite[1]):
         return "what is not finite is not found"
+    drawn = torch.randn(2, CHANNELS, SIDE, SIDE + 1, generator=generator).to(device, dtype)
+    picture = drawn.contiguous(memory_format=torch.channels_last)
+    if not torch.equal(doubled_in_one(picture), plain_doubled(picture)):
+        return "doubled pictures are not the plain ones"
+    bias = drawn[0, :, 0, 0].clone()
+    if apart(add_bias_in_one(picture.clone(), bias), plain_add_bias(picture.clone(), bias)) > TOLERANCE:
+        return "pictures with biases are not the plain ones"
     return ""
 
 

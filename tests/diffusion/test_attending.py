@@ -1,0 +1,226 @@
+"""Which of torch's attentions is taken: the rule, what is remembered, and who never has anything tried."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdstream.diffusion.fused import attending
+from sdstream.diffusion.fused.attending import (
+    BACKENDS,
+    LEAST_GAIN,
+    Attention,
+    AttentionShape,
+    RecordedCalls,
+    Sample,
+    attend,
+    attention_choices,
+    choose,
+    plain_attention,
+    settled,
+    shape_of,
+    try_backends,
+    use_tried_attention,
+)
+from sdstream.diffusion.fused.switch import plain_blocks
+from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
+from tests.diffusion.runs import distance
+
+SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def tensors(device: str = "cpu", tokens: int = 12, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Parts of one product, as self attention has them: 2 rows, 3 heads of 32."""
+    made = torch.randn(2, tokens, 3 * 96, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    return made.view(2, tokens, 3, 3, 32).permute(2, 0, 3, 1, 4).unbind()
+
+
+@pytest.mark.parametrize(
+    ("samples", "backend"),
+    [
+        ([Sample("", (2.0, 2.0, 9.0)), Sample("flash", (1.0, 1.5, 1.2)), Sample("efficient", (1.1,))], "efficient"),
+        ([Sample("", (LEAST_GAIN * 0.99,)), Sample("flash", (1.0,))], ""),
+        ([Sample("", (LEAST_GAIN,)), Sample("flash", (1.0,))], "flash"),
+        ([Sample("", (1.0,)), Sample("flash", (2.0,))], ""),
+        ([Sample("", (1.0,))], ""),
+        ([Sample("flash", (1.0,))], ""),
+        ([], ""),
+    ],
+)
+def test_another_way_than_torchs_is_taken_where_it_wins_for_sure(samples: Sequence[Sample], backend: str) -> None:
+    assert choose(samples) == backend
+
+
+class Watch:
+    """Says that each call took less than the one before; the last cannot be captured."""
+
+    def time(self, calls: Sequence[Callable[[], torch.Tensor]]) -> list[tuple[float, ...]]:
+        return [(float(len(calls) - place),) if place < len(calls) - 1 else () for place in range(len(calls))]
+
+
+def test_a_way_that_answers_wrongly_or_not_at_all_or_cannot_be_captured_is_left_out() -> None:
+    def refuses(*told: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel for this card")
+
+    ways: Mapping[str, Attention] = {
+        "right": plain_attention,
+        "wrong": lambda query, keys, values: plain_attention(query, keys, values) * 1.1,
+        "nothing": lambda query, keys, values: plain_attention(query, keys, values) * torch.nan,
+        "refuses": refuses,
+        "not captured": plain_attention,
+    }
+    query, keys, values = tensors()
+    samples = try_backends(query, keys, values, Watch(), ways)
+    assert [sample.backend for sample in samples] == ["", "right"]
+
+
+def test_a_lost_device_is_told() -> None:
+    def full(*told: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    query, keys, values = tensors()
+    with pytest.raises(torch.OutOfMemoryError):
+        try_backends(query, keys, values, Watch(), {"full": full})
+
+
+def test_every_field_of_a_shape_is_in_its_name() -> None:
+    others = [SHAPE._replace(**{field: 7}) for field in SHAPE._fields if field != "dtype"]
+    names = {shape.name for shape in (SHAPE, SHAPE._replace(dtype=torch.bfloat16), *others)}
+    assert len(names) == len(SHAPE._fields) + 1
+
+
+def test_what_was_found_is_remembered_and_must_work_in_the_next_process(tmp_path: Path) -> None:
+    def store() -> TrialStore:
+        return TrialStore(tmp_path / "card.json", Origin("card", ()))
+
+    def never() -> str:
+        raise AssertionError("it is remembered")
+
+    assert settled(store(), SHAPE, lambda: "flash", lambda backend: True) == "flash"
+    assert settled(store(), SHAPE, never, lambda backend: backend == "flash") == "flash"
+    assert settled(store(), SHAPE, never, lambda backend: False) == ""
+    other = SHAPE._replace(rows=8)
+    assert settled(store(), other, lambda: "", lambda backend: True) == ""
+    assert settled(store(), other, never, lambda backend: False) == "", "torch's choice needs no proof"
+    store().settle({Subject("attention", other.name): {"backend": "of tomorrow"}})
+    assert settled(store(), other, lambda: "cudnn", lambda backend: True) == "cudnn", "unknown, and so tried again"
+
+
+def test_without_memory_nothing_is_remembered_and_trials_that_end_the_process_end(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "card.json", Origin("card", ()))
+
+    def full() -> str:
+        raise torch.OutOfMemoryError("full")
+
+    assert settled(store, SHAPE, full, lambda backend: True) == ""
+    assert settled(store, SHAPE, lambda: "flash", lambda backend: True) == "flash"
+    other = SHAPE._replace(rows=2)
+
+    def ends() -> str:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            settled(store, other, ends, lambda backend: True)
+    assert settled(store, other, ends, lambda backend: True) == ""
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[AttentionShape]]:
+    """What is tried of tensors that pass for a GPU's, on a CPU, where every trial says `backwards`."""
+    seen: list[AttentionShape] = []
+
+    def settle(shape: AttentionShape, *told: torch.Tensor) -> str:
+        seen.append(shape)
+        return "backwards"
+
+    monkeypatch.setattr(attending, "_settle", settle)
+    monkeypatch.setattr(attending, "is_on_a_gpu", lambda query: True)
+    monkeypatch.setattr(attending, "DTYPES", (torch.float32,))
+    monkeypatch.setattr(attending._State, "choices", {})
+    monkeypatch.setattr(attending, "BACKENDS", {"backwards": lambda query, keys, values: -query})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    yield seen
+    use_tried_attention(True)
+
+
+def test_a_shape_is_tried_once_and_what_was_chosen_is_taken_from_then_on(tried: list[AttentionShape]) -> None:
+    query, keys, values = tensors()
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(attend(query, keys, values), -query)
+        attend(query.contiguous(), keys, values)
+    assert tried == [shape_of(query, keys), shape_of(query.contiguous(), keys)], "another layout is another shape"
+    assert set(attention_choices().values()) == {"backwards"}
+
+
+def test_nothing_is_tried_while_a_frame_is_captured(
+    tried: list[AttentionShape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: Any = tensors()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert torch.equal(attend(*told), plain_attention(*told))
+    assert not tried
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    attend(*told)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert torch.equal(attend(*told), -told[0]), "a choice that was made before counts"
+
+
+def test_plain_blocks_the_switch_gradients_and_small_heads_have_torchs_choice(tried: list[AttentionShape]) -> None:
+    told: Any = tensors()
+    wanted = plain_attention(*told)
+    with plain_blocks():
+        assert torch.equal(attend(*told), wanted)
+    use_tried_attention(False)
+    assert torch.equal(attend(*told), wanted)
+    use_tried_attention(True)
+    small = [part[..., :8] for part in told]
+    assert torch.equal(attend(*small), plain_attention(*small))
+    with torch.enable_grad():
+        assert torch.equal(attend(told[0].clone().requires_grad_(), *told[1:]), wanted)
+    assert not tried
+
+
+def test_a_compiler_is_given_torchs_own_operation(tried: list[AttentionShape]) -> None:
+    seen: list[str] = []
+
+    def look(graph: Any, inputs: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    told: Any = tensors()
+    library: Any = torch
+    made = library.compile(attend, backend=look, fullgraph=True)(*told)
+    assert torch.equal(made, plain_attention(*told))
+    assert any("scaled_dot_product_attention" in name for name in seen)
+    assert not tried
+
+
+def test_a_cpu_has_torchs_choice() -> None:
+    told: Any = tensors()
+    assert torch.equal(attend(*told), plain_attention(*told))
+    assert attention_choices() == {}
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("keys", [64, 77])
+def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attending._State, "choices", {})
+    device = torch.device("cuda", 0)
+    query = tensors("cuda", 64, torch.float16)[0]
+    _, looked_at, seen = tensors("cuda", keys, torch.float16)
+    wanted = plain_attention(query, looked_at, seen)
+    samples = try_backends(query, looked_at, seen, RecordedCalls(device))
+    assert {sample.backend for sample in samples} > {""}, "some way of its own is right on every card"
+    assert all(0 < took < 100 for sample in samples for took in sample.milliseconds)
+    recording = attending.CudaCapture(device).record(lambda: attend(query, looked_at, seen))
+    recording.replay()
+    assert distance(recording.result, wanted) < 0.02
+    (backend,) = attention_choices().values()
+    assert backend in {"", *BACKENDS}
+    recording.forget()
