@@ -4,8 +4,11 @@ The driver is a stand-in that runs the kernels' PTX; on a GPU it is CUDA's.
 """
 
 import importlib
+import importlib.util
 import logging
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as some
 
 from sdstream.diffusion.capture import CudaCapture
 from sdstream.diffusion.graph_editing.editor import GraphEditor, GraphSpoiled, driver_graphs
+from sdstream.diffusion.graph_editing.kernel import PTX
 from sdstream.diffusion.graph_editing.library import DriverGraphs, are_kinds_kept
 from sdstream.diffusion.graph_editing.plan import MOST_BYTES, Edge, Memset, Node, fill_of, plan_of
 from sdstream.diffusion.graph_editing.switch import recorded_memsets
@@ -76,6 +80,19 @@ def test_a_kernel_writes_the_bytes_of_the_memset(
     assert editor.edit(graph) == 1
     assert driver.graphs[graph].types() == {Launch: 1}
     assert driver.replay(graph) == wanted
+
+
+def test_an_assembler_takes_the_kernels_for_old_and_new_cards(tmp_path: Path) -> None:
+    triton = importlib.util.find_spec("triton")
+    if triton is None or triton.origin is None:
+        pytest.skip("Triton, which has an assembler, comes with torch for CUDA only")
+    assembler = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    source = tmp_path / "fill.ptx"
+    source.write_text(PTX)
+    for card in ("sm_75", "sm_90", "sm_120"):
+        command = [assembler, f"-arch={card}", source, "-o", tmp_path / card]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_blocks_that_do_not_reach_go_on_to_what_is_left() -> None:
