@@ -1,4 +1,4 @@
-"""Attention as the networks ask for it: what each of torch's ways to compute it takes on this GPU, shape by shape.
+"""Attention as the networks ask for it: what each way to compute it takes on this GPU, shape by shape.
 
     python -m bench.attention [--models sd-turbo,sdxl-turbo,sd15] [--streams 1,8] [--seconds 25] [--json FILE]
 
@@ -24,18 +24,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.support.targets import machine
-from sdstream.diffusion.fused.attending import (
-    BACKENDS,
-    CALLS,
-    ROUNDS,
-    Attention,
-    RecordedCalls,
-    Sample,
-    Stopwatch,
-    choose,
-    shape_of,
-    try_backends,
-)
+from sdstream.diffusion.fused.attending import BACKENDS, Attention, shape_of, try_backends
+from sdstream.diffusion.trials.ways import CALLS, ROUNDS, RecordedCalls, Sample, Stopwatch, choose
 
 TEXT = 77
 """Tokens of a prompt."""
@@ -137,7 +127,7 @@ def measure(
 
 def row_of(work: Work, name: str, samples: Sequence[Sample]) -> Row:
     """The same from what was timed."""
-    took = {sample.backend or "torch": round(1000 * median(sample.milliseconds), 2) for sample in samples}
+    took = {sample.way or "torch": round(1000 * median(sample.milliseconds), 2) for sample in samples}
     wins = min(took, key=lambda way: took[way], default=None)
     return {
         "model": work.model,

@@ -74,7 +74,7 @@ KINDS = {
     "convolution": ("convolution",),
     "attention": ("attention", "flash", "fmha"),
     "product": ("addmm", "aten.mm", "scaled_mm", "bmm", "gemm", "cutlass", "nvjet"),
-    "norm": ("group_norm", "layer_norm", "summed_norm"),
+    "norm": ("group_norm", "layer_norm", "norm_values", "normed", "summed_norm"),
     "copy": ("clone", "copy", "cat", "stack", "index", "roll", "upsample", "doubled", "memcpy", "nchw", "nhwc"),
 }
 """Parts of the names of operations, and of kernels; what has none of them is `pointwise`."""

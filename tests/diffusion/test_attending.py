@@ -7,28 +7,27 @@ from typing import Any
 import pytest
 import torch
 
+from sdstream.diffusion.capture import CudaCapture
 from sdstream.diffusion.fused import attending
 from sdstream.diffusion.fused.attending import (
     BACKENDS,
-    LEAST_GAIN,
     Attention,
     AttentionShape,
-    RecordedCalls,
-    Sample,
     attend,
     attention_choices,
-    choose,
     plain_attention,
-    settled,
     shape_of,
     try_backends,
     use_tried_attention,
 )
 from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
+from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
 from tests.diffusion.runs import distance
 
 SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)
+SUBJECT, OTHER = Subject("attention", SHAPE.name), Subject("attention", SHAPE._replace(rows=8).name)
+KNOWN = ("cudnn", "flash")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -74,7 +73,7 @@ def test_a_way_that_answers_wrongly_or_not_at_all_or_cannot_be_captured_is_left_
     }
     query, keys, values = tensors()
     samples = try_backends(query, keys, values, Watch(), ways)
-    assert [sample.backend for sample in samples] == ["", "right"]
+    assert [sample.way for sample in samples] == ["", "right"]
 
 
 def test_a_lost_device_is_told() -> None:
@@ -99,14 +98,15 @@ def test_what_was_found_is_remembered_and_must_work_in_the_next_process(tmp_path
     def never() -> str:
         raise AssertionError("it is remembered")
 
-    assert settled(store(), SHAPE, lambda: "flash", lambda backend: True) == "flash"
-    assert settled(store(), SHAPE, never, lambda backend: backend == "flash") == "flash"
-    assert settled(store(), SHAPE, never, lambda backend: False) == ""
-    other = SHAPE._replace(rows=8)
-    assert settled(store(), other, lambda: "", lambda backend: True) == ""
-    assert settled(store(), other, never, lambda backend: False) == "", "torch's choice needs no proof"
-    store().settle({Subject("attention", other.name): {"backend": "of tomorrow"}})
-    assert settled(store(), other, lambda: "cudnn", lambda backend: True) == "cudnn", "unknown, and so tried again"
+    assert settled(store(), SUBJECT, KNOWN, lambda: "flash", lambda backend: True) == "flash"
+    assert settled(store(), SUBJECT, KNOWN, never, lambda backend: backend == "flash") == "flash"
+    assert settled(store(), SUBJECT, KNOWN, never, lambda backend: False) == ""
+    assert settled(store(), OTHER, KNOWN, lambda: "", lambda backend: True) == ""
+    assert settled(store(), OTHER, KNOWN, never, lambda backend: False) == "", "torch's choice needs no proof"
+    store().settle({OTHER: {"way": "of tomorrow"}})
+    assert settled(store(), OTHER, KNOWN, lambda: "cudnn", lambda backend: True) == "cudnn", (
+        "unknown, and so tried again"
+    )
 
 
 def test_without_memory_nothing_is_remembered_and_trials_that_end_the_process_end(tmp_path: Path) -> None:
@@ -115,17 +115,16 @@ def test_without_memory_nothing_is_remembered_and_trials_that_end_the_process_en
     def full() -> str:
         raise torch.OutOfMemoryError("full")
 
-    assert settled(store, SHAPE, full, lambda backend: True) == ""
-    assert settled(store, SHAPE, lambda: "flash", lambda backend: True) == "flash"
-    other = SHAPE._replace(rows=2)
+    assert settled(store, SUBJECT, KNOWN, full, lambda backend: True) == ""
+    assert settled(store, SUBJECT, KNOWN, lambda: "flash", lambda backend: True) == "flash"
 
     def ends() -> str:
         raise KeyboardInterrupt
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            settled(store, other, ends, lambda backend: True)
-    assert settled(store, other, ends, lambda backend: True) == ""
+            settled(store, OTHER, KNOWN, ends, lambda backend: True)
+    assert settled(store, OTHER, KNOWN, ends, lambda backend: True) == ""
 
 
 @pytest.fixture
@@ -216,9 +215,9 @@ def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int, mon
     _, looked_at, seen = tensors("cuda", keys, torch.float16)
     wanted = plain_attention(query, looked_at, seen)
     samples = try_backends(query, looked_at, seen, RecordedCalls(device))
-    assert {sample.backend for sample in samples} > {""}, "some way of its own is right on every card"
+    assert {sample.way for sample in samples} > {""}, "some way of its own is right on every card"
     assert all(0 < took < 100 for sample in samples for took in sample.milliseconds)
-    recording = attending.CudaCapture(device).record(lambda: attend(query, looked_at, seen))
+    recording = CudaCapture(device).record(lambda: attend(query, looked_at, seen))
     recording.replay()
     assert distance(recording.result, wanted) < 0.02
     (backend,) = attention_choices().values()

@@ -15,7 +15,10 @@ pytestmark = [
 ]
 NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
 """What is no pointer; other numbers are whole."""
-WHOLE = {"rows", "channels", "first", "shift_stride", "width", "squares", "pixels", "values", "slots", "against"}
+WHOLE = {"rows", "channels", "first", "width", "squares", "pixels", "values", "slots", "against"}
+WHOLE |= {"queries", "keys", "heads", "columns", "depth"}
+PLACES = ("_stride", "_batch", "_head", "_token")
+"""Ends of the names of such whole numbers."""
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
 
 
@@ -41,13 +44,16 @@ def norms() -> Iterator[Case]:
 
 def sums() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
-    for after in (True, False):
-        yield kernels.summed_norm_values, {}, {"has_after": after, "at_once": 512}
+    for is_summed, after in ((True, True), (True, False), (False, False)):
+        for some_rows, at_once in ((4, 512), (1, 2048)):
+            kind = {"is_summed": is_summed, "has_after": after}
+            yield kernels.norm_values, {}, {**kind, "some_rows": some_rows, "at_once": at_once}
 
 
 def gates() -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.pointwise_kernels")
-    yield kernels.gated_values, {}, {"some_rows": kernels.ROWS, "some_columns": kernels.COLUMNS}
+    columns = kernels.GATED_COLUMNS
+    yield kernels.gated_values, {}, {"some_rows": kernels.VALUES // columns, "some_columns": columns}
 
 
 def picture_steps() -> Iterator[Case]:
@@ -88,9 +94,19 @@ def steps() -> Iterator[Case]:
     yield pictures.planes_values, bytes_of, {**shares, "at_once": pictures.SQUARES}
 
 
+def products() -> Iterator[Case]:
+    attentions: Any = importlib.import_module("sdstream.diffusion.fused.attention_kernels")
+    for width, whole in ((64, True), (40, False)):
+        sizes = {"width": width, "padded": 64, "rows": 64, "columns": 64, "whole": whole}
+        yield attentions.attention_values, {}, sizes
+    gated: Any = importlib.import_module("sdstream.diffusion.fused.gated_product_kernels")
+    block = {"block_rows": 64, "block_columns": 64, "block_depth": 64, "together": 8}
+    yield gated.gated_product_values, {}, {**block, "has_bias": True}
+
+
 @pytest.mark.parametrize(
     ("cases", "card"),
-    [(cases, card) for cases in (norms, sums, gates, picture_steps, steps) for card in (80, 90, 120)]
+    [(cases, card) for cases in (norms, sums, gates, picture_steps, steps, products) for card in (80, 90, 120)]
     + [(eight_bits, card) for card in (89, 90, 120)],
 )
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:
@@ -99,7 +115,7 @@ def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int)
     for kernel, types, constants in cases():
         signature: dict[str, str] = {}
         for name in kernel.arg_names:
-            number = "i32" if name in WHOLE or name.endswith("_stride") else NUMBERS.get(name, "*fp16")
+            number = "i32" if name in WHOLE or name.endswith(PLACES) else NUMBERS.get(name, "*fp16")
             # In the norms `rows` is a number, among latents what the network takes.
             signature[name] = "constexpr" if name in constants else types.get(name, number)
         fixed = {(index,): constants[name] for index, name in enumerate(kernel.arg_names) if name in constants}

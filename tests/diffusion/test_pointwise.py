@@ -16,7 +16,7 @@ import torch
 from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.eight_bit import products
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import attention, blocks, pointwise
+from sdstream.diffusion.fused import attention, blocks, gating, pointwise
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.steps_trial import try_steps
@@ -28,7 +28,7 @@ Load = Callable[..., Model]
 CPU = torch.device("cpu")
 SHAPES = ((2, 20, 7, 9), (1, 320, 8, 8), (3, 64, 1, 1))
 """Batch, channels, height, width."""
-WIDTHS = ((2, 30, 48), (1, 5, 1280), (3, 1, 20))
+WIDTHS = ((2, 30, 48), (1, 7, 320), (1, 5, 1280), (3, 1, 20), (1, 3, 2560))
 """Batch, tokens, width."""
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -58,6 +58,10 @@ def answers(device: torch.device, dtype: torch.dtype, kernels: Any = None) -> li
                 made += pointwise.summed_norm(*told, norm, after)
             else:
                 made += kernels.summed_norm(*told, norm.weight, norm.bias, norm.eps, after)
+        if kernels is None:
+            made.append(pointwise.normed(told[0], norm))
+        else:
+            made.append(kernels.normed(told[0], norm.weight, norm.bias, norm.eps))
     return made
 
 
@@ -83,6 +87,7 @@ def compare_interpreted() -> None:
         biased_sum=lambda *told: made.launch_biased_sum(*told, same),
         gated=lambda x: made.launch_gated(x, same),
         summed_norm=lambda *told: made.launch_summed_norm(*told, same),
+        normed=lambda *told: made.launch_normed(*told, same),
         doubled=lambda x: made.launch_doubled(x, same),
         add_bias=lambda x, bias: made.launch_add_bias(x, bias, same) or x,
     )
@@ -137,10 +142,11 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
     for room, name in (
         (twins, "biased_sum"),
         (attention, "add_product"),
-        (attention, "gated"),
+        (gating, "gated"),
         (products, "summed_norm"),
+        (products, "normed"),
     ):
         monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)
-    assert asked == {"add_product", "biased_sum", "gated", "summed_norm"}
+    assert asked == {"add_product", "biased_sum", "gated", "normed", "summed_norm"}
     assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5

@@ -9,7 +9,7 @@ import torch
 
 from bench import attention
 from bench.attention import MODELS, TEXT, Level, Work, row_of, summary_of, tensors_of, work_of
-from sdstream.diffusion.fused.attending import Sample
+from sdstream.diffusion.trials.ways import Sample
 
 CPU = torch.device("cpu")
 

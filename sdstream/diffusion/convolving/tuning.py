@@ -24,7 +24,7 @@ from sdstream.diffusion.convolving.trial import CudaStopwatch, answers_rightly, 
 from sdstream.diffusion.convolving.twins import has_kernels
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.planning import Standing, asked_of, next_step
-from sdstream.diffusion.trials.session import ALONE, TrialSession, trial_session
+from sdstream.diffusion.trials.session import ALONE, TrialSession, are_trials_wanted, trial_session
 from sdstream.diffusion.trials.store import Subject, TrialStore
 
 MOST_UNTRIED = 256
@@ -171,7 +171,6 @@ class _State:
 
 _looking: ContextVar[Counter[Shape] | None] = ContextVar("looking", default=None)
 """What a frame that is run to see its shapes asks for."""
-_unlisted: ContextVar[bool] = ContextVar("unlisted", default=False)
 _unsettled: ContextVar[set[str] | None] = ContextVar("unsettled", default=None)
 
 
@@ -183,16 +182,6 @@ def can_be_tuned() -> bool:
 def are_convolutions_tuned() -> bool:
     """Whether choices are found out, or were before and are remembered."""
     return wanted_of_convolutions().tuned and can_be_tuned()
-
-
-@contextmanager
-def without_trials() -> Generator[None]:
-    """Within it shapes without a choice are not listed for a trial: for calls that are none of a frame."""
-    token = _unlisted.set(True)
-    try:
-        yield
-    finally:
-        _unlisted.reset(token)
 
 
 @contextmanager
@@ -246,7 +235,7 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
         looking[shape] += 1
         return ""
     tuning = tuning_of(device or 0)
-    known = tuning.choices.get(shape.name) if _unlisted.get() else tuning.look_up(shape)
+    known = tuning.look_up(shape) if are_trials_wanted() else tuning.choices.get(shape.name)
     if known is not None:
         return known.tiling
     met = _unsettled.get()
@@ -318,5 +307,4 @@ __all__ = [
     "shapes_asked",
     "tuning_of",
     "unsettled_shapes",
-    "without_trials",
 ]

@@ -65,7 +65,7 @@ def normed_quantised_values(x, weight, shift, out, scales, width, eps, at_once: 
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
     value = tl.load(x + start + column, mask=kept, other=0.0).to(tl.float32)
-    made = norm_of_row(value, kept, column, width, weight, shift, eps)
+    made = norm_of_row(value, kept, column, width, weight, shift, eps, 0)
     _store(made.to(x.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 
@@ -88,8 +88,8 @@ def summed_norm_quantised_values(
     column = tl.arange(0, at_once)
     kept = column < width
     start = tl.program_id(0).to(tl.int64) * width
-    value = sum_of_row(one, other, bias, after, sums, start, column, kept, has_after)
-    made = norm_of_row(value, kept, column, width, weight, shift, eps)
+    value = sum_of_row(one, other, bias, after, sums, start, column, width, kept, has_after)
+    made = norm_of_row(value, kept, column, width, weight, shift, eps, 0)
     _store(made.to(sums.dtype.element_ty).to(tl.float32), kept, column, width, out, scales)
 
 

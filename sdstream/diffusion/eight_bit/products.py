@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.fused.joining import OneProduct
-from sdstream.diffusion.fused.pointwise import are_joined, gated, plain_gated, plain_summed_norm, summed_norm
+from sdstream.diffusion.fused.pointwise import are_joined, gated, normed, plain_gated, plain_summed_norm, summed_norm
 from sdstream.diffusion.fused.switch import are_blocks_fused
 
 _kernels: Any = None
@@ -204,8 +204,7 @@ def gated_for(weight: EightBitWeight | None, x: torch.Tensor) -> torch.Tensor | 
 def normed_for(weight: EightBitWeight | None, norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor | EightBitRows:
     """The norm of [B, tokens, width], as a layer with `weight` takes it."""
     if weight is None or not weight.takes(x):
-        made: torch.Tensor = norm(x)
-        return made
+        return normed(x, norm)
     if are_joined(x):
         return EightBitRows(*_kernels.normed_quantised(x, norm.weight, norm.bias, norm.eps))
     return quantised(norm(x))

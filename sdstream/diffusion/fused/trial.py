@@ -14,7 +14,6 @@ from sdstream.diffusion.convolving.layers import (
     FusedSmallDecoder,
     FusedUpsampler,
 )
-from sdstream.diffusion.convolving.tuning import without_trials
 from sdstream.diffusion.fused.attention import (
     FusedCrossAttention,
     FusedGate,
@@ -24,7 +23,7 @@ from sdstream.diffusion.fused.attention import (
 )
 from sdstream.diffusion.fused.blocks import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
 from sdstream.diffusion.fused.group_norm import kernel_failures
-from sdstream.diffusion.fused.pointwise import plain_summed_norm, summed_norm
+from sdstream.diffusion.fused.pointwise import normed, plain_normed, plain_summed_norm, summed_norm
 from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks
 from sdstream.diffusion.fused.up import FusedCrossUpBlock, FusedUpBlock
 from sdstream.diffusion.libraries import (
@@ -34,6 +33,7 @@ from sdstream.diffusion.libraries import (
     transformer_blocks,
     unet_blocks,
 )
+from sdstream.diffusion.trials.session import without_trials
 from sdstream.errors import first_line
 
 FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
@@ -75,11 +75,11 @@ def _with_text(transformer: nn.Module, image: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _summed(norm: nn.Module, image: torch.Tensor) -> torch.Tensor:
+def _normed(norm: nn.Module, image: torch.Tensor) -> torch.Tensor:
     assert isinstance(norm, nn.LayerNorm)
     tokens = image.permute(0, 2, 3, 1).flatten(1, 2)
-    operation = summed_norm if are_blocks_fused() else plain_summed_norm
-    return torch.stack(operation(tokens, tokens.flip(1), tokens[0, 0], norm, tokens[0, 1]))
+    alone, summed = (normed, summed_norm) if are_blocks_fused() else (plain_normed, plain_summed_norm)
+    return torch.stack((alone(tokens, norm), *summed(tokens, tokens.flip(1), tokens[0, 0], norm, tokens[0, 1])))
 
 
 @cache
@@ -108,7 +108,7 @@ def kinds_that_work(device: torch.device) -> frozenset[type]:
         (_Trial(residual, _with_time), {FusedResidualBlock}),
         (_Trial(up, _with_skipped), {FusedUpBlock, FusedCrossUpBlock}),
         (_Trial(gate, _with_tokens), {FusedGate}),
-        (_Trial(nn.LayerNorm(CHANNELS), _summed), {FusedTransformerBlock}),
+        (_Trial(nn.LayerNorm(CHANNELS), _normed), {FusedTransformerBlock}),
         (_Trial(transformer, _with_text), {FusedTransformer}),
         (small, {FusedSmallBlock}),
         (decoder, {FusedSmallDecoder}),

@@ -28,6 +28,22 @@ class TrialSession:
 ALONE = TrialSession()
 """Of who has the card alone, as benchmarks do."""
 _present: ContextVar[TrialSession] = ContextVar("trial_session", default=ALONE)
+_wanted: ContextVar[bool] = ContextVar("trials_wanted", default=True)
+
+
+@contextmanager
+def without_trials() -> Generator[None]:
+    """Within it nothing is tried for the sake of this thread's calls, which are none of a frame."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def are_trials_wanted() -> bool:
+    """Whether this thread's calls may be those of a frame."""
+    return _wanted.get()
 
 
 @contextmanager
@@ -47,4 +63,4 @@ def card_turn() -> Generator[None]:
         yield
 
 
-__all__ = ["ALONE", "TrialSession", "card_turn", "trial_session"]
+__all__ = ["ALONE", "TrialSession", "are_trials_wanted", "card_turn", "trial_session", "without_trials"]
