@@ -100,6 +100,11 @@ class WorkerSettings(BaseModel):
         default=True,
         description="Capture frames on a CUDA GPU and replay them, one launch a frame. Off: hundreds of launches.",
     )
+    kernel_memsets: bool = Field(
+        default=True,
+        description="In captured frames, let kernels clear the small buffers that CUDA's libraries clear by memset "
+        "nodes, around which a GPU waits for microseconds. Off: graphs as they were captured.",
+    )
     fused_blocks: bool = Field(
         default=True,
         description="Run norms, attention and the small VAE on a CUDA GPU in fused steps of this project's own, and "

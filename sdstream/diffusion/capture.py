@@ -8,6 +8,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from sdstream.diffusion.graph_editing.editor import GraphEditor, graph_editor
+
 WARM_UP = 3
 """Runs before a capture: libraries choose their algorithms and make their workspaces then, which cannot be captured."""
 CAPTURE_ERRORS = range(900, 910)
@@ -65,13 +67,17 @@ class CudaCapture:
 
     A graph keeps its results and nothing else of the pool to itself, so that the next one may use the rest. Threads may
     record at any time: models are tried while they are loaded, beside streams whose frames are captured.
+
+    Small memsets that libraries make become kernels, where that can be (`sdstream.diffusion.graph_editing`).
     """
 
     name = "cuda_graph"
 
-    def __init__(self, device: torch.device, library: Any = None) -> None:
-        """`library` is `torch.cuda` by default."""
+    def __init__(self, device: torch.device, library: Any = None, editor: GraphEditor | None = None) -> None:
+        """`library` is `torch.cuda` by default, and `editor` then that of the process. Graphs of another library are
+        no other editor's to touch: without one of its own they stay as they are recorded."""
         self._device = device
+        self._editor = graph_editor() if library is None and editor is None else editor
         cuda: Any = library or torch.cuda
         self._cuda = cuda
         self._pool = cuda.graph_pool_handle()
@@ -96,15 +102,35 @@ class CudaCapture:
                 step()
         cuda.current_stream().wait_stream(side)
         cuda.synchronize()
+        if self._editor is not None and self._editor.is_ready():
+            edited = self._captured_and_edited(step, self._editor)
+            if edited is not None:
+                return edited
         graph = cuda.CUDAGraph()
+        return graph, self._captured(graph, step)
+
+    def _captured(self, graph: Any, step: Callable[[], T]) -> T:
+        cuda = self._cuda
         try:
             # Of this thread only: another one may ask for the device's memory meanwhile.
             with cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                result = step()
+                return step()
         except RuntimeError:
             # Torch takes a pool whose capture failed for one that is still being recorded into.
             self._pool, self._holder = cuda.graph_pool_handle(), None
             raise
+
+    def _captured_and_edited(self, step: Callable[[], T], editor: GraphEditor) -> tuple[Any, T] | None:
+        """None where the graph that was made can no longer be replayed, and should be recorded again as it is."""
+        graph = self._cuda.CUDAGraph(keep_graph=True)  # its nodes, until it is let go
+        result = self._captured(graph, step)
+        try:
+            editor.edit(graph.raw_cuda_graph())
+            graph.instantiate()
+        except RuntimeError as error:  # GraphSpoiled is one
+            editor.give_up(error)
+            graph.reset()
+            return None
         return graph, result
 
     def _hold_pool(self) -> Any:

@@ -61,6 +61,7 @@ WORKER_SETTINGS = {
     "batch_window",
     "compile_networks",
     "cuda_graphs",
+    "kernel_memsets",
     "fused_blocks",
     "eight_bit",
     "tuned_convolutions",

@@ -72,6 +72,7 @@ class Worker:
         from sdstream.diffusion.convolving.switch import use_tuned_convolutions
         from sdstream.diffusion.eight_bit.switch import use_eight_bit
         from sdstream.diffusion.fused.switch import use_fused_blocks
+        from sdstream.diffusion.graph_editing.switch import use_kernel_memsets
         from sdstream.diffusion.trials.memory import keep_findings_in
         from sdstream.directories import choose_data_directory
         from sdstream.params import ModelTable
@@ -90,6 +91,7 @@ class Worker:
         if self._configure is None:
             return  # stopped before it began
         settings = Settings.model_validate(json.loads(self._configure.settings))
+        use_kernel_memsets(settings.kernel_memsets)
         use_fused_blocks(settings.fused_blocks)
         keep_findings_in(choose_data_directory(settings).path.expanduser().absolute() / "trials")
         wanted = settings.tuned_convolutions and settings.fused_blocks
