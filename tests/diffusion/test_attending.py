@@ -1,5 +1,9 @@
 """Which of torch's attentions is taken: the rule, what is remembered, and who never has anything tried."""
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,9 @@ from sdstream.diffusion.fused.attending import (
     try_backends,
     use_tried_attention,
 )
+from sdstream.diffusion.fused.attention_tiling import ATTENTION_TILINGS, AttentionTiling, attention_tiling_named
 from sdstream.diffusion.fused.switch import plain_blocks
+from sdstream.diffusion.trials.session import without_trials
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
 from tests.diffusion.runs import distance
@@ -203,6 +209,49 @@ def test_a_cpu_has_torchs_choice() -> None:
     told: Any = tensors()
     assert torch.equal(attend(*told), plain_attention(*told))
     assert attention_choices() == {}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed, as torch is for CPUs")
+def test_the_kernel_is_torchs_attention_when_it_is_interpreted() -> None:
+    program = "from tests.diffusion.test_attending import compare_interpreted; compare_interpreted()"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare_interpreted() -> None:
+    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    from bench.support.interpreting import mend_interpreter
+    from sdstream.diffusion.fused import attention_kernels
+
+    mend_interpreter()
+    kernels: Any = attention_kernels  # Triton's language has no types
+    generator = torch.Generator().manual_seed(2)
+    for rows, heads, queries, keys, width in ((2, 3, 70, 77, 32), (1, 2, 32, 64, 40), (1, 1, 33, 32, 64)):
+        parts = torch.randn(rows, queries, 3, heads, width, generator=generator).permute(2, 0, 3, 1, 4)
+        both = torch.randn(2, rows, keys, heads, width, generator=generator).transpose(2, 3)
+        told = (parts[0], both[0], both[1])  # of one product, and of a text
+        made = kernels.launch(*told, AttentionTiling(32, 32, 4, 3), lambda kernel: kernel)
+        assert distance(made, plain_attention(*told)) < 1e-4
+        assert made.transpose(1, 2).is_contiguous(), "as the layer behind it reads it"
+
+
+def test_names_of_tilings_are_those_of_their_fields() -> None:
+    assert [attention_tiling_named(each.name) for each in ATTENTION_TILINGS] == list(ATTENTION_TILINGS)
+    with pytest.raises(ValueError, match="no tiling of attention"):
+        attention_tiling_named("64x64w4")
+
+
+def test_nothing_is_tried_for_calls_that_are_none_of_a_frame(tried: list[AttentionShape]) -> None:
+    told: Any = tensors()
+    with without_trials():
+        assert torch.equal(attend(*told), plain_attention(*told))
+    assert not tried
+    attend(*told)
+    with without_trials():
+        assert torch.equal(attend(*told), -told[0]), "a choice that was made before counts"
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ pytestmark = [
 NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
 """What is no pointer; other numbers are whole."""
 WHOLE = {"rows", "channels", "first", "width", "squares", "pixels", "values", "slots", "against"}
-WHOLE |= {"queries", "keys", "heads", "columns", "depth"}
+WHOLE |= {"queries", "keys", "heads", "columns"}
 PLACES = ("_stride", "_batch", "_head", "_token")
 """Ends of the names of such whole numbers."""
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
@@ -99,19 +99,20 @@ def steps() -> Iterator[Case]:
     yield pictures.planes_values, bytes_of, {**shares, "at_once": pictures.SQUARES}
 
 
-def products() -> Iterator[Case]:
-    attentions: Any = importlib.import_module("sdstream.diffusion.fused.attention_kernels")
+def attentions() -> Iterator[Case]:
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.attention_kernels")
     for width, whole in ((64, True), (40, False)):
         sizes = {"width": width, "padded": 64, "rows": 64, "columns": 64, "whole": whole}
-        yield attentions.attention_values, {}, sizes
-    gated: Any = importlib.import_module("sdstream.diffusion.fused.gated_product_kernels")
-    block = {"block_rows": 64, "block_columns": 64, "block_depth": 64, "together": 8}
-    yield gated.gated_product_values, {}, {**block, "has_bias": True}
+        yield kernels.attention_values, {}, sizes
 
 
 @pytest.mark.parametrize(
     ("cases", "card"),
-    [(cases, card) for cases in (norms, sums, gates, picture_steps, phases, steps, products) for card in (80, 90, 120)]
+    [
+        (cases, card)
+        for cases in (norms, sums, gates, picture_steps, phases, steps, attentions)
+        for card in (80, 90, 120)
+    ]
     + [(eight_bits, card) for card in (89, 90, 120)],
 )
 def test_kernels_are_compiled_for_cards_that_are_not_here(cases: Any, card: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from sdstream.diffusion.convolving import twins
 from sdstream.diffusion.eight_bit import products
 from sdstream.diffusion.frame import Frame
-from sdstream.diffusion.fused import attention, blocks, gating, pointwise
+from sdstream.diffusion.fused import attention, blocks, pointwise
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.steps_trial import try_steps
@@ -142,7 +142,7 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
     for room, name in (
         (twins, "biased_sum"),
         (attention, "add_product"),
-        (gating, "gated"),
+        (attention, "gated"),
         (products, "summed_norm"),
         (products, "normed"),
     ):

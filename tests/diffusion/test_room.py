@@ -72,7 +72,6 @@ def test_only_the_kernels_need_triton_which_is_not_everywhere() -> None:
         "convolving/phase_kernels.py",
         "eight_bit/kernels.py",
         "fused/attention_kernels.py",
-        "fused/gated_product_kernels.py",
         "fused/group_norm_kernels.py",
         "fused/latents_kernels.py",
         "fused/pictures_kernels.py",

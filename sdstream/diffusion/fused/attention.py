@@ -19,10 +19,9 @@ from sdstream.diffusion.eight_bit.products import (
     weight_of,
 )
 from sdstream.diffusion.fused.attending import attend
-from sdstream.diffusion.fused.gating import gated_product
 from sdstream.diffusion.fused.group_norm import group_norm_kept
 from sdstream.diffusion.fused.joining import OneProduct
-from sdstream.diffusion.fused.pointwise import add_product, are_joined
+from sdstream.diffusion.fused.pointwise import add_product, are_joined, gated
 from sdstream.diffusion.fused.switch import are_blocks_fused
 from sdstream.diffusion.libraries import activations, attentions, transformer_blocks
 from sdstream.diffusion.prepared import Context, TakesContext
@@ -98,7 +97,7 @@ class FusedGate(_Gate):
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not are_blocks_fused() or not are_joined(hidden_states):
             return super().forward(hidden_states, *args, **kwargs)
-        return gated_product(self.proj, hidden_states)
+        return gated(self.proj(hidden_states))
 
 
 class FusedTransformerBlock(_Block):

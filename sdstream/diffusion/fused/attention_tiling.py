@@ -23,14 +23,12 @@ class AttentionTiling:
 
 
 ATTENTION_TILINGS = (
-    AttentionTiling(128, 128, 8, 2),
     AttentionTiling(128, 64, 8, 3),
-    AttentionTiling(128, 64, 4, 3),
     AttentionTiling(64, 128, 4, 2),
     AttentionTiling(64, 64, 4, 3),
     AttentionTiling(64, 32, 4, 3),
 )
-"""The ways that there are."""
+"""The ways that there are: each is the fastest for some shape of published models on an H200."""
 
 
 def attention_tiling_named(name: str) -> AttentionTiling:

@@ -1,5 +1,5 @@
 """What trials on a card found, kept in one small file for each card and software: of attention, of convolutions, of
-products in eight bits or with a gate, and of fused blocks.
+products in eight bits and of fused blocks.
 
 A file says of itself what it is for, so one that was copied from elsewhere is not believed. Processes that share a
 folder add to it, one at a time, and whoever reads meets it whole.
@@ -28,7 +28,7 @@ MOST_ATTEMPTS = 2
 LOCK_SECONDS = 10.0
 """How long another process that writes is waited for; what was found is of use to this one alone after that."""
 
-Kind = Literal["attention", "convolutions", "eight_bit", "fused", "gated"]
+Kind = Literal["attention", "convolutions", "eight_bit", "fused"]
 Finding = Mapping[str, Any]
 """What was found of one thing, as JSON has it; its kind knows what is in it."""
 
