@@ -41,7 +41,7 @@ from sdstream.diffusion.fused.group_norm import (
     plain_group_norm,
     plain_group_norm_kept,
 )
-from sdstream.diffusion.fused.group_norm_tiling import Tiles, Whole, tiling_of
+from sdstream.diffusion.fused.group_norm_tiling import Rule, Tiles, Whole, tiling_of
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks, use_fused_blocks
 from sdstream.diffusion.fused.trial import kinds_that_work, why_not
@@ -185,7 +185,7 @@ def test_a_tiling_has_every_value_once(rows: int, width: int, groups: int) -> No
     if isinstance(whole, Whole):
         assert rows <= whole.padded_rows < 2 * rows
         assert width <= whole.padded < 2 * width
-    tiling = tiling_of(rows, channels, groups, most_whole=0)
+    tiling = tiling_of(rows, channels, groups, Rule(most_whole=0))
     assert isinstance(tiling, Tiles)
     assert tiling.blocks * tiling.columns >= channels > (tiling.blocks - 1) * tiling.columns
     assert tiling.tile_rows % tiling.at_once == 0

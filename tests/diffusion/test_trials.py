@@ -4,7 +4,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
+from sdstream.diffusion.trials.memory import driver_version, versions
 from sdstream.diffusion.trials.planning import Asked, Standing, Step, next_step, numbers_of_streams
 from sdstream.diffusion.trials.store import Known, Origin, Subject, TrialStore, read_known
 from sdstream.worker.card_turns import CardTurns, may_slice
@@ -58,6 +60,11 @@ def test_processes_add_to_what_is_remembered(tmp_path: Path) -> None:
     assert read_known(file, ORIGIN) == Known({ONE: {"b": 2}, OTHER: {"a": 1}})
     assert one.finding(OTHER) == {"a": 1}
     assert Origin(ORIGIN.card, ("2.12", "3.6")).file_name != ORIGIN.file_name
+
+
+def test_versions_are_told_without_a_driver() -> None:
+    assert driver_version(("no-such-driver.so",)) == 0
+    assert versions()[0] == torch.__version__
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "card": "other", "versions": []}'])

@@ -4,14 +4,30 @@ from dataclasses import dataclass
 
 COLUMNS = 64
 """Channels that lie side by side in a block, at most: whole lines of memory, whatever the width of a group."""
-VALUES = 4096
-"""Values that a block holds at once."""
-BLOCKS = 264
-"""Blocks that one picture is cut into, about: two for each processor of a large GPU."""
-MOST_WHOLE = 32768
-"""Values of a group, filled up, that one block keeps in its registers: read once, in one launch."""
+WIDEST_WHOLE = 64
+"""Channels of a group, filled up, that one block has all of: wider ones were slower than two launches."""
+LEAST_ROWS = 8
+"""Of a block, where there are as many."""
 VALUES_A_WARP, MOST_WARPS = 1024, 16
-"""Of such a group: 32 registers of a thread, or 64 of the largest."""
+"""Of such a group: 32 registers of a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a tiling aims at. What stands here was the fastest of some on an H200 (docs/performance.md).
+
+    A group of `most_whole` values, filled up, is one block's, which keeps them in its registers: read once, in one
+    launch. Else one picture is cut into `programs` blocks or more, of no more than `most_tiles` below each other, since
+    each block reads the sums of all of them; a block holds `values` at once, at most.
+    """
+
+    most_whole: int = 8192
+    programs: int = 264
+    most_tiles: int = 64
+    values: int = 4096
+
+
+RULE = Rule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +61,14 @@ class Tiles:
         return {name: getattr(self, name) for name in ("columns", "spans", "shares", "tiles", "at_once", "tile_rows")}
 
 
-def tiling_of(rows: int, channels: int, groups: int, most_whole: int = MOST_WHOLE) -> Whole | Tiles:
+def tiling_of(rows: int, channels: int, groups: int, rule: Rule = RULE) -> Whole | Tiles:
     """The tiling of pictures of `rows` pixels. By the picture alone, not by how many there are: their number may be
     unknown when this is compiled, and the same picture gives the same answer in any company."""
     width = channels // groups
     padded_rows, padded = _power_of_two(rows), _power_of_two(width)
-    if padded_rows * padded <= most_whole:
-        return Whole(padded_rows, padded, min(MOST_WARPS, max(1, padded_rows * padded // VALUES_A_WARP)))
+    values = padded_rows * padded
+    if padded <= WIDEST_WHOLE and values <= rule.most_whole:
+        return Whole(padded_rows, padded, min(MOST_WARPS, max(1, values // VALUES_A_WARP)))
     columns = min(COLUMNS, _power_of_two(channels))
     blocks = -(-channels // columns)
     starts = [block * columns for block in range(blocks)]
@@ -59,10 +76,10 @@ def tiling_of(rows: int, channels: int, groups: int, most_whole: int = MOST_WHOL
     shares = max(
         (group * width + width - 1) // columns - group * width // columns + 1 for group in range(channels // width)
     )
-    at_once = max(1, VALUES // columns)
-    tiles = _power_of_two(-(-BLOCKS // blocks))
-    while tiles > 1 and tiles * at_once > rows:
+    tiles = min(rule.most_tiles, _power_of_two(-(-rule.programs // blocks)))
+    while tiles > 1 and tiles * LEAST_ROWS > rows:
         tiles //= 2
+    at_once = max(1, min(rule.values // columns, _power_of_two(-(-rows // tiles))))
     tile_rows = -(-rows // (tiles * at_once)) * at_once
     return Tiles(columns, blocks, _power_of_two(spans), shares, tiles, at_once, tile_rows)
 
@@ -72,4 +89,4 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-__all__ = ["Tiles", "Whole", "tiling_of"]
+__all__ = ["Rule", "Tiles", "Whole", "tiling_of"]

@@ -17,8 +17,10 @@ VALUES = 2048
 """Of a block of the kernels that move the most: two accesses of 16 bytes to each tensor for every thread."""
 GATED_COLUMNS = 256
 """Of such a block of gates, at most."""
-FEW, MANY = 4, 8
-"""Warps for rows of up to `VALUES` numbers, and for longer ones."""
+SHORT = 512
+"""Numbers of a row of a norm, filled up: two of them a block, of two warps, were the fastest on an H200."""
+FEWEST, FEW, MANY = 2, 4, 8
+"""Warps for such rows, for those of up to `VALUES` numbers, and for longer ones."""
 AT_ONCE = 2048
 """Values of a block that has no columns."""
 
@@ -282,7 +284,8 @@ def _launch_norm(
     width = one.shape[-1]
     rows = one.numel() // width
     at_once = _padded(width)
-    some_rows = max(1, VALUES // at_once)
+    short = at_once <= SHORT
+    some_rows = max(1, (2 * SHORT if short else VALUES) // at_once)
     wrap(norm_values)[(-(-rows // some_rows),)](
         one,
         other,
@@ -299,7 +302,7 @@ def _launch_norm(
         has_after,
         some_rows,
         at_once,
-        num_warps=FEW if at_once <= VALUES else MANY,
+        num_warps=FEWEST if short else FEW if at_once <= VALUES else MANY,
     )
 
 
