@@ -26,6 +26,7 @@ from sdstream.params import StreamParams, StyleImage
 from sdstream.params.attainable import ADAPTER, active_controlnets, controlnet_part, style_of
 from sdstream.worker.annotators.faces import FaceNetworks
 from sdstream.worker.blame import blaming
+from sdstream.worker.key_turns import KeyTurns
 from sdstream.worker.published import ADAPTERS
 
 KEPT_CONTROLNETS = 3
@@ -141,67 +142,98 @@ def calm_of(params: StreamParams) -> tuple[float, float]:
 
 
 class ConditionShelf:
-    """Loaded ControlNets and IP-Adapters, each once for all streams. Threads may call at any time."""
+    """Loaded ControlNets and IP-Adapters, each once for all streams. Threads may call at any time.
+
+    What is here is given out while others fetch, each is fetched by one thread at a time, and one loads at a time.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._look = threading.Lock()
+        self._load = threading.Lock()
+        self._turns = KeyTurns()
         self._nets: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
         self._kept: OrderedDict[tuple[object, ...], nn.Module] = OrderedDict()
         self._adapters: WeakValueDictionary[tuple[int, str, ModelPlaces], _Loaded] = WeakValueDictionary()
         self._last: _Loaded | None = None
 
     def get(self, wanted: WantedConditions, model: Model, places: ModelPlaces, progress: Progress) -> Conditions:
-        """What `wanted` asks for, for `model`. Raises `ModelUnavailable`, naming what is missing."""
-        with self._lock:
-            nets: list[nn.Module] = []
-            for net in wanted.controlnets:
-                with blaming(controlnet_part(net.source)):
-                    nets.append(self._net(net, model, places, progress))
-            if not wanted.adapter:
-                return Conditions(wanted, tuple(nets))
-            with blaming(ADAPTER):
-                loaded = self._adapter(wanted.adapter, model, places, progress)
-            return Conditions(wanted, tuple(nets), loaded.adapter, loaded.embedder)
+        """What `wanted` asks for, for `model`. `progress` may raise to give up.
+
+        Raises `ModelUnavailable`, naming what is missing.
+        """
+        nets: list[nn.Module] = []
+        for net in wanted.controlnets:
+            with blaming(controlnet_part(net.source)):
+                nets.append(self._net(net, model, places, progress))
+        if not wanted.adapter:
+            return Conditions(wanted, tuple(nets))
+        with blaming(ADAPTER):
+            loaded = self._adapter(wanted.adapter, model, places, progress)
+        return Conditions(wanted, tuple(nets), loaded.adapter, loaded.embedder)
 
     def _net(self, wanted: WantedNet, model: Model, places: ModelPlaces, progress: Progress) -> nn.Module:
         key = (wanted, places, str(model.device), model.dtype)
-        net = self._nets.get(key)
-        if net is None:
-            name = wanted.source
-            folder = get_files(name, NETWORK, places, progress, f"the ControlNet {name}", name)
-            progress(f"loading the ControlNet {name}", None)
-            net = load_controlnet(folder, model.unet, model.dtype, model.device)
-            _check_channels(name, net, wanted.channels)
-            self._nets[key] = net
-        self._kept[key] = net
+        net = self._known_net(key)
+        if net is not None:
+            return net
+        name = wanted.source
+        what = f"the ControlNet {name}"
+        with self._turns.turn(key, what, progress):
+            net = self._known_net(key)  # the turn before may have been for it
+            if net is None:
+                folder = get_files(name, NETWORK, places, progress, what, name)
+                with self._load:
+                    progress(f"loading {what}", None)
+                    net = load_controlnet(folder, model.unet, model.dtype, model.device)
+                _check_channels(name, net, wanted.channels)
+                with self._look:
+                    self._keep_net(key, net)
+            return net
+
+    def _known_net(self, key: tuple[object, ...]) -> nn.Module | None:
+        with self._look:
+            net = self._nets.get(key)
+            if net is not None:
+                self._keep_net(key, net)
+            return net
+
+    def _keep_net(self, key: tuple[object, ...], net: nn.Module) -> None:
+        self._nets[key] = self._kept[key] = net
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT_CONTROLNETS:
             self._kept.popitem(last=False)
-        return net
 
     def _adapter(self, kind: str, model: Model, places: ModelPlaces, progress: Progress) -> "_Loaded":
         key = (id(model.unet), kind, places)
         loaded = self._adapters.get(key)
         if loaded is None or loaded.model is not model:
-            files = ADAPTERS.get((model.family, kind))
-            if files is None:
-                raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
             what = f"the IP-Adapter of type {kind}"
-            pull = f"ip_adapter:{model.family if files.faces is None else kind}"
-            root = get_files(files.repository, files.files, places, progress, what, pull)
+            # By its files, not by the model: for two models they are fetched once, too.
+            with self._turns.turn((model.family, kind, places), what, progress):
+                loaded = self._adapters.get(key)
+                if loaded is None or loaded.model is not model:
+                    loaded = self._load_adapter(kind, what, model, places, progress)
+        with self._look:
+            self._adapters[key] = self._last = loaded
+        return loaded
+
+    def _load_adapter(self, kind: str, what: str, model: Model, places: ModelPlaces, progress: Progress) -> "_Loaded":
+        files = ADAPTERS.get((model.family, kind))
+        if files is None:
+            raise ModelUnavailable(f"this version of sdstream has no IP-Adapter of type {kind} for {model.family}")
+        pull = f"ip_adapter:{model.family if files.faces is None else kind}"
+        root = get_files(files.repository, files.files, places, progress, what, pull)
+        faces = None
+        if files.faces is not None:
+            faces = get_files(files.faces.repository, files.faces.files, places, progress, what, pull)
+        with self._load:
+            progress(f"loading {what}", None)
             embedder: Embedder
-            if files.faces is None:
-                progress(f"loading {what}", None)
+            if files.faces is None or faces is None:
                 embedder = ClipEmbedder(load_image_encoder(root / files.encoder, model.dtype, model.device))
             else:
-                faces = get_files(files.faces.repository, files.faces.files, places, progress, what, pull)
-                progress(f"loading {what}", None)
                 embedder = FaceNetworks(*(faces / name for name in files.faces.files))
-            adapter = load_adapter(root / files.adapter, model.unet)
-            loaded = _Loaded(model, adapter, embedder)
-            self._adapters[key] = loaded
-        self._last = loaded
-        return loaded
+            return _Loaded(model, load_adapter(root / files.adapter, model.unet), embedder)
 
 
 def _check_channels(name: str, network: Any, expected: int) -> None:

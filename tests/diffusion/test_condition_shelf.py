@@ -1,0 +1,135 @@
+"""The shelf of ControlNets: what one stream fetches is fetched once, and holds up nobody who wants something else."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdstream.diffusion.loading.models import Model
+from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
+from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelDownloadFailed
+from sdstream.worker import conditions
+from sdstream.worker.conditions import Conditions, ConditionShelf, WantedConditions, WantedNet
+from sdstream.worker.outcomes import LoadGivenUp
+
+SECONDS = 30.0
+"""How long a test waits for what must happen."""
+PLACES = ModelPlaces()
+
+
+class Fetcher:
+    """In the place of `get_files`: a fetch of `far` lasts until `let_go`, and `fails` if that is set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.begun, self.let_go = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+
+    def get_files(self, name: str, *rest: Any) -> Path:
+        self.asked.append(name)
+        if name == "far":
+            self.begun.set()
+            assert self.let_go.wait(SECONDS)
+            if self.error is not None:
+                error, self.error = self.error, None
+                raise error
+        return self.folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Model]) -> Model:
+    return tiny_model("sd-turbo")
+
+
+@pytest.fixture(scope="module")
+def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("net")
+    write_tiny_controlnet(made, model.unet)
+    return made
+
+
+@pytest.fixture
+def fetcher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetcher]:
+    made = Fetcher(folder)
+    monkeypatch.setattr(conditions, "get_files", made.get_files)
+    yield made
+    made.let_go.set()
+
+
+@pytest.fixture
+def threads(fetcher: Fetcher) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as made:
+        yield made
+        fetcher.let_go.set()
+
+
+class Waiter:
+    """The progress of a stream: `waits` is set once it waits for another's, and `gives_up` ends that."""
+
+    def __init__(self) -> None:
+        self.waits, self.gives_up = threading.Event(), False
+
+    def __call__(self, detail: str, percent: float | None) -> None:
+        if "waiting for another stream" in detail:
+            self.waits.set()
+        if self.gives_up:
+            raise LoadGivenUp
+
+
+def got(shelf: ConditionShelf, name: str, model: Model, progress: Any) -> Conditions:
+    return shelf.get(WantedConditions((WantedNet(name),)), model, PLACES, progress)
+
+
+def test_a_fetch_that_hangs_holds_up_no_other_controlnet(
+    model: Model, fetcher: Fetcher, threads: ThreadPoolExecutor
+) -> None:
+    shelf = ConditionShelf()
+    hangs = threads.submit(got, shelf, "far", model, Waiter())
+    assert fetcher.begun.wait(SECONDS)
+    assert threads.submit(got, shelf, "near", model, Waiter()).result(SECONDS).controlnets
+    assert not hangs.done()
+    fetcher.let_go.set()
+    assert hangs.result(SECONDS).controlnets
+
+
+def test_two_streams_that_want_the_same_fetch_it_once(
+    model: Model, fetcher: Fetcher, threads: ThreadPoolExecutor
+) -> None:
+    shelf, waiter = ConditionShelf(), Waiter()
+    first = threads.submit(got, shelf, "far", model, Waiter())
+    assert fetcher.begun.wait(SECONDS)
+    second = threads.submit(got, shelf, "far", model, waiter)
+    assert waiter.waits.wait(SECONDS)
+    fetcher.let_go.set()
+    assert first.result(SECONDS).controlnets[0] is second.result(SECONDS).controlnets[0]
+    assert fetcher.asked == ["far"]
+
+
+def test_who_waits_for_a_fetch_that_fails_fetches_anew_and_is_not_told_of_it(
+    model: Model, fetcher: Fetcher, threads: ThreadPoolExecutor
+) -> None:
+    shelf, waiter = ConditionShelf(), Waiter()
+    fetcher.error = ModelDownloadFailed("the hub does not answer")
+    first = threads.submit(got, shelf, "far", model, Waiter())
+    assert fetcher.begun.wait(SECONDS)
+    second = threads.submit(got, shelf, "far", model, waiter)
+    assert waiter.waits.wait(SECONDS)
+    fetcher.let_go.set()
+    assert second.result(SECONDS).controlnets
+    assert isinstance(first.exception(SECONDS), ModelDownloadFailed)
+
+
+def test_who_waits_for_anothers_fetch_can_give_up(model: Model, fetcher: Fetcher, threads: ThreadPoolExecutor) -> None:
+    shelf, waiter = ConditionShelf(), Waiter()
+    threads.submit(got, shelf, "far", model, Waiter())
+    assert fetcher.begun.wait(SECONDS)
+    second = threads.submit(got, shelf, "far", model, waiter)
+    assert waiter.waits.wait(SECONDS)
+    waiter.gives_up = True
+    assert isinstance(second.exception(SECONDS), LoadGivenUp)
+    assert not fetcher.let_go.is_set()
