@@ -136,7 +136,6 @@ class DiffusionPipeline(Pipeline):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the person should know about how the present params are carried out."""
         if self._group is None:
             return self._plan.notes
         return (*self._plan.notes, *self._group.notes, *acceleration_notes(self._plan.params, self._group.in_force))
@@ -197,6 +196,10 @@ class DiffusionPipeline(Pipeline):
 
     def _other_weights(self, params: StreamParams) -> bool:
         return any(getattr(params, name) != getattr(self._plan.params, name) for name in FUSED)
+
+    def drop(self, plan: DiffusionPlan) -> None:
+        if plan.refit is not None:
+            plan.refit.give_back()
 
     def turn(self, plan: DiffusionPlan) -> None:
         if plan.refit is not None:
@@ -259,7 +262,6 @@ class DiffusionPipeline(Pipeline):
         return {**self._plan.stages.taps, **self._plan.controls.last}
 
     def wait(self) -> None:
-        """Wait for the networks of all processors."""
         self._plan.stages.wait()
         self._plan.controls.wait()
 

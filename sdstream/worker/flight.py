@@ -12,9 +12,9 @@ from sdstream.worker.devices import Device, Mark
 from sdstream.worker.load import LoadMeter
 from sdstream.worker.outcomes import Result
 from sdstream.worker.pipelines import Group
-from sdstream.worker.scheduler import WaitingPicture
 from sdstream.worker.sharing import together
 from sdstream.worker.stages import stage
+from sdstream.worker.turns import WaitingPicture
 from sdstream.worker.work import LaneWork
 
 

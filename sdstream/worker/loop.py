@@ -15,7 +15,8 @@ from sdstream.worker.flight import Flight
 from sdstream.worker.load import LoadMeter
 from sdstream.worker.outcomes import Prepared
 from sdstream.worker.preparation import Preparation
-from sdstream.worker.scheduler import Batch, Leave, Prepare, Scheduler, Swap, Turn
+from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.turns import Batch, Leave, Prepare, Swap, Turn
 from sdstream.worker.work import LaneWork
 
 
@@ -119,13 +120,14 @@ class Loop:
         self._before_long()
         match turn:
             case Prepare():
-                self._preparation.begin(lane, turn.params)
+                self._preparation.begin(lane, turn.params, turn.ticket)
             case Swap():
                 assert isinstance(turn.prepared, Prepared)
-                self._preparation.finish(lane, turn.prepared)
+                self._preparation.finish(lane, turn.prepared, turn.ticket)
             case Leave():
                 del self._lanes[turn.lane]
                 lane.close()
+                self._preparation.leave(lane)
                 self._preparation.tidy()
             case _:
                 pass

@@ -107,6 +107,7 @@ class LoraFiles:
             with part.path.open("ab") as file:
                 while True:
                     start = file.seek(0, 2)
+                    progress(f"asking for the LoRA {name}", None)
                     try:
                         await fetcher.go_on(url, file, MAX_BYTES, tell, transfer)
                         if transfer.sha256 in ("", _sha256(part.path, file)):

@@ -10,7 +10,7 @@ from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.colour import Download
 from sdstream.worker.pipelines import Pipeline
-from sdstream.worker.scheduler import WantedParams
+from sdstream.worker.turns import WantedParams
 
 
 class Refusal(NamedTuple):
@@ -39,6 +39,13 @@ class Prepared:
     error: Exception | None = None
     beside: bool = False
     """It was loaded while the present pipeline was in memory, if there is one."""
+
+    def give_back(self) -> None:
+        """It does not come into force after all: let go what was made for it. From any thread."""
+        if self.pipeline is not None:
+            self.pipeline.end()
+        elif self.planned_for is not None:
+            self.planned_for.drop(self.plan)
 
 
 class Result(NamedTuple):

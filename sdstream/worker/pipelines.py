@@ -58,7 +58,8 @@ class Group(Protocol):
 class Pipeline(Protocol):
     """The way of one lane's pictures under its params: `before`, the call it shares with others if any, `after`.
 
-    It can be made, and `plan` called, on any thread; all else is for the working thread, between `begin` and `end`.
+    It can be made, `plan` called, and what never began ended on any thread; all else is for the working thread, between
+    `begin` and `end`.
     """
 
     @property
@@ -154,6 +155,9 @@ class Pipeline(Protocol):
     def plan_slowly(self, params: StreamParams, progress: Progress) -> Any:
         """As `plan`, for what is fetched or computed for long; asked where `plan` gave None. `progress` may raise."""
         return None
+
+    def drop(self, plan: Any) -> None:
+        """What `plan` or `plan_slowly` made is not used after all. From any thread."""
 
     def turn(self, plan: Any) -> None:
         """Bring what `plan` made into force, from the next picture on. Copies, and no longer than a picture takes."""

@@ -1,8 +1,8 @@
 """What new params need before they can come into force, made beside the pictures that go on meanwhile.
 
-Several threads, so that a model that takes minutes to load holds up no prompt of another stream: one makes plans for
-pipelines that run, the others load pipelines. The working thread gives out work and takes what was made at a boundary
-between two pictures.
+Several threads, so that a model that takes minutes to load holds up no prompt, of its own stream or another: one makes
+plans for pipelines that run, the others load pipelines. The working thread gives out work and takes what was made at a
+boundary between two pictures. What newer params have taken the place of is given back when it comes.
 """
 
 import queue
@@ -18,30 +18,31 @@ from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
 from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
+from sdstream.worker.loaders import Loaders
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
-from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.scheduler import Scheduler
 from sdstream.worker.tidying import HeapTidier
+from sdstream.worker.turns import WantedParams
 from sdstream.worker.work import LaneWork
-
-LOADERS = 3
-"""Threads that load. One model is loaded at a time, and meanwhile streams find those that are in memory already."""
 
 
 class Preparation:
-    """The threads. All methods are for the working thread, but `loading_seconds`, which any may ask."""
+    """The threads. All methods are for the working thread, but `loading_seconds`, which any may ask.
+
+    `ticket` is that of the lane's `Prepare` throughout.
+    """
 
     def __init__(self, scheduler: Scheduler, device: Device, clock: Clock) -> None:
         self._scheduler = scheduler
         self._device = device
         self._clock = clock
         self._told_at: dict[int, float] = {}
-        """By lane that loads: when its load began, or last told of progress."""
-        # Unbounded, but a lane has one piece of work under way at most.
+        """By the number of a load: when that began, or last told of progress."""
+        # Unbounded, but a lane has one plan under way at most.
         self._plans: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._loads: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._loaders = Loaders()
         self._tidier = HeapTidier()
-        for work in (self._plans, *[self._loads] * LOADERS):
-            threading.Thread(target=_run, args=(work,), name="preparation", daemon=True).start()
+        threading.Thread(target=self._make_plans, name="preparation", daemon=True).start()
 
     @property
     def loading_seconds(self) -> float:
@@ -53,32 +54,42 @@ class Preparation:
         """Something large was let go: give its memory back to the system, a little later and on another thread."""
         self._tidier.request()
 
-    def begin(self, lane: LaneWork, wanted: WantedParams) -> None:
-        """Take params up. What became of them is a `Swap` of the scheduler in the end, with a `Prepared`.
+    def leave(self, lane: LaneWork) -> None:
+        """The lane is closed: what is loaded for it is given up."""
+        self._loaders.supersede(lane.number)
+        self.tidy()
+
+    def begin(self, lane: LaneWork, wanted: WantedParams, ticket: int) -> None:
+        """Take params up, and give up what is loaded for those before. What became of them is a `Swap` of the scheduler
+        in the end, with a `Prepared`.
 
         Params of image processors alone, without networks, and those that cannot be read, are done with on return.
         """
+        self._loaders.supersede(lane.number)
         try:
             params = lane.begin(wanted)
             if not is_quick(params):
-                self._plans.put(lambda: self._plan(lane, wanted, params))
+                self._plans.put(lambda: self._plan(lane, wanted, params, ticket))
                 return
             prepared = lane.prepare(wanted, params) or lane.load(wanted, params, lane.progress)
         except Exception as error:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
             prepared = Prepared(wanted, error=error)
-        self.finish(lane, prepared)
+        self.finish(lane, prepared, ticket)
 
-    def finish(self, lane: LaneWork, prepared: Prepared) -> None:
+    def finish(self, lane: LaneWork, prepared: Prepared, ticket: int) -> None:
         """Bring what was prepared into force, or say why that is not possible. Raises what ends the process."""
         wanted, error = prepared.wanted, prepared.error
         if error is None and not lane.takes(prepared):
-            self._reload(lane, wanted, prepared.params)
+            prepared.give_back()
+            self._reload(lane, wanted, prepared.params, ticket)
             return
         if error is None:
             try:
                 lane.swap(prepared)
             except Exception as reason:  # noqa: BLE001 - supervises the lanes: one that raises fails alone, by name
                 error = reason
+                if lane.pipeline is not prepared.pipeline:
+                    prepared.give_back()
             else:
                 if prepared.beside:
                     self.tidy()
@@ -91,69 +102,78 @@ class Preparation:
         if isinstance(error, torch.OutOfMemoryError):
             self._device.give_back()
             if prepared.beside and lane.is_running:
-                self._load_in_turn(lane, wanted, prepared.params)
+                self._load_in_turn(lane, wanted, prepared.params, ticket)
                 return
         if not isinstance(error, SdstreamError):
             traceback.print_exception(error)
+        before = lane.made_way
+        if before is not None and before is not wanted:
+            lane.note_refusal(error, wanted.revision)
+            self._device.give_back()
+            self._ask(lane, before, None, ticket)
+            return
         lane.refuse(error, wanted.revision)
 
-    def _load_in_turn(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None) -> None:
-        """There is no memory for two: let the present pipeline go first. If the other fails even so, it comes back."""
-        before = lane.make_room()
+    def _load_in_turn(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int) -> None:
+        """There is no memory for two: let the present pipeline go first. If what is loaded then fails even so, it comes
+        back."""
+        lane.make_room()
         self._device.give_back()
-        assert before is not None
-        assert params is not None
+        self._ask(lane, wanted, params, ticket)
 
-        def load() -> None:
-            prepared = self._load(lane, wanted, params)
-            if prepared.error is not None:
-                if not isinstance(prepared.error, LoadGivenUp):
-                    lane.note_refusal(prepared.error, wanted.revision)
-                self._device.give_back()
-                prepared = self._load(lane, before, None, gives_way=False)
-            self._scheduler.offer(lane.number, prepared)
+    def _reload(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int) -> None:
+        self._ask(lane, wanted, params, ticket, beside=True)
 
-        self._loads.put(load)
+    def _ask(
+        self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int, *, beside: bool = False
+    ) -> None:
+        """Have a thread load, in the place of what is loaded for the lane."""
 
-    def _reload(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None) -> None:
-        self._loads.put(
-            lambda: self._scheduler.offer(lane.number, replace(self._load(lane, wanted, params), beside=True))
-        )
+        def job(number: int) -> None:
+            self._offer(lane, replace(self._load(lane, wanted, params, ticket, number), beside=beside), ticket)
 
-    def _plan(self, lane: LaneWork, wanted: WantedParams, params: StreamParams) -> None:
+        self._loaders.ask(lane.number, job)
+        self._scheduler.load(lane.number, ticket)
+
+    def _offer(self, lane: LaneWork, prepared: Prepared, ticket: int) -> None:
+        if not self._scheduler.offer(lane.number, ticket, prepared):
+            prepared.give_back()
+            self.tidy()
+
+    def _make_plans(self) -> None:
+        torch.set_grad_enabled(False)  # it is a setting of each thread
+        while True:
+            self._plans.get()()
+
+    def _plan(self, lane: LaneWork, wanted: WantedParams, params: StreamParams, ticket: int) -> None:
         try:
             prepared = lane.prepare(wanted, params)
         except Exception as error:  # noqa: BLE001 - supervises the thread: the working thread is told, and decides
             prepared = Prepared(wanted, params, error=error)
         if prepared is None:
-            self._reload(lane, wanted, params)
+            self._reload(lane, wanted, params, ticket)
         else:
-            self._scheduler.offer(lane.number, prepared)
+            self._offer(lane, prepared, ticket)
 
     def _load(
-        self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, *, gives_way: bool = True
+        self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int, number: int
     ) -> Prepared:
-        """Load; `gives_way` has it end when newer params come."""
+        """Load, until newer params come; `number` is that of the load."""
 
         def progress(detail: str, percent: float | None) -> None:
-            if gives_way and self._scheduler.is_superseded(lane.number):
-                raise LoadGivenUp
-            self._told_at[lane.number] = self._clock.monotonic()
-            lane.progress(detail, percent)
+            with self._loaders.telling(number) as counts:
+                if not counts or self._scheduler.is_superseded(lane.number, ticket):
+                    raise LoadGivenUp
+                self._told_at[number] = self._clock.monotonic()
+                lane.progress(detail, percent)
 
-        self._told_at[lane.number] = self._clock.monotonic()
+        self._told_at[number] = self._clock.monotonic()
         try:
             return lane.load(wanted, lane.read(wanted) if params is None else params, progress)
         except Exception as error:  # noqa: BLE001 - supervises the thread: the working thread is told, and decides
             return Prepared(wanted, params, error=error)
         finally:
-            self._told_at.pop(lane.number, None)
-
-
-def _run(work: "queue.SimpleQueue[Callable[[], None]]") -> None:
-    torch.set_grad_enabled(False)  # it is a setting of each thread
-    while True:
-        work.get()()
+            self._told_at.pop(number, None)
 
 
 __all__ = ["Preparation"]

@@ -8,11 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-
 from sdstream.clock import Clock
-from sdstream.frames import I420Frame, PictureSize, picture_size
-from sdstream.params import StyleImage
 from sdstream.worker.batching import (
     FIRST_INTERVAL,
     LONGEST_INTERVAL,
@@ -24,81 +20,8 @@ from sdstream.worker.batching import (
     may_try,
     next_interval,
 )
-from sdstream.worker.messages import PictureIn
-from sdstream.worker.ring import Arrival, FrameRing, Inbox
-
-
-class WaitingPicture(msgspec.Struct, frozen=True, eq=False):
-    """A picture in a slot of an input ring, as the server announced it."""
-
-    message: PictureIn
-    ring: FrameRing
-
-    @property
-    def means_the_same(self) -> bool:
-        """Whether its planes mean what output planes mean: BT.601, limited range."""
-        return not (self.message.full_range or self.message.bt709)
-
-    @property
-    def size(self) -> PictureSize:
-        return picture_size(self.message.width, self.message.height)
-
-    def frame(self) -> I420Frame:
-        """The picture, viewed in its slot."""
-        message = self.message
-        y, u, v = self.ring.planes(message.slot, self.size)
-        return I420Frame(
-            y,
-            u,
-            v,
-            received_at=message.received_at,
-            sequence=message.sequence,
-            full_range=message.full_range,
-            matrix="bt709" if message.bt709 else "bt601",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class WantedParams:
-    """Params that are to be in force from the next picture on; `text` is what `dump_params` wrote, and `image` what it
-    left out, if anything."""
-
-    text: str
-    revision: int
-    image: StyleImage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """A turn: have these params prepared. The lane is given no further ones until `Scheduler.settle`."""
-
-    lane: int
-    params: WantedParams
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """A turn: what was prepared for a lane comes into force."""
-
-    lane: int
-    prepared: object
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """A turn: the lane is closed; free what it holds."""
-
-    lane: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A turn: make these pictures in one call."""
-
-    pictures: dict[int, WaitingPicture]
-
-
-Turn = Prepare | Swap | Leave | Batch
+from sdstream.worker.ring import Arrival, Inbox
+from sdstream.worker.turns import Batch, Leave, Prepare, Swap, Turn, WaitingPicture, WantedParams
 
 
 @dataclass(slots=True)
@@ -117,6 +40,10 @@ class _Queue:
     arrived_at: float | None = None
     served: int = 0
     preparing: bool = False
+    loading: bool = False
+    """What is prepared takes a load, which newer params end."""
+    ticket: int = 0
+    """Of the newest `Prepare`."""
     fresh: bool = False
     """The next picture is the first under its params."""
     proving: bool = False
@@ -132,8 +59,12 @@ class _Queue:
         return self.ready and self.params is None and not (self.preparing or self.fresh or self.proving)
 
     @property
+    def takes_params(self) -> bool:
+        return self.params is not None and (self.loading or not self.preparing)
+
+    @property
     def has_untried(self) -> bool:
-        return (self.params is not None and not self.preparing) or (self.fresh and self.has_picture)
+        return self.takes_params or (self.fresh and self.has_picture)
 
     def note_arrival(self, now: float, *, keep: bool) -> None:
         """A picture has come; from the gaps between them the next one is expected."""
@@ -220,18 +151,30 @@ class Scheduler:
 
     # -- threads that prepare
 
-    def is_superseded(self, lane: int) -> bool:
-        """Whether newer params wait for what is being prepared for this lane to be over."""
+    def load(self, lane: int, ticket: int) -> None:
+        """What is prepared for the `Prepare` of `ticket` takes a load: newer params need not wait for it."""
         with self._condition:
             queue = self._queues.get(lane)
-            return queue is not None and queue.preparing and queue.params is not None
-
-    def offer(self, lane: int, prepared: object) -> None:
-        """Hand in what was made for a `Prepare`, or why it could not be; of a closed lane nothing happens."""
-        with self._condition:
-            if lane in self._queues:
-                self._prepared.append(Swap(lane, prepared))
+            if queue is not None and queue.preparing and queue.ticket == ticket:
+                queue.loading = True
                 self._condition.notify()
+
+    def is_superseded(self, lane: int, ticket: int) -> bool:
+        """Whether newer params than those of `ticket` were taken up for this lane, or wait to be."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            return queue is not None and (queue.ticket != ticket or queue.params is not None)
+
+    def offer(self, lane: int, ticket: int, prepared: object) -> bool:
+        """Hand in what was made for the `Prepare` of `ticket`, or why it could not be; False when nobody wants that any
+        more: newer params were taken up, or the lane is closed."""
+        with self._condition:
+            queue = self._queues.get(lane)
+            if queue is None or queue.ticket != ticket:
+                return False
+            self._prepared.append(Swap(lane, prepared, ticket))
+            self._condition.notify()
+            return True
 
     # -- the working thread
 
@@ -264,7 +207,7 @@ class Scheduler:
         with self._condition:
             queue = self._queues.get(lane)
             if queue is not None:
-                queue.preparing = False
+                queue.preparing = queue.loading = False
                 queue.ready = True
                 queue.group = group
                 queue.fresh = queue.fresh or in_force
@@ -275,7 +218,7 @@ class Scheduler:
             queue = self._queues.get(lane)
             if queue is not None:
                 queue.ready = queue.fresh = queue.proving = False
-                queue.preparing = preparing
+                queue.preparing, queue.loading = preparing, queue.loading and preparing
 
     def prove(self, lane: int) -> None:
         """The first picture under its params is made."""
@@ -308,13 +251,14 @@ class Scheduler:
         queue = self._queues[lane]
         params, queue.params = queue.params, None
         assert params is not None
-        queue.preparing = True
+        queue.preparing, queue.loading = True, False
+        queue.ticket += 1
         self._queues.move_to_end(lane)
-        return Prepare(lane, params)
+        return Prepare(lane, params, queue.ticket)
 
     def _next_params(self) -> int | None:
         for lane, queue in self._queues.items():
-            if queue.params is not None and not queue.preparing and may_try(self._trial(), queue.alone):
+            if queue.takes_params and may_try(self._trial(besides=queue), queue.alone):
                 return lane
         return None
 
@@ -367,8 +311,10 @@ class Scheduler:
     def _may_ride(self, queue: _Queue) -> bool:
         return not queue.fresh or may_try(self._trial(), queue.alone)
 
-    def _trial(self) -> Trial:
-        under_way = [queue for queue in self._queues.values() if queue.preparing or queue.proving]
+    def _trial(self, besides: _Queue | None = None) -> Trial:
+        """`besides` is a lane that takes params: the load that those end does not count."""
+        waiting = self._queues.values()
+        under_way = [each for each in waiting if (each.preparing and each is not besides) or each.proving]
         return Trial(
             any_under_way=bool(under_way),
             alone_under_way=any(queue.alone for queue in under_way),
@@ -379,4 +325,4 @@ class Scheduler:
         return any(queue.alone and queue.has_untried for queue in queues)
 
 
-__all__ = ["Batch", "Leave", "Prepare", "Scheduler", "Swap", "Turn", "WaitingPicture", "WantedParams"]
+__all__ = ["Scheduler"]

@@ -79,6 +79,8 @@ class Refit:
     """Keep the model from whoever comes now; False when it has another user already. From any thread."""
     write: Callable[[], Model]
     """After `claim`, between two pictures: takes about as long as one, and gives the model to use from then on."""
+    give_back: Callable[[], None]
+    """After `claim`, if it is not written after all: the model is there for others again. From any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class ModelShelf:
         self._models: WeakValueDictionary[Key, Model] = WeakValueDictionary()
         self._keys: WeakKeyDictionary[Model, Key] = WeakKeyDictionary()
         self._users: WeakKeyDictionary[Model, WeakSet[ModelUse]] = WeakKeyDictionary()
+        self._claims: WeakKeyDictionary[Model, set[object]] = WeakKeyDictionary()
+        """Who may write into a model: it is nobody else's until all have given that back."""
         self._last: Model | None = None
 
     def get(self, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None = None) -> Model:
@@ -171,18 +175,29 @@ class ModelShelf:
         progress("fusing the LoRAs", None)
         check_loras(model.base, loras)
         prompts = refitted_prompts(model, loras)
+        mark = object()
 
         def claim() -> bool:
             with self._look:
                 if not self._is_alone(model, use):
                     return False
                 self._models.pop(before, None)
+                self._claims.setdefault(model, set()).add(mark)
                 return True
 
+        def give_back() -> None:
+            with self._look:
+                claims = self._claims.get(model, set())
+                claims.discard(mark)
+                if not claims and self._keys.get(model) == before:
+                    self._models.setdefault(before, model)
+
         def write() -> Model:
+            with self._look:  # from here on it is not what its key says
+                self._keys.pop(model, None)
             return self._keep(files.key(device), refit(model, loras, prompts), use)
 
-        return Refit(replace(model, prompts=prompts), claim, write)
+        return Refit(replace(model, prompts=prompts), claim, write, give_back)
 
     def _is_alone(self, model: Model, use: ModelUse) -> bool:
         users = self._users.get(model)

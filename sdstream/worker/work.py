@@ -27,8 +27,9 @@ from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipelin
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.reporting import Reporter, Send
 from sdstream.worker.ring import FrameRing
-from sdstream.worker.scheduler import Scheduler, WaitingPicture, WantedParams
+from sdstream.worker.scheduler import Scheduler
 from sdstream.worker.tapping import small_tap
+from sdstream.worker.turns import WaitingPicture, WantedParams
 
 
 class LaneWork:
@@ -75,6 +76,8 @@ class LaneWork:
         self._told_blocked = 0
         self.failed = False
         self.preparing = False
+        self.made_way: WantedParams | None = None
+        """What was in force when its pipeline was let go to make room; nothing has come into force since."""
         self._closed = False
 
     # -- the reading thread
@@ -178,7 +181,7 @@ class LaneWork:
             self._told_blocked = 0
             if before is not None:
                 before.end()
-        self._in_force = prepared.wanted
+        self._in_force, self.made_way = prepared.wanted, None
         self._revision = prepared.wanted.revision
         self._effective_sequence = None
         self.failed = self.preparing = False
@@ -203,12 +206,12 @@ class LaneWork:
         else:
             self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
 
-    def make_room(self) -> WantedParams | None:
-        """Let the present pipeline go, so that another one fits; returns the params that were in force."""
+    def make_room(self) -> None:
+        """Let the present pipeline go, so that another one fits."""
         self._drop_pipeline()
+        self.made_way = self._in_force
         self._scheduler.hold(self.number, preparing=True)
         self.progress("making room", None)
-        return self._in_force
 
     def note_refusal(self, error: Exception, revision: int) -> None:
         """Say with the next report that params of `revision` could not be brought into force."""
@@ -342,7 +345,7 @@ class LaneWork:
     def fail(self, error: Exception, picture: WaitingPicture | None = None) -> None:
         """A picture could not be made, or there is nothing to make one with: give up until new params come."""
         code, message = code_and_words(error)
-        self.failed = True
+        self.failed, self.made_way = True, None
         self._drop_pipeline()
         self._reporter.refusal = None
         self._scheduler.hold(self.number, preparing=self.preparing)

@@ -19,7 +19,8 @@ from sdstream.worker.messages import CloseLane, LaneReport, Message, PictureIn, 
 from sdstream.worker.pipelines import Pipeline
 from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
-from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.turns import WantedParams
 from sdstream.worker.work import LaneWork
 
 SIZE = PictureSize(64, 64)

@@ -9,7 +9,8 @@ from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
 from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import FrameRing, memory_prefix
-from sdstream.worker.scheduler import Batch, Leave, Prepare, Scheduler, Swap, WaitingPicture, WantedParams
+from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.turns import Batch, Leave, Prepare, Swap, WaitingPicture, WantedParams
 
 SIZE = PictureSize(2, 2)
 
@@ -80,27 +81,27 @@ def test_params_come_before_pictures_and_the_newest_win() -> None:
     scheduler.put(1, picture(1))
     for revision in (2, 4, 3):
         scheduler.update(1, WantedParams(f"params {revision}", revision))
-    assert scheduler.take() == Prepare(1, WantedParams("params 4", 4))
+    assert scheduler.take() == Prepare(1, WantedParams("params 4", 4), 2)
     assert taken(scheduler) == [(1, 1)]
 
 
 def test_a_lane_takes_further_params_only_when_those_before_are_settled() -> None:
     scheduler = open_lanes(1)
     scheduler.update(1, WantedParams("second", 2))
-    assert scheduler.take() == Prepare(1, WantedParams("second", 2))
+    assert scheduler.take() == Prepare(1, WantedParams("second", 2), 2)
     scheduler.update(1, WantedParams("third", 3))
     assert scheduler.take() is None
     scheduler.settle(1, None, in_force=True)
-    assert scheduler.take() == Prepare(1, WantedParams("third", 3))
+    assert scheduler.take() == Prepare(1, WantedParams("third", 3), 3)
 
 
 def test_what_was_prepared_comes_before_pictures_and_only_to_lanes_that_are_open() -> None:
     scheduler = open_lanes(1, 2)
     scheduler.put(1, picture(1))
     scheduler.close(2)
-    scheduler.offer(2, "late")
-    scheduler.offer(1, "made")
-    assert [scheduler.take(), scheduler.take()] == [Leave(2), Swap(1, "made")]
+    assert not scheduler.offer(2, 1, "late")
+    assert scheduler.offer(1, 1, "made")
+    assert [scheduler.take(), scheduler.take()] == [Leave(2), Swap(1, "made", 1)]
     assert taken(scheduler) == [(1, 1)]
 
 
@@ -134,7 +135,7 @@ def test_a_suspected_lane_is_tried_while_nothing_else_is() -> None:
     scheduler = open_lanes(1, 2)
     scheduler.open(3, WantedParams("suspected", 1), alone=True)
     scheduler.update(1, WantedParams("new", 2))
-    assert scheduler.take() == Prepare(3, WantedParams("suspected", 1))
+    assert scheduler.take() == Prepare(3, WantedParams("suspected", 1), 1)
     assert scheduler.take() is None, "other params wait"
     scheduler.put(2, picture(2))
     assert taken(scheduler) == [(2, 2)], "what was tried before goes on"
@@ -143,7 +144,7 @@ def test_a_suspected_lane_is_tried_while_nothing_else_is() -> None:
     assert taken(scheduler) == [(3, 5)]
     assert scheduler.take() is None, "its first picture is being made"
     scheduler.prove(3)
-    assert scheduler.take() == Prepare(1, WantedParams("new", 2))
+    assert scheduler.take() == Prepare(1, WantedParams("new", 2), 2)
 
 
 def test_a_lane_is_free_of_suspicion_with_its_first_picture() -> None:
@@ -182,7 +183,7 @@ def test_a_lane_without_room_still_takes_params() -> None:
     scheduler = open_lanes(1)
     scheduler.set_room(1, False)
     scheduler.update(1, WantedParams("new", 2))
-    assert scheduler.take() == Prepare(1, WantedParams("new", 2))
+    assert scheduler.take() == Prepare(1, WantedParams("new", 2), 2)
 
 
 def test_a_picture_of_an_unknown_lane_comes_back() -> None:

@@ -31,7 +31,8 @@ from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
-from sdstream.worker.scheduler import Scheduler, WantedParams
+from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.turns import WantedParams
 from sdstream.worker.work import LaneWork
 from tests.worker.pictures import MODELS, make_params, noise
 
@@ -277,7 +278,7 @@ def test_params_name_the_style_image_that_came_last(monkeypatch: pytest.MonkeyPa
     other = styled.model_copy(update={"prompt": "beside it"})
     wanted.append(bench.work.take_params(UpdateLane(1, dump_params(other), 2, None)))
     for each in wanted:
-        bench.preparation.begin(bench.work, each)
+        bench.preparation.begin(bench.work, each, each.revision)
         bench.turns()
         bench.work.fail(RuntimeError("so that it loads anew"))
     assert seen == [styled, other]
