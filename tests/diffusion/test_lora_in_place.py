@@ -1,5 +1,7 @@
 """Other LoRAs for a stream that runs: written into the storages that its frame reads, between two pictures."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
 from sdstream.worker import diffusion_pipeline, groups, shelf
-from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.diffusion_pipeline import DiffusionPipeline, DiffusionPlan
 from sdstream.worker.engine_requests import EngineRequest
 from sdstream.worker.groups import GroupKey, frame_of, runner_of
 from sdstream.worker.shelf import ModelShelf
@@ -246,3 +248,39 @@ def test_many_changes_hold_no_more_memory_than_one(fleet: Callable[[], Fleet]) -
         ran(run, stream, number)
     assert storages(stream) == places
     assert kept.count == 2, "the base and the one with LoRAs"
+
+
+def test_a_model_that_is_not_written_into_after_all_is_there_for_others_again(
+    fleet: Callable[[], Fleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed, go_on, make = threading.Event(), threading.Event(), DiffusionPipeline.plan_slowly
+
+    def late(*what: Any) -> DiffusionPlan | None:
+        made = make(*what)
+        claimed.set()
+        assert go_on.wait(30.0)
+        return made
+
+    monkeypatch.setattr(DiffusionPipeline, "plan_slowly", late)
+    run = fleet()
+    stream = run.open(params_of(lora_dict=ONE))
+    model = model_of(stream)
+    stream.update(params_of(lora_dict=TWO))
+    while not claimed.is_set():
+        run.work()
+        claimed.wait(0.01)
+    stream.update(params_of(lora_dict=ONE, prompt="a dog"))
+    while stream.reports[-1].revision != 3:
+        run.work()
+        go_on.wait(0.01)
+    assert diffusion_pipeline.shelf.count == 1, "only the base: the other is claimed"
+    go_on.set()
+    until = time.monotonic() + 30.0
+    while diffusion_pipeline.shelf.count == 1:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    other = run.open(params_of(lora_dict=ONE))
+    assert model_of(other) is model_of(stream) is model
+    assert [ran(run, stream, 1), ran(run, other, 1)] == [3, 1]
+    assert stream.work.pipeline is not None
+    assert stream.work.pipeline.loras == (("one", 0.6),)

@@ -11,6 +11,7 @@ import torch
 
 from sdstream.diffusion.fetching import hub as hub_module
 from sdstream.directories import ModelPlaces
+from sdstream.errors import ModelDownloadFailed
 from sdstream.params import ModelEntry, ModelTable
 from sdstream.worker import work
 from sdstream.worker.pipelines import Pipeline, make_pipeline
@@ -111,3 +112,32 @@ def test_the_picture_comes_back_when_newer_params_end_a_load_that_had_its_room(
     fleet.settle()
     assert ran(fleet, stream, 1) == 3
     assert [report.error_code for report in stream.reports if report.error_code] == []
+
+
+def test_the_picture_comes_back_when_what_took_the_place_of_a_load_that_had_its_room_fails(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, loads = threading.Event(), iter(range(10))
+
+    def make(params: Any, device: Any, progress: Any, *rest: Any) -> Pipeline:
+        number = next(loads)
+        if number == 1:
+            raise torch.OutOfMemoryError("no memory for two")
+        if number == 2:
+            begun.set()
+            while True:  # until newer params end it
+                progress("loading", None)
+        if number == 3:
+            raise ModelDownloadFailed("the hub does not answer")
+        return make_pipeline(params, device, progress, *rest)
+
+    monkeypatch.setattr(work, "make_pipeline", make)
+    stream = fleet.open(params_of())
+    stream.update(params_of(t_index_list=[30]))
+    while not begun.is_set():
+        fleet.work()
+        begun.wait(0.01)
+    fleet.update(stream, params_of(t_index_list=[10, 20, 30]))
+    assert (stream.reports[-1].phase, stream.reports[-1].revision) == ("ready", 1)
+    assert (stream.reports[-1].error_code, stream.reports[-1].refused_revision) == (ModelDownloadFailed.code, 3)
+    assert ran(fleet, stream, 1) == 1

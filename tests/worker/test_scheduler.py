@@ -95,6 +95,20 @@ def test_a_lane_takes_further_params_only_when_those_before_are_settled() -> Non
     assert scheduler.take() == Prepare(1, WantedParams("third", 3), 3)
 
 
+def test_newer_params_do_not_wait_for_a_load_and_what_it_makes_is_not_taken() -> None:
+    scheduler = open_lanes(1)
+    scheduler.update(1, WantedParams("second", 2))
+    scheduler.take()
+    scheduler.load(1, 2)
+    assert not scheduler.is_superseded(1, 2)
+    scheduler.update(1, WantedParams("third", 3))
+    assert scheduler.is_superseded(1, 2)
+    assert scheduler.take() == Prepare(1, WantedParams("third", 3), 3)
+    assert not scheduler.offer(1, 2, "second")
+    assert scheduler.offer(1, 3, "third")
+    assert scheduler.take() == Swap(1, "third", 3)
+
+
 def test_what_was_prepared_comes_before_pictures_and_only_to_lanes_that_are_open() -> None:
     scheduler = open_lanes(1, 2)
     scheduler.put(1, picture(1))
@@ -145,6 +159,17 @@ def test_a_suspected_lane_is_tried_while_nothing_else_is() -> None:
     assert scheduler.take() is None, "its first picture is being made"
     scheduler.prove(3)
     assert scheduler.take() == Prepare(1, WantedParams("new", 2), 2)
+
+
+def test_a_suspected_lane_waits_for_its_own_load_no_more_than_others_do() -> None:
+    scheduler = open_lanes(1)
+    scheduler.open(2, WantedParams("suspected", 1), alone=True)
+    assert scheduler.take() == Prepare(2, WantedParams("suspected", 1), 1)
+    scheduler.load(2, 1)
+    scheduler.update(1, WantedParams("new", 2))
+    assert scheduler.take() is None, "others wait while it is tried"
+    scheduler.update(2, WantedParams("newer", 2))
+    assert scheduler.take() == Prepare(2, WantedParams("newer", 2), 2)
 
 
 def test_a_lane_is_free_of_suspicion_with_its_first_picture() -> None:
