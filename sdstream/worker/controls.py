@@ -11,6 +11,7 @@ from sdstream.worker.colour import resize
 from sdstream.worker.looks import Looking
 from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors import ProcessorChain, Wanted
+from sdstream.worker.processors.chain import Progress
 
 
 class ControlStages:
@@ -57,10 +58,10 @@ class ControlStages:
         """Whether the next picture needs the one that came out last."""
         return any(chain.needs_previous_output for chain in self._chains.values())
 
-    def wait(self) -> None:
-        """Wait for the networks of all preprocessors."""
+    def wait(self, progress: Progress | None = None) -> None:
+        """Wait for the networks of all preprocessors, as `ProcessorChain.wait` does."""
         for chain in self._chains.values():
-            chain.wait()
+            chain.wait(progress)
 
     def beside(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int) -> Looking[torch.Tensor]:
         """`image` [1, 3, H, W] with the control pictures beside it, [1, 3 + channels, H, W]; see `ProcessorContext`."""

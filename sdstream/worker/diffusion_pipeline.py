@@ -261,9 +261,9 @@ class DiffusionPipeline(Pipeline):
     def taps(self) -> Mapping[str, torch.Tensor]:
         return {**self._plan.stages.taps, **self._plan.controls.last}
 
-    def wait(self) -> None:
-        self._plan.stages.wait()
-        self._plan.controls.wait()
+    def wait(self, progress: Progress | None = None) -> None:
+        self._plan.stages.wait(progress)
+        self._plan.controls.wait(progress)
 
     @property
     def _delay(self) -> int:
@@ -388,7 +388,7 @@ def load_diffusion(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use
     )
     pipeline.tune(None, progress)
-    pipeline.wait()
+    pipeline.wait(progress)
     return pipeline
 
 

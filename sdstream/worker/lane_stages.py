@@ -17,6 +17,7 @@ from sdstream.worker.engines import who_looks_for_networks
 from sdstream.worker.looks import Looking
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain
+from sdstream.worker.processors.chain import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,10 @@ class LaneStages:
         """What each processor made last."""
         return {**self.first.last, **self.last.last}
 
-    def wait(self) -> None:
-        """Wait for the networks of all processors."""
-        self.first.wait()
-        self.last.wait()
+    def wait(self, progress: Progress | None = None) -> None:
+        """Wait for the networks of all processors, as `ProcessorChain.wait` does."""
+        self.first.wait(progress)
+        self.last.wait(progress)
 
     def before(self, image: torch.Tensor, previous: torch.Tensor | None, delay: int = 0) -> Looking[torch.Tensor]:
         """The processors before, then `input_size`; `previous` is the picture that came out last, if it is known, and

@@ -128,7 +128,6 @@ class Loop:
                 del self._lanes[turn.lane]
                 lane.close()
                 self._preparation.leave(lane)
-                self._preparation.tidy()
             case _:
                 pass
 

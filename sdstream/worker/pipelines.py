@@ -234,7 +234,7 @@ def make_pipeline(
     if params.skip_diffusion:
         shelf = annotators(device, places, options.optical_flow)
         pipeline = ProcessorPipeline(params, device, shelf, options)
-        pipeline.wait()
+        pipeline.wait(progress)
         return pipeline
     from sdstream.diffusion.fetching.sources import find_model, may_fetch
 
@@ -306,9 +306,9 @@ class ProcessorPipeline(Pipeline):
     def taps(self) -> Mapping[str, torch.Tensor]:
         return self._stages.taps
 
-    def wait(self) -> None:
-        """Wait for the networks of all processors."""
-        self._stages.wait()
+    def wait(self, progress: Progress | None = None) -> None:
+        """Wait for the networks of all processors, as `ProcessorChain.wait` does."""
+        self._stages.wait(progress)
 
     def plan(self, params: StreamParams) -> LaneStages | None:
         return LaneStages.of(params, self._shelf, self._stages) if params.skip_diffusion else None

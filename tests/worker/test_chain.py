@@ -9,6 +9,7 @@ from sdstream.errors import ModelUnavailable
 from sdstream.params import IMAGE_PROCESSORS
 from sdstream.worker.annotators.motion import draw_flow, warp
 from sdstream.worker.annotators.shelf import AnnotatorShelf
+from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.processors import LEARNED, PROCESSORS, ProcessorChain, Wanted
 from tests.worker.annotators import TINY_LOADERS, tiny_shelf
 
@@ -122,6 +123,28 @@ def test_a_network_on_its_way_is_not_waited_for() -> None:
     made.wait()
     assert made.loading == ()
     assert not torch.equal(made.run(image), image)
+
+
+def test_who_waits_for_a_network_that_hangs_is_told_and_can_give_up() -> None:
+    from threading import Event
+
+    gate, told = Event(), list[str]()
+
+    def load(find: Any, dtype: torch.dtype) -> Any:
+        assert gate.wait(30)
+        return TINY_LOADERS["hed"](find, dtype)
+
+    def progress(detail: str, percent: float | None) -> None:
+        told.append(detail)
+        raise LoadGivenUp
+
+    made = ProcessorChain([wanted("hed")], AnnotatorShelf(CPU, loaders={"hed": load}))
+    with pytest.raises(LoadGivenUp):
+        made.wait(progress)
+    assert told == ["loading the network of hed"]
+    gate.set()
+    made.wait()
+    made.wait(progress)  # it is there: nobody is told
 
 
 def test_a_slow_processor_looks_at_every_so_many_pictures_and_holds_its_map() -> None:

@@ -1,7 +1,7 @@
 """Image processors in a row, at one place of one stream, with what each of them remembers."""
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,11 @@ from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors.base import ProcessorContext, ProcessorMemory
 from sdstream.worker.processors.learned import LEARNED
 from sdstream.worker.processors.registry import PROCESSORS, SHARED, changes_nothing, look, run_processor
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being loaded and, where known, how much of it, 0 to 100."""
+WAIT_SECONDS = 0.25
+"""How often who waits for a network says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +102,15 @@ class ProcessorChain:
     def needs_previous_output(self) -> bool:
         return any(link.wanted.name in ("feedback", "temporal_net_tensorrt") for link in self._links)
 
-    def wait(self) -> None:
-        """Wait until no network is on its way."""
+    def wait(self, progress: Progress | None = None) -> None:
+        """Wait until no network is on its way. `progress` is told of those that take long, and may raise to give up."""
         for link in self._links:
-            if link.load is not None:
-                link.load.exception()
+            while link.load is not None and not link.load.done():
+                try:
+                    link.load.exception(None if progress is None else WAIT_SECONDS)
+                except TimeoutError:
+                    if progress is not None:
+                        progress(f"loading the network of {link.wanted.name}", None)
 
     def run(self, image: torch.Tensor, previous_output: torch.Tensor | None = None, delay: int = 0) -> torch.Tensor:
         """`image` float [1, 3, H, W], 0 to 1, after all processors; see `ProcessorContext` for the others."""
