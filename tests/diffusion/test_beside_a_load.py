@@ -15,6 +15,8 @@ from tests.diffusion.fleet import Fleet, FleetLane, params_of, ran
 
 SECONDS = 30.0
 """How long a test waits for what must happen."""
+HANGS = 4 * SECONDS
+"""What hangs does so for longer than that."""
 ONE, TWO, THREE = [30], [10, 20], [10, 20, 30]
 """Numbers of steps: each takes a pipeline of its own."""
 
@@ -34,7 +36,7 @@ class Hanging:
         steps = len(params.t_index_list)
         self.begun.append(steps)
         hangs = self.let_go.get(steps)
-        assert hangs is None or hangs.wait(SECONDS)
+        assert hangs is None or hangs.wait(HANGS)
         if (error := self.errors.get(steps)) is not None:
             raise error
         made = self.made[steps] = make_pipeline(params, device, lambda *_: None, *rest)

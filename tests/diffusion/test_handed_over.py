@@ -17,10 +17,9 @@ from sdstream.worker.ports import LanePhase, LaneStatus
 from sdstream.worker.turns import WantedParams
 from tests.diffusion.conftest import CANNY
 from tests.diffusion.fleet import Fleet, FleetLane, params_of, ran
-from tests.diffusion.test_beside_a_load import work_until
+from tests.diffusion.test_beside_a_load import HANGS, work_until
 from tests.diffusion.test_steering import net
 
-SECONDS = 30.0
 WITH_NET: dict[str, Any] = {"controlnets": [net(CANNY, 0.5)]}
 
 
@@ -73,7 +72,7 @@ def test_a_prompt_is_seen_while_a_controlnets_fetch_hangs_and_both_are_in_the_en
     def get_files(name: str, files: Any, places: Any, progress: Any, *rest: Any) -> Path:
         progress(f"asking the hub for {name}", None)
         hangs.set()
-        assert let_go.wait(SECONDS)
+        assert let_go.wait(HANGS)
         return find(name, files, places, progress, *rest)
 
     monkeypatch.setattr(conditions, "get_files", get_files)

@@ -258,7 +258,7 @@ def test_a_model_that_is_not_written_into_after_all_is_there_for_others_again(
     def late(*what: Any) -> DiffusionPlan | None:
         made = make(*what)
         claimed.set()
-        assert go_on.wait(30.0)
+        assert go_on.wait(120.0)
         return made
 
     monkeypatch.setattr(DiffusionPipeline, "plan_slowly", late)
@@ -270,7 +270,9 @@ def test_a_model_that_is_not_written_into_after_all_is_there_for_others_again(
         run.work()
         claimed.wait(0.01)
     stream.update(params_of(lora_dict=ONE, prompt="a dog"))
+    until = time.monotonic() + 30.0
     while stream.reports[-1].revision != 3:
+        assert time.monotonic() < until
         run.work()
         go_on.wait(0.01)
     assert diffusion_pipeline.shelf.count == 1, "only the base: the other is claimed"
