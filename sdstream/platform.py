@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,13 +63,6 @@ def die_with_parent_command(command: Sequence[str]) -> list[str]:
     if not LINUX:
         return list(command)
     return [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
-
-
-def end_forks_with_parent() -> None:
-    """Have all that this process forks from now on (`multiprocessing`, not `subprocess`) call `die_with_parent`."""
-    if LINUX:
-        ids = deque[int](maxlen=1)
-        os.register_at_fork(before=lambda: ids.append(os.getpid()), after_in_child=lambda: die_with_parent(ids[0]))
 
 
 def ignore_interrupts() -> None:
@@ -381,7 +373,6 @@ __all__ = [
     "cuda_driver_version",
     "die_with_parent",
     "die_with_parent_command",
-    "end_forks_with_parent",
     "flush_directory",
     "free_memory",
     "ignore_interrupts",

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import logging
+import multiprocessing.util
 import os
 import secrets
 import signal
@@ -36,7 +37,7 @@ from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
-from sdstream.platform import end_forks_with_parent
+from sdstream.platform import die_with_parent
 from sdstream.reachability import find_place
 from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
 from sdstream.settings import Settings, is_loopback, load_settings
@@ -203,7 +204,8 @@ class ServerlessWorker:
             ) from None
         register_fitness_checks(runpod, self._settings)
         self._make_patient(importlib.import_module("runpod.serverless.modules.rp_scale"))
-        end_forks_with_parent()  # a heartbeat that outlived this process would go on telling that it is well
+        # A heartbeat that outlived this process would go on telling that it is well.
+        multiprocessing.util.register_after_fork(self, _end_with_parent)
 
         async def handle(job: dict[str, Any]) -> Any:
             async with contextlib.aclosing(self.jobs.handle(job)) as events:
@@ -337,6 +339,13 @@ def _is_fed() -> bool:
     """Whether RunPod gives jobs to this process. Where nobody does, the SDK would call the generator once and never
     iterate it: exit code 0, nothing done."""
     return any(os.environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
+
+
+def _end_with_parent(_: ServerlessWorker) -> None:
+    """In a process that the SDK has forked with `multiprocessing`."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
 
 
 def _count_jobs() -> int:

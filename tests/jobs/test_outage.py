@@ -23,9 +23,7 @@ async def test_an_outage_ends_a_worker_that_is_idle_and_no_session(tmp_path: Pat
     try:
         async with RunPodClient(ENDPOINT, API_KEY, url=platform.url, poll_seconds=0.02) as client:
             job = platform.jobs[await client.start(params=SMALL)]
-            ready: dict[str, Any] = await eventually(
-                lambda: job.history and job.history[0], seconds=60, what=worker.log
-            )
+            (ready, *_) = await eventually(lambda: job.history, seconds=60, what=worker.log)
             assert ready["event"] == "ready"
 
             platform.vanish()

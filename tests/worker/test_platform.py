@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sdstream import platform
 from sdstream.worker.ring import memory_prefix
-from tests.support.processes import is_gone
-from tests.support.waiting import eventually_sync
 
 PREFIX = f"{memory_prefix()}platform-"
 
@@ -85,35 +82,6 @@ def test_a_process_whose_parent_has_gone_already_ends_at_once() -> None:
     program = f"from sdstream import platform; platform.die_with_parent({2**22 - 1}); print('still here')"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (result.returncode, result.stdout) == (1, b"")
-
-
-FORKS = """
-import multiprocessing, os, time
-from sdstream import platform
-platform.end_forks_with_parent()
-def child():
-    grandchild = context.Process(target=time.sleep, args=(600,))
-    grandchild.start()
-    print(os.getpid(), grandchild.pid, flush=True)
-    grandchild.join()
-context = multiprocessing.get_context("fork")
-context.Process(target=child).start()
-time.sleep(600)
-"""
-
-
-def test_what_a_process_forks_ends_with_it() -> None:
-    if not platform.LINUX:
-        pytest.skip("only Linux ends children with their parents by itself")
-    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            forks = [psutil.Process(int(word)) for word in process.stdout.readline().split()]
-            assert len(forks) == 2
-            assert not any(is_gone(fork) for fork in forks), "what was forked may fork in its turn"
-        finally:
-            process.kill()
-        eventually_sync(lambda: all(is_gone(fork) for fork in forks), what="the end of both")
 
 
 def test_the_processor_has_a_name() -> None:
