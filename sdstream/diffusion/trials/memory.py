@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sdstream import platform
 from sdstream.diffusion.trials.store import Origin, TrialStore
+from sdstream.platform import cuda_driver_version
 
 SOURCES = ("capture.py", "convolving", "eight_bit", "fused", "trials")
 """Beside `sdstream/diffusion`'s own: programs of kernels, what there is to choose from, and how it is chosen."""
@@ -47,7 +47,7 @@ def versions() -> tuple[str, ...]:
     library: Any = torch
     triton: Any = import_module("triton") if find_spec("triton") is not None else None
     triton_version = "" if triton is None else triton.__version__
-    cudnn, driver = library.backends.cudnn.version(), platform.cuda_driver_version()
+    cudnn, driver = library.backends.cudnn.version(), cuda_driver_version()
     parts = (library.__version__, triton_version, cudnn, driver, sources_digest())
     return tuple(str(part) for part in parts)
 
