@@ -58,7 +58,7 @@ def _absences(params: StreamParams, models: ModelTable, names: frozenset[str]) -
             if image is not None and image.is_data:
                 decode_data(str(image))
         except FetchProblem as problem:
-            told.append((STYLE_IMAGE, f"the picture {problem}"))
+            told.append((STYLE_IMAGE, f"it {problem}"))
     return tuple(f"params.{what} cannot come into force now: {why.removesuffix('.')}" for what, why in told)
 
 
