@@ -149,7 +149,7 @@ def test_a_long_word_in_the_prompt_stays_in_its_field(playground: PlaygroundPage
     area = playground.page.locator('[data-name="prompt"] textarea')
     playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
     area.fill("x" * 400)
-    assert area.evaluate("(area) => area.getBoundingClientRect().right") <= 1440
+    assert area.evaluate("(area) => area.offsetWidth <= document.getElementById('panel').clientWidth")
 
 
 def test_fixed_parameters_cannot_be_moved_while_live(playground: PlaygroundPage) -> None:
