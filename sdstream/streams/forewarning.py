@@ -21,7 +21,20 @@ async def forewarn(params: StreamParams, models: ModelTable, names: frozenset[st
     asked = PARTS if names & ALL else names & PARTS
     if asked & ADAPTER_PARAMS:
         asked |= ADAPTER_PARAMS
-    return await asyncio.to_thread(_absences, params, models, asked) if asked else ()
+    absent = await asyncio.to_thread(_absences, params, models, asked) if asked else ()
+    return (*absent, *await forewarn_of_image(params)) if STYLE_IMAGE in asked else absent
+
+
+async def forewarn_of_image(params: StreamParams) -> tuple[str, ...]:
+    """Whether the style image, where it came as data, is a picture. An address is looked up behind the answer."""
+    image = style_image_of(params)
+    if image is None or not image.is_data:
+        return ()
+    try:
+        await asyncio.to_thread(decode_data, str(image))
+    except FetchProblem as problem:
+        return (_warning(STYLE_IMAGE, f"it {problem}"),)
+    return ()
 
 
 async def warn_of(
@@ -35,7 +48,9 @@ async def warn_of(
     params, changed = outcome.record.params, frozenset(outcome.changed)
     has_lane = stream.live is not None and stream.live.has_lane
     if has_lane and not dry_run:
-        warnings = stream.try_again(sent)
+        # What files lack the lane finds itself; whether data are a picture nobody has looked at yet.
+        image = await forewarn_of_image(params) if STYLE_IMAGE in changed else ()
+        warnings = (*stream.try_again(sent), *image)
     elif has_lane:
         warnings = (*stream.known_missing(sent - changed), *await forewarn(params, models, changed))
     else:
@@ -47,19 +62,15 @@ def _absences(params: StreamParams, models: ModelTable, names: frozenset[str]) -
     # Imported when first needed: it brings the hub's library, which the start of the server need not wait for.
     from sdstream.worker.absent import absent_parts
 
-    told = [
-        (f"{part.place}{f' ({part.name})' if part.name else ''}", part.message)
+    return tuple(
+        _warning(f"{part.place}{f' ({part.name})' if part.name else ''}", part.message)
         for part in absent_parts(params, models)
         if part.place.partition("[")[0] in names
-    ]
-    if STYLE_IMAGE in names:
-        image = style_image_of(params)
-        try:
-            if image is not None and image.is_data:
-                decode_data(str(image))
-        except FetchProblem as problem:
-            told.append((STYLE_IMAGE, f"it {problem}"))
-    return tuple(f"params.{what} cannot come into force now: {why.removesuffix('.')}" for what, why in told)
+    )
 
 
-__all__ = ["forewarn", "warn_of"]
+def _warning(what: str, why: str) -> str:
+    return f"params.{what} cannot come into force now: {why.removesuffix('.')}"
+
+
+__all__ = ["forewarn", "forewarn_of_image", "warn_of"]

@@ -46,10 +46,15 @@ async def test_a_model_that_is_not_here_is_told(scene: Scene) -> None:
     assert warning.startswith("params.model_id (stabilityai/sdxl-turbo) cannot come into force now: ")
 
 
-async def test_data_that_are_no_picture_are_told_before_a_worker_sees_them(scene: Scene) -> None:
+@pytest.mark.parametrize("live", [False, True])
+async def test_data_that_are_no_picture_are_told_before_a_worker_sees_them(scene: Scene, live: bool) -> None:
+    make = scene.create_live if live else scene.create
+    record = await make(model_id="Lykon/dreamshaper-8")
     image = "data:image/png;base64,iVBORw0KGgo="
-    warnings = await created(scene, model_id="Lykon/dreamshaper-8", ip_adapter_style_image_url=image)
-    assert any(each.startswith("params.ip_adapter_style_image_url cannot come into force now") for each in warnings)
+    outcome = await scene.service.update(record.id, {"params": {"ip_adapter_style_image_url": image}})
+    assert outcome.warnings == (
+        "params.ip_adapter_style_image_url cannot come into force now: it is not a picture that can be read",
+    )
 
 
 async def test_an_update_of_a_stream_without_a_publisher_is_warned_of_what_it_names(scene: Scene) -> None:
