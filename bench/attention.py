@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.support.targets import machine
-from sdstream.diffusion.fused.attending import BACKENDS, Attention, shape_of, try_backends
+from sdstream.diffusion.fused.attending import BACKENDS, Attention, AttentionShape
+from sdstream.diffusion.fused.attention_trials import tensors_of, try_backends
 from sdstream.diffusion.trials.ways import CALLS, ROUNDS, RecordedCalls, Sample, Stopwatch, choose
 
 TEXT = 77
@@ -76,24 +77,12 @@ def work_of(models: Mapping[str, Sequence[Level]], names: Iterable[str], streams
                         yield from (Work(model, level, number, to_text) for level in levels)
 
 
-def tensors_of(work: Work, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values that lie as `sdstream.diffusion.fused.attention` has them."""
-    generator = torch.Generator(device).manual_seed(0)
-    level, rows = work.level, work.streams
-    inside = level.heads * level.width
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
-
-    if not work.to_text:
-        projected = noise(rows, level.tokens, 3 * inside)
-        query, keys, values = projected.view(rows, level.tokens, 3, level.heads, -1).permute(2, 0, 3, 1, 4).unbind()
-        return query, keys, values
-    # Rows that look at the same text would be more queries to it; streams have one each.
-    both = noise(rows, 2 * TEXT * inside)
-    parts = (both[:, : TEXT * inside], both[:, TEXT * inside :])
-    keys, values = (part.view(rows, TEXT, level.heads, -1).transpose(1, 2) for part in parts)
-    return noise(rows, level.tokens, inside).view(rows, level.tokens, level.heads, -1).transpose(1, 2), keys, values
+def shape_of(work: Work, dtype: torch.dtype) -> AttentionShape:
+    """What a worker chooses for. Rows that look at the same text would be more queries to it; streams have one each."""
+    level = work.level
+    keys = TEXT if work.to_text else level.tokens
+    stride = level.heads * level.width * (1 if work.to_text else 3)
+    return AttentionShape(work.streams, level.heads, level.tokens, keys, level.width, stride, dtype)
 
 
 class HostStopwatch:
@@ -120,9 +109,9 @@ def measure(
     work: Work, device: torch.device, dtype: torch.dtype, stopwatch: Stopwatch, backends: Mapping[str, Attention]
 ) -> Row:
     """The figures of one shape."""
-    told = tensors_of(work, device, dtype)
-    samples = try_backends(*told, stopwatch, backends)
-    return row_of(work, shape_of(*told[:2]).name, samples)
+    shape = shape_of(work, dtype)
+    samples = try_backends(*tensors_of(shape, device), stopwatch, backends)
+    return row_of(work, shape.name, samples)
 
 
 def row_of(work: Work, name: str, samples: Sequence[Sample]) -> Row:

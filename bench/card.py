@@ -129,7 +129,7 @@ ON_A_GPU = (
         25,
         prepares=True,
     ),
-    Step("launches", ("-m", "bench.launches", "--profile"), 40),
+    Step("profile", ("-m", "bench.profile"), 40),
     frame("sdxl-turbo", 512, "1,8", 20),
     frame("sd15", 512, "1", 12),
     frame("sdxl-turbo", 1024, "1", 12),

@@ -42,14 +42,15 @@ from sdstream.diffusion.convolving.switch import Wanted
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
 from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.trials.memory import keep_findings_in
 from sdstream.errors import first_line
 from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
-TUNED = Wanted(True, 240.0)
-"""Trials of a few models and numbers of streams, made before anything is timed."""
+TRIAL_SECONDS = 240.0
+"""Of trials of a model and a number of streams, made before anything is timed."""
 OURS_SMALL = "sdstream, 8-bit"
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
@@ -86,7 +87,7 @@ Row = dict[str, Any]
 
 
 def contenders_of(
-    work: Work, compiled: bool, eight_bit: bool = False, tuned: bool = False
+    work: Work, compiled: bool, eight_bit: bool = False, tuned: Wanted | None = None
 ) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
@@ -100,10 +101,10 @@ def contenders_of(
     if compiled:
         makers[f"{OURS}, compiled"] = lambda: Ours(work, f"{OURS}, compiled", networks, compiled=True)
     if tuned:
-        makers[f"{OURS}, tuned"] = lambda: Ours(work, f"{OURS}, tuned", networks, tuned=TUNED)
+        makers[f"{OURS}, tuned"] = lambda: Ours(work, f"{OURS}, tuned", networks, tuned=tuned)
     if tuned and compiled:
         both = f"{OURS}, compiled and tuned"
-        makers[both] = lambda: Ours(work, both, networks, tuned=TUNED, compiled=True)
+        makers[both] = lambda: Ours(work, both, networks, tuned=tuned, compiled=True)
     if eight_bit:
         makers[OURS_SMALL] = lambda: Ours(work, OURS_SMALL, in_eight_bits(work))
         if compiled:
@@ -154,7 +155,7 @@ class Prepared:
     memory: Mapping[str, float | None]
 
 
-def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: bool) -> Prepared:
+def prepare(case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: Wanted | None) -> Prepared:
     """All that takes time before anything is timed."""
     contenders, absent = contenders_of(work, compiled, eight_bit, tuned)
     memory: dict[str, float | None] = {}
@@ -213,7 +214,7 @@ def prepare_all(
     *,
     compiled: bool,
     eight_bit: bool,
-    tuned: bool,
+    tuned: Wanted | None,
 ) -> Iterable[Prepared]:
     """Each case with each number of streams, one after the other."""
     for case in cases:
@@ -299,6 +300,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
     parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
+    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a case")
+    parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
     parser.add_argument("--eight-bit", action="store_true", help="measure the frame with products in eight bits too")
     parser.add_argument("--json", help="write the figures to this file")
     turn.add_option(parser)
@@ -317,8 +320,11 @@ def main() -> int:
         if (not wanted or case.model in wanted) and (not sizes or case.size in sizes)
     ]
     streams = [int(part) for part in options.streams.split(",")]
-    asked = {"compiled": options.compile, "eight_bit": options.eight_bit, "tuned": options.tuned}
-    prepared = prepare_all(cases, streams, device, dtype, **asked)
+    keep_findings_in(options.remember)
+    tuned = Wanted(True, options.trial_seconds) if options.tuned else None
+    prepared: Iterable[Prepared] = prepare_all(
+        cases, streams, device, dtype, compiled=options.compile, eight_bit=options.eight_bit, tuned=tuned
+    )
     if options.wait_for_turn:
         prepared = list(prepared)
         turn.wait()

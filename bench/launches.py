@@ -1,7 +1,6 @@
 """How many operations one frame is, by kind and by part: on a GPU each is a kernel or more, if no compiler joins them.
 
     python -m bench.launches [--models sd-turbo,sdxl-turbo,tiny] [--steps 1] [--streams 1] [--json FILE]
-    python -m bench.launches --profile [--compile] ...     on a GPU: counts and times its kernels, too
 
 Counted is with tensors that have shapes and no memory, so the full-size networks take neither a GPU nor time. With a
 torch that was built for CUDA the way on a GPU is counted, card or not, else the one on a CPU. `twin` is a frame of
@@ -15,8 +14,6 @@ a knob.
 import argparse
 import contextlib
 import json
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,9 +24,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # the only way to coun
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.support.contenders import NOISE, Ours, Work
+from bench.support.contenders import NOISE
 from bench.support.counted_controls import CountedControls, controls_of
-from bench.support.random_models import FULL, TOKENS, make_networks
+from bench.support.random_models import FULL, TOKENS
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.tilings import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
@@ -316,47 +313,6 @@ def cudnn_by_shape() -> Iterator[None]:
         library._destroy()
 
 
-def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled: bool, frames: int = 20) -> Row:
-    """The kernels of one captured frame on this GPU: how many, and their milliseconds, by kind."""
-    device, dtype = torch.device("cuda"), torch.float16
-    torch.backends.cudnn.benchmark = True
-    made = make_networks(model, device, dtype)
-    work = Work(made, size, steps, streams, device, dtype)
-    ours = Ours(work, model, EagerNetworks(made.unet, made.vae), compiled=compiled)
-    for _ in range(3):
-        ours.run(work.images[0])
-    torch.cuda.synchronize()
-    library: Any = torch.profiler
-    with library.profile(activities=[library.ProfilerActivity.CUDA]) as watched:
-        for _ in range(frames):
-            ours.run(work.images[0])
-        torch.cuda.synchronize()
-    times: list[float] = []
-    for _ in range(frames):
-        began = time.perf_counter()
-        ours.run(work.images[0])
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - began))
-    kinds: dict[str, dict[str, float]] = {}
-    # Without the host's calls, to which the times of what they launched are added.
-    for event in (each for each in watched.events() if each.device_type.name == "CUDA"):
-        row = kinds.setdefault(kind_of(event.name), {"kernels": 0.0, "ms": 0.0})
-        row["kernels"] += 1 / frames
-        row["ms"] += event.device_time / 1000 / frames
-    return {
-        "model": model,
-        "size": size,
-        "steps": len(steps),
-        "streams": streams,
-        "compiled": compiled,
-        "card": torch.cuda.get_device_name(device),
-        "runs": ours.runner.in_force,
-        "frame_ms": round(statistics.median(times), 3),
-        "kernels": round(sum(row["kernels"] for row in kinds.values()), 1),
-        "kinds": {kind: {name: round(value, 4) for name, value in row.items()} for kind, row in kinds.items()},
-    }
-
-
 def show(row: Row) -> None:
     """Print what was counted."""
     asked = f"{row['model']} {row['size']}, {row['steps']} steps, {row['streams']} streams"
@@ -376,24 +332,18 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=1, choices=sorted(STEPS))
     parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--controls", type=int, default=0, help="ControlNets; they are counted, not profiled")
-    parser.add_argument("--profile", action="store_true", help="on a GPU: count and time its kernels, too")
-    parser.add_argument("--compile", action="store_true", help="profile the compiled frame")
+    parser.add_argument("--controls", type=int, default=0, help="ControlNets")
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     device = "cuda" if torch.version.cuda else "cpu"
     counted: list[Row] = []
-    profiled: list[Row] = []
     for model in options.models.split(","):
         size, steps = (64 if model == "tiny" else options.size), STEPS[options.steps]
         counted.append(count(model, size, steps, options.streams, device, options.controls))
         show(counted[-1])
-        if options.profile:
-            profiled.append(profile(model, size, steps, options.streams, options.compile))
-            print(json.dumps(profiled[-1], indent=2))
     if options.json:
-        result = {"machine": machine(), "torch": torch.__version__, "counted": counted, "profiled": profiled or None}
+        result = {"machine": machine(), "torch": torch.__version__, "counted": counted}
         Path(options.json).write_text(json.dumps(result, indent=2), "utf-8")
     return 0
 

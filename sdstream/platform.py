@@ -296,6 +296,15 @@ def preload_library(file: Path) -> None:
     ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
+def cuda_driver_version(names: Sequence[str] = ("libcuda.so.1", "nvcuda.dll")) -> int:
+    """The newest CUDA that the driver knows, such as 13000; 0 without one. Torch tells it in some versions only."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(found := ctypes.c_int(0)))
+            return found.value
+    return 0
+
+
 def usable_cores() -> int:
     """The processor cores that this process may run on, at least one."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -361,6 +370,7 @@ __all__ = [
     "can_join_datagrams",
     "can_send_segments",
     "create_shared_memory",
+    "cuda_driver_version",
     "die_with_parent",
     "die_with_parent_command",
     "flush_directory",

@@ -93,8 +93,9 @@ class WorkerSettings(BaseModel):
     )
     compile_networks: bool = Field(
         default=False,
-        description="Run frames through torch.compile: faster, but the first picture of each kind of stream waits for "
-        "the compiler, up to minutes. Needs a C++ compiler on a CPU.",
+        description="Run frames through torch.compile. Where this project's own steps and attention are in force (CUDA "
+        "GPUs with Triton) it was slower than those; and the first picture of each kind of stream waits for the "
+        "compiler, up to minutes. Needs a C++ compiler on a CPU.",
     )
     cuda_graphs: bool = Field(
         default=True,

@@ -11,7 +11,8 @@ from bench.support.random_models import TOKENS, Networks
 from sdstream.diffusion.convolving.preparation import settle_frames
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
 from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
-from sdstream.diffusion.frame import Frame
+from sdstream.diffusion.frame import Frame, Result
+from sdstream.diffusion.fused.attention_trials import settle_attention
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.networks import Networks as FrameNetworks
@@ -19,7 +20,7 @@ from sdstream.diffusion.planes import packed_from_rgb
 from sdstream.diffusion.question import Question, Subject
 from sdstream.diffusion.runners import Runner, make_runner
 from sdstream.diffusion.schedule import Schedule
-from sdstream.diffusion.state import Conditioning, make_knobs, make_memory, stack
+from sdstream.diffusion.state import Conditioning, Memory, make_knobs, make_memory, stack
 
 NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SEED = 2
@@ -94,6 +95,7 @@ class Ours:
         self._work = work
         self._served = work.device.type == "cuda" if served is None else served
         frame = Frame(networks, slots=len(work.steps), guidance="self", whole=self._served)
+        self._frame = frame
         self.runner: Runner = make_runner(frame, work.device, **options)
         schedule = Schedule.from_config(NOISE)
         side = work.latent_size
@@ -108,21 +110,28 @@ class Ours:
             guidance=1.0,
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
+        if work.device.type == "cuda":
+            settle_attention(frame, self.given(work.images[0])[:1], knobs, [work.streams])
         with convolutions(self._wanted):
             if work.device.type == "cuda" and are_convolutions_tuned():
-                settle_frames(frame, self._given(work.images[0])[:1], knobs, [work.streams])
+                settle_frames(frame, self.given(work.images[0])[:1], knobs, [work.streams])
                 bring_into_force()
         self._knobs = stack([knobs] * work.streams)
         if prepared:
             self._knobs = self.runner.complete(self._knobs)
-        self._memory = make_memory(self._knobs)
+        self.memory = make_memory(self._knobs)
         self._rows = list(range(work.streams))
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         with convolutions(self._wanted):
-            return self.runner.run_rows(self._given(images), self._knobs, self._memory, self._rows).image
+            return self.runner.run_rows(self.given(images), self._knobs, self.memory, self._rows).image
 
-    def _given(self, images: torch.Tensor) -> torch.Tensor:
+    def step(self, given: torch.Tensor, memory: Memory) -> Result:
+        """One frame as it is, of all streams, for who captures it by himself."""
+        return self._frame(given, self._knobs, memory)
+
+    def given(self, images: torch.Tensor) -> torch.Tensor:
+        """What the frame is given of `images`."""
         return self._work.planes_of(images) if self._served else images
 
 

@@ -1,4 +1,4 @@
-"""Trials of convolutions for streams that are being prepared, beside those that run."""
+"""Trials of attention and of convolutions for streams that are being prepared, beside those that run."""
 
 from contextlib import AbstractContextManager
 
@@ -6,6 +6,8 @@ import torch
 
 from sdstream.diffusion.convolving.preparation import settle_frames
 from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
+from sdstream.diffusion.fused.attending import is_attention_tried
+from sdstream.diffusion.fused.attention_trials import settle_attention
 from sdstream.diffusion.runners import BUCKETS
 from sdstream.diffusion.state import Knobs
 from sdstream.diffusion.trials.planning import numbers_of_streams
@@ -20,10 +22,10 @@ WORDS = "tuning kernels"
 
 
 def tune(key: GroupKey, knobs: Knobs, progress: Progress) -> None:
-    """Decide how the convolutions of frames of this key are computed, for all numbers of streams that will ride
-    together once one more sits down. `progress` may raise `LoadGivenUp`."""
+    """Decide how attention and convolutions of frames of this key are computed, for all numbers of streams that will
+    ride together once one more sits down. `progress` may raise `LoadGivenUp`."""
     device = key.model.device
-    if device.type != "cuda" or not are_convolutions_tuned():
+    if device.type != "cuda" or not (is_attention_tried() or are_convolutions_tuned()):
         return
     progress(WORDS, None)
     with turns.slice(lambda: progress(WORDS, None)):
@@ -32,7 +34,10 @@ def tune(key: GroupKey, knobs: Knobs, progress: Progress) -> None:
         groups.seated(key), key.options.batch_size, BUCKETS if key.options.cuda_graphs else None
     )
     image = torch.zeros(1, 3 * (1 + len(key.conditions.controlnets)), key.height, key.width, device=device)
-    settle_frames(frame, image, knobs, numbers, _session(progress))
+    if is_attention_tried():
+        settle_attention(frame, image, knobs, numbers, _session(progress))
+    if are_convolutions_tuned():
+        settle_frames(frame, image, knobs, numbers, _session(progress))
     progress(WORDS, 100.0)
 
 

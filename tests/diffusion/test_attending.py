@@ -1,5 +1,6 @@
 """Which of torch's attentions is taken: the rule, what is remembered, and who never has anything tried."""
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -12,28 +13,45 @@ import pytest
 import torch
 
 from sdstream.diffusion.capture import CudaCapture
+from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import attending
 from sdstream.diffusion.fused.attending import (
     BACKENDS,
     Attention,
     AttentionShape,
+    Choices,
     attend,
     attention_choices,
+    bring_into_force,
+    forget_choices,
     plain_attention,
     shape_of,
-    try_backends,
     use_tried_attention,
 )
 from sdstream.diffusion.fused.attention_tiling import ATTENTION_TILINGS, AttentionTiling, attention_tiling_named
+from sdstream.diffusion.fused.attention_trials import (
+    SECONDS,
+    settle_attention,
+    settle_shape,
+    settle_shapes,
+    tensors_of,
+    try_backends,
+)
+from sdstream.diffusion.fused.blocks import fuse
+from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.switch import plain_blocks
-from sdstream.diffusion.trials.session import without_trials
+from sdstream.diffusion.loading.models import Model
+from sdstream.diffusion.networks import EagerNetworks
+from sdstream.diffusion.trials.session import TrialSession
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
-from tests.diffusion.runs import distance
+from tests.diffusion.runs import distance, knobs_of, pictures
 
 SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)
 SUBJECT, OTHER = Subject("attention", SHAPE.name), Subject("attention", SHAPE._replace(rows=8).name)
 KNOWN = ("cudnn", "flash")
+CPU = torch.device("cpu")
+Load = Callable[..., Model]
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -134,63 +152,95 @@ def test_without_memory_nothing_is_remembered_and_trials_that_end_the_process_en
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[AttentionShape]]:
-    """What is tried of tensors that pass for a GPU's, on a CPU, where every trial says `backwards`."""
-    seen: list[AttentionShape] = []
-
-    def settle(shape: AttentionShape, *told: torch.Tensor) -> str:
-        seen.append(shape)
-        return "backwards"
-
-    monkeypatch.setattr(attending, "_settle", settle)
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors of a CPU pass for a GPU's, of any width, and there is one more way: backwards."""
     monkeypatch.setattr(attending, "is_on_a_gpu", lambda query: True)
     monkeypatch.setattr(attending, "DTYPES", (torch.float32,))
-    monkeypatch.setattr(attending._State, "choices", {})
+    monkeypatch.setattr(attending, "LEAST_WIDTH", 1)
     monkeypatch.setattr(attending, "BACKENDS", {"backwards": lambda query, keys, values: -query})
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    yield seen
+    forget_choices()
+    yield
+    forget_choices()
     use_tried_attention(True)
 
 
-def test_a_shape_is_tried_once_and_what_was_chosen_is_taken_from_then_on(tried: list[AttentionShape]) -> None:
+def test_rows_that_were_not_tried_have_the_choice_of_the_nearest_that_were() -> None:
+    choices = Choices().with_one(SHAPE, "one").with_one(SHAPE._replace(rows=8), "eight")
+    assert choices.of(SHAPE) == "one"
+    assert choices.of(SHAPE._replace(rows=2)) == "one"
+    assert choices.of(SHAPE._replace(rows=4)) == "eight"
+    assert choices.of(SHAPE._replace(rows=64)) == "eight"
+    assert choices.with_one(SHAPE._replace(rows=4), "").of(SHAPE._replace(rows=4)) == ""
+    assert choices.of(SHAPE._replace(heads=7)) == "", "of another shape nothing is known"
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_frames_take_what_was_found_and_torchs_choice_before() -> None:
     query, keys, values = tensors()
+    wanted = plain_attention(query, keys, values)
     with torch.no_grad():
-        for _ in range(2):
-            assert torch.equal(attend(query, keys, values), -query)
-        attend(query.contiguous(), keys, values)
-    assert tried == [shape_of(query, keys), shape_of(query.contiguous(), keys)], "another layout is another shape"
-    assert set(attention_choices().values()) == {"backwards"}
+        assert torch.equal(attend(query, keys, values), wanted)
+        bring_into_force(query.device, shape_of(query, keys), "backwards")
+        assert torch.equal(attend(query, keys, values), -query)
+        assert torch.equal(attend(query[:1], keys[:1], values[:1]), -query[:1]), "of fewer rows"
+        lies_elsewhere = query.contiguous()
+        assert torch.equal(attend(lies_elsewhere, keys, values), wanted), "another layout is another shape"
+    assert attention_choices() == {shape_of(query, keys).name: "backwards"}
 
 
-def test_nothing_is_tried_while_a_frame_is_captured(
-    tried: list[AttentionShape], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: Any = tensors()
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert torch.equal(attend(*told), plain_attention(*told))
-    assert not tried
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    attend(*told)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert torch.equal(attend(*told), -told[0]), "a choice that was made before counts"
-
-
-def test_plain_blocks_the_switch_gradients_and_small_heads_have_torchs_choice(tried: list[AttentionShape]) -> None:
+@pytest.mark.usefixtures("on_a_gpu")
+def test_plain_blocks_the_switch_and_gradients_have_torchs_choice() -> None:
     told: Any = tensors()
     wanted = plain_attention(*told)
+    bring_into_force(CPU, shape_of(*told[:2]), "backwards")
     with plain_blocks():
         assert torch.equal(attend(*told), wanted)
     use_tried_attention(False)
     assert torch.equal(attend(*told), wanted)
     use_tried_attention(True)
-    small = [part[..., :8] for part in told]
-    assert torch.equal(attend(*small), plain_attention(*small))
     with torch.enable_grad():
         assert torch.equal(attend(told[0].clone().requires_grad_(), *told[1:]), wanted)
-    assert not tried
+    assert torch.equal(attend(*told), -told[0])
 
 
-def test_a_compiler_is_given_torchs_own_operation(tried: list[AttentionShape]) -> None:
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_preparation_tries_what_frames_ask_for_for_all_numbers_of_streams(tiny_model: Load) -> None:
+    model = tiny_model("sd-turbo")
+    unet = copy.deepcopy(model.unet)
+    fuse(unet)
+    join(unet)
+    frame = Frame(EagerNetworks(unet, model.vae), slots=2, guidance="full", prediction=model.schedule.prediction)
+    knobs, image = knobs_of(model, guidance=1.8), pictures(1)[0]
+    seen: list[AttentionShape] = []
+
+    def settle(shape: AttentionShape, device: torch.device) -> str:
+        assert torch.equal(*(attend(*told) for told in (tensors(), tensors()))), "frames go on meanwhile"
+        seen.append(shape)
+        return ""
+
+    assert settle_attention(frame, image, knobs, (1, 3), settle=settle) == len(seen) > 4
+    assert {shape.rows for shape in seen} == {4, 2, 12, 6}, "two steps with both prompts; each text is asked by two"
+    assert [shape.rows <= 4 for shape in seen] == sorted((shape.rows <= 4 for shape in seen), reverse=True)
+    assert {shape.keys for shape in seen} > {77}
+    assert settle_attention(frame, image, knobs, (1, 3), settle=settle) == 0, "once"
+    assert settle_attention(frame, image, knobs, (2,), settle=settle) > 0
+    moments = iter((0.0, 1.0, SECONDS - 0.1, SECONDS, SECONDS))
+    assert settle_attention(frame, image, knobs, (5, 6), clock=lambda: next(moments), settle=settle) == 2
+    over = TrialSession(tell=lambda percent: False)
+    assert settle_attention(frame, image, knobs, (7,), over, settle=settle) == 0, "nobody waits for it any more"
+
+
+@pytest.mark.parametrize(("keys", "stride"), [(12, 3 * 96), (12, 96), (77, 96)])
+def test_what_is_tried_lies_as_in_a_frame(keys: int, stride: int) -> None:
+    shape = AttentionShape(2, 3, 12, keys, 32, stride, torch.float32)
+    query, looked_at, seen = tensors_of(shape, CPU)
+    assert shape_of(query, looked_at) == shape
+    assert seen.shape == looked_at.shape
+    assert (looked_at.stride(2) == stride) == (seen.stride(2) == stride)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_compiler_is_given_torchs_own_operation() -> None:
     seen: list[str] = []
 
     def look(graph: Any, inputs: Any) -> Any:
@@ -202,7 +252,6 @@ def test_a_compiler_is_given_torchs_own_operation(tried: list[AttentionShape]) -
     made = library.compile(attend, backend=look, fullgraph=True)(*told)
     assert torch.equal(made, plain_attention(*told))
     assert any("scaled_dot_product_attention" in name for name in seen)
-    assert not tried
 
 
 def test_a_cpu_has_torchs_choice() -> None:
@@ -244,21 +293,11 @@ def test_names_of_tilings_are_those_of_their_fields() -> None:
         attention_tiling_named("64x64w4")
 
 
-def test_nothing_is_tried_for_calls_that_are_none_of_a_frame(tried: list[AttentionShape]) -> None:
-    told: Any = tensors()
-    with without_trials():
-        assert torch.equal(attend(*told), plain_attention(*told))
-    assert not tried
-    attend(*told)
-    with without_trials():
-        assert torch.equal(attend(*told), -told[0]), "a choice that was made before counts"
-
-
 @pytest.mark.gpu
 @needs_a_gpu
 @pytest.mark.parametrize("keys", [64, 77])
-def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attending._State, "choices", {})
+def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int) -> None:
+    forget_choices()
     device = torch.device("cuda", 0)
     query = tensors("cuda", 64, torch.float16)[0]
     _, looked_at, seen = tensors("cuda", keys, torch.float16)
@@ -266,9 +305,11 @@ def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int, mon
     samples = try_backends(query, looked_at, seen, RecordedCalls(device))
     assert {sample.way for sample in samples} > {""}, "some way of its own is right on every card"
     assert all(0 < took < 100 for sample in samples for took in sample.milliseconds)
+    assert settle_shapes([shape_of(query, looked_at)], device, lambda: False, settle_shape) == 1
     recording = CudaCapture(device).record(lambda: attend(query, looked_at, seen))
     recording.replay()
     assert distance(recording.result, wanted) < 0.02
     (backend,) = attention_choices().values()
     assert backend in {"", *BACKENDS}
     recording.forget()
+    forget_choices()

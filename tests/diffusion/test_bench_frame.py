@@ -41,7 +41,7 @@ def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(mon
     # It forks, which a process of several threads must not.
     monkeypatch.setattr(frame, "working_memory", lambda contender, work: None)
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
-    prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit=False, tuned=False)
+    prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit=False, tuned=None)
     assert prepared.absent[ImageToImage.name] == "ValueError: this library and that one"
     assert {OURS, BareModules.name} <= {each.name for each in prepared.contenders}
     assert ImageToImage.name not in {row["who"] for row in frame.measure(prepared, 0.0)}

@@ -21,7 +21,7 @@ ROOM = Path(sdstream.diffusion.__file__).parent
 KNOWN = {"torch", "triton", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
-LOCKED = {"capture.py", "convolving/tuning.py", "trials/store.py"}
+LOCKED = {"capture.py", "convolving/tuning.py", "fused/attending.py", "trials/store.py"}
 """What loads networks and what runs them may ask for a way, or record, at the same time."""
 FILES = sorted(ROOM.rglob("*.py"))
 CYCLES, WARM = cycles(250), 100
@@ -57,6 +57,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
         "sdstream.directories",
         "sdstream.clock",
         "sdstream.frames",  # the ground floor's word for the colours of a picture
+        "sdstream.platform",  # what is found on a card holds for its driver
         "sdstream.params.vocabulary",  # of style images: their kinds of weight
     }
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdstream.diffusion.trials.memory import driver_version, versions
+from sdstream import platform
+from sdstream.diffusion.trials.memory import versions
 from sdstream.diffusion.trials.planning import Asked, Standing, Step, next_step, numbers_of_streams
 from sdstream.diffusion.trials.store import Known, Origin, Subject, TrialStore, read_known
 from sdstream.worker.card_turns import CardTurns, may_slice
@@ -63,7 +64,7 @@ def test_processes_add_to_what_is_remembered(tmp_path: Path) -> None:
 
 
 def test_versions_are_told_without_a_driver() -> None:
-    assert driver_version(("no-such-driver.so",)) == 0
+    assert platform.cuda_driver_version(("no-such-driver.so",)) == 0
     assert versions()[0] == torch.__version__
 
 

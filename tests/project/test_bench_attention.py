@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from bench import attention
-from bench.attention import MODELS, TEXT, Level, Work, row_of, summary_of, tensors_of, work_of
+from bench.attention import MODELS, TEXT, Level, Work, row_of, shape_of, summary_of, work_of
 from sdstream.diffusion.trials.ways import Sample
-
-CPU = torch.device("cpu")
 
 
 def work(*, to_text: bool, streams: int = 2) -> Work:
@@ -32,14 +30,11 @@ def test_a_row_says_which_way_wins_and_what_is_chosen() -> None:
 
 
 def test_what_looks_at_itself_is_one_product_and_a_text_lies_beside() -> None:
-    query, keys, values = tensors_of(work(to_text=False), CPU, torch.float32)
-    assert {part.untyped_storage().data_ptr() for part in (query, keys, values)} == {query.untyped_storage().data_ptr()}
-    assert query.shape == keys.shape == values.shape == (2, 4, 6, 8)
-    assert query.stride() == (3 * 6 * 32, 8, 3 * 32, 1)
-    query, keys, values = tensors_of(work(to_text=True), CPU, torch.float32)
-    assert (query.shape, keys.shape, values.shape) == ((2, 4, 6, 8), (2, 4, TEXT, 8), (2, 4, TEXT, 8))
-    assert query.stride() == (6 * 32, 8, 32, 1)
-    assert keys.stride() == values.stride() == (2 * TEXT * 32, 8, 32, 1)
+    shape = shape_of(work(to_text=False), torch.float32)
+    assert (shape.rows, shape.heads, shape.queries, shape.keys, shape.width) == (2, 4, 6, 6, 8)
+    assert shape.stride == 3 * 32
+    shape = shape_of(work(to_text=True), torch.float32)
+    assert (shape.queries, shape.keys, shape.stride) == (6, TEXT, 32)
 
 
 def test_all_shapes_of_a_model_come_with_each_number_of_streams() -> None:

@@ -174,5 +174,5 @@ def test_tests_keep_no_figures_waiting_and_say_what_they_were_at(tmp_path: Path)
 def test_the_steps_are_programs_of_the_bench(steps: tuple[Step, ...]) -> None:
     assert len({each.name for each in steps}) == len(steps)
     modules = {each.arguments[1] for each in steps}
-    known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.launches", "bench.convolutions"}
+    known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.profile", "bench.convolutions"}
     assert modules <= known | {"bench.attention", "pytest"}

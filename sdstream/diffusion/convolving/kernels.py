@@ -12,7 +12,7 @@ A tiling that is `phased` reads a doubled picture where it is small (`sdstream.d
 # pyright: basic, reportMissingImports=false
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,14 +20,12 @@ import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
-from triton.runtime._async_compile import AsyncCompileMode
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.phase_kernels import filters_of_phases
 from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Activation, Tiling, padded_width, tiling_named
+from sdstream.diffusion.trials.compiling import compile_together
 
-COMPILERS = 8
-"""Threads that compile; most of it is done without Python's lock."""
 SUM_ROWS, SUM_COLUMNS = 16, 64
 """Of a block of the kernel that adds parts up."""
 
@@ -343,22 +341,7 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
 def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
     """Compile the kernels that `launch` would take for these arguments, all at the same time, and launch none. What
     cannot be compiled is left out: it fails again, and says why, when it is launched."""
-    with ThreadPoolExecutor(COMPILERS) as executor, AsyncCompileMode(executor, ignore_errors=True):
-        for name in tilings:
-            launch(arguments, tiling_named(name), _Compiled)
-
-
-class _Compiled:
-    """A kernel that is compiled when it is launched, and not launched."""
-
-    def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def compile_only(*told: Any, **named: Any) -> None:
-            self._kernel.warmup(*told, grid=grid, **named)
-
-        return compile_only
+    compile_together([partial(launch, arguments, tiling_named(name)) for name in tilings])
 
 
 __all__ = ["TritonError", "compile_ahead", "convolution", "launch"]

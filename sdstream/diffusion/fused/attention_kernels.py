@@ -7,7 +7,8 @@ it, and the sum of values weighed by them. Scores and sums are float32; weights 
 # Triton's language has no types, and is installed only where torch is for CUDA.
 # pyright: basic, reportMissingImports=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.library import triton_op, wrap_triton
 from triton.errors import TritonError
 
 from sdstream.diffusion.fused.attention_tiling import AttentionTiling, attention_tiling_named
+from sdstream.diffusion.trials.compiling import compile_together
 
 LOG_OF_TWO = 0.6931471805599453
 
@@ -133,4 +135,11 @@ def launch(
     return out.transpose(1, 2)
 
 
-__all__ = ["TritonError", "attention", "launch"]
+def compile_ahead(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tilings: Iterable[AttentionTiling]
+) -> None:
+    """Compile the kernels that `launch` would take for these, all at the same time, and launch none."""
+    compile_together([partial(launch, query, key, value, tiling) for tiling in tilings])
+
+
+__all__ = ["TritonError", "attention", "compile_ahead", "launch"]

@@ -6,8 +6,9 @@ COLUMNS = 64
 """Channels that lie side by side in a block, at most: whole lines of memory, whatever the width of a group."""
 WIDEST_WHOLE = 64
 """Channels of a group, filled up, that one block has all of: wider ones were slower than two launches."""
-LEAST_ROWS = 8
-"""Of a block, where there are as many."""
+LEAST_ROWS = 64
+"""Of a block, where there are as many: every block reads the sums of all others below it, which takes longer the more
+there are."""
 VALUES_A_WARP, MOST_WARPS = 1024, 16
 """Of such a group: 32 registers of a thread."""
 

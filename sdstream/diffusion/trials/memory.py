@@ -1,7 +1,5 @@
 """The stores of this process: one for each card, in the folder that the operator's data directory has for them."""
 
-import ctypes
-from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
@@ -12,9 +10,8 @@ from typing import Any
 import torch
 
 from sdstream.diffusion.trials.store import Origin, TrialStore
+from sdstream.platform import cuda_driver_version
 
-DRIVERS = ("libcuda.so.1", "nvcuda.dll")
-"""Names of CUDA's driver, by system."""
 SOURCES = ("capture.py", "convolving", "eight_bit", "fused", "trials")
 """Beside `sdstream/diffusion`'s own: programs of kernels, what there is to choose from, and how it is chosen."""
 
@@ -50,20 +47,9 @@ def versions() -> tuple[str, ...]:
     library: Any = torch
     triton: Any = import_module("triton") if find_spec("triton") is not None else None
     triton_version = "" if triton is None else triton.__version__
-    parts = (library.__version__, triton_version, library.backends.cudnn.version(), driver_version(), sources_digest())
+    cudnn, driver = library.backends.cudnn.version(), cuda_driver_version()
+    parts = (library.__version__, triton_version, cudnn, driver, sources_digest())
     return tuple(str(part) for part in parts)
-
-
-def driver_version(names: Iterable[str] = DRIVERS) -> int:
-    """Of CUDA as the driver has it, such as 13000; 0 where there is no driver. Torch tells it in some versions only."""
-    for name in names:
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        found = ctypes.c_int(0)
-        return found.value if driver.cuDriverGetVersion(ctypes.byref(found)) == 0 else 0
-    return 0
 
 
 @cache

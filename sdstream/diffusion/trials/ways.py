@@ -1,19 +1,18 @@
 """Several ways to compute the same on a GPU, and which of them is taken for each shape: found out once, remembered.
 
-What is timed are calls as a captured frame makes them, on the tensors that were met first, so that what a way does
-around its kernel, such as clearing memory, counts. Nothing is tried while a frame is captured: its runs before that
-have met all shapes. The plain twin is the way without a name.
+What is timed are calls as a captured frame makes them, so that what a way does around its kernel, such as clearing
+memory, counts. Who prepares a model tries; frames look up. The plain twin is the way without a name.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 
-from sdstream.diffusion.capture import CudaCapture, Recording, one_at_a_time
-from sdstream.diffusion.trials.session import are_trials_wanted
+from sdstream.diffusion.capture import CudaCapture, Recording
+from sdstream.diffusion.trials.session import card_turn
 from sdstream.diffusion.trials.store import Finding, Subject, TrialStore
 
 CALLS = 16
@@ -26,7 +25,6 @@ TOLERANCE = 0.02
 """Of the largest value, by which the answers of two ways may differ in half precision."""
 
 Call = Callable[[], torch.Tensor]
-Place = TypeVar("Place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,8 @@ class Stopwatch(Protocol):
 
 
 class RecordedCalls:
-    """Times calls as a captured frame makes them: `CALLS` of them one after another in a CUDA graph.
-
-    For who captures anyhow, and has the card as far as that goes: it waits for nobody's turn.
-    """
+    """Times calls as a captured frame makes them: `CALLS` of them one after another in a CUDA graph. A recording, and a
+    round of all, is one turn at the card."""
 
     def __init__(self, device: torch.device, rounds: int = ROUNDS) -> None:
         self._device = device
@@ -59,14 +55,15 @@ class RecordedCalls:
         cuda: Any = torch.cuda
         times: list[list[float]] = [[] for _ in calls]
         recorded: list[tuple[Recording[torch.Tensor], list[float]]] = []
-        with one_at_a_time(), cuda.device(self._device):
-            capture = CudaCapture(self._device)
-            try:
-                for call, took in zip(calls, times, strict=True):
+        capture = CudaCapture(self._device)
+        try:
+            for call, took in zip(calls, times, strict=True):
+                with card_turn(), cuda.device(self._device):
                     recording = _recorded(capture, call)
-                    if recording is not None:
-                        recorded.append((recording, took))
-                for _ in range(self._rounds):
+                if recording is not None:
+                    recorded.append((recording, took))
+            for _ in range(self._rounds):
+                with card_turn(), cuda.device(self._device):
                     for recording, took in recorded:
                         begin, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
                         recording.replay()  # while it runs all that follows is queued
@@ -75,9 +72,9 @@ class RecordedCalls:
                         end.record()
                         cuda.synchronize()
                         took.append(float(begin.elapsed_time(end)) / CALLS)
-            finally:
-                for recording, _ in recorded:
-                    recording.forget()
+        finally:
+            for recording, _ in recorded:
+                recording.forget()
         return [tuple(took) for took in times]
 
 
@@ -115,7 +112,8 @@ def try_ways(
 
     Raises what tells of a lost or full device (`torch.AcceleratorError`, `torch.OutOfMemoryError`).
     """
-    wanted = plain()
+    with card_turn():
+        wanted = plain()
     right = {name: way for name, way in ways.items() if answers_rightly(way, wanted, failures)}
     calls = {"": plain, **right}
     times = stopwatch.time(list(calls.values()))
@@ -125,7 +123,8 @@ def try_ways(
 def answers_rightly(way: Call, wanted: torch.Tensor, failures: tuple[type[Exception], ...] = ()) -> bool:
     """Whether a way gives this answer here."""
     try:
-        made = way()
+        with card_turn():
+            made = way()
         distance = float((made.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-6))
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # the device is lost, or full
@@ -164,21 +163,6 @@ def way_of(finding: Finding, known: Collection[str]) -> str | None:
     return way if way == "" or (isinstance(way, str) and way in known) else None
 
 
-def chosen(choices: dict[Place, str], place: Place, settle: Callable[[], str]) -> str:
-    """What was chosen for a place, by `settle` where it is met first; the plain way then while a frame is captured,
-    and for calls that are none of a frame."""
-    known = choices.get(place)
-    if known is not None:
-        return known
-    if not are_trials_wanted() or torch.cuda.is_current_stream_capturing():
-        return ""
-    with one_at_a_time(), torch.no_grad():
-        known = choices.get(place)  # another thread may have met it meanwhile
-        if known is None:
-            known = choices[place] = settle()
-    return known
-
-
 __all__ = [
     "CALLS",
     "LEAST_GAIN",
@@ -189,7 +173,6 @@ __all__ = [
     "Stopwatch",
     "answers_rightly",
     "choose",
-    "chosen",
     "settled",
     "try_ways",
     "way_of",
