@@ -53,6 +53,12 @@ class JobSettings(BaseModel):
     session_status_interval: float = Field(
         default=5.0, ge=0.1, description="Seconds between the status events of a serverless session, at first."
     )
+    platform_timeout: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds after which a serverless worker that runs no job ends, with exit code 1, because nothing "
+        "connects to RunPod's queue; 0: never.",
+    )
     max_download_bytes: int = Field(
         default=2_000_000_000, ge=1000, description="Largest file that a render job reads from a URL or a bucket."
     )

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import logging
+import multiprocessing.util
 import os
 import secrets
 import signal
@@ -32,9 +33,11 @@ from sdstream.clock import Clock, SystemClock
 from sdstream.errors import CommandFailed, ConfigurationError, Forbidden, InternalError, SdstreamError
 from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
+from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
+from sdstream.platform import die_with_parent
 from sdstream.reachability import find_place
 from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
 from sdstream.settings import Settings, is_loopback, load_settings
@@ -176,6 +179,7 @@ class ServerlessWorker:
         self._warmed_up: asyncio.Task[None] | None = None
         self._drained: asyncio.Task[None] | None = None
         self._handler: JobHandler | None = None
+        self._failure: SdstreamError | None = None
 
     @property
     def jobs(self) -> JobHandler:
@@ -186,7 +190,10 @@ class ServerlessWorker:
         return self._handler
 
     def run(self) -> None:
-        """Give the jobs to RunPod's SDK until it ends. Raises `ConfigurationError` where it is not installed."""
+        """Give the jobs to RunPod's SDK until it ends.
+
+        Raises `ConfigurationError` where it is not installed, `CommandFailed` when its queue is gone for good.
+        """
         # Its own default writes every event to the log, and `ready` holds a key.
         os.environ.setdefault("RUNPOD_DEBUG_LEVEL", "INFO")
         try:
@@ -196,6 +203,9 @@ class ServerlessWorker:
                 "RunPod's SDK is not installed", hint="pip install -c constraints.txt -e '.[runpod]'"
             ) from None
         register_fitness_checks(runpod, self._settings)
+        self._make_patient(importlib.import_module("runpod.serverless.modules.rp_scale"))
+        # A heartbeat that outlived this process would go on telling that it is well.
+        multiprocessing.util.register_after_fork(self, _end_with_parent)
 
         async def handle(job: dict[str, Any]) -> Any:
             async with contextlib.aclosing(self.jobs.handle(job)) as events:
@@ -209,6 +219,22 @@ class ServerlessWorker:
         }
         with contextlib.suppress(asyncio.CancelledError):  # how `_drain` ends the SDK's loop
             runpod.serverless.start(config)
+        if self._failure is not None:
+            raise self._failure
+
+    def _make_patient(self, scaling: Any) -> None:
+        # Its setting `jobs_fetcher` counts in local tests alone, so the function is replaced where it looks it up.
+        scaling.get_job = JobFeed(
+            scaling.get_job, self.host.clock, self._settings.platform_timeout, _count_jobs, self._give_up
+        ).take
+
+    def _give_up(self, seconds: float) -> None:
+        self._failure = CommandFailed(
+            f"nothing has connected to RunPod's queue for {seconds:.0f} s, and no job runs here: this worker ends",
+            hint="SDSTREAM_PLATFORM_TIMEOUT is how long it waits.",
+        )
+        logger.error("worker gives up", problem=self._failure.message)
+        self._begin_drain()
 
     async def drain(self, job: Mapping[str, Any]) -> int:
         """Run a job to its end, printing each event as a line of JSON; the exit code."""
@@ -259,9 +285,8 @@ class ServerlessWorker:
     async def _drain(self) -> None:
         logger.info("draining")
         await self.jobs.drain()
-        progress: Any = importlib.import_module("runpod.serverless.modules.worker_state").JobsProgress()
         deadline = self.host.clock.monotonic() + POSTING_SECONDS
-        while progress.get_job_count() and self.host.clock.monotonic() < deadline:  # noqa: ASYNC110 -- it has no event
+        while _count_jobs() and self.host.clock.monotonic() < deadline:  # noqa: ASYNC110 -- it has no event
             await asyncio.sleep(0.05)
         await self.jobs.close()
         await self.host.close()
@@ -314,6 +339,19 @@ def _is_fed() -> bool:
     """Whether RunPod gives jobs to this process. Where nobody does, the SDK would call the generator once and never
     iterate it: exit code 0, nothing done."""
     return any(os.environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
+
+
+def _end_with_parent(_: ServerlessWorker) -> None:
+    """In a process that the SDK has forked with `multiprocessing`."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
+
+
+def _count_jobs() -> int:
+    """Jobs that the SDK has taken and not yet answered."""
+    progress: Any = importlib.import_module("runpod.serverless.modules.worker_state").JobsProgress()
+    return progress.get_job_count()
 
 
 def _read_job(text: str | None, file: Path) -> dict[str, Any]:

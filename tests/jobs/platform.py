@@ -6,6 +6,7 @@ strict JSON is kept as a violation. A job may be pinned to a worker, which the r
 
 import asyncio
 import json
+import socket
 import threading
 import time
 import uuid
@@ -58,6 +59,8 @@ class FakePlatform:
         self._loop: asyncio.AbstractEventLoop
         self._changed: asyncio.Condition
         self._stopping: asyncio.Event
+        self._runner: web.AppRunner
+        self._place: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._up = threading.Event()
 
@@ -73,6 +76,24 @@ class FakePlatform:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
+        self._leave_place()
+
+    def vanish(self) -> None:
+        """Cut every connection and refuse new ones. The jobs stay, and nobody else gets the port."""
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", self.port))
+
+    def come_back(self) -> None:
+        """After `vanish`: at the same address."""
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
+        self._leave_place()
+
+    def _leave_place(self) -> None:
+        if self._place is not None:
+            self._place.close()
+            self._place = None
 
     def worker_environment(self, worker: str) -> dict[str, str]:
         """The variables by which the SDK finds its platform."""
@@ -106,6 +127,12 @@ class FakePlatform:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._changed, self._stopping = asyncio.Condition(), asyncio.Event()
+        await self._open()
+        self._up.set()
+        await self._stopping.wait()
+        await self._runner.cleanup()
+
+    async def _open(self) -> None:
         app = web.Application(client_max_size=64 * 2**20)
         base = f"/v2/{ENDPOINT}"
         app.add_routes(
@@ -126,14 +153,10 @@ class FakePlatform:
                 web.get(f"{base}/ping/{{worker}}", self._ping),
             ]
         )
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        self._up.set()
-        await self._stopping.wait()
-        await runner.cleanup()
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
 
     async def _notify(self) -> None:
         async with self._changed:

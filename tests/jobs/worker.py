@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from sdstream.platform import LINUX, die_with_parent_command
 from tests.jobs.platform import FakePlatform
 from tests.support.waiting import eventually_sync
 
@@ -52,7 +53,7 @@ class JobWorker:
     def start(self) -> "JobWorker":
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "handler.py"],
+                die_with_parent_command([sys.executable, "handler.py"]),  # tests that are killed tear nothing down
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -120,6 +121,14 @@ class JobWorker:
             ) from None
         self._insist_on_no_children()
 
+    def wait_end(self, seconds: float) -> int:
+        """Wait until it ends by itself, insist that nothing of it is left, and tell its exit code."""
+        assert self.process is not None
+        self._note_family()
+        code = self.process.wait(seconds)
+        self._insist_on_no_children()
+        return code
+
     def _note_family(self) -> None:
         assert self.process is not None
         self._family = psutil.Process(self.process.pid).children(recursive=True)
@@ -128,7 +137,7 @@ class JobWorker:
         members: list[psutil.Process] = []
         for member in self._family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "handler.py" in member.cmdline():  # the SDK's heartbeat, which a kill of its parent leaves behind
+                if not LINUX and "handler.py" in member.cmdline():  # the SDK's heartbeat, which nobody ends there
                     member.kill()
                 members.append(member)
         _, left = psutil.wait_procs(members, timeout=10)
