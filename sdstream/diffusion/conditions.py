@@ -32,6 +32,9 @@ LOAD_ERRORS = (
     pickle.UnpicklingError,
 )
 
+PICKLE_REFUSED = "its weights are a pickle that is broken or holds more than tensors, which could run any program"
+"""What the libraries say of one names neither."""
+
 
 def load_controlnet(folder: Path, unet: Any, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A ControlNet for `unet`. Raises `ModelUnavailable`: corrupt, incomplete, not finite, or of another family."""
@@ -106,7 +109,8 @@ def _load(kind: Any, folder: Path, options: dict[str, Any], device: torch.device
     try:
         network, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except LOAD_ERRORS as error:
-        raise ModelUnavailable(f"{folder} cannot be loaded: {first_line(error)}") from error
+        why = PICKLE_REFUSED if options.get("use_safetensors") is False else first_line(error)
+        raise ModelUnavailable(f"{folder} cannot be loaded: {why}") from error
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise ModelUnavailable(f"{folder} lacks {len(missing)} weights, such as {missing[0]}")

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from sdstream.params.problems import Problem, join
-from sdstream.params.vocabulary import MAX_SAFE_INTEGER
+from sdstream.params.vocabulary import MAX_SAFE_INTEGER, MAX_TEXT, MAX_URL
 
 MAX_DEPTH = 12
 MAX_VALUES = 5_000
-MAX_KEY = 512
-MAX_STRING = 16_384
+MAX_KEY = MAX_URL
+"""Names of LoRAs are URLs, and signed ones are long."""
+MAX_STRING = MAX_TEXT
+"""What the longest text of the wire may have; whoever is refused is told the limit that counts."""
 UNBOUNDED_STRINGS = frozenset({"ip_adapter_style_image_url"})
 """Members whose own check has a larger limit."""
 

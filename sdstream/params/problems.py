@@ -17,6 +17,8 @@ NUMBER_FORM = "<number>"
 PAIRS_FORM = "<pairs>"
 UNION_FORMS = frozenset({TEXT_FORM, NUMBER_FORM, PAIRS_FORM})
 """Tags of the branches of a union; pydantic puts them into locations, where callers must not see them."""
+KEY_FORM = "[key]"
+"""What pydantic puts after a name of an object that is wrong itself; the name before it says enough."""
 
 RULE_ERROR = "sdstream_rules"
 MAX_NOTES = 50
@@ -109,10 +111,12 @@ def printable(value: object) -> str:
 def join(path: str, location: Iterable[int | str]) -> str:
     """The wire path of a pydantic location: `params` and `("prompt", 0, 1)` give `params.prompt[0][1]`."""
     for part in location:
-        if part in UNION_FORMS:
+        if part in UNION_FORMS or part == KEY_FORM:
             continue
         if isinstance(part, int):
             path += f"[{part}]"
+        elif part == "":
+            path += '[""]'
         else:
             path += f".{printable(part)}" if path else printable(part)
     return path

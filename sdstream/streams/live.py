@@ -185,10 +185,15 @@ class LiveStream:
 
     def try_again(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
         """Somebody sent these top-level params: have the lane try again what is missing of them, which is returned."""
-        if self._lane is None or not self._missing_of(names):
+        if self._lane is None or not self.missing_of(names):
             return ()
         self._lane.try_again()
-        return self._missing_of(names)
+        return self.missing_of(names)
+
+    def missing_of(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
+        """What is known to be missing of these top-level params."""
+        missing = () if self._lane is None else self._lane.missing
+        return tuple(part for part in missing if part.place.partition("[")[0] in names)
 
     def resize(self, size: PictureSize) -> None:
         """Placards have this size from now on."""
@@ -343,10 +348,6 @@ class LiveStream:
             self.on_recording("", f"no file can be made: {error.strerror or error}")
         else:
             media.record_to(file)
-
-    def _missing_of(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
-        missing = () if self._lane is None else self._lane.missing
-        return tuple(part for part in missing if part.place.partition("[")[0] in names)
 
     def _end_reload(self, status: LaneStatus) -> None:
         awaited = self._reload_revision

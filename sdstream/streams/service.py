@@ -31,6 +31,7 @@ from sdstream.streams.capacity import describe_capacity, worker_full, worker_ful
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.doors import PublisherDoors
 from sdstream.streams.events import EventSubscription
+from sdstream.streams.forewarning import forewarn, warn_of
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
 from sdstream.streams.recordings import RecordingShelf
@@ -142,7 +143,7 @@ class StreamService:
             raise
         self._look_at_style_image(stream)
         log.info("stream created", stream_id=record.id, model_id=record.params.model_id)
-        return CreateOutcome(record, request.warnings)
+        return CreateOutcome(record, request.warnings + await forewarn(record.params, self._models))
 
     def list_streams(self, author: str | None) -> list[StreamRecord]:
         """Records of one author, or of all for None; newest first."""
@@ -179,7 +180,8 @@ class StreamService:
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
-            return describe_update(current, record, change, wanted)
+            outcome = describe_update(current, record, change, wanted)
+            return await warn_of(outcome, stream, wanted.sent, self._models, dry_run=True)
         outcome = describe_update(current, current, change, wanted)
         self._updates[outcome.applied.value] += 1
         delivers = wanted.delivery != current.delivery
@@ -189,7 +191,7 @@ class StreamService:
         if delivers:
             await self._deliver(store, stream, wanted.delivery, record)
         if applied is Applied.UNCHANGED:
-            return replace(outcome, warnings=outcome.warnings + stream.try_again(wanted.sent))
+            return await warn_of(outcome, stream, wanted.sent, self._models)
         try:
             text, image = dump_params(record.params), image_apart(record.params)
             kept = await store.update(record.id, text, record.revision, image)
@@ -202,10 +204,9 @@ class StreamService:
             "updated", {"revision": record.revision, "applied": applied.value, "changed": list(change.fields)}
         )
         stream.commit(record, applied)
-        warnings = outcome.warnings + stream.try_again(wanted.sent)
         if STYLE_IMAGE in change.fields:
             self._look_at_style_image(stream)
-        return replace(outcome, record=record, warnings=warnings)
+        return await warn_of(replace(outcome, record=record), stream, wanted.sent, self._models)
 
     async def delete(self, stream_id: str) -> None:
         """Delete the record and end the sessions. Raises `StreamNotFound`, also the second time."""

@@ -21,7 +21,7 @@ from sdstream.streams.style_images import StylePicture, style_image_of
 from sdstream.streams.totals import Totals
 from sdstream.streams.updates import warning_of
 from sdstream.streams.views import Applied, StreamRecord, StreamState, StreamStatus
-from sdstream.worker.ports import WorkerClient, WorkerHealth
+from sdstream.worker.ports import MissingPart, WorkerClient, WorkerHealth
 
 log = structlog.get_logger(__name__)
 
@@ -152,8 +152,11 @@ class Stream:
 
     def try_again(self, names: frozenset[str]) -> tuple[str, ...]:
         """An update named these params; returns what its caller is to be warned of."""
-        missing = () if self.live is None else self.live.try_again(names)
-        return tuple(warning_of(part, self._clock.monotonic()) for part in missing)
+        return self._warnings(() if self.live is None else self.live.try_again(names))
+
+    def known_missing(self, names: frozenset[str]) -> tuple[str, ...]:
+        """What callers are warned of these params, with nothing tried."""
+        return self._warnings(() if self.live is None else self.live.missing_of(names))
 
     def abandon(self, record: StreamRecord) -> None:
         """`record` could not be saved: updates build on what was."""
@@ -367,6 +370,9 @@ class Stream:
         await live.open(self._media, self.saved.params.output_size)
         live.deliver(self.saved.delivery, self._shelf)
         return live
+
+    def _warnings(self, missing: tuple[MissingPart, ...]) -> tuple[str, ...]:
+        return tuple(warning_of(part, self._clock.monotonic()) for part in missing)
 
     def _note_error(self, code: str, message: str) -> None:
         self._error = message

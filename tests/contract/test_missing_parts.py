@@ -1,12 +1,14 @@
 """A part of the params that cannot be had leaves the picture, and every other knob in the hands of the person."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sdstream.diffusion.libraries import diffusers
+from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from tests.support.events import event_log
 from tests.support.peers import Publisher, Viewer, preserved
@@ -16,6 +18,7 @@ from tests.support.transparent import write_transparent_model
 from tests.support.waiting import eventually
 
 NET = "thibaud/controlnet-sd21-canny-diffusers"
+PICKLED = "thibaud/controlnet-sd21-depth-diffusers"
 TURBO: dict[str, Any] = {
     "model_id": "stabilityai/sd-turbo",
     "t_index_list": [49],
@@ -74,6 +77,10 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
             (warning,) = answer["warnings"]
             assert NET in warning
             assert "is not in force" in warning
+            tried = await rest.http.patch(
+                f"/v1/streams/{stream['id']}", params={"dry_run": "true"}, json={"params": {"controlnets": [CANNY]}}
+            )
+            assert any(NET in each for each in tried.json()["warnings"]), tried.text
             kind: Any = diffusers.UNet2DConditionModel
             unet = kind.from_pretrained(server.folder / "model" / "unet")
             write_tiny_controlnet(server.data_dir / "models" / NET, unet)
@@ -88,8 +95,46 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
 @pytest.mark.slow
 async def test_a_stream_starts_without_a_lora_that_is_not_here(server: LiveServer, rest: Rest) -> None:
     stream = await rest.create({**TURBO, "lora_dict": {"nobody/none": 0.5}})
+    (warning,) = stream["warnings"]
+    assert "nobody/none is not on this machine" in warning
     async with Publisher(stream["whip_url"]):
         await rest.wait_state(stream["id"], "ONLINE", seconds=60)
         lane = (await rest.status(stream["id"]))["lane"]
     assert [(part["place"], part["code"]) for part in lane["missing"]] == [("lora_dict", "MODELS/LORA_UNUSABLE")]
     assert lane["phase"] == "ready"
+
+
+@pytest.mark.slow
+async def test_a_stream_starts_without_parts_whose_files_are_none_of_its_model(server: LiveServer, rest: Rest) -> None:
+    kind: Any = diffusers.UNet2DConditionModel
+    unet = kind.from_pretrained(server.folder / "model" / "unet")
+    config = {**unet.config, "cross_attention_dim": 2 * unet.config.cross_attention_dim}
+    write_tiny_lora(server.data_dir / "loras" / "foreign.safetensors", kind.from_config(config))
+    ran = server.folder / "ran"
+    content = f"cos\nmkdir\n(S'{ran}'\ntR.".encode()  # who opens it as one makes that folder
+    (server.data_dir / "loras" / "pickled.ckpt").write_bytes(content)
+    net = server.data_dir / "models" / PICKLED
+    write_tiny_controlnet(net, unet)
+    (weights,) = net.glob("*.safetensors")
+    (net / "diffusion_pytorch_model.bin").write_bytes(content)
+    weights.unlink()
+    pickled_net = {"model_id": PICKLED, "preprocessor": "canny", "conditioning_scale": 0.5}
+    stream = await rest.create(
+        {**TURBO, "lora_dict": {"foreign": 0.5, "pickled.ckpt": 0.5}, "controlnets": [pickled_net]}
+    )
+    async with Publisher(stream["whip_url"]):
+        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        lane = (await rest.status(stream["id"]))["lane"]
+    assert lane["phase"] == "ready"
+    told = sorted((part["place"], part["code"], part["message"]) for part in lane["missing"])
+    assert [part[:2] for part in told] == [
+        ("controlnets[0]", "MODELS/UNAVAILABLE"),
+        ("lora_dict", "MODELS/LORA_UNUSABLE"),
+        ("lora_dict", "MODELS/LORA_UNUSABLE"),
+    ]
+    assert "its weights are a pickle" in told[0][2]
+    assert "the LoRA foreign was made for another base model and not for this sd-turbo" in told[1][2]
+    assert "the LoRA pickled.ckpt is a pickle" in told[2][2]
+    assert not ran.exists(), "a pickle was opened"
+    pickle.loads(content)
+    assert ran.exists(), "what was not opened would not have told"

@@ -149,7 +149,8 @@ async def test_07_create_answers_within_two_seconds_with_no_model_loaded(rest: R
 
 async def test_08_get_answers_the_same_object_and_the_sdks_parse_it(sdk: SdkOnServer, rest: Rest) -> None:
     created = await rest.create({"model_id": "Lykon/dreamshaper-8", "prompt": "a fox"}, name="fox")
-    assert await rest.get(created["id"]) == created
+    # Warnings are for who asked: here that the model is not on this machine.
+    assert await rest.get(created["id"]) == created | {"warnings": []}
     for space in ("streams", "public"):
         read = (await sdk.call("get_by_id", space=space, id=created["id"])).expect()
         assert (read["id"], read["name"], read["params"]["prompt"]) == (created["id"], "fox", "a fox")

@@ -229,6 +229,17 @@ def test_loras_come_from_public_https_urls_only(name: str) -> None:
         created(SD_TURBO, lora_dict={name: 1.0})
 
 
+def test_a_long_signed_url_of_a_lora_is_taken() -> None:
+    name = f"https://files.example.org/lora.safetensors?signature={'a' * 1500}"
+    assert created(SD_TURBO, lora_dict={name: 1.0}).lora_dict == {name: 1.0}
+
+
+@pytest.mark.parametrize("length", [8_001, 20_000])
+def test_a_prompt_that_is_too_long_is_told_the_limit_that_counts(length: int) -> None:
+    problem = refusal({"params": {"prompt": "x" * length}})["params.prompt"]["problem"]
+    assert problem == "has more than 8000 characters"
+
+
 def test_a_lora_dict_is_kept() -> None:
     assert created(SD_TURBO, lora_dict={"owner/repo": 0.8}).lora_dict == {"owner/repo": 0.8}
 

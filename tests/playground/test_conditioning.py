@@ -109,6 +109,24 @@ def test_a_style_image_is_shown_sent_and_taken_away(playground: PlaygroundPage, 
     # And nothing of it was asked for by the page itself: the fixture looks at every address.
 
 
+def test_a_style_image_that_is_no_picture_is_told_until_there_is_another(
+    playground: PlaygroundPage, tmp_path: Path
+) -> None:
+    playground.element("model").select_option(SD15)
+    playground.choose_source("test")
+    playground.start()
+    whole, cut = tmp_path / "whole.png", tmp_path / "cut.png"
+    Image.new("RGB", (40, 40), "teal").save(whole)
+    cut.write_bytes(whole.read_bytes()[:40])
+    chosen = playground.page.locator('[data-name="ip_adapter_style_image_url"] input[type="file"]')
+    chosen.set_input_files(cut)
+    told = playground.page.locator('.message[data-topic="params"]')
+    playground.until(lambda: told.is_visible(), what="what is wrong with the picture")
+    assert "is not a picture that can be read" in (told.text_content() or "")
+    chosen.set_input_files(whole)
+    playground.until(lambda: told.count() == 0, what="the words to go")
+
+
 def test_a_processor_shows_what_it_makes_while_the_stream_runs(playground: PlaygroundPage) -> None:
     playground.choose_source("test")
     playground.start()

@@ -121,6 +121,37 @@ def test_refused_change_is_told_and_taken_back(playground: PlaygroundPage) -> No
     playground.complaints.clear()
 
 
+def test_a_refusal_is_seen_on_a_phone_wherever_the_page_stands(
+    open_context: Callable[..., BrowserContext], server: LiveServer, artifacts: Path
+) -> None:
+    playground = PlaygroundPage(open_context(viewport={"width": 390, "height": 844}), server).open()
+    playground.choose_source("test")
+    playground.start()
+    seed = playground.page.locator('[data-name="seed"] input')
+    playground.page.locator("details", has=seed).locator("summary").first.click()
+    seed.scroll_into_view_if_needed()
+    seed.fill("1.5")
+    seed.press("Tab")
+    playground.until(lambda: "Seed: must be an integer" in playground.text("messages"), what="the message")
+    assert playground.page.evaluate("() => scrollY") > 0, "the message is not where the page begins"
+    playground.page.screenshot(path=artifacts / "playground-refusal-phone.png")
+    on_top = playground.page.evaluate(
+        "() => { const box = document.querySelector('.message').getBoundingClientRect();"
+        " const seen = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);"
+        " return Boolean(seen?.closest('.message')); }"
+    )
+    playground.stop()
+    assert on_top
+    playground.complaints.clear()  # the browser's own note of the refusal
+
+
+def test_a_long_word_in_the_prompt_stays_in_its_field(playground: PlaygroundPage) -> None:
+    area = playground.page.locator('[data-name="prompt"] textarea')
+    playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    area.fill("x" * 400)
+    assert area.evaluate("(area) => area.offsetWidth <= document.getElementById('panel').clientWidth")
+
+
 def test_fixed_parameters_cannot_be_moved_while_live(playground: PlaygroundPage) -> None:
     width = playground.page.locator('[data-name="width"] input[type="range"]')
     assert width.is_enabled()

@@ -93,13 +93,14 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
         clock = clock or ManualClock()
         media = FakeMedia()
         worker = worker or FakeWorker(clock)
-        loaded = load_settings(settings, {})
+        folder = data_dir or tmp_path
+        loaded = load_settings({"data_dir": str(folder)} | settings, {})
         service = StreamService(
             loaded,
             media=media,
             worker=worker,
             models=ModelTable.from_settings(loaded),
-            data_dir=data_dir or tmp_path,
+            data_dir=folder,
             clock=clock,
             tick_seconds=None,
             fetcher=fetcher,

@@ -192,7 +192,7 @@ export function jsonField({ label, value, changed, describedBy, placeholder }) {
       area.removeAttribute("aria-invalid");
       changed(parsed);
     } catch (fault) {
-      error.textContent = `Not JSON: ${fault.message}`;
+      error.textContent = `Not JSON: ${fault.message}${placeholder ? `; such as ${placeholder}` : ""}`;
       area.setAttribute("aria-invalid", "true");
     }
   } });

@@ -267,6 +267,8 @@ class Playground {
     on("event", ({ event, data }) => {
       this.#stage.noteEvent(event, data);
       if (event === "effective") this.#noticeEffective(data.revision, data.effective_frame);
+      // Found out behind the answer to an update that was taken: a style image that is no picture, or is not at its address.
+      if (event === "error" && data.code === "STREAMS/INVALID_PARAMS") showError("params", data, "Taken, but of no use.");
     });
     on("output", (stream) => this.#stage.showPicture("output", stream));
     on("updated", (update) => this.#showUpdated(update));
@@ -280,6 +282,7 @@ class Playground {
 
   #showUpdated({ reply, params, members, sentAt }) {
     clearMessage("update");
+    if ("ip_adapter_style_image_url" in params && !reply.warnings?.length) clearMessage("params");
     if (Object.keys(members).length && !Object.keys(params).length) return this.#stage.showApplied("Outputs: changed", "hot");
     const names = Object.keys(params).filter((name) => name !== "model_id").map(labelOf).join(", ") || "Model";
     const words = { hot: "applied live", reload: "needs a reload, under way", unchanged: "changes nothing" }[reply.applied] ?? "accepted";

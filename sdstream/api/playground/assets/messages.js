@@ -1,5 +1,6 @@
 // What went wrong, in words, at the top of the page until it is dismissed or mended.
 
+import { labelOf } from "./controls.js";
 import { byId, element, icon } from "./dom.js";
 
 const MOST = 3;
@@ -16,7 +17,7 @@ export function showError(topic, error, title = "") {
   const node = element("div", { class: "message", "data-topic": topic },
     element("div", { class: "message-text" },
       element("p", {}, title ? element("b", { text: `${title} ` }) : null, sentence(words)),
-      problems.length ? element("ul", {}, ...problems.map((problem) => element("li", { text: problem }))) : null,
+      problems.length ? element("ul", {}, ...problems.map((problem) => element("li", { text: named(problem) }))) : null,
       facts ? element("p", { class: "fine", text: facts }) : null),
     element("button", { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close")));
   clearMessage(topic);
@@ -34,6 +35,11 @@ export function clearMessages() {
 }
 
 function sentence(words) {
-  const text = words.charAt(0).toUpperCase() + words.slice(1);
+  const text = named(words).replace(/^./, (letter) => letter.toUpperCase());
   return /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
+/** "params.guidance_scale: must be ..." with the name that the control has. */
+function named(words) {
+  return words.replace(/^params\.(\w+)/, (_, name) => labelOf(name));
 }

@@ -1,0 +1,76 @@
+"""What the caller of a create request or an update is warned of: parts of the params that cannot come into force."""
+
+import asyncio
+from dataclasses import replace
+
+from sdstream.fetching import FetchProblem
+from sdstream.params import STYLE_IMAGE, ModelTable, StreamParams
+from sdstream.params.attainable import ADAPTER
+from sdstream.streams.stream import Stream
+from sdstream.streams.style_images import decode_data, style_image_of
+from sdstream.streams.views import UpdateOutcome
+
+ALL = frozenset({"model_id", "skip_diffusion"})
+"""Params on which every part hangs: with one of them all others are looked at."""
+ADAPTER_PARAMS = frozenset({ADAPTER, STYLE_IMAGE})
+PARTS = ALL | ADAPTER_PARAMS | {"controlnets", "lora_dict", "use_lcm_lora"}
+
+
+async def forewarn(params: StreamParams, models: ModelTable, names: frozenset[str] = ALL) -> tuple[str, ...]:
+    """What this machine lacks of all that `params` ask for, one warning each; of the params called `names` only."""
+    asked = PARTS if names & ALL else names & PARTS
+    if asked & ADAPTER_PARAMS:
+        asked |= ADAPTER_PARAMS
+    absent = await asyncio.to_thread(_absences, params, models, asked) if asked else ()
+    return (*absent, *await forewarn_of_image(params)) if STYLE_IMAGE in asked else absent
+
+
+async def forewarn_of_image(params: StreamParams) -> tuple[str, ...]:
+    """Whether the style image, where it came as data, is a picture. An address is looked up behind the answer."""
+    image = style_image_of(params)
+    if image is None or not image.is_data:
+        return ()
+    try:
+        await asyncio.to_thread(decode_data, str(image))
+    except FetchProblem as problem:
+        return (_warning(STYLE_IMAGE, f"it {problem}"),)
+    return ()
+
+
+async def warn_of(
+    outcome: UpdateOutcome, stream: Stream, sent: frozenset[str], models: ModelTable, *, dry_run: bool = False
+) -> UpdateOutcome:
+    """`outcome`, an update of `stream` whose caller `sent` these params, with warnings of what cannot come into force.
+
+    A lane is asked to try what it lacks again, and says what that is; with `dry_run` it is asked for what stays as it
+    is, and nothing is tried.
+    """
+    params, changed = outcome.record.params, frozenset(outcome.changed)
+    has_lane = stream.live is not None and stream.live.has_lane
+    if has_lane and not dry_run:
+        # What files lack the lane finds itself; whether data are a picture nobody has looked at yet.
+        image = await forewarn_of_image(params) if STYLE_IMAGE in changed else ()
+        warnings = (*stream.try_again(sent), *image)
+    elif has_lane:
+        warnings = (*stream.known_missing(sent - changed), *await forewarn(params, models, changed))
+    else:
+        warnings = await forewarn(params, models, sent | changed)
+    return replace(outcome, warnings=outcome.warnings + warnings)
+
+
+def _absences(params: StreamParams, models: ModelTable, names: frozenset[str]) -> tuple[str, ...]:
+    # Imported when first needed: it brings the hub's library, which the start of the server need not wait for.
+    from sdstream.worker.absent import absent_parts
+
+    return tuple(
+        _warning(f"{part.place}{f' ({part.name})' if part.name else ''}", part.message)
+        for part in absent_parts(params, models)
+        if part.place.partition("[")[0] in names
+    )
+
+
+def _warning(what: str, why: str) -> str:
+    return f"params.{what} cannot come into force now: {why.removesuffix('.')}"
+
+
+__all__ = ["forewarn", "forewarn_of_image", "warn_of"]
