@@ -62,10 +62,10 @@ class LoraFiles:
 
     def _get_url(self, url: str, places: ModelPlaces, progress: Progress) -> Path:
         name = shown(url)
-        if places.loras is None or not fetches(places):
-            raise LoraUnusable(f"the LoRA {name} is at a URL, and nothing is fetched here")
-        folder = places.loras / FETCHED
+        folder = None if places.loras is None else places.loras / FETCHED
         key = hashlib.sha256(url.encode()).hexdigest()
+        if folder is None or not (fetches(places) or (folder / f"{key}.safetensors").is_file()):
+            raise LoraUnusable(f"the LoRA {name} is at a URL, and nothing is fetched here")
         target = folder / f"{key}.safetensors"
         try:
             with only_one(folder / LOCKS / key, f"the LoRA {name}", progress):

@@ -107,6 +107,13 @@ def test_it_goes_on_where_it_broke_off(web: Web, tmp_path: Path) -> None:
     assert [file for file in path.parent.iterdir() if file.is_file()] == [path]
 
 
+def test_what_was_fetched_before_is_had_offline(web: Web, tmp_path: Path) -> None:
+    path = fetch(web, tmp_path)
+    offline = ModelPlaces(tmp_path / "models", tmp_path / "loras", offline=True)
+    assert LoraFiles().get(web.url, offline, lambda detail, percent: None) == path
+    assert len(web.asked) == 1
+
+
 def test_it_goes_on_at_another_time_when_somebody_gave_up(web: Web, tmp_path: Path) -> None:
     class GivenUp(Exception):
         pass
