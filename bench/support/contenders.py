@@ -12,7 +12,7 @@ from sdstream.diffusion.convolving.preparation import settle_frames
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
 from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
 from sdstream.diffusion.frame import Frame, Result
-from sdstream.diffusion.fused.attention_trials import settle_attention
+from sdstream.diffusion.fused.attention_trials import settle_attention, shapes_of_frame
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.networks import Networks as FrameNetworks
@@ -111,7 +111,8 @@ class Ours:
             time_ids=torch.tensor(sizes).float() if work.networks.is_xl else None,
         )
         if work.device.type == "cuda":
-            settle_attention(frame, self.given(work.images[0])[:1], knobs, [work.streams])
+            shapes = shapes_of_frame(frame, self.given(work.images[0])[:1], knobs)
+            settle_attention(shapes, work.images.device, [work.streams])
         with convolutions(self._wanted):
             if work.device.type == "cuda" and are_convolutions_tuned():
                 settle_frames(frame, self.given(work.images[0])[:1], knobs, [work.streams])

@@ -34,6 +34,7 @@ from sdstream.diffusion.fused.attention_trials import (
     settle_attention,
     settle_shape,
     settle_shapes,
+    shapes_of_frame,
     tensors_of,
     try_backends,
 )
@@ -45,6 +46,9 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.session import TrialSession
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
+from sdstream.worker import tuning
+from sdstream.worker.conditions import Conditions
+from sdstream.worker.groups import GroupKey
 from tests.diffusion.runs import distance, knobs_of, pictures
 
 SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)
@@ -210,7 +214,7 @@ def test_a_preparation_tries_what_frames_ask_for_for_all_numbers_of_streams(tiny
     fuse(unet)
     join(unet)
     frame = Frame(EagerNetworks(unet, model.vae), slots=2, guidance="full", prediction=model.schedule.prediction)
-    knobs, image = knobs_of(model, guidance=1.8), pictures(1)[0]
+    shapes = shapes_of_frame(frame, pictures(1)[0], knobs_of(model, guidance=1.8))
     seen: list[AttentionShape] = []
 
     def settle(shape: AttentionShape, device: torch.device) -> str:
@@ -218,16 +222,42 @@ def test_a_preparation_tries_what_frames_ask_for_for_all_numbers_of_streams(tiny
         seen.append(shape)
         return ""
 
-    assert settle_attention(frame, image, knobs, (1, 3), settle=settle) == len(seen) > 4
+    assert settle_attention(shapes, CPU, (1, 3), settle=settle) == len(seen) > 4
     assert {shape.rows for shape in seen} == {4, 2, 12, 6}, "two steps with both prompts; each text is asked by two"
     assert [shape.rows <= 4 for shape in seen] == sorted((shape.rows <= 4 for shape in seen), reverse=True)
     assert {shape.keys for shape in seen} > {77}
-    assert settle_attention(frame, image, knobs, (1, 3), settle=settle) == 0, "once"
-    assert settle_attention(frame, image, knobs, (2,), settle=settle) > 0
+    assert settle_attention(shapes, CPU, (1, 3), settle=settle) == 0, "once"
+    assert settle_attention(shapes, CPU, (2,), settle=settle) > 0
     moments = iter((0.0, 1.0, SECONDS - 0.1, SECONDS, SECONDS))
-    assert settle_attention(frame, image, knobs, (5, 6), clock=lambda: next(moments), settle=settle) == 2
+    assert settle_attention(shapes, CPU, (5, 6), clock=lambda: next(moments), settle=settle) == 2
     over = TrialSession(tell=lambda percent: False)
-    assert settle_attention(frame, image, knobs, (7,), over, settle=settle) == 0, "nobody waits for it any more"
+    assert settle_attention(shapes, CPU, (7,), over, settle=settle) == 0, "nobody waits for it any more"
+
+
+def test_frames_of_the_same_forms_are_run_once_to_see_their_shapes(
+    tiny_model: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_known", {})
+    monkeypatch.setattr(tuning, "MOST_KINDS", 2)
+    model = tiny_model("sd-turbo")
+    looked: list[int] = []
+
+    def shapes(side: int, found: tuple[AttentionShape, ...] = (SHAPE,), **changes: Any) -> tuple[AttentionShape, ...]:
+        def look() -> tuple[AttentionShape, ...]:
+            looked.append(side)
+            return found
+
+        key = GroupKey(model, side, side, 2, "self", True, **changes)
+        return tuning._asked_for(key, look)
+
+    assert shapes(64, ()) == (), "there was no memory for it: it is looked for again"
+    assert shapes(64) == shapes(64) == (SHAPE,)
+    net = torch.nn.Linear(1, 1)
+    net.config = {"channels": 3}  # type: ignore[assignment]
+    shapes(64, conditions=Conditions(controlnets=(net,)))
+    shapes(128)
+    shapes(64)
+    assert looked == [64, 64, 64, 128, 64], "the first looked at went"
 
 
 @pytest.mark.parametrize(("keys", "stride"), [(12, 3 * 96), (12, 96), (77, 96)])

@@ -203,10 +203,11 @@ def _looked_up(query: torch.Tensor, keys: torch.Tensor) -> str:
     if asked is not None:
         asked[shape] += 1
         return ""
-    place = (query.device, shape)
-    known = _State.known.get(place)
+    # The table first: what a choice that is added meanwhile makes old goes into one that nobody reads any more.
+    place, table = (query.device, shape), _State.known
+    known = table.get(place)
     if known is None:
-        known = _State.known[place] = _State.choices.get(query.device, Choices()).of(shape)
+        known = table[place] = _State.choices.get(query.device, Choices()).of(shape)
     return known
 
 

@@ -37,37 +37,33 @@ SECONDS = 10.0
 H200, and the first ones some more for the compiler."""
 
 
-@torch.no_grad()
 def settle_attention(
-    frame: Frame,
-    image: torch.Tensor,
-    knobs: Knobs,
+    shapes: Sequence[AttentionShape],
+    device: torch.device,
     numbers: Sequence[int],
     session: TrialSession = ALONE,
     clock: Callable[[], float] = SystemClock().monotonic,
     settle: Callable[[AttentionShape, torch.device], str] | None = None,
 ) -> int:
-    """Find out what computes the attention of frames of so many streams, the first number first; what computes most of
-    each comes first. `image` is as `Frame.forward` takes it, `knobs` are those of one stream. How many shapes were
-    tried; what was found is in force."""
+    """Find out what computes the attention of frames of so many streams, the first number first; `shapes` are those of
+    one stream, in their order. How many were tried; what was found is in force."""
     ends = clock() + SECONDS
-    with trial_session(session):
-        shapes = shapes_of_frame(frame, image, knobs)
-        several = [shape._replace(rows=shape.rows * number) for number in numbers for shape in shapes]
-        return settle_shapes(
-            several, image.device, lambda: clock() >= ends or not session.tell(0.0), settle or settle_shape
-        )
+    several = [shape._replace(rows=shape.rows * number) for number in numbers for shape in shapes]
+    with trial_session(session), torch.no_grad():
+        return settle_shapes(several, device, lambda: clock() >= ends or not session.tell(0.0), settle or settle_shape)
 
 
-def shapes_of_frame(frame: Frame, image: torch.Tensor, knobs: Knobs) -> list[AttentionShape]:
-    """What a frame of one stream asks for, found by running it once, plainly; what takes the most operations first."""
+@torch.no_grad()
+def shapes_of_frame(frame: Frame, image: torch.Tensor, knobs: Knobs) -> tuple[AttentionShape, ...]:
+    """What a frame of one stream asks for, found by running it once, plainly; what takes the most operations first.
+    `image` is as `Frame.forward` takes it. Nothing where there is no memory for that."""
     with card_turn(), attention_asked() as asked, without_trials():
         try:
             completed = frame.complete(knobs)
             frame(image, completed, make_memory(completed))
         except torch.OutOfMemoryError:
-            return []  # of a stream that may not fit beside those that run: torch's choice for it
-    return sorted(asked, key=lambda shape: -asked[shape] * shape.operations)
+            return ()  # of a stream that may not fit beside those that run: torch's choice for it
+    return tuple(sorted(asked, key=lambda shape: -asked[shape] * shape.operations))
 
 
 def try_backends(

@@ -12,7 +12,7 @@ import torch
 from sdstream.diffusion.trials.store import Origin, TrialStore
 from sdstream.platform import cuda_driver_version
 
-SOURCES = ("capture.py", "convolving", "eight_bit", "fused", "trials")
+SOURCES = ("capture.py", "convolving", "eight_bit", "fused", "graph_editing", "trials")
 """Beside `sdstream/diffusion`'s own: programs of kernels, what there is to choose from, and how it is chosen."""
 
 
