@@ -40,8 +40,8 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import EMBEDDING, make_tiny_adapter, make_tiny_controlnet
-from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
+from sdstream.worker.server_end.child import KEEP_MEMORY
 
 
 def make_case(model: Model, size: int, *, nets: int = 0, style: bool = False, recalled: int = 0) -> Case:

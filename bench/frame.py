@@ -44,8 +44,8 @@ from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.memory import keep_findings_in
 from sdstream.errors import first_line
-from sdstream.worker.child import KEEP_MEMORY
 from sdstream.worker.devices import Device
+from sdstream.worker.server_end.child import KEEP_MEMORY
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"

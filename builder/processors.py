@@ -15,7 +15,7 @@ from sdstream.worker.annotators.components import PROCESSORS, network_components
 from sdstream.worker.annotators.parted import PartedNetwork
 from sdstream.worker.annotators.shelf import LOADERS
 from sdstream.worker.annotators.tiny import make_tiny_network
-from sdstream.worker.published import NETWORKS, WeightSource
+from sdstream.worker.files.published import NETWORKS, WeightSource
 
 
 def find_networks(profile: Profile, places: ModelPlaces) -> tuple[tuple[Path, ...], list[str]]:

@@ -26,9 +26,9 @@ from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Family, Settings
-from sdstream.worker.fetched_files import fetch_addresses
-from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
-from sdstream.worker.published import ADDRESSES, needed_for
+from sdstream.worker.files.fetched import fetch_addresses
+from sdstream.worker.files.loras import LCM_LORAS, LoraFiles
+from sdstream.worker.files.published import ADDRESSES, needed_for
 
 ALL = "all"
 PROFILE = "profile:"
@@ -74,7 +74,7 @@ def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, p
 
 
 def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
-    """Fetch what ControlNets, image processors and IP-Adapters need; see `needed_for` of `sdstream.worker.published`.
+    """Fetch what ControlNets, image processors and IP-Adapters need; see `needed_for` in `worker.files.published`.
 
     Raises `ConfigurationError` for what is not known, before anything is fetched, else what went wrong.
     """

@@ -60,7 +60,7 @@ async def warn_of(
 
 def _absences(params: StreamParams, models: ModelTable, names: frozenset[str]) -> tuple[str, ...]:
     # Imported when first needed: it brings the hub's library, which the start of the server need not wait for.
-    from sdstream.worker.absent import absent_parts
+    from sdstream.worker.files.absent import absent_parts
 
     return tuple(
         _warning(f"{part.place}{f' ({part.name})' if part.name else ''}", part.message)

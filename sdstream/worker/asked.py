@@ -4,8 +4,8 @@ from typing import Literal
 
 from sdstream.params import StreamParams
 from sdstream.params.processors import ImageProcessing
+from sdstream.worker.files.published import CHOSEN, PROCESSORS
 from sdstream.worker.processors import Wanted
-from sdstream.worker.published import CHOSEN, PROCESSORS
 
 
 def is_quick(params: StreamParams) -> bool:

@@ -15,11 +15,6 @@ from sdstream.errors import InternalError, WorkerUnavailable
 from sdstream.logs import FoldedReporter
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
-from sdstream.worker import supervision
-from sdstream.worker.child import WorkerChild
-from sdstream.worker.handover import ParamsHandover
-from sdstream.worker.lane import WorkerLane
-from sdstream.worker.load import CallTotals, cost_of
 from sdstream.worker.messages import (
     AtWork,
     Configure,
@@ -36,9 +31,14 @@ from sdstream.worker.messages import (
     Warm,
 )
 from sdstream.worker.ports import Lane, LaneListener, WorkerHealth, WorkerPhase
-from sdstream.worker.quarantine import Quarantine, clears, ends_work
 from sdstream.worker.ring import memory_prefix, sweep_own_memory, sweep_stale_memory
-from sdstream.worker.supervision import Action, Limits, SupervisionState
+from sdstream.worker.scheduling.load import CallTotals, cost_of
+from sdstream.worker.server_end import supervision
+from sdstream.worker.server_end.child import WorkerChild
+from sdstream.worker.server_end.handover import ParamsHandover
+from sdstream.worker.server_end.lane import WorkerLane
+from sdstream.worker.server_end.quarantine import Quarantine, clears, ends_work
+from sdstream.worker.server_end.supervision import Action, Limits, SupervisionState
 
 STOP_SECONDS = 2.0
 """How long a worker may take to end in good order before it is killed."""

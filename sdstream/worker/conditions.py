@@ -26,8 +26,8 @@ from sdstream.params import StreamParams, StyleImage
 from sdstream.params.attainable import ADAPTER, active_controlnets, controlnet_part, style_of
 from sdstream.worker.annotators.faces import FaceNetworks
 from sdstream.worker.blame import blaming
-from sdstream.worker.key_turns import KeyTurns
-from sdstream.worker.published import ADAPTERS
+from sdstream.worker.files.published import ADAPTERS
+from sdstream.worker.loading.key_turns import KeyTurns
 
 KEPT_CONTROLNETS = 3
 """ControlNets that stay loaded when no stream uses them, the ones used last."""

@@ -18,19 +18,19 @@ from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
-from sdstream.worker.checkers import CheckerShelf, placard
 from sdstream.worker.conditions import Conditions, WantedConditions, calm_of
 from sdstream.worker.conditions import shelf as conditions_shelf
 from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.lane_stages import LaneStages, annotators
-from sdstream.worker.loaded import Loaded, choose_guidance
+from sdstream.worker.loading.checkers import CheckerShelf, placard
+from sdstream.worker.loading.loaded import Loaded, choose_guidance
+from sdstream.worker.loading.shelf import ModelShelf, ModelUse, Refit, WantedModel
+from sdstream.worker.loading.tuning import choices_in_force, session_of, tune
 from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import Pipeline, Progress
 from sdstream.worker.ports import CallKind, ProcessorState
-from sdstream.worker.shelf import ModelShelf, ModelUse, Refit, WantedModel
-from sdstream.worker.tuning import choices_in_force, session_of, tune
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
 """Parameters that another pipeline is made for."""

@@ -18,8 +18,8 @@ from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.table import Finished, StreamTable
 from sdstream.worker.conditions import Conditions
-from sdstream.worker.engine_requests import EngineRequest
-from sdstream.worker.engines import installed_finder
+from sdstream.worker.engines.requests import EngineRequest
+from sdstream.worker.engines.setup import installed_finder
 from sdstream.worker.options import EngineOptions
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.stages import stage

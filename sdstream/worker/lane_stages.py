@@ -13,7 +13,7 @@ from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.asked import wanted_of
 from sdstream.worker.colour import resize
-from sdstream.worker.engines import who_looks_for_networks
+from sdstream.worker.engines.setup import who_looks_for_networks
 from sdstream.worker.looks import Looking
 from sdstream.worker.ports import CallKind, ProcessorState, kind_of
 from sdstream.worker.processors import ProcessorChain

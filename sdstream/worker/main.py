@@ -1,4 +1,4 @@
-"""The worker process: `python -m sdstream.worker.main`, started by `worker.child` and by nobody else.
+"""The worker process: `python -m sdstream.worker.main`, started by `worker.server_end.child` and by nobody else.
 
 The main thread makes pictures; who reads the line, `reception.py` tells. The process ends with its parent: by the
 kernel's signal on Linux, and everywhere because its line ends.
@@ -17,7 +17,6 @@ from sdstream import platform
 from sdstream.clock import SystemClock
 from sdstream.errors import InternalError
 from sdstream.worker.channel import Channel
-from sdstream.worker.load import LoadMeter
 from sdstream.worker.messages import (
     TO_WORKER,
     CloseLane,
@@ -37,12 +36,13 @@ from sdstream.worker.messages import (
     Warm,
 )
 from sdstream.worker.reception import Reception
-from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.scheduling.load import LoadMeter
+from sdstream.worker.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from sdstream.worker.devices import Device
-    from sdstream.worker.loop import Loop
-    from sdstream.worker.preparation import Preparation
+    from sdstream.worker.loading.preparation import Preparation
+    from sdstream.worker.scheduling.loop import Loop
     from sdstream.worker.work import LaneWork
 
 
@@ -77,11 +77,11 @@ class Worker:
         from sdstream.directories import choose_data_directory
         from sdstream.params import ModelTable
         from sdstream.settings import Settings
-        from sdstream.worker import engines
         from sdstream.worker.devices import Device
-        from sdstream.worker.loop import Loop, any_slow
+        from sdstream.worker.engines import setup
+        from sdstream.worker.loading.preparation import Preparation
         from sdstream.worker.options import EngineOptions
-        from sdstream.worker.preparation import Preparation
+        from sdstream.worker.scheduling.loop import Loop, any_slow
         from sdstream.worker.work import LaneWork
 
         torch.set_num_threads(threads)
@@ -102,8 +102,8 @@ class Worker:
         self._models = ModelTable.from_settings(settings)
         self._device = Device.choose(self._configure.device)
         device = self._device.torch_device
-        engines.install(lambda: engines.WorkerEngines(settings, device))
-        self._engine_events = engines.event_counts
+        setup.install(lambda: setup.WorkerEngines(settings, device))
+        self._engine_events = setup.event_counts
         self._scheduler = Scheduler(self._clock, settings.batch_window, settings.batch_size)
         self._preparation = Preparation(self._scheduler, self._device, self._clock)
         self._loop = loop = Loop(

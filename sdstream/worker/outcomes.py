@@ -10,7 +10,7 @@ from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.colour import Download
 from sdstream.worker.pipelines import Pipeline
-from sdstream.worker.turns import WantedParams
+from sdstream.worker.scheduling.turns import WantedParams
 
 
 class Refusal(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sdstream.clock import Clock
 from sdstream.frames import PictureSize
 from sdstream.worker.messages import IN_PLACE, Message, PictureIn, PictureOut
-from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.scheduling.scheduler import Scheduler
 
 
 class Passage:

@@ -243,7 +243,7 @@ def make_pipeline(
     if not may_fetch(source, places):
         find_model(source, places)  # first: diffusers takes seconds to import, for nothing where there is no model
     from sdstream.worker.diffusion_pipeline import load_diffusion
-    from sdstream.worker.shelf import WantedModel
+    from sdstream.worker.loading.shelf import WantedModel
 
     return load_diffusion(params, WantedModel.of(params, models), device, progress, options)
 

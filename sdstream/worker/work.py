@@ -27,9 +27,9 @@ from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipelin
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.reporting import Reporter, Send
 from sdstream.worker.ring import FrameRing
-from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import WaitingPicture, WantedParams
 from sdstream.worker.tapping import small_tap
-from sdstream.worker.turns import WaitingPicture, WantedParams
 
 
 class LaneWork:

@@ -9,8 +9,8 @@ from sdstream.diffusion.fetching.selection import LORA as LORA_FILE
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_adapter, write_tiny_controlnet
-from sdstream.worker import published
 from sdstream.worker.annotators.tiny import make_depth_model
+from sdstream.worker.files import published
 from tests.support.hub import FakeHub
 
 SHIPPED = find_profile("dreamshaper-512-controlnets")

@@ -13,14 +13,14 @@ from sdstream.frames import I420Frame, PictureSize, split_planes
 from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, image_apart, parse_create
 from sdstream.worker import colour
 from sdstream.worker.devices import Device, Mark
-from sdstream.worker.load import LoadMeter
-from sdstream.worker.loop import Loop
+from sdstream.worker.loading.preparation import Preparation
 from sdstream.worker.messages import CloseLane, LaneReport, Message, PictureIn, PictureOut, SlotsReturned, UseRing
 from sdstream.worker.pipelines import Pipeline
-from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
-from sdstream.worker.scheduler import Scheduler
-from sdstream.worker.turns import WantedParams
+from sdstream.worker.scheduling.load import LoadMeter
+from sdstream.worker.scheduling.loop import Loop
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import WantedParams
 from sdstream.worker.work import LaneWork
 
 SIZE = PictureSize(64, 64)

@@ -46,9 +46,9 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.session import TrialSession
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
-from sdstream.worker import tuning
 from sdstream.worker.conditions import Conditions
 from sdstream.worker.groups import GroupKey
+from sdstream.worker.loading import tuning
 from tests.diffusion.runs import distance, knobs_of, pictures
 
 SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)

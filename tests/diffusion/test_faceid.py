@@ -15,8 +15,8 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.files.published import ADAPTERS, FACES, needed_for
 from sdstream.worker.pipelines import make_pipeline
-from sdstream.worker.published import ADAPTERS, FACES, needed_for
 from tests.diffusion.fleet import Fleet, difference, ran, small
 from tests.diffusion.runs import distance, pictures
 from tests.worker.faces import image_of

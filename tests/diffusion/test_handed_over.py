@@ -11,10 +11,10 @@ from sdstream.directories import ModelPlaces
 from sdstream.params import StreamParams
 from sdstream.worker import conditions
 from sdstream.worker.conditions import ConditionShelf
-from sdstream.worker.handover import ParamsHandover, status_of
 from sdstream.worker.messages import LaneReport, Message
 from sdstream.worker.ports import LanePhase, LaneStatus
-from sdstream.worker.turns import WantedParams
+from sdstream.worker.scheduling.turns import WantedParams
+from sdstream.worker.server_end.handover import ParamsHandover, status_of
 from tests.diffusion.conftest import CANNY
 from tests.diffusion.fleet import Fleet, FleetLane, params_of, ran
 from tests.diffusion.test_beside_a_load import HANGS, work_until

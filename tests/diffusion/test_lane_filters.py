@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sdstream.params import ModelEntry, ModelTable
-from sdstream.worker.checkers import placard
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.loading.checkers import placard
 from sdstream.worker.pipelines import make_pipeline
 from tests.diffusion.checkers import write_checker
 from tests.diffusion.runs import pictures

@@ -18,11 +18,12 @@ from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
-from sdstream.worker import diffusion_pipeline, groups, shelf
+from sdstream.worker import diffusion_pipeline, groups
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline, DiffusionPlan
-from sdstream.worker.engine_requests import EngineRequest
+from sdstream.worker.engines.requests import EngineRequest
 from sdstream.worker.groups import GroupKey, frame_of, runner_of
-from sdstream.worker.shelf import ModelShelf
+from sdstream.worker.loading import shelf
+from sdstream.worker.loading.shelf import ModelShelf
 from tests.diffusion.captures import StandInCapture
 from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, ran
 

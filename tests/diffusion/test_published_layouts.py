@@ -22,8 +22,8 @@ from sdstream.diffusion.safety import find_safety_checker, load_safety_checker
 from sdstream.diffusion.tiny_conditions import make_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
-from sdstream.worker.presence import files_presence
-from sdstream.worker.published import needed_for
+from sdstream.worker.files.presence import files_presence
+from sdstream.worker.files.published import needed_for
 from tests.diffusion.checkers import made
 from tests.support.hub import FakeHub
 

@@ -16,7 +16,7 @@ from sdstream.diffusion.safety import (
     load_safety_checker,
 )
 from sdstream.errors import ModelUnavailable
-from sdstream.worker.checkers import placard
+from sdstream.worker.loading.checkers import placard
 from tests.diffusion.captures import StandInCapture
 from tests.diffusion.checkers import Library, made
 from tests.diffusion.runs import pictures

@@ -18,8 +18,8 @@ from sdstream.params import PUBLIC_MODELS
 from sdstream.params.controlnets import CONTROLNETS
 from sdstream.settings import Settings
 from sdstream.worker.annotators.weights import finder, locate
-from sdstream.worker.lora_files import LCM_LORAS
-from sdstream.worker.published import ADAPTERS, ADDRESSES, NETWORKS, WeightSource
+from sdstream.worker.files.loras import LCM_LORAS
+from sdstream.worker.files.published import ADAPTERS, ADDRESSES, NETWORKS, WeightSource
 from tests.support.hub import FakeHub, Repository
 
 NET = "me/net"

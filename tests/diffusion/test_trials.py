@@ -10,7 +10,7 @@ from sdstream import platform
 from sdstream.diffusion.trials.memory import versions
 from sdstream.diffusion.trials.planning import Asked, Standing, Step, next_step, numbers_of_streams
 from sdstream.diffusion.trials.store import Known, Origin, Subject, TrialStore, read_known
-from sdstream.worker.card_turns import CardTurns, may_slice
+from sdstream.worker.scheduling.card_turns import CardTurns, may_slice
 
 ORIGIN = Origin("NVIDIA H100", ("2.11", "3.6"))
 ONE, OTHER = Subject("convolutions", "one"), Subject("eight_bit", "other")

@@ -23,8 +23,8 @@ from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineBroken, EngineMismatch
-from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.engine_requests import EngineRequest
+from sdstream.worker.engines.finder import EngineFinder
+from sdstream.worker.engines.requests import EngineRequest
 from tests.engines.conftest import FRAME_PROFILE, ROOT
 from tests.engines.stored import Events, key, store
 from tests.support.waiting import eventually_sync

@@ -25,7 +25,7 @@ from sdstream.engines.tensorrt import PLAN, TensorrtBackend
 from sdstream.engines.tensorrt_library import is_installed
 from sdstream.worker.annotators.answers import EngineAnswers
 from sdstream.worker.annotators.tiny import make_tiny_network
-from sdstream.worker.network_finder import NetworkFinder
+from sdstream.worker.engines.network_finder import NetworkFinder
 from tests.engines.conftest import ROOT
 from tests.engines.stored import Events
 from tests.engines.tiny_parts import CAPABILITIES

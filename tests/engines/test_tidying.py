@@ -15,7 +15,7 @@ from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.tidying import evict
 from sdstream.errors import EngineStoreUnavailable
 from sdstream.settings import Settings
-from sdstream.worker.engines import GRACE, WorkerEngines
+from sdstream.worker.engines.setup import GRACE, WorkerEngines
 from tests.engines.stored import FILES, KEY, Events, key, store
 
 SIZE = sum(map(len, FILES.values()))

@@ -10,7 +10,7 @@ from sdstream.commands.pulling import pull_models
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
 from sdstream.params import ModelEntry, ModelTable
-from sdstream.worker.published import needed_for
+from sdstream.worker.files.published import needed_for
 from tests.project.commands import environment, sdstream
 from tests.support.hub import FakeHub
 

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import EMBEDDING, write_tiny_adapter, write_tiny_controlnet
 from sdstream.params.controlnets import CONTROLNETS
-from sdstream.worker.published import ADAPTERS, DEPTH, FACES
+from sdstream.worker.files.published import ADAPTERS, DEPTH, FACES
 from tests.worker.annotators import make_depth_model
 from tests.worker.faces import write_tiny_faces
 

@@ -15,7 +15,7 @@ from sdstream.worker.annotators.parts import FACE_POINTS, HAND_POINTS, PartNetwo
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.shelf import AnnotatorShelf, Loader
 from sdstream.worker.annotators.tiny import TINY_NETWORKS, make_depth_model, make_pose_models, make_tiny_network
-from sdstream.worker.published import FLOWS, PERSON_TASKS, POSE_TASKS
+from sdstream.worker.files.published import FLOWS, PERSON_TASKS, POSE_TASKS
 
 
 def person(shift: float = 0.0, seen: float = 0.9) -> tuple[Landmark, ...]:

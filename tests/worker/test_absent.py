@@ -8,9 +8,9 @@ import pytest
 from sdstream.diffusion.fetching.selection import INDEX, LORA, NETWORK
 from sdstream.directories import ModelPlaces
 from sdstream.params import ModelTable, parse_create
-from sdstream.worker.absent import absent_parts
-from sdstream.worker.lora_files import LCM_LORAS
-from sdstream.worker.published import ADAPTERS
+from sdstream.worker.files.absent import absent_parts
+from sdstream.worker.files.loras import LCM_LORAS
+from sdstream.worker.files.published import ADAPTERS
 
 SD15 = "Lykon/dreamshaper-8"
 CANNY = "lllyasviel/control_v11p_sd15_canny"

@@ -22,9 +22,9 @@ from sdstream.worker.annotators.poses import load_poses
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.skeletons import LIMBS, Skeleton, draw_skeletons
 from sdstream.worker.annotators.weights import check, fill, locate
+from sdstream.worker.files.published import NETWORKS, PROCESSORS, WeightSource, needed_for
 from sdstream.worker.looks import alone
 from sdstream.worker.processors import LEARNED
-from sdstream.worker.published import NETWORKS, PROCESSORS, WeightSource, needed_for
 from tests.worker.annotators import TINY_LOADERS, make_depth_model, make_pose_models
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdstream.worker.batching import (
+from sdstream.worker.scheduling.batching import (
     LONGEST_INTERVAL,
     SHORTEST_INTERVAL,
     Call,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sdstream.worker import builder_process
-from sdstream.worker.builder_process import BuilderProcess
+from sdstream.worker.engines import builder_process
+from sdstream.worker.engines.builder_process import BuilderProcess
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 

@@ -29,9 +29,9 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.worker import groups
 from sdstream.worker.conditions import Conditions, WantedConditions, WantedNet
-from sdstream.worker.engine_builds import EngineBuilds
-from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.engine_requests import profile_text
+from sdstream.worker.engines.builds import EngineBuilds
+from sdstream.worker.engines.finder import EngineFinder
+from sdstream.worker.engines.requests import profile_text
 from sdstream.worker.groups import GroupKey, runner_of
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync

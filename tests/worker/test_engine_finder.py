@@ -32,10 +32,10 @@ from sdstream.engines.keys import target_of
 from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineMismatch
 from sdstream.settings import Settings
-from sdstream.worker import engines
-from sdstream.worker.engine_builds import EngineBuilds
-from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.engine_requests import EngineRequest, profile_text
+from sdstream.worker.engines import setup
+from sdstream.worker.engines.builds import EngineBuilds
+from sdstream.worker.engines.finder import EngineFinder
+from sdstream.worker.engines.requests import EngineRequest, profile_text
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 
@@ -310,19 +310,19 @@ def test_the_workers_engines_are_set_up_from_the_settings_when_they_are_first_as
     made: list[int] = []
     said: list[str] = []
 
-    def make() -> engines.WorkerEngines:
+    def make() -> setup.WorkerEngines:
         made.append(1)
-        return engines.WorkerEngines(settings, CPU, said.append)
+        return setup.WorkerEngines(settings, CPU, said.append)
 
     try:
-        engines.install(make)
-        assert engines.event_counts() == {}
-        finder = engines.installed_finder()
-        assert finder is engines.installed_finder()
+        setup.install(make)
+        assert setup.event_counts() == {}
+        finder = setup.installed_finder()
+        assert finder is setup.installed_finder()
         assert made == [1]
     finally:
-        engines.install(None)
-    assert engines.installed_finder() is None
+        setup.install(None)
+    assert setup.installed_finder() is None
 
 
 @pytest.mark.parametrize("by_hand", [True, False], ids=["from a profile", "behind streams"])

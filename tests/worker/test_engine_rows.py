@@ -20,11 +20,11 @@ from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
-from sdstream.worker import engine_finder, engine_search
-from sdstream.worker.engine_finder import EngineFinder
-from sdstream.worker.engine_requests import EngineRequest, choices, rows_of
-from sdstream.worker.engine_search import Found
-from sdstream.worker.engines import WorkerEngines
+from sdstream.worker.engines import finder, search
+from sdstream.worker.engines.finder import EngineFinder
+from sdstream.worker.engines.requests import EngineRequest, choices, rows_of
+from sdstream.worker.engines.search import Found
+from sdstream.worker.engines.setup import WorkerEngines
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 from tests.worker.test_engine_finder import SIZE, ModuleBackend, request_of
@@ -96,8 +96,8 @@ class Asking:
 def asking(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
     """On a machine with an L4."""
     torch.set_grad_enabled(False)
-    monkeypatch.setattr(engine_search, "capability_of", lambda device: 89)
-    monkeypatch.setattr(engine_search, "digest_of_weights", lambda module: "0" * 64)
+    monkeypatch.setattr(search, "capability_of", lambda device: 89)
+    monkeypatch.setattr(search, "digest_of_weights", lambda module: "0" * 64)
     made = Asking(model, tmp_path, GPU)
     yield made
     made.finder.close()
@@ -119,7 +119,7 @@ def test_the_engine_that_takes_all_streams_of_a_call_is_preferred(asking: Asking
 def test_kernels_are_compiled_for_all_calls_that_can_come_before_a_frame_needs_them(
     asking: Asking, graphs: bool, streams: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_finder, "make_runner", lambda frame, device, graphs: EagerRunner(frame))
+    monkeypatch.setattr(finder, "make_runner", lambda frame, device, graphs: EagerRunner(frame))
     asking.finder._graphs = graphs
     asking.store(STREAMS)
     assert asking.finder._runner(asking.request, asking.found()).in_force == "tensorrt-rtx"

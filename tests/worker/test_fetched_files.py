@@ -12,10 +12,10 @@ from sdstream.diffusion.fetching.pins import write_pins
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed, ModelNotAsPinned
 from sdstream.fetching import PublicFetcher
-from sdstream.worker import fetched_files
 from sdstream.worker.annotators.weights import locate
-from sdstream.worker.fetched_files import fetch_addresses
-from sdstream.worker.published import ADDRESSES, LANDMARKS, PERSONS, needed_for
+from sdstream.worker.files import fetched
+from sdstream.worker.files.fetched import fetch_addresses
+from sdstream.worker.files.published import ADDRESSES, LANDMARKS, PERSONS, needed_for
 
 REPOSITORY, FILE = "google/mediapipe", "selfie_segmenter.tflite"
 
@@ -47,7 +47,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     made = Web()
     base = f"http://127.0.0.1:{made.server.server_address[1]}"
     addresses = {name: f"{base}/{name}" for name in ADDRESSES[REPOSITORY]}
-    monkeypatch.setattr(fetched_files, "ADDRESSES", {REPOSITORY: addresses})
+    monkeypatch.setattr(fetched, "ADDRESSES", {REPOSITORY: addresses})
     yield made
     made.server.shutdown()
     made.server.server_close()

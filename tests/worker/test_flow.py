@@ -16,9 +16,9 @@ from sdstream.worker.annotators.motion import warp
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.weights import check
 from sdstream.worker.asked import is_quick
-from sdstream.worker.presence import processors_of
+from sdstream.worker.files.presence import processors_of
+from sdstream.worker.files.published import ADDRESSES, FLOWS, WeightSource, needed_for
 from sdstream.worker.processors import ProcessorChain
-from sdstream.worker.published import ADDRESSES, FLOWS, WeightSource, needed_for
 from sdstream.worker.sharing import together
 from tests.worker.annotators import tiny_flow
 from tests.worker.pictures import make_params

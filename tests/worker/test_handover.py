@@ -7,8 +7,8 @@ import pytest
 from sdstream.errors import ModelDownloadFailed, ModelUnavailable, OutOfMemory
 from sdstream.params import StreamParams, load_params
 from sdstream.params.attainable import controlnet_part, lora_part
-from sdstream.worker.handover import FIRST_RETRY, LONGEST_RETRY, REPEAT_SECONDS, Given, ParamsHandover
 from sdstream.worker.ports import LanePhase, LaneStatus
+from sdstream.worker.server_end.handover import FIRST_RETRY, LONGEST_RETRY, REPEAT_SECONDS, Given, ParamsHandover
 from tests.params.requests import SDXL_CANNY, SDXL_DEPTH, SDXL_TURBO, created, updated
 from tests.worker.pictures import MODELS
 

@@ -13,7 +13,7 @@ from torch import nn
 from sdstream.errors import ModelUnavailable
 from sdstream.worker.annotators.landmarks import PersonTask, PoseOptions, PoseTask, skeleton_of
 from sdstream.worker.annotators.shelf import AnnotatorShelf
-from sdstream.worker.published import PERSON_TASKS, POSE_TASKS
+from sdstream.worker.files.published import PERSON_TASKS, POSE_TASKS
 from tests.worker.annotators import FakePerson, FakePose, person
 from tests.worker.golden_pictures import find_film
 from tests.worker.test_chain import chain, scene, wanted

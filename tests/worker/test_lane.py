@@ -13,8 +13,6 @@ from sdstream.errors import InternalError, ModelUnavailable, WorkerEndedByStream
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.worker.channel import Channel
-from sdstream.worker.handover import ParamsHandover
-from sdstream.worker.lane import WorkerLane
 from sdstream.worker.messages import (
     IN_PLACE,
     CloseLane,
@@ -29,6 +27,8 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.ports import LanePhase
 from sdstream.worker.ring import FrameRing, memory_prefix
+from sdstream.worker.server_end.handover import ParamsHandover
+from sdstream.worker.server_end.lane import WorkerLane
 from tests.worker.pictures import MODELS, Recorder, flat, make_params, until
 
 PREFIX = f"{memory_prefix()}lane-"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sdstream.worker.load import KEPT, CallTotals, LoadMeter, cost_of
 from sdstream.worker.ports import CallCost, CallKind
+from sdstream.worker.scheduling.load import KEPT, CallTotals, LoadMeter, cost_of
 
 KIND = CallKind("model", 64, 64, 1)
 

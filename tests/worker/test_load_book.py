@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdstream.worker.load_book import EACH, LOADERS, Load, LoadBook
+from sdstream.worker.loading.book import EACH, LOADERS, Load, LoadBook
 
 
 def asked(*lanes: int) -> tuple[LoadBook, list[int]]:

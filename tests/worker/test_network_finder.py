@@ -14,11 +14,11 @@ from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import RowRange
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.settings import Settings
-from sdstream.worker import engines
 from sdstream.worker.annotators.components import PROCESSORS, network_components
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.annotators.tiny import make_tiny_network
-from sdstream.worker.network_finder import NetworkFinder, profile_text
+from sdstream.worker.engines import setup
+from sdstream.worker.engines.network_finder import NetworkFinder, profile_text
 from sdstream.worker.pipelines import annotators
 from sdstream.worker.ports import ProcessorState
 from sdstream.worker.processors import LEARNED, ProcessorChain
@@ -192,11 +192,11 @@ def test_the_profile_of_a_build_behind_makes_the_engines_that_are_looked_for(
 def test_a_workers_networks_ask_its_own_finder(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data", engine_local_dir=tmp_path / "local", engine_builds="never")
     try:
-        assert engines.who_looks_for_networks() is None
-        engines.install(lambda: engines.WorkerEngines(settings, CPU, print))
-        finder = engines.who_looks_for_networks()
+        assert setup.who_looks_for_networks() is None
+        setup.install(lambda: setup.WorkerEngines(settings, CPU, print))
+        finder = setup.who_looks_for_networks()
         shelf: Any = annotators(CPU, ModelPlaces())
         assert shelf._engines() == finder
         assert finder is not None
     finally:
-        engines.install(None)
+        setup.install(None)

@@ -19,8 +19,8 @@ from sdstream.worker.annotators.parts import (
 from sdstream.worker.annotators.people import PeopleNetwork
 from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.skeletons import HAND_BONES, Place, Skeleton, draw_skeletons, face_marks, hand_marks
+from sdstream.worker.files.published import OPENPOSE_NETWORKS, PROCESSORS
 from sdstream.worker.looks import alone
-from sdstream.worker.published import OPENPOSE_NETWORKS, PROCESSORS
 from tests.worker.test_annotators import maps_of, person
 from tests.worker.test_chain import chain, scene, wanted
 

@@ -10,7 +10,7 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import dump_params
 from sdstream.worker.messages import IN_PLACE, LaneReport, PictureOut
 from sdstream.worker.ring import sweep_own_memory
-from sdstream.worker.turns import WantedParams
+from sdstream.worker.scheduling.turns import WantedParams
 from tests.worker.pictures import make_params, noise
 from tests.worker.test_work import PREFIX, SIZE, Bench
 

@@ -20,12 +20,12 @@ from sdstream.clock import SystemClock
 from sdstream.errors import ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
 from sdstream.settings import Settings
-from sdstream.worker import supervision
-from sdstream.worker.child import WorkerChild
 from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
 from sdstream.worker.ring import memory_prefix
-from sdstream.worker.supervision import Action, Limits, SupervisionState
+from sdstream.worker.server_end import supervision
+from sdstream.worker.server_end.child import WorkerChild
+from sdstream.worker.server_end.supervision import Action, Limits, SupervisionState
 from tests.support.processes import is_gone
 from tests.worker.pictures import Recorder, flat, make_params, noise, until
 

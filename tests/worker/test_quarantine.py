@@ -3,7 +3,7 @@
 import pytest
 
 from sdstream.worker.messages import AtWork, LaneReport
-from sdstream.worker.quarantine import Conduct, Quarantine, after_death, after_update, clears, ends_work
+from sdstream.worker.server_end.quarantine import Conduct, Quarantine, after_death, after_update, clears, ends_work
 
 
 @pytest.mark.parametrize(

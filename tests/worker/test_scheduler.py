@@ -9,8 +9,8 @@ from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
 from sdstream.worker.messages import PictureIn
 from sdstream.worker.ring import FrameRing, memory_prefix
-from sdstream.worker.scheduler import Scheduler
-from sdstream.worker.turns import Batch, Leave, Prepare, Swap, WaitingPicture, WantedParams
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import Batch, Leave, Prepare, Swap, WaitingPicture, WantedParams
 
 SIZE = PictureSize(2, 2)
 

@@ -16,9 +16,9 @@ from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed, ModelUnavailable
 from sdstream.fetching import PublicFetcher
 from sdstream.params import ModelEntry, ModelTable, parse_create
-from sdstream.worker import lora_files
-from sdstream.worker.lora_files import LCM_LORAS, LoraFiles, shown
-from sdstream.worker.shelf import ModelShelf, ModelUse, WantedModel
+from sdstream.worker.files import loras
+from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
+from sdstream.worker.loading.shelf import ModelShelf, ModelUse, WantedModel
 from tests.support.hub import FakeHub
 
 CPU = torch.device("cpu")
@@ -261,7 +261,7 @@ def test_loras_come_from_urls_once_and_within_limits(
         path = near.get(url, own, lambda detail, percent: told.append(percent))
         assert path.read_bytes() == content
         assert told[-1] == 100
-        monkeypatch.setattr(lora_files, "MAX_BYTES", 100)
+        monkeypatch.setattr(loras, "MAX_BYTES", 100)
         assert near.get(url, own, quiet) == path, "kept"
         with pytest.raises(ModelDownloadFailed, match="larger than 100 bytes"):
             near.get(f"{url}2", own, quiet)
@@ -278,7 +278,7 @@ def test_loras_come_from_urls_once_and_within_limits(
 
 def test_the_longest_unused_of_urls_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(lora_files, "KEPT_BYTES", 25)
+    monkeypatch.setattr(loras, "KEPT_BYTES", 25)
     own = ModelPlaces(tmp_path / "m", tmp_path / "loras")
     near = LoraFiles(lambda: PublicFetcher(lambda address: True, schemes=("http",)))
     with web(b"0123456789") as url:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sdstream.worker.ports import WorkerPhase
-from sdstream.worker.supervision import (
+from sdstream.worker.server_end.supervision import (
     BLIND_GAP,
     FIRST_DELAY,
     LONGEST_DELAY,

@@ -13,8 +13,7 @@ from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams, dump_params, image_apart
 from sdstream.worker.devices import Device
-from sdstream.worker.load import LoadMeter
-from sdstream.worker.loop import Loop
+from sdstream.worker.loading.preparation import Preparation
 from sdstream.worker.messages import (
     IN_PLACE,
     AtWork,
@@ -29,10 +28,11 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.pipelines import ProcessorPipeline
-from sdstream.worker.preparation import Preparation
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
-from sdstream.worker.scheduler import Scheduler
-from sdstream.worker.turns import WantedParams
+from sdstream.worker.scheduling.load import LoadMeter
+from sdstream.worker.scheduling.loop import Loop
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import WantedParams
 from sdstream.worker.work import LaneWork
 from tests.worker.pictures import MODELS, make_params, noise
 

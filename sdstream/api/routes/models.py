@@ -11,7 +11,7 @@ from sdstream.api.context import Context
 from sdstream.params import ModelTable
 
 if TYPE_CHECKING:
-    from sdstream.worker.presence import Inventory, Presence
+    from sdstream.worker.files.presence import Inventory, Presence
 
 FRESH_SECONDS = 3.0
 """How long an inventory is believed: taking one asks the disk for a few hundred files."""
@@ -44,13 +44,13 @@ class ModelRoutes:
 
     def _take(self) -> "Inventory":
         # Imported when first asked: it brings the hub's library, which the start of the server need not wait for.
-        from sdstream.worker.presence import take_inventory
+        from sdstream.worker.files.presence import take_inventory
 
         return take_inventory(self._table)
 
 
 def _answer(table: ModelTable, inventory: "Inventory", *, paths: bool) -> dict[str, Any]:
-    from sdstream.worker.presence import processors_of
+    from sdstream.worker.files.presence import processors_of
 
     def here(presence: "Presence") -> dict[str, Any]:
         return {

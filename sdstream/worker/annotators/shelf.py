@@ -12,11 +12,11 @@ from torch import nn
 
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
-from sdstream.worker import published
 from sdstream.worker.annotators.answers import EngineAnswers, PartRequest
 from sdstream.worker.annotators.parted import PartedNetwork
 from sdstream.worker.annotators.weights import Finder, fill, finder, locate
-from sdstream.worker.published import WeightSource
+from sdstream.worker.files import published
+from sdstream.worker.files.published import WeightSource
 
 KEPT = 4
 """Networks that stay loaded when no stream uses them, the ones used last."""

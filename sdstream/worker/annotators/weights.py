@@ -19,8 +19,8 @@ from sdstream.diffusion.fetching.pins import pinned_hash, shipped_hash
 from sdstream.diffusion.fetching.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
-from sdstream.worker.fetched_files import fetch_addresses
-from sdstream.worker.published import ADDRESSES, WeightSource
+from sdstream.worker.files.fetched import fetch_addresses
+from sdstream.worker.files.published import ADDRESSES, WeightSource
 
 CHUNK = 1 << 20
 WRAPPERS = ("params_ema", "params", "state_dict")

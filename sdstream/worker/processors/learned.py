@@ -12,10 +12,10 @@ from sdstream.worker.annotators.landmarks import Landmark, Landmarker, PoseOptio
 from sdstream.worker.annotators.motion import FlowFinder, draw_flow, warp
 from sdstream.worker.annotators.skeletons import Skeleton, draw_skeletons
 from sdstream.worker.colour import resize
+from sdstream.worker.files.published import OPENPOSE_NETWORKS, PERSON_TASKS, POSE_TASKS
 from sdstream.worker.looks import Look, Looking
 from sdstream.worker.processors.base import LookingProcessor, ProcessorContext
 from sdstream.worker.processors.filters import gaussian
-from sdstream.worker.published import OPENPOSE_NETWORKS, PERSON_TASKS, POSE_TASKS
 
 MOST_DELAY = 8
 """Pictures that are remembered at most to follow motion from: more than denoising has steps."""

@@ -28,8 +28,8 @@ from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
 from sdstream.errors import EngineError, SdstreamError
-from sdstream.worker.engine_builds import EngineBuilds
-from sdstream.worker.engine_use import KEEP_SECONDS, EnginesInUse
+from sdstream.worker.engines.builds import EngineBuilds
+from sdstream.worker.engines.use import KEEP_SECONDS, EnginesInUse
 
 MOST_WAITING = 64
 """Requests that wait; of a further one the holder is told that it stays on the plain twin."""

@@ -27,7 +27,7 @@ from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import lora_part
 from sdstream.settings import Family
 from sdstream.worker.blame import blaming
-from sdstream.worker.lora_files import LCM_LORAS, LoraFiles, shown
+from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
 
 Key = tuple[object, ...]
 

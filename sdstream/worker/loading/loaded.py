@@ -7,7 +7,7 @@ from sdstream.diffusion.loading.models import Model
 from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.conditions import Conditions
-from sdstream.worker.shelf import ModelUse, WantedModel
+from sdstream.worker.loading.shelf import ModelUse, WantedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.keys import BackendName
 from sdstream.engines.registry import capability_of
 from sdstream.engines.supply import EngineSupply
-from sdstream.worker.engine_requests import CONTROLNET, FRAME, EngineRequest, choices, profile_text, rows_of
-from sdstream.worker.engine_search import EngineSearch, Found, Parts
+from sdstream.worker.engines.requests import CONTROLNET, FRAME, EngineRequest, choices, profile_text, rows_of
+from sdstream.worker.engines.search import EngineSearch, Found, Parts
 
 
 class EngineFinder(EngineSearch[EngineRequest]):

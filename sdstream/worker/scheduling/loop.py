@@ -9,14 +9,14 @@ the same.
 from collections.abc import Callable, Mapping
 
 from sdstream.clock import Clock
-from sdstream.worker.card_turns import CardTurns, turns
 from sdstream.worker.devices import Device
-from sdstream.worker.flight import Flight
-from sdstream.worker.load import LoadMeter
+from sdstream.worker.loading.preparation import Preparation
 from sdstream.worker.outcomes import Prepared
-from sdstream.worker.preparation import Preparation
-from sdstream.worker.scheduler import Scheduler
-from sdstream.worker.turns import Batch, Leave, Prepare, Swap, Turn
+from sdstream.worker.scheduling.card_turns import CardTurns, turns
+from sdstream.worker.scheduling.flight import Flight
+from sdstream.worker.scheduling.load import LoadMeter
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import Batch, Leave, Prepare, Swap, Turn
 from sdstream.worker.work import LaneWork
 
 

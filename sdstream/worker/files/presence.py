@@ -12,7 +12,7 @@ from sdstream.diffusion.fetching.sources import find_model, find_repository, may
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable
-from sdstream.worker.published import ADAPTERS, CHOSEN, NETWORKS, PROCESSORS
+from sdstream.worker.files.published import ADAPTERS, CHOSEN, NETWORKS, PROCESSORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from sdstream.diffusion.fetching.sources import fetches, find_model, get_files, 
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import ADAPTER, STYLE, active_controlnets
-from sdstream.worker.lora_files import LCM_LORAS, LoraFiles
+from sdstream.worker.files.loras import LCM_LORAS, LoraFiles
+from sdstream.worker.files.published import ADAPTERS
 from sdstream.worker.ports import MissingPart
-from sdstream.worker.published import ADAPTERS
 
 
 def absent_parts(params: StreamParams, table: ModelTable) -> tuple[MissingPart, ...]:

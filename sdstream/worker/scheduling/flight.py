@@ -9,12 +9,12 @@ import torch
 from sdstream.clock import Clock
 from sdstream.errors import PictureNotFinite, SdstreamError
 from sdstream.worker.devices import Device, Mark
-from sdstream.worker.load import LoadMeter
 from sdstream.worker.outcomes import Result
 from sdstream.worker.pipelines import Group
+from sdstream.worker.scheduling.load import LoadMeter
+from sdstream.worker.scheduling.turns import WaitingPicture
 from sdstream.worker.sharing import together
 from sdstream.worker.stages import stage
-from sdstream.worker.turns import WaitingPicture
 from sdstream.worker.work import LaneWork
 
 

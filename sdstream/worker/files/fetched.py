@@ -16,7 +16,7 @@ from sdstream.diffusion.fetching.sources import PARTIAL
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
-from sdstream.worker.published import ADDRESSES
+from sdstream.worker.files.published import ADDRESSES
 
 MAX_BYTES = 256 * 1024**2
 """Of one file."""

@@ -18,11 +18,11 @@ from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
 from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
-from sdstream.worker.loaders import Loaders
+from sdstream.worker.loading.loaders import Loaders
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
-from sdstream.worker.scheduler import Scheduler
+from sdstream.worker.scheduling.scheduler import Scheduler
+from sdstream.worker.scheduling.turns import WantedParams
 from sdstream.worker.tidying import HeapTidier
-from sdstream.worker.turns import WantedParams
 from sdstream.worker.work import LaneWork
 
 

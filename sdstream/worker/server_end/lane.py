@@ -12,9 +12,7 @@ from sdstream.clock import Clock
 from sdstream.errors import InternalError, RequestError, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import I420Frame, PictureSize, picture_size
 from sdstream.params import StreamParams
-from sdstream.worker.alarm import Alarm
 from sdstream.worker.channel import Channel
-from sdstream.worker.handover import ParamsHandover, status_of
 from sdstream.worker.messages import (
     IN_PLACE,
     CloseLane,
@@ -26,11 +24,13 @@ from sdstream.worker.messages import (
     UpdateLane,
     UseRing,
 )
-from sdstream.worker.no_room import NoRoom
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, MissingPart, ProcessedPicture
 from sdstream.worker.ring import FrameRing, SlotLedger
-from sdstream.worker.submission import Submission, failure, reject, resolve
-from sdstream.worker.taps import Taps
+from sdstream.worker.server_end.alarm import Alarm
+from sdstream.worker.server_end.handover import ParamsHandover, status_of
+from sdstream.worker.server_end.no_room import NoRoom
+from sdstream.worker.server_end.submission import Submission, failure, reject, resolve
+from sdstream.worker.server_end.taps import Taps
 
 RETURN_AT = 2
 """So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""

@@ -14,10 +14,10 @@ from sdstream.engines.mirror import EngineMirror, MirrorAddress
 from sdstream.engines.supply import EngineSupply
 from sdstream.settings import Settings
 from sdstream.worker.annotators.shelf import LookFor
-from sdstream.worker.builder_process import BuilderProcess
+from sdstream.worker.engines.builder_process import BuilderProcess
 
 if TYPE_CHECKING:  # it knows diffusers, which a worker without a model never imports
-    from sdstream.worker.engine_finder import EngineFinder
+    from sdstream.worker.engines.finder import EngineFinder
 
 ENGINES = "engines"
 GRACE = 1800.0
@@ -29,9 +29,9 @@ class WorkerEngines:
 
     def __init__(self, settings: Settings, device: torch.device, say: Callable[[str], None] = print) -> None:
         """`say` is given a line for each fault; the server logs what the worker prints."""
-        from sdstream.worker.engine_builds import EngineBuilds
-        from sdstream.worker.engine_finder import EngineFinder
-        from sdstream.worker.network_finder import NetworkFinder
+        from sdstream.worker.engines.builds import EngineBuilds
+        from sdstream.worker.engines.finder import EngineFinder
+        from sdstream.worker.engines.network_finder import NetworkFinder
 
         self._say = say
         self._counts = EventCounts(self._tell)

@@ -15,10 +15,10 @@ from sdstream.diffusion.runners import BUCKETS
 from sdstream.diffusion.state import Knobs
 from sdstream.diffusion.trials.planning import numbers_of_streams
 from sdstream.diffusion.trials.session import TrialSession, trial_session
-from sdstream.worker.card_turns import turns
 from sdstream.worker.groups import GroupKey, frame_of, groups
 from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.pipelines import Progress
+from sdstream.worker.scheduling.card_turns import turns
 
 WORDS = "tuning kernels"
 """What the state of a stream says meanwhile."""

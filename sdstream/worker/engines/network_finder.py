@@ -8,7 +8,7 @@ from sdstream.engines.keys import BackendName
 from sdstream.engines.registry import capability_of
 from sdstream.worker.annotators.answers import PartRequest, PartSeat
 from sdstream.worker.annotators.components import PROCESSORS, part_component
-from sdstream.worker.engine_search import EngineSearch, Found, Parts
+from sdstream.worker.engines.search import EngineSearch, Found, Parts
 
 
 class NetworkFinder(EngineSearch[PartRequest]):

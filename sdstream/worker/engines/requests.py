@@ -20,7 +20,7 @@ from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engines.component import RowRange
 from sdstream.engines.keys import BackendName, LoraIdentity
 from sdstream.settings import Family
-from sdstream.worker.engine_search import Parts
+from sdstream.worker.engines.search import Parts
 
 FRAME, CONTROLNET = "frame", "controlnet-"
 """Names of parts; those of ControlNets end with their place."""

@@ -9,7 +9,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sdstream.clock import Clock
-from sdstream.worker.batching import (
+from sdstream.worker.ring import Arrival, Inbox
+from sdstream.worker.scheduling.batching import (
     FIRST_INTERVAL,
     LONGEST_INTERVAL,
     Call,
@@ -20,8 +21,7 @@ from sdstream.worker.batching import (
     may_try,
     next_interval,
 )
-from sdstream.worker.ring import Arrival, Inbox
-from sdstream.worker.turns import Batch, Leave, Prepare, Swap, Turn, WaitingPicture, WantedParams
+from sdstream.worker.scheduling.turns import Batch, Leave, Prepare, Swap, Turn, WaitingPicture, WantedParams
 
 
 @dataclass(slots=True)

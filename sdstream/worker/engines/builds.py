@@ -7,7 +7,7 @@ import torch
 
 from sdstream.engines.events import EngineEvent, Report
 from sdstream.engines.keys import BackendName
-from sdstream.worker.builder_process import BuilderProcess
+from sdstream.worker.engines.builder_process import BuilderProcess
 
 BuildPolicy = Literal["auto", "never", "always"]
 

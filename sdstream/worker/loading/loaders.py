@@ -1,4 +1,4 @@
-"""The threads that load, as `load_book.py` decides."""
+"""The threads that load, as `book.py` decides."""
 
 import itertools
 import queue
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sdstream.worker.load_book import LOADERS, LoadBook
+from sdstream.worker.loading.book import LOADERS, LoadBook
 
 Job = Callable[[int], None]
 """Loads; is given the number of its load, and must not raise."""

@@ -1,0 +1,1 @@
+"""Compiled networks for streams that run already: asked for, found, built behind them, noted as used."""
