@@ -118,7 +118,7 @@ def test_a_network_looks_once_for_all_streams_and_answers_as_it_does_alone(
     assert seen == [3, 1, 1, 1]
     for one, other in zip(shared, by_itself, strict=True):
         assert one.shape == other.shape
-        assert float((one - other).abs().max()) <= 1e-5
+        assert float((one - other).abs().max()) <= 1e-5 * max(1.0, float(other.abs().max()))
     assert not torch.equal(shared[0], shared[1])
 
 
