@@ -123,6 +123,7 @@ ON_A_GPU = (
     Step("convolutions", ("-m", "bench.convolutions"), 90),
     Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
     Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
+    Step("render", ("-m", "bench.render"), 60),
     Step(
         "engines",
         ("-m", "bench.engines", "--steps", "1", "--streams", "1,8", "--seconds", "4", "--wait-for-turn"),

@@ -24,7 +24,8 @@ from rich.text import Text
 from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
 from sdstream.errors import CommandFailed, ConfigurationError, InvalidParams
-from sdstream.jobs.passage import SilentListener, pass_all
+from sdstream.jobs.passage import SilentListener, pass_all, plan_file
+from sdstream.jobs.side_by_side import MOST_LANES, SideBySide, open_lanes
 from sdstream.logs import configure_logging
 from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.media.files.sizes import fit_size
@@ -33,7 +34,7 @@ from sdstream.params import ModelTable, StreamParams, parse_create
 from sdstream.platform import on_termination
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import Lane, LaneStatus, ProcessorState, WorkerPhase
+from sdstream.worker.ports import LaneStatus, ProcessorState, WorkerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class RenderJob:
     target: Path
     params: StreamParams
     quality: int
+    at_once: int
     warnings: tuple[str, ...]
 
 
@@ -78,22 +80,28 @@ def render(
         Path | None, Parameter(metavar="FILE", help="JSON file of stream parameters; flags beat it.")
     ] = None,
     quality: Annotated[int, Parameter(help="x264's CRF: 0 lossless, 18 fine, 28 small, 51 worst.")] = 18,
+    at_once: Annotated[
+        int,
+        Parameter(help=f"Pictures made in one call, 1 to {MOST_LANES}: faster on a GPU, for more memory."),
+    ] = 1,
     overwrite: Annotated[bool, Parameter(help="Replace OUT when it exists.", negative=())] = False,
     settings: Settings,
 ) -> int:
     """Process a whole video file: every picture in order with its own time, sound copied.
 
-    OUT appears only when it is complete; Ctrl-C leaves nothing behind.
+    OUT appears only when it is complete; Ctrl-C leaves nothing behind. With --at-once 1 two runs give the same file.
     """
     configure_logging(settings.model_copy(update={"log_level": max_level(settings.log_level)}))
     _check_target(source, target, overwrite=overwrite)
     if not 0 <= quality <= 51:
         raise ConfigurationError(f"--quality: {quality} is not between 0 and 51", hint="")
+    if not 1 <= at_once <= MOST_LANES:
+        raise ConfigurationError(f"--at-once: {at_once} is not between 1 and {MOST_LANES}", hint="")
     with VideoReader(source) as reader:
         flags = {"model_id": model, "prompt": prompt, "seed": seed, "width": width, "height": height}
         facts = reader.facts()
         wanted = collect_params(params, flags, facts, skip_diffusion=skip_diffusion, processors=processors)
-        job = make_job(source, target, wanted, quality, ModelTable.from_settings(settings))
+        job = make_job(source, target, wanted, quality, settings, at_once)
         console = Console(stderr=True, highlight=False)
         for warning in job.warnings:
             console.print(f"note: {warning}")
@@ -140,11 +148,8 @@ class _Rendering:
             await worker.start()
             try:
                 await self._wait_for(worker)
-                lane = await worker.open_lane("render", self._job.params, 1, self._listener)
-                try:
-                    await self._pass_all(lane, writer)
-                finally:
-                    await lane.close()
+                async with open_lanes(worker, "render", self._job.params, self._job.at_once, self._listener) as lanes:
+                    await self._pass_all(lanes, writer)
             finally:
                 await worker.close()
             if self._written == 0:
@@ -168,12 +173,11 @@ class _Rendering:
                         hint="`sdstream doctor` checks torch and the device.",
                     )
 
-    async def _pass_all(self, lane: Lane, writer: VideoWriter) -> None:
+    async def _pass_all(self, lanes: SideBySide, writer: VideoWriter) -> None:
         with _progress(self._console) as progress:
             bar = progress.add_task("rendering", total=self._facts.frame_count)
-            late = self._job.params.pictures_late
             self._written = await pass_all(
-                self._reader, writer, lane, late, lambda count: progress.update(bar, completed=count)
+                self._reader, writer, lanes, lambda count: progress.update(bar, completed=count)
             )
             progress.update(bar, total=self._written)
 
@@ -222,16 +226,26 @@ def collect_params(
     return {"width": size.width, "height": size.height} | wanted
 
 
-def make_job(source: Path, target: Path, wanted: dict[str, Any], quality: int, models: ModelTable) -> RenderJob:
-    """Validate the parameters as the REST API does. Raises `ConfigurationError` that names each wrong one."""
+def make_job(
+    source: Path,
+    target: Path,
+    wanted: dict[str, Any],
+    quality: int,
+    settings: Settings,
+    at_once: int = 1,
+) -> RenderJob:
+    """Validate the parameters as the REST API does; `settings` name the models.
+
+    Raises `ConfigurationError` that names each wrong one.
+    """
     try:
-        request = parse_create({"pipeline": "streamdiffusion", "params": wanted}, models)
+        request = parse_create({"pipeline": "streamdiffusion", "params": wanted}, ModelTable.from_settings(settings))
     except InvalidParams as error:
         lines = [describe_problem(problem) for problem in error.details or ()] or [error.message]
         raise ConfigurationError("\n".join(lines), hint="docs/parameters.md lists every parameter.") from None
-    # Every picture counts in a file, so none is skipped for its likeness to another.
-    params = request.params.model_copy(update={"enable_similar_image_filter": False})
-    return RenderJob(source, target, params, quality, request.warnings)
+    plan = plan_file(request.params, at_once, settings)
+    notes = (*request.warnings, plan.note) if plan.note else request.warnings
+    return RenderJob(source, target, plan.params, quality, plan.at_once, notes)
 
 
 def describe_problem(problem: Mapping[str, Any]) -> str:

@@ -137,6 +137,7 @@ class RenderInput(Input):
     target: Target = Target()
     format: Literal["mp4", "mkv", "mov", "webm", "png", "jpg", "webp"] | None = None
     quality: int = Field(default=18, ge=0, le=51, description="x264's CRF.")
+    at_once: int = Field(default=1, ge=1, le=8, description="Pictures of a video that are made in one call.")
 
 
 class WarmInput(Input):

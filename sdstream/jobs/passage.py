@@ -1,21 +1,46 @@
-"""A whole file through a lane: read, process and write at the same time, every picture, in order."""
+"""A whole file through lanes: read, process and write at the same time, every picture, in order."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
+from typing import NamedTuple
 
 import structlog
 
 from sdstream.frames import I420Frame
+from sdstream.jobs.side_by_side import SideBySide
 from sdstream.media.files.reader import VideoReader
 from sdstream.media.files.writer import VideoWriter
-from sdstream.worker.ports import Lane, LaneStatus, ProcessedPicture
-
-UNDER_WAY = 6
-"""Pictures that the worker holds at a time: enough that reading, processing and writing overlap."""
+from sdstream.params import StreamParams
+from sdstream.params.independence import why_dependent
+from sdstream.settings import Settings
+from sdstream.worker.ports import LaneStatus, ProcessedPicture
 
 logger = structlog.get_logger(__name__)
+
+
+class FilePlan(NamedTuple):
+    """How a file's pictures are made: under which params, and how many at once."""
+
+    params: StreamParams
+    at_once: int
+    note: str
+    """What the person should know, if anything."""
+
+
+def plan_file(params: StreamParams, at_once: int, settings: Settings) -> FilePlan:
+    """How a file is made that was asked for with `params`, `at_once` pictures at a time.
+
+    Every picture counts in a file, so none is skipped for its likeness to another. Pictures that are made of earlier
+    ones are made one after another, and the note says so. `settings` are the worker's.
+    """
+    params = params.model_copy(update={"enable_similar_image_filter": False})
+    aligned, check_interval = settings.control_pictures == "aligned", settings.safety_check_interval
+    reason = why_dependent(params, aligned=aligned, check_interval=check_interval)
+    if at_once == 1 or not reason:
+        return FilePlan(params, at_once, "")
+    return FilePlan(params, 1, f"pictures are made one after another, not {at_once} at once: {reason}")
 
 
 class SilentListener:
@@ -28,30 +53,31 @@ class SilentListener:
         logger.debug("lane", phase=status.phase.value, detail=status.detail)
 
 
-async def pass_all(
-    reader: VideoReader, writer: VideoWriter, lane: Lane, late: int, on_written: Callable[[int], None]
-) -> int:
-    """Every picture of `reader` through `lane` into `writer`, sound going along between the pictures.
+class _Owed(NamedTuple):
+    """A picture of the source whose result is yet to be written."""
 
-    The pipeline gives a picture `late` pictures late. What leaves it before the first one is dropped, the last one is
-    given again as often, and so each picture of the source has its own, with its time.
+    result: "asyncio.Future[I420Frame]"
+    pts: int
+    time_base: Fraction
+
+
+async def pass_all(
+    reader: VideoReader, writer: VideoWriter, lanes: SideBySide, on_written: Callable[[int], None]
+) -> int:
+    """Every picture of `reader` through `lanes` into `writer` with its time, sound going along between the pictures.
+
     Returns the number of pictures written, of which `on_written` is told each time. Raises what `Lane.process` and the
     two files raise.
     """
-    under_way: deque[asyncio.Future[I420Frame]] = deque()
-    times: deque[tuple[int, Fraction]] = deque()
+    under_way: deque[_Owed] = deque()
     packets = reader.packets()
-    last: I420Frame | None = None
-    early, written = late, 0
+    written = 0
 
     async def write_oldest() -> None:
-        nonlocal early, written
-        picture = await under_way.popleft()
-        if early > 0:
-            early -= 1
-            return
-        pts, time_base = times.popleft()
-        await asyncio.to_thread(writer.write_picture, picture.at(pts, time_base))
+        nonlocal written
+        owed = under_way.popleft()
+        picture = await owed.result
+        await asyncio.to_thread(writer.write_picture, picture.at(owed.pts, owed.time_base))
         written += 1
         on_written(written)
 
@@ -61,20 +87,15 @@ async def pass_all(
                 await asyncio.to_thread(writer.write_sound, packet)
                 continue
             for picture in await asyncio.to_thread(reader.decode, packet):
-                last = picture
-                times.append((picture.pts, picture.time_base))
-                under_way.append(asyncio.ensure_future(lane.process(picture)))
-                while len(under_way) > UNDER_WAY:
+                under_way.append(_Owed(lanes.process(picture), picture.pts, picture.time_base))
+                while len(under_way) > lanes.room:
                     await write_oldest()
-        if last is not None:
-            under_way.extend(asyncio.ensure_future(lane.process(last)) for _ in range(late))
+        lanes.finish()
         while under_way:
             await write_oldest()
     finally:
-        for future in under_way:
-            future.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await lanes.give_up()
     return written
 
 
-__all__ = ["UNDER_WAY", "SilentListener", "pass_all"]
+__all__ = ["FilePlan", "SilentListener", "pass_all", "plan_file"]

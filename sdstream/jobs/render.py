@@ -12,17 +12,18 @@ from sdstream.frames import I420Frame
 from sdstream.job_errors import NotMedia
 from sdstream.jobs.inputs import Job, RenderInput
 from sdstream.jobs.outputs import Event, make_event
-from sdstream.jobs.passage import SilentListener, pass_all
+from sdstream.jobs.passage import FilePlan, SilentListener, pass_all, plan_file
 from sdstream.jobs.pictures import CONTENT_TYPES as PICTURE_TYPES
 from sdstream.jobs.pictures import read_picture, write_picture
 from sdstream.jobs.ports import Host
 from sdstream.jobs.results import deliver_file, plan_result
+from sdstream.jobs.side_by_side import SideBySide, open_lanes
 from sdstream.jobs.sources import fetch_source
 from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.media.files.sizes import fit_size
 from sdstream.media.files.writer import VideoWriter
 from sdstream.params import StreamParams, parse_create
-from sdstream.worker.ports import Lane, WorkerPhase
+from sdstream.worker.ports import WorkerPhase
 
 PROGRESS_SECONDS = 2.0
 VIDEO_TYPES = {"mp4": "video/mp4", "mkv": "video/x-matroska", "mov": "video/quicktime", "webm": "video/webm"}
@@ -61,10 +62,10 @@ class RenderAction:
             VideoFacts(picture.size.width, picture.size.height, None, picture.time_base, 1, None),
         )
         store, key = plan_result(job, wanted.target, f"result.{kind}")
-        async with self._lane(job, params) as lane:
-            made = await lane.process(picture)
-            for _ in range(params.pictures_late):  # until what leaves is this picture
-                made = await lane.process(picture)
+        async with self._lanes(job, plan_file(params, 1, self._host.settings)) as lanes:
+            result_of_it = lanes.process(picture)
+            lanes.finish()
+            made = await result_of_it
         file = source.with_name(f"result.{kind}")
         await asyncio.to_thread(lambda: file.write_bytes(write_picture(made, kind)))
         result = await deliver_file(store, key, file.name, PICTURE_TYPES[kind], file)
@@ -87,14 +88,13 @@ class RenderAction:
             except CommandFailed as error:
                 raise NotMedia(error.message) from error
             params, warnings = make_params(self._host, wanted.params, facts)
+            plan = plan_file(params, wanted.at_once, self._host.settings)
             target = source.with_name(f"result.{kind}")
             writer = VideoWriter(target, reader, params.output_size, wanted.quality)
             try:
                 writer.add_sound()
-                async with self._lane(job, params) as lane:
-                    async with contextlib.aclosing(
-                        self._pass(reader, writer, lane, params.pictures_late, facts)
-                    ) as events:
+                async with self._lanes(job, plan) as lanes:
+                    async with contextlib.aclosing(self._pass(reader, writer, lanes, facts)) as events:
                         frames = 0
                         async for event in events:
                             frames = event["frames"]
@@ -115,11 +115,11 @@ class RenderAction:
                 result=result,
                 undecodable=reader.undecodable,
                 notes=writer.notes,
-                warnings=warnings,
+                warnings=(*warnings, plan.note) if plan.note else warnings,
             )
 
     async def _pass(
-        self, reader: VideoReader, writer: VideoWriter, lane: Lane, late: int, facts: VideoFacts
+        self, reader: VideoReader, writer: VideoWriter, lanes: SideBySide, facts: VideoFacts
     ) -> AsyncGenerator[Event]:
         """Progress every few seconds while the file passes; the last one has the whole number."""
         written = 0
@@ -128,7 +128,7 @@ class RenderAction:
             nonlocal written
             written = count
 
-        passing = asyncio.ensure_future(pass_all(reader, writer, lane, late, note))
+        passing = asyncio.ensure_future(pass_all(reader, writer, lanes, note))
         try:
             while True:
                 await asyncio.wait((passing,), timeout=PROGRESS_SECONDS)
@@ -149,13 +149,11 @@ class RenderAction:
             await asyncio.gather(passing, return_exceptions=True)
 
     @contextlib.asynccontextmanager
-    async def _lane(self, job: Job, params: StreamParams) -> AsyncGenerator[Lane]:
+    async def _lanes(self, job: Job, plan: FilePlan) -> AsyncGenerator[SideBySide]:
         await wait_for_worker(self._host)
-        lane = await self._host.worker.open_lane(f"render {job.id}", params, 1, SilentListener())
-        try:
-            yield lane
-        finally:
-            await lane.close()
+        name = f"render {job.id}"
+        async with open_lanes(self._host.worker, name, plan.params, plan.at_once, SilentListener()) as lanes:
+            yield lanes
 
 
 async def wait_for_worker(host: Host) -> None:

@@ -38,13 +38,15 @@ class ProcessorParameter:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorKind:
-    """A processor by its wire name. `needs_model` ones run only where their network has been loaded."""
+    """A processor by its wire name. `needs_model` ones run only where their network has been loaded; what one that
+    `remembers` makes of a picture depends on those before."""
 
     name: str
     description: str
     parameters: tuple[ProcessorParameter, ...] = ()
     needs_model: bool = False
     scales_output: bool = False
+    remembers: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:

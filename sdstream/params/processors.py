@@ -85,6 +85,7 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
             "feedback",
             "Mixes the stream's previous output into the picture, which calms it over time.",
             (_number("feedback_strength", 0.5, 0.0, 1.0, 0.01, "Share of the previous output: 0 none, 1 only it."),),
+            remembers=True,
         ),
         ProcessorKind(
             "hed",
@@ -122,6 +123,7 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
                 _number("smoothing_factor", 0.7, 0.0, 1.0, 0.01, "How much of the earlier figure is kept."),
             ),
             needs_model=True,
+            remembers=True,
         ),
         ProcessorKind(
             "mediapipe_segmentation",
@@ -185,6 +187,7 @@ IMAGE_PROCESSORS: Mapping[str, ProcessorKind] = {
             "temporal_net_tensorrt",
             "The previous output moved along the optical flow, and the flow, for TemporalNet; needs the extra flow.",
             (_number("flow_strength", 1.0, 0.0, 2.0, 0.1, "Factor on the motion."),),
+            remembers=True,
         ),
         ProcessorKind(
             "upscale",

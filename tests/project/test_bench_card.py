@@ -175,4 +175,4 @@ def test_the_steps_are_programs_of_the_bench(steps: tuple[Step, ...]) -> None:
     assert len({each.name for each in steps}) == len(steps)
     modules = {each.arguments[1] for each in steps}
     known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.profile", "bench.convolutions"}
-    assert modules <= known | {"bench.attention", "pytest"}
+    assert modules <= known | {"bench.attention", "bench.render", "pytest"}

@@ -24,6 +24,8 @@ from sdstream.worker.processors.registry import PROCESSORS, SHARED, changes_noth
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded and, where known, how much of it, 0 to 100."""
+PREVIOUS_OUTPUT = frozenset({"feedback", "temporal_net_tensorrt"})
+"""Those that are given the picture that came out last."""
 WAIT_SECONDS = 0.25
 """How often who waits for a network says so."""
 
@@ -100,7 +102,7 @@ class ProcessorChain:
 
     @property
     def needs_previous_output(self) -> bool:
-        return any(link.wanted.name in ("feedback", "temporal_net_tensorrt") for link in self._links)
+        return any(link.wanted.name in PREVIOUS_OUTPUT for link in self._links)
 
     def wait(self, progress: Progress | None = None) -> None:
         """Wait until no network is on its way. `progress` is told of those that take long, and may raise to give up."""
