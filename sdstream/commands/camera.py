@@ -1,7 +1,8 @@
 """The test camera of `sdstream publish`: pictures of a file or of a generated card, encoded and paced."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -18,6 +19,10 @@ from sdstream.media.files.reader import VideoReader, from_i420
 
 Codec = Literal["h264", "vp8"]
 KEYFRAME_SECONDS = 1.0
+LATE_SECONDS = 1.0
+"""A picture that is later than this is not sent any more: the program was suspended, or the machine cannot keep up."""
+SILENCE_SECONDS = 1.0
+"""One is sent so often even then: whoever can never keep up shows some pictures, not none."""
 _BARS = ((180, 128, 128), (162, 44, 142), (131, 156, 44), (112, 72, 58), (84, 184, 198), (65, 100, 212), (35, 212, 114))
 """Y, U, V of the seven bars at 75 %, limited range BT.601: grey yellow cyan green magenta red blue."""
 
@@ -29,6 +34,13 @@ class TimedPicture:
     picture: Any
     """An `av.VideoFrame`, yuv420p."""
     seconds: float
+
+
+def is_dropped(due: float, now: float, sent_at: float, *, dropping: bool) -> bool:
+    """Whether a picture that was due at `due` is left out; the last one was sent at `sent_at`, and `dropping` says that
+    the one before this was left out. All are seconds of one clock. Once pictures are left out, all late ones are:
+    those that follow come in their own time and in no burst."""
+    return now - due > (0.0 if dropping else LATE_SECONDS) and now - sent_at < SILENCE_SECONDS
 
 
 class PictureSource(Protocol):
@@ -118,12 +130,15 @@ class CameraTrack(MediaStreamTrack):
         *,
         duration: float | None = None,
         numbered: bool = False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.sent = 0
         self.keyframes = 0
         self.late = 0
-        """Pictures that were ready more than a picture's time after they were due."""
+        """Pictures that were ready more than a picture's time after they were due, and were sent."""
+        self.dropped = 0
+        """Pictures that were left out, because they were too late."""
         self.finished = asyncio.Event()
         self._source = source
         self._pictures = source.pictures()
@@ -135,7 +150,10 @@ class CameraTrack(MediaStreamTrack):
         self._made = 0
         self._wants_keyframe = False
         self._last_keyframe = 0.0
+        self._now = now
         self._started: float | None = None
+        self._sent_at = 0.0
+        self._dropping = False
         self._ahead: asyncio.Task[tuple[Any, float] | None] | None = None
 
     def obey(self, sender: RTCRtpSender) -> None:
@@ -147,7 +165,6 @@ class CameraTrack(MediaStreamTrack):
         sender._send_keyframe = wanted  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
 
     async def recv(self) -> Any:
-        loop = asyncio.get_running_loop()
         ahead = self._ahead or asyncio.ensure_future(asyncio.to_thread(self._next_packet))
         made = await ahead
         if made is None or self.readyState != "live":
@@ -155,10 +172,11 @@ class CameraTrack(MediaStreamTrack):
             self.stop()
             raise MediaStreamError
         packet, seconds = made
-        self._ahead = asyncio.ensure_future(asyncio.to_thread(self._next_packet))
-        now = loop.time()
+        now = self._now()
         if self._started is None:
             self._started = now - seconds
+        self._sent_at = max(now, self._started + seconds)
+        self._ahead = asyncio.ensure_future(asyncio.to_thread(self._next_packet))
         wait = self._started + seconds - now
         if wait > 0:
             await asyncio.sleep(wait)
@@ -174,13 +192,20 @@ class CameraTrack(MediaStreamTrack):
             await asyncio.wait([self._ahead])
 
     def _next_packet(self) -> tuple[Any, float] | None:
-        """Make the next packet; pictures that the encoder swallows are passed over. None at the end."""
+        """Make the next packet; pictures that are too late or that the encoder swallows are passed over. None at the
+        end."""
         for timed in self._pictures:
             if self._duration is not None and timed.seconds >= self._duration:
                 return None
+            number, self._made = self._made, self._made + 1
+            if self._started is not None:
+                due = self._started + timed.seconds
+                self._dropping = is_dropped(due, self._now(), self._sent_at, dropping=self._dropping)
+                if self._dropping:
+                    self.dropped += 1
+                    continue
             if self._numbered:
-                _stamp(timed.picture, self._made)
-            self._made += 1
+                _stamp(timed.picture, number)
             data = self._encode(timed)
             if data:
                 packet = av.Packet(data)
@@ -251,4 +276,4 @@ def _stamp(frame: Any, number: int) -> None:
     write_stamp(planes[0], planes[1], planes[2], number)
 
 
-__all__ = ["CameraTrack", "Codec", "FilePictures", "PictureSource", "TestCard", "TimedPicture"]
+__all__ = ["CameraTrack", "Codec", "FilePictures", "PictureSource", "TestCard", "TimedPicture", "is_dropped"]

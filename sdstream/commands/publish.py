@@ -31,6 +31,7 @@ class PublishReport:
     frames: int
     keyframes: int
     late: int
+    dropped: int
     bytes: int
     packets: int
     packets_lost: int
@@ -64,7 +65,8 @@ def publish(
 ) -> int:
     """Send a video file or a test picture to a WHIP URL, as a camera does.
 
-    Sends pictures only, no sound. Ends the session at the end of the file, after --duration, or on Ctrl-C.
+    Sends pictures only, no sound; leaves out those that are late by more than a second. Ends the session at the end of
+    the file, after --duration, or on Ctrl-C.
     """
     check_numbers({"fps": fps, "duration": duration, "width": width, "height": height, "bitrate": bitrate})
     if urlsplit(url).scheme not in ("http", "https"):
@@ -117,6 +119,7 @@ async def _publish(
         frames=track.sent,
         keyframes=track.keyframes,
         late=track.late,
+        dropped=track.dropped,
         bytes=outbound.bytesSent if outbound else 0,
         packets=outbound.packetsSent if outbound else 0,
         packets_lost=remote.packetsLost if remote else 0,
@@ -175,7 +178,8 @@ def _print_report(report: PublishReport, *, as_json: bool) -> None:
     rate = report.frames / report.seconds if report.seconds else 0.0
     trip = f", round trip {report.round_trip * 1000:.0f} ms" if report.round_trip is not None else ""
     print(
-        f"sent {report.frames} pictures ({report.keyframes} keyframes, {report.late} late) in {report.seconds:.1f} s, "
+        f"sent {report.frames} pictures ({report.keyframes} keyframes, {report.late} late) in {report.seconds:.1f} s"
+        f"{f' and left {report.dropped} out that were too late' if report.dropped else ''}, "
         f"{rate:.1f} a second, {report.bytes / 1e6:.2f} MB; "
         f"{report.packets_lost} of {report.packets} packets lost{trip}"
     )

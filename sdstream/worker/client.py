@@ -269,7 +269,7 @@ class WorkerProcess:
             try:
                 child.start(self._settings)
             except OSError as error:
-                self._last_error = f"the worker cannot be started: {error}"
+                self._last_error = f"the worker cannot be started: {error.strerror or error}"
                 logger.error("worker_start_failed", error=str(error))
                 self._state = supervision.ended(supervision.started(self._state, now), now)
                 return

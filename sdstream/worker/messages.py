@@ -62,6 +62,8 @@ class UpdateLane(Message):
     params: str
     revision: int
     image: str | None = None
+    keeps_load: bool = False
+    """Others follow at once, for which what is loaded now may be wanted still."""
 
 
 class CloseLane(Message):

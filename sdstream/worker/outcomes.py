@@ -29,7 +29,8 @@ class LoadGivenUp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What became of params: a plan for a pipeline, another pipeline, or the reason why there is neither."""
+    """What became of params: a plan for a pipeline, another pipeline, or the reason why there is neither. A plan beside
+    another pipeline is for that: it was loaded for older params."""
 
     wanted: WantedParams
     params: StreamParams | None = None

@@ -86,7 +86,8 @@ class LaneWork:
         """What is to be prepared for this message, with the style image that it or one before it brought."""
         if message.image is not None:
             self._image = StyleImage(message.image)
-        return WantedParams(message.params, message.revision, self._image)
+        keeps_load = isinstance(message, UpdateLane) and message.keeps_load
+        return WantedParams(message.params, message.revision, self._image, keeps_load)
 
     def use_ring(self, message: UseRing) -> None:
         """The server made memory for its pictures."""
@@ -166,7 +167,7 @@ class LaneWork:
 
     def takes(self, prepared: Prepared) -> bool:
         """Whether `swap` can use this; what it was planned for may be gone."""
-        return prepared.plan is None or prepared.planned_for is self._pipeline
+        return prepared.plan is None or prepared.pipeline is not None or prepared.planned_for is self._pipeline
 
     def swap(self, prepared: Prepared) -> None:
         """Bring what was prepared into force, from the next picture on. When it raises, the lane is as it was."""
@@ -177,6 +178,8 @@ class LaneWork:
             before.turn(prepared.plan)
         else:
             pipeline.begin(before)
+            if prepared.plan is not None:
+                pipeline.turn(prepared.plan)
             self._pipeline = pipeline
             self._told_blocked = 0
             if before is not None:
@@ -197,14 +200,6 @@ class LaneWork:
         self.note_refusal(error, revision)
         self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
         self._report(LanePhase.READY)
-
-    def give_way(self) -> None:
-        """Newer params came while those before were loaded, which are given up: neither refused nor failed."""
-        self.preparing = False
-        if self._pipeline is None:
-            self._scheduler.hold(self.number, preparing=False)
-        else:
-            self._scheduler.settle(self.number, group_of(self._pipeline), in_force=False)
 
     def make_room(self) -> None:
         """Let the present pipeline go, so that another one fits."""

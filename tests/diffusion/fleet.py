@@ -119,9 +119,9 @@ class FleetLane:
         self.revision = 1
         fleet.scheduler.open(number, WantedParams(dump_params(params), 1, image_apart(params)))
 
-    def update(self, params: StreamParams) -> None:
+    def update(self, params: StreamParams, *, keeps_load: bool = False) -> None:
         self.revision += 1
-        wanted = WantedParams(dump_params(params), self.revision, image_apart(params))
+        wanted = WantedParams(dump_params(params), self.revision, image_apart(params), keeps_load)
         self._fleet.scheduler.update(self.number, wanted)
 
     def put(self, frame: I420Frame, slot: int = 0) -> None:

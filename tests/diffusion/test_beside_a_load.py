@@ -1,4 +1,6 @@
-"""While something is loaded beside the pictures, and hangs: what is asked for meanwhile does not wait for it."""
+"""While something is loaded beside the pictures, and hangs: what is asked for meanwhile does not wait for it, and if it
+wants that very load, has it.
+"""
 
 import threading
 import time
@@ -6,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from sdstream.errors import ModelDownloadFailed
@@ -23,7 +26,7 @@ ONE, TWO, THREE = [30], [10, 20], [10, 20, 30]
 
 class Hanging:
     """In the place of `make_pipeline`: what is loaded for some numbers of steps hangs there, and nothing ends that but
-    `let_go`. Where an error is set, it ends with that."""
+    `let_go`. Where an error is set, it ends with that once."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -37,7 +40,7 @@ class Hanging:
         self.begun.append(steps)
         hangs = self.let_go.get(steps)
         assert hangs is None or hangs.wait(HANGS)
-        if (error := self.errors.get(steps)) is not None:
+        if (error := self.errors.pop(steps, None)) is not None:
             raise error
         made = self.made[steps] = make_pipeline(params, device, lambda *_: None, *rest)
         end = made.end
@@ -127,6 +130,77 @@ def test_the_error_of_a_load_that_was_given_up_is_not_told(fleet: Fleet, hanging
     work_until(fleet, lambda: fleet.preparation.loading_seconds == 0.0)
     assert ran(fleet, stream, 1) == 3
     assert [report.refused_revision for report in stream.reports if report.refused_revision] == []
+
+
+def test_knobs_turned_while_the_first_model_loads_begin_no_other_load(fleet: Fleet, hanging: Hanging) -> None:
+    wanted = params_of(t_index_list=ONE, prompt="a dog", seed=7, guidance_scale=1.7)
+    stream = fleet.open(params_of(t_index_list=ONE), settled=False)
+    work_until(fleet, lambda: hanging.begun)
+    for params in (params_of(t_index_list=ONE, prompt="a dog"), wanted):
+        stream.update(params)
+        fleet.work()
+        assert (stream.reports[-1].phase, stream.reports[-1].revision) == ("loading", stream.revision)
+    hanging.release()
+    work_until(fleet, in_force(stream, 3))
+    assert hanging.begun == [1]
+    assert ran(fleet, stream, 1) == 3
+    other = fleet.open(wanted)
+    assert ran(fleet, other, 1) == 1
+    assert max(numpy.abs(stream.newest.y.astype(int) - other.newest.y).flat) <= 1, "as if they had been there before"
+
+
+def test_params_that_want_the_load_under_way_have_it_after_knobs_that_came_first(
+    fleet: Fleet, hanging: Hanging
+) -> None:
+    stream = fleet.open(params_of(t_index_list=TWO))
+    for ends_first in (False, True):
+        before, revision = hanging.begun.count(1), stream.revision
+        hanging.let_go[1].clear()
+        stream.update(params_of(t_index_list=ONE))
+        work_until(fleet, lambda before=before: hanging.begun.count(1) > before)
+        stream.update(params_of(t_index_list=TWO, prompt="a dog"), keeps_load=True)
+        if ends_first:
+            hanging.release()
+        work_until(fleet, in_force(stream, revision + 2))
+        if ends_first:
+            work_until(fleet, lambda: fleet.preparation.loading_seconds == 0.0)
+        assert ran(fleet, stream, 1) == revision + 2
+        stream.update(params_of(t_index_list=ONE, prompt="a dog"))
+        fleet.work()
+        hanging.release()
+        work_until(fleet, in_force(stream, revision + 3))
+        assert hanging.begun.count(1) == before + 1
+        assert stream.work.pipeline is hanging.made[1]
+        fleet.update(stream, params_of(t_index_list=TWO))
+
+
+def test_a_load_that_was_kept_for_others_is_given_up_when_they_want_something_else(
+    fleet: Fleet, hanging: Hanging
+) -> None:
+    stream = fleet.open(params_of(t_index_list=TWO))
+    loading(fleet, hanging, stream, ONE)
+    stream.update(params_of(t_index_list=TWO, prompt="a dog"), keeps_load=True)
+    work_until(fleet, in_force(stream, 3))
+    hanging.release()
+    work_until(fleet, lambda: fleet.preparation.loading_seconds == 0.0)
+    stream.update(params_of(t_index_list=TWO, prompt="a hat"))
+    work_until(fleet, in_force(stream, 4))
+    work_until(fleet, lambda: 1 in hanging.ended)
+    assert ran(fleet, stream, 1) == 4
+
+
+def test_an_error_of_older_params_is_not_told_of_those_that_took_their_load_over(
+    fleet: Fleet, hanging: Hanging
+) -> None:
+    hanging.errors[1] = ModelDownloadFailed("the hub does not answer")
+    stream = fleet.open(params_of(t_index_list=ONE), settled=False)
+    work_until(fleet, lambda: hanging.begun)
+    stream.update(params_of(t_index_list=ONE, prompt="a dog"))
+    fleet.work()
+    hanging.release()
+    work_until(fleet, in_force(stream, 2))
+    assert hanging.begun == [1, 1]
+    assert [report.error_code for report in stream.reports if report.error_code] == []
 
 
 def test_another_stream_loads_while_as_many_hang_as_may_run(fleet: Fleet, hanging: Hanging) -> None:

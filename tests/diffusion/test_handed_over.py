@@ -55,7 +55,8 @@ class Handed:
     def _give(self) -> None:
         given = self.handover.next(0.0)
         if given is not None:
-            self.fleet.scheduler.update(self.stream.number, WantedParams(given.text, given.revision))
+            wanted = WantedParams(given.text, given.revision, keeps_load=given.keeps_load)
+            self.fleet.scheduler.update(self.stream.number, wanted)
 
 
 @pytest.fixture
@@ -67,9 +68,10 @@ def fleet(tiny_directory: Callable[..., Path], places: ModelPlaces) -> Iterator[
 def test_a_prompt_is_seen_while_a_controlnets_fetch_hangs_and_both_are_in_the_end(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find, hangs, let_go = conditions.get_files, threading.Event(), threading.Event()
+    find, hangs, let_go, asked = conditions.get_files, threading.Event(), threading.Event(), list[str]()
 
     def get_files(name: str, files: Any, places: Any, progress: Any, *rest: Any) -> Path:
+        asked.append(name)
         progress(f"asking the hub for {name}", None)
         hangs.set()
         assert let_go.wait(HANGS)
@@ -93,6 +95,7 @@ def test_a_prompt_is_seen_while_a_controlnets_fetch_hangs_and_both_are_in_the_en
     work_until(fleet, lambda: lane.told[-1].revision == 4 and lane.told[-1].phase is LanePhase.READY)
     assert stream.work.pipeline is not before
     assert prompt_of(stream) == "a hat in rain"
+    assert len(asked) == 1, "what hung went on"
     assert [status.error_code for status in lane.told if status.error_code] == []
 
 

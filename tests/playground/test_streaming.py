@@ -121,6 +121,19 @@ def test_refused_change_is_told_and_taken_back(playground: PlaygroundPage) -> No
     playground.complaints.clear()
 
 
+def test_that_the_server_did_not_answer_is_told_until_it_answers_again(playground: PlaygroundPage) -> None:
+    playground.choose_source("test")
+    playground.start()
+    playground.page.route(
+        "**/v1/streams/*", lambda route: route.abort() if route.request.method == "PATCH" else route.fallback()
+    )
+    playground.page.get_by_role("slider", name="Low threshold").fill("40")
+    playground.until(lambda: "did not answer" in playground.text("messages"), what="the message")
+    playground.until(lambda: playground.text("messages") == "", what="that it is gone")
+    playground.page.unroute_all(behavior="wait")
+    playground.complaints.clear()  # the browser's own note of the failed request
+
+
 def test_a_refusal_is_seen_on_a_phone_wherever_the_page_stands(
     open_context: Callable[..., BrowserContext], server: LiveServer, artifacts: Path
 ) -> None:

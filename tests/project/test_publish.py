@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import signal
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy
 import psutil
 import pytest
 
-from sdstream.commands.camera import CameraTrack, FilePictures, TestCard
+from sdstream.commands.camera import LATE_SECONDS, CameraTrack, FilePictures, TestCard, is_dropped
 from sdstream.commands.publish import choose_size
 from sdstream.commands.whip import read_ice_servers
 from sdstream.frames import PictureSize
@@ -146,3 +147,35 @@ def test_ice_servers_are_read_from_links() -> None:
         ("stun:a.example", None, None),
         ("turn:c.example?transport=tcp", '1, "2"; 3', "a\\b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("behind", "silent", "dropping", "dropped"),
+    [
+        (-0.1, 0.03, False, False),
+        (LATE_SECONDS, 0.03, False, False),
+        (LATE_SECONDS + 0.1, 0.03, False, True),
+        (0.1, 0.03, True, True),
+        (-0.1, 0.03, True, False),
+        (100.0, 1.5, False, False),
+        (100.0, 1.5, True, False),
+    ],
+    ids=["early", "late", "too late", "late after one", "on time again", "after a silence", "never in time"],
+)
+def test_late_pictures_are_left_out_until_one_is_on_time(
+    behind: float, silent: float, dropping: bool, dropped: bool
+) -> None:
+    assert is_dropped(50.0, 50.0 + behind, 50.0 + behind - silent, dropping=dropping) is dropped
+
+
+async def test_a_camera_that_was_suspended_goes_on_from_now() -> None:
+    suspended = 0.0
+    track = CameraTrack(TestCard(PictureSize(64, 64), 25), "h264", 100_000, now=lambda: time.monotonic() + suspended)
+    before = [await track.recv() for _ in range(3)]
+    suspended = 10.0
+    after = [await track.recv() for _ in range(6)]
+    await track.close()
+    seconds = [float(packet.pts * packet.time_base) for packet in (*before, *after)]
+    assert sum(0.1 < moment < 10 for moment in seconds) <= 3, "what was made ahead, and the first of now"
+    assert track.dropped > 200
+    assert numpy.all(numpy.diff(seconds[-3:]) < 0.2), "and then each in its time"

@@ -66,6 +66,25 @@ async def test_an_update_of_a_stream_without_a_publisher_is_warned_of_what_it_na
     assert "nobody/none" in warning
 
 
+async def test_the_first_update_of_a_live_stream_that_names_a_missing_part_is_warned_and_later_ones_once(
+    scene: Scene,
+) -> None:
+    record = await scene.create_live()
+
+    async def warned(**params: Any) -> tuple[str, ...]:
+        return (await scene.service.update(record.id, {"params": params})).warnings
+
+    (first,) = await warned(controlnets=[CANNY])
+    assert first.startswith(f"params.controlnets[0] ({NET}) cannot come into force now: ")
+    assert await warned(prompt="fog") == ()
+    part = MissingPart("controlnets[0]", NET, "MODELS/UNAVAILABLE", "it is not here")
+    scene.lane_of(record).status = LaneStatus(LanePhase.READY, missing=(part,))
+    (known,) = await warned(controlnets=[{**CANNY, "conditioning_scale": 0.7}])
+    assert known.startswith(f"params.controlnets[0] ({NET}) is not in force: it is not here")
+    (other,) = await warned(lora_dict={"nobody/none": 1.0})
+    assert "nobody/none" in other
+
+
 async def test_a_dry_run_is_warned_and_has_nothing_tried(scene: Scene) -> None:
     record = await scene.create_live(controlnets=[CANNY])
     lane = scene.lane_of(record)

@@ -1,6 +1,7 @@
 """The networks behind image processors: tiny ones with random weights run, full ones are counted on no device."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from sdstream.worker.annotators.enlarging import EnlargingNetwork
 from sdstream.worker.annotators.parts import HAND_POINTS, PartNetwork
 from sdstream.worker.annotators.people import PAIRS, PeopleNetwork, group
 from sdstream.worker.annotators.poses import load_poses
-from sdstream.worker.annotators.shelf import LOADERS, AnnotatorShelf
+from sdstream.worker.annotators.shelf import FETCHES, LOADERS, AnnotatorShelf
 from sdstream.worker.annotators.skeletons import LIMBS, Skeleton, draw_skeletons
 from sdstream.worker.annotators.weights import check, fill, locate
 from sdstream.worker.files.published import NETWORKS, PROCESSORS, WeightSource, needed_for
 from sdstream.worker.looks import alone
 from sdstream.worker.processors import LEARNED
+from tests.support.waiting import eventually_sync
 from tests.worker.annotators import TINY_LOADERS, make_depth_model, make_pose_models
 
 CPU = torch.device("cpu")
@@ -239,6 +241,59 @@ def test_a_failed_load_is_tried_again_and_a_good_one_is_shared(tmp_path: Path) -
     first = shelf.request("lineart")
     assert first.result() is network
     assert shelf.request("lineart") is first
+
+
+class Fetches:
+    """A finder that hangs until it is let go, loaders that use it, and how many of either are at work."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.begun: list[str] = []
+        self.makes = self.most_makes = 0
+
+    def find(self, source: WeightSource) -> Path | None:
+        self.begun.append(source.repository)
+        assert source.repository == "at hand" or self.let_go.wait(60)
+        return None
+
+    def loader(self, repository: str) -> Callable[[Any, torch.dtype], nn.Module]:
+        def load(find: Any, dtype: torch.dtype) -> nn.Module:
+            find(WeightSource(repository, (), "none"))
+            self.makes += 1
+            self.most_makes = max(self.makes, self.most_makes)
+            network = LineNetwork(4, 1)
+            self.makes -= 1
+            return network
+
+        return load
+
+
+def test_a_fetch_that_hangs_holds_up_no_other_network_and_networks_are_made_in_turn() -> None:
+    fetches = Fetches()
+    names = [f"hangs {number}" for number in range(FETCHES - 1)]
+    loaders = {name: fetches.loader(name) for name in (*names, "at hand")}
+    shelf = AnnotatorShelf(CPU, find=fetches.find, loaders=loaders)
+    hanging = [shelf.request(name) for name in names]
+    try:
+        assert isinstance(shelf.request("at hand").result(30), LineNetwork)
+        assert not any(each.done() for each in hanging)
+    finally:
+        fetches.let_go.set()
+    assert all(isinstance(each.result(30), LineNetwork) for each in hanging)
+    assert fetches.most_makes == 1
+
+
+def test_no_more_networks_are_fetched_side_by_side_than_may_be() -> None:
+    fetches = Fetches()
+    names = [f"hangs {number}" for number in range(FETCHES + 1)]
+    shelf = AnnotatorShelf(CPU, find=fetches.find, loaders={name: fetches.loader(name) for name in names})
+    loads = [shelf.request(name) for name in names]
+    try:
+        eventually_sync(lambda: len(fetches.begun) == FETCHES, what="the fetches")
+        assert not loads[-1].running()
+    finally:
+        fetches.let_go.set()
+    assert all(each.result(30) for each in loads)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

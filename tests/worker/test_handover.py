@@ -151,15 +151,31 @@ def test_while_it_is_tried_again_the_lane_stays_ready_and_a_knob_comes_first() -
     assert lane.handover.next_at == lane.now + FIRST_RETRY
 
 
-def test_while_a_part_loads_knobs_come_into_force_and_the_load_begins_anew() -> None:
+def test_while_a_part_loads_knobs_come_into_force_and_the_worker_is_told_to_keep_the_load() -> None:
     lane = Lane()
     lane.want(WANTED)
     lane.hear(LanePhase.LOADING)
     turned = updated(WANTED, prompt="new").params
-    assert lane.take(lane.want(turned)) == updated(OLD, prompt="new").params
+    given = lane.want(turned)
+    assert given is not None
+    assert given.keeps_load
+    assert lane.take(given) == updated(OLD, prompt="new").params
     assert lane.told.revision == 1, "the newest params are not all in force yet"
-    assert lane.take(lane.next()) == turned
+    given = lane.next()
+    assert given is not None
+    assert not given.keeps_load
+    assert lane.take(given) == turned
     assert lane.told.revision == 3
+
+
+def test_knobs_that_the_worker_was_given_are_not_sent_again_while_it_tells_of_a_load() -> None:
+    lane = Lane()
+    lane.want(WANTED)
+    lane.hear(LanePhase.LOADING)
+    assert lane.want(updated(WANTED, prompt="new").params) is not None
+    lane.hear(LanePhase.LOADING)
+    assert lane.next() is None
+    assert lane.want(updated(WANTED, prompt="newer").params) is not None
 
 
 def test_what_fails_for_more_than_one_reason_ends_with_what_runs() -> None:

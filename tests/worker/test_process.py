@@ -253,7 +253,22 @@ async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
 async def test_a_program_that_is_not_there_is_no_crash(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     worker = await start(ready=False)
-    assert "cannot be started" in (worker.health().last_error or "")
+    told = worker.health().last_error or ""
+    assert "cannot be started" in told
+    assert "/nowhere" not in told
+
+
+async def test_a_lane_that_fails_for_a_file_names_it_without_its_directory(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "of mine" / "turbo"
+    folder.mkdir(parents=True)
+    worker = await start(models={"stabilityai/sd-turbo": str(folder)}, offline=True, data_dir=tmp_path / "data")
+    recorder = Recorder()
+    lane = await worker.open_lane("lost", make_params(skip_diffusion=False), 1, recorder)
+    await until(lambda: recorder.statuses and recorder.statuses[-1].phase is LanePhase.FAILED, 60)
+    told = recorder.statuses[-1].error_message or ""
+    assert "turbo" in told
+    assert str(tmp_path) not in told
+    await lane.close()
 
 
 @posix_only

@@ -2,9 +2,11 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from sdstream.worker.files.published import WeightSource
 
 KEPT = 4
 """Networks that stay loaded when no stream uses them, the ones used last."""
+FETCHES = 4
+"""Networks whose files are looked for and fetched side by side: one that hangs holds up no other."""
 
 Loader = Callable[[Finder, torch.dtype], nn.Module]
 """Makes a network on the CPU; the type is what the device is fastest with. Raises `ModelUnavailable`."""
@@ -169,7 +173,8 @@ class _Load:
 
 
 class AnnotatorShelf:
-    """Networks by name on one device. Threads may call at any time; one network loads at a time, in its own thread.
+    """Networks by name on one device. Threads may call at any time. Of those that load one is made at a time, while the
+    files of others are fetched.
 
     `optical_flow` is the network that finds motion, None where none does.
     """
@@ -192,7 +197,9 @@ class AnnotatorShelf:
         self._engines = engines
         self._lock = threading.Lock()
         self._loads: OrderedDict[str, _Load] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, "annotators")
+        self._threads = ThreadPoolExecutor(FETCHES, "annotators")
+        self._making = threading.Lock()
+        """Held by whoever makes a network: libraries set up the whole process for that."""
 
     def request(self, name: str, *, engines: bool = False) -> "Future[nn.Module]":
         """The network, loaded or on its way; its failure is a `ModelUnavailable`, and another request tries again.
@@ -203,7 +210,7 @@ class AnnotatorShelf:
         with self._lock:
             load = self._loads.get(name)
             if load is None or load.failed:
-                load = self._loads[name] = _Load(self._thread.submit(self._load, name))
+                load = self._loads[name] = _Load(self._threads.submit(self._load, name))
             self._loads.move_to_end(name)
             while len(self._loads) > KEPT:
                 self._loads.popitem(last=False)  # streams that use it hold it
@@ -214,13 +221,31 @@ class AnnotatorShelf:
             return load.engined
 
     def _load(self, name: str) -> nn.Module:
+        with self._making:
+            return self._make(name)
+
+    def _find_beside(self, source: WeightSource) -> Path | None:
+        """As `find`, and others make networks meanwhile."""
+        with _released(self._making):
+            return self._find(source)
+
+    def _make(self, name: str) -> nn.Module:
         dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        network: Any = self._loaders[name](self._find, dtype)
+        network: Any = self._loaders[name](self._find_beside, dtype)
         network.requires_grad_(False).eval()
         bad = [key for key, value in network.state_dict().items() if value.is_floating_point() and not _finite(value)]
         if bad:
             raise ModelUnavailable(f"the network of {name} holds weights that are not finite numbers, such as {bad[0]}")
         return network.to(self._device)
+
+
+@contextmanager
+def _released(lock: threading.Lock) -> Generator[None]:
+    lock.release()
+    try:
+        yield
+    finally:
+        lock.acquire()
 
 
 def _engined(plain: "Future[nn.Module]", name: str, look_for: LookFor) -> "Future[nn.Module]":
@@ -244,4 +269,4 @@ def _finite(values: torch.Tensor) -> bool:
     return bool(values.isfinite().all())
 
 
-__all__ = ["KEPT", "LOADERS", "AnnotatorShelf", "Loader", "LookFor"]
+__all__ = ["FETCHES", "KEPT", "LOADERS", "AnnotatorShelf", "Loader", "LookFor"]

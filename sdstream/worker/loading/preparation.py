@@ -18,6 +18,7 @@ from sdstream.errors import SdstreamError
 from sdstream.params import StreamParams
 from sdstream.worker.asked import is_quick
 from sdstream.worker.devices import Device
+from sdstream.worker.loading.lane_loads import Aim, Fate, LaneLoad, LaneLoads, fate_of
 from sdstream.worker.loading.loaders import Loaders
 from sdstream.worker.outcomes import LoadGivenUp, Prepared
 from sdstream.worker.scheduling.scheduler import Scheduler
@@ -41,6 +42,7 @@ class Preparation:
         # Unbounded, but a lane has one plan under way at most.
         self._plans: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._loaders = Loaders()
+        self._loads = LaneLoads()
         self._tidier = HeapTidier()
         threading.Thread(target=self._make_plans, name="preparation", daemon=True).start()
 
@@ -56,18 +58,19 @@ class Preparation:
 
     def leave(self, lane: LaneWork) -> None:
         """The lane is closed: what is loaded for it is given up."""
-        self._loaders.supersede(lane.number)
+        self._give_up(lane)
         self.tidy()
 
     def begin(self, lane: LaneWork, wanted: WantedParams, ticket: int) -> None:
-        """Take params up, and give up what is loaded for those before. What became of them is a `Swap` of the scheduler
-        in the end, with a `Prepared`.
+        """Take params up, and give up what is loaded for those before where these want something else. What became of
+        them is a `Swap` of the scheduler in the end, with a `Prepared`.
 
         Params of image processors alone, without networks, and those that cannot be read, are done with on return.
         """
-        self._loaders.supersede(lane.number)
         try:
             params = lane.begin(wanted)
+            if self._goes_on(lane, Aim(wanted, params, ticket)):
+                return
             if not is_quick(params):
                 self._plans.put(lambda: self._plan(lane, wanted, params, ticket))
                 return
@@ -96,9 +99,6 @@ class Preparation:
                 return
         if isinstance(error, self._device.fatal_errors):
             raise error
-        if isinstance(error, LoadGivenUp):
-            lane.give_way()
-            return
         if isinstance(error, torch.OutOfMemoryError):
             self._device.give_back()
             if prepared.beside and lane.is_running:
@@ -124,16 +124,65 @@ class Preparation:
     def _reload(self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int) -> None:
         self._ask(lane, wanted, params, ticket, beside=True)
 
+    def _give_up(self, lane: LaneWork) -> None:
+        self._loaders.supersede(lane.number)
+        self._loads.give_up(lane.number)
+
+    def _goes_on(self, lane: LaneWork, aim: Aim) -> bool:
+        """Whether these params take the load under way over. If not, it is given up, unless it waits for the next."""
+        load = self._loads.under_way(lane.number)
+        if load is None or aim.params is None:
+            return False
+        fate = fate_of(load.aim.params, aim.params, keeps=aim.wanted.keeps_load)
+        if fate is Fate.WAITS:
+            load.put_aside()
+            return False
+        made = load.take_over(aim) if fate is Fate.GOES_ON else None
+        if fate is Fate.GIVEN_UP or (made is not None and made.error is not None):
+            self._give_up(lane)
+            return False
+        if made is not None:
+            self._loaders.ask(lane.number, lambda number: self._carry_out(lane, load, number, made))
+        self._scheduler.load(lane.number, aim.ticket)
+        if load.told is not None:
+            lane.progress(*load.told)
+        return True
+
     def _ask(
         self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int, *, beside: bool = False
     ) -> None:
         """Have a thread load, in the place of what is loaded for the lane."""
-
-        def job(number: int) -> None:
-            self._offer(lane, replace(self._load(lane, wanted, params, ticket, number), beside=beside), ticket)
-
-        self._loaders.ask(lane.number, job)
+        load = LaneLoad(Aim(wanted, params, ticket), beside)
+        self._loads.begin(lane.number, load)
+        self._loaders.ask(lane.number, lambda number: self._carry_out(lane, load, number))
         self._scheduler.load(lane.number, ticket)
+
+    def _carry_out(self, lane: LaneWork, load: LaneLoad, number: int, made: Prepared | None = None) -> None:
+        """Load for the newest params that take this load; `number` is its own, and `made` what was loaded already."""
+        handed_in = False
+        while not handed_in:
+            aim = load.aim
+            made = replace(self._make(lane, load, aim, number, made), beside=load.beside)
+            handed_in = load.hand_in(aim, made, lambda it, to=aim: self._scheduler.offer(lane.number, to.ticket, it))
+        if load.given_up:
+            self.tidy()
+
+    def _make(self, lane: LaneWork, load: LaneLoad, aim: Aim, number: int, made: Prepared | None) -> Prepared:
+        """What these params need, out of what was made for older ones where that can be turned to them."""
+        if made is None or made.error is not None:  # an error of theirs need not be one of these
+            return self._load(lane, load, aim, number)
+        if made.wanted is aim.wanted:
+            return made
+        try:
+            plan = None if made.pipeline is None or aim.params is None else made.pipeline.plan(aim.params)
+        except Exception as error:  # noqa: BLE001 - supervises the thread: the working thread is told, and decides
+            made.give_back()
+            return Prepared(aim.wanted, aim.params, error=error)
+        if plan is not None:
+            return replace(made, wanted=aim.wanted, params=aim.params, plan=plan)
+        again = self._load(lane, load, aim, number)
+        made.give_back()
+        return again
 
     def _offer(self, lane: LaneWork, prepared: Prepared, ticket: int) -> None:
         if not self._scheduler.offer(lane.number, ticket, prepared):
@@ -155,23 +204,23 @@ class Preparation:
         else:
             self._offer(lane, prepared, ticket)
 
-    def _load(
-        self, lane: LaneWork, wanted: WantedParams, params: StreamParams | None, ticket: int, number: int
-    ) -> Prepared:
-        """Load, until newer params come; `number` is that of the load."""
+    def _load(self, lane: LaneWork, load: LaneLoad, aim: Aim, number: int) -> Prepared:
+        """Load, until that is given up; `number` is that of the load."""
 
         def progress(detail: str, percent: float | None) -> None:
             with self._loaders.telling(number) as counts:
-                if not counts or self._scheduler.is_superseded(lane.number, ticket):
+                if not counts:
                     raise LoadGivenUp
                 self._told_at[number] = self._clock.monotonic()
-                lane.progress(detail, percent)
+                load.told = detail, percent
+                if not load.waits:
+                    lane.progress(detail, percent)
 
         self._told_at[number] = self._clock.monotonic()
         try:
-            return lane.load(wanted, lane.read(wanted) if params is None else params, progress)
+            return lane.load(aim.wanted, lane.read(aim.wanted) if aim.params is None else aim.params, progress)
         except Exception as error:  # noqa: BLE001 - supervises the thread: the working thread is told, and decides
-            return Prepared(wanted, params, error=error)
+            return Prepared(aim.wanted, aim.params, error=error)
         finally:
             self._told_at.pop(number, None)
 

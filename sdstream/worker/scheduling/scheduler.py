@@ -159,12 +159,6 @@ class Scheduler:
                 queue.loading = True
                 self._condition.notify()
 
-    def is_superseded(self, lane: int, ticket: int) -> bool:
-        """Whether newer params than those of `ticket` were taken up for this lane, or wait to be."""
-        with self._condition:
-            queue = self._queues.get(lane)
-            return queue is not None and (queue.ticket != ticket or queue.params is not None)
-
     def offer(self, lane: int, ticket: int, prepared: object) -> bool:
         """Hand in what was made for the `Prepare` of `ticket`, or why it could not be; False when nobody wants that any
         more: newer params were taken up, or the lane is closed."""

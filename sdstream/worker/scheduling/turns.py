@@ -48,12 +48,14 @@ class WantedParams:
     text: str
     revision: int
     image: StyleImage | None = None
+    keeps_load: bool = False
+    """Others follow, for which a load that is under way may go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
     """A turn: have these params prepared. The lane is given no further ones until `Scheduler.settle`, or until
-    something is loaded for these: newer ones take the place of a load at once."""
+    something is loaded for these: newer ones take a load over at once, or its place."""
 
     lane: int
     params: WantedParams

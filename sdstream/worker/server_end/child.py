@@ -19,6 +19,7 @@ from sdstream.errors import SdstreamError
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import TO_SERVER, AtWork, Ending, Message
+from sdstream.worker.server_end.wording import Wording, roots_of
 
 LOG_LINES = 50
 LONGEST_LINE = 2000
@@ -40,6 +41,7 @@ class WorkerChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._wording = Wording(())
         self.ended = asyncio.Event()
         self.at_work: tuple[AtWork, ...] = ()
         """What it does for the first time just now, as far as it said. Written by the reader thread."""
@@ -48,6 +50,7 @@ class WorkerChild:
 
     def start(self, settings: Settings) -> None:
         """Start the process. Raises `OSError`. To be called on a thread that lasts (see `die_with_parent`)."""
+        self._wording = Wording(roots_of(settings))
         ours, theirs = socket.socketpair()
         try:
             self._process, gift = platform.start_child(
@@ -95,8 +98,8 @@ class WorkerChild:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The last lines it printed, oldest first."""
-        return tuple(self._lines)
+        """The last lines it printed, oldest first, without the directories of this machine."""
+        return self._wording.of_lines(self._lines)
 
     def add_line(self, line: str) -> None:
         """Put a remark of the server among the lines."""
@@ -127,7 +130,7 @@ class WorkerChild:
             while (messages := self._channel.read()) is not None:
                 for message in messages:
                     try:
-                        self._on_message(self, message)
+                        self._on_message(self, self._wording.of_message(message))
                     except Exception:  # supervises the listeners: one stream's defect must not end the others
                         logger.exception("worker_message_failed", message=type(message).__name__)
         except SdstreamError as error:

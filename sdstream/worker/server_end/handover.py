@@ -29,11 +29,12 @@ class Wanted(NamedTuple):
 
 class Given(NamedTuple):
     """What is sent: `text` is what `dump_params` wrote, `image` what it left out and the worker does not have yet.
-    `revision` is a number of `Wanted`."""
+    `revision` is a number of `Wanted`. With `keeps_load` others follow, which may want what is loaded now."""
 
     text: str
     revision: int
     image: str | None
+    keeps_load: bool = False
 
 
 @dataclass(slots=True)
@@ -72,9 +73,9 @@ class ParamsHandover:
     """What is wanted of a lane, what its worker was given, and what that said of it. Not for two threads at a time.
 
     One update is under way at a time and newer ones wait for its answer, of which only the newest is sent. While the
-    worker loads for it a newer one is sent at once: the worker gives that load up. What cannot be had is left out of
-    what is given, and tried again now and then; without `partly` a lane that runs nothing yet fails instead. `now` is
-    monotonic seconds throughout.
+    worker loads for it a newer one is sent at once: the worker gives that load up, or goes on with it for this. What
+    cannot be had is left out of what is given, and tried again now and then; without `partly` a lane that runs nothing
+    yet fails instead. `now` is monotonic seconds throughout.
     """
 
     def __init__(self, params: StreamParams, revision: int, *, partly: bool = False) -> None:
@@ -180,7 +181,9 @@ class ParamsHandover:
             # What runs takes the knobs at once; what the worker loaded for is given to it anew after that.
             hot = with_hot(self._in_force.params, target)
             if hot not in (target, self._in_force.params):
-                return self._give(hot, self._in_force.revision)
+                if hot == self._given.params:
+                    return None  # it has them already, and says so in a moment
+                return self._give(hot, self._in_force.revision)._replace(keeps_load=True)
         stays = not busy and target == self._in_force.params
         if stays and self._refused_revision == self._wanted.revision:
             return None

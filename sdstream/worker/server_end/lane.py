@@ -359,7 +359,7 @@ class WorkerLane:
     def _send_update(self) -> None:
         given = None if self._channel is None else self._handover.next(self._clock.monotonic())
         if self._channel is not None and given is not None:
-            self._channel.send(UpdateLane(self.number, given.text, given.revision, given.image))
+            self._channel.send(UpdateLane(self.number, given.text, given.revision, given.image, given.keeps_load))
         self._alarm.set(None if self._closed else self._handover.next_at)
 
     def _let_go(self, error: RequestError) -> None:

@@ -3,15 +3,16 @@
 /** Where the API lives: the folder of this page, so that a proxy may put everything under a path. */
 export const BASE = new URL("./", document.baseURI);
 
-/** What the server refused, or that it could not be reached (`status` 0). */
+/** What the server refused, or that it could not be reached (`status` 0); `unanswered` when a request got no answer at all. */
 export class ApiError extends Error {
-  constructor({ status, code, message, details, requestId }) {
+  constructor({ status, code, message, details, requestId, unanswered = false }) {
     super(message);
     this.name = "ApiError";
     this.status = status;
     this.code = code ?? "";
     this.details = details ?? null;
     this.requestId = requestId ?? "";
+    this.unanswered = unanswered;
   }
 
   /** One line for each field that the server found wrong; empty when it named none. */
@@ -35,8 +36,10 @@ export function onThisHost(address) {
 }
 
 export class Api {
-  constructor(key = "") {
+  /** `answered` is told of each request that got an answer, whatever it was: when it was sent, as `performance.now()` has it. */
+  constructor(key = "", answered = () => {}) {
     this.key = key;
+    this.answered = answered;
   }
 
   models() {
@@ -104,6 +107,7 @@ export class Api {
     if (this.key) all.Authorization = `Bearer ${this.key}`;
     if (body !== undefined) all["Content-Type"] = "application/json";
     let response;
+    const sentAt = performance.now();
     try {
       response = await fetch(new URL(path, BASE), {
         method,
@@ -115,8 +119,9 @@ export class Api {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError({ status: 0, message: "The server did not answer. Is it still running?" });
+      throw new ApiError({ status: 0, message: "The server did not answer. Is it still running?", unanswered: true });
     }
+    this.answered(sentAt);
     if (!response.ok) throw await refusal(response);
     return response;
   }

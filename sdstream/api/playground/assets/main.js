@@ -6,7 +6,7 @@ import { CodePanel } from "./code_panel.js";
 import { translateControlNets } from "./controlnets.js";
 import { ControlPanel, labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
-import { clearMessage, clearMessages, showError } from "./messages.js";
+import { clearMessage, clearMessages, clearUnanswered, showError } from "./messages.js";
 import { showMissing } from "./missing.js";
 import { OutputPanel } from "./outputs.js";
 import { StreamSession } from "./session.js";
@@ -22,7 +22,7 @@ const DEFAULT_PARAMS = {
 };
 
 class Playground {
-  #api = new Api(takeKey());
+  #api = new Api(takeKey(), clearUnanswered);
   #stage = new Stage();
   #code = new CodePanel();
   #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: () => this.stop() });

@@ -4,6 +4,7 @@ import { labelOf } from "./controls.js";
 import { byId, element, icon } from "./dom.js";
 
 const MOST = 3;
+const LEAST_READ_MS = 3000;
 
 /**
  * Show an error. `topic` names what it is about: a newer message on the same topic replaces the older one, and `clearMessage(topic)`
@@ -20,6 +21,7 @@ export function showError(topic, error, title = "") {
       problems.length ? element("ul", {}, ...problems.map((problem) => element("li", { text: named(problem) }))) : null,
       facts ? element("p", { class: "fine", text: facts }) : null),
     element("button", { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close")));
+  if (error.unanswered) node.dataset.unansweredAt = performance.now();
   clearMessage(topic);
   const box = byId("messages");
   box.append(node);
@@ -28,6 +30,14 @@ export function showError(topic, error, title = "") {
 
 export function clearMessage(topic) {
   for (const node of [...byId("messages").children]) if (node.dataset.topic === topic) node.remove();
+}
+
+/**
+ * The server answers again, to a request of the moment `sentAt`: what says that it does not is no longer so. A request that was sent
+ * just after the message leaves it, so that it can be read: what the person did is still undone.
+ */
+export function clearUnanswered(sentAt) {
+  for (const node of [...byId("messages").children]) if (sentAt - Number(node.dataset.unansweredAt) > LEAST_READ_MS) node.remove();
 }
 
 export function clearMessages() {
