@@ -4,8 +4,8 @@
 
 What `sdstream render` does with a film of so many pictures, the model loaded and each number of pictures a call done
 once before: decoding, the way to the worker and back, the model, and x264. The model has random weights, of full size
-on a GPU and tiny on a CPU. All numbers take turns in each round; shown are the medians of pictures a second, and the
-ratio to the first of them.
+on a GPU and tiny on a CPU; `--model none` shows what the way takes without one. All numbers take turns in each round;
+shown are the medians of pictures a second, and the ratio to the first of them.
 """
 
 import argparse
@@ -37,7 +37,13 @@ from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
 
 MODEL = "stabilityai/sd-turbo"
-FAMILY_OF = {"sd-turbo": MODEL, "sdxl-turbo": "stabilityai/sdxl-turbo", "sd15": "Lykon/dreamshaper-8", "tiny": MODEL}
+FAMILY_OF = {
+    "sd-turbo": MODEL,
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "sd15": "Lykon/dreamshaper-8",
+    "tiny": MODEL,
+    "none": MODEL,
+}
 QUALITY = 18
 WARM_UP = 24
 """Pictures of the file that each number of pictures a call is shown before anything is timed."""
@@ -96,7 +102,7 @@ async def measure(
 def main() -> int:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", choices=["tiny", *FULL], default="sd-turbo" if on_gpu else "tiny")
+    parser.add_argument("--model", choices=["none", "tiny", *FULL], default="sd-turbo" if on_gpu else "tiny")
     parser.add_argument("--at-once", default="1,2,4,8")
     parser.add_argument("--side", type=int, default=512 if on_gpu else 384, help="of the pictures, in pixels")
     parser.add_argument("--pictures", type=int, default=300 if on_gpu else 48)
@@ -107,7 +113,7 @@ def main() -> int:
     numbers = [int(part) for part in options.at_once.split(",")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if options.model == "tiny":
+        if options.model in ("tiny", "none"):
             write_tiny_model(folder / "model", "sd-turbo")
         else:
             write_full_model(folder / "model", options.model)
@@ -123,7 +129,10 @@ def main() -> int:
         )
         steps = [int(part) for part in options.steps.split(",")]
         wanted = {"model_id": identity, "width": options.side, "height": options.side, "t_index_list": steps}
-        body = {"pipeline": "streamdiffusion", "params": wanted | {"acceleration": "none"}}
+        body = {
+            "pipeline": "streamdiffusion",
+            "params": wanted | {"acceleration": "none", "skip_diffusion": options.model == "none"},
+        }
         params = plan_file(parse_create(body, ModelTable.from_settings(settings)).params, max(numbers), settings).params
         films = (folder / "short.mp4", folder / "long.mp4")
         for film, pictures in zip(films, (WARM_UP, options.pictures), strict=True):

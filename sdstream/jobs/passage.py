@@ -1,10 +1,10 @@
 """A whole file through lanes: read, process and write at the same time, every picture, in order."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -69,33 +69,71 @@ async def pass_all(
     Returns the number of pictures written, of which `on_written` is told each time. Raises what `Lane.process` and the
     two files raise.
     """
-    under_way: deque[_Owed] = deque()
-    packets = reader.packets()
+    passage = _Passage(reader, writer, lanes)
+    reading = asyncio.ensure_future(passage.read())
     written = 0
-
-    async def write_oldest() -> None:
-        nonlocal written
-        owed = under_way.popleft()
-        picture = await owed.result
-        await asyncio.to_thread(writer.write_picture, picture.at(owed.pts, owed.time_base))
-        written += 1
-        on_written(written)
-
     try:
-        while (packet := await asyncio.to_thread(next, packets, None)) is not None:
-            if packet.stream is not reader.stream:
-                await asyncio.to_thread(writer.write_sound, packet)
-                continue
-            for picture in await asyncio.to_thread(reader.decode, packet):
-                under_way.append(_Owed(lanes.process(picture), picture.pts, picture.time_base))
-                while len(under_way) > lanes.room:
-                    await write_oldest()
-        lanes.finish()
-        while under_way:
-            await write_oldest()
+        while await passage.write_next():
+            written += 1
+            on_written(written)
+        await reading
     finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
         await lanes.give_up()
     return written
+
+
+class _Passage:
+    """Reads and writes side by side, so that neither decoder nor encoder stands still while the other works."""
+
+    def __init__(self, reader: VideoReader, writer: VideoWriter, lanes: SideBySide) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._lanes = lanes
+        self._room = asyncio.Semaphore(lanes.room)
+        """Of pictures that were read and are not written yet: it bounds `_owed`, too."""
+        self._owed: asyncio.Queue[_Owed | None] = asyncio.Queue()
+        self._writing = asyncio.Lock()
+
+    async def read(self) -> None:
+        """Hand every picture to the lanes, and sound to the file."""
+        packets = self._reader.packets()
+        try:
+            while (packet := await _in_a_thread(next, packets, None)) is not None:
+                if packet.stream is not self._reader.stream:
+                    async with self._writing:
+                        await _in_a_thread(self._writer.write_sound, packet)
+                    continue
+                for picture in await _in_a_thread(self._reader.decode, packet):
+                    await self._room.acquire()
+                    result = self._lanes.process(picture)
+                    self._owed.put_nowait(_Owed(result, picture.pts, picture.time_base))
+        finally:
+            self._lanes.finish()
+            self._owed.put_nowait(None)
+
+    async def write_next(self) -> bool:
+        """Write the next picture when it is made; False when there is none."""
+        owed = await self._owed.get()
+        if owed is None:
+            return False
+        picture = await owed.result
+        async with self._writing:
+            await _in_a_thread(self._writer.write_picture, picture.at(owed.pts, owed.time_base))
+        self._room.release()
+        return True
+
+
+async def _in_a_thread(call: Callable[..., Any], *given: Any) -> Any:
+    """What `call` gives, on a thread. Whoever gives up waits for it all the same: files are closed after that, and
+    libav crashes when one is closed that a thread still reads."""
+    running = asyncio.get_running_loop().run_in_executor(None, partial(call, *given))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait((running,))
+        raise
 
 
 __all__ = ["FilePlan", "SilentListener", "pass_all", "plan_file"]
