@@ -1,7 +1,6 @@
 """The test camera of `sdstream publish`: pictures of a file or of a generated card, encoded and paced."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,7 @@ from aiortc import MediaStreamTrack, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 from av.video.frame import PictureType
 
+from sdstream.clock import SystemClock
 from sdstream.commands.stamp import write_stamp
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize, Plane, split_planes
 from sdstream.media.files.reader import VideoReader, from_i420
@@ -130,7 +130,7 @@ class CameraTrack(MediaStreamTrack):
         *,
         duration: float | None = None,
         numbered: bool = False,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = SystemClock().monotonic,
     ) -> None:
         super().__init__()
         self.sent = 0

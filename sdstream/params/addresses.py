@@ -10,21 +10,17 @@ from urllib.parse import urlsplit
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from sdstream.params.pictures import KINDS, is_cut_off, kind_of_picture
 from sdstream.params.vocabulary import MAX_URL
 
 MAX_STYLE_IMAGE = 10 * 1024 * 1024
 """Characters of a style image given as a data URI."""
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32};base64,", re.ASCII)
-_PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "arpa", "invalid", "test", "onion"})
+_PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "arpa"})
 """Last labels of host names that are never of the public internet."""
-_SIGNATURES = {
-    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "jpeg": re.compile(rb"\xff\xd8\xff"),
-    "gif": re.compile(rb"GIF8[79]a"),
-    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
-    "bmp": re.compile(rb"BM"),
-    "avif": re.compile(rb"....ftyp(avif|avis|heic|mif1)", re.DOTALL),
-}
+_NO_ENDINGS = frozenset({"invalid", "test", "onion"})
+"""Last labels of host names that nobody has there."""
+PRIVATE = "must not point into a private network"
 
 
 class StyleImage(str):
@@ -81,8 +77,8 @@ def read_style_image(value: Any) -> StyleImage | None:
         return StyleImage(text)
     if re.match(r"https?://", text, re.IGNORECASE):
         _check_url(text, schemes={"http", "https"})
-        if not _may_be_public(urlsplit(text).hostname or ""):
-            raise _wrong("must not point into a private network; send the picture as a data URI instead")
+        if reason := why_not_public(text):
+            raise _wrong(f"{reason}; send the picture as a data URI instead")
         return StyleImage(text)
     if "://" not in text[:32] and len(text) >= 64:
         text = "".join(text.split())
@@ -101,9 +97,24 @@ def read_rtmp_target(value: Any) -> str:
     return text
 
 
-def is_private_target(url: str) -> bool:
-    """Whether the text of an RTMP target tells that its host is not of the public internet."""
-    return not _may_be_public(urlsplit(url).hostname or "")
+def why_not_public(url: str) -> str | None:
+    """Why the host of a URL is not of the public internet, as far as its text tells; None where it can be.
+
+    A server that fetched from anywhere would be its callers' door into the network behind it. Whoever fetches must
+    still check what the name resolves to.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return None if ipaddress.ip_address(host).is_global else PRIVATE
+    except ValueError:
+        name = host.rstrip(".").lower()
+    ending = name.rpartition(".")[2]
+    # `127.1` and `0x7f000001` are numbers to a resolver: a name ends in a word.
+    if ending in _PRIVATE_ENDINGS or not ending[:1].isalpha():
+        return PRIVATE
+    if "." not in name or ending in _NO_ENDINGS:
+        return f"has a host whose name does not resolve in the public internet: {name}"
+    return None
 
 
 def read_lora_name(value: Any) -> str:
@@ -114,8 +125,8 @@ def read_lora_name(value: Any) -> str:
         raise _wrong(f"must have 1 to {MAX_URL} characters")
     if "://" in value:
         _check_url(value, schemes={"https"})
-        if not _may_be_public(urlsplit(value).hostname or ""):
-            raise _wrong("must not point into a private network; put the file below the data directory's loras")
+        if reason := why_not_public(value):
+            raise _wrong(f"{reason}; put the file below the data directory's loras")
     return value
 
 
@@ -133,30 +144,18 @@ def _check_url(text: str, schemes: set[str]) -> None:
         raise _wrong("is not a URL with a host")
 
 
-def _may_be_public(host: str) -> bool:
-    """Whether `host` can be of the public internet, as far as its text tells.
-
-    A server that fetched from anywhere would be its callers' door into the network behind it. Whoever fetches must
-    still check what the name resolves to.
-    """
-    try:
-        return ipaddress.ip_address(host).is_global
-    except ValueError:
-        name = host.rstrip(".").lower()
-        # `127.1` and `0x7f000001` are numbers to a resolver: a name ends in a word.
-        return "." in name and name.rpartition(".")[2] not in _PRIVATE_ENDINGS and name.rpartition(".")[2][0].isalpha()
-
-
 def _sniff(text: str) -> str:
     """The kind of picture that base64 `text` holds, by its first bytes."""
     try:
         content = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:  # binascii.Error is one, and so is the error for text that is not ASCII
         raise _wrong("holds data that is not base64") from None
-    for kind, signature in _SIGNATURES.items():
-        if signature.match(content):
-            return kind
-    raise _wrong(f"holds no picture: its data starts like none of {', '.join(_SIGNATURES)}")
+    kind = kind_of_picture(content)
+    if kind is None:
+        raise _wrong(f"holds no picture: its data starts like none of {', '.join(KINDS)}")
+    if is_cut_off(kind, content):
+        raise _wrong(f"holds a picture ({kind}) that is cut off: its end is missing; send all of it")
+    return kind
 
 
 def _wrong(message: str) -> PydanticCustomError:
@@ -173,10 +172,11 @@ StyleImageField = Annotated[
 
 __all__ = [
     "MAX_STYLE_IMAGE",
+    "PRIVATE",
     "StyleImage",
     "StyleImageField",
-    "is_private_target",
     "read_lora_name",
     "read_rtmp_target",
     "read_style_image",
+    "why_not_public",
 ]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
-from sdstream.params.addresses import is_private_target, read_rtmp_target
+from sdstream.params.addresses import read_rtmp_target, why_not_public
 from sdstream.params.problems import Notes, Problem, is_object
 
 MAX_OUTPUTS = 8
@@ -111,10 +111,8 @@ def _read_target(
     except PydanticCustomError as error:
         problems.append(Problem(field, error.message(), _SUGGESTION))
         return None
-    if not allow_private and is_private_target(url):
-        problems.append(
-            Problem(field, "must not point into a private network; the operator can allow it with output_allow_private")
-        )
+    if not allow_private and (reason := why_not_public(url)):
+        problems.append(Problem(field, f"{reason}; the operator can allow it with output_allow_private"))
         return None
     return url
 

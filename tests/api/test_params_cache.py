@@ -11,7 +11,7 @@ from sdstream.api.params_cache import MOST_ENTRIES, ParamsCache
 from sdstream.params import SdxlTurboParams, wire_params
 from sdstream.streams.views import StreamRecord
 
-IMAGE = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(900)).decode()
+IMAGE = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(900) + b"IEND").decode()
 RECORD = StreamRecord(
     id="str_1",
     stream_key="stk_1",

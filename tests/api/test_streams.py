@@ -84,7 +84,7 @@ async def test_user_id_filters_the_list(site: Site) -> None:
 
 
 async def test_a_long_data_uri_is_shortened_in_lists_only(site: Site) -> None:
-    image = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(4000)).decode()
+    image = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(4000) + b"IEND").decode()
     stream = await site.create(ip_adapter_style_image_url=image)
     assert stream["params"]["ip_adapter_style_image_url"] == image
     listed = (await site.client.get("/v1/streams")).json()["data"][0]
@@ -93,7 +93,8 @@ async def test_a_long_data_uri_is_shortened_in_lists_only(site: Site) -> None:
 
 async def test_an_update_of_something_else_does_not_answer_with_the_whole_data_uri(site: Site) -> None:
     images = [
-        "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(n)).decode() for n in (4000, 5000)
+        "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(n) + b"IEND").decode()
+        for n in (4000, 5000)
     ]
     stream = await site.create(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=images[0])
     path = f"/v1/streams/{stream['id']}"

@@ -1,16 +1,20 @@
 """Style images: which addresses are taken, and that a picture in the address is one."""
 
 import base64
+import io
 from typing import Any
 
+import numpy
 import pytest
+from PIL import Image
 
 from sdstream.params import StyleImage, wire_params
 from sdstream.params.addresses import MAX_STYLE_IMAGE, read_style_image
+from sdstream.params.pictures import is_cut_off
 from tests.params.requests import DREAMSHAPER, SDXL_TURBO, created, refusal
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 60
-JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 60
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 60 + b"IEND"
+JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 60 + b"\xff\xda\xff\xd9"
 WEBP = b"RIFF\x10\x00\x00\x00WEBPVP8 " + b"\x00" * 60
 
 
@@ -75,6 +79,41 @@ def test_bad_addresses_are_refused(address: object) -> None:
     assert set(details) == {"params.ip_adapter_style_image_url"}
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "avif", "gif"])
+def test_a_picture_that_is_whole_is_taken_and_one_that_is_cut_off_is_refused_by_name(kind: str) -> None:
+    packed = io.BytesIO()
+    noise = numpy.random.default_rng(1).integers(0, 255, (40, 40, 3), numpy.uint8)
+    Image.fromarray(noise).save(packed, kind)
+    content = packed.getvalue()
+    assert read_style_image(_uri(content, kind)) == _uri(content, kind)
+    for length in (len(content) - 9, len(content) // 2, 60):
+        if kind == "gif":  # says nothing of its length: it is looked at when it is used
+            continue
+        body = {"params": {"model_id": SDXL_TURBO, "ip_adapter_style_image_url": _uri(content[:length], kind)}}
+        assert "cut off" in str(refusal(body)["params.ip_adapter_style_image_url"]["problem"]), length
+
+
+def test_a_photograph_with_a_small_picture_inside_is_cut_off_where_its_own_end_is_missing() -> None:
+    inside, scan = JPEG, b"\xff\xda" + b"\x01" * 40
+    assert not is_cut_off("jpeg", b"\xff\xd8\xff\xe1" + inside + scan + b"\xff\xd9")
+    assert is_cut_off("jpeg", b"\xff\xd8\xff\xe1" + inside + scan)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://no-such-host.invalid/x.png", "name does not resolve in the public internet: no-such-host.invalid"),
+        ("http://nowhere/x.png", "name does not resolve in the public internet: nowhere"),
+        ("http://router.local/x.png", "private network"),
+        ("http://127.1/x.png", "private network"),
+        ("http://10.1.2.3/x.png", "private network"),
+    ],
+)
+def test_a_host_that_nobody_finds_is_told_from_one_in_a_private_network(address: str, why: str) -> None:
+    body = {"params": {"model_id": SDXL_TURBO, "ip_adapter_style_image_url": address}}
+    assert why in str(refusal(body)["params.ip_adapter_style_image_url"]["problem"])
+
+
 def test_bare_base64_becomes_a_data_uri_of_its_kind() -> None:
     assert read_style_image(base64.b64encode(JPEG).decode()) == _uri(JPEG, "jpeg")
 
@@ -86,7 +125,8 @@ def test_line_breaks_in_base64_are_taken_out() -> None:
 def test_a_picture_of_ten_megabytes_is_accepted_and_one_above_refused() -> None:
     def picture(characters: int) -> str:
         head = "data:image/png;base64,iVBORw0KGgoA"
-        return head + "A" * ((characters - len(head)) // 4 * 4)
+        end = base64.b64encode(b"IEND").decode()
+        return head + "A" * ((characters - len(head) - len(end)) // 4 * 4) + end
 
     fits: Any = read_style_image(picture(MAX_STYLE_IMAGE))
     assert len(fits) > 10_000_000

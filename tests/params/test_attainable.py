@@ -11,8 +11,8 @@ from tests.params.requests import DREAMSHAPER, SD_TURBO, SDXL_CANNY, SDXL_DEPTH,
 CANNY: dict[str, Any] = {"model_id": SDXL_CANNY, "preprocessor": "canny", "conditioning_scale": 0.5}
 DEPTH: dict[str, Any] = {"model_id": SDXL_DEPTH, "preprocessor": "depth", "conditioning_scale": 0.5}
 TILE: dict[str, Any] = {"model_id": SDXL_TILE, "preprocessor": "feedback", "conditioning_scale": 0.5}
-STYLE = "data:image/png;base64,iVBORw0KGgo" + "A" * 41
-OTHER_STYLE = "data:image/png;base64,iVBORw0KGgo" + "B" * 41
+STYLE = "data:image/png;base64,iVBORw0KGgo" + "A" * 41 + "SUVORA=="
+OTHER_STYLE = "data:image/png;base64,iVBORw0KGgo" + "B" * 41 + "SUVORA=="
 NO_DEPTH = controlnet_part(SDXL_DEPTH)
 
 

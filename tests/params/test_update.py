@@ -233,7 +233,7 @@ def test_a_refused_update_is_atomic() -> None:
 
 
 def test_a_shortened_style_image_that_is_sent_back_changes_nothing() -> None:
-    picture = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+    picture = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001 + "SUVORA=="
     stream = created(SDXL_TURBO, ip_adapter_style_image_url=picture)
     wire = wire_params(stream, short_images=True)
     assert apply_update(stream, {"params": wire | {"prompt": "new"}}, MODELS).params == stream.model_copy(

@@ -131,7 +131,7 @@ def test_the_store_gives_back_what_it_got(make: Any, model_id: str) -> None:
     assert load_params(dump_params(params)) == params
 
 
-PICTURE = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+PICTURE = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001 + "SUVORA=="
 
 
 def test_a_style_image_is_kept_apart_from_stored_parameters() -> None:

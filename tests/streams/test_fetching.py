@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdstream.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchProblem, PublicFetcher, is_public
-from sdstream.params import addresses
+from sdstream.params.pictures import KINDS
 from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
 from tests.streams.conftest import Scene, SceneMaker
 from tests.support.waiting import eventually
@@ -183,7 +183,7 @@ def test_pictures_of_every_format_that_a_data_uri_may_have_are_read(kind: str) -
 
 
 def test_the_formats_are_those_of_data_uris() -> None:
-    assert {name.lower() for name in FORMATS} == set(addresses._SIGNATURES)
+    assert {name.lower() for name in FORMATS} == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICNS", "EPS"])
@@ -212,7 +212,7 @@ class FakeFetcher(PublicFetcher):
         raise FetchProblem("is answered with 404")
 
 
-BROKEN_DATA = "data:image/png;base64," + base64.b64encode(png()[:30]).decode()
+BROKEN_DATA = "data:image/png;base64," + base64.b64encode(png()[:30] + b"IEND").decode()
 
 
 @pytest.fixture

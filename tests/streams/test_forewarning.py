@@ -1,5 +1,6 @@
 """Who creates a stream, updates one that no worker has, or tries an update out is told what cannot come into force."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ async def test_a_model_that_is_not_here_is_told(scene: Scene) -> None:
 async def test_data_that_are_no_picture_are_told_before_a_worker_sees_them(scene: Scene, live: bool) -> None:
     make = scene.create_live if live else scene.create
     record = await make(model_id="Lykon/dreamshaper-8")
-    image = "data:image/png;base64,iVBORw0KGgo="
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"IEND").decode()
+    image = f"data:image/png;base64,{data}"
     outcome = await scene.service.update(record.id, {"params": {"ip_adapter_style_image_url": image}})
     assert outcome.warnings == (
         "params.ip_adapter_style_image_url cannot come into force now: it is not a picture that can be read",

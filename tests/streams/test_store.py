@@ -135,7 +135,7 @@ async def test_a_stream_with_a_style_image_survives_a_restart_and_forgets_it_wit
     make_scene: SceneMaker, tmp_path: Path
 ) -> None:
     scene = await make_scene()
-    image = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(9000)).decode()
+    image = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(9000) + b"IEND").decode()
     given = {"model_id": "stabilityai/sdxl-turbo", "ip_adapter_style_image_url": image}
     record = await scene.create(**given)
     await scene.service.update(record.id, {"params": {"prompt": "other"}})

@@ -11,10 +11,11 @@ from sdstream.params import ModelTable, parse_create
 from sdstream.worker.files.absent import absent_parts
 from sdstream.worker.files.loras import LCM_LORAS
 from sdstream.worker.files.published import ADAPTERS
+from tests.support.bodies import data_uri
 
 SD15 = "Lykon/dreamshaper-8"
 CANNY = "lllyasviel/control_v11p_sd15_canny"
-IMAGE = "data:image/png;base64,iVBORw0KGgo="
+IMAGE = data_uri()
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_params_name_the_style_image_that_came_last(monkeypatch: pytest.MonkeyPa
         "sdstream.worker.work.make_pipeline", lambda params, *_: seen.append(params) or ProcessorPipeline(params, CPU)
     )
     bench = Bench(make_params())
-    uri = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001
+    uri = "data:image/png;base64,iVBORw0KGgo" + "A" * 4001 + "SUVORA=="
     styled = make_params(model_id="stabilityai/sdxl-turbo", ip_adapter_style_image_url=uri)
     wanted = [bench.work.take_params(OpenLane(1, "stream", dump_params(styled), 1, str(image_apart(styled))))]
     other = styled.model_copy(update={"prompt": "beside it"})
