@@ -118,10 +118,16 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     draft.replace(path)
 
 
+def pytest_collection() -> None:
+    """What collecting imports stays, so the collector, which would look at it again and again, waits until the end."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """What the imports made stays until the end: the collector need not look at it each time, which takes a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
