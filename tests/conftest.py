@@ -11,6 +11,9 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the real hub; read when huggingface_hub is imported
 # Threads that wait spin otherwise, and take the cores from the other tests; read when torch is loaded, by every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What calls the kernels of a compiled package, a quarter of its build, proves no more for being optimized: the
+# kernels are, as ever. Read when torch's compiler is imported, by every builder.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -118,10 +121,16 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     draft.replace(path)
 
 
+def pytest_collection() -> None:
+    """What collecting imports stays, so the collector, which would look at it again and again, waits until the end."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """What the imports made stays until the end: the collector need not look at it each time, which takes a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,9 +16,15 @@ from tests.engines.tiny_parts import ALL, TinyParts
 pytestmark = pytest.mark.timeout(600)
 
 
+WITHIN = ("sd15:unet", "sd15:unet-control")
+"""Not looked at in single precision, for others are: their attention is that of `sdxl-turbo:unet`, and all else of
+theirs is in `sd15:unet-control-tokens-recall`."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(name, "float16") for name in ALL] + [(name, "float32") for name in ALL if name not in WITHIN]
+)
 def test_onnx_answers_as_torch(tiny_parts: TinyParts, name: str, dtype: str) -> None:
     pytest.importorskip("onnxruntime", reason="the bake extra is not installed")
     component = tiny_parts.component(name, dtype)
