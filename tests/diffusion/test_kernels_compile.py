@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sdstream.diffusion.convolving.tilings import BESIDE
 from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 pytestmark = [
@@ -142,6 +143,16 @@ def test_what_doubles_pictures_and_adds_biases_takes_sixteen_bytes_at_a_time() -
         assert biased.count("ld.global.v4.b32") == 2 * values, "of pictures and of biases"
         assert biased.count("st.global.v4.b32") == values
     assert "ld.global.v4.b32" in program_of(kernels.biased_values, {"channels": 3, "at_once": kernels.AT_ONCE})
+
+
+def test_convolutions_for_hopper_are_read_through_its_first_cache_and_spill_nothing() -> None:
+    bench: Any = importlib.import_module("bench.convolutions")
+    rows = list(bench.compile_all([90], (), BESIDE))
+    assert {row["tiling"] for row in rows} == {tiling.name for tiling in BESIDE}
+    for row in rows:
+        assert row["products"] == "wgmma", row
+        assert row["spilled_bytes"] == 0, row
+        assert row["near"] == ("near" in row["tiling"]), row
 
 
 def program_of(kernel: Any, constants: Mapping[str, Any]) -> str:
