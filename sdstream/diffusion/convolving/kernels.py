@@ -110,6 +110,8 @@ def convolution_values(
         blocks_down = tl.cdiv(out_height, block_rows // near)
         row_blocks = rows // (out_width * out_height) * blocks_across * blocks_down
     else:
+        blocks_across = 1
+        blocks_down = 1
         row_blocks = tl.cdiv(rows, block_rows)
     column_blocks = tl.cdiv(columns, block_columns)
     # Programs that run at the same time should read the same rows and filters: `together` row blocks in a band.
@@ -202,9 +204,11 @@ def convolution_values(
             offset = 0
             if doubled:
                 at = picture + ((top + down) >> 1) * width + ((left + right) >> 1)
-            else:
+            elif near:  # one addition less for each row, for which large blocks of older cards have no registers
                 at = start
                 offset = down * width + right
+            else:
+                at = start + (down * width + right)
             good = ((places >> place_of) & 1) != 0
             if has_other:
                 second = channel >= channels

@@ -191,7 +191,9 @@ def tiling_named(name: str) -> Tiling:
     if found is None:
         raise ValueError(f"{name!r} is no tiling")
     *sizes, phased, near, turned = found.groups()
-    return Tiling(*(int(size) for size in sizes), phased is not None, int(near or 0), turned is not None)
+    rows, columns, depth, warps, stages, parts, together = map(int, sizes)
+    made = Tiling(rows, columns, depth, warps, stages, parts, together)
+    return replace(made, phased=phased is not None, near=int(near or 0), turned=turned is not None)
 
 
 def shared_limit(capability: tuple[int, int]) -> int:
