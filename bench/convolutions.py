@@ -34,7 +34,10 @@ from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, Sample, choose, finding_of
 from sdstream.diffusion.convolving.tilings import (
     BASE,
+    BESIDE,
+    HOPPER,
     LEAST_DEPTH,
+    MOST_BESIDE,
     MOST_TRIED,
     Card,
     Shape,
@@ -97,10 +100,12 @@ def measure(
     own: Callable[[Arguments, str], torch.Tensor] = own_convolution,
     prepare: Callable[[Arguments, Sequence[str]], None] = prepare_kernels,
     tried: int = MOST_TRIED,
+    beside: int = MOST_BESIDE,
 ) -> Iterator[tuple[Row, Shape, Choice]]:
-    """What each shape takes, and what is chosen for it of so many ways, the largest first."""
+    """What each shape takes, and what is chosen for it of so many ways and so many of those beside, the
+    largest first."""
     for shape, calls in sorted(shapes, key=lambda each: -each[0].operations * each[1]):
-        tilings = candidates(shape, card, tried)
+        tilings = candidates(shape, card, tried, beside)
         samples = (try_ways(shape, tilings, device, stopwatch, own=own, prepare=prepare) or []) if tilings else []
         choice = choose(samples)
         yield row_of(shape, calls, samples, choice, len(tilings)), shape, choice
@@ -171,6 +176,8 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
         "block_columns": tiling.columns,
         "block_depth": tiling.depth,
         "together": tiling.together,
+        "near": tiling.near,
+        "turned": tiling.turned,
     }
     pointers = ("x", "other", "weight", "bias", "more", "residual", "out")
     signature: dict[str, str] = {}
@@ -206,6 +213,7 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
         "spilled_bytes": stack_bytes + local,
         "shared_bytes": compiled.metadata.shared,
         "products": "wgmma" if "wgmma.mma_async" in compiled.asm["ptx"] else "mma",
+        "near": re.search(r"cp\.async\.ca\.shared\.global [^,;]*,[^,;]*, 0x8", compiled.asm["ptx"]) is not None,
     }
 
 
@@ -220,15 +228,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Of the kernel, those that differ most in registers."""
 
 
-def compile_all(capabilities: Iterable[int], tilings: Iterable[Tiling] = BASE) -> Iterator[Row]:
-    """All tilings that have room on cards of these capabilities, in all variants."""
+def compile_all(
+    capabilities: Iterable[int], tilings: Iterable[Tiling] = BASE, beside: Iterable[Tiling] = BESIDE
+) -> Iterator[Row]:
+    """All tilings that have room on cards of these capabilities, in all variants that are computed so."""
     for capability in capabilities:
-        for tiling in tilings:
+        for tiling in (*tilings, *(beside if capability // 10 == HOPPER else ())):
             if not fits(tiling, divmod(capability, 10)):
                 continue
             for name, flags in VARIANTS.items():
                 narrow, doubled = "narrow" in flags, "doubled" in flags
-                if narrow and tiling.depth != LEAST_DEPTH:
+                if (narrow and (tiling.depth != LEAST_DEPTH or tiling in BESIDE)) or (
+                    tiling.near and flags.get("side") == 1
+                ):
                     continue
                 if has_registers(tiling, divmod(capability, 10), doubled=doubled, narrow=narrow):
                     yield {"variant": name, **compile_for(tiling, capability, **flags)}
@@ -259,6 +271,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--most", type=int, default=1000, help="shapes, those that come most often first")
     parser.add_argument("--tried", type=int, default=MOST_TRIED, help="ways to compute each shape, at most")
+    parser.add_argument("--beside", type=int, default=MOST_BESIDE, help="of those that are for Hopper, at most")
     parser.add_argument("--remember", type=Path, help="write the choices into this folder, for workers")
     parser.add_argument("--compile", help="compute capabilities, such as 80,90: compile for them and time nothing")
     parser.add_argument("--json", help="write the figures to this file")
@@ -290,6 +303,7 @@ def main() -> int:
             device,
             CudaStopwatch(device),
             tried=options.tried,
+            beside=options.beside,
         ):
             rows.append(row)
             chosen[shape.name] = choice

@@ -20,7 +20,9 @@ from sdstream.diffusion.convolving.choices import (
 )
 from sdstream.diffusion.convolving.tilings import (
     BASE,
+    BESIDE,
     LEAST_STEPS,
+    MOST_BESIDE,
     MOST_TRIED,
     Card,
     Shape,
@@ -51,7 +53,7 @@ def test_what_is_tried_fits_the_card_and_leaves_no_part_without_work(
 ) -> None:
     shape = replace(SHAPE, batch=batch, channels=channels, other_channels=others, columns=columns)
     ways = candidates(shape, card)
-    assert len(ways) == len(set(ways)) <= MOST_TRIED
+    assert len(ways) == len(set(ways)) <= MOST_TRIED + (MOST_BESIDE if card == H100 else 0)
     assert bool(ways) == (channels % 32 == 0 or not others), "two sources are read a block's depth at a time"
     for tiling in ways:
         assert tiling.shared_bytes < shared_limit(card.capability)
@@ -67,7 +69,7 @@ def test_of_doubled_pictures_ways_with_phases_are_tried_beside_those_without(
 ) -> None:
     shape = replace(SHAPE, batch=batch, channels=channels, out_height=64, out_width=64, doubled=True)
     ways = candidates(shape, card)
-    assert len(ways) == len(set(ways)) <= MOST_TRIED
+    assert len(ways) == len(set(ways)) <= MOST_TRIED + (MOST_BESIDE if card == H100 else 0)
     assert {way.phased for way in ways} == {True, False}
     for tiling in ways:
         assert tiling_named(tiling.name) == tiling
@@ -83,6 +85,31 @@ def test_sums_are_cut_where_blocks_alone_would_leave_processors_idle() -> None:
     assert candidates(replace(SHAPE, batch=16), H100)[0].parts == 1
 
 
+def test_large_pictures_of_few_channels_may_be_read_through_the_first_cache_of_hopper() -> None:
+    large = replace(SHAPE, height=512, width=512, channels=64, columns=64, out_height=512, out_width=512)
+    narrow = replace(large, channels=3)
+    one, few = replace(large, side=1, padding=0), replace(large, height=8, width=8, out_height=8, out_width=8)
+    ways = candidates(large, H100)
+    assert [way.near for way in ways[MOST_TRIED:]] == [16, 16]
+    assert ways[:MOST_TRIED] == candidates(large, H100, beside=0)
+    assert not {way for card in CARDS if card != H100 for way in candidates(large, card)} & set(BESIDE)
+    for shape in (narrow, one):
+        assert not any(way.near for way in candidates(shape, H100, beside=len(BESIDE)))
+    assert {way.near for way in candidates(few, H100, beside=len(BESIDE))} == {0, 8}, "no block is mostly empty"
+
+
+def test_a_block_that_is_near_has_every_pixel_of_the_answer_once() -> None:
+    way = Tiling(32, 16, 32, 4, 2, near=8)
+    assert way.row_blocks(3, 9, 17) == 3 * 3 * 3
+    assert replace(way, near=0).row_blocks(3, 9, 17) == 15
+
+
+def test_ways_that_differ_are_remembered_apart() -> None:
+    ways = [*BASE, *BESIDE, *(replace(way, phased=True) for way in BESIDE)]
+    assert [tiling_named(way.name) for way in ways] == ways
+    assert len({way.name for way in ways}) == len(ways)
+
+
 @pytest.mark.parametrize(
     ("shape", "card"), [(SHAPE, Card((7, 5), 40)), (replace(SHAPE, dtype="float32"), H100)], ids=["old", "float32"]
 )
@@ -90,7 +117,9 @@ def test_what_the_kernel_cannot_do_is_not_tried(shape: Shape, card: Card) -> Non
     assert candidates(shape, card) == ()
 
 
-@pytest.mark.parametrize("name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x", "128x64x64w4s4p1g8phases"])
+@pytest.mark.parametrize(
+    "name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x", "128x64x64w4s4p1g8near", "128x64x64w4s4p1g8phases"]
+)
 def test_what_is_no_name_of_a_tiling_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no tiling"):
         tiling_named(name)

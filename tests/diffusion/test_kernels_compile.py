@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sdstream.diffusion.convolving.tilings import BESIDE
 from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 pytestmark = [
@@ -144,15 +145,37 @@ def test_what_doubles_pictures_and_adds_biases_takes_sixteen_bytes_at_a_time() -
     assert "ld.global.v4.b32" in program_of(kernels.biased_values, {"channels": 3, "at_once": kernels.AT_ONCE})
 
 
+@pytest.mark.parametrize(("rows", "channels"), [(256, 1280), (1024, 640), (4096, 320)])
+def test_threads_seldom_wait_for_each_other_while_they_read_the_sums_of_a_norm(rows: int, channels: int) -> None:
+    kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
+    tiling = tiling_of(rows, channels, 32)
+    assert not isinstance(tiling, Whole)
+    given = {"groups": 32, "width": channels // 32, "has_other": False, "apart": False, "has_shift": False}
+    ends = {"silu": True, "keeps": False, "has_kept_bias": False}
+    program = program_of(kernels.group_norm_values, {**given, **tiling.sizes, **ends})
+    assert program.count("bar.sync") < 10, "20 and more, where sums and squares are added up apart"
+
+
+def test_convolutions_for_hopper_are_read_through_its_first_cache_and_spill_nothing() -> None:
+    bench: Any = importlib.import_module("bench.convolutions")
+    rows = list(bench.compile_all([90], (), BESIDE))
+    assert {row["tiling"] for row in rows} == {tiling.name for tiling in BESIDE}
+    for row in rows:
+        assert row["products"] == "wgmma", row
+        assert row["spilled_bytes"] == 0, row
+        assert row["near"] == ("near" in row["tiling"]), row
+
+
 def program_of(kernel: Any, constants: Mapping[str, Any]) -> str:
     """What a kernel is on a card for float16, whose numbers are multiples of 16, as those of networks are."""
     compiler: Any = importlib.import_module("triton.compiler")
     backends: Any = importlib.import_module("triton.backends.compiler")
-    signature = {
-        name: "constexpr" if name in constants else "i32" if name in WHOLE else "*fp16" for name in kernel.arg_names
-    }
+    signature: dict[str, str] = {}
+    for name in kernel.arg_names:
+        number = "i32" if name in WHOLE or name.endswith(PLACES) else NUMBERS.get(name, "*fp16")
+        signature[name] = "constexpr" if name in constants else number
     fixed = {(index,): constants[name] for index, name in enumerate(kernel.arg_names) if name in constants}
-    places = [index for index, name in enumerate(kernel.arg_names) if name not in constants]
+    places = [index for index, name in enumerate(kernel.arg_names) if signature[name] in ("i32", "*fp16")]
     known = {(index,): [["tt.divisibility", 16]] for index in places}
     source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=known)
     made = compiler.compile(source, target=backends.GPUTarget("cuda", 90, 32), options={"num_warps": 4})

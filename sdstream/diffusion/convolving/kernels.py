@@ -59,7 +59,7 @@ def _finished(
     return value
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width", "split_steps"])
+@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width", "split_steps", "loose"])
 def convolution_values(
     x,
     other,
@@ -77,6 +77,7 @@ def convolution_values(
     other_channels,
     columns,
     split_steps,
+    loose,
     side: tl.constexpr,
     stride: tl.constexpr,
     padding: tl.constexpr,
@@ -93,15 +94,25 @@ def convolution_values(
     block_columns: tl.constexpr,
     block_depth: tl.constexpr,
     together: tl.constexpr,
+    near: tl.constexpr,
+    turned: tl.constexpr,
 ):
     """One block of the answer, or of a part of its sums.
 
     Pictures are `height` times `width` pixels of `channels`, and of `other_channels` after them from `other`. `narrow`
     is for channels that are no multiple of a block's depth: places and channels are one axis then, gathered by number.
     With `phased` the answer is twice as high and wide as `out_height` and `out_width` say, the third number of a
-    program is a phase, and `weight` are the filters of phases.
+    program is a phase, and `weight` are the filters of phases. With `near` rows are a rectangle of so many pixels
+    across; `loose` is 0, which no compiler may know. `near` and `turned` (`Tiling`) are not for `narrow`.
     """
-    row_blocks = tl.cdiv(rows, block_rows)
+    if near:
+        blocks_across = tl.cdiv(out_width, near)
+        blocks_down = tl.cdiv(out_height, block_rows // near)
+        row_blocks = rows // (out_width * out_height) * blocks_across * blocks_down
+    else:
+        blocks_across = 1
+        blocks_down = 1
+        row_blocks = tl.cdiv(rows, block_rows)
     column_blocks = tl.cdiv(columns, block_columns)
     # Programs that run at the same time should read the same rows and filters: `together` row blocks in a band.
     number = tl.program_id(0)
@@ -112,14 +123,22 @@ def convolution_values(
     row_block = first + inside % high
     column_block = inside // high
 
-    row = row_block * block_rows + tl.arange(0, block_rows)
+    row = tl.arange(0, block_rows)
     column = column_block * block_columns + tl.arange(0, block_columns)
-    there = row < rows
-    # Beyond the end another row is read again, which is cheaper than a mask in every step.
-    pixel = tl.where(there, row, 0)
-    out_x = pixel % out_width
-    out_y = (pixel // out_width) % out_height
-    sample = pixel // (out_width * out_height)
+    if near:
+        out_x = row_block % blocks_across * near + row % near
+        out_y = row_block // blocks_across % blocks_down * (block_rows // near) + row // near
+        sample = row_block // (blocks_across * blocks_down)
+        there = (out_x < out_width) & (out_y < out_height)
+        row = (sample * out_height + out_y) * out_width + out_x
+    else:
+        row += row_block * block_rows
+        there = row < rows
+        # Beyond the end another row is read again, which is cheaper than a mask in every step.
+        pixel = tl.where(there, row, 0)
+        out_x = pixel % out_width
+        out_y = (pixel // out_width) % out_height
+        sample = pixel // (out_width * out_height)
     top = out_y * stride - padding
     left = out_x * stride - padding
     full_height = height * 2 if doubled else height
@@ -143,7 +162,10 @@ def convolution_values(
     filters = weight + tl.where(column < columns, column, 0)[None, :] * depth_whole
     if phased:
         filters += phase * (columns * depth_whole)
-    total = tl.zeros([block_rows, block_columns], tl.float32)
+    if turned:
+        total = tl.zeros([block_columns, block_rows], tl.float32)
+    else:
+        total = tl.zeros([block_rows, block_columns], tl.float32)
     if narrow:
         begin = tl.program_id(1) * split_steps
         end = tl.minimum(begin + split_steps, tl.cdiv(depth_whole, block_depth))
@@ -167,13 +189,24 @@ def convolution_values(
         begin = tl.program_id(1) * split_steps
         end = tl.minimum(begin + split_steps, side * side * steps)
         start = picture + top * width + left
+        if near:  # the address is known to be that of a fourth value and no more, so eight bytes are copied at a time
+            x += loose * 4
+            other += loose * 4
         for step in range(begin, end):
-            place_of = step // steps
-            channel = (step % steps) * block_depth
+            if near:
+                place_of = step % (side * side)
+                channel = step // (side * side) * block_depth
+            else:
+                place_of = step // steps
+                channel = (step % steps) * block_depth
             down = place_of // side
             right = place_of % side
+            offset = 0
             if doubled:
                 at = picture + ((top + down) >> 1) * width + ((left + right) >> 1)
+            elif near:  # one addition less for each row, for which large blocks of older cards have no registers
+                at = start
+                offset = down * width + right
             else:
                 at = start + (down * width + right)
             good = ((places >> place_of) & 1) != 0
@@ -186,11 +219,12 @@ def convolution_values(
                 source = x
                 wide = channels
                 from_channel = channel
-            values = tl.load(
-                source + (at * wide + from_channel)[:, None] + depth[None, :], mask=good[:, None], other=0.0
-            )
+            address = source + (at * wide + (offset * wide + from_channel))[:, None] + depth[None, :]
+            values = tl.load(address, mask=good[:, None], other=0.0)
             factors = tl.load(filters + (place_of * all_channels + channel) + depth[:, None])
-            total = tl.dot(values, factors, total)
+            total = tl.dot(tl.trans(factors), tl.trans(values), total) if turned else tl.dot(values, factors, total)
+        if turned:
+            total = tl.trans(total)
 
     kept = there[:, None] & (column < columns)[None, :]
     if phased:
@@ -298,7 +332,8 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
     what = (weight if bias is None else bias, weight if more is None else more, x if residual is None else residual)
     to = torch.empty((parts, rows, columns), dtype=torch.float32, device=x.device) if is_split else out
     filters = weight if phases == 1 else filters_of_phases(weight, wrap)
-    blocks = -(-seen_rows // tiling.rows) * -(-columns // tiling.columns)
+    assert not (narrow and (tiling.near or tiling.turned)), "few channels are gathered"
+    blocks = tiling.row_blocks(batch, *seen) * -(-columns // tiling.columns)
     wrap(convolution_values)[(blocks, parts, phases)](
         x,
         x if other is None else other,
@@ -313,6 +348,7 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         other_channels,
         columns,
         split_steps,
+        0,
         side=side,
         stride=stride,
         padding=padding,
@@ -326,6 +362,8 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         block_columns=tiling.columns,
         block_depth=tiling.depth,
         together=tiling.together,
+        near=tiling.near,
+        turned=tiling.turned,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )

@@ -136,7 +136,7 @@ def group_norm_sums(
     width: tl.constexpr,
     columns: tl.constexpr,
     spans: tl.constexpr,
-    shares: tl.constexpr,
+    slots: tl.constexpr,
     at_once: tl.constexpr,
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
@@ -144,8 +144,8 @@ def group_norm_sums(
     has_other: tl.constexpr,
     apart: tl.constexpr,
 ):
-    """Sums of the values, and of their squares, of a block's share of each of its groups, to `partial` [pictures times
-    tiles, shares, 2, groups]."""
+    """Sums of the values, and of their squares beside them, of a block's share of each of its groups, to `partial`
+    [pictures, groups, tiles, slots, 2]."""
     sample = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
     block = tl.program_id(1)
@@ -173,9 +173,9 @@ def group_norm_sums(
     squares_of = tl.sum(tl.where(mine, tl.sum(squares, 0)[None, :], 0.0), 1)
     share = block - group * width // columns
     ours = (group < groups) & (group * width < begin + columns)
-    place = partial + (tl.program_id(0) * shares + share) * 2 * groups + group
+    place = partial + (((sample * groups + group) * tiles + tile) * slots + share) * 2
     tl.store(place, total_of, mask=ours)
-    tl.store(place + groups, squares_of, mask=ours)
+    tl.store(place + 1, squares_of, mask=ours)
 
 
 @triton.jit
@@ -198,7 +198,7 @@ def group_norm_values(
     width: tl.constexpr,
     columns: tl.constexpr,
     spans: tl.constexpr,
-    shares: tl.constexpr,
+    slots: tl.constexpr,
     at_once: tl.constexpr,
     tiles: tl.constexpr,
     tile_rows: tl.constexpr,
@@ -221,19 +221,18 @@ def group_norm_values(
     beside = other + picture * (channels - first)
     group = begin // width + tl.arange(0, spans)
     number = (group * width + width - 1) // columns - group * width // columns + 1
-    total = tl.zeros([spans], tl.float32)
-    square = tl.zeros([spans], tl.float32)
-    for share in tl.static_range(shares):
-        sums = ((sample * tiles + tl.arange(0, tiles)) * shares + share)[:, None] * 2 * groups + group[None, :]
-        ours = ((group < groups) & (share < number))[None, :] & (tl.arange(0, tiles) >= 0)[:, None]
-        total += tl.sum(tl.load(partial + sums, mask=ours, other=0.0), 0)
-        square += tl.sum(tl.load(partial + sums + groups, mask=ours, other=0.0), 0)
+    slot = tl.arange(0, tiles * slots)
+    sums = partial + ((sample * groups + group[None, :]) * (tiles * slots) + slot[:, None]) * 2
+    ours = (group < groups)[None, :] & ((slot % slots)[:, None] < number[None, :])
+    # Side by side, sums and squares are one sum, for which threads wait for each other once; so are mean and factor.
+    both = tl.join(tl.load(sums, mask=ours, other=0.0), tl.load(sums + 1, mask=ours, other=0.0))
+    total, square = tl.split(tl.sum(both, 0))
     count = rows * width
     mean_of = total / count
     factor_of = tl.rsqrt(tl.maximum(square / count - mean_of * mean_of, 0.0) + eps)
     mine = (channel // width)[None, :] == group[:, None]
-    mean = tl.sum(tl.where(mine, mean_of[:, None], 0.0), 0)
-    factor = tl.sum(tl.where(mine, factor_of[:, None], 0.0), 0)
+    both_of = tl.join(mean_of, factor_of)
+    mean, factor = tl.split(tl.sum(tl.where(mine[:, :, None], both_of[:, None, :], 0.0), 0))
     scale = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * factor
     offset = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) - mean * scale
     moved = tl.zeros([columns], tl.float32)
@@ -369,7 +368,7 @@ def _launch(
         return
     grid = (samples * tiling.tiles, tiling.blocks)
     given |= {**tiling.sizes, "apart": first % tiling.columns == 0}
-    partial = torch.empty((grid[0], tiling.shares, 2, groups), dtype=torch.float32, device=x.device)
+    partial = torch.empty((samples, groups, tiling.tiles, tiling.slots, 2), dtype=torch.float32, device=x.device)
     wrap(group_norm_sums)[grid](x, beside, moved, partial, *sizes, **given, num_warps=4)
     wrap(group_norm_values)[grid](x, beside, moved, partial, *tensors, *sizes, eps, **given, **ends, num_warps=4)
 

@@ -57,9 +57,14 @@ class Tiles:
     tile_rows: int
 
     @property
+    def slots(self) -> int:
+        """Room for the sums of a group's shares in a tile, so that those of all tiles are a power of two."""
+        return _power_of_two(self.shares)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """What the kernels are told of it, by their names for it."""
-        return {name: getattr(self, name) for name in ("columns", "spans", "shares", "tiles", "at_once", "tile_rows")}
+        return {name: getattr(self, name) for name in ("columns", "spans", "slots", "tiles", "at_once", "tile_rows")}
 
 
 def tiling_of(rows: int, channels: int, groups: int, rule: Rule = RULE) -> Whole | Tiles:
