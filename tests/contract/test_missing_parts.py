@@ -26,6 +26,8 @@ TURBO: dict[str, Any] = {
     "height": 384,
     "use_safety_checker": False,
 }
+WORKING = ("ONLINE", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not make as many as the camera sends."""
 CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
 
 
@@ -53,7 +55,7 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
         return not (await lane())["missing"]
 
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=60)
         with preserved(publisher, viewer):
             async with event_log(rest, stream["id"]) as log:
                 answer = await rest.change(stream["id"], {"controlnets": [CANNY]})
@@ -98,7 +100,7 @@ async def test_a_stream_starts_without_a_lora_that_is_not_here(server: LiveServe
     (warning,) = stream["warnings"]
     assert "nobody/none is not on this machine" in warning
     async with Publisher(stream["whip_url"]):
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=60)
         lane = (await rest.status(stream["id"]))["lane"]
     assert [(part["place"], part["code"]) for part in lane["missing"]] == [("lora_dict", "MODELS/LORA_UNUSABLE")]
     assert lane["phase"] == "ready"
@@ -123,7 +125,7 @@ async def test_a_stream_starts_without_parts_whose_files_are_none_of_its_model(s
         {**TURBO, "lora_dict": {"foreign": 0.5, "pickled.ckpt": 0.5}, "controlnets": [pickled_net]}
     )
     async with Publisher(stream["whip_url"]):
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=60)
         lane = (await rest.status(stream["id"]))["lane"]
     assert lane["phase"] == "ready"
     told = sorted((part["place"], part["code"], part["message"]) for part in lane["missing"])
