@@ -42,7 +42,7 @@ def show(*, settings: Settings) -> int:
         table.add_row(entry.id, entry.name, entry.author, entry.created_at or "in the settings", sees)
     if table.row_count:
         width = None if sys.stdout.isatty() else 200  # a pipe has no width; nothing may be cut off there
-        Console(width=width, highlight=False).print(table)
+        Console(width=width, highlight=False, markup=False).print(table)
     else:
         print("There is no key yet: the first `sdstream serve` makes one.")
     return 0

@@ -94,7 +94,7 @@ async def _publish(
     if task is not None:
         on_termination(task.cancel)
     track = CameraTrack(pictures, session.codec, bitrate, **options)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     started, ended = loop.time(), 0.0
     interrupted = False
     try:

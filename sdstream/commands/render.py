@@ -24,7 +24,7 @@ from rich.text import Text
 from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
 from sdstream.errors import CommandFailed, ConfigurationError, InvalidParams
-from sdstream.jobs.passage import SilentListener, pass_all, plan_file
+from sdstream.jobs.passage import FileListener, pass_all, plan_file
 from sdstream.jobs.side_by_side import MOST_LANES, SideBySide, open_lanes
 from sdstream.logs import configure_logging
 from sdstream.media.files.reader import VideoFacts, VideoReader
@@ -34,7 +34,7 @@ from sdstream.params import ModelTable, StreamParams, parse_create
 from sdstream.platform import on_termination
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import LaneStatus, ProcessorState, WorkerPhase
+from sdstream.worker.ports import WorkerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def render(
         facts = reader.facts()
         wanted = collect_params(params, flags, facts, skip_diffusion=skip_diffusion, processors=processors)
         job = make_job(source, target, wanted, quality, settings, at_once)
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         for warning in job.warnings:
             console.print(f"note: {warning}")
         alone = settings.model_copy(update={"worker_spare": False})  # nothing waits for a quick restart here
@@ -110,17 +110,6 @@ def render(
             return asyncio.run(_Rendering(job, reader, facts, alone, console).run())
         except asyncio.CancelledError:  # SIGTERM; what Ctrl-C raises is made of it by asyncio itself
             raise KeyboardInterrupt from None
-
-
-class _Listener(SilentListener):
-    """Keeps the image processors that were passed over."""
-
-    def __init__(self) -> None:
-        self.left_out: tuple[ProcessorState, ...] = ()
-
-    def on_lane_status(self, status: LaneStatus) -> None:
-        super().on_lane_status(status)
-        self.left_out = tuple(each for each in status.processors if each.phase == "left_out")
 
 
 class _Rendering:
@@ -136,7 +125,7 @@ class _Rendering:
         self._console = console
         self._clock = SystemClock()
         self._written = 0
-        self._listener = _Listener()
+        self._listener = FileListener()
 
     async def run(self) -> int:
         started = self._clock.monotonic()
@@ -182,18 +171,15 @@ class _Rendering:
             progress.update(bar, total=self._written)
 
     def _refuse_left_out(self) -> None:
-        """Raises `CommandFailed` where an image processor was passed over: a live stream goes on without, and says so
-        in its status, but a file is what was asked for or nothing."""
-        problems = [f"{each.name}: {each.problem}" for each in self._listener.left_out]
-        if problems:
-            raise CommandFailed("\n".join(problems), hint="`sdstream models pull --for PROCESSOR` fetches weights.")
+        """Raises `CommandFailed` where an image processor was passed over."""
+        if problems := self._listener.problems:
+            raise CommandFailed("\n".join(problems), hint="`sdstream models pull --for NAME` fetches weights.")
 
     def _tell(self, writer: VideoWriter, seconds: float) -> None:
         size = self._job.params.output_size
         self._console.print(
             f"{self._written} pictures of {size} in {seconds:.1f} s, {self._written / seconds:.1f} a second: "
-            f"{self._job.target}",
-            soft_wrap=True,
+            f"{self._job.target}"
         )
         if self._reader.undecodable:
             self._console.print(f"note: {self._reader.undecodable} damaged packets of the source gave no picture")

@@ -53,6 +53,25 @@ class SilentListener:
         logger.debug("lane", phase=status.phase.value, detail=status.detail)
 
 
+class FileListener(SilentListener):
+    """Keeps which image processors the lanes of a file passed over: a live stream goes on without one and says so in
+    its status, but a file is what was asked for or nothing."""
+
+    def __init__(self) -> None:
+        self._absent: dict[str, str] = {}
+
+    def on_lane_status(self, status: LaneStatus) -> None:
+        super().on_lane_status(status)
+        for each in status.processors:
+            if each.phase == "left_out":
+                self._absent[each.place] = f"{each.name}: {each.problem}"
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line for each of them: one that one lane had and another had not counts, too."""
+        return tuple(self._absent.values())
+
+
 class _Owed(NamedTuple):
     """A picture of the source whose result is yet to be written."""
 
@@ -136,4 +155,4 @@ async def _in_a_thread(call: Callable[..., Any], *given: Any) -> Any:
         raise
 
 
-__all__ = ["FilePlan", "SilentListener", "pass_all", "plan_file"]
+__all__ = ["FileListener", "FilePlan", "SilentListener", "pass_all", "plan_file"]

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
-from sdstream.errors import CommandFailed, InvalidParams, WorkerUnavailable
+from sdstream.errors import CommandFailed, InvalidParams, ModelUnavailable, WorkerUnavailable
 from sdstream.frames import I420Frame
 from sdstream.job_errors import NotMedia
 from sdstream.jobs.inputs import Job, RenderInput
 from sdstream.jobs.outputs import Event, make_event
-from sdstream.jobs.passage import FilePlan, SilentListener, pass_all, plan_file
+from sdstream.jobs.passage import FileListener, FilePlan, pass_all, plan_file
 from sdstream.jobs.pictures import CONTENT_TYPES as PICTURE_TYPES
 from sdstream.jobs.pictures import read_picture, write_picture
 from sdstream.jobs.ports import Host
@@ -150,10 +150,13 @@ class RenderAction:
 
     @contextlib.asynccontextmanager
     async def _lanes(self, job: Job, plan: FilePlan) -> AsyncGenerator[SideBySide]:
+        """Lanes for one file. Raises `ModelUnavailable` afterwards where an image processor was passed over."""
         await wait_for_worker(self._host)
-        name = f"render {job.id}"
-        async with open_lanes(self._host.worker, name, plan.params, plan.at_once, SilentListener()) as lanes:
+        name, listener = f"render {job.id}", FileListener()
+        async with open_lanes(self._host.worker, name, plan.params, plan.at_once, listener) as lanes:
             yield lanes
+        if listener.problems:
+            raise ModelUnavailable("\n".join(listener.problems))
 
 
 async def wait_for_worker(host: Host) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdstream import platform
 from sdstream.clock import SystemClock
-from sdstream.errors import InternalError
+from sdstream.errors import ConfigurationError, InternalError
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import (
     TO_WORKER,
@@ -216,6 +216,9 @@ def main() -> None:
     status = 0
     try:
         Worker(channel).run(greeting["threads"])
+    except ConfigurationError as error:  # what it says is for the operator, and where it was raised is not
+        channel.send(Ending(error.code, error.message))
+        status = 1
     except Exception:  # noqa: BLE001 - the process ends with it, and must not wait for threads that load
         traceback.print_exc()
         status = 1

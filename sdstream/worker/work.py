@@ -162,7 +162,7 @@ class LaneWork:
             self._revision = wanted.revision
         params = self.read(wanted)
         if self._pipeline is None:
-            self.progress(f"preparing {params.model_id}", None)
+            self.progress(f"preparing {'image processors' if params.skip_diffusion else params.model_id}", None)
         return params
 
     def takes(self, prepared: Prepared) -> bool:

@@ -137,6 +137,7 @@ async def test_what_cannot_be_rendered_is_told_by_a_code(
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n"
     bucket.objects["large.mp4"] = os.urandom(3_000_001)
     base = f"{bucket.url}/{BUCKET}"
+    without_weights = {"image_postprocessing": {"processors": [{"type": "hed"}]}}
     cases: list[tuple[dict[str, Any], str | None, str]] = [
         ({"source": {"base64": "bm8gdmlkZW8="}}, None, "JOBS/NOT_MEDIA"),
         ({"source": {"base64": base64.b64encode(playlist.encode()).decode()}}, None, "JOBS/NOT_MEDIA"),
@@ -151,6 +152,7 @@ async def test_what_cannot_be_rendered_is_told_by_a_code(
         ({"source": {"base64": png(64, 64)}, "format": "mp4"}, None, "JOBS/NOT_MEDIA"),
         ({"source": {"base64": png(64, 64)}, "target": {"type": "s3"}}, None, "JOBS/INVALID_INPUT"),
         ({"source": {"base64": png(64, 64)}, "params": {"prompt": 5}}, None, "STREAMS/INVALID_PARAMS"),
+        ({"source": {"base64": png(64, 64)}, "params": PASS | without_weights}, None, "MODELS/UNAVAILABLE"),
     ]
     for members, key_id, code in cases:
         config = None if key_id is None else bucket.config(key_id)

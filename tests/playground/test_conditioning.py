@@ -194,6 +194,26 @@ def test_a_stream_is_recorded_and_the_recording_fetched_and_deleted(playground: 
     assert httpx.get(recordings, headers=playground.headers).json()["data"] == []
 
 
+def test_a_recording_can_be_fetched_after_stop_and_its_stream_is_gone_with_the_next(playground: PlaygroundPage) -> None:
+    playground.page.evaluate(OPEN, ["Outputs"])
+    playground.choose_source("test")
+    playground.start()
+    playground.page.get_by_role("switch", name="Record").check()
+    outputs = playground.element("outputs")
+    second = re.compile(r"\.mp4: [1-9]")
+    playground.until(lambda: second.search(outputs.text_content() or ""), seconds=25, what="a second of recording")
+    recorded = playground.stream()["id"]
+    playground.stop()
+    playground.until(lambda: outputs.locator(".recordings li").count() == 1, what="the recording in the list")
+    with playground.page.expect_download() as download:
+        outputs.get_by_role("button", name="Download").click()
+    assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
+    playground.page.get_by_role("switch", name="Record").uncheck()
+    playground.start()
+    assert playground.stream()["id"] != recorded
+    assert outputs.locator(".recordings li").count() == 0
+
+
 def test_rtmp_servers_are_added_refused_and_taken_away(playground: PlaygroundPage) -> None:
     playground.page.evaluate(OPEN, ["Outputs"])
     playground.choose_source("test")

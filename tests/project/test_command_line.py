@@ -156,12 +156,12 @@ def test_openapi_prints_the_document_of_the_server(capsys: pytest.CaptureFixture
 
 
 def test_keys_are_made_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["key", "--name", "phone"]) == 0
+    assert run(["key", "--name", "[old] phone"]) == 0
     key = capsys.readouterr().out.strip()
     assert key.startswith("sds_")
     assert run(["key", "list"]) == 0
     listed = capsys.readouterr().out
-    assert "phone" in listed
+    assert "[old] phone" in listed
     assert key not in listed
     (entry,) = [line.split()[0] for line in listed.splitlines() if "phone" in line]
     assert run(["key", "revoke", entry]) == 0

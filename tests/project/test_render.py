@@ -106,7 +106,7 @@ def sound_packets(path: Path) -> list[tuple[int | None, bytes]]:
 
 @pytest.mark.slow
 def test_pictures_order_times_and_sound_are_kept(film: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
+    out = tmp_path / "out[final].mp4"  # which is no markup
     done = sdstream(
         "render",
         str(film),
@@ -127,7 +127,8 @@ def test_pictures_order_times_and_sound_are_kept(film: Path, tmp_path: Path) -> 
     assert {str(picture.size) for picture in pictures} == {"512x384"}
     assert sound_packets(out) == sound_packets(film)
     assert "20 pictures of 512x384" in done.stderr
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.mp4"]
+    assert done.stderr.endswith(f"{out}\n")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out[final].mp4"]
 
 
 @pytest.mark.slow
@@ -317,7 +318,7 @@ def test_a_turned_film_is_read_upright(film: Path, tmp_path: Path) -> None:
 def test_a_processor_that_cannot_work_is_named_and_leaves_no_file(film: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     done = sdstream(
-        *("render", str(film), str(target), "--skip-diffusion", "--processors", "hed"),
+        *("render", str(film), str(target), "--skip-diffusion", "--processors", "hed", "--at-once", "2"),
         environment=environment(tmp_path / "data", offline="true", worker_spare="false"),
     )
     assert done.returncode == 1

@@ -229,6 +229,15 @@ async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
     assert not await worker.wait_ready(0.01)
 
 
+async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_traceback_hides_it(start: Start) -> None:
+    worker = await start(ready=False, worker_device="cuda:99")
+    await until(lambda: worker.health().last_error is not None, seconds=60)
+    health = worker.health()
+    assert str(health.last_error).startswith("the worker ended itself: worker_device cuda:99 cannot be used: ")
+    assert health.last_error_code == "CONFIGURATION/INVALID"
+    assert not any("Traceback" in line for line in health.last_restart_logs)
+
+
 @posix_only
 async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -145,6 +145,12 @@ def test_the_fast_path_and_its_plain_twin_give_the_same_picture(seed: int) -> No
     assert plain.of(PictureOut)[0].ring != IN_PLACE
 
 
+def test_what_is_prepared_without_diffusion_is_no_model() -> None:
+    bench = Bench(make_params())
+    bench.turns()
+    assert next(each.detail for each in bench.sent if isinstance(each, LaneReport)) == "preparing image processors"
+
+
 @pytest.mark.parametrize("size", [PictureSize(640, 480), PictureSize(1280, 720), PictureSize(320, 240)], ids=str)
 def test_a_picture_of_another_size_is_the_same_with_and_without_the_way_over_rgb(size: PictureSize) -> None:
     frame = noise(size, 7)

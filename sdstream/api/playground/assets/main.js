@@ -84,7 +84,7 @@ class Playground {
 
   async #signOut() {
     forgetKey();
-    await this.stop();
+    await this.stop({ leaving: true });
     this.#api.key = "";
     this.#catalogue = null;
     byId("key").value = "";
@@ -226,6 +226,7 @@ class Playground {
       this.#session = session;
       this.#listen(session);
       this.#panel.setLive(true);
+      await this.#outputs.forget();
       await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params, ...this.#outputs.members });
       this.#outputs.follow(session.record);
       this.#taps.follow(session);
@@ -239,11 +240,15 @@ class Playground {
     }
   }
 
-  async stop() {
+  async stop({ leaving = false } = {}) {
     byId("stop").disabled = true;
-    await this.#session?.stop();
+    const session = this.#session;
+    const keepRecord = !leaving && Boolean(session?.record) && this.#outputs.hasRecordings;
+    await session?.stop({ keepRecord });
     byId("stop").disabled = false;
     this.#closeAll();
+    if (keepRecord) this.#outputs.keep(session.record);
+    if (leaving) await this.#outputs.forget();
     if (this.#catalogue) this.#showServer();
   }
 
@@ -401,6 +406,7 @@ class Playground {
     on("reset", "click", () => this.#reset());
     addEventListener("pagehide", () => {
       this.#session?.abandon();
+      this.#outputs.forget({ keepalive: true });
       this.#closeAll(); // the browser may show this very page again when a person goes back
     });
   }

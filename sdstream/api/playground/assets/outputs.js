@@ -15,6 +15,7 @@ export class OutputPanel {
   #record;
   #stream = null;
   #underWay = null;
+  #kept = null; // a stream that ended and whose recordings can still be fetched: they are listed while it exists
 
   constructor({ api, changed, failed }) {
     this.#api = api;
@@ -55,6 +56,24 @@ export class OutputPanel {
     this.recordings.replaceChildren();
   }
 
+  /** Whether there is, or comes, a recording that nobody has fetched yet, as far as this page knows. */
+  get hasRecordings() {
+    return this.#underWay !== null || this.recordings.childElementCount > 0;
+  }
+
+  /** A stream has ended; its recordings stay in the list until `forget`. */
+  keep(stream) {
+    this.#stream = this.#kept = stream;
+    this.showRecordings();
+  }
+
+  /** Let go of the kept stream, if any: its recordings stay on the server's disk and are listed no more. */
+  async forget(options) {
+    const kept = this.#kept;
+    this.#kept = null;
+    if (kept) await this.#api.deleteStream(kept.id, options).catch(() => {}); // the server lets go of it by itself, later
+  }
+
   /** Where a refused change left things. */
   takeBack({ outputs, recording }) {
     this.#targets = [...outputs];
@@ -85,7 +104,7 @@ export class OutputPanel {
     if (!stream) return;
     const { data } = await this.#api.recordings(stream.id).catch(() => ({ data: [] })); // the stream may have ended meanwhile
     if (stream !== this.#stream) return;
-    if (!this.recording && data.some(({ finished }) => !finished)) setTimeout(() => this.showRecordings(), FINISHING_MS);
+    if ((this.#kept || !this.recording) && data.some(({ finished }) => !finished)) setTimeout(() => this.showRecordings(), FINISHING_MS);
     this.recordings.replaceChildren(...data.filter(({ finished }) => finished).map((recording) => {
       const row = element("li", {},
         element("span", { text: `${recording.name}, ${megabytes(recording.bytes)}` }),

@@ -84,9 +84,9 @@ export class StreamSession extends EventTarget {
     return this.#api.tap(this.record.id, processor, this.#abort.signal);
   }
 
-  /** End everything, the stream on the server included. */
-  stop() {
-    return this.#finish("stopped");
+  /** End everything; the stream on the server, too, unless its record is to stay, for its recordings. */
+  stop({ keepRecord = false } = {}) {
+    return this.#finish("stopped", "", keepRecord);
   }
 
   /** The page is going away: ask for the end in requests that outlive it. */
@@ -212,7 +212,7 @@ export class StreamSession extends EventTarget {
     return this.#finish("lost", reason);
   }
 
-  async #finish(why, reason = "") {
+  async #finish(why, reason = "", keepRecord = false) {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#timer);
@@ -220,7 +220,9 @@ export class StreamSession extends EventTarget {
     this.#abort.abort();
     await Promise.all([this.#publisher?.close(), this.#player?.close()]);
     if (record && why !== "lost") {
-      await this.#api.deleteStream(record.id).catch((error) => {
+      // A recording that is not switched off waits for a publisher who comes back.
+      const ending = keepRecord ? this.#api.updateStream(record.id, {}, { recording: { enabled: false } }) : this.#api.deleteStream(record.id);
+      await ending.catch((error) => {
         if (error.status !== 404) this.#emit("fault", error);
       });
     }
