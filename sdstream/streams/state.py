@@ -1,4 +1,4 @@
-"""What state a stream is in: a pure function of moments, never a variable that somebody sets.
+"""What state a stream is in: a pure function of moments and of the state before, never a variable that somebody sets.
 
 Rules are tried in order, and the first that holds gives state and reason: nobody publishes, cannot work at all, not
 ready yet, the input is poor, the output is poor, trouble not long ago, all is well. Causes come before effects, so a
@@ -26,7 +26,8 @@ class Thresholds:
     rate_window: float = 2.0
     """A rate is judged only once pictures have flowed this long: the meters look back as far."""
     rate_tolerance: float = 0.5
-    """A meter over two seconds counts one picture more or less, and a 15 fps camera is not a poor one."""
+    """A meter over two seconds counts one picture more or less, and a 15 fps camera is not a poor one. Who was called
+    poor has to do without it, or rates about a limit would be told anew with every picture."""
     error_memory: float = 15.0
     restart_memory: float = 60.0
     ready_deadline: float = 180.0
@@ -68,15 +69,18 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def compute_state(moments: Moments, now: float, thresholds: Thresholds) -> Verdict:
-    """The state at `now` (monotonic seconds). Total: every combination of moments has one."""
+def compute_state(moments: Moments, now: float, thresholds: Thresholds, before: StreamState | None = None) -> Verdict:
+    """The state at `now` (monotonic seconds). Total: every combination of moments has one.
+
+    `before` is the state at the last look, if there was one: a rate that was too low is so until it is right.
+    """
     if moments.publisher is PublisherState.ABSENT:
         return Verdict(StreamState.OFFLINE, "Nobody publishes to this stream.")
     return (
         _hopeless(moments, now, thresholds)
         or _unready(moments)
-        or _poor_input(moments, now, thresholds)
-        or _poor_output(moments, now, thresholds)
+        or _poor_input(moments, now, thresholds, before is StreamState.DEGRADED_INPUT)
+        or _poor_output(moments, now, thresholds, before is StreamState.DEGRADED_INFERENCE)
         or _recent_trouble(moments, now, thresholds)
         or Verdict(StreamState.ONLINE, "")
     )
@@ -116,7 +120,7 @@ def _unready(moments: Moments) -> Verdict | None:
     return Verdict(StreamState.LOADING, moments.lane.detail or "The stream is being loaded.")
 
 
-def _poor_input(moments: Moments, now: float, thresholds: Thresholds) -> Verdict | None:
+def _poor_input(moments: Moments, now: float, thresholds: Thresholds, was_poor: bool) -> Verdict | None:
     since = latest(moments.publisher_at, moments.last_input_at)
     idle = 0.0 if since is None else now - since
     if idle > thresholds.input_idle:
@@ -124,7 +128,9 @@ def _poor_input(moments: Moments, now: float, thresholds: Thresholds) -> Verdict
     if not _input_began(moments):
         return Verdict(StreamState.LOADING, "Waiting for the first picture from the publisher.")
     steady = moments.first_input_at is not None and now - moments.first_input_at >= thresholds.rate_window
-    if steady and moments.input_fps < thresholds.input_rate - thresholds.rate_tolerance:
+    if not steady and was_poor:
+        return Verdict(StreamState.DEGRADED_INPUT, "Pictures come again, too few yet to tell how many a second.")
+    if steady and moments.input_fps < thresholds.input_rate - (0.0 if was_poor else thresholds.rate_tolerance):
         return Verdict(
             StreamState.DEGRADED_INPUT,
             f"The publisher sends {moments.input_fps:.1f} pictures a second, fewer than {thresholds.input_rate:g}.",
@@ -132,7 +138,7 @@ def _poor_input(moments: Moments, now: float, thresholds: Thresholds) -> Verdict
     return None
 
 
-def _poor_output(moments: Moments, now: float, thresholds: Thresholds) -> Verdict | None:
+def _poor_output(moments: Moments, now: float, thresholds: Thresholds, was_poor: bool) -> Verdict | None:
     due_since = latest(moments.publisher_at, moments.first_input_at, moments.lane_changed_at)
     began = moments.last_output_at is not None and (due_since is None or moments.last_output_at >= due_since)
     since = latest(due_since, moments.last_output_at)
@@ -144,7 +150,7 @@ def _poor_output(moments: Moments, now: float, thresholds: Thresholds) -> Verdic
     judged_since = latest(due_since, moments.first_output_at)
     if judged_since is not None and now - judged_since >= thresholds.rate_window:
         least = least_output_rate(moments.input_fps, thresholds)
-        if moments.output_fps < least - thresholds.rate_tolerance:
+        if moments.output_fps < least - (0.0 if was_poor else thresholds.rate_tolerance):
             return Verdict(
                 StreamState.DEGRADED_INFERENCE,
                 f"{moments.output_fps:.1f} pictures a second come out of {moments.input_fps:.1f}.",

@@ -1,5 +1,6 @@
 """The state of a stream as a table, and as properties."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -30,8 +31,8 @@ GOOD = Moments(
 """All is well."""
 
 
-def state_of(**changes: object) -> StreamState:
-    return compute_state(replace(GOOD, **changes), NOW, THRESHOLDS).state  # type: ignore[arg-type]
+def state_of(before: StreamState | None = None, /, **changes: object) -> StreamState:
+    return compute_state(replace(GOOD, **changes), NOW, THRESHOLDS, before).state  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,50 @@ def test_the_table(changes: dict[str, object], expected: StreamState) -> None:
     assert state_of(**changes) is expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "before", "expected"),
+    [
+        ({"input_fps": 14.6}, StreamState.DEGRADED_INPUT, StreamState.DEGRADED_INPUT),
+        ({"input_fps": 14.6}, StreamState.DEGRADED_INFERENCE, StreamState.ONLINE),
+        ({"input_fps": 15.0}, StreamState.DEGRADED_INPUT, StreamState.ONLINE),
+        ({"output_fps": 9.6}, StreamState.DEGRADED_INFERENCE, StreamState.DEGRADED_INFERENCE),
+        ({"output_fps": 9.6}, StreamState.DEGRADED_INPUT, StreamState.ONLINE),
+        ({"output_fps": 10.0}, StreamState.DEGRADED_INFERENCE, StreamState.ONLINE),
+        # Pictures come again: too early to judge, so they are what they were.
+        ({"first_input_at": NOW - 1.9}, StreamState.DEGRADED_INPUT, StreamState.DEGRADED_INPUT),
+        ({"first_input_at": NOW - 2.0}, StreamState.DEGRADED_INPUT, StreamState.ONLINE),
+        ({"first_input_at": NOW - 1.9}, StreamState.LOADING, StreamState.ONLINE),
+    ],
+)
+def test_what_was_poor_is_so_until_it_is_right(
+    changes: dict[str, object], before: StreamState, expected: StreamState
+) -> None:
+    assert state_of(before, **changes) is expected
+
+
+@given(st.lists(st.floats(14.5, 14.99), min_size=2, max_size=50))
+def test_a_rate_about_its_limit_changes_the_state_once_at_most(rates: list[float]) -> None:
+    states = [StreamState.ONLINE]
+    for rate in (14.4, *rates):
+        states.append(state_of(states[-1], input_fps=rate))
+    assert states == [StreamState.ONLINE] + [StreamState.DEGRADED_INPUT] * (len(rates) + 1)
+
+
+def test_a_picture_now_and_then_leaves_the_input_poor() -> None:
+    """One every 3.3 seconds, looked at five times a second; the flow begins anew with each, as after every pause."""
+    state, seen = StreamState.ONLINE, []
+    for tenth in range(0, 300, 2):
+        now = NOW + tenth / 10
+        last = NOW + 3.3 * int(tenth / 33)
+        flow = replace(
+            GOOD, first_input_at=last, last_input_at=last, last_output_at=last, input_fps=0.5, output_fps=0.5
+        )
+        state = compute_state(flow, now, THRESHOLDS, state).state
+        seen.append(state)
+    changes = [after for before, after in itertools.pairwise(seen) if after is not before]
+    assert changes == [StreamState.DEGRADED_INPUT]
+
+
 def test_a_failed_lane_gives_its_own_reason() -> None:
     lane = LaneStatus(LanePhase.FAILED, error_message="No weights for that model.")
     assert compute_state(replace(GOOD, lane=lane), NOW, THRESHOLDS).reason == "No weights for that model."
@@ -124,10 +169,12 @@ moments = st.builds(
 )
 
 
-@given(moments)
-def test_every_combination_has_one_state_and_only_online_has_no_reason(given_moments: Moments) -> None:
-    verdict = compute_state(given_moments, NOW, THRESHOLDS)
-    assert verdict == compute_state(given_moments, NOW, THRESHOLDS)
+@given(moments, st.none() | st.sampled_from(StreamState))
+def test_every_combination_has_one_state_and_only_online_has_no_reason(
+    given_moments: Moments, before: StreamState | None
+) -> None:
+    verdict = compute_state(given_moments, NOW, THRESHOLDS, before)
+    assert verdict == compute_state(given_moments, NOW, THRESHOLDS, before)
     assert (verdict.reason == "") is (verdict.state is StreamState.ONLINE)
 
 
