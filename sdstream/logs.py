@@ -1,11 +1,12 @@
 """Log lines: structlog through the standard library, so uvicorn, aiortc and av write them alike; without secrets."""
 
+import contextvars
 import logging
 import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
@@ -192,4 +193,17 @@ class FoldedReporter:
         return True
 
 
-__all__ = ["REDACTED", "SECRET_NAMES", "FoldedReporter", "Redactor", "configure_logging", "redact_members"]
+def unasked(line: Callable[..., object], event: str, **members: Any) -> None:
+    """Log what no request has caused, whosever request is being answered where it is noticed."""
+    contextvars.Context().run(line, event, **members)
+
+
+__all__ = [
+    "REDACTED",
+    "SECRET_NAMES",
+    "FoldedReporter",
+    "Redactor",
+    "configure_logging",
+    "redact_members",
+    "unasked",
+]

@@ -37,6 +37,7 @@ PREFLIGHT_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 # A random number for each request would be a system call for each, which gives the interpreter away to other threads.
 _PROCESS = secrets.token_hex(5)
 _COUNTER = itertools.count(1)
+PROBES = ("/ready", "/ping")
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 logger = structlog.get_logger(__name__)
@@ -110,7 +111,9 @@ class Edge:
 
     def _log(self, scope: Scope, status: int, started: float) -> None:
         # The template and not the path: stream keys must not reach a log.
-        line = logger.warning if status >= 500 else logger.debug
+        # A probe that asks while the worker starts is answered 503, which is no fault.
+        is_probe = status == 503 and scope["path"] in PROBES
+        line = logger.warning if status >= 500 and not is_probe else logger.debug
         line(
             "request",
             method=scope["method"],

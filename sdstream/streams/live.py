@@ -28,6 +28,7 @@ from sdstream.media.ports import (
     SessionAnswer,
 )
 from sdstream.params import Delivery, StreamParams
+from sdstream.streams.loading import LoadingBook
 from sdstream.streams.placards import choose_placard
 from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.snapshots import encode_jpeg
@@ -87,7 +88,7 @@ class LiveStream:
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
         self._reload_revision: int | None = None
-        self._loading: tuple[str, int | None] | None = None
+        self._loading = LoadingBook(stream_id, clock, emit)
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
@@ -260,13 +261,7 @@ class LiveStream:
         is_ready = status.phase is LanePhase.READY and self._reload_revision is None
         if before is None or was_ready != is_ready:
             self._lane_changed_at = self._clock.monotonic()
-        if status.phase in (LanePhase.WAITING, LanePhase.LOADING):
-            progress = (status.detail, None if status.percent is None else int(status.percent))
-            if progress != self._loading:
-                self._loading = progress
-                self._emit("loading", {"detail": status.detail, "percent": status.percent})
-        else:
-            self._loading = None
+        self._loading.note(status)
         self._tell_error(before, status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision

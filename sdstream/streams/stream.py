@@ -10,6 +10,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
+from sdstream.logs import unasked
 from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState, SessionAnswer
 from sdstream.params import Delivery, StreamParams, StyleImage, wire_params
 from sdstream.streams.duties import Use
@@ -254,13 +255,13 @@ class Stream:
         """
         health = self._worker.health() if health is None else health
         moments = self._moments(health)
-        verdict = compute_state(moments, self._clock.monotonic(), self._thresholds)
+        verdict = compute_state(moments, self._clock.monotonic(), self._thresholds, self._state)
         if verdict.state is not self._state:
             previous, self._state = self._state, verdict.state
             self._state_changed_at = self._clock.now()
             data = {"state": verdict.state.value, "previous": previous.value, "reason": verdict.reason}
             self.events.emit("state", data)
-            log.info("stream state", stream_id=self.saved.id, **data)
+            unasked(log.info, "stream state", stream_id=self.saved.id, **data)
         live = self.live
         if live is not None:
             live.show_placard(moments)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sdstream.api.context import Context
 from sdstream.api.routes.extensions import ExtensionRoutes
@@ -118,7 +119,9 @@ async def test_capacity_tells_the_limits(site: Site) -> None:
 )
 async def test_health_ready_and_ping_follow_the_worker(site: Site, phase: WorkerPhase, ready: int, ping: int) -> None:
     site.streams.health = WorkerHealth(phase)
-    answers = {path: await site.client_with(None).get(path) for path in ("/health", "/ready", "/ping")}
+    with capture_logs() as lines:
+        answers = {path: await site.client_with(None).get(path) for path in ("/health", "/ready", "/ping")}
+    assert [line for line in lines if line["log_level"] != "debug"] == [], "a probe that is answered is no fault"
     assert {path: answer.status_code for path, answer in answers.items()} == {
         "/health": 200,
         "/ready": ready,

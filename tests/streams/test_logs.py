@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.clock import ManualClock
-from sdstream.logs import REDACTED, FoldedReporter, Redactor, configure_logging
+from sdstream.logs import REDACTED, FoldedReporter, Redactor, configure_logging, unasked
 from sdstream.settings import load_settings
 
 Writer = Callable[..., io.StringIO]
@@ -165,3 +165,17 @@ def test_the_reporter_forgets_old_keys() -> None:
     for number in range(100):
         reporter.report(str(number), "fault")
     assert len(reporter._folds) == 4
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_no_request_caused_has_no_request_s_name(write_to: Writer, log_format: str) -> None:
+    stream = write_to(log_format=log_format)
+    log = structlog.get_logger("sdstream.test")
+    structlog.contextvars.bind_contextvars(request_id="of-a-poll")
+    log.info("asked", stream_id="str_1")
+    unasked(log.info, "noticed", stream_id="str_1")
+    asked, noticed = stream.getvalue().splitlines()
+    assert "of-a-poll" in asked
+    assert "noticed" in noticed
+    assert "str_1" in noticed
+    assert "of-a-poll" not in noticed

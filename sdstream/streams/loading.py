@@ -1,0 +1,54 @@
+"""A stream's loads: each step told to whoever listens, begin and end to the log."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from sdstream.clock import Clock
+from sdstream.worker.ports import LanePhase, LaneStatus
+
+log = structlog.get_logger(__name__)
+
+
+class LoadingBook:
+    """Is shown each status of a stream's lane. Steps are told once each, percents whole."""
+
+    def __init__(self, stream_id: str, clock: Clock, emit: Callable[[str, Mapping[str, Any]], object]) -> None:
+        self._stream_id = stream_id
+        self._clock = clock
+        self._emit = emit
+        self._told: tuple[str, int | None] | None = None
+        self._since: float | None = None
+        self._detail = ""
+        """What the log was told last: the same step with other percents is no news there."""
+
+    def note(self, status: LaneStatus) -> None:
+        """The lane says where it stands."""
+        if status.phase not in (LanePhase.WAITING, LanePhase.LOADING):
+            self._end(status)
+            return
+        step = (status.detail, None if status.percent is None else int(status.percent))
+        if step != self._told:
+            self._told = step
+            self._emit("loading", {"detail": status.detail, "percent": status.percent})
+        if status.phase is LanePhase.LOADING and self._since is None:
+            self._since = self._clock.monotonic()
+        if status.phase is LanePhase.LOADING and status.detail != self._detail:
+            self._detail = status.detail
+            log.info("stream loading", stream_id=self._stream_id, detail=status.detail)
+
+    def _end(self, status: LaneStatus) -> None:
+        since, self._since, self._told, self._detail = self._since, None, None, ""
+        if since is None:
+            return
+        told = {"phase": status.phase.value, "error": status.error_message, "acceleration": status.acceleration}
+        log.info(
+            "stream loaded",
+            stream_id=self._stream_id,
+            seconds=round(self._clock.monotonic() - since, 2),
+            **{name: value for name, value in told.items() if value},
+        )
+
+
+__all__ = ["LoadingBook"]
