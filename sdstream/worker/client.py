@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from sdstream.clock import Clock, epoch_milliseconds
-from sdstream.errors import InternalError, WorkerUnavailable
+from sdstream.errors import ConfigurationError, InternalError, WorkerUnavailable
 from sdstream.logs import FoldedReporter
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
@@ -306,7 +306,9 @@ class WorkerProcess:
         if self._state.phase is not WorkerPhase.STOPPED:
             self._last_error = reason
             self._last_code = WorkerUnavailable.code if child.ending is None else child.ending.code
-            self._state = supervision.ended(self._state, self._clock.monotonic(), by_lane=bool(suspects))
+            by_setting = self._last_code == ConfigurationError.code
+            now = self._clock.monotonic()
+            self._state = supervision.ended(self._state, now, by_lane=bool(suspects), by_setting=by_setting)
             names = [lane.stream_id for lane in suspects]
             logger.warning("worker_ended", reason=reason, restarts=self._state.restarts, at_work_for=names)
         for suspect in suspects:

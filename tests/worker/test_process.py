@@ -235,6 +235,7 @@ async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_tr
     health = worker.health()
     assert str(health.last_error).startswith("the worker ended itself: worker_device cuda:99 cannot be used: ")
     assert health.last_error_code == "CONFIGURATION/INVALID"
+    assert health.phase is WorkerPhase.FAILED, "it would end so each time"
     assert not any("Traceback" in line for line in health.last_restart_logs)
 
 

@@ -104,6 +104,13 @@ def test_quick_failures_wait_longer_each_and_end_in_slow_retries() -> None:
     assert state.restarts == QUICK_FAILURES_LIMIT + 2
 
 
+def test_a_wrong_setting_is_no_matter_of_luck_and_is_tried_again_rarely() -> None:
+    state = ended(started(SupervisionState(WorkerPhase.STARTING), 10.0), 11.0, by_setting=True)
+    assert (state.phase, state.next_start_at) == (WorkerPhase.FAILED, 11.0 + SLOW_RETRY)
+    # Whoever puts that right, such as a driver that comes up late, has a worker that is ready.
+    assert became_ready(started(state, 41.0), 45.0).phase is WorkerPhase.READY
+
+
 def test_a_failed_worker_stays_failed_until_one_is_ready() -> None:
     failed = replace(STARTING, phase=WorkerPhase.FAILED, running=False)
     again = started(failed, 130.0)

@@ -163,15 +163,18 @@ def became_ready(state: SupervisionState, now: float) -> SupervisionState:
     return replace(state, phase=WorkerPhase.READY, ready_at=now, heard_at=now, pinged_at=now)
 
 
-def ended(state: SupervisionState, now: float, *, by_lane: bool = False) -> SupervisionState:
+def ended(state: SupervisionState, now: float, *, by_lane: bool = False, by_setting: bool = False) -> SupervisionState:
     """The process is gone, or could not be started: decide when the next one starts.
 
     The first failure restarts at once, further quick ones wait twice as long each, and after
     `QUICK_FAILURES_LIMIT` the phase is FAILED with a try every `SLOW_RETRY` seconds. One that is held against a lane
-    (`by_lane`, see `quarantine.py`) is no failure of the worker: it counts neither for nor against it.
+    (`by_lane`, see `quarantine.py`) is no failure of the worker: it counts neither for nor against it. One that says
+    that a setting is wrong (`by_setting`) would end so each time: FAILED at once.
     """
     quick = state.ready_at is None or now - state.ready_at < QUICK_SECONDS
     failures = state.quick_failures + (not by_lane) if quick else 0
+    if by_setting:
+        failures = max(failures, QUICK_FAILURES_LIMIT)
     if failures >= QUICK_FAILURES_LIMIT:
         phase, delay = WorkerPhase.FAILED, SLOW_RETRY
     else:
