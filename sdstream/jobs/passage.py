@@ -17,6 +17,9 @@ from sdstream.params.independence import why_dependent
 from sdstream.settings import Settings
 from sdstream.worker.ports import LaneStatus, ProcessedPicture
 
+WEIGHTS_HINT = "`sdstream models pull --for NAME` fetches weights."
+"""For whom an image processor was passed over."""
+
 logger = structlog.get_logger(__name__)
 
 

@@ -117,15 +117,13 @@ async def open_lanes(
 ) -> AsyncGenerator[SideBySide]:
     """`count` lanes of `params`, closed at the end. They must make each picture of itself alone when there are several
     (`params.independence`). Raises what `open_lane` raises."""
-    lanes: list[Lane] = []
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        lanes: list[Lane] = []
         for number in range(count):
             lane = await worker.open_lane(f"{name} {number + 1}" if number else name, params, 1, listener)
+            stack.push_async_callback(lane.close)
             lanes.append(lane)
         yield SideBySide(lanes, params.pictures_late)
-    finally:
-        for lane in lanes:
-            await lane.close()
 
 
 __all__ = ["MOST_LANES", "OpensLanes", "SideBySide", "open_lanes"]
