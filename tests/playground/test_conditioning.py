@@ -174,6 +174,19 @@ def test_a_controlnet_steers_a_stream_and_shows_its_control_picture(
     assert playground.complaints == []
 
 
+def test_the_hls_address_is_copied(playground: PlaygroundPage, artifacts: Path) -> None:
+    playground.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    playground.page.evaluate(OPEN, ["Outputs"])
+    playground.choose_source("test")
+    playground.start()
+    copy = playground.element("outputs").get_by_role("button", name="Copy the HLS address")
+    copy.click()
+    playground.until(lambda: copy.text_content() == "Copied", what="the word on the button")
+    assert playground.page.evaluate("navigator.clipboard.readText()") == playground.stream()["hls_url"]
+    copy.scroll_into_view_if_needed()
+    playground.page.screenshot(path=artifacts / "playground-outputs.png")
+
+
 def test_a_stream_is_recorded_and_the_recording_fetched_and_deleted(playground: PlaygroundPage) -> None:
     playground.page.evaluate(OPEN, ["Outputs"])
     playground.choose_source("test")

@@ -160,6 +160,17 @@ def test_shorter_schedule_takes_the_steps_along(playground: PlaygroundPage) -> N
     assert playground.settings()["t_index_list"] == [9, 9, 9]
 
 
+def test_a_longer_schedule_brings_the_steps_back_that_a_shorter_one_held(playground: PlaygroundPage) -> None:
+    playground.element("diffusion").check()
+    playground.page.get_by_role("slider", name="Step 1").fill("13")
+    chosen = playground.settings()["t_index_list"]
+    schedule = playground.page.get_by_role("slider", name="Schedule length")
+    schedule.fill("2")
+    assert playground.settings()["t_index_list"] == [2] * len(chosen)
+    schedule.fill("50")
+    assert playground.settings()["t_index_list"] == chosen
+
+
 def test_python_code_runs_as_it_is(playground: PlaygroundPage) -> None:
     playground.element("code-drawer").locator("summary").click()
     playground.page.get_by_role("tab", name="Python").click()

@@ -1,10 +1,9 @@
 // The drawer with the present settings as code: tabs for the languages, and a button that copies.
 
 import { BASE } from "./api.js";
+import { copyOnClick } from "./copying.js";
 import { byId, element } from "./dom.js";
 import { LANGUAGES, snippet } from "./snippets.js";
-
-const COPIED_MS = 1500;
 
 export class CodePanel {
   #language = LANGUAGES[0].key;
@@ -16,7 +15,7 @@ export class CodePanel {
       onclick: () => this.#choose(key),
       onkeydown: (event) => this.#step(event),
     })));
-    byId("copy").addEventListener("click", () => this.#copy());
+    copyOnClick(byId("copy"), () => byId("code").textContent, () => getSelection().selectAllChildren(byId("code")));
   }
 
   show(params) {
@@ -46,17 +45,5 @@ export class CodePanel {
     const next = LANGUAGES[(place + by + LANGUAGES.length) % LANGUAGES.length].key;
     this.#choose(next);
     byId(`tab-${next}`).focus();
-  }
-
-  async #copy() {
-    const label = byId("copy").querySelector("span");
-    try {
-      await navigator.clipboard.writeText(byId("code").textContent);
-      label.textContent = "Copied";
-    } catch {
-      getSelection().selectAllChildren(byId("code")); // no permission: the text is selected, ready for the keyboard
-      label.textContent = "Selected";
-    }
-    setTimeout(() => (label.textContent = "Copy"), COPIED_MS);
   }
 }

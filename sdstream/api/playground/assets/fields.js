@@ -135,6 +135,7 @@ export function blendField({ label, value, changed, describedBy }) {
 /** One to four rising step numbers; moving one past its neighbour takes the neighbour along. */
 export function stepsField({ label, value, maximum, changed, describedBy, least = 1, most = 4 }) {
   let steps = [...value];
+  let chosen = steps; // before they were held within a shorter schedule: a longer one brings them back
   let disabled = false;
   const head = element("div", { class: "field-head" }, element("span", { class: "label", text: label }));
   const list = element("div", { class: "steps" });
@@ -144,7 +145,7 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
   head.append(element("span", { class: "field-tail" }, drop, add));
   let sliders = [];
   const alter = (next) => {
-    steps = next;
+    steps = chosen = next;
     render();
     changed([...steps]);
   };
@@ -152,7 +153,7 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
     add.disabled = disabled || steps.length >= most;
     drop.disabled = disabled || steps.length <= least;
     sliders = steps.map((step, index) => sliderField({ label: `Step ${index + 1}`, minimum: 0, maximum, step: 1, value: step, changed: (next) => {
-      steps = steps.map((other, place) => (place < index ? Math.min(other, next) : place > index ? Math.max(other, next) : next));
+      steps = chosen = steps.map((other, place) => (place < index ? Math.min(other, next) : place > index ? Math.max(other, next) : next));
       sliders.forEach((slider, place) => slider.set(steps[place]));
       changed([...steps]);
     } }));
@@ -164,14 +165,16 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
     node,
     set: (next) => {
       if (!Array.isArray(next) || sameJson(next, steps)) return;
-      steps = [...next];
+      steps = chosen = [...next];
       render();
     },
     limit: (next) => {
       maximum = next;
-      const inside = steps.map((step) => Math.min(step, maximum));
-      if (sameJson(inside, steps)) render();
-      else alter(inside);
+      const inside = chosen.map((step) => Math.min(step, maximum));
+      const same = sameJson(inside, steps);
+      steps = inside;
+      render();
+      if (!same) changed([...steps]);
     },
     disable: (flag) => {
       disabled = flag;

@@ -1,5 +1,6 @@
 // Where the output goes besides this page: recordings, RTMP servers, HLS. These are members beside `params`, not parameters.
 
+import { copyOnClick } from "./copying.js";
 import { byId, element, icon } from "./dom.js";
 import { switchField } from "./fields.js";
 
@@ -50,7 +51,9 @@ export class OutputPanel {
     this.hls.hidden = !stream?.hls_url;
     if (stream?.hls_url) {
       const address = element("input", { type: "text", readonly: true, value: stream.hls_url, "aria-label": "HLS address", onfocus: () => address.select() });
-      this.hls.replaceChildren(element("div", { class: "field-head" }, element("span", { class: "label", text: "HLS" })), address);
+      const copy = element("button", { type: "button", class: "button small", "aria-label": "Copy the HLS address" }, icon("copy"), element("span", { text: "Copy" }));
+      copyOnClick(copy, () => stream.hls_url, () => address.select());
+      this.hls.replaceChildren(element("div", { class: "field-head" }, element("span", { class: "label", text: "HLS" }), element("span", { class: "field-tail" }, copy)), address);
     }
     this.showStatus({ outputs: [], recording: null });
     this.recordings.replaceChildren();
