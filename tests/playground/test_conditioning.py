@@ -115,16 +115,32 @@ def test_a_style_image_that_is_no_picture_is_told_until_there_is_another(
     playground.element("model").select_option(SD15)
     playground.choose_source("test")
     playground.start()
-    whole, cut = tmp_path / "whole.png", tmp_path / "cut.png"
+    whole, spoilt = tmp_path / "whole.png", tmp_path / "spoilt.png"
     Image.new("RGB", (40, 40), "teal").save(whole)
-    cut.write_bytes(whole.read_bytes()[:40])
+    content = whole.read_bytes()
+    data = content.index(b"IDAT") + 4
+    spoilt.write_bytes(content[:data] + bytes(8) + content[data + 8 :])  # whole by its frame
     chosen = playground.page.locator('[data-name="ip_adapter_style_image_url"] input[type="file"]')
-    chosen.set_input_files(cut)
+    chosen.set_input_files(spoilt)
     told = playground.page.locator('.message[data-topic="params"]')
     playground.until(lambda: told.is_visible(), what="what is wrong with the picture")
     assert "is not a picture that can be read" in (told.text_content() or "")
     chosen.set_input_files(whole)
     playground.until(lambda: told.count() == 0, what="the words to go")
+
+
+def test_a_style_image_that_is_cut_off_is_refused_in_words(playground: PlaygroundPage, tmp_path: Path) -> None:
+    playground.element("model").select_option(SD15)
+    playground.choose_source("test")
+    playground.start()
+    cut = tmp_path / "cut.png"
+    Image.new("RGB", (40, 40), "teal").save(cut)
+    cut.write_bytes(cut.read_bytes()[:40])
+    playground.page.locator('[data-name="ip_adapter_style_image_url"] input[type="file"]').set_input_files(cut)
+    told = playground.page.locator(".message")
+    playground.until(lambda: "cut off" in " ".join(told.all_text_contents()), what="why the picture is refused")
+    assert playground.stream()["params"]["ip_adapter_style_image_url"] is None
+    playground.complaints.clear()  # the browser's own note of the refusal
 
 
 def test_a_processor_shows_what_it_makes_while_the_stream_runs(playground: PlaygroundPage) -> None:
