@@ -80,6 +80,16 @@ def work_until(fleet: Fleet, is_so: Callable[[], object]) -> None:
         threading.Event().wait(0.005)
 
 
+def taken_over(fleet: Fleet, stream: Any) -> Callable[[], bool]:
+    """Whether the load under way is for the newest params. It begins a moment before newer ones can take it over."""
+
+    def is_so() -> bool:
+        load = fleet.preparation._loads.under_way(stream.number)
+        return load is not None and load.aim.wanted.revision == stream.revision
+
+    return is_so
+
+
 def in_force(stream: FleetLane, revision: int) -> Callable[[], bool]:
     return lambda: stream.reports[-1].phase == "ready" and stream.reports[-1].revision == revision
 
@@ -138,7 +148,7 @@ def test_knobs_turned_while_the_first_model_loads_begin_no_other_load(fleet: Fle
     work_until(fleet, lambda: hanging.begun)
     for params in (params_of(t_index_list=ONE, prompt="a dog"), wanted):
         stream.update(params)
-        fleet.work()
+        work_until(fleet, taken_over(fleet, stream))
         assert (stream.reports[-1].phase, stream.reports[-1].revision) == ("loading", stream.revision)
     hanging.release()
     work_until(fleet, in_force(stream, 3))
@@ -196,7 +206,7 @@ def test_an_error_of_older_params_is_not_told_of_those_that_took_their_load_over
     stream = fleet.open(params_of(t_index_list=ONE), settled=False)
     work_until(fleet, lambda: hanging.begun)
     stream.update(params_of(t_index_list=ONE, prompt="a dog"))
-    fleet.work()
+    work_until(fleet, taken_over(fleet, stream))
     hanging.release()
     work_until(fleet, in_force(stream, 2))
     assert hanging.begun == [1, 1]
