@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdstream.job_errors import InvalidJob, UnknownAction
+from sdstream.jobs.side_by_side import MOST_LANES
 from sdstream.params.problems import did_you_mean, printable
 from sdstream.streams.names import new_stream_id
 
@@ -137,7 +138,7 @@ class RenderInput(Input):
     target: Target = Target()
     format: Literal["mp4", "mkv", "mov", "webm", "png", "jpg", "webp"] | None = None
     quality: int = Field(default=18, ge=0, le=51, description="x264's CRF.")
-    at_once: int = Field(default=1, ge=1, le=8, description="Pictures of a video that are made in one call.")
+    at_once: int = Field(default=1, ge=1, le=MOST_LANES, description="Pictures of a video that are made in one call.")
 
 
 class WarmInput(Input):

@@ -8,6 +8,8 @@ import pytest
 
 from sdstream.errors import WorkerUnavailable
 from sdstream.frames import I420Frame
+from sdstream.job_errors import InvalidJob
+from sdstream.jobs.inputs import parse_job
 from sdstream.jobs.side_by_side import MOST_LANES, UNDER_WAY, SideBySide, open_lanes
 from sdstream.params import StreamParams
 from sdstream.worker.ports import LaneListener
@@ -133,4 +135,11 @@ async def test_lanes_are_closed_whatever_happens() -> None:
 def test_there_is_a_lane_at_least() -> None:
     with pytest.raises(ValueError, match="lane"):
         SideBySide([], 0)
-    assert MOST_LANES == 8, "docs/serverless.md and the job's input say so"
+
+
+@pytest.mark.parametrize("at_once", [0, MOST_LANES + 1])
+def test_a_job_for_more_or_fewer_pictures_at_once_is_refused_by_name(at_once: int) -> None:
+    wanted = {"action": "render", "source": {"url": "https://films.example/a.mp4"}}
+    parse_job({"id": "job", "input": wanted | {"at_once": MOST_LANES}})
+    with pytest.raises(InvalidJob, match="at_once"):
+        parse_job({"id": "job", "input": wanted | {"at_once": at_once}})
