@@ -26,7 +26,8 @@ import torch
 from bench.support.targets import machine
 from sdstream.diffusion.fused.attending import BACKENDS, Attention, AttentionShape
 from sdstream.diffusion.fused.attention_trials import tensors_of, try_backends
-from sdstream.diffusion.trials.ways import CALLS, ROUNDS, RecordedCalls, Sample, Stopwatch, choose
+from sdstream.diffusion.trials.stopwatch import IN_A_ROW, ROUNDS, CudaStopwatch, Stopwatch
+from sdstream.diffusion.trials.ways import Sample, choose
 
 TEXT = 77
 """Tokens of a prompt."""
@@ -93,9 +94,9 @@ class HostStopwatch:
         for _ in range(ROUNDS):
             for call, took in zip(calls, times, strict=True):
                 began = time.perf_counter()
-                for _ in range(CALLS):
+                for _ in range(IN_A_ROW):
                     call()
-                took.append(1000 * (time.perf_counter() - began) / CALLS)
+                took.append(1000 * (time.perf_counter() - began) / IN_A_ROW)
         return [tuple(took) for took in times]
 
 
@@ -171,7 +172,7 @@ def main() -> int:
         parser.error(f"there are {', '.join(sorted(known))}")
     todo = list(work_of(MODELS if on_gpu else TINY, names, numbers))
     dtype = torch.float16 if on_gpu else torch.float32
-    stopwatch: Stopwatch = RecordedCalls(device) if on_gpu else HostStopwatch()
+    stopwatch: Stopwatch = CudaStopwatch(device, in_a_row=IN_A_ROW) if on_gpu else HostStopwatch()
     backends: Mapping[str, Attention] = BACKENDS if on_gpu else {"operations": _by_operations}
     figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     figures |= {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "dtype": str(dtype), "rows": []}

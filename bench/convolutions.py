@@ -31,7 +31,7 @@ from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, o
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.choices import Choice, Sample, choose, finding_of
+from sdstream.diffusion.convolving.choices import Choice, choice_by, finding_of
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     BESIDE,
@@ -47,14 +47,16 @@ from sdstream.diffusion.convolving.tilings import (
     has_registers,
     tiling_named,
 )
-from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch, try_ways
+from sdstream.diffusion.convolving.trial import try_tilings
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
 from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.state import make_memory, stack
 from sdstream.diffusion.trials.memory import keep_findings_in, store_of
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch, Stopwatch
 from sdstream.diffusion.trials.store import Subject
+from sdstream.diffusion.trials.ways import Sample
 
 TINY = (
     Shape(1, 5, 6, 32, 0, 24, 3, 1, 1, 5, 6, False, 1, True, "relu", "float16"),
@@ -106,14 +108,14 @@ def measure(
     largest first."""
     for shape, calls in sorted(shapes, key=lambda each: -each[0].operations * each[1]):
         tilings = candidates(shape, card, tried, beside)
-        samples = (try_ways(shape, tilings, device, stopwatch, own=own, prepare=prepare) or []) if tilings else []
-        choice = choose(samples)
+        samples = (try_tilings(shape, tilings, device, stopwatch, own=own, prepare=prepare) or []) if tilings else []
+        choice = choice_by(samples)
         yield row_of(shape, calls, samples, choice, len(tilings)), shape, choice
 
 
 def row_of(shape: Shape, calls: int, samples: Sequence[Sample], choice: Choice, tried: int) -> Row:
     """The figures of a shape."""
-    own = [sample for sample in samples if sample.tiling and sample.milliseconds]
+    own = [sample for sample in samples if sample.way and sample.milliseconds]
     best = min(own, key=lambda sample: sorted(sample.milliseconds)[len(sample.milliseconds) // 2], default=None)
     best_ms = None if best is None else sorted(best.milliseconds)[len(best.milliseconds) // 2]
     plain_ms = choice.plain_milliseconds or None
@@ -126,7 +128,7 @@ def row_of(shape: Shape, calls: int, samples: Sequence[Sample], choice: Choice, 
         "calls": calls,
         "plain_ms": plain_ms,
         "own_ms": best_ms,
-        "own": "" if best is None else best.tiling,
+        "own": "" if best is None else best.way,
         "plain_tflops": rate(plain_ms),
         "own_tflops": rate(best_ms),
         "chosen": choice.tiling or "torch",

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from bench.support.targets import machine
-from sdstream.diffusion.convolving.trial import CudaStopwatch, Stopwatch
 from sdstream.diffusion.fused.pointwise import add_bias_in_one, doubled_in_one, plain_add_bias, plain_doubled
 from sdstream.diffusion.fused.steps_trial import try_steps
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch, Stopwatch
 
 DOUBLED = ((256, 64), (128, 64), (64, 64), (32, 640), (16, 1280), (8, 1280))
 """Sides of the pictures that are doubled, and their channels."""

@@ -5,8 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused import attending
 from sdstream.diffusion.fused.attending import (
     BACKENDS,
-    Attention,
     AttentionShape,
     Choices,
     attend,
@@ -44,16 +42,13 @@ from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.session import TrialSession
-from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
-from sdstream.diffusion.trials.ways import LEAST_GAIN, RecordedCalls, Sample, choose, settled
+from sdstream.diffusion.trials.stopwatch import IN_A_ROW, CudaStopwatch
 from sdstream.worker.conditions import Conditions
 from sdstream.worker.groups import GroupKey
 from sdstream.worker.loading import tuning
 from tests.diffusion.runs import distance, knobs_of, pictures
 
 SHAPE = AttentionShape(1, 5, 4096, 4096, 64, 960, torch.float16)
-SUBJECT, OTHER = Subject("attention", SHAPE.name), Subject("attention", SHAPE._replace(rows=8).name)
-KNOWN = ("cudnn", "flash")
 CPU = torch.device("cpu")
 Load = Callable[..., Model]
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -65,94 +60,10 @@ def tensors(device: str = "cpu", tokens: int = 12, dtype: torch.dtype = torch.fl
     return made.view(2, tokens, 3, 3, 32).permute(2, 0, 3, 1, 4).unbind()
 
 
-@pytest.mark.parametrize(
-    ("samples", "backend"),
-    [
-        ([Sample("", (2.0, 2.0, 9.0)), Sample("flash", (1.0, 1.5, 1.2)), Sample("efficient", (1.1,))], "efficient"),
-        ([Sample("", (LEAST_GAIN * 0.99,)), Sample("flash", (1.0,))], ""),
-        ([Sample("", (LEAST_GAIN,)), Sample("flash", (1.0,))], "flash"),
-        ([Sample("", (1.0,)), Sample("flash", (2.0,))], ""),
-        ([Sample("", (1.0,))], ""),
-        ([Sample("flash", (1.0,))], ""),
-        ([], ""),
-    ],
-)
-def test_another_way_than_torchs_is_taken_where_it_wins_for_sure(samples: Sequence[Sample], backend: str) -> None:
-    assert choose(samples) == backend
-
-
-class Watch:
-    """Says that each call took less than the one before; the last cannot be captured."""
-
-    def time(self, calls: Sequence[Callable[[], torch.Tensor]]) -> list[tuple[float, ...]]:
-        return [(float(len(calls) - place),) if place < len(calls) - 1 else () for place in range(len(calls))]
-
-
-def test_a_way_that_answers_wrongly_or_not_at_all_or_cannot_be_captured_is_left_out() -> None:
-    def refuses(*told: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("no kernel for this card")
-
-    ways: Mapping[str, Attention] = {
-        "right": plain_attention,
-        "wrong": lambda query, keys, values: plain_attention(query, keys, values) * 1.1,
-        "nothing": lambda query, keys, values: plain_attention(query, keys, values) * torch.nan,
-        "refuses": refuses,
-        "not captured": plain_attention,
-    }
-    query, keys, values = tensors()
-    samples = try_backends(query, keys, values, Watch(), ways)
-    assert [sample.way for sample in samples] == ["", "right"]
-
-
-def test_a_lost_device_is_told() -> None:
-    def full(*told: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("full")
-
-    query, keys, values = tensors()
-    with pytest.raises(torch.OutOfMemoryError):
-        try_backends(query, keys, values, Watch(), {"full": full})
-
-
 def test_every_field_of_a_shape_is_in_its_name() -> None:
     others = [SHAPE._replace(**{field: 7}) for field in SHAPE._fields if field != "dtype"]
     names = {shape.name for shape in (SHAPE, SHAPE._replace(dtype=torch.bfloat16), *others)}
     assert len(names) == len(SHAPE._fields) + 1
-
-
-def test_what_was_found_is_remembered_and_must_work_in_the_next_process(tmp_path: Path) -> None:
-    def store() -> TrialStore:
-        return TrialStore(tmp_path / "card.json", Origin("card", ()))
-
-    def never() -> str:
-        raise AssertionError("it is remembered")
-
-    assert settled(store(), SUBJECT, KNOWN, lambda: "flash", lambda backend: True) == "flash"
-    assert settled(store(), SUBJECT, KNOWN, never, lambda backend: backend == "flash") == "flash"
-    assert settled(store(), SUBJECT, KNOWN, never, lambda backend: False) == ""
-    assert settled(store(), OTHER, KNOWN, lambda: "", lambda backend: True) == ""
-    assert settled(store(), OTHER, KNOWN, never, lambda backend: False) == "", "torch's choice needs no proof"
-    store().settle({OTHER: {"way": "of tomorrow"}})
-    assert settled(store(), OTHER, KNOWN, lambda: "cudnn", lambda backend: True) == "cudnn", (
-        "unknown, and so tried again"
-    )
-
-
-def test_without_memory_nothing_is_remembered_and_trials_that_end_the_process_end(tmp_path: Path) -> None:
-    store = TrialStore(tmp_path / "card.json", Origin("card", ()))
-
-    def full() -> str:
-        raise torch.OutOfMemoryError("full")
-
-    assert settled(store, SUBJECT, KNOWN, full, lambda backend: True) == ""
-    assert settled(store, SUBJECT, KNOWN, lambda: "flash", lambda backend: True) == "flash"
-
-    def ends() -> str:
-        raise KeyboardInterrupt
-
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            settled(store, OTHER, KNOWN, ends, lambda backend: True)
-    assert settled(store, OTHER, KNOWN, ends, lambda backend: True) == ""
 
 
 @pytest.fixture
@@ -332,7 +243,7 @@ def test_what_is_chosen_on_a_gpu_answers_as_torch_and_is_captured(keys: int) -> 
     query = tensors("cuda", 64, torch.float16)[0]
     _, looked_at, seen = tensors("cuda", keys, torch.float16)
     wanted = plain_attention(query, looked_at, seen)
-    samples = try_backends(query, looked_at, seen, RecordedCalls(device))
+    samples = try_backends(query, looked_at, seen, CudaStopwatch(device, in_a_row=IN_A_ROW))
     assert {sample.way for sample in samples} > {""}, "some way of its own is right on every card"
     assert all(0 < took < 100 for sample in samples for took in sample.milliseconds)
     assert settle_shapes([shape_of(query, looked_at)], device, lambda: False, settle_shape) == 1

@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.choices import (
-    MARGIN,
-    PLAIN,
-    TOLERANCE,
-    Choice,
-    Sample,
-    choose,
-)
+from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     BESIDE,
@@ -31,11 +24,12 @@ from sdstream.diffusion.convolving.tilings import (
     shared_limit,
     tiling_named,
 )
-from sdstream.diffusion.convolving.trial import try_ways
+from sdstream.diffusion.convolving.trial import try_tilings
 from sdstream.diffusion.convolving.tuning import Tuning
 from sdstream.diffusion.convolving.twins import plain_convolution
 from sdstream.diffusion.trials.session import TrialSession
 from sdstream.diffusion.trials.store import MOST_ATTEMPTS, Known, Origin, TrialStore
+from sdstream.diffusion.trials.ways import Sample
 
 H100 = Card((9, 0), 132)
 CPU = torch.device("cpu")
@@ -134,21 +128,11 @@ def test_shapes_that_differ_in_anything_are_remembered_apart() -> None:
     assert len({shape.name for shape in (SHAPE, *others)}) == len(Shape.__dataclass_fields__) + 1
 
 
-@pytest.mark.parametrize(
-    ("samples", "chosen"),
-    [
-        ([Sample("", (2.0, 2.1)), Sample(FAST, (1.0, 1.2)), Sample(BEST, (0.9, 1.0))], BEST),
-        ([Sample("", (2.0, 2.0, 9.0)), Sample(FAST, (0.1, 3.0, 3.0))], ""),
-        ([Sample("", (1.0,)), Sample(FAST, (1.0 - MARGIN / 2,))], ""),
-        ([Sample("", (1.0,)), Sample(FAST, (1.0 - 2 * MARGIN,))], FAST),
-        ([Sample("", (1.0,)), Sample(FAST, (0.1,), 2 * TOLERANCE), Sample(BEST, (0.1,), float("nan"))], ""),
-        ([Sample(FAST, (0.1,))], ""),
-        ([], ""),
-    ],
-    ids=["fastest", "medians", "too near", "near enough", "wrong", "nothing to compare with", "nothing"],
-)
-def test_the_fastest_right_way_is_taken_if_it_is_clearly_faster(samples: list[Sample], chosen: str) -> None:
-    assert choose(samples).tiling == chosen
+def test_a_choice_has_the_medians_of_its_way_and_of_torchs() -> None:
+    faster = [Sample("", (2.0, 2.1, 9.0)), Sample(FAST, (1.0, 1.2, 1.3)), Sample(BEST, (0.9, 1.1, 1.0))]
+    assert choice_by(faster) == Choice(BEST, 1.0, 2.1)
+    assert choice_by(faster[:1]) == Choice("", 2.1, 2.1)
+    assert choice_by([]) == PLAIN
 
 
 def test_answers_are_compared_before_times_and_what_fails_is_left_out() -> None:
@@ -166,10 +150,10 @@ def test_answers_are_compared_before_times_and_what_fails_is_left_out() -> None:
         made = plain_convolution(arguments)
         return made * 1.5 if name == tilings[1].name else made
 
-    found = try_ways(SMALL, tilings, CPU, Stopwatch(), own=own, prepare=lambda arguments, names: None)
+    found = try_tilings(SMALL, tilings, CPU, Stopwatch(), own=own, prepare=lambda arguments, names: None)
     assert timed == [2]
     assert found == [Sample("", (0.0,), 0.0), Sample(tilings[2].name, (1.0,), 0.0)]
-    over = try_ways(SMALL, tilings, CPU, Stopwatch(), lambda: True, own, lambda arguments, names: None)
+    over = try_tilings(SMALL, tilings, CPU, Stopwatch(), lambda: True, own, lambda arguments, names: None)
     assert over is None
     assert timed == [2]
 

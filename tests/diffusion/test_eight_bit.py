@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.attention import change, share
-from sdstream.diffusion.convolving.trial import CudaStopwatch
 from sdstream.diffusion.eight_bit import products, trial
 from sdstream.diffusion.eight_bit.layers import make_eight_bit, products_of
 from sdstream.diffusion.eight_bit.products import (
@@ -49,6 +48,7 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, make_runner
 from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.tiny import write_tiny_lora
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch
 from sdstream.engines.weights import digest_of_weights
 from tests.diffusion.runs import distance, knobs_of, pictures, run
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.diffusion.convolving.trial import CudaStopwatch
 from sdstream.diffusion.eight_bit import layers, trial
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
 from sdstream.diffusion.eight_bit.products import Terms, Way, note_of
@@ -19,6 +18,7 @@ from sdstream.diffusion.eight_bit.trial import LEAST_GAIN, MOST_ERROR, Choice, S
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.errors import ConfigurationError
 from sdstream.settings import load_settings

@@ -14,9 +14,10 @@ import torch
 from bench.convolutions import TINY, measure, row_of, summary_of
 from bench.launches import H100
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.choices import Choice, Sample
+from sdstream.diffusion.convolving.choices import Choice
 from sdstream.diffusion.convolving.tilings import BASE
 from sdstream.diffusion.convolving.twins import plain_convolution
+from sdstream.diffusion.trials.ways import Sample
 
 SHAPE = TINY[0]
 FIRST, SECOND = (tiling.name for tiling in BASE[:2])

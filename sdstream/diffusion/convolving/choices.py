@@ -1,26 +1,11 @@
-"""What a trial says of a shape of convolution: the decision, and how it is remembered."""
+"""What a trial says of a shape of convolution, and how it is remembered."""
 
-import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sdstream.diffusion.convolving.tilings import tiling_named
 from sdstream.diffusion.trials.store import Finding
-
-TOLERANCE = 0.02
-"""How far an answer may be from the plain one, of the largest value."""
-MARGIN = 0.03
-"""How much less than torch's own a tiling must take before it is preferred: less would be the noise of the clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one way was measured to take. `tiling` is its name, empty for torch's own; `distance` is that of its answer
-    from the plain one, of the largest value."""
-
-    tiling: str
-    milliseconds: tuple[float, ...]
-    distance: float = 0.0
+from sdstream.diffusion.trials.ways import Sample, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +21,11 @@ class Choice:
 PLAIN = Choice("")
 
 
-def choose(samples: Iterable[Sample], margin: float = MARGIN) -> Choice:
-    """The way to take: the fastest that answers as torch's own, if it is faster by `margin`; medians count."""
-    measured = [sample for sample in samples if sample.milliseconds]
-    plain = min((_median(sample) for sample in measured if not sample.tiling), default=None)
-    # A distance that is no number is no answer.
-    right = [sample for sample in measured if sample.tiling and sample.distance <= TOLERANCE]
-    if plain is None:
-        return PLAIN
-    best = min(right, key=_median, default=None)
-    if best is None or _median(best) > (1 - margin) * plain:
-        return Choice("", plain, plain)
-    return Choice(best.tiling, _median(best), plain)
-
-
-def _median(sample: Sample) -> float:
-    return statistics.median(sample.milliseconds)
+def choice_by(samples: Sequence[Sample]) -> Choice:
+    """The choice that follows from what was measured; the ways are names of tilings."""
+    took = {sample.way: sample.median for sample in samples if sample.milliseconds}
+    tiling = choose(samples)
+    return Choice(tiling, took.get(tiling, 0.0), took.get("", 0.0))
 
 
 def finding_of(choice: Choice) -> Finding:
@@ -70,4 +44,4 @@ def choice_of(finding: Finding) -> Choice | None:
     return made
 
 
-__all__ = ["MARGIN", "PLAIN", "TOLERANCE", "Choice", "Sample", "choice_of", "choose", "finding_of"]
+__all__ = ["PLAIN", "Choice", "choice_by", "choice_of", "finding_of"]

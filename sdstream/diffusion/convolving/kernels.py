@@ -19,7 +19,6 @@ import torch
 import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
-from triton.errors import TritonError
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.phase_kernels import filters_of_phases
@@ -382,4 +381,4 @@ def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
     compile_together([partial(launch, arguments, tiling_named(name)) for name in tilings])
 
 
-__all__ = ["TritonError", "compile_ahead", "convolution", "launch"]
+__all__ = ["compile_ahead", "convolution", "launch"]

@@ -17,15 +17,17 @@ from typing import Any
 import torch
 
 from sdstream.clock import SystemClock
-from sdstream.diffusion.convolving.choices import PLAIN, Choice, Sample, choice_of, choose, finding_of
+from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by, choice_of, finding_of
 from sdstream.diffusion.convolving.switch import Wanted, wanted_of_convolutions
 from sdstream.diffusion.convolving.tilings import Card, Shape, Tiling, candidates, tiling_named
-from sdstream.diffusion.convolving.trial import CudaStopwatch, answers_rightly, try_ways
+from sdstream.diffusion.convolving.trial import answers_rightly, try_tilings
 from sdstream.diffusion.convolving.twins import has_kernels
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.planning import Standing, asked_of, next_step
 from sdstream.diffusion.trials.session import ALONE, TrialSession, are_trials_wanted, trial_session
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch
 from sdstream.diffusion.trials.store import Subject, TrialStore
+from sdstream.diffusion.trials.ways import Sample
 
 MOST_UNTRIED = 256
 """Shapes on the list of those that frames met untried; a further one is met again."""
@@ -152,7 +154,7 @@ class Tuning:
         if samples is None:
             self.store.settle({subject: None})
             return False
-        choice = self.found[shape.name] = choose(samples)
+        choice = self.found[shape.name] = choice_by(samples)
         self.store.settle({subject: finding_of(choice)})
         return True
 
@@ -290,7 +292,7 @@ def card_of(device: torch.device) -> Card:
 def _try(
     shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
 ) -> list[Sample] | None:
-    return try_ways(shape, tilings, device, CudaStopwatch(device), is_over)
+    return try_tilings(shape, tilings, device, CudaStopwatch(device), is_over)
 
 
 __all__ = [

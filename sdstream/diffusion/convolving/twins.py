@@ -10,8 +10,6 @@ from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.tilings import RELU, SILU
 from sdstream.diffusion.fused.pointwise import add_bias, are_stepped, biased_sum, doubled
 
-kernel_failures: tuple[type[Exception], ...] = ()
-"""What the kernel raises besides torch's errors where it cannot be made."""
 _kernels: Any = None
 try:
     from sdstream.diffusion.convolving import kernels as _made
@@ -19,7 +17,6 @@ except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:
     _kernels = _made
-    kernel_failures = (_kernels.TritonError,)
 
 
 def plain_convolution(arguments: Arguments) -> torch.Tensor:
@@ -77,7 +74,6 @@ def prepare_kernels(arguments: Arguments, tilings: Iterable[str]) -> None:
 
 __all__ = [
     "has_kernels",
-    "kernel_failures",
     "own_convolution",
     "plain_convolution",
     "prepare_kernels",

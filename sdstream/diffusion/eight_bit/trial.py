@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.convolving.trial import FAILURES, CudaStopwatch, Stopwatch
 from sdstream.diffusion.eight_bit import products
 from sdstream.diffusion.eight_bit.products import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
+from sdstream.diffusion.trials.failures import FAILURES
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.session import card_turn
+from sdstream.diffusion.trials.stopwatch import CudaStopwatch, Stopwatch
 from sdstream.diffusion.trials.store import Finding, Subject, TrialStore
 from sdstream.errors import first_line
 

@@ -20,8 +20,6 @@ from torch.nn import functional
 from sdstream.diffusion.fused.attention_tiling import ATTENTION_TILINGS
 from sdstream.diffusion.fused.switch import are_blocks_fused
 
-kernel_failures: tuple[type[Exception], ...] = ()
-"""What this project's raises besides torch's errors where it cannot be made."""
 _kernels: Any = None
 try:
     from sdstream.diffusion.fused import attention_kernels as _made
@@ -29,7 +27,6 @@ except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:
     _kernels = _made
-    kernel_failures = (_kernels.TritonError,)
 
 LEAST_WIDTH = 32
 """Of a head: those of the published models have 40 and more."""

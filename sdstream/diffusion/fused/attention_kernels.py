@@ -15,7 +15,6 @@ import torch
 import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
-from triton.errors import TritonError
 
 from sdstream.diffusion.fused.attention_tiling import AttentionTiling, attention_tiling_named
 from sdstream.diffusion.trials.compiling import compile_together
@@ -142,4 +141,4 @@ def compile_ahead(
     compile_together([partial(launch, query, key, value, tiling) for tiling in tilings])
 
 
-__all__ = ["TritonError", "attention", "compile_ahead", "launch"]
+__all__ = ["attention", "compile_ahead", "launch"]

@@ -14,18 +14,16 @@ from sdstream.diffusion.fused.attending import (
     attention_asked,
     bring_into_force,
     has_choice,
-    kernel_failures,
     plain_attention,
     prepare_kernels,
 )
 from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.session import ALONE, TrialSession, card_turn, trial_session, without_trials
+from sdstream.diffusion.trials.stopwatch import IN_A_ROW, CudaStopwatch, Stopwatch
 from sdstream.diffusion.trials.store import Subject
 from sdstream.diffusion.trials.ways import (
-    RecordedCalls,
     Sample,
-    Stopwatch,
     answers_rightly,
     choose,
     settled,
@@ -76,7 +74,7 @@ def try_backends(
     """See `try_ways`."""
     told = (query, keys, values)
     ways = {name: partial(way, *told) for name, way in backends.items()}
-    return try_ways(lambda: plain_attention(*told), ways, stopwatch, kernel_failures)
+    return try_ways(partial(plain_attention, *told), ways, stopwatch) or []
 
 
 def tensors_of(shape: AttentionShape, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -125,13 +123,13 @@ def settle_shape(shape: AttentionShape, device: torch.device) -> str:
         with card_turn():
             told = tensors_of(shape, device)
             wanted = plain_attention(*told)
-        return answers_rightly(lambda: BACKENDS[name](*told), wanted, kernel_failures)
+        return answers_rightly(lambda: BACKENDS[name](*told), wanted)
 
     def tried() -> str:
         with card_turn():
             told = tensors_of(shape, device)
         prepare_kernels(*told)
-        return choose(try_backends(*told, RecordedCalls(device)))
+        return choose(try_backends(*told, CudaStopwatch(device, in_a_row=IN_A_ROW)))
 
     return settled(store_of(device), Subject("attention", shape.name), BACKENDS.keys(), tried, works)
 

@@ -13,15 +13,13 @@ FastGroupNorm = Callable[..., torch.Tensor]
 _fast: FastGroupNorm | None = None
 _kept: Any = None
 _of_two: Any = None
-kernel_failures: tuple[type[Exception], ...] = ()
-"""What the operation raises besides torch's errors where it cannot be made."""
 try:
     from sdstream.diffusion.fused import group_norm_kernels as _kernels
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:
     _made: Any = _kernels
-    _fast, kernel_failures = _made.group_norm, (_made.TritonError,)
+    _fast = _made.group_norm
     _kept, _of_two = _made.group_norm_kept, _made.group_norm_of_two
 
 
@@ -104,7 +102,6 @@ __all__ = [
     "group_norm",
     "group_norm_kept",
     "group_norm_of_two",
-    "kernel_failures",
     "plain_group_norm",
     "plain_group_norm_kept",
 ]

@@ -16,7 +16,6 @@ import torch
 import triton
 import triton.language as tl
 from torch.library import triton_op, wrap_triton
-from triton.errors import TritonError
 
 from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
@@ -373,4 +372,4 @@ def _launch(
     wrap(group_norm_values)[grid](x, beside, moved, partial, *tensors, *sizes, eps, **given, **ends, num_warps=4)
 
 
-__all__ = ["Norm", "TritonError", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]
+__all__ = ["Norm", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]

@@ -8,11 +8,12 @@ import torch
 
 from sdstream.diffusion.fused.pointwise import add_bias_in_one, doubled_in_one, plain_add_bias, plain_doubled
 from sdstream.diffusion.fused.switch import join_steps_on
-from sdstream.diffusion.fused.trial import FAILURES, TOLERANCE
+from sdstream.diffusion.fused.trial import TOLERANCE
 from sdstream.diffusion.latents import Way, closed, opened, plain_closed, plain_opened
 from sdstream.diffusion.pictures import delivered, picture_of_planes, plain_picture_of_planes, planes_of_picture
 from sdstream.diffusion.schedule import StepTables
 from sdstream.diffusion.state import Conditioning, Knobs, Memory, make_knobs, make_memory, stack
+from sdstream.diffusion.trials.failures import FAILURES
 from sdstream.errors import first_line
 
 SIDE = 12

@@ -1,6 +1,5 @@
 """Whether fused blocks work on a device: each kind is tried once against its plain twin before any network gets it."""
 
-import subprocess
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -22,7 +21,6 @@ from sdstream.diffusion.fused.attention import (
     FusedTransformerBlock,
 )
 from sdstream.diffusion.fused.blocks import FusedGroupNorm, FusedResidualBlock, FusedSmallBlock, fuse
-from sdstream.diffusion.fused.group_norm import kernel_failures
 from sdstream.diffusion.fused.pointwise import normed, plain_normed, plain_summed_norm, summed_norm
 from sdstream.diffusion.fused.switch import are_blocks_fused, plain_blocks
 from sdstream.diffusion.fused.up import FusedCrossUpBlock, FusedUpBlock
@@ -33,11 +31,10 @@ from sdstream.diffusion.libraries import (
     transformer_blocks,
     unet_blocks,
 )
+from sdstream.diffusion.trials.failures import FAILURES
 from sdstream.diffusion.trials.session import without_trials
 from sdstream.errors import first_line
 
-FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, *kernel_failures)
-"""Triton needs a C compiler, and both it and cuDNN know some GPUs only."""
 TOLERANCE = 0.02
 """Of the largest value, in float16."""
 CHANNELS, EMBEDDING = 320, 64
@@ -138,4 +135,4 @@ def why_not(module: nn.Module, image: torch.Tensor) -> str:
     return "" if distance <= TOLERANCE else f"its answer is {distance:.2g} from the plain one"
 
 
-__all__ = ["FAILURES", "kinds_that_work", "why_not"]
+__all__ = ["kinds_that_work", "why_not"]
