@@ -32,7 +32,7 @@ from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.commands.machine import MachineFacts, compute_capability, read_machine
 from sdstream.commands.mediamtx_check import check_mediamtx
 from sdstream.commands.plan import PlanLine, plan_serve
-from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
+from sdstream.commands.ways_in import check_container_disk, check_ingest, check_runpod, check_volume, check_webrtc
 from sdstream.settings import Settings
 
 MARKS = {Verdict.GOOD: ("ok", "bold green"), Verdict.NOTE: ("note", "bold yellow"), Verdict.BAD: ("BAD", "bold red")}
@@ -93,13 +93,13 @@ async def run_checks(
         checks += await asyncio.gather(check_endpoint(settings), check_directory(settings))
         return [*checks, check_data_directory(settings)]
     if facts.place is not None:
-        checks.append(check_runpod(settings, facts.place))
+        checks += [check_runpod(settings, facts.place), *check_ingest(settings, facts.place)]
     on_start("WebRTC")
     checks.append(await check_webrtc(settings, facts))
-    if facts.addresses:
+    if facts.addresses and facts.webrtc.mode != "tcp":
         on_start("UDP")
         checks += await asyncio.gather(*(check_address(address, settings) for address in facts.addresses))
-    elif facts.webrtc.mode != "off":
+    elif facts.webrtc.mode not in ("off", "tcp"):
         remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
         checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
     checks.append(check_gpu(facts))

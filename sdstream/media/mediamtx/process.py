@@ -53,6 +53,17 @@ def without_secrets(line: str) -> str:
     return _SECRETS.sub(lambda match: f"{match[1]}/..." if match[1] else f"{match[2]}...", line)
 
 
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """MediaMTX's variables.
+
+    Its settings can come from them too, by the older prefix `RTSP_` as well; those of the user must not open what ours
+    closes.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith(("MTX_", "RTSP_", "SDSTREAM_"))}
+    # SRTLA is on its way into MediaMTX, on by default. 1.20 refuses a file that names it, and passes a variable over.
+    return kept | {"MTX_SRTLA": "no"}
+
+
 def make_child(program: Path, text: str, answers: Callable[[], Awaitable[bool]], clock: Clock) -> ChildProgram:
     """MediaMTX with `text` for its configuration."""
 
@@ -68,8 +79,7 @@ def make_child(program: Path, text: str, answers: Callable[[], Awaitable[bool]],
         answers,
         clock,
         hint="A port in use is the usual reason: see the mediamtx_ settings.",
-        # Its settings can come from variables too; those of the user must not open what ours closes.
-        environment={name: value for name, value in os.environ.items() if not name.startswith(("MTX_", "SDSTREAM_"))},
+        environment=child_environment(os.environ),
         clean=without_secrets,
         on_line=_log,
     )
@@ -83,4 +93,4 @@ def _log(line: str) -> None:
         log.debug("MediaMTX says", line=line)
 
 
-__all__ = ["VARIABLE", "find_program", "make_child", "version_problem", "without_secrets"]
+__all__ = ["VARIABLE", "child_environment", "find_program", "make_child", "version_problem", "without_secrets"]
