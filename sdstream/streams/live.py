@@ -73,6 +73,7 @@ class LiveStream:
         self.publisher = PublisherState.ABSENT
         self.publisher_at: float | None = None
         self.publisher_left_at: float | None = None
+        self.publisher_problem = ""
         self.publish_session: str | None = None
         self.viewers = 0
         self.restart_at: float | None = None
@@ -220,6 +221,7 @@ class LiveStream:
         if state is PublisherState.ABSENT:
             self.publisher_left_at = self._clock.monotonic()
             self.publish_session = None
+        self.publisher_problem = self.statistics().publisher_problem
         self._emit("publisher", {"state": state.value})
 
     def on_viewers(self, count: int) -> None:
@@ -276,6 +278,7 @@ class LiveStream:
         return Moments(
             publisher=self.publisher,
             publisher_at=self.publisher_at,
+            publisher_problem=self.publisher_problem,
             first_input_at=self.traffic.input.first_at,
             last_input_at=self.traffic.input.last_at,
             first_output_at=self.traffic.output.first_at,
