@@ -287,7 +287,7 @@ async def test_who_is_answered_and_does_not_come_is_told_with_where_it_was_sent(
     await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT)
     await eventually(lambda: stream.statistics().warnings)
     problem, warnings = stream.statistics().publisher_problem, stream.statistics().warnings
-    assert "did not connect in time. It was told to come to 127.0.0.1." in problem
+    assert "did not connect in time. Of this server's own addresses it was told 127.0.0.1." in problem
     assert [warning.partition(" was answered")[0] for warning in warnings] == ["A viewer"]
     monkeypatch.undo()
     async with DirectPublisher(stream) as publisher, DirectViewer(stream) as viewer:

@@ -119,8 +119,8 @@ class OutgoingMedia:
 
 
 def unconnected(who: str, reason: str, told: Sequence[str]) -> str:
-    """What is said of somebody who was answered and never connected; `told` are the addresses in the answer."""
-    where = f" It was told to come to {', '.join(told)}." if told else ""
+    """What is said of somebody who was answered and never connected; `told` are our addresses in the answer."""
+    where = f" Of this server's own addresses it was told {', '.join(told)}." if told else ""
     return f"{who} was answered but did not connect: {reason}.{where} `sdstream doctor` looks at the ways in."
 
 
