@@ -173,6 +173,11 @@ class Deployed:
     answer: Mapping[str, Any]
 
 
+def doubts_of_count(gpu_count: int) -> list[str]:
+    """What is odd about a number of cards: a server uses one, and each is paid for."""
+    return [f"a server uses one card, and {gpu_count} are paid for"] if gpu_count > 1 else []
+
+
 def doubts(pools: Sequence[str]) -> list[str]:
     """A line for each pool that is not known here, with the one that may be meant."""
     return [
@@ -274,5 +279,6 @@ __all__ = [
     "PodPlan",
     "deploy",
     "doubts",
+    "doubts_of_count",
     "read_variables",
 ]

@@ -62,7 +62,9 @@ def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
         return PlanLine("device", settings.worker_device, "worker_device asks for it")
     if facts.gpus:
         gpu = facts.gpus[0]
-        return PlanLine("device", f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB", f"driver {gpu.driver}")
+        of_several = f", one of {len(facts.gpus)} cards" if len(facts.gpus) > 1 else ""
+        choice = f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB{of_several}"
+        return PlanLine("device", choice, f"driver {gpu.driver}")
     if facts.system == "Darwin" and facts.processor == "arm64":
         return PlanLine("device", "mps", "Apple GPU")
     return PlanLine("device", "cpu", facts.gpu_problem)

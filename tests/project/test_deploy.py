@@ -235,6 +235,13 @@ def test_a_pool_that_may_be_misspelt_is_asked_about_and_taken(deploy: Callable[.
     assert '"ADA_42"' in said
 
 
+@pytest.mark.parametrize(("what", "gpu"), [("pod", CARD), ("endpoint", "ADA_24")])
+def test_cards_that_no_server_would_use_are_told(what: str, gpu: str, deploy: Callable[..., tuple[int, str]]) -> None:
+    code, said = deploy(what, "--gpu", gpu, "--gpu-count", "2", "--dry-run")
+    assert (code, "a server uses one card, and 2 are paid for" in said) == (0, True)
+    assert "paid for" not in deploy(what, "--gpu", gpu, "--dry-run")[1]
+
+
 def test_a_load_balancers_port_is_the_servers() -> None:
     common = Common("demo", IMAGE, variables={"SDSTREAM_PORT": "9000"})
     assert EndpointPlan(common, ("ADA_24",), "LOAD_BALANCER").payload(Settings())["ports"][0] == "9000/http"

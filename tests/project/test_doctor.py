@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,8 @@ def test_products_in_eight_bits_need_ada_or_later(capability: int | None, verdic
 def test_gpu() -> None:
     assert check_gpu(BARE) == Check("GPU", Verdict.NOTE, "no NVIDIA driver answers", check_gpu(BARE).remedy)
     assert check_gpu(CARD).finding == "NVIDIA L4 23 GiB; driver 580.1"
+    two = check_gpu(replace(CARD, gpus=CARD.gpus * 2))
+    assert (two.verdict, "CUDA_VISIBLE_DEVICES" in two.remedy) == (Verdict.NOTE, True)
 
 
 @pytest.mark.parametrize(
