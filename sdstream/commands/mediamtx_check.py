@@ -4,12 +4,15 @@ import subprocess
 
 from sdstream.commands.checks import Check, Verdict
 from sdstream.errors import ConfigurationError
-from sdstream.media.mediamtx.process import find_program, version_problem
+from sdstream.media.mediamtx.process import RELEASES, find_program, version_problem
 from sdstream.settings import Settings
 
 VERSION_SECONDS = 10.0
 SUBJECT = "MediaMTX"
-REMEDY = "Install MediaMTX 1.20.1 or a later 1.x, or name it in SDSTREAM_MEDIAMTX_PROGRAM."
+REMEDY = (
+    f"Install MediaMTX 1.20.1 or a later 1.x, a single program from {RELEASES} that sdstream's image has in it, "
+    "or name it in SDSTREAM_MEDIAMTX_PROGRAM."
+)
 
 
 def check_mediamtx(settings: Settings) -> Check:
@@ -20,7 +23,7 @@ def check_mediamtx(settings: Settings) -> Check:
             [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
         )
     except ConfigurationError as error:
-        return Check(SUBJECT, Verdict.BAD, error.message, error.hint or REMEDY)
+        return Check(SUBJECT, Verdict.BAD, error.message, REMEDY)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(SUBJECT, Verdict.BAD, f"it cannot be run: {error}", REMEDY)
     said = done.stdout.strip()

@@ -220,7 +220,7 @@ def test_mediamtx_that_is_not_here_is_told_with_a_remedy(tmp_path: Path) -> None
     check = check_mediamtx(Settings(mediamtx_program=str(tmp_path / "none")))
     assert check.verdict is Verdict.BAD
     assert check.remedy is not None
-    assert "Install MediaMTX" in check.remedy
+    assert "github.com/bluenviron/mediamtx/releases" in check.remedy
 
 
 def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from sdstream.settings import Settings
 
 VARIABLE = "MEDIAMTX_BIN"
 NAME = "mediamtx"
+RELEASES = "github.com/bluenviron/mediamtx/releases"
 LEAST_VERSION = (1, 20, 1)
 FOLDER = "sdstream-mediamtx-"
 _SECRETS = re.compile(r"\b(in|out)/[A-Za-z0-9_-]+|([?&](?:streamid|token|user|pass|password|jwt)=)[^&\s'\"]+")
@@ -31,8 +32,8 @@ def find_program(settings: Settings, environment: Mapping[str, str] = os.environ
     if found is None:
         raise ConfigurationError(
             f"media_backend mediamtx: the program {wanted} is not here",
-            hint=f"Install MediaMTX 1.20.1 or later, name it in SDSTREAM_MEDIAMTX_PROGRAM or {VARIABLE}, "
-            "or take SDSTREAM_MEDIA_BACKEND=embedded.",
+            hint=f"Install MediaMTX 1.20.1 or a later 1.x ({RELEASES}), name it in SDSTREAM_MEDIAMTX_PROGRAM or "
+            f"{VARIABLE}, or take SDSTREAM_MEDIA_BACKEND=embedded.",
         )
     return Path(found)
 
@@ -93,4 +94,12 @@ def _log(line: str) -> None:
         log.debug("MediaMTX says", line=line)
 
 
-__all__ = ["VARIABLE", "child_environment", "find_program", "make_child", "version_problem", "without_secrets"]
+__all__ = [
+    "RELEASES",
+    "VARIABLE",
+    "child_environment",
+    "find_program",
+    "make_child",
+    "version_problem",
+    "without_secrets",
+]
