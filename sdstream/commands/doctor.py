@@ -30,7 +30,7 @@ from sdstream.commands.checks import (
 from sdstream.commands.flags import with_settings
 from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.commands.machine import MachineFacts, compute_capability, read_machine
-from sdstream.commands.mediamtx_check import check_mediamtx
+from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.commands.plan import PlanLine, plan_serve
 from sdstream.commands.ways_in import check_container_disk, check_ingest, check_runpod, check_volume, check_webrtc
 from sdstream.settings import Settings
@@ -111,6 +111,7 @@ async def run_checks(
     checks += [check_encoder(settings, facts), check_data_directory(settings)]
     if settings.media_backend == "mediamtx":
         checks.append(await asyncio.to_thread(check_mediamtx, settings))
+        checks.append(await asyncio.to_thread(check_mediamtx_ports, settings))
     if facts.place is not None:
         checks += [check_volume(settings), check_container_disk()]
     checks.append(check_models(settings))
