@@ -89,7 +89,7 @@ class LiveStream:
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
         self._reload_revision: int | None = None
-        self._loading = LoadingBook(stream_id, clock, emit)
+        self.loading = LoadingBook(stream_id, clock, emit)
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
@@ -263,7 +263,7 @@ class LiveStream:
         is_ready = status.phase is LanePhase.READY and self._reload_revision is None
         if before is None or was_ready != is_ready:
             self._lane_changed_at = self._clock.monotonic()
-        self._loading.note(status)
+        self.loading.note(status)
         self._tell_error(before, status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
