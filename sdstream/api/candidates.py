@@ -24,6 +24,8 @@ def with_called_address(answer: str, host: str) -> str:
         called = ipaddress.ip_address(host)
     except ValueError:
         return answer
+    if called.is_unspecified or "%" in host:  # nowhere, or on a link of the client's own
+        return answer
     lines = answer.split("\r\n")
     found = {line: match for line in lines if (match := _HOST.fullmatch(line)) is not None}
     addresses = {match["address"] for match in found.values()}

@@ -34,7 +34,7 @@ def test_two_sockets_on_one_port_are_one_at_the_called_address() -> None:
     assert with_called_address(answer(OWN, other), "203.0.113.7").count("203.0.113.7") == 1
 
 
-@pytest.mark.parametrize("host", ["172.17.0.2", "video.example.org", "localhost", "2001:db8::1"])
+@pytest.mark.parametrize("host", ["172.17.0.2", "video.example.org", "localhost", "2001:db8::1", "0.0.0.0"])
 def test_an_address_that_is_told_already_and_a_name_add_nothing(host: str) -> None:
     assert with_called_address(answer(OWN), host) == answer(OWN)
 
