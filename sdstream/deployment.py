@@ -12,6 +12,7 @@ import httpx
 
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params.problems import did_you_mean
+from sdstream.reachability import LEAST_SYMMETRIC
 from sdstream.settings import PREFIX, Settings, load_settings
 
 API = "https://api.runpod.io/v2"
@@ -80,14 +81,14 @@ class PodPlan:
         if common.volumes and len(common.data_centers) > 1:
             raise ConfigurationError("data_center: a volume lies in one data centre; name that one")
         variables = {"MODE": "pod", **common.variables}
-        port, turn = _port(variables, "PORT", settings.port), _port(variables, "TURN_PORT", settings.turn_port)
+        port, media = _port(variables, "PORT", settings.port), _media_ports(variables, settings)
         body: dict[str, Any] = {
             "name": common.name,
             "image": common.image,
             "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": LEAST_CUDA},
             "cloud": self.cloud,
             "disk": common.disk,
-            "ports": [f"{port}/http", *(f"{each}/tcp" for each in dict.fromkeys((turn, *common.tcp_ports)))],
+            "ports": [f"{port}/http", *(f"{each}/tcp" for each in dict.fromkeys((*media, *common.tcp_ports)))],
             "env": variables,
         }
         if common.data_centers:
@@ -149,9 +150,9 @@ class EndpointPlan:
             "disk": common.disk,
             "env": variables,
         }
-        # A session's client comes straight to the worker that has it: by HTTP and, for media, by TURN.
-        turn = _port(variables, "TURN_PORT", settings.turn_port)
-        direct = (_port(variables, "PORT", settings.port), turn) if queue else (turn,)
+        # A session's client comes straight to the worker that has it, by HTTP and for media.
+        media = _media_ports(variables, settings)
+        direct = (_port(variables, "PORT", settings.port), *media) if queue else media
         body["ports"] = [f"{each}/tcp" for each in dict.fromkeys((*direct, *common.tcp_ports))]
         if not queue:
             body["ports"].insert(0, f"{_port(variables, 'PORT', int(variables['PORT']))}/http")
@@ -170,6 +171,11 @@ class Deployed:
 
     id: str
     answer: Mapping[str, Any]
+
+
+def doubts_of_count(gpu_count: int) -> list[str]:
+    """What is odd about a number of cards: a server uses one, and each is paid for."""
+    return [f"a server uses one card, and {gpu_count} are paid for"] if gpu_count > 1 else []
 
 
 def doubts(pools: Sequence[str]) -> list[str]:
@@ -222,7 +228,18 @@ async def deploy(
 
 
 def _port(variables: Mapping[str, str], name: str, default: int) -> int:
-    return int(variables.get(PREFIX + name, default))
+    given = variables.get(PREFIX + name) or str(default)
+    if not given.isdigit():  # the settings have been looked at, but for what RunPod fills in
+        raise ConfigurationError(f"env: {PREFIX + name} must be written as a number, because that port is mapped")
+    return int(given)
+
+
+def _media_ports(variables: Mapping[str, str], settings: Settings) -> tuple[int, ...]:
+    """The TCP ports by which media gets in: coturn's, or those of MediaMTX, whose WebRTC needs a symmetric one."""
+    if variables.get(f"{PREFIX}MEDIA_BACKEND", settings.media_backend) != "mediamtx":
+        return (_port(variables, "TURN_PORT", settings.turn_port),)
+    ports = (_port(variables, name, 0) for name in ("MEDIAMTX_RTMP_PORT", "MEDIAMTX_RTSP_PORT"))
+    return (LEAST_SYMMETRIC, *(port for port in ports if port))
 
 
 def _check(common: Common) -> None:
@@ -262,5 +279,6 @@ __all__ = [
     "PodPlan",
     "deploy",
     "doubts",
+    "doubts_of_count",
     "read_variables",
 ]

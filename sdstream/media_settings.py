@@ -39,7 +39,7 @@ class MediaSettings(BaseModel):
         ge=1,
         le=65535,
         description="TCP port of WebRTC under MediaMTX, for clients and hosts without UDP; it must have the same "
-        "number outside. Unset: none.",
+        "number outside. Unset: none, on RunPod the first symmetric port that it maps.",
     )
 
     video_bitrate: int = Field(

@@ -55,6 +55,8 @@ class ServerStatistics:
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
     updates: Mapping[str, int] = field(default_factory=dict[str, int])
+    loads: Mapping[str, int] = field(default_factory=dict[str, int])
+    load_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     worker_phase: str = "starting"
     worker_phases: tuple[str, ...] = ()
     worker_restarts: int = 0
@@ -91,6 +93,8 @@ METRICS: dict[str, str] = {
     "sdstream_recordings": "Streams that are being recorded.",
     "sdstream_latency_seconds": "Time pictures spend in each hop: receive, queue, wait, worker, encode, send, total.",
     "sdstream_updates_total": "Updates accepted, by what they did: unchanged, hot, reload.",
+    "sdstream_loads_total": "Loads of streams that came to an end, by how: ready, failed.",
+    "sdstream_load_seconds_total": "Time that those loads took, fetching included.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",
     "sdstream_worker_calls_total": "Calls of the worker, by the number of streams that rode in them.",
@@ -139,6 +143,8 @@ class StatisticsCollector(Collector):
         yield _labelled_counter("sdstream_frames_replaced_total", "reason", statistics.replaced)
         yield _histogram("sdstream_latency_seconds", "hop", statistics.latencies)
         yield _labelled_counter("sdstream_updates_total", "applied", statistics.updates)
+        yield _labelled_counter("sdstream_loads_total", "outcome", statistics.loads)
+        yield _labelled_counter("sdstream_load_seconds_total", "outcome", statistics.load_seconds)
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}
         yield _labelled_gauge("sdstream_worker_phase", "phase", phases)
         yield _counter("sdstream_worker_restarts_total", statistics.worker_restarts)

@@ -169,7 +169,7 @@ class ServerSettings(BaseModel):
     webrtc_addresses: tuple[str, ...] = Field(
         default=(),
         description="IP addresses put into SDP answers, separated by commas. Unset: those of this machine's "
-        "interfaces, loopback included when the HTTP server listens there.",
+        "interfaces, loopback included when the HTTP server listens there, and the IP address that a client called.",
     )
     webrtc_ports: tuple[int, int] | None = Field(
         default=None, description="Range of UDP ports for WebRTC, such as 40000-40100. Unset: any free port."

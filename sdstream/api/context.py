@@ -48,7 +48,8 @@ class Context:
         self.settings = settings
         self.keys = keys
         self.clock = clock
-        self.addresses = AddressBook(settings, find_place(os.environ))
+        self.place = find_place(os.environ)
+        self.addresses = AddressBook(settings, self.place)
         self._local_callers = LocalCallers(settings)
         self.create_limit = RateLimit(
             settings.create_rate, settings.create_rate * CREATE_BURST_SECONDS, clock, "creates with this key"

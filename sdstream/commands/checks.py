@@ -133,12 +133,18 @@ async def check_address(address: str, settings: Settings) -> Check:
 
 
 def check_gpu(facts: MachineFacts) -> Check:
-    """Which NVIDIA cards the driver shows."""
+    """Which NVIDIA cards the driver shows; a server uses one."""
     if not facts.gpus:
         remedy = "Everything runs on the CPU; diffusion is slow there."
         return Check("GPU", Verdict.NOTE, facts.gpu_problem, remedy)
     cards = ", ".join(f"{gpu.name} {gpu.memory / 2**30:.0f} GiB" for gpu in facts.gpus)
-    return Check("GPU", Verdict.GOOD, f"{cards}; driver {facts.gpus[0].driver}")
+    finding = f"{cards}; driver {facts.gpus[0].driver}"
+    if len(facts.gpus) > 1:
+        remedy = (
+            "One server uses one of them. Start one for each, with CUDA_VISIBLE_DEVICES, a port and data of its own."
+        )
+        return Check("GPU", Verdict.NOTE, finding, remedy)
+    return Check("GPU", Verdict.GOOD, finding)
 
 
 def check_eight_bit(capability: int | None) -> Check:

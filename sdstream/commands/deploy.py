@@ -20,6 +20,7 @@ from sdstream.deployment import (
     EndpointPlan,
     PodPlan,
     doubts,
+    doubts_of_count,
     read_variables,
 )
 from sdstream.deployment import deploy as post
@@ -31,7 +32,7 @@ KEY_VARIABLE = "RUNPOD_API_KEY"
 
 Name = Annotated[str, Parameter(help="What RunPod calls it.")]
 Image = Annotated[str, Parameter(help="The image with its tag or digest, such as REGISTRY/sdstream:0.1.0.")]
-Count = Annotated[int, Parameter(name="--gpu-count", help="Cards.")]
+Count = Annotated[int, Parameter(name="--gpu-count", help="Cards; a server uses one.")]
 Disk = Annotated[int, Parameter(help="The container's disk in GB; it must hold the unpacked image.")]
 DataCenters = Annotated[list[str] | None, Parameter(name="--data-center", help="Data centre id; repeatable.")]
 Volumes = Annotated[list[str] | None, Parameter(name="--volume", help="Id of a network volume.")]
@@ -123,6 +124,8 @@ def deploy(
         ).payload(Settings())
         for doubt in doubts(gpu or ()):
             print(f"sdstream: gpu: {doubt}", file=sys.stderr)
+    for doubt in doubts_of_count(gpu_count):
+        print(f"sdstream: gpu_count: {doubt}", file=sys.stderr)
     if dry_run:
         print(json.dumps(body, indent=2))
         return 0

@@ -30,9 +30,9 @@ from sdstream.commands.checks import (
 from sdstream.commands.flags import with_settings
 from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.commands.machine import MachineFacts, compute_capability, read_machine
-from sdstream.commands.mediamtx_check import check_mediamtx
+from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.commands.plan import PlanLine, plan_serve
-from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
+from sdstream.commands.ways_in import check_container_disk, check_ingest, check_runpod, check_volume, check_webrtc
 from sdstream.settings import Settings
 
 MARKS = {Verdict.GOOD: ("ok", "bold green"), Verdict.NOTE: ("note", "bold yellow"), Verdict.BAD: ("BAD", "bold red")}
@@ -93,13 +93,13 @@ async def run_checks(
         checks += await asyncio.gather(check_endpoint(settings), check_directory(settings))
         return [*checks, check_data_directory(settings)]
     if facts.place is not None:
-        checks.append(check_runpod(settings, facts.place))
+        checks += [check_runpod(settings, facts.place), *check_ingest(settings, facts.place)]
     on_start("WebRTC")
     checks.append(await check_webrtc(settings, facts))
-    if facts.addresses:
+    if facts.addresses and facts.webrtc.mode != "tcp":
         on_start("UDP")
         checks += await asyncio.gather(*(check_address(address, settings) for address in facts.addresses))
-    elif facts.webrtc.mode != "off":
+    elif facts.webrtc.mode not in ("off", "tcp"):
         remedy = "Set SDSTREAM_WEBRTC_ADDRESSES."
         checks.append(Check("UDP", Verdict.BAD, "this machine has no address that clients could use", remedy))
     checks.append(check_gpu(facts))
@@ -111,6 +111,7 @@ async def run_checks(
     checks += [check_encoder(settings, facts), check_data_directory(settings)]
     if settings.media_backend == "mediamtx":
         checks.append(await asyncio.to_thread(check_mediamtx, settings))
+        checks.append(await asyncio.to_thread(check_mediamtx_ports, settings))
     if facts.place is not None:
         checks += [check_volume(settings), check_container_disk()]
     checks.append(check_models(settings))

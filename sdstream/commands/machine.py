@@ -13,6 +13,7 @@ import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
 from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.mediamtx.reach import choose_reach
 from sdstream.media.turn.choice import WebRtcChoice, choose_webrtc_here
 from sdstream.reachability import Place, find_place
 from sdstream.settings import Settings
@@ -52,8 +53,13 @@ class MachineFacts:
 def read_machine(settings: Settings) -> MachineFacts:
     """Look at the machine; a few milliseconds without a GPU, a few hundred with one."""
     gpus, problem = find_gpus()
-    webrtc = choose_webrtc_here(settings)
+    place = find_place(os.environ)
     addressing = Addressing.from_settings(settings)
+    if settings.media_backend == "mediamtx":
+        reach = choose_reach(settings, place)
+        webrtc, hosts = reach.choice, reach.hosts
+    else:
+        webrtc, hosts = choose_webrtc_here(settings), ()
     if webrtc.mode == "turn-local":
         with contextlib.suppress(ConfigurationError):
             addressing = addressing.inside()
@@ -62,10 +68,10 @@ def read_machine(settings: Settings) -> MachineFacts:
         processor=platform.machine(),
         gpus=gpus,
         gpu_problem=problem,
-        addresses=tuple(addressing.candidates()) if webrtc.mode != "off" else (),
+        addresses=(hosts or tuple(addressing.candidates())) if webrtc.mode != "off" else (),
         nvenc_problem="" if settings.video_encoder == "x264" else probe_encoder("h264_nvenc"),
         webrtc=webrtc,
-        place=find_place(os.environ),
+        place=place,
     )
 
 

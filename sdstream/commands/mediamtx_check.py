@@ -1,15 +1,24 @@
-"""The check of `sdstream doctor` for the MediaMTX back end."""
+"""The checks of `sdstream doctor` for the MediaMTX back end."""
 
+import os
+import socket
 import subprocess
 
-from sdstream.commands.checks import Check, Verdict
+from sdstream.commands.checks import Check, Verdict, answers_as_sdstream
 from sdstream.errors import ConfigurationError
-from sdstream.media.mediamtx.process import find_program, version_problem
+from sdstream.media.mediamtx.process import RELEASES, find_program, version_problem
+from sdstream.media.mediamtx.reach import choose_reach
+from sdstream.reachability import find_place
+from sdstream.serve import bind
 from sdstream.settings import Settings
 
 VERSION_SECONDS = 10.0
 SUBJECT = "MediaMTX"
-REMEDY = "Install MediaMTX 1.20.1 or a later 1.x, or name it in SDSTREAM_MEDIAMTX_PROGRAM."
+PORTS = "MediaMTX's ports"
+REMEDY = (
+    f"Install MediaMTX 1.20.1 or a later 1.x, a single program from {RELEASES} that sdstream's image has in it, "
+    "or name it in SDSTREAM_MEDIAMTX_PROGRAM."
+)
 
 
 def check_mediamtx(settings: Settings) -> Check:
@@ -20,7 +29,7 @@ def check_mediamtx(settings: Settings) -> Check:
             [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
         )
     except ConfigurationError as error:
-        return Check(SUBJECT, Verdict.BAD, error.message, error.hint or REMEDY)
+        return Check(SUBJECT, Verdict.BAD, error.message, REMEDY)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(SUBJECT, Verdict.BAD, f"it cannot be run: {error}", REMEDY)
     said = done.stdout.strip()
@@ -30,4 +39,36 @@ def check_mediamtx(settings: Settings) -> Check:
     return Check(SUBJECT, Verdict.GOOD, f"{program} is {said.split()[0]}")
 
 
-__all__ = ["check_mediamtx"]
+def check_mediamtx_ports(settings: Settings) -> Check:
+    """Whether the ports that MediaMTX is told to listen on can be had: with one that is taken it ends at once."""
+    reach = choose_reach(settings, find_place(os.environ))
+    tcp = {
+        "mediamtx_rtmp_port": settings.mediamtx_rtmp_port,
+        "mediamtx_rtsp_port": settings.mediamtx_rtsp_port,
+        "mediamtx_webrtc_tcp_port": reach.tcp,
+    }
+    udp = {"mediamtx_srt_port": settings.mediamtx_srt_port, "mediamtx_webrtc_udp_port": reach.udp}
+    asked = [f"TCP {port}" for port in tcp.values() if port] + [f"UDP {port}" for port in udp.values() if port]
+    try:
+        for name, port in tcp.items():
+            if port is not None:
+                bind("0.0.0.0", port, name).close()
+        for name, port in udp.items():
+            if port is not None:
+                _bind_udp(port, name)
+    except ConfigurationError as error:
+        if answers_as_sdstream(settings):
+            return Check(PORTS, Verdict.NOTE, "the server that runs already uses them", "A second one needs others.")
+        return Check(PORTS, Verdict.BAD, error.message, "Stop the other program, or set another port.")
+    return Check(PORTS, Verdict.GOOD, f"{', '.join(asked)} can be had" if asked else "none is asked for")
+
+
+def _bind_udp(port: int, name: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        try:
+            opened.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise ConfigurationError(f"{name}: UDP {port} cannot be had ({error.strerror})") from None
+
+
+__all__ = ["check_mediamtx", "check_mediamtx_ports"]

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from sdstream.api.ingest import direct_ways
 from sdstream.commands.machine import MachineFacts, read_machine
 from sdstream.directories import choose_data_directory
+from sdstream.media.mediamtx.reach import choose_reach
+from sdstream.reachability import join_address
 from sdstream.settings import Settings, is_loopback
 
 
@@ -31,6 +34,7 @@ def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[P
         plan_encoder(settings, facts),
         plan_webrtc(facts),
         plan_addresses(settings, facts),
+        *plan_ingest(settings, facts),
         plan_urls(settings, facts),
         plan_access(settings),
         PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
@@ -58,7 +62,9 @@ def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
         return PlanLine("device", settings.worker_device, "worker_device asks for it")
     if facts.gpus:
         gpu = facts.gpus[0]
-        return PlanLine("device", f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB", f"driver {gpu.driver}")
+        of_several = f", one of {len(facts.gpus)} cards" if len(facts.gpus) > 1 else ""
+        choice = f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB{of_several}"
+        return PlanLine("device", choice, f"driver {gpu.driver}")
     if facts.system == "Darwin" and facts.processor == "arm64":
         return PlanLine("device", "mps", "Apple GPU")
     return PlanLine("device", "cpu", facts.gpu_problem)
@@ -105,7 +111,25 @@ def plan_addresses(settings: Settings, facts: MachineFacts) -> PlanLine:
     choice = ", ".join(facts.addresses) or "none"
     ports = f"UDP {settings.webrtc_ports[0]}-{settings.webrtc_ports[1]}" if settings.webrtc_ports else "any UDP port"
     source = "webrtc_addresses names them" if settings.webrtc_addresses else "this machine's interfaces"
+    if settings.media_backend == "mediamtx":
+        reach = choose_reach(settings, facts.place)
+        pairs = (("UDP", reach.udp), ("TCP", reach.tcp))
+        ports = " and ".join(f"{kind} {port}" for kind, port in pairs if port is not None) or "a relay's port"
+        if reach.hosts and not settings.webrtc_addresses:
+            source = "RunPod's variables say so"
     return PlanLine("addresses", f"{choice} on {ports}", source)
+
+
+def plan_ingest(settings: Settings, facts: MachineFacts) -> tuple[PlanLine, ...]:
+    """Where MediaMTX takes RTMP, RTSP and SRT; nothing where it takes none."""
+    outside = facts.place is not None and not is_loopback(settings.host)
+    told: list[str] = []
+    for way in direct_ways(settings, settings.host, facts.place if outside else None):
+        there = f"port {way.port}"
+        if outside:
+            there = f"at {join_address(*way.address)}" if way.address is not None else "cannot be reached from outside"
+        told.append(f"{way.protocol.upper()} {there}")
+    return (PlanLine("ingest", ", ".join(told), "GET /v1/streams/ID/ingest has the addresses"),) if told else ()
 
 
 def plan_access(settings: Settings) -> PlanLine:
@@ -123,6 +147,7 @@ __all__ = [
     "plan_device",
     "plan_encoder",
     "plan_gateway",
+    "plan_ingest",
     "plan_serve",
     "plan_urls",
     "plan_webrtc",

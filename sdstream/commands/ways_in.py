@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from sdstream.api.ingest import direct_ways
 from sdstream.clock import SystemClock
 from sdstream.commands.checks import Check, Verdict, answers_as_sdstream
 from sdstream.commands.machine import MachineFacts
@@ -13,7 +14,7 @@ from sdstream.media.embedded.addresses import LOOPBACK, Addressing
 from sdstream.media.embedded.ice import AddressedGatherer
 from sdstream.media.turn.choice import WebRtcChoice
 from sdstream.media.turn.desk import IceDesk
-from sdstream.reachability import Place, Role, join_address
+from sdstream.reachability import LEAST_SYMMETRIC, Place, Role, join_address
 from sdstream.serve import bind
 from sdstream.settings import Settings, is_loopback
 
@@ -25,7 +26,8 @@ async def check_webrtc(settings: Settings, facts: MachineFacts) -> Check:
     """Whether the chosen mode of WebRTC can work; a TURN service elsewhere is asked for a relay."""
     choice = facts.webrtc
     if choice.problem:
-        return Check("WebRTC", Verdict.BAD, f"{choice.mode}: {choice.problem}", "Or leave SDSTREAM_WEBRTC_MODE unset.")
+        setting = "SDSTREAM_MEDIAMTX_WEBRTC_TCP_PORT" if choice.mode == "tcp" else "SDSTREAM_WEBRTC_MODE"
+        return Check("WebRTC", Verdict.BAD, f"{choice.mode}: {choice.problem}", f"Or leave {setting} unset.")
     if choice.mode == "off":
         return Check("WebRTC", Verdict.NOTE, f"off: {choice.because}", "WHIP and WHEP are answered with 503.")
     if choice.mode == "turn-local":
@@ -40,7 +42,7 @@ async def check_webrtc(settings: Settings, facts: MachineFacts) -> Check:
         return Check("WebRTC", Verdict.GOOD, f"turn-local: coturn is installed, clients use TCP {place}")
     if choice.mode == "turn-external":
         return await _check_relay(settings, choice)
-    return Check("WebRTC", Verdict.GOOD, f"udp: {choice.because}")
+    return Check("WebRTC", Verdict.GOOD, f"{choice.mode}: {choice.because}")
 
 
 async def _check_relay(settings: Settings, choice: WebRtcChoice) -> Check:
@@ -85,8 +87,24 @@ def check_runpod(settings: Settings, place: Place) -> Check:
     if base is None:
         return Check("RunPod", Verdict.NOTE, finding, f"Expose {settings.port}/tcp to call this worker directly.")
     if place.role is Role.POD and not place.tcp_ports:
-        return Check("RunPod", Verdict.NOTE, finding, f"Expose {settings.turn_port}/tcp for WebRTC.")
+        port = LEAST_SYMMETRIC if settings.media_backend == "mediamtx" else settings.turn_port
+        return Check("RunPod", Verdict.NOTE, finding, f"Expose {port}/tcp for WebRTC.")
     return Check("RunPod", Verdict.GOOD, finding)
+
+
+def check_ingest(settings: Settings, place: Place) -> list[Check]:
+    """On RunPod: whether its mapping leads to the ports on which MediaMTX takes RTMP, RTSP and SRT."""
+    checks: list[Check] = []
+    for way in direct_ways(settings, settings.host, place):
+        name = way.protocol.upper()
+        if way.address is not None:
+            checks.append(Check(name, Verdict.GOOD, f"clients use {join_address(*way.address)}"))
+        elif way.protocol == "srt":
+            checks.append(Check(name, Verdict.NOTE, "it is UDP, and RunPod lets no UDP in", "Publish by RTMP or RTSP."))
+        else:
+            finding = f"nothing outside leads to TCP {way.port}"
+            checks.append(Check(name, Verdict.NOTE, finding, f"Expose {way.port}/tcp; the pod starts anew."))
+    return checks
 
 
 def check_volume(settings: Settings, is_mounted: Callable[[Path], bool] = Path.is_mount) -> Check:
@@ -109,4 +127,4 @@ def check_container_disk(root: Path = Path("/")) -> Check:
     return Check("container disk", Verdict.GOOD, finding)
 
 
-__all__ = ["LEAST_FREE_SHARE", "check_container_disk", "check_runpod", "check_volume", "check_webrtc"]
+__all__ = ["LEAST_FREE_SHARE", "check_container_disk", "check_ingest", "check_runpod", "check_volume", "check_webrtc"]

@@ -95,7 +95,9 @@ class MediaStatistics:
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     """Dropped pictures by reason, such as `encoder_busy` or `viewer_slow`."""
     warnings: tuple[str, ...] = ()
-    """Facts a user should act on, such as B-frames from the publisher."""
+    """Facts a user should act on, such as B-frames from the publisher, or a viewer that could not connect."""
+    publisher_problem: str = ""
+    """Why the last publisher, which was answered, never connected: a sentence for a person. Empty when it did."""
     tracks: tuple[TrackStatistics, ...] = ()
     encode_seconds: float = 0.0
     """A moving mean of the time to encode one picture."""

@@ -73,6 +73,7 @@ class LiveStream:
         self.publisher = PublisherState.ABSENT
         self.publisher_at: float | None = None
         self.publisher_left_at: float | None = None
+        self.publisher_problem = ""
         self.publish_session: str | None = None
         self.viewers = 0
         self.restart_at: float | None = None
@@ -88,7 +89,7 @@ class LiveStream:
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
         self._reload_revision: int | None = None
-        self._loading = LoadingBook(stream_id, clock, emit)
+        self.loading = LoadingBook(stream_id, clock, emit)
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
@@ -220,6 +221,7 @@ class LiveStream:
         if state is PublisherState.ABSENT:
             self.publisher_left_at = self._clock.monotonic()
             self.publish_session = None
+        self.publisher_problem = self.statistics().publisher_problem
         self._emit("publisher", {"state": state.value})
 
     def on_viewers(self, count: int) -> None:
@@ -261,7 +263,7 @@ class LiveStream:
         is_ready = status.phase is LanePhase.READY and self._reload_revision is None
         if before is None or was_ready != is_ready:
             self._lane_changed_at = self._clock.monotonic()
-        self._loading.note(status)
+        self.loading.note(status)
         self._tell_error(before, status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
@@ -276,6 +278,7 @@ class LiveStream:
         return Moments(
             publisher=self.publisher,
             publisher_at=self.publisher_at,
+            publisher_problem=self.publisher_problem,
             first_input_at=self.traffic.input.first_at,
             last_input_at=self.traffic.input.last_at,
             first_output_at=self.traffic.output.first_at,

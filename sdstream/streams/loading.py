@@ -1,5 +1,6 @@
-"""A stream's loads: each step told to whoever listens, begin and end to the log."""
+"""A stream's loads: each step told to whoever listens, begin and end to the log, number and time to the metrics."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ class LoadingBook:
         self._since: float | None = None
         self._detail = ""
         """What the log was told last: the same step with other percents is no news there."""
+        self.ended: Counter[str] = Counter()
+        """Loads that came to an end, by how: `ready`, or `failed`, also where the lane goes on with what it had."""
+        self.seconds: dict[str, float] = {}
+        """How long all of them took together, by how they ended."""
 
     def note(self, status: LaneStatus) -> None:
         """The lane says where it stands."""
@@ -42,11 +47,15 @@ class LoadingBook:
         since, self._since, self._told, self._detail = self._since, None, None, ""
         if since is None:
             return
+        seconds = self._clock.monotonic() - since
+        outcome = "failed" if status.phase is LanePhase.FAILED or status.error_message else "ready"
+        self.ended[outcome] += 1
+        self.seconds[outcome] = self.seconds.get(outcome, 0.0) + seconds
         told = {"phase": status.phase.value, "error": status.error_message, "acceleration": status.acceleration}
         log.info(
             "stream loaded",
             stream_id=self._stream_id,
-            seconds=round(self._clock.monotonic() - since, 2),
+            seconds=round(seconds, 2),
             **{name: value for name, value in told.items() if value},
         )
 

@@ -34,6 +34,8 @@ def _error(moments: Moments) -> Placard | None:
 
 def _no_camera(moments: Moments) -> Placard | None:
     if moments.publisher is PublisherState.ABSENT:
+        if moments.publisher_problem:
+            return Placard("Waiting for the camera", "The last one could not connect.")
         return Placard("Waiting for the camera", "Nobody publishes to this stream.")
     return None
 

@@ -44,6 +44,8 @@ class Moments:
 
     publisher: PublisherState = PublisherState.ABSENT
     publisher_at: float | None = None
+    publisher_problem: str = ""
+    """Why the last publisher never connected, where that is so."""
     first_input_at: float | None = None
     last_input_at: float | None = None
     first_output_at: float | None = None
@@ -75,7 +77,7 @@ def compute_state(moments: Moments, now: float, thresholds: Thresholds, before: 
     `before` is the state at the last look, if there was one: a rate that was too low is so until it is right.
     """
     if moments.publisher is PublisherState.ABSENT:
-        return Verdict(StreamState.OFFLINE, "Nobody publishes to this stream.")
+        return Verdict(StreamState.OFFLINE, f"Nobody publishes to this stream. {moments.publisher_problem}".rstrip())
     return (
         _hopeless(moments, now, thresholds)
         or _unready(moments)
@@ -124,7 +126,10 @@ def _poor_input(moments: Moments, now: float, thresholds: Thresholds, was_poor: 
     since = latest(moments.publisher_at, moments.last_input_at)
     idle = 0.0 if since is None else now - since
     if idle > thresholds.input_idle:
-        return Verdict(StreamState.DEGRADED_INPUT, f"No picture from the publisher for {idle:.0f} s.")
+        missing = "No picture from the publisher for"
+        if moments.publisher is PublisherState.CONNECTING:
+            missing = "The publisher was answered and has not connected for"
+        return Verdict(StreamState.DEGRADED_INPUT, f"{missing} {idle:.0f} s.")
     if not _input_began(moments):
         return Verdict(StreamState.LOADING, "Waiting for the first picture from the publisher.")
     steady = moments.first_input_at is not None and now - moments.first_input_at >= thresholds.rate_window

@@ -46,6 +46,8 @@ def summarize(
         recordings=sum(media.recording is not None for media in statistics),
         replaced=totals.replaced,
         latencies=totals.latencies,
+        loads=totals.loads,
+        load_seconds=totals.load_seconds,
         updates=updates,
         worker_phase=health.phase.value,
         worker_phases=tuple(phase.value for phase in WorkerPhase),

@@ -31,6 +31,8 @@ class Totals:
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
     latencies: Mapping[str, LatencyCounts] = field(default_factory=dict[str, LatencyCounts])
+    loads: Mapping[str, int] = field(default_factory=dict[str, int])
+    load_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def of(cls, live: LiveStream) -> Totals:
@@ -51,12 +53,18 @@ class Totals:
             drops=live.total_drops(),
             replaced=live.traffic.replaced(),
             latencies=live.traffic.latency_counts(),
+            loads=Counter(live.loading.ended),
+            load_seconds=dict(live.loading.seconds),
         )
 
     def __add__(self, other: Totals) -> Totals:
         latencies = dict(self.latencies)
         for hop, counts in other.latencies.items():
             latencies[hop] = latencies[hop] + counts if hop in latencies else counts
+        seconds = {
+            outcome: self.load_seconds.get(outcome, 0.0) + other.load_seconds.get(outcome, 0.0)
+            for outcome in {**self.load_seconds, **other.load_seconds}
+        }
         return Totals(
             self.frames_in + other.frames_in,
             self.frames_out + other.frames_out,
@@ -72,6 +80,8 @@ class Totals:
             Counter(self.drops) + Counter(other.drops),
             Counter(self.replaced) + Counter(other.replaced),
             latencies,
+            Counter(self.loads) + Counter(other.loads),
+            seconds,
         )
 
 

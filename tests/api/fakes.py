@@ -25,7 +25,8 @@ from sdstream.streams.views import (
 )
 from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, WorkerHealth, WorkerPhase
 
-ANSWER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+CANDIDATE = "a=candidate:0a1b 1 udp 2130706431 172.17.0.2 40001 typ host\r\n"
+ANSWER = f"v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n{CANDIDATE}"
 LANE = LaneStatus(
     LanePhase.READY,
     revision=1,

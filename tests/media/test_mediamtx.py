@@ -7,11 +7,14 @@ import httpx
 import pytest
 
 from sdstream.errors import ConfigurationError
-from sdstream.media.mediamtx import uninvited
+from sdstream.media.mediamtx import choose_ports, uninvited
 from sdstream.media.mediamtx.config import Ports, configuration
 from sdstream.media.mediamtx.control import Party, PathState, read_path
 from sdstream.media.mediamtx.doors import DoorKeeper, Question, Rules
-from sdstream.media.mediamtx.process import find_program, version_problem, without_secrets
+from sdstream.media.mediamtx.process import child_environment, find_program, version_problem, without_secrets
+from sdstream.media.mediamtx.reach import Reach, choose_reach
+from sdstream.reachability import Place, Role
+from sdstream.settings import Settings
 from tests.media.clients import make_settings
 
 RULES = Rules("our secret", lambda key: key == "stk_a", lambda playback: playback == "pb_a")
@@ -37,6 +40,57 @@ def test_a_port_that_is_set_is_open() -> None:
     made = values(Ports(1001, 1002, 8554, rtsp_is_public=True, rtmp=1935, srt=8890, webrtc_udp=8189, webrtc_tcp=8189))
     assert (made["rtspAddress"], made["rtmpAddress"], made["srtAddress"]) == (":8554", ":1935", ":8890")
     assert (made["webrtcLocalUDPAddress"], made["webrtcLocalTCPAddress"]) == (":8189", ":8189")
+
+
+def test_webrtc_that_nobody_could_reach_is_off() -> None:
+    assert values(PORTS)["webrtc"] is False, "MediaMTX would refuse to start"
+    assert values(Ports(1001, 1002, 1003, webrtc_tcp=8189))["webrtc"] is True
+
+
+def test_variables_of_the_user_open_nothing_in_mediamtx() -> None:
+    given = {"PATH": "/bin", "MTX_RTMP": "yes", "RTSP_RTMP": "yes", "SDSTREAM_API_KEYS": "secret"}
+    assert child_environment(given) == {"PATH": "/bin", "MTX_SRTLA": "no"}
+
+
+POD = Place(Role.POD, "abc", public_ip="203.0.113.7", tcp_ports={1935: 21935, 70000: 30001, 70001: 30002})
+UDP_ONLY = Place(Role.POD, "abc", public_ip="203.0.113.7", tcp_ports={1935: 21935})
+TURN = {"webrtc_ice_servers": ("turn:turn.example?transport=tcp",), "turn_username": "u", "turn_credential": "secret"}
+
+
+def reach(place: Place | None, **settings: object) -> Reach:
+    given = {"host": "0.0.0.0", "api_keys": ("key-of-a-test",), "media_backend": "mediamtx"} | settings
+    return choose_reach(Settings.model_validate(given), place)
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "chosen"),
+    [
+        (None, {}, ("udp", None, 8189, ())),
+        (None, {"mediamtx_webrtc_tcp_port": 8189}, ("udp", 8189, 8189, ())),
+        (None, {"mediamtx_webrtc_tcp_port": 8189, "mediamtx_webrtc_udp_port": 0}, ("tcp", 8189, None, ())),
+        (None, {"mediamtx_webrtc_udp_port": 0}, ("off", None, None, ())),
+        (POD, {}, ("tcp", 30001, None, ("203.0.113.7",))),
+        (POD, {"mediamtx_rtmp_port": 30001}, ("tcp", 30002, None, ("203.0.113.7",))),
+        (POD, {"mediamtx_webrtc_tcp_port": 30002}, ("tcp", 30002, None, ("203.0.113.7",))),
+        (POD, {"webrtc_addresses": ("203.0.113.9",)}, ("tcp", 30001, None, ("203.0.113.9",))),
+        (POD, {"webrtc_mode": "udp"}, ("udp", None, 8189, ())),
+        (POD, {"webrtc_mode": "off"}, ("off", None, None, ())),
+        (POD, {"host": "127.0.0.1"}, ("udp", None, 8189, ())),
+        (UDP_ONLY, {}, ("off", None, None, ())),
+        (UDP_ONLY, TURN, ("turn-external", None, 8189, ())),
+    ],
+)
+def test_how_webrtc_reaches_mediamtx(place: Place | None, settings: dict[str, object], chosen: tuple[object]) -> None:
+    found = reach(place, **settings)
+    assert (found.choice.mode, found.tcp, found.udp, found.hosts) == chosen
+    assert (bool(found.choice.because), found.choice.problem) == (True, "")
+    ports = choose_ports(make_settings(), found)
+    assert (ports.webrtc_tcp, ports.webrtc_udp) == (found.tcp, found.udp)
+
+
+def test_a_tcp_port_with_another_number_outside_is_told_not_to_work() -> None:
+    # MediaMTX writes the number that it listens on into its candidates, and has no word for another one.
+    assert "70000/tcp" in reach(UDP_ONLY, mediamtx_webrtc_tcp_port=1935).choice.problem
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sdstream.clock import SystemClock
 from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
 from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded import stream as stream_module
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
@@ -275,3 +276,28 @@ async def test_a_camera_may_come_back_with_another_codec(stream: EmbeddedStream,
                 assert video.codec == publisher.track.codec == codec
             await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT)
     assert stream.statistics().decode_errors == 0
+
+
+async def test_who_is_answered_and_does_not_come_is_told_with_where_it_was_sent(
+    stream: EmbeddedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "CONNECT_SECONDS", 0.05)
+    await stream.publish(browser_offer())
+    await stream.watch(OBS_WHEP)
+    await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT)
+    await eventually(lambda: stream.statistics().warnings)
+    problem, warnings = stream.statistics().publisher_problem, stream.statistics().warnings
+    assert "did not connect in time. Of this server's own addresses it was told 127.0.0.1." in problem
+    assert [warning.partition(" was answered")[0] for warning in warnings] == ["A viewer"]
+    monkeypatch.undo()
+    async with DirectPublisher(stream) as publisher, DirectViewer(stream) as viewer:
+        await publisher.wait_connected()
+        await viewer.wait_kind("card")
+    await eventually(lambda: stream.statistics().publisher is PublisherState.ABSENT)
+    assert (stream.statistics().publisher_problem, stream.statistics().warnings) == ("", ())
+
+
+async def test_an_offer_that_is_taken_back_before_it_connects_is_told_too(stream: EmbeddedStream) -> None:
+    # As Daydream's browser package does when it gives up and tries again.
+    await stream.end_session((await stream.publish(browser_offer())).session_id)
+    assert "did not connect: it was ended before" in stream.statistics().publisher_problem

@@ -16,7 +16,7 @@ import pytest
 from av.error import FFmpegError
 
 from sdstream.clock import SystemClock
-from sdstream.errors import InvalidSdp, StreamNotFound, Unavailable
+from sdstream.errors import ConfigurationError, InvalidSdp, StreamNotFound, Unavailable, WebRtcOff
 from sdstream.media.mediamtx import MediaMtxMedia
 from sdstream.media.mediamtx.control import ControlApi
 from sdstream.media.mediamtx.stream import MediaMtxStream
@@ -303,3 +303,25 @@ async def test_a_publisher_without_the_key_is_refused(doors: Doors) -> None:
         publisher.kill()
     assert doors.stream is None
     assert doors.echo.count == 0
+
+
+@pytest.mark.parametrize("program", [STAND_IN], indirect=True)
+async def test_on_a_pod_webrtc_takes_the_symmetric_port_and_is_refused_without_one(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"POD_ID": "abc", "PUBLIC_IP": "203.0.113.7", "TCP_PORT_70000": "30001"}.items():
+        monkeypatch.setenv(f"RUNPOD_{name}", value)
+    given = {"host": "0.0.0.0", "api_keys": ("key-of-a-test",), "webrtc_addresses": ()}
+    settings = make_settings(media_backend="mediamtx", mediamtx_program=program, **given)
+    media = MediaMtxMedia(settings, SystemClock())
+    try:
+        await media.start()
+        assert (media.ports.webrtc_tcp, media.ports.webrtc_udp) == (30001, None)
+        assert await media.ice_servers("abc-8080.proxy.runpod.net") == ()
+    finally:
+        await media.close()
+    monkeypatch.delenv("RUNPOD_TCP_PORT_70000")
+    with pytest.raises(WebRtcOff, match="expose 70000/tcp"):
+        await MediaMtxMedia(settings, SystemClock()).ice_servers("abc-8080.proxy.runpod.net")
+    with pytest.raises(ConfigurationError, match="TCP 8189 has not that number outside"):
+        MediaMtxMedia(settings.model_copy(update={"mediamtx_webrtc_tcp_port": 8189}), SystemClock())

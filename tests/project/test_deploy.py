@@ -50,6 +50,20 @@ def test_a_queue_maps_the_ports_by_which_a_session_is_reached() -> None:
     assert body["workers"] == {"min": 0, "max": 3, "idleTimeout": 60}
 
 
+MEDIAMTX = {"SDSTREAM_MEDIA_BACKEND": "mediamtx", "SDSTREAM_MEDIAMTX_RTMP_PORT": "1935"}
+
+
+def test_under_mediamtx_its_ports_are_mapped_and_webrtcs_is_symmetric() -> None:
+    assert pod(variables=MEDIAMTX)["ports"] == ["8080/http", "70000/tcp", "1935/tcp"]
+    endpoint = EndpointPlan(Common("demo", IMAGE, variables=MEDIAMTX), ("ADA_24",)).payload(Settings())
+    assert endpoint["ports"] == ["8080/tcp", "70000/tcp", "1935/tcp"]
+
+
+def test_a_port_that_runpod_would_fill_in_cannot_be_mapped() -> None:
+    with pytest.raises(ConfigurationError, match="SDSTREAM_PORT must be written as a number"):
+        pod(variables={"SDSTREAM_PORT": "{{ RUNPOD_SECRET_port }}"})
+
+
 def test_a_load_balancer_asks_on_port_80() -> None:
     body = EndpointPlan(Common("demo", IMAGE), ("ADA_24",), "LOAD_BALANCER").payload(Settings())
     assert body["env"] == {"MODE": "pod", "PORT": "80", "PORT_HEALTH": "80"}
@@ -219,6 +233,13 @@ def test_a_pool_that_may_be_misspelt_is_asked_about_and_taken(deploy: Callable[.
     assert code == 0
     assert "did you mean 'ADA_24'" in said
     assert '"ADA_42"' in said
+
+
+@pytest.mark.parametrize(("what", "gpu"), [("pod", CARD), ("endpoint", "ADA_24")])
+def test_cards_that_no_server_would_use_are_told(what: str, gpu: str, deploy: Callable[..., tuple[int, str]]) -> None:
+    code, said = deploy(what, "--gpu", gpu, "--gpu-count", "2", "--dry-run")
+    assert (code, "a server uses one card, and 2 are paid for" in said) == (0, True)
+    assert "paid for" not in deploy(what, "--gpu", gpu, "--dry-run")[1]
 
 
 def test_a_load_balancers_port_is_the_servers() -> None:

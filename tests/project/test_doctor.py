@@ -6,13 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdstream.cli import run
 from sdstream.clock import SystemClock
-from sdstream.commands import checks
+from sdstream.commands import checks, mediamtx_check
 from sdstream.commands.checks import (
     Check,
     Verdict,
@@ -28,7 +29,7 @@ from sdstream.commands.checks import (
 )
 from sdstream.commands.doctor import printable
 from sdstream.commands.machine import Gpu, MachineFacts
-from sdstream.commands.mediamtx_check import check_mediamtx
+from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.settings import ModelSource, Settings
 from sdstream.streams.store import FILE_NAME, StreamStore
 from tests.project.commands import environment, sdstream
@@ -158,6 +159,8 @@ def test_products_in_eight_bits_need_ada_or_later(capability: int | None, verdic
 def test_gpu() -> None:
     assert check_gpu(BARE) == Check("GPU", Verdict.NOTE, "no NVIDIA driver answers", check_gpu(BARE).remedy)
     assert check_gpu(CARD).finding == "NVIDIA L4 23 GiB; driver 580.1"
+    two = check_gpu(replace(CARD, gpus=CARD.gpus * 2))
+    assert (two.verdict, "CUDA_VISIBLE_DEVICES" in two.remedy) == (Verdict.NOTE, True)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,31 @@ def test_mediamtx_that_is_not_here_is_told_with_a_remedy(tmp_path: Path) -> None
     check = check_mediamtx(Settings(mediamtx_program=str(tmp_path / "none")))
     assert check.verdict is Verdict.BAD
     assert check.remedy is not None
-    assert "Install MediaMTX" in check.remedy
+    assert "github.com/bluenviron/mediamtx/releases" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("mediamtx_rtmp_port", socket.SOCK_STREAM),
+        ("mediamtx_webrtc_tcp_port", socket.SOCK_STREAM),
+        ("mediamtx_srt_port", socket.SOCK_DGRAM),
+    ],
+)
+def test_a_port_of_mediamtx_must_be_free(setting: str, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("0.0.0.0", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen(1)
+        port = taken.getsockname()[1]
+        settings = Settings.model_validate({"media_backend": "mediamtx", "mediamtx_webrtc_udp_port": 0, setting: port})
+        check = check_mediamtx_ports(settings)
+        assert (check.verdict, setting in check.finding) == (Verdict.BAD, True)
+        # A running server's MediaMTX has it: the doctor is asked beside it.
+        monkeypatch.setattr(mediamtx_check, "answers_as_sdstream", lambda settings: True)
+        assert check_mediamtx_ports(settings).verdict is Verdict.NOTE
+    good = check_mediamtx_ports(settings)
+    assert (good.verdict, str(port) in good.finding) == (Verdict.GOOD, True)
 
 
 def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

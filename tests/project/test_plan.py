@@ -23,6 +23,7 @@ def line(subject: str, settings: Settings, facts: MachineFacts = BARE) -> str:
         (BARE, "cpu (no NVIDIA driver answers)"),
         (MachineFacts("Darwin", "arm64", (), "none", (), ""), "mps"),
         (MachineFacts("Linux", "x86_64", (CARD,), "", (), ""), "cuda, NVIDIA L4 with 23 GiB (driver 580.1)"),
+        (MachineFacts("Linux", "x86_64", (CARD, CARD), "", (), ""), "23 GiB, one of 2 cards (driver 580.1)"),
     ],
 )
 def test_the_device_follows_the_machine(facts: MachineFacts, choice: str) -> None:

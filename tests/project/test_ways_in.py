@@ -12,7 +12,8 @@ from sdstream.commands import ways_in
 from sdstream.commands.checks import Check, Verdict
 from sdstream.commands.machine import MachineFacts
 from sdstream.commands.plan import plan_serve
-from sdstream.commands.ways_in import check_container_disk, check_runpod, check_volume, check_webrtc
+from sdstream.commands.ways_in import check_container_disk, check_ingest, check_runpod, check_volume, check_webrtc
+from sdstream.media.mediamtx.reach import choose_reach
 from sdstream.media.turn.choice import choose_webrtc
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
@@ -23,6 +24,9 @@ OPEN = {"host": "0.0.0.0", "api_keys": ("key-of-a-test",)}
 
 def facts_for(settings: Settings, place: Place | None, *, coturn: bool = True) -> MachineFacts:
     choice = choose_webrtc(settings, place, coturn_found=coturn)
+    if settings.media_backend == "mediamtx":
+        reach = choose_reach(settings, place)
+        return MachineFacts("Linux", "x86_64", (), "none", reach.hosts, "", reach.choice, place)
     return MachineFacts("Linux", "x86_64", (), "none", ("172.17.0.5",), "", choice, place)
 
 
@@ -104,3 +108,36 @@ def test_the_plan_says_how_clients_get_in() -> None:
     assert "turn-local at TCP 203.0.113.7:21478 (RunPod lets no UDP in" in lines["WebRTC"]
     assert "https://abc-8080.proxy.runpod.net (RunPod's variables say so for this pod)" in lines["URLs"]
     assert "172.17.0.5 (coturn relays there only)" in lines["addresses"]
+
+
+MEDIAMTX = {"media_backend": "mediamtx", "mediamtx_rtmp_port": 1935, "mediamtx_rtsp_port": 8554}
+MAPPED = Place(Role.POD, "abc", public_ip="203.0.113.7", tcp_ports={1935: 21935, 3478: 21478, 70000: 30001})
+
+
+async def test_under_mediamtx_coturn_is_not_what_lets_clients_in() -> None:
+    good = await webrtc(MAPPED, **MEDIAMTX)
+    assert (good.verdict, good.finding.partition(":")[0]) == (Verdict.GOOD, "tcp")
+    assert "203.0.113.7:30001" in good.finding
+    off = await webrtc(POD, **MEDIAMTX)
+    assert (off.verdict, "expose 70000/tcp" in off.finding) == (Verdict.NOTE, True)
+    assert (await webrtc(MAPPED, **MEDIAMTX, mediamtx_webrtc_tcp_port=3478)).verdict is Verdict.BAD
+
+
+def test_each_port_of_mediamtx_is_told_with_what_leads_to_it() -> None:
+    settings = Settings.model_validate({**OPEN, **MEDIAMTX, "mediamtx_srt_port": 8890})
+    checks = {check.subject: check for check in check_ingest(settings, MAPPED)}
+    assert checks["RTMP"].verdict is Verdict.GOOD
+    assert "203.0.113.7:21935" in checks["RTMP"].finding
+    assert (checks["RTSP"].verdict, "8554/tcp" in checks["RTSP"].remedy) == (Verdict.NOTE, True)
+    assert (checks["SRT"].verdict, "UDP" in checks["SRT"].finding) == (Verdict.NOTE, True)
+    assert check_ingest(Settings.model_validate(OPEN), MAPPED) == []
+
+
+def test_the_plan_tells_mediamtxs_ports_as_they_are_outside() -> None:
+    settings = Settings.model_validate({**OPEN, **MEDIAMTX, "data_dir": Path("/data")})
+    lines = {line.subject: line.text for line in plan_serve(settings, facts_for(settings, MAPPED))}
+    assert "RTMP at 203.0.113.7:21935, RTSP cannot be reached from outside" in lines["ingest"]
+    assert "203.0.113.7 on TCP 30001 (RunPod's variables say so)" in lines["addresses"]
+    at_home = {line.subject: line.text for line in plan_serve(settings, facts_for(settings, None))}
+    assert "RTMP port 1935, RTSP port 8554" in at_home["ingest"]
+    assert "on UDP 8189" in at_home["addresses"]

@@ -53,6 +53,7 @@ def test_the_end_says_how_long_it_took_and_what_runs() -> None:
             "acceleration": "torch",
         }
     ]
+    assert (dict(told.book.ended), told.book.seconds) == ({"ready": 1}, {"ready": 45.25})
 
 
 def test_a_load_that_fails_ends_with_its_error() -> None:
@@ -61,6 +62,7 @@ def test_a_load_that_fails_ends_with_its_error() -> None:
         told.note(LanePhase.LOADING, "making the UNet")
         told.note(LanePhase.FAILED, error_message="unet.safetensors is damaged")
     assert (lines[-1]["phase"], lines[-1]["error"]) == ("failed", "unet.safetensors is damaged")
+    assert dict(told.book.ended) == {"failed": 1}
 
 
 @pytest.mark.parametrize("phase", [LanePhase.WAITING, LanePhase.READY])

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sdstream.metrics import LATENCY_BOUNDS, METRICS, LatencyCounts, ServerStatistics, build_registry, render_metrics
 from sdstream.streams.views import StreamState
+from sdstream.worker.ports import LanePhase, LaneStatus
 from tests.streams.conftest import Scene
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
@@ -18,6 +19,8 @@ FULL = ServerStatistics(
     states={"ONLINE": 1, "OFFLINE": 2},
     latencies={"worker": LatencyCounts((5,) + (0,) * (len(LATENCY_BOUNDS) - 1) + (2,), 9.5)},
     updates={"hot": 7},
+    loads={"ready": 3},
+    load_seconds={"ready": 12.5},
     replaced={"similar": 3},
     worker_calls={1: 5, 4: 2},
     worker_call_seconds={1: 0.25, 4: 0.5},
@@ -47,6 +50,7 @@ def test_numbers_and_labels_arrive() -> None:
     samples = samples_of(FULL)
     assert samples["sdstream_streams", ()] == 3
     assert samples["sdstream_frames_dropped_total", (("reason", "superseded"),)] == 4
+    assert samples["sdstream_load_seconds_total", (("outcome", "ready"),)] == 12.5
     assert samples["sdstream_worker_phase", (("phase", "ready"),)] == 1
     assert samples["sdstream_worker_calls_total", (("streams", "4"),)] == 2
     assert samples["sdstream_worker_call_seconds_total", (("streams", "4"),)] == 0.5
@@ -85,3 +89,18 @@ async def test_the_series_do_not_grow_with_streams(scene: Scene) -> None:
 def test_the_page_lists_every_metric_with_its_help() -> None:
     row = re.compile(r"^\| `(sdstream_\w+)` \| \w+ \|[^|]*\| (.+?) \|$", re.MULTILINE)
     assert dict(row.findall(PAGE.read_text("utf-8"))) == METRICS
+
+
+async def test_loads_are_counted_with_their_time_also_of_streams_that_are_gone(scene: Scene) -> None:
+    record = await scene.create_live()
+    lane = scene.lane_of(record)
+    lane.listener.on_lane_status(LaneStatus(LanePhase.LOADING, detail="making the UNet"))
+    scene.clock.advance(2.5)
+    lane.listener.on_lane_status(LaneStatus(LanePhase.READY, revision=record.revision))
+    counted = samples_of(scene.service.statistics())
+    labels = (("outcome", "ready"),)
+    loads, seconds = counted["sdstream_loads_total", labels], counted["sdstream_load_seconds_total", labels]
+    assert (loads >= 1, seconds >= 2.5) == (True, True)
+    await scene.service.delete(record.id)
+    later = samples_of(scene.service.statistics())
+    assert (later["sdstream_loads_total", labels], later["sdstream_load_seconds_total", labels]) == (loads, seconds)

@@ -372,6 +372,23 @@ async def test_a_publisher_that_never_sends_is_ended(scene: Scene) -> None:
     assert scene.media_of(record).publisher is None
 
 
+async def test_a_publisher_that_could_not_connect_is_told_until_one_comes(scene: Scene) -> None:
+    record = await scene.create()
+    await scene.service.publish(record.stream_key, OFFER)
+    media = scene.media_of(record)
+    await scene.wait(3)
+    assert "was answered and has not connected for 3 s" in scene.service.status(record.id).reason
+    media.facts = MediaStatistics(publisher_problem="It did not connect.")
+    media.lose_publisher()
+    await scene.wait(1)
+    assert scene.service.status(record.id).reason == "Nobody publishes to this stream. It did not connect."
+    assert Placard("Waiting for the camera", "The last one could not connect.") in media.sent
+    media.facts = MediaStatistics()
+    await scene.publish(record)
+    media.lose_publisher()
+    assert scene.service.status(record.id).reason == "Nobody publishes to this stream."
+
+
 async def test_a_publisher_may_come_back_within_the_time_and_find_its_lane(scene: Scene) -> None:
     record = await scene.create_live()
     await scene.flow(record, 1)

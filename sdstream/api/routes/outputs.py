@@ -25,8 +25,9 @@ class OutputRoutes:
 
     async def ingest(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])
-        host = self._context.address(request).name
-        return json_answer({"success": True, "data": ingest_object(record, self._context.settings, host)})
+        context = self._context
+        data = ingest_object(record, context.settings, context.address(request).name, context.place)
+        return json_answer({"success": True, "data": data})
 
     async def list_recordings(self, request: Request) -> Response:
         record = await self._context.owned(request, request.path_params["id"])

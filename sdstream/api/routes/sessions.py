@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sdstream.api.bodies import FRAGMENT_TYPE, SDP_TYPE, read_sdp
+from sdstream.api.candidates import with_called_address
 from sdstream.api.context import Context
 from sdstream.api.ports import Opened
 
@@ -34,8 +35,11 @@ class SessionRoutes:
         return self._answer(opened, self._context.address(request).whep_url(opened.record), request, links)
 
     def _answer(self, opened: Opened, resource: str, request: Request, links: list[str]) -> Response:
-        session_id = opened.answer.session_id
-        response = Response(opened.answer.sdp, 201, media_type=SDP_TYPE)
+        session_id, sdp = opened.answer.session_id, opened.answer.sdp
+        # What the settings or RunPod's variables say is not added to.
+        if not self._context.settings.webrtc_addresses and self._context.place is None:
+            sdp = with_called_address(sdp, self._context.address(request).name)
+        response = Response(sdp, 201, media_type=SDP_TYPE)
         response.headers["Location"] = f"{resource}/{session_id}"
         # Browsers learn the playback URL from here alone, so it comes with both kinds of answers.
         response.headers["Livepeer-Playback-URL"] = self._context.address(request).whep_url(opened.record)

@@ -92,7 +92,7 @@ class OutgoingMedia:
         return None if latest is None else latest().as_i420()
 
     def _statistics(
-        self, publisher: PublisherState, viewers: int, tracks: tuple[TrackStatistics, ...] = ()
+        self, publisher: PublisherState, viewers: int, tracks: tuple[TrackStatistics, ...] = (), problem: str = ""
     ) -> MediaStatistics:
         counters = self._counters
         return MediaStatistics(
@@ -108,6 +108,7 @@ class OutgoingMedia:
             output_size=counters.output_size,
             drops=counters.drops,
             warnings=tuple(counters.warnings),
+            publisher_problem=problem,
             tracks=tracks,
             encode_seconds=counters.encode_seconds,
             sound=self._distribution.sound_statistics(),
@@ -117,9 +118,15 @@ class OutgoingMedia:
         )
 
 
+def unconnected(who: str, reason: str, told: Sequence[str]) -> str:
+    """What is said of somebody who was answered and never connected; `told` are our addresses in the answer."""
+    where = f" Of this server's own addresses it was told {', '.join(told)}." if told else ""
+    return f"{who} was answered but did not connect: {reason}.{where} `sdstream doctor` looks at the ways in."
+
+
 def _placard_picture(placard: Placard, size: PictureSize) -> OwnedPicture:
     picture = OwnedPicture.copy_of(draw_placard(placard, size))
     return OwnedPicture(picture.frame, picture.size)
 
 
-__all__ = ["OutgoingMedia", "OutgoingOptions"]
+__all__ = ["OutgoingMedia", "OutgoingOptions", "unconnected"]

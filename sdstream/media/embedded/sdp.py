@@ -325,6 +325,12 @@ def _accepted_lines(section: MediaSection, answer: AcceptedSection, transport: T
     return lines
 
 
+def told_addresses(answer: str) -> tuple[str, ...]:
+    """The addresses without ports in the candidates of an answer, in its order."""
+    lines = [line.split() for line in answer.splitlines() if line.startswith("a=candidate:")]
+    return tuple(dict.fromkeys(parts[4] for parts in lines if len(parts) > 4))
+
+
 def _spelling(name: str) -> str:
     return {"OPUS": "opus", "RTX": "rtx"}.get(name, name)
 
@@ -341,5 +347,6 @@ __all__ = [
     "check_transport",
     "parse_fragment",
     "parse_offer",
+    "told_addresses",
     "write_answer",
 ]

@@ -17,12 +17,12 @@ from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
-from sdstream.media.embedded.outgoing import OutgoingMedia
+from sdstream.media.embedded.outgoing import OutgoingMedia, unconnected
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.publisher import PublisherSession
 from sdstream.media.embedded.rates import Bitrates
-from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, write_answer
+from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, told_addresses, write_answer
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
 from sdstream.media.ports import MediaListener, MediaStatistics, PublisherState, SessionAnswer
@@ -67,6 +67,10 @@ class _Sessions:
     viewers: dict[str, ViewerSession] = field(default_factory=dict[str, ViewerSession])
     opening: int = 0
     """Viewers whose answer is being made; they hold a place."""
+    told: tuple[str, ...] = ()
+    """The addresses in the last answer."""
+    problem: str = ""
+    """Why the last publisher never connected."""
 
 
 class EmbeddedStream(OutgoingMedia):
@@ -115,6 +119,7 @@ class EmbeddedStream(OutgoingMedia):
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
         former, self._sessions.publisher = self._sessions.publisher, session
+        self._sessions.problem = ""
         self._distribution.restart_sound()
         self._counters.warnings.clear()
         if former is not None:
@@ -160,6 +165,7 @@ class EmbeddedStream(OutgoingMedia):
         publisher = self._sessions.publisher
         if publisher is not None and publisher.session_id == session_id:
             self._sessions.publisher = None
+            self._note_unconnected("it was ended before")
             await publisher.close()
             self._set_state(PublisherState.ABSENT)
             return True
@@ -206,7 +212,7 @@ class EmbeddedStream(OutgoingMedia):
     def statistics(self) -> MediaStatistics:
         publisher = self._sessions.publisher
         tracks = () if publisher is None else publisher.statistics()
-        return self._statistics(self._state, self._told_viewers, tracks)
+        return self._statistics(self._state, self._told_viewers, tracks, self._sessions.problem)
 
     # What sessions tell
 
@@ -235,6 +241,7 @@ class EmbeddedStream(OutgoingMedia):
         if session is self._sessions.publisher:
             self._log.info("the publisher is gone", reason=reason)
             self._sessions.publisher = None
+            self._note_unconnected(reason)
             self._set_state(PublisherState.ABSENT)
 
     def _on_viewer_connected(self, session: ViewerSession) -> None:
@@ -247,6 +254,8 @@ class EmbeddedStream(OutgoingMedia):
     def _on_viewer_closed(self, session: ViewerSession, reason: str) -> None:
         if self._sessions.viewers.pop(session.session_id, None) is not None:
             self._log.debug("a viewer is gone", reason=reason)
+            if session not in self._connected:
+                self._counters.warn(unconnected("A viewer", reason, self._sessions.told))
             self._later(self._drop_viewer(session))
 
     def _on_keyframe_request(self, session: ViewerSession) -> None:
@@ -265,8 +274,14 @@ class EmbeddedStream(OutgoingMedia):
             await session.close()
             raise
         answer = write_answer(offer, negotiation.accepted, transport, secrets.randbits(53))
+        self._sessions.told = told_addresses(answer)
         peer.connect(negotiation.anchor, ice_lite=offer.ice_lite)
         return answer
+
+    def _note_unconnected(self, reason: str) -> None:
+        """The publisher is going: remember why, if it had not come yet."""
+        if self._state is PublisherState.CONNECTING:
+            self._sessions.problem = unconnected("The last publisher", reason, self._sessions.told)
 
     def _has_place(self) -> bool:
         """Whether one more viewer may come, if need be instead of one that fell silent."""

@@ -1,6 +1,7 @@
 """The MediaMTX back end: its process takes and serves WebRTC, RTMP, RTSP and SRT; ours reads and writes its paths."""
 
 import asyncio
+import os
 import secrets
 import socket
 from collections.abc import Collection, Mapping
@@ -22,9 +23,11 @@ from sdstream.media.mediamtx.config import LOOPBACK, Ports, configuration
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState
 from sdstream.media.mediamtx.doors import DoorKeeper, Rules, StreamDoors
 from sdstream.media.mediamtx.process import find_program, make_child, version_problem
+from sdstream.media.mediamtx.reach import Reach, choose_reach
 from sdstream.media.mediamtx.stream import MediaMtxStream, StreamOptions
 from sdstream.media.ports import IceServer, MediaListener, MediaStream
 from sdstream.media.turn.services import StaticServers
+from sdstream.reachability import find_place
 from sdstream.settings import Settings
 
 LOOK_SECONDS = 0.25
@@ -47,6 +50,9 @@ class MediaMtxMedia:
             )
         self._settings = settings
         self._clock = clock
+        self._reach = choose_reach(settings, find_place(os.environ))
+        if self._reach.choice.problem:
+            raise ConfigurationError(f"mediamtx_webrtc_tcp_port: {self._reach.choice.problem}")
         self._program = find_program(settings)
         self._addressing = Addressing.from_settings(settings)
         self._static = StaticServers(settings)
@@ -90,11 +96,12 @@ class MediaMtxMedia:
         """Start MediaMTX. Raises `ConfigurationError` when it cannot be used."""
         settings = self._settings
         self._h264_encoder = choose_h264_encoder(settings.video_encoder)
-        ports = self._ports = choose_ports(settings)
+        ports = self._ports = choose_ports(settings, self._reach)
         self._keeper = DoorKeeper(Rules(self._secret, self._may_publish, self._may_watch), self._on_admitted)
         await self._keeper.start()
         self._control = ControlApi(ports, self._secret)
-        text = configuration(ports, self._keeper.url, self._addressing.candidates(), _ice_servers(settings))
+        hosts = self._reach.hosts or self._addressing.candidates()
+        text = configuration(ports, self._keeper.url, hosts, _ice_servers(settings))
         self._process = make_child(self._program, text, self._answers, self._clock)
         await self._process.start()
         said = await self._control.version()
@@ -132,8 +139,7 @@ class MediaMtxMedia:
             outputs=OutputOptions(settings.output_allow_private, settings.recording_least_free),
         )
         stream = MediaMtxStream(stream_id, size, listener, options, self._control, self._clock)
-        if settings.webrtc_mode == "off":
-            stream.webrtc_problem = WebRtcOff("this server takes no WebRTC sessions: webrtc_mode is off")
+        stream.webrtc_problem = self._webrtc_problem()
         self._streams[stream.input] = stream
         return stream
 
@@ -142,8 +148,9 @@ class MediaMtxMedia:
         return await asyncio.to_thread(finalise_all, found)
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
-        if self._settings.webrtc_mode == "off":
-            raise WebRtcOff("this server takes no WebRTC sessions: webrtc_mode is off")
+        problem = self._webrtc_problem()
+        if problem is not None:
+            raise problem
         return await self._static.servers()
 
     async def close(self) -> None:
@@ -163,6 +170,10 @@ class MediaMtxMedia:
             await self._keeper.close()
         if self._control is not None:
             await self._control.close()
+
+    def _webrtc_problem(self) -> WebRtcOff | None:
+        choice = self._reach.choice
+        return WebRtcOff(f"this server takes no WebRTC sessions: {choice.because}") if choice.mode == "off" else None
 
     # The doors
 
@@ -235,8 +246,8 @@ def uninvited(
     )
 
 
-def choose_ports(settings: Settings) -> Ports:
-    """The ports of the settings, and free ones for what is between MediaMTX and us."""
+def choose_ports(settings: Settings, reach: Reach) -> Ports:
+    """The ports of the settings and of `reach`, and free ones for what is between MediaMTX and us."""
     api, whip, rtsp = _free_ports(3)
     return Ports(
         api=api,
@@ -245,8 +256,8 @@ def choose_ports(settings: Settings) -> Ports:
         rtsp_is_public=settings.mediamtx_rtsp_port is not None,
         rtmp=settings.mediamtx_rtmp_port,
         srt=settings.mediamtx_srt_port,
-        webrtc_udp=settings.mediamtx_webrtc_udp_port or None,
-        webrtc_tcp=settings.mediamtx_webrtc_tcp_port,
+        webrtc_udp=reach.udp,
+        webrtc_tcp=reach.tcp,
     )
 
 

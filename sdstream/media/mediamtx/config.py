@@ -68,7 +68,8 @@ def configuration(ports: Ports, auth_url: str, hosts: Sequence[str], ice_servers
         "rtspAddress": f"{'' if ports.rtsp_is_public else LOOPBACK}:{ports.rtsp}",
         "rtmp": ports.rtmp is not None,
         "srt": ports.srt is not None,
-        "webrtc": True,
+        # It refuses to start with WebRTC that nobody could reach.
+        "webrtc": ports.webrtc_udp is not None or ports.webrtc_tcp is not None or bool(ice_servers),
         "webrtcAddress": f"{LOOPBACK}:{ports.whip}",
         "webrtcLocalUDPAddress": "" if ports.webrtc_udp is None else f":{ports.webrtc_udp}",
         "webrtcLocalTCPAddress": "" if ports.webrtc_tcp is None else f":{ports.webrtc_tcp}",

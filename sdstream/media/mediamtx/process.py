@@ -15,6 +15,7 @@ from sdstream.settings import Settings
 
 VARIABLE = "MEDIAMTX_BIN"
 NAME = "mediamtx"
+RELEASES = "github.com/bluenviron/mediamtx/releases"
 LEAST_VERSION = (1, 20, 1)
 FOLDER = "sdstream-mediamtx-"
 _SECRETS = re.compile(r"\b(in|out)/[A-Za-z0-9_-]+|([?&](?:streamid|token|user|pass|password|jwt)=)[^&\s'\"]+")
@@ -31,8 +32,8 @@ def find_program(settings: Settings, environment: Mapping[str, str] = os.environ
     if found is None:
         raise ConfigurationError(
             f"media_backend mediamtx: the program {wanted} is not here",
-            hint=f"Install MediaMTX 1.20.1 or later, name it in SDSTREAM_MEDIAMTX_PROGRAM or {VARIABLE}, "
-            "or take SDSTREAM_MEDIA_BACKEND=embedded.",
+            hint=f"Install MediaMTX 1.20.1 or a later 1.x ({RELEASES}), name it in SDSTREAM_MEDIAMTX_PROGRAM or "
+            f"{VARIABLE}, or take SDSTREAM_MEDIA_BACKEND=embedded.",
         )
     return Path(found)
 
@@ -53,6 +54,17 @@ def without_secrets(line: str) -> str:
     return _SECRETS.sub(lambda match: f"{match[1]}/..." if match[1] else f"{match[2]}...", line)
 
 
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """MediaMTX's variables.
+
+    Its settings can come from them too, by the older prefix `RTSP_` as well; those of the user must not open what ours
+    closes.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith(("MTX_", "RTSP_", "SDSTREAM_"))}
+    # SRTLA is on its way into MediaMTX, on by default. 1.20 refuses a file that names it, and passes a variable over.
+    return kept | {"MTX_SRTLA": "no"}
+
+
 def make_child(program: Path, text: str, answers: Callable[[], Awaitable[bool]], clock: Clock) -> ChildProgram:
     """MediaMTX with `text` for its configuration."""
 
@@ -68,8 +80,7 @@ def make_child(program: Path, text: str, answers: Callable[[], Awaitable[bool]],
         answers,
         clock,
         hint="A port in use is the usual reason: see the mediamtx_ settings.",
-        # Its settings can come from variables too; those of the user must not open what ours closes.
-        environment={name: value for name, value in os.environ.items() if not name.startswith(("MTX_", "SDSTREAM_"))},
+        environment=child_environment(os.environ),
         clean=without_secrets,
         on_line=_log,
     )
@@ -83,4 +94,12 @@ def _log(line: str) -> None:
         log.debug("MediaMTX says", line=line)
 
 
-__all__ = ["VARIABLE", "find_program", "make_child", "version_problem", "without_secrets"]
+__all__ = [
+    "RELEASES",
+    "VARIABLE",
+    "child_environment",
+    "find_program",
+    "make_child",
+    "version_problem",
+    "without_secrets",
+]

@@ -14,9 +14,10 @@ from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
-from sdstream.media.embedded.outgoing import OutgoingMedia
+from sdstream.media.embedded.outgoing import OutgoingMedia, unconnected
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.rates import Bitrates
+from sdstream.media.embedded.sdp import told_addresses
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.stream import FAULT_SECONDS, LEAST_TRUSTED, MOST_LATENCY
 from sdstream.media.mediamtx.config import input_path, output_path
@@ -81,6 +82,10 @@ class MediaMtxStream(OutgoingMedia):
         self.output = output_path(options.playback_id)
         self._state = PublisherState.ABSENT
         self._publisher: _Publisher | None = None
+        self._told: tuple[str, ...] = ()
+        """The addresses in the last answer to a publisher."""
+        self._problem = ""
+        """Why the last publisher never connected."""
         self._party: Party | None = None
         self._reader: InputReader | None = None
         self._viewers = 0
@@ -128,6 +133,7 @@ class MediaMtxStream(OutgoingMedia):
         if self._closed:
             await self._control.end_session(session.url)
         self._refuse_when_closed()
+        self._told = told_addresses(session.sdp)
         return SessionAnswer(self._expect(session.url), session.sdp)
 
     def admit(self) -> SessionAnswer:
@@ -225,18 +231,19 @@ class MediaMtxStream(OutgoingMedia):
         elif self._party is not None:
             self._leave("it went")
         elif self._publisher is not None and self._clock.monotonic() - self._publisher.since > CONNECT_SECONDS:
-            self._leave("it did not connect")
+            self._leave(f"MediaMTX saw nothing of it for {CONNECT_SECONDS:g} s")
         output = paths.get(self.output)
         self._note_sent(0 if output is None else output.bytes_sent)
         self._count_viewers(0 if output is None else len(output.readers))
 
     def statistics(self) -> MediaStatistics:
-        return self._statistics(self._state, self._viewers)
+        return self._statistics(self._state, self._viewers, problem=self._problem)
 
     # Helpers
 
     def _expect(self, url: str | None) -> str:
         session_id = secrets.token_urlsafe(18)
+        self._problem = ""
         self._publisher = _Publisher(session_id, url, self._clock.monotonic())
         if self._party is None:
             self._set_state(PublisherState.CONNECTING)
@@ -270,6 +277,8 @@ class MediaMtxStream(OutgoingMedia):
             self._later(_wait(reader))
         if self._publisher is not None or self._party is not None:
             self._log.info("the publisher is gone", reason=reason)
+        if self._state is PublisherState.CONNECTING and self._publisher is not None and self._publisher.url is not None:
+            self._problem = unconnected("The last publisher", reason, self._told)
         self._publisher = self._party = None
         self._set_state(PublisherState.ABSENT)
 

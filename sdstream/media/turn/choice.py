@@ -5,6 +5,7 @@
 | udp           | to this server's addresses; TURN servers are offered  | host addresses, STUN                |
 | turn-local    | by TCP to coturn beside this server, which passes them on inside the machine | one host address |
 | turn-external | to a TURN service                                     | host addresses, a relay of its own  |
+| tcp           | to MediaMTX, by ICE over TCP (`mediamtx/reach.py` decides for that back end) | MediaMTX's own |
 | off           | not at all                                            |                                     |
 
 With `turn-local` the server needs no relay: the client's relayed address is this machine's own. With `turn-external` it
@@ -19,7 +20,7 @@ from typing import Literal
 from sdstream.reachability import Place, find_place, join_address
 from sdstream.settings import Settings, is_loopback
 
-Mode = Literal["udp", "turn-local", "turn-external", "off"]
+Mode = Literal["udp", "tcp", "turn-local", "turn-external", "off"]
 
 
 @dataclass(frozen=True, slots=True)
