@@ -77,7 +77,9 @@ class FakeStreams:
         if self.failure is not None:
             raise self.failure
 
-    async def create(self, body: object, author: str, *, from_playground: bool = False) -> FakeCreated:
+    async def create(
+        self, body: object, author: str, *, from_playground: bool = False, dry_run: bool = False
+    ) -> FakeCreated:
         self.check()
         request = parse_create(body, self.models)
         number = next(self.order)
@@ -92,6 +94,8 @@ class FakeStreams:
             params=request.params,
             from_playground=from_playground,
         )
+        if dry_run:
+            return FakeCreated(record, request.warnings)
         self.records[record.id] = record
         self.log[record.id] = []
         return FakeCreated(record, request.warnings)
