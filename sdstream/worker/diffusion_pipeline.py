@@ -383,6 +383,7 @@ def load_diffusion(
     with session_of(progress):  # what is placed has trials of its own
         model = shelf.get(wanted, device, progress, use)
         conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
+    progress("encoding the prompt", None)  # what was told before was whole: nothing else would be told of this
     annotator_shelf = annotators(device, wanted.places, None if options is None else options.optical_flow)
     pipeline = DiffusionPipeline(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use

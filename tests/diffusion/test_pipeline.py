@@ -186,11 +186,12 @@ def test_text_that_the_model_does_not_read_is_reported(make: Make) -> None:
 
 def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusion_pipeline, "shelf", ModelShelf())
-    told: list[float | None] = []
-    make(progress=lambda detail, percent: told.append(percent))
-    percents = [percent for percent in told if percent is not None]
+    told: list[tuple[str, float | None]] = []
+    make(progress=lambda *each: told.append(each))
+    percents = [percent for _, percent in told if percent is not None]
     assert percents == sorted(percents)
     assert percents[-1] == 100
+    assert told[-1] == ("encoding the prompt", None), "what comes after the model is not told as the model, loaded"
 
 
 def test_a_negative_prompt_counts_only_with_guidance() -> None:
