@@ -250,6 +250,7 @@ def lane_object(lane: LaneStatus | None, next_tries: tuple[datetime | None, ...]
             }
             for part, moment in zip(lane.missing, next_tries, strict=True)
         ],
+        "remarks": [remark._asdict() for remark in lane.remarks],
         "processors": [state._asdict() for state in lane.processors],
     }
 

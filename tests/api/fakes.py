@@ -23,7 +23,7 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
-from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, WorkerHealth, WorkerPhase
+from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, Remark, WorkerHealth, WorkerPhase
 
 ANSWER = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 LANE = LaneStatus(
@@ -32,6 +32,7 @@ LANE = LaneStatus(
     effective_sequence=7,
     loras=(("owner/lora", 0.5),),
     processors=(ProcessorState("image_preprocessing[0]", "canny", "working"),),
+    remarks=(Remark("prompt", "it is long"),),
 )
 
 

@@ -181,7 +181,12 @@ def test_skip_diffusion_needs_no_model() -> None:
 
 
 def test_text_that_the_model_does_not_read_is_reported(make: Make) -> None:
-    assert any("120 tokens" in note for note in make(prompt="the cat " * 60).notes)
+    long = "the cat " * 60
+    pipeline = make(prompt=long, negative_prompt=long)
+    assert sum("120 tokens" in note for note in pipeline.notes) == 2
+    assert [remark.place for remark in pipeline.remarks] == ["prompt", "negative_prompt"]
+    assert all("120 tokens" in remark.message for remark in pipeline.remarks)
+    assert make(prompt="the cat").remarks == ()
 
 
 def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

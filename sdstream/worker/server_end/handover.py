@@ -337,6 +337,7 @@ def status_of(report: LaneReport) -> LaneStatus:
         report.acceleration,
         tuple(report.loras),
         tuple(report.processors),
+        remarks=tuple(report.remarks),
     )
 
 

@@ -37,6 +37,7 @@ export function readStatus(data) {
     warnings: data.media?.warnings ?? [],
     processors: lane?.processors ?? [],
     missing: lane?.missing ?? [],
+    remarks: lane?.remarks ?? [],
     fault: lane?.phase === "failed" ? (lane.error_message ?? "") : "",
     outputs: data.outputs ?? [],
     recording: data.recording ?? null,
