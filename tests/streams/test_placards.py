@@ -38,6 +38,7 @@ def test_a_viewer_who_has_seen_no_picture_sees_words(given_moments: Moments) -> 
         (replace(QUIET, last_input_at=NOW - 3), "Waiting for the camera"),
         (replace(QUIET, last_output_at=NOW - 3), "Waiting for the worker"),
         (replace(QUIET, lane=FRESH, lane_changed_at=NOW - 90, last_output_at=NOW - 95), "Starting"),
+        (replace(QUIET, lane=FRESH, lane_changed_at=NOW - 0.9), None),
         (QUIET, None),
         (replace(QUIET, last_input_at=NOW - 1.5, last_output_at=NOW - 1.5), None),  # a hiccup: the last picture stands
     ],
