@@ -20,6 +20,9 @@ from urllib.parse import urljoin
 
 import httpx
 
+from sdstream.clock import Clock, SystemClock
+from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace
+
 MAX_BYTES = 10 * 1024 * 1024
 MAX_SECONDS = 5.0
 MAX_REDIRECTS = 3
@@ -67,10 +70,12 @@ class PublicFetcher:
         is_allowed: Callable[[str], bool] | None = None,
         seconds: float = MAX_SECONDS,
         schemes: Sequence[str] = ("http", "https"),
+        clock: Clock | None = None,
     ) -> None:
         self._schemes = tuple(schemes)
         self._is_allowed = is_allowed or is_public
         self._seconds = seconds
+        self._clock = clock or SystemClock()
         # Threads of their own: a look-up cannot be ended, and one that hangs must not hold up the work of others.
         self._look_ups = ThreadPoolExecutor(LOOK_UPS_AT_ONCE, thread_name_prefix="look-up")
 
@@ -168,7 +173,7 @@ class PublicFetcher:
             response = await client.send(request, stream=True)
             try:
                 if response.status_code not in _REDIRECTS:
-                    return await _read(response, media_type, max_bytes, take, begin)
+                    return await _read(response, media_type, max_bytes, take, begin, self._clock)
                 begin(response)
                 url = _redirected(url, response.headers.get("Location", ""))
             finally:
@@ -242,6 +247,7 @@ async def _read(
     max_bytes: int,
     take: Callable[[bytes, int | None], None],
     begin: Callable[[httpx.Response], int],
+    clock: Clock,
 ) -> None:
     status = response.status_code
     if status in _PASSING or status >= 500:
@@ -257,8 +263,12 @@ async def _read(
     total = came + int(length) if length.isdecimal() else None
     if total is not None and total > max_bytes:
         raise FetchProblem(f"is larger than {max_bytes} bytes")
+    pace = Pace(clock.monotonic(), came)
     async for chunk in response.aiter_bytes():
         came += len(chunk)
+        pace = pace.after(now := clock.monotonic(), came)
+        if pace.is_stalled(now, came):
+            raise FetchBrokenOff(f"stalls: fewer than {LEAST_BYTES} bytes came within {STALL_SECONDS:g} s")
         if came > max_bytes:
             raise FetchProblem(f"is larger than {max_bytes} bytes")
         take(chunk, total)

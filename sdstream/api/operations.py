@@ -6,6 +6,7 @@ from sdstream.api.examples import CREATE_EXAMPLE, OFFER_EXAMPLE, STREAM_EXAMPLE,
 from sdstream.api.model_schemas import ModelList
 from sdstream.api.operation import JSON, Answer, Operation
 from sdstream.api.output_operations import OUTPUT_OPERATIONS
+from sdstream.api.rendering import NAMES_OF_ITS_OWN
 
 TAGS = {
     "Streams": "Daydream's stream operations.",
@@ -17,6 +18,13 @@ TAGS = {
 
 _STREAM = Answer("The stream", schemas.Stream, example=STREAM_EXAMPLE)
 _UPDATED = {**STREAM_EXAMPLE, "revision": 2, "applied": "hot", "changed": ["prompt"], "dry_run": False}
+_PLANNED = {**STREAM_EXAMPLE, **dict.fromkeys(NAMES_OF_ITS_OWN), "dry_run": True}
+DRY_RUN = {
+    "name": "dry_run",
+    "in": "query",
+    "schema": {"type": "boolean", "default": False},
+    "description": "Extension. Say what would happen; change nothing.",
+}
 TEXT = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 _SESSION_HEADERS = {
@@ -39,8 +47,9 @@ OPERATIONS: dict[str, Operation] = {
         "Create a stream",
         "Only `params.model_id` is needed, and even it has a default. The stream is ready for WHIP at once; the model "
         "loads behind it. Older bodies with `pipeline_id` and `pipeline_params` are understood.",
-        {201: _STREAM},
+        {201: _STREAM, 200: Answer("A dry run: nothing was created", schemas.PlannedStream, example=_PLANNED)},
         (400, 401, 403, 413, 429, 503),
+        query=(DRY_RUN,),
         bodies={JSON: {"schema": {"$ref": "#/components/schemas/CreateBody"}, "example": CREATE_EXAMPLE}},
     ),
     "list_streams": Operation(
@@ -89,14 +98,7 @@ OPERATIONS: dict[str, Operation] = {
         "once; the worker follows. A value that cannot change while live is refused with 409 and changes nothing.",
         {200: Answer("The stream", schemas.UpdatedStream, example=_UPDATED)},
         (400, 401, 403, 404, 409, 413, 429, 503),
-        query=(
-            {
-                "name": "dry_run",
-                "in": "query",
-                "schema": {"type": "boolean", "default": False},
-                "description": "Extension. Say what would happen; change nothing.",
-            },
-        ),
+        query=(DRY_RUN,),
         bodies={JSON: {"schema": {"$ref": "#/components/schemas/UpdateBody"}, "example": UPDATE_EXAMPLE}},
     ),
     "delete_stream_by_path": Operation(
@@ -126,6 +128,7 @@ OPERATIONS: dict[str, Operation] = {
         "The older form of the update, with the same merge.",
         {200: Answer("Accepted", schemas.PromptsAnswer)},
         (400, 401, 403, 404, 409, 413, 429, 503),
+        query=(DRY_RUN,),
         bodies={
             JSON: {
                 "schema": {"$ref": "#/components/schemas/PromptsBody"},

@@ -47,6 +47,13 @@ class MissingStatus(Shape):
     )
 
 
+class RemarkStatus(Shape):
+    """What the person should know of params that are in force."""
+
+    place: str = Field(description="Where they name it, such as `prompt`.")
+    message: str
+
+
 class LaneState(Shape):
     """What the worker says of the stream."""
 
@@ -60,6 +67,7 @@ class LaneState(Shape):
     error_message: str | None
     acceleration_in_force: str | None
     missing: list[MissingStatus]
+    remarks: list[RemarkStatus]
     processors: list[ProcessorStatus]
 
 

@@ -11,6 +11,7 @@ import msgspec
 from sdstream.api.addresses import PublicAddress
 from sdstream.clock import epoch_milliseconds
 from sdstream.media.ports import MediaStatistics, OutputStatistics, TrackStatistics
+from sdstream.params import wire_params
 from sdstream.streams.recordings import Recording
 from sdstream.streams.views import StreamEvent, StreamRecord, StreamState, StreamStatus
 from sdstream.worker.ports import LaneStatus
@@ -18,6 +19,17 @@ from sdstream.worker.ports import LaneStatus
 PIPELINE = "streamdiffusion"
 LONGEST_LISTED_URI = 200
 """Characters of a data URI that a list or a status shows; a style image can have megabytes."""
+NAMES_OF_ITS_OWN = (
+    "id",
+    "stream_key",
+    "created_at",
+    "output_playback_id",
+    "output_stream_url",
+    "whip_url",
+    "whep_url",
+    "hls_url",
+)
+"""What a stream has from the moment on in which it is made."""
 BAD_LOSS_PERCENT = 5.0
 """From here on the connection of a publisher is called bad."""
 
@@ -53,6 +65,12 @@ def stream_object(
         "revision": record.revision,
         "warnings": list(warnings),
     }
+
+
+def planned_object(record: StreamRecord, address: PublicAddress, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The stream object of a dry run: as a create would answer, with null for the names that no stream has yet."""
+    made = stream_object(record, address, StreamState.OFFLINE, wire_params(record.params), warnings)
+    return made | dict.fromkeys(NAMES_OF_ITS_OWN) | {"dry_run": True}
 
 
 def status_object(record: StreamRecord, status: StreamStatus, address: PublicAddress) -> dict[str, Any]:
@@ -232,6 +250,7 @@ def lane_object(lane: LaneStatus | None, next_tries: tuple[datetime | None, ...]
             }
             for part, moment in zip(lane.missing, next_tries, strict=True)
         ],
+        "remarks": [remark._asdict() for remark in lane.remarks],
         "processors": [state._asdict() for state in lane.processors],
     }
 
@@ -274,6 +293,7 @@ __all__ = [
     "lane_object",
     "output_object",
     "params_hash",
+    "planned_object",
     "recording_object",
     "shorten_data_uris",
     "status_object",

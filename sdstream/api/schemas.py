@@ -64,6 +64,32 @@ class UpdatedStream(Stream):
     dry_run: bool = Field(description="Extension. True: nothing was stored.")
 
 
+class PlannedStream(Shape):
+    """What a create request would make. Null are the names that a stream has from the moment on in which it is made."""
+
+    id: None
+    stream_key: None
+    created_at: None
+    pipeline: Literal["streamdiffusion"]
+    params: Params = Field(description="Every member, as it would be in force.")
+    name: str
+    author: str
+    from_playground: bool
+    gateway_host: str
+    is_smoke_test: bool
+    output_playback_id: None
+    output_stream_url: None
+    whip_url: None
+    whep_url: None
+    hls_url: None
+    outputs: list[str]
+    recording: RecordingSwitch
+    status: Literal["OFFLINE"]
+    revision: Literal[1]
+    warnings: list[str] = Field(description="What would be ignored or cannot come into force now.")
+    dry_run: Literal[True] = Field(description="Nothing was created.")
+
+
 class StreamList(Shape):
     """All streams that the caller may see; long data URIs are shortened."""
 

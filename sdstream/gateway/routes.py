@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import structlog
@@ -14,13 +15,15 @@ from sdstream.api.answers import HEAD, REQUEST_ID, json_answer
 from sdstream.api.app import Endpoint
 from sdstream.api.bodies import read_bytes
 from sdstream.api.context import LOCAL_CALLER, Caller, Context
-from sdstream.api.rendering import shorten_data_uris
+from sdstream.api.rendering import planned_object, shorten_data_uris
+from sdstream.api.routes.streams import flag_of
 from sdstream.errors import BadRequest, Forbidden, StreamNotFound
 from sdstream.gateway.fleet import Fleet
 from sdstream.job_errors import OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params
+from sdstream.streams.names import new_record
 
 logger = structlog.get_logger(__name__)
 
@@ -91,13 +94,18 @@ class GatewayRoutes:
         }
 
     async def create(self, request: Request) -> Response:
-        """A `start` job; answered when a worker has the stream."""
+        """A `start` job; answered when a worker has the stream. A dry run is answered here."""
         context = self._context
         caller = await context.caller(request)
+        dry_run = flag_of(request, "dry_run")
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
         settings = context.settings
         wanted = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
+        playground = request.headers.get("x-client-source") == "playground"
+        if dry_run:
+            record = new_record(wanted, caller.author, datetime.now(UTC), from_playground=playground)
+            return json_answer(planned_object(record, context.address(request), wanted.warnings))
         members: dict[str, Any] = {"pipeline": "streamdiffusion", "params": wire_params(wanted.params)}
         if wanted.name is not None:
             members["name"] = wanted.name
@@ -108,7 +116,6 @@ class GatewayRoutes:
             members["outputs"] = list(delivery.outputs)
         if delivery.recording:
             members["recording"] = delivery.wire_recording
-        playground = request.headers.get("x-client-source") == "playground"
         entry = await self._fleet.begin(members, caller.author, from_playground=playground)
         if wanted.warnings:
             logger.info("parameters ignored or changed", stream_id=entry.session_id, warnings=list(wanted.warnings))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sdstream.errors import CapacityReached
 from sdstream.params import StreamParams
 from sdstream.params.costs import COSTS
 from sdstream.settings import Settings
@@ -23,6 +24,7 @@ MOST_MEMORY = 0.95
 """The share of the device's memory that may be in use."""
 MOST_ROOM = 64
 """So many further streams of one kind are counted."""
+WORKER_FULL = "End a stream or take a smaller one; SDSTREAM_STREAM_FRAME_RATE is what each is promised, 0 for nothing."
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,19 @@ def worker_full_after(
     return why_not_change(before, after, others, supply_of(settings, health))
 
 
+def refuse_overload(
+    streams: StreamDirectory,
+    settings: Settings,
+    health: WorkerHealth,
+    params: StreamParams,
+    stream: Stream | None = None,
+) -> None:
+    """Raises `CapacityReached` when the worker cannot carry one more stream of these params, or `stream` with them."""
+    given = streams, settings, health
+    if reason := worker_full(*given, params) if stream is None else worker_full_after(*given, stream, params):
+        raise CapacityReached(reason, hint=WORKER_FULL)
+
+
 def describe_capacity(
     streams: StreamDirectory,
     settings: Settings,
@@ -289,6 +304,7 @@ __all__ = [
     "describe_capacity",
     "find_cost",
     "load_of",
+    "refuse_overload",
     "room_for",
     "seconds_of",
     "supply_of",

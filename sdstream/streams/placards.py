@@ -1,7 +1,7 @@
 """Which words a viewer sees while there is no processed picture to see."""
 
 from sdstream.media.ports import Placard, PublisherState
-from sdstream.streams.state import Moments, Thresholds, is_ready, latest
+from sdstream.streams.state import FIRST_PICTURE, Moments, Thresholds, is_ready, latest, makes_first_picture
 from sdstream.worker.ports import LanePhase, WorkerPhase
 
 QUIET_SECONDS = 0.5
@@ -63,10 +63,12 @@ def _no_input(moments: Moments, now: float, thresholds: Thresholds) -> Placard |
 
 def _no_output(moments: Moments, now: float, thresholds: Thresholds) -> Placard | None:
     since = latest(moments.first_input_at, moments.lane_changed_at, moments.last_output_at)
-    if since is not None and now - since > thresholds.output_idle:
+    idle = since is not None and now - since > thresholds.output_idle
+    makes_first = makes_first_picture(moments, now, thresholds)
+    if idle and not makes_first:
         return Placard("Waiting for the worker", "Pictures go in and none comes out.")
-    if moments.last_output_at is None:
-        return Placard("Starting", "The first picture is being made.")
+    if idle or moments.last_output_at is None:  # else the last picture stands
+        return Placard("Starting", FIRST_PICTURE if makes_first else "The first picture is on its way.")
     return None
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import CapacityReached, InvalidParams, NoPictureYet, RequestError, ShuttingDown, StreamNotFound
+from sdstream.errors import InvalidParams, NoPictureYet, RequestError, ShuttingDown, StreamNotFound
 from sdstream.fetching import PublicFetcher
 from sdstream.media.ports import HlsFile, IceServer, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
     Delivery,
     ModelTable,
-    StreamParams,
     StyleImage,
     apply_update,
     classify,
@@ -27,7 +26,7 @@ from sdstream.params import (
     parse_create,
 )
 from sdstream.settings import Settings
-from sdstream.streams.capacity import describe_capacity, worker_full, worker_full_after
+from sdstream.streams.capacity import describe_capacity, refuse_overload
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.doors import PublisherDoors
 from sdstream.streams.events import EventSubscription
@@ -52,8 +51,6 @@ from sdstream.streams.views import (
     UpdateOutcome,
 )
 from sdstream.worker.ports import WorkerClient, WorkerHealth
-
-WORKER_FULL = "End a stream or take a smaller one; SDSTREAM_STREAM_FRAME_RATE is what each is promised, 0 for nothing."
 
 log = structlog.get_logger(__name__)
 
@@ -121,9 +118,15 @@ class StreamService:
     # Records
 
     async def create(
-        self, body: object, author: str, *, from_playground: bool = False, stream_id: str | None = None
+        self,
+        body: object,
+        author: str,
+        *,
+        from_playground: bool = False,
+        stream_id: str | None = None,
+        dry_run: bool = False,
     ) -> CreateOutcome:
-        """Validate and store a new stream; its id, key and URLs are good once this returns.
+        """Validate and store a new stream; its id, key and URLs are good once this returns, unless it is a `dry_run`.
 
         `stream_id` None makes one; one that is given must be new. Raises `InvalidParams`, `CapacityReached`,
         `ShuttingDown`, or `Unavailable` when the disk refuses.
@@ -132,9 +135,11 @@ class StreamService:
         settings = self._settings
         request = parse_create(body, self._models, settings.size_policy, allow_private=settings.output_allow_private)
         self._streams.refuse_crowd(self._busy_since())
-        self._refuse_load(request.params)
+        refuse_overload(self._streams, settings, self._worker.health(), request.params)
         self._streams.refuse_glut()
         record = new_record(request, author, self._clock.now(), from_playground=from_playground, stream_id=stream_id)
+        if dry_run:
+            return CreateOutcome(record, request.warnings + await forewarn(record.params, self._models))
         stream = self._add(record, used_at=self._clock.monotonic())
         try:
             await store.insert(record, dump_params(record.params), image_apart(record.params))
@@ -176,7 +181,7 @@ class StreamService:
         )
         change = classify(current.params, wanted.params, live=stream.is_publishing)
         applied = applied_by(change)
-        self._refuse_load(wanted.params, stream)
+        refuse_overload(self._streams, self._settings, self._worker.health(), wanted.params, stream)
         if dry_run:
             revision = current.revision + (applied is not Applied.UNCHANGED)
             record = replace(current, params=wanted.params, revision=revision)
@@ -223,7 +228,7 @@ class StreamService:
         if not stream.is_busy(self._busy_since()):
             self._streams.refuse_crowd(self._busy_since())
         if not stream.is_publishing:
-            self._refuse_load(stream.saved.params)
+            refuse_overload(self._streams, self._settings, self._worker.health(), stream.saved.params)
         before = stream.used_at
         stream.use()  # before the answer, or several could take the last place at once
         self._look_at_style_image(stream)
@@ -385,12 +390,6 @@ class StreamService:
         self._style_images.forget(stream.saved.id)
         if image is not None and not stream.has_style_picture(image):
             self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
-
-    def _refuse_load(self, params: StreamParams, stream: Stream | None = None) -> None:
-        """Of one more stream, or of one that there is, with other params."""
-        given = self._streams, self._settings, self._worker.health()
-        if reason := worker_full(*given, params) if stream is None else worker_full_after(*given, stream, params):
-            raise CapacityReached(reason, hint=WORKER_FULL)
 
     def _busy_since(self) -> float:
         return self._clock.monotonic() - self._settings.publisher_timeout

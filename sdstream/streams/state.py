@@ -12,6 +12,8 @@ from sdstream.media.ports import PublisherState
 from sdstream.streams.views import StreamState
 from sdstream.worker.ports import LanePhase, LaneStatus, WorkerPhase
 
+FIRST_PICTURE = "The first picture is being made; it takes longest."
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
@@ -31,6 +33,7 @@ class Thresholds:
     error_memory: float = 15.0
     restart_memory: float = 60.0
     ready_deadline: float = 180.0
+    """Until the lane is ready, and once more until its first picture is made."""
     max_frame_rate: float = 60.0
     """Pictures above this rate are dropped on purpose before the worker, so no more can come out."""
 
@@ -143,15 +146,26 @@ def _poor_input(moments: Moments, now: float, thresholds: Thresholds, was_poor: 
     return None
 
 
+def makes_first_picture(moments: Moments, now: float, thresholds: Thresholds) -> bool:
+    """Whether a lane that is ready is at the first picture of its params, which may take as long as getting ready: what
+    makes pictures is compiled, captured or tried then."""
+    lane, due_since = moments.lane, _output_due_since(moments)
+    if lane is None or lane.phase is not LanePhase.READY or lane.effective_sequence is not None:
+        return False
+    in_time = due_since is None or now - due_since <= thresholds.ready_deadline
+    return in_time and not _output_began(moments)
+
+
 def _poor_output(moments: Moments, now: float, thresholds: Thresholds, was_poor: bool) -> Verdict | None:
-    due_since = latest(moments.publisher_at, moments.first_input_at, moments.lane_changed_at)
-    began = moments.last_output_at is not None and (due_since is None or moments.last_output_at >= due_since)
+    if makes_first_picture(moments, now, thresholds):
+        return Verdict(StreamState.LOADING, FIRST_PICTURE)
+    due_since = _output_due_since(moments)
     since = latest(due_since, moments.last_output_at)
     idle = 0.0 if since is None else now - since
     if idle > thresholds.output_idle:
         return Verdict(StreamState.DEGRADED_INFERENCE, f"No processed picture for {idle:.0f} s.")
-    if not began:
-        return Verdict(StreamState.LOADING, "The first processed picture is being made.")
+    if not _output_began(moments):
+        return Verdict(StreamState.LOADING, "The first processed picture is on its way.")
     judged_since = latest(due_since, moments.first_output_at)
     if judged_since is not None and now - judged_since >= thresholds.rate_window:
         least = least_output_rate(moments.input_fps, thresholds)
@@ -182,10 +196,29 @@ def latest(*times: float | None) -> float | None:
     return max((time for time in times if time is not None), default=None)
 
 
+def _output_due_since(moments: Moments) -> float | None:
+    return latest(moments.publisher_at, moments.first_input_at, moments.lane_changed_at)
+
+
+def _output_began(moments: Moments) -> bool:
+    due_since = _output_due_since(moments)
+    return moments.last_output_at is not None and (due_since is None or moments.last_output_at >= due_since)
+
+
 def _input_began(moments: Moments) -> bool:
     if moments.last_input_at is None:
         return False
     return moments.publisher_at is None or moments.last_input_at >= moments.publisher_at
 
 
-__all__ = ["Moments", "Thresholds", "Verdict", "compute_state", "is_ready", "latest", "least_output_rate"]
+__all__ = [
+    "FIRST_PICTURE",
+    "Moments",
+    "Thresholds",
+    "Verdict",
+    "compute_state",
+    "is_ready",
+    "latest",
+    "least_output_rate",
+    "makes_first_picture",
+]

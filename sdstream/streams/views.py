@@ -49,7 +49,8 @@ class StreamRecord:
 
 @dataclass(frozen=True, slots=True)
 class CreateOutcome:
-    """The answer to a create: the stored record, and `warnings` for the caller such as ignored members."""
+    """The answer to a create: the record as it is stored or, for a dry run, would be, under other names. `warnings` are
+    for the caller, such as ignored members."""
 
     record: StreamRecord
     warnings: tuple[str, ...] = ()

@@ -1,6 +1,5 @@
 """A stream that diffuses: image processors, its seat in a call that streams share, image processors."""
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -30,7 +29,8 @@ from sdstream.worker.loading.tuning import choices_in_force, session_of, tune
 from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import Pipeline, Progress
-from sdstream.worker.ports import CallKind, ProcessorState
+from sdstream.worker.ports import CallKind, ProcessorState, Remark
+from sdstream.worker.prompting import encode_prompts
 
 FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
 """Parameters that another pipeline is made for."""
@@ -48,6 +48,7 @@ class DiffusionPlan:
     guidance: Guidance
     knobs: Knobs
     notes: tuple[str, ...]
+    remarks: tuple[Remark, ...]
     checker: CheckRunner | None
     refit: Refit | None = None
     """Other LoRAs, to be written into the model before this comes into force."""
@@ -139,6 +140,10 @@ class DiffusionPipeline(Pipeline):
         if self._group is None:
             return self._plan.notes
         return (*self._plan.notes, *self._group.notes, *acceleration_notes(self._plan.params, self._group.in_force))
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        return self._plan.remarks
 
     @property
     def acceleration(self) -> str:
@@ -323,10 +328,6 @@ class DiffusionPipeline(Pipeline):
         )
 
 
-_encoding = threading.Lock()
-"""Text encoders remember what they encoded, and plans are made on several threads."""
-
-
 @torch.no_grad()
 def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None = None) -> DiffusionPlan:
     """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here.
@@ -336,11 +337,7 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
     model, conditions = loaded.model, loaded.conditions
     stages = LaneStages.of(params, loaded.shelf, None if before is None else before.stages)
     controls = ControlStages(params, loaded.shelf, None if before is None else before.controls)
-    with _encoding:
-        prompt = model.prompts.encode(
-            params.prompt, method=params.prompt_interpolation_method, normalise=params.normalize_prompt_weights
-        )
-        negative = model.prompts.encode_negative(params.negative_prompt)
+    text = encode_prompts(params, model.prompts)
     noise = make_noise(
         params.seed,
         (len(params.t_index_list), *model.latent_shape(params.width, params.height)),
@@ -350,8 +347,8 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
     knobs = make_knobs(
         model.schedule.tables(params.t_index_list, params.num_inference_steps),
         noise.to(model.device),
-        prompt.conditioning,
-        negative.conditioning,
+        text.prompt,
+        text.negative,
         guidance=params.guidance_scale,
         delta=params.delta,
         renoise=params.do_add_noise,
@@ -361,14 +358,14 @@ def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None
         style=conditions.style(params, model),
         recall=conditions.recall(params, model),
     )
-    notes = [*prompt.notes, *(f"negative: {note}" for note in negative.notes)]
+    notes = [f"negative: {note}" if place == "negative_prompt" else note for place, note in text.remarks]
     checker = None
     if params.use_safety_checker:
         places = ModelPlaces() if loaded.wanted is None else loaded.wanted.places
         checker = checkers.get(loaded.source, model.device, model.dtype, places)
         if checker is None:
             notes.append(ABSENT)
-    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), checker)
+    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), text.remarks, checker)
 
 
 def load_diffusion(
@@ -383,6 +380,7 @@ def load_diffusion(
     with session_of(progress):  # what is placed has trials of its own
         model = shelf.get(wanted, device, progress, use)
         conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
+    progress("encoding the prompt", None)  # what was told before was whole: nothing else would be told of this
     annotator_shelf = annotators(device, wanted.places, None if options is None else options.optical_flow)
     pipeline = DiffusionPipeline(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use

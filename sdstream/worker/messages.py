@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sdstream.errors import InternalError
-from sdstream.worker.ports import ProcessorState
+from sdstream.worker.ports import ProcessorState, Remark
 
 HEADER = 4
 """Bytes of the length before each message, little-endian."""
@@ -218,6 +218,7 @@ class LaneReport(Message):
     refused_part: str = ""
     """What of `refused_revision`, or of what a failed lane was to start with, could not be had, as `params.attainable`
     names it; empty if that is not known."""
+    remarks: list[Remark] = []
 
 
 ToWorker = Configure | Ping | Stop | OpenLane | UpdateLane | CloseLane | UseRing | PictureIn | SlotsReturned | TapLane

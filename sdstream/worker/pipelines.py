@@ -13,7 +13,7 @@ from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.lane_stages import LaneStages, annotators
 from sdstream.worker.looks import Looking, alone
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.ports import CallKind, ProcessorState
+from sdstream.worker.ports import CallKind, ProcessorState, Remark
 from sdstream.worker.sharing import most_pixels
 
 Progress = Callable[[str, float | None], None]
@@ -83,6 +83,11 @@ class Pipeline(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What the person should know about how the present params are carried out."""
+        return ()
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """The same, of single params."""
         return ()
 
     @property

@@ -60,6 +60,13 @@ class ProcessorState(NamedTuple):
     note: str = ""
 
 
+class Remark(NamedTuple):
+    """What the person should know of params that are in force: `place` is where they name it, such as `prompt`."""
+
+    place: str
+    message: str
+
+
 class MissingPart(NamedTuple):
     """Something that a stream's newest params ask for and that could not be had; the rest of them is in force.
 
@@ -105,6 +112,8 @@ class LaneStatus:
     processors: tuple[ProcessorState, ...] = ()
     """Of its blocks and ControlNets, in order."""
     missing: tuple[MissingPart, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+    """Of a READY lane."""
 
 
 class ProcessedPicture(msgspec.Struct, frozen=True, eq=False):
@@ -299,6 +308,7 @@ __all__ = [
     "MissingPart",
     "ProcessedPicture",
     "ProcessorState",
+    "Remark",
     "WorkerClient",
     "WorkerHealth",
     "WorkerPhase",

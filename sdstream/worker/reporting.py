@@ -60,6 +60,7 @@ class Reporter:
                 [] if pipeline is None else list(pipeline.loras),
                 list(self.told.states) if ready else [],
                 part if refusal is None else refusal.part,
+                list(pipeline.remarks) if ready and pipeline is not None else [],
             )
         )
 

@@ -23,7 +23,7 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
-from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, WorkerHealth, WorkerPhase
+from sdstream.worker.ports import LanePhase, LaneStatus, ProcessorState, Remark, WorkerHealth, WorkerPhase
 
 CANDIDATE = "a=candidate:0a1b 1 udp 2130706431 172.17.0.2 40001 typ host\r\n"
 ANSWER = f"v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n{CANDIDATE}"
@@ -33,6 +33,7 @@ LANE = LaneStatus(
     effective_sequence=7,
     loras=(("owner/lora", 0.5),),
     processors=(ProcessorState("image_preprocessing[0]", "canny", "working"),),
+    remarks=(Remark("prompt", "it is long"),),
 )
 
 
@@ -78,7 +79,9 @@ class FakeStreams:
         if self.failure is not None:
             raise self.failure
 
-    async def create(self, body: object, author: str, *, from_playground: bool = False) -> FakeCreated:
+    async def create(
+        self, body: object, author: str, *, from_playground: bool = False, dry_run: bool = False
+    ) -> FakeCreated:
         self.check()
         request = parse_create(body, self.models)
         number = next(self.order)
@@ -93,6 +96,8 @@ class FakeStreams:
             params=request.params,
             from_playground=from_playground,
         )
+        if dry_run:
+            return FakeCreated(record, request.warnings)
         self.records[record.id] = record
         self.log[record.id] = []
         return FakeCreated(record, request.warnings)

@@ -51,6 +51,7 @@ async def conduct(site: Site) -> list[tuple[str, httpx.Response]]:
     path = f"/v1/streams/{stream['id']}"
     calls = [
         ("create_stream", created),
+        ("create_stream", await client.post("/v1/streams?dry_run=true", json=CREATE)),
         ("create_stream", await client.post("/v1/streams", json={"params": {"width": 1}})),
         ("create_stream", await nobody.post("/v1/streams", json=CREATE)),
         ("list_streams", await client.get("/v1/streams")),

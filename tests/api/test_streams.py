@@ -165,8 +165,38 @@ async def test_dry_run_stores_nothing(site: Site) -> None:
     assert (await site.client.get(path)).json()["params"]["skip_diffusion"] is False
 
 
+async def test_a_dry_run_of_a_create_makes_no_stream_and_names_none(site: Site) -> None:
+    stream = await site.create(prompt="x")
+    answer = await site.client.post(
+        "/v1/streams?dry_run=true", json={**CREATE, "params": {**CREATE["params"], "prompt": "x"}}
+    )
+    assert answer.status_code == 200
+    planned = answer.json()
+    own = ("id", "stream_key", "created_at", "output_playback_id", "output_stream_url")
+    urls = ("whip_url", "whep_url", "hls_url")
+    assert planned == stream | dict.fromkeys((*own, *urls)) | {"dry_run": True}
+    assert [each["id"] for each in (await site.client.get("/v1/streams")).json()["data"]] == [stream["id"]]
+
+
+async def test_a_dry_run_of_a_bad_create_is_refused_as_the_create_is(site: Site) -> None:
+    bad = {"params": {"width": 1}}
+    tried = await site.client.post("/v1/streams?dry_run=true", json=bad)
+    meant = await site.client.post("/v1/streams", json=bad)
+    assert (tried.status_code, tried.json()["details"]) == (meant.status_code, meant.json()["details"])
+    assert tried.status_code == 400
+
+
+async def test_a_dry_run_by_the_old_path_stores_nothing(site: Site) -> None:
+    stream = await site.create()
+    path = f"/beta/streams/{stream['id']}/prompts?dry_run=true"
+    answer = await site.client.post(path, json={"params": {"prompt": "never"}})
+    assert (answer.status_code, answer.json()["message"]) == (200, "parameters hot")
+    assert (await site.client.get(f"/v1/streams/{stream['id']}")).json() == stream
+
+
 async def test_a_dry_run_that_is_no_boolean_is_400(site: Site) -> None:
     stream = await site.create()
+    assert (await site.client.post("/v1/streams?dry_run=perhaps", json=CREATE)).status_code == 400
     answer = await site.client.patch(f"/v1/streams/{stream['id']}?dry_run=perhaps", json={"params": {}})
     assert answer.status_code == 400
     assert answer.json()["details"][0]["field"] == "dry_run"

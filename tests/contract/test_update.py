@@ -206,6 +206,16 @@ async def test_35_a_bad_style_image_leaves_the_old_one_and_is_reported(rest: Res
             await eventually(reported, what="last_error naming the style image")
 
 
+async def test_a_dry_run_of_a_create_says_what_would_be_and_makes_nothing(rest: Rest) -> None:
+    body = {"pipeline": "streamdiffusion", "params": SMALL, "name": "planned"}
+    answer = await rest.http.post("/v1/streams", params={"dry_run": "true"}, json=body)
+    planned = answer.json()
+    assert (answer.status_code, planned["dry_run"], planned["id"], planned["whip_url"]) == (200, True, None, None)
+    assert (planned["name"], planned["params"]["width"]) == ("planned", SMALL["width"])
+    streams = (await rest.http.get("/v1/streams")).json()["data"]
+    assert "planned" not in [stream["name"] for stream in streams]
+
+
 async def test_a_dry_run_says_what_would_happen_and_changes_nothing(rest: Rest, server: LiveServer) -> None:
     stream = await rest.create()
     response = await rest.http.patch(

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sdstream.errors import (
     ModelNotAsPinned,
     ModelUnavailable,
 )
+from sdstream.pace import STALL_SECONDS
 from tests.support.hub import FakeHub, Repository
 
 CPU = torch.device("cpu")
@@ -169,6 +171,45 @@ def test_a_server_that_always_breaks_off_is_given_up(hub: FakeHub, places: Model
     hub.cuts[UNET] = [10] + [0] * 99
     with pytest.raises(ModelDownloadFailed, match=f"{UNET} cannot be fetched whole"):
         get(places)
+
+
+class Jumping:
+    """A clock that is asked once for each piece that comes, and is so many seconds on each time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        self.at += self.seconds
+        return self.at
+
+
+def test_tries_that_bring_a_few_bytes_each_end_when_they_take_too_long_together(
+    hub: FakeHub, places: ModelPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "CLOCK", Jumping(STALL_SECONDS / 10))
+    hub.cuts[UNET] = [10] * 99
+    with pytest.raises(ModelDownloadFailed, match=rf"{UNET} stalls; \d+ of \d+ bytes are here") as caught:
+        fetch_chosen(ID, [UNET], places, quiet)
+    assert "goes on from there" in caught.value.hint
+    came = 10 * len(hub.asked_for(UNET))
+    hub.cuts.clear()
+    hub.requests.clear()
+    monkeypatch.setattr(hub_module, "CLOCK", Jumping(0.0))
+    assert (fetch_chosen(ID, [UNET], places, quiet) / UNET).read_bytes() == hub.repositories[ID].files[UNET]
+    assert [request.range for request in hub.asked_for(UNET)] == [f"bytes={came}-"]
+
+
+def test_a_file_that_hangs_after_a_little_ends_within_its_connection(
+    hub: FakeHub, places: ModelPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdstream.pace.LEAST_BYTES", len(hub.repositories[ID].files[UNET]))
+    monkeypatch.setattr(hub_module, "CLOCK", Jumping(STALL_SECONDS / 2))
+    hub.hold, hub.held = threading.Event(), UNET
+    with pytest.raises(ModelDownloadFailed, match=f"{UNET} stalls"):
+        fetch_chosen(ID, [UNET], places, quiet)
+    assert len(hub.asked_for(UNET)) == 1
 
 
 def test_a_gated_model_names_the_way_and_opens_with_a_token(

@@ -181,16 +181,22 @@ def test_skip_diffusion_needs_no_model() -> None:
 
 
 def test_text_that_the_model_does_not_read_is_reported(make: Make) -> None:
-    assert any("120 tokens" in note for note in make(prompt="the cat " * 60).notes)
+    long = "the cat " * 60
+    pipeline = make(prompt=long, negative_prompt=long)
+    assert sum("120 tokens" in note for note in pipeline.notes) == 2
+    assert [remark.place for remark in pipeline.remarks] == ["prompt", "negative_prompt"]
+    assert all("120 tokens" in remark.message for remark in pipeline.remarks)
+    assert make(prompt="the cat").remarks == ()
 
 
 def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusion_pipeline, "shelf", ModelShelf())
-    told: list[float | None] = []
-    make(progress=lambda detail, percent: told.append(percent))
-    percents = [percent for percent in told if percent is not None]
+    told: list[tuple[str, float | None]] = []
+    make(progress=lambda *each: told.append(each))
+    percents = [percent for _, percent in told if percent is not None]
     assert percents == sorted(percents)
     assert percents[-1] == 100
+    assert told[-1] == ("encoding the prompt", None), "what comes after the model is not told as the model, loaded"
 
 
 def test_a_negative_prompt_counts_only_with_guidance() -> None:

@@ -60,6 +60,29 @@ def test_a_missing_controlnet_is_told_beside_the_picture_and_at_its_control(
     assert (wide, playground.complaints) == (0, [])
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_what_the_model_does_not_read_of_a_prompt_is_told_at_the_prompt_while_it_is_so(
+    open_context: Callable[..., BrowserContext], server: LiveServer, artifacts: Path, width: int
+) -> None:
+    playground = PlaygroundPage(open_context(viewport={"width": width, "height": 800}), server).open()
+    steer(playground, MODEL)
+    playground.choose_source("test")
+    playground.start()
+    playground.page.evaluate(OPEN, ["Prompt"])
+    prompt = playground.page.locator('[data-name="prompt"] textarea')
+    words = playground.page.locator('[data-name="prompt"] > .remark-here')
+    prompt.fill("the cat " * 60 + "and a dog")
+    playground.until(lambda: words.is_visible(), seconds=60, what="the words at the prompt")
+    assert "the model reads 75; not used: " in (words.text_content() or "")
+    words.scroll_into_view_if_needed()
+    playground.page.screenshot(path=artifacts / f"playground-long-prompt-{width}.png")
+    wide = playground.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    prompt.fill("the cat")
+    playground.until(lambda: words.count() == 0, what="the words to go")
+    playground.stop()
+    assert (wide, playground.complaints) == (0, [])
+
+
 def test_why_diffusion_cannot_be_switched_on_is_told_at_its_switch(
     open_context: Callable[..., BrowserContext], server: LiveServer
 ) -> None:

@@ -7,13 +7,16 @@ import io
 import socket
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdstream.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchProblem, PublicFetcher, is_public
+from sdstream.clock import ManualClock
+from sdstream.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchBrokenOff, FetchProblem, PublicFetcher, is_public
+from sdstream.pace import STALL_SECONDS
 from sdstream.params.pictures import KINDS
 from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
 from tests.streams.conftest import Scene, SceneMaker
@@ -149,6 +152,20 @@ async def test_a_slow_answer_ends() -> None:
     async with web(b"", hang=True) as (url, _):
         with pytest.raises(FetchProblem, match="no answer within"):
             await PublicFetcher(near, seconds=0.2).fetch(url)
+
+
+async def test_a_file_that_comes_too_slowly_is_broken_off(tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def tell(came: int, total: int | None) -> None:
+        clock.advance(STALL_SECONDS / 4)
+
+    transfer = b"".join(b"1\r\nx\r\n" for _ in range(20)) + b"0\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + transfer
+    async with web(answer) as (url, _):
+        with (tmp_path / "file").open("wb") as file, pytest.raises(FetchBrokenOff, match="stalls"):
+            await PublicFetcher(near, clock=clock).download(url, file, 100, tell)
+    assert 0 < (tmp_path / "file").stat().st_size < 20
 
 
 PRIVATE = """127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1

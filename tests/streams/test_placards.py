@@ -9,7 +9,7 @@ from sdstream.media.ports import Placard, PublisherState
 from sdstream.streams.placards import QUIET_SECONDS, choose_placard
 from sdstream.streams.state import Moments
 from sdstream.worker.ports import LanePhase, LaneStatus, WorkerPhase
-from tests.streams.test_state import GOOD, NOW, THRESHOLDS, moments
+from tests.streams.test_state import FRESH, GOOD, NOW, THRESHOLDS, moments
 
 QUIET = replace(GOOD, last_output_at=NOW - 1)
 
@@ -37,6 +37,8 @@ def test_a_viewer_who_has_seen_no_picture_sees_words(given_moments: Moments) -> 
         (replace(QUIET, lane=LaneStatus(LanePhase.FAILED)), "This stream cannot be processed"),
         (replace(QUIET, last_input_at=NOW - 3), "Waiting for the camera"),
         (replace(QUIET, last_output_at=NOW - 3), "Waiting for the worker"),
+        (replace(QUIET, lane=FRESH, lane_changed_at=NOW - 90, last_output_at=NOW - 95), "Starting"),
+        (replace(QUIET, lane=FRESH, lane_changed_at=NOW - 0.9), None),
         (QUIET, None),
         (replace(QUIET, last_input_at=NOW - 1.5, last_output_at=NOW - 1.5), None),  # a hiccup: the last picture stands
     ],

@@ -99,6 +99,13 @@ async def test_a_dry_run_tells_and_does_nothing(scene: Scene) -> None:
     assert scene.lane_of(record).updates == []
 
 
+async def test_a_dry_run_of_a_create_stores_nothing(scene: Scene) -> None:
+    outcome = await scene.service.create({"params": {"prompt": "fog", "nonsense": 1}}, "ann", dry_run=True)
+    assert outcome.record.params.prompt == "fog"
+    assert outcome.warnings
+    assert scene.service.list_streams(None) == []
+
+
 async def test_a_live_stream_refuses_another_size_and_stays_as_it_was(scene: Scene) -> None:
     record = await scene.create_live()
     with pytest.raises(Conflict) as caught:

@@ -14,7 +14,9 @@ from sdstream.worker.ports import LanePhase, LaneStatus, WorkerPhase
 
 NOW = 1000.0
 THRESHOLDS = Thresholds()
-READY = LaneStatus(LanePhase.READY, revision=1)
+READY = LaneStatus(LanePhase.READY, revision=1, effective_sequence=1)
+FRESH = replace(READY, effective_sequence=None)
+"""It has made no picture under its params yet."""
 GOOD = Moments(
     publisher=PublisherState.CONNECTED,
     publisher_at=NOW - 100,
@@ -83,6 +85,21 @@ def state_of(before: StreamState | None = None, /, **changes: object) -> StreamS
         ({"last_output_at": None, "first_output_at": None, "first_input_at": NOW - 1}, StreamState.LOADING),
         ({"last_output_at": None, "first_output_at": None, "first_input_at": NOW - 3}, StreamState.DEGRADED_INFERENCE),
         ({"last_output_at": NOW - 9, "lane_changed_at": NOW - 1}, StreamState.LOADING),  # a reload has just ended
+        # The first picture of its params is compiled and captured for: that is part of getting ready.
+        ({"lane": FRESH, "last_output_at": None, "first_output_at": None}, StreamState.LOADING),
+        ({"lane": FRESH, "last_output_at": NOW - 150, "lane_changed_at": NOW - 90}, StreamState.LOADING),
+        ({"lane": FRESH, "last_output_at": NOW - 3}, StreamState.DEGRADED_INFERENCE),  # a knob, of a stream that ran
+        (
+            {
+                "lane": FRESH,
+                "last_output_at": None,
+                "first_output_at": None,
+                "publisher_at": NOW - 500,
+                "first_input_at": NOW - 499,
+                "lane_changed_at": NOW - 181,
+            },
+            StreamState.DEGRADED_INFERENCE,
+        ),
         # Causes before effects.
         ({"last_input_at": NOW - 5, "last_output_at": NOW - 5}, StreamState.DEGRADED_INPUT),
         ({"last_input_at": NOW - 5, "lane": LaneStatus(LanePhase.LOADING)}, StreamState.LOADING),

@@ -138,17 +138,70 @@ def test_only_what_the_network_lost_is_fetched_again_by_itself_ever_more_rarely(
     assert waits == [min(FIRST_RETRY * 2**n, LONGEST_RETRY) for n in range(9)]
 
 
-def test_while_it_is_tried_again_the_lane_stays_ready_and_a_knob_comes_first() -> None:
+def trying_again() -> Lane:
+    """A lane whose ControlNet the network lost, and which is being fetched again just now."""
     lane = Lane(ModelDownloadFailed.code)
     lane.lose_depth()
     lane.now += FIRST_RETRY
     assert read(lane.next()) == WANTED
     lane.hear(LanePhase.LOADING, detail="downloading", percent=3.0)
+    return lane
+
+
+def test_while_it_is_tried_again_the_lane_stays_ready_and_a_knob_comes_first() -> None:
+    lane = trying_again()
     assert (lane.told.phase, lane.told.detail, lane.told.error_message) == (LanePhase.READY, "downloading", "no depth")
     given = lane.want(updated(WANTED, prompt="new").params)
     assert lane.take(given) == updated(OLD, prompt="new").params
+    assert lane.told.revision == lane.revision, "nothing else is in force than if it were not being tried"
     assert lane.told.missing
-    assert lane.handover.next_at == lane.now + FIRST_RETRY
+
+
+def test_a_knob_turned_while_a_part_is_tried_again_leaves_that_try_going() -> None:
+    lane = trying_again()
+    for prompt in ("a", "b"):
+        turned = updated(WANTED, prompt=prompt).params
+        given = lane.want(turned)
+        assert given is not None
+        assert given.keeps_load, "the worker is to go on with what it fetches"
+        assert lane.take(given) == updated(OLD, prompt=prompt).params
+        again = lane.next()
+        assert read(again) == turned, "the try is for these params now"
+        lane.hear(LanePhase.LOADING, detail="downloading", percent=4.0)
+        assert (lane.told.phase, lane.told.percent) == (LanePhase.READY, 4.0)
+        assert lane.next() is None
+    lane.take(again)
+    assert (lane.told.revision, lane.told.missing) == (lane.revision, ())
+
+
+def test_a_knob_of_the_very_part_that_is_tried_again_comes_with_it_and_counts_at_once() -> None:
+    lane = trying_again()
+    turned = updated(WANTED, controlnets=[CANNY, {**DEPTH, "conditioning_scale": 0.7}]).params
+    given = lane.want(turned)
+    assert given is not None
+    assert given.keeps_load
+    assert lane.take(given) == OLD
+    assert lane.told.revision == lane.revision
+    assert lane.take(lane.next()) == turned
+
+
+def test_a_try_that_fails_after_a_knob_was_turned_is_counted_once() -> None:
+    lane = trying_again()
+    lane.take(lane.want(updated(WANTED, prompt="new").params))
+    lane.refuse(lane.next())
+    assert [part.tries for part in lane.told.missing] == [2]
+    assert lane.handover.next_at == lane.now + 2 * FIRST_RETRY
+    assert lane.next() is None
+
+
+def test_what_must_be_loaded_too_comes_before_the_try_under_way() -> None:
+    lane = trying_again()
+    more = updated(WANTED, t_index_list=[10, 20]).params
+    given = lane.want(more)
+    assert given is not None
+    assert not given.keeps_load
+    assert lane.take(given) == updated(OLD, t_index_list=[10, 20]).params
+    assert lane.handover.next_at == lane.now + FIRST_RETRY, "it is tried again later"
 
 
 def test_while_a_part_loads_knobs_come_into_force_and_the_worker_is_told_to_keep_the_load() -> None:

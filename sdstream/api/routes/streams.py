@@ -11,7 +11,7 @@ from sdstream.api.addresses import PublicAddress
 from sdstream.api.answers import json_answer
 from sdstream.api.context import Context
 from sdstream.api.params_cache import ParamsCache
-from sdstream.api.rendering import status_object, stream_object
+from sdstream.api.rendering import planned_object, status_object, stream_object
 from sdstream.errors import BadRequest
 from sdstream.params import STYLE_IMAGE
 from sdstream.streams.views import StreamRecord
@@ -35,10 +35,13 @@ class StreamRoutes:
     async def create(self, request: Request) -> Response:
         context = self._context
         caller = await context.caller(request)
+        dry_run = flag_of(request, "dry_run")
         context.create_limit.take(caller.key_id)
         body = await context.read_object(request)
         from_playground = request.headers.get("x-client-source") == "playground"
-        created = await self._streams.create(body, caller.author, from_playground=from_playground)
+        created = await self._streams.create(body, caller.author, from_playground=from_playground, dry_run=dry_run)
+        if dry_run:
+            return json_answer(planned_object(created.record, context.address(request), created.warnings))
         self._note(created.record.id, created.warnings)
         return json_answer(self._stream(created.record, context.address(request), created.warnings), 201)
 
@@ -60,7 +63,7 @@ class StreamRoutes:
     async def update(self, request: Request) -> Response:
         context = self._context
         record = await context.owned(request, request.path_params["id"])
-        dry_run = _flag(request, "dry_run")
+        dry_run = flag_of(request, "dry_run")
         context.update_limit.take(record.id)
         outcome = await self._streams.update(record.id, await context.read_object(request), dry_run=dry_run)
         self._note(record.id, outcome.warnings)
@@ -118,9 +121,10 @@ class StreamRoutes:
         """E11, deprecated: the same merge as PATCH, answered in the old shape."""
         context = self._context
         record = await context.owned(request, request.path_params["id"])
+        dry_run = flag_of(request, "dry_run")
         context.update_limit.take(record.id)
         body = await context.read_object(request)
-        outcome = await self._streams.update(record.id, _modern_update(body))
+        outcome = await self._streams.update(record.id, _modern_update(body), dry_run=dry_run)
         self._note(record.id, outcome.warnings)
         answer: dict[str, Any] = {
             "success": True,
@@ -140,7 +144,8 @@ def _modern_update(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in ("params", "model_id")} | {"params": params}
 
 
-def _flag(request: Request, name: str) -> bool:
+def flag_of(request: Request, name: str) -> bool:
+    """Whether the query says so; False where it does not name it. Raises `BadRequest` for what is no boolean."""
     given = request.query_params.get(name)
     if given is None:
         return False
@@ -153,4 +158,4 @@ def _flag(request: Request, name: str) -> bool:
         ) from None
 
 
-__all__ = ["StreamRoutes"]
+__all__ = ["StreamRoutes", "flag_of"]

@@ -17,7 +17,7 @@ import filelock
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from sdstream.clock import pause
+from sdstream.clock import Clock, SystemClock, pause
 from sdstream.diffusion.fetching.selection import RemoteFile
 from sdstream.errors import (
     ModelAccessDenied,
@@ -27,6 +27,7 @@ from sdstream.errors import (
     ModelUnavailable,
     first_line,
 )
+from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace
 
 Progress = Callable[[str, float | None], None]
 """Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
@@ -43,6 +44,7 @@ BLOCK = 4 * 1024 * 1024
 LEAST_PERCENT = 0.2
 """What must have come since the last report: each goes all the way to those who watch the stream."""
 LOCK_SECONDS = 0.5
+CLOCK: Clock = SystemClock()
 
 _hub: Any = huggingface_hub
 _errors: Any = errors
@@ -165,16 +167,24 @@ def _fetch_file(listing: Listing, file: RemoteFile, folder: Path, counter: _Coun
 
 
 def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Counter) -> None:
-    """Append to `part` what it lacks; a try goes on from what came, and only tries that bring nothing are counted."""
+    """Append to `part` what it lacks; a try goes on from what came, and only tries that bring nothing are counted.
+
+    All tries together must keep pace: a fetch that does not has others wait for its place."""
     with part.open("ab") as stream:
         if stream.tell() > file.size:
             stream.truncate(0)
         failures = 0
+        pace = Pace(CLOCK.monotonic(), stream.tell())
         while (start := stream.seek(0, 2)) < file.size:
+            if pace.is_stalled(CLOCK.monotonic(), start):
+                raise ModelDownloadFailed(
+                    f"{listing.repository}: {file.name} stalls; {start} of {file.size} bytes are here, and fewer than "
+                    f"{LEAST_BYTES} came within {STALL_SECONDS:g} s"
+                )
             counter.tell(file.name, start)
             try:
                 with _said_plainly(listing.repository, listing.commit):
-                    _get(listing, file, stream, start, counter)
+                    pace = _get(listing, file, stream, start, counter, pace)
             except ModelDownloadFailed as error:
                 failures = failures + 1 if stream.seek(0, 2) <= start else 1
                 if failures == ATTEMPTS:
@@ -185,7 +195,8 @@ def _fetch_bytes(listing: Listing, file: RemoteFile, part: Path, counter: _Count
                 pause(PAUSE_SECONDS)
 
 
-def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, counter: _Counter) -> None:
+def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, counter: _Counter, pace: Pace) -> Pace:
+    """One try, from `start` on, until the file is whole or the fetch has stalled."""
     url = _hub.hf_hub_url(listing.repository, file.name, revision=listing.commit, endpoint=_constants.ENDPOINT)
     headers: dict[str, str] = _hub.utils.build_hf_headers()
     headers["accept-encoding"] = "identity"  # a compressed answer has no ranges
@@ -204,6 +215,10 @@ def _get(listing: Listing, file: RemoteFile, stream: BinaryIO, start: int, count
             stream.write(piece)
             start += len(piece)
             counter.tell(file.name, start)
+            pace = pace.after(now := CLOCK.monotonic(), start)
+            if pace.is_stalled(now, start):
+                break
+    return pace
 
 
 def _is_right(part: Path, file: RemoteFile, alive: Callable[[], None]) -> bool:

@@ -23,7 +23,8 @@ from sdstream.worker.files.published import WeightSource
 KEPT = 4
 """Networks that stay loaded when no stream uses them, the ones used last."""
 FETCHES = 4
-"""Networks whose files are looked for and fetched side by side: one that hangs holds up no other."""
+"""Networks whose files are looked for and fetched side by side: one that hangs holds up no other, and as many as that
+until they are given up for stalled (`sdstream.pace`)."""
 
 Loader = Callable[[Finder, torch.dtype], nn.Module]
 """Makes a network on the CPU; the type is what the device is fastest with. Raises `ModelUnavailable`."""

@@ -143,8 +143,10 @@ class ParamsHandover:
         """Note new params; False when newer ones are wanted already."""
         if revision < self._wanted.revision:
             return False
+        turns_knobs = with_hot(self._wanted.params, params) == params
         self._wanted = Wanted(params, revision, 0)
-        self._stop_trying(now)  # what was wanted besides comes into force first
+        if not turns_knobs:
+            self._stop_trying(now)  # what is to be loaded besides comes into force first
         self._failures = [each for each in self._failures if each.failed.is_asked_by(params)]
         return True
 
@@ -179,11 +181,11 @@ class ParamsHandover:
             return None
         if busy and self._runs:
             # What runs takes the knobs at once; what the worker loaded for is given to it anew after that.
-            hot = with_hot(self._in_force.params, target)
-            if hot not in (target, self._in_force.params):
-                if hot == self._given.params:
+            hot, revision = self._knobs(target)
+            if hot != target and (hot, revision) != (self._in_force.params, self._in_force.revision):
+                if (hot, revision) == (self._given.params, self._given.revision):
                     return None  # it has them already, and says so in a moment
-                return self._give(hot, self._in_force.revision)._replace(keeps_load=True)
+                return self._give(hot, revision)._replace(keeps_load=True)
         stays = not busy and target == self._in_force.params
         if stays and self._refused_revision == self._wanted.revision:
             return None
@@ -258,6 +260,14 @@ class ParamsHandover:
         failed = [each.failed for each in self._failures if not each.under_way]
         return attainable(self._wanted.params, self._in_force.params, failed)
 
+    def _knobs(self, target: StreamParams) -> tuple[StreamParams, int]:
+        """What runs, with all of `target` that nothing is loaded for, and the revision that this is."""
+        in_force, wanted = self._in_force, self._wanted
+        hot = with_hot(in_force.params, target)
+        # Where `target` asks for nothing more but what is being tried again, the rest of it is all that can be had.
+        rest = attainable(wanted.params, in_force.params, [each.failed for each in self._failures])
+        return hot, wanted.revision if hot == rest and self._is_trying else in_force.revision
+
     def _stop_trying(self, now: float) -> None:
         for each in self._failures:
             if each.under_way:
@@ -327,6 +337,7 @@ def status_of(report: LaneReport) -> LaneStatus:
         report.acceleration,
         tuple(report.loras),
         tuple(report.processors),
+        remarks=tuple(report.remarks),
     )
 
 

@@ -8,6 +8,7 @@ import { ControlPanel, labelOf } from "./controls.js";
 import { byId, element } from "./dom.js";
 import { clearMessage, clearMessages, clearUnanswered, showError } from "./messages.js";
 import { showMissing } from "./missing.js";
+import { showRemarks } from "./remarks.js";
 import { OutputPanel } from "./outputs.js";
 import { StreamSession } from "./session.js";
 import { SourcePicker } from "./source_picker.js";
@@ -36,6 +37,7 @@ class Playground {
   #pending = null; // the update that was answered and is not known to be in force
   #effective = null; // the newest revision in force
   #missing = []; // what the stream cannot have, as the last status had it
+  #remarks = []; // what is in force otherwise than asked for, in the same way
   #attempt = null; // the start under way, so that Stop can end it before there is a session
   #busy = false;
 
@@ -186,6 +188,7 @@ class Playground {
     this.#shape();
     this.#taps.show();
     showMissing(this.#missing);
+    showRemarks(this.#remarks);
   }
 
   #drawDiffusion() {
@@ -267,6 +270,7 @@ class Playground {
       this.#taps.show(status.processors);
       this.#missing = status.missing;
       showMissing(status.missing, status.fault);
+      showRemarks((this.#remarks = status.remarks));
       this.#outputs.showStatus(status);
     });
     on("event", ({ event, data }) => {
@@ -360,6 +364,7 @@ class Playground {
     this.#stage.showState("IDLE");
     this.#stage.showApplied("");
     showMissing((this.#missing = []));
+    showRemarks((this.#remarks = []));
     this.#panel?.setLive(false);
     this.#drawPhase("idle");
   }

@@ -17,13 +17,14 @@ export const STATES = {
  */
 export function readStatus(data) {
   const lane = data.lane ?? null;
+  const loads = lane?.phase === "loading" || lane?.phase === "waiting"; // a lane that runs has remarks there
   const total = data.latency_ms?.total ?? null;
   const drops = data.drops ?? {};
   return {
     state: data.state,
     reason: data.reason || data.inference_status?.last_error || "",
-    detail: lane?.detail ?? "",
-    percent: lane?.percent ?? null,
+    detail: loads ? lane.detail : "",
+    percent: loads ? lane.percent : null,
     inputFps: data.input_status?.fps ?? null,
     outputFps: data.inference_status?.fps ?? null,
     p50: total?.p50 ?? null,
@@ -36,6 +37,7 @@ export function readStatus(data) {
     warnings: data.media?.warnings ?? [],
     processors: lane?.processors ?? [],
     missing: lane?.missing ?? [],
+    remarks: lane?.remarks ?? [],
     fault: lane?.phase === "failed" ? (lane.error_message ?? "") : "",
     outputs: data.outputs ?? [],
     recording: data.recording ?? null,
