@@ -226,10 +226,7 @@ class WorkerProcess:
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
         is_loading = any(lane.is_loading for lane in self._lanes.values())
-        state = replace(self._state, heard_at=heard_at, busy_seconds=0.0, loading_seconds=0.0, is_loading=is_loading)
-        if (pong := self._pong) is not None:
-            state = replace(state, busy_seconds=pong.busy_seconds, loading_seconds=pong.loading_seconds)
-        self._state = supervision.checked(state, now)
+        self._state = supervision.checked(supervision.told(self._state, heard_at, is_loading, self._pong), now)
         action = supervision.decide(self._state, now, self._limits)
         if action is not Action.WAIT:
             self._carry_out(action)

@@ -179,6 +179,7 @@ class Worker:
         return Pong(
             number,
             0.0 if self._loop is None else self._loop.busy_seconds,
+            0.0 if self._loop is None else self._loop.usual_seconds,
             0.0 if self._preparation is None else self._preparation.loading_seconds,
             used,
             total,

@@ -150,6 +150,8 @@ class Pong(Message):
     number: int
     busy_seconds: float
     """How long the call under way has taken so far; 0 between them."""
+    usual_seconds: float | None
+    """What such calls take; None when it is the first."""
     loading_seconds: float
     """How long a load beside the calls has said nothing of its progress; 0 without one."""
     memory_used: int | None

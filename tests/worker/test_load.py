@@ -51,3 +51,15 @@ def test_sums_do_not_fall_when_a_process_ends() -> None:
     totals.end(calls, seconds)
     assert (totals.calls({}), totals.seconds({})) == ({1: 1, 4: 1}, {1: 0.5, 4: 0.25})
     assert totals.calls({4: 2, 8: 1}) == {1: 1, 4: 3, 8: 1}
+
+
+def test_what_calls_usually_take_is_known_after_the_first_of_as_many_streams() -> None:
+    meter = LoadMeter()
+    assert meter.usual(KIND, 1) is None
+    meter.note(KIND, 1, 9.0)
+    assert meter.usual(KIND, 1) == 9.0
+    meter.note(KIND, 1, 0.1)
+    assert meter.usual(KIND, 1) == 0.1
+    assert meter.usual(KIND, 2) is None
+    meter.note(KIND, 2, 9.0)
+    assert meter.usual(KIND, 2) == 0.0, "the first of them is no measure, and there is a call to go by"

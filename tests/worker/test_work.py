@@ -29,6 +29,7 @@ from sdstream.worker.messages import (
 from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.pipelines import ProcessorPipeline
 from sdstream.worker.ring import FrameRing, memory_prefix, sweep_own_memory
+from sdstream.worker.scheduling.flight import Flight
 from sdstream.worker.scheduling.load import LoadMeter
 from sdstream.worker.scheduling.loop import Loop
 from sdstream.worker.scheduling.scheduler import Scheduler
@@ -133,6 +134,24 @@ class Bench:
         self.put(frame, **how)
         self.turns()
         return self.result()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_picture_under_way_is_told_from_the_first_of_its_kind(monkeypatch: pytest.MonkeyPatch, overlap: bool) -> None:
+    bench = Bench(make_params("blur"), overlap=overlap)
+    bench.turns()
+    told: list[float | None] = []
+    launch = Flight.launch
+
+    def watched(flight: Flight, pictures: Any) -> None:
+        told.append(bench.loop.usual_seconds)
+        launch(flight, pictures)
+
+    monkeypatch.setattr(Flight, "launch", watched)
+    for number in range(3):
+        bench.make(noise(SIZE, number))
+    assert told[0] is None
+    assert told[1:] == [0.0, 0.0], "by a clock that stands still"
 
 
 @pytest.mark.parametrize("seed", range(4))

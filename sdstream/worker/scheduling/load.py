@@ -47,6 +47,14 @@ class LoadMeter:
             self._calls[streams] = self._calls.get(streams, 0) + 1
             self._seconds[streams] = self._seconds.get(streams, 0.0) + seconds
 
+    def usual(self, kind: CallKind, streams: int) -> float | None:
+        """The seconds that such a call takes; None when there was none yet."""
+        with self._lock:
+            measured = self._measured.get(kind)
+            if measured is None or not measured.calls.get(streams):
+                return None
+            return measured.seconds.get(streams, 0.0)
+
     def loads(self) -> list[CallLoad]:
         """The means, for the server."""
         with self._lock:

@@ -16,7 +16,7 @@ from sdstream.worker.scheduling.card_turns import CardTurns, turns
 from sdstream.worker.scheduling.flight import Flight
 from sdstream.worker.scheduling.load import LoadMeter
 from sdstream.worker.scheduling.scheduler import Scheduler
-from sdstream.worker.scheduling.turns import Batch, Leave, Prepare, Swap, Turn
+from sdstream.worker.scheduling.turns import Batch, Leave, Prepare, Swap, Turn, WaitingPicture
 from sdstream.worker.work import LaneWork
 
 
@@ -51,6 +51,7 @@ class Loop:
         self._before_long = before_long
         self._flight: Flight | None = None
         self._busy_since: float | None = None
+        self._usual: float | None = 0.0
         self._step: Callable[[], bool] = self.overlapped_step if overlap else self.plain_step
         self._turns = card_turns
 
@@ -73,6 +74,11 @@ class Loop:
         """How long the present turn has taken so far. From any thread."""
         since = self._busy_since
         return 0.0 if since is None else self._clock.monotonic() - since
+
+    @property
+    def usual_seconds(self) -> float | None:
+        """What calls like the last that was begun take; None when it is the first of its kind. From any thread."""
+        return self._usual
 
     def plain_step(self) -> bool:
         turn = self._scheduler.take()
@@ -109,11 +115,18 @@ class Loop:
         pictures = {lane: each for number, each in turn.pictures.items() if (lane := self._lanes.get(number))}
         if not all(lane.is_short(picture) for lane, picture in pictures.items()):
             self._before_long()
+        self._usual = self._usual_of(pictures)
         flight = Flight(self._device, self._meter, self._clock, shared=self._shared)
         flight.launch(pictures)
         return flight
 
+    def _usual_of(self, pictures: Mapping[LaneWork, WaitingPicture]) -> float | None:
+        making = [lane for lane, picture in pictures.items() if not lane.stays(picture)]
+        pipeline = making[0].pipeline if making else None
+        return 0.0 if pipeline is None else self._meter.usual(pipeline.kind, len(making))
+
     def _control(self, turn: Turn) -> None:
+        self._usual = 0.0
         lane = self._lanes.get(turn.lane) if isinstance(turn, Prepare | Swap | Leave) else None
         if lane is None:
             return

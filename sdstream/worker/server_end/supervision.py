@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sdstream.settings import Settings
+from sdstream.worker.messages import Pong
 from sdstream.worker.ports import WorkerPhase
 
 PING_PARTS = 4
@@ -26,8 +27,13 @@ LOADING_PATIENCE = 15.0
 seconds where the machine is busy."""
 PICTURE_LIMIT = 60.0
 """Seconds after which one picture counts as hung although the process answers pings."""
+USUAL_TIMES = 5.0
+"""How many times as long as such pictures take one may take: on a CPU a large one takes a minute by itself."""
+FIRST_PICTURE_LIMIT = 300.0
+"""The limit of the first of its kind, of which nothing is known: kernels are compiled, graphs captured for it."""
 LOAD_LIMIT = 900.0
-"""The same for a load: a large model on a network volume takes minutes."""
+"""The limit of a load, as a large model on a network volume takes minutes; and of the first picture of a kind where
+torch.compile looks at whole networks for it."""
 
 
 class Action(StrEnum):
@@ -49,11 +55,13 @@ class Limits:
     start_timeout: float
     loading_patience: float = LOADING_PATIENCE
     picture_limit: float = PICTURE_LIMIT
+    first_picture_limit: float = FIRST_PICTURE_LIMIT
     load_limit: float = LOAD_LIMIT
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Limits":
-        return cls(settings.worker_ping_timeout, settings.worker_start_timeout)
+        first = LOAD_LIMIT if settings.compile_networks else FIRST_PICTURE_LIMIT
+        return cls(settings.worker_ping_timeout, settings.worker_start_timeout, first_picture_limit=first)
 
     @property
     def ping_interval(self) -> float:
@@ -77,6 +85,8 @@ class SupervisionState:
     """When the supervisor last looked."""
     busy_seconds: float = 0.0
     """How long the present call took at the last pong."""
+    usual_seconds: float | None = 0.0
+    """What such calls take; None when it is the first of its kind."""
     loading_seconds: float = 0.0
     """How long a load beside it had told of no progress."""
     is_loading: bool = False
@@ -97,7 +107,7 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
     if state.pinged_at > state.heard_at and now - state.heard_at > silence_limit(state, limits):
         return Action.KILL_MUTE
-    if state.busy_seconds > limits.picture_limit or state.loading_seconds > limits.load_limit:
+    if state.busy_seconds > busy_limit(state, limits) or state.loading_seconds > limits.load_limit:
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
 
@@ -105,6 +115,13 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
 def silence_limit(state: SupervisionState, limits: Limits) -> float:
     """Seconds without an answer to a ping after which the worker counts as mute."""
     return max(limits.ping_timeout, limits.loading_patience) if state.is_loading else limits.ping_timeout
+
+
+def busy_limit(state: SupervisionState, limits: Limits) -> float:
+    """Seconds after which the present call counts as hung."""
+    if state.usual_seconds is None:
+        return limits.first_picture_limit
+    return max(limits.picture_limit, USUAL_TIMES * state.usual_seconds)
 
 
 def wants_spare(state: SupervisionState, now: float) -> bool:
@@ -138,6 +155,21 @@ def checked(state: SupervisionState, now: float) -> SupervisionState:
     if state.running and state.ready_at is not None and state.checked_at and gap > BLIND_GAP:
         return replace(state, checked_at=now, heard_at=now, pinged_at=min(state.pinged_at, now - 1e-6))
     return replace(state, checked_at=now)
+
+
+def told(state: SupervisionState, heard_at: float, is_loading: bool, pong: Pong | None) -> SupervisionState:
+    """The worker was heard at `heard_at`, and its last answer to a ping is `pong`."""
+    busy, usual, loading = (0.0, 0.0, 0.0)
+    if pong is not None:
+        busy, usual, loading = pong.busy_seconds, pong.usual_seconds, pong.loading_seconds
+    return replace(
+        state,
+        heard_at=heard_at,
+        is_loading=is_loading,
+        busy_seconds=busy,
+        usual_seconds=usual,
+        loading_seconds=loading,
+    )
 
 
 def started(state: SupervisionState, now: float) -> SupervisionState:
@@ -198,6 +230,7 @@ __all__ = [
     "Limits",
     "SupervisionState",
     "became_ready",
+    "busy_limit",
     "checked",
     "decide",
     "ended",
@@ -205,5 +238,6 @@ __all__ = [
     "silence_limit",
     "spare_ended",
     "started",
+    "told",
     "wants_spare",
 ]
