@@ -200,7 +200,7 @@ def _make_unet(kind: Kind, width: int, levels: int) -> Any:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
         norm_num_groups=8,  # of two channels at least: a group of one, in an empty slot, divides rounding by rounding
-        **kind.unet | {"attention_head_dim": heads[:levels] if isinstance(heads, tuple) else heads},
+        **{**kind.unet, "attention_head_dim": heads[:levels] if isinstance(heads, tuple) else heads},
     ).eval()
 
 
