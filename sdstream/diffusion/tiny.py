@@ -88,11 +88,14 @@ def write_tiny_model(
     prediction: Prediction = "epsilon",
     taesd: bool = True,
     lcm_lora: bool = True,
+    levels: int = 2,
 ) -> None:
     """Write a model of `family` into `directory`, which is made. The same `seed` gives the same weights.
 
     `width` is that of the UNet's first block, a multiple of 16. `taesd` puts a TAESD beside the full VAE, `lcm_lora` an
-    LCM LoRA of its own into an `sd15`, which asks for one where nobody says otherwise.
+    LCM LoRA of its own into an `sd15`, which asks for one where nobody says otherwise. Two `levels` have every kind of
+    layer that real models have; with one the UNet keeps to one resolution and the TAESD has one residual block on each
+    side, so that there is less to compile.
     """
     kind = KINDS[family]
     directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,7 @@ def write_tiny_model(
             _make_text_encoder(activation, vocabulary, index) for index, activation in enumerate(kind.activations)
         ]
         parts: dict[str, Any] = {
-            "unet": _make_unet(kind, width),
+            "unet": _make_unet(kind, width, levels),
             "vae": _make_vae(kind),
             "text_encoder": encoders[0],
             "tokenizer": tokenizer,
@@ -121,7 +124,7 @@ def write_tiny_model(
             )
         pipeline.save_pretrained(directory, safe_serialization=True)
         if taesd:
-            _make_taesd().save_pretrained(directory / "taesd", safe_serialization=True)
+            _make_taesd(levels).save_pretrained(directory / "taesd", safe_serialization=True)
         if lcm_lora and family == "sd15":
             (directory / "lcm_lora").mkdir()
             write_tiny_lora(directory / "lcm_lora" / LORA, parts["unet"], strength=0.05)
@@ -188,15 +191,16 @@ def _make_text_encoder(activation: str, vocabulary: int, index: int) -> Any:
     return made(config).eval()
 
 
-def _make_unet(kind: Kind, width: int) -> Any:
+def _make_unet(kind: Kind, width: int, levels: int) -> Any:
+    heads = kind.unet["attention_head_dim"]
     return diffusers.UNet2DConditionModel(
         sample_size=8,
         layers_per_block=1,
-        block_out_channels=(width, 2 * width),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(width, 2 * width)[:levels],
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
         norm_num_groups=8,  # of two channels at least: a group of one, in an empty slot, divides rounding by rounding
-        **kind.unet,
+        **{**kind.unet, "attention_head_dim": heads[:levels] if isinstance(heads, tuple) else heads},
     ).eval()
 
 
@@ -214,12 +218,13 @@ def _make_vae(kind: Kind) -> Any:
     return vae
 
 
-def _make_taesd() -> Any:
+def _make_taesd(levels: int) -> Any:
+    blocks = (1, 1, 1, 1) if levels > 1 else (0, 0, 0, 1)
     vae = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(16,) * 4,
         decoder_block_out_channels=(16,) * 4,
-        num_encoder_blocks=(1, 1, 1, 1),
-        num_decoder_blocks=(1, 1, 1, 1),
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks[::-1],
     ).eval()
     _spread(vae, vae.decoder.layers[-1], 1.0)
     _widen(vae)

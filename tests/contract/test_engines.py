@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
     folder = tmp_path_factory.mktemp("engines")
-    write_tiny_model(folder / "tiny", "sd-turbo", width=16)
+    write_tiny_model(folder / "tiny", "sd-turbo", width=16, levels=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         live = LiveServer(

@@ -1,6 +1,7 @@
 """What the tests of engines share: torch on one core, an S3 server, and engines that are baked once."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -20,9 +21,10 @@ from sdstream.engines.tensorrt import TensorrtBackend
 from sdstream.engines.tensorrt_library import is_installed
 from tests.engines.buckets import BUCKET, make_mirror, running_server
 from tests.engines.tiny_parts import ALL, CAPABILITIES, TinyParts
+from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
-FRAME_PROFILE = """
+PACKAGES_PROFILE = """
 family = "sd15"
 model = "tiny"
 tiny = 0
@@ -30,6 +32,7 @@ sizes = ["64x64"]
 slots = [2]
 components = ["frame"]
 guidance = ["self"]
+processors = ["realesrgan_trt"]
 [targets]
 compiled = []
 """
@@ -74,7 +77,7 @@ def mirror(s3_server: tuple[str, int], request: pytest.FixtureRequest) -> Callab
 @pytest.fixture(scope="session")
 def tiny_parts(tmp_path_factory: pytest.TempPathFactory) -> TinyParts:
     """Components and ONNX graphs of tiny models, each made once."""
-    return TinyParts(tmp_path_factory.mktemp("graphs"))
+    return TinyParts(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -96,13 +99,17 @@ def baked(tmp_path_factory: pytest.TempPathFactory, tiny_parts: TinyParts) -> En
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
-    """A cache with the package of a tiny model's whole frame, made by the command line in a process of its own."""
+    """A cache with the packages of a tiny model's whole frame and of a network that enlarges, made by the command line
+    in a process of its own, for all processes of a run. Do not change it."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
-    folder = tmp_path_factory.mktemp("compiled")
-    (folder / "frame.toml").write_text(FRAME_PROFILE)
-    command = [sys.executable, "-m", "builder", "bake", "--profile", str(folder / "frame.toml")]
-    command += ["--engines", str(folder / "engines")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return EngineCache(folder / "engines")
+
+    def bake(folder: Path) -> None:
+        (folder / "packages.toml").write_text(PACKAGES_PROFILE)
+        command = [sys.executable, "-m", "builder", "bake", "--profile", str(folder / "packages.toml"), "--json"]
+        command += ["--engines", str(folder / "engines")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert [engine["status"] for engine in json.loads(done.stdout)["engines"]] == ["built", "built"]
+
+    return EngineCache(made_once(tmp_path_factory, "packages", bake) / "engines")

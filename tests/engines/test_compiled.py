@@ -25,7 +25,7 @@ from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineBroken, EngineMismatch
 from sdstream.worker.engines.finder import EngineFinder
 from sdstream.worker.engines.requests import EngineRequest
-from tests.engines.conftest import FRAME_PROFILE, ROOT
+from tests.engines.conftest import PACKAGES_PROFILE, ROOT
 from tests.engines.stored import Events, key, store
 from tests.support.waiting import eventually_sync
 
@@ -39,15 +39,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
-folder, base = Path(sys.argv[1]), sys.argv[2]
+folder, engines, base = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 began = time.monotonic()
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
-entry = EngineCache(folder / "engines").take(base)
+entry = EngineCache(engines).take(base)
 runner = CompiledBackend(torch.device("cpu")).load(entry, torch.device("cpu"))
 inputs = torch.load(folder / "inputs.pt")
 made = []
-for _ in range(int(sys.argv[3])):
+for _ in range(int(sys.argv[4])):
     image, latent, *memory = runner(*inputs)
     if not made:
         seconds = time.monotonic() - began
@@ -66,31 +66,30 @@ EMPTY_KNOBS = {"frame_control": (1, 0, 0, 0, 0), "frame_bank": (1, 0, 2, 0, 0), 
 def frame(tmp_path_factory: pytest.TempPathFactory) -> Component:
     """The same frame as it is, uncompiled."""
     file = tmp_path_factory.mktemp("profile") / "frame.toml"
-    file.write_text(FRAME_PROFILE)
-    (component,) = load_profile(read_profile(file), "compiled", CPU).components
+    file.write_text(PACKAGES_PROFILE)
+    component, _ = load_profile(read_profile(file), "compiled", CPU).components
     return component
 
 
 @pytest.fixture
 def entry(compiled: EngineCache) -> Entry:
-    (found,) = compiled.entries()
+    (found,) = [entry for entry in compiled.entries() if entry.key.component.startswith("frame")]
     return found
 
 
 def test_a_fresh_process_without_diffusers_makes_the_same_pictures(
-    compiled: EngineCache, entry: Entry, frame: Component
+    compiled: EngineCache, entry: Entry, frame: Component, tmp_path: Path
 ) -> None:
-    folder = compiled.directory.parent
     inputs = list(frame.example())
-    torch.save(inputs, folder / "inputs.pt")
-    command = [sys.executable, "-c", PROGRAM, str(folder), entry.key.base, str(FRAMES)]
+    torch.save(inputs, tmp_path / "inputs.pt")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(compiled.directory), entry.key.base, str(FRAMES)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     seconds, has_diffusers, has_inductor = done.stdout.split()
     assert (has_diffusers, has_inductor) == ("False", "False")
     assert float(seconds) < 4.0
     plain = PlainEngine(frame, CPU)
-    for made in torch.load(folder / "made.pt"):
+    for made in torch.load(tmp_path / "made.pt"):
         wanted = plain(*inputs)
         assert relative_error(made, wanted) < 1e-4
         inputs[-len(wanted[2:]) :] = wanted[2:]

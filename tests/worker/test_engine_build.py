@@ -19,9 +19,9 @@ from sdstream.worker.ports import Lane
 from tests.worker.pictures import Recorder, make_params, noise
 
 SIZE = PictureSize(384, 384)
-PAUSE = 2.0
+PAUSE = 4.0
 """Seconds between two pictures, so that the builder, which lets others go first, gets its turn."""
-MOST_PICTURES = 400
+MOST_PICTURES = 200
 AFTER = 6
 """Pictures after the engine is in force: all steps of both are of it then."""
 
@@ -42,7 +42,7 @@ async def test_an_engine_is_built_behind_a_stream_and_takes_over_between_two_pic
     the package: each comes out once, in its place, and looks the same. A second stream that joins is on it, too."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
-    write_tiny_model(tmp_path / "tiny", "sd-turbo", width=16)
+    write_tiny_model(tmp_path / "tiny", "sd-turbo", width=16, levels=1)
     settings = {
         "worker_spare": False,
         "data_dir": tmp_path / "data",
