@@ -43,6 +43,8 @@ class Prepared:
 
     def give_back(self) -> None:
         """It does not come into force after all: let go what was made for it. From any thread."""
+        if self.error is not None:
+            let_go_of_frames(self.error)
         if self.pipeline is not None:
             self.pipeline.end()
         elif self.planned_for is not None:
@@ -75,4 +77,20 @@ def code_and_words(error: Exception) -> tuple[str, str]:
     return InternalError.code, f"{type(error).__name__}: {error}"
 
 
-__all__ = ["LoadGivenUp", "Prepared", "Refusal", "Result", "code_and_words", "part_of"]
+def let_go_of_frames(error: BaseException) -> None:
+    """Of an error that was told: its frames, and those of what it came from, hold the lane and what it has in memory.
+
+    Some of them hold the error, too, and such a circle waits for the collector, which looks at everything that torch
+    imported so rarely that memory of lanes that failed would add up.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += [one.__cause__, one.__context__]
+
+
+__all__ = ["LoadGivenUp", "Prepared", "Refusal", "Result", "code_and_words", "let_go_of_frames", "part_of"]

@@ -20,7 +20,7 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.options import EngineOptions
-from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words, part_of
+from sdstream.worker.outcomes import LoadGivenUp, Prepared, Refusal, Result, code_and_words, let_go_of_frames, part_of
 from sdstream.worker.output import OutputRing
 from sdstream.worker.passage import Passage
 from sdstream.worker.pipelines import Pipeline, Progress, group_of, make_pipeline
@@ -211,6 +211,7 @@ class LaneWork:
     def note_refusal(self, error: Exception, revision: int) -> None:
         """Say with the next report that params of `revision` could not be brought into force."""
         self._reporter.refusal = Refusal(revision, *code_and_words(error), part_of(error))
+        let_go_of_frames(error)
 
     # -- the working thread: pictures
 
@@ -340,6 +341,7 @@ class LaneWork:
     def fail(self, error: Exception, picture: WaitingPicture | None = None) -> None:
         """A picture could not be made, or there is nothing to make one with: give up until new params come."""
         code, message = code_and_words(error)
+        let_go_of_frames(error)
         self.failed, self.made_way = True, None
         self._drop_pipeline()
         self._reporter.refusal = None

@@ -332,6 +332,33 @@ def mapped_memory() -> set[str]:
     return {region.path for region in psutil.Process().memory_maps() if "sdstream-" in region.path}
 
 
+def files_of(process: psutil.Process) -> list[str]:
+    """What a process has open, as far as the system names it."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    return [str(file.readlink()) for file in folder.iterdir()] if folder.is_dir() else []
+
+
+async def all_are_closed(process: psutil.Process) -> None:
+    """Wait until a worker has no files of lanes; tells which are left."""
+    try:
+        await until(lambda: process.num_fds() <= IDLE_FILES)
+    except TimeoutError:
+        raise AssertionError(f"still open: {files_of(process)}") from None
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_lane_that_failed_leaves_nothing_behind(shared: WorkerProcess) -> None:
+    listener = Recorder()
+    lane = await shared.open_lane("broken", make_params(skip_diffusion=False), 1, listener)
+    await until(lambda: listener.statuses and listener.statuses[-1].phase is LanePhase.FAILED)
+    lane.update(make_params("blur"), 2)
+    await until(lambda: listener.statuses[-1].phase is LanePhase.READY)
+    lane.submit(noise(SIZE, sequence=1))
+    await until(lambda: listener.pictures)
+    await lane.close()
+    await all_are_closed(worker_process(shared))
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> None:
     worker = shared
@@ -346,12 +373,12 @@ async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> No
         await lane.close()
 
     await asyncio.gather(*(use(number) for number in range(4)))
-    await until(lambda: process.num_fds() <= IDLE_FILES)
+    await all_are_closed(process)
     before, mapped_before = psutil.Process().num_fds(), mapped_memory()
     for first in range(0, 100, 10):
         await asyncio.gather(*(use(number) for number in range(first, first + 10)))
     assert platform.shared_memory_names(memory_prefix()) == []
-    await until(lambda: process.num_fds() <= IDLE_FILES)
+    await all_are_closed(process)
     await until(lambda: psutil.Process().num_fds() <= before)
     assert len(mapped_memory() - mapped_before) <= 1, "memory of closed lanes is still mapped"
 
