@@ -132,7 +132,9 @@ async def test_sigterm_ends_server_and_worker_with_status_zero(make_server: Call
             )
 
 
-async def test_07_create_answers_within_two_seconds_while_the_worker_is_still_starting(make_server: Callable[..., LiveServer]) -> None:
+async def test_07_create_answers_within_two_seconds_while_the_worker_starts(
+    make_server: Callable[..., LiveServer],
+) -> None:
     live = make_server(ready=False)
     async with httpx.AsyncClient(base_url=live.url) as http:
         first = await http.get("/ready")
