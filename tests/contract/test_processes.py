@@ -132,7 +132,9 @@ async def test_sigterm_ends_server_and_worker_with_status_zero(make_server: Call
             )
 
 
-async def test_rest_answers_while_the_worker_is_still_starting(make_server: Callable[..., LiveServer]) -> None:
+async def test_07_create_answers_within_two_seconds_while_the_worker_starts(
+    make_server: Callable[..., LiveServer],
+) -> None:
     live = make_server(ready=False)
     async with httpx.AsyncClient(base_url=live.url) as http:
         first = await http.get("/ready")
@@ -140,7 +142,10 @@ async def test_rest_answers_while_the_worker_is_still_starting(make_server: Call
         health = await http.get("/health")
         assert health.status_code == 200
     async with Rest(live) as rest:
-        await rest.create()
+        start = time.monotonic()
+        await rest.create({"model_id": "stabilityai/sdxl-turbo"})
+        assert time.monotonic() - start < 2.0
+        assert (await rest.http.get("/ready")).status_code == 503, "the worker was there before the stream"
 
         async def ready() -> bool:
             return (await rest.http.get("/ready")).status_code == 200

@@ -306,8 +306,10 @@ async def test_54_a_killed_publisher_frees_its_place_within_sixty_seconds(rest: 
         ((512, 384), (320, 240), [], (512, 384)),
         ((384, 640), (240, 400), [], (384, 640)),
         ((384, 384), (384, 384), [{"type": "upscale", "params": {"scale_factor": 2.0}}], (768, 768)),
+        # Its weights are not here: the picture is enlarged without them, for its size was promised.
+        ((384, 384), (384, 384), [{"type": "realesrgan_trt"}], (768, 768)),
     ],
-    ids=["smaller", "larger", "portrait", "upscaled"],
+    ids=["smaller", "larger", "portrait", "upscaled", "realesrgan"],
 )
 async def test_60_the_output_has_the_streams_size(
     rest: Rest,
