@@ -1,7 +1,7 @@
 # make run     start the server and print the link to open       make run ARGS="--port 9000"
-# make test    make check and every test                         make test TESTS=tests/project
-#              JOBS processes share the tests, and the checks run beside them; tests marked `alone` come after the
-#              others, at most two at a time; JOBS=1: all one after another, the checks first
+# make test    make check, then every test                       make test TESTS=tests/project
+#              JOBS processes share the tests; those marked `alone` come after the others, at most two at a time;
+#              JOBS=1: all one after another
 # make check   style, types, imports, spelling
 # make bench   the measurements of bench/ but the soak, which takes an hour, and what only calls the others
 # make clean   remove everything that these targets made
@@ -23,9 +23,7 @@ CLIENTS := tests/clients
 NODE_STAMP := $(CLIENTS)/node_modules/.package-lock.json
 ARGS ?=
 TESTS ?=
-# One more than a small machine has cores: in half of their time many tests wait.
-JOBS := 3
-CHECK := $(MAKE) --no-print-directory check
+JOBS := 2
 PYTEST_ARGS ?=
 # Hundreds of processes import the same files, and the second run collects what the first did: each reads what one
 # compiled, also where the image that this runs in says otherwise.
@@ -38,18 +36,14 @@ run: $(RUN_STAMP)
 	@exec $(BIN)/sdstream serve $(ARGS)
 
 # The first run writes down which tests it leaves for the second (tests/conftest.py), which then need not look everywhere.
-# What the checks say is shown as soon as they fail, and in any case at the end.
-test: $(DEV_STAMP) node
+test: check node
 	@mkdir -p artifacts; SECONDS=0; status=5; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	export LEFT_TESTS=$$folder/tests; \
 	run() { $(BIN)/python -m pytest $(PYTEST_ARGS) "$$@"; local got=$$?; \
 	    if [ $$status -eq 5 ] || { [ $$status -eq 0 ] && [ $$got -ne 5 ]; }; then status=$$got; fi; }; \
-	check() { $(CHECK) >"$$folder/checks" 2>&1 || { cat "$$folder/checks"; return 1; }; }; \
-	if [ $(JOBS) -eq 1 ]; then check; checked=$$?; run $(TESTS); else \
-	    check & checks=$$!; run -n $(JOBS) -m "not alone" $(TESTS); wait $$checks; checked=$$?; \
+	if [ $(JOBS) -eq 1 ]; then run $(TESTS); else run -n $(JOBS) -m "not alone" $(TESTS); \
 	    if [ -s "$$LEFT_TESTS" ]; then run -n 2 -m alone "@$$LEFT_TESTS"; else run -n 2 -m alone $(TESTS); fi; fi; \
-	cat "$$folder/checks"; echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; \
-	if [ $$checked -ne 0 ]; then echo "make check failed, see above"; exit 1; fi; exit $$status
+	echo "tests took $$((SECONDS / 60)) min $$((SECONDS % 60)) s"; exit $$status
 
 # pyright, the longest, runs beside the others.
 check: $(DEV_STAMP)

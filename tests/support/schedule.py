@@ -62,24 +62,17 @@ ALONE_SECONDS = {
 `media`, which hardly need one."""
 
 
-WAITING = {f"tests/{name}" for name in ("browser", "contract", "jobs", "media", "playground", "pod")}
-"""Folders whose tests wait for pictures and processes half of their time; those of the others compute."""
-
-
 class Schedule(LoadScopeScheduling):
     """A file is run whole by one process, with the fixtures of its module and of its folder.
 
     A process stays in its folder while there are files in it, then begins a folder that nobody has begun, and helps
     another one only at the end: what a session makes once for a folder's tests is so rarely made by both. Of several
-    the longest goes first, so that no process is left with a long file when the others are done. Of more than two
-    processes, one is where tests wait, and leaves the processor to those that compute.
+    the longest goes first, so that no process is left with a long file when the other is done.
     """
 
     def __init__(self, config: Any, log: Any) -> None:
         super().__init__(config, log)
         self._folders: dict[str, Any] = {}
-        self._places: dict[Any, str] = {}
-        """The folder that each process is in."""
         self._seconds = ALONE_SECONDS if config.getoption("markexpr") == "alone" else SECONDS
 
     def _split_scope(self, nodeid: str) -> str:
@@ -90,17 +83,12 @@ class Schedule(LoadScopeScheduling):
         folders: dict[str, float] = {}
         for file, seconds in lengths.items():
             folders[_folder(file)] = folders.get(_folder(file), 0.0) + seconds
-        others = [folder for other, folder in self._places.items() if other is not node]
-        to_wait = not WAITING.intersection(others)
 
-        def rank(file: str) -> tuple[bool, bool, bool, float, float]:
-            folder = _folder(file)
-            owner = self._folders.get(folder)
-            suits = len(self.nodes) <= 2 or (folder in WAITING) is to_wait
-            return owner is node, owner is None, suits, folders[folder], lengths[file]
+        def rank(file: str) -> tuple[bool, bool, float, float]:
+            owner = self._folders.get(_folder(file))
+            return owner is node, owner is None, folders[_folder(file)], lengths[file]
 
         best = max(self.workqueue, key=rank)
-        self._places[node] = _folder(best)
         self._folders.setdefault(_folder(best), node)
         self.workqueue.move_to_end(best, last=False)
         super()._assign_work_unit(node)
@@ -110,4 +98,4 @@ def _folder(file: str) -> str:
     return file.rsplit("/", 1)[0]
 
 
-__all__ = ["ALONE_SECONDS", "SECONDS", "WAITING", "Schedule"]
+__all__ = ["ALONE_SECONDS", "SECONDS", "Schedule"]

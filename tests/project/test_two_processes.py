@@ -1,4 +1,4 @@
-"""`make test` in several processes: both phases run and count, and the files are shared out whole."""
+"""`make test` in two processes: both phases run and count, and the files are shared out whole."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.schedule import ALONE_SECONDS, SECONDS, WAITING, Schedule
+from tests.support.schedule import ALONE_SECONDS, SECONDS, Schedule
 from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
@@ -39,24 +39,14 @@ exit $(sed -n "$(wc -l < "$CALLS")p" "$STATUSES")
 )
 def test_both_phases_run_and_a_failure_of_either_fails(tmp_path: Path, statuses: tuple[int, int], passes: bool) -> None:
     done, calls = make_test(tmp_path, statuses, "TESTS=tests/api")
-    assert calls == ["-m pytest -n 3 -m not alone tests/api", "-m pytest -n 2 -m alone tests/api"]
+    assert calls == ["-m pytest -n 2 -m not alone tests/api", "-m pytest -n 2 -m alone tests/api"]
     assert (done.returncode == 0) is passes
-
-
-@pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")
-@pytest.mark.parametrize("jobs", ["JOBS=1", "JOBS=3"])
-def test_checks_that_fail_fail_it_and_are_shown(tmp_path: Path, jobs: str) -> None:
-    done, calls = make_test(tmp_path, (0, 0), jobs, "CHECK=echo line too long; false")
-    assert len(calls) == (1 if jobs == "JOBS=1" else 2), "the tests run all the same"
-    assert done.returncode != 0
-    assert "line too long" in done.stdout
-    assert "make check failed" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("make") is None or os.name != "posix", reason="make is not installed")
 def test_the_second_phase_is_told_which_tests_are_left(tmp_path: Path) -> None:
     done, (first, second) = make_test(tmp_path, (0, 0), LEFT="tests/api/test_it.py::test_one[a b]")
-    assert first == "-m pytest -n 3 -m not alone"
+    assert first == "-m pytest -n 2 -m not alone"
     before, _, list_file = second.partition("@")
     assert before == "-m pytest -n 2 -m alone "
     assert done.returncode == 0
@@ -111,7 +101,7 @@ def test_one_job_is_one_plain_run(tmp_path: Path, status: int) -> None:
 def make_test(
     folder: Path, statuses: tuple[int, ...], *given: str, **variables: str
 ) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
-    """`make test` with checks that pass and with a Python that ends with these `statuses`; how that was called."""
+    """`make test` without its checks and with a Python that ends with these `statuses`; how that was called."""
     program = folder / "python"
     program.write_text(PYTHON)
     program.chmod(0o755)
@@ -119,10 +109,7 @@ def make_test(
     calls = folder / "calls"
     calls.touch()
     done = subprocess.run(
-        [
-            *("make", "--old-file=.venv/.sdstream-dev", "--old-file=node", "test"),
-            *(f"BIN={folder}", "CHECK=true", "TESTS=", "PYTEST_ARGS=", *given),
-        ],
+        ["make", "--old-file=check", "--old-file=node", "test", f"BIN={folder}", "TESTS=", "PYTEST_ARGS=", *given],
         cwd=ROOT,
         env={
             **os.environ,
@@ -156,15 +143,15 @@ class Node:
         self.shutting_down = True
 
 
-def shared_out(collection: list[str], processes: int = 2) -> list[list[str]]:
-    """The tests that each of some equally fast processes runs, in order."""
+def shared_out(collection: list[str]) -> tuple[list[str], list[str]]:
+    """The tests that each of two equally fast processes runs, in order."""
     config: Any = SimpleNamespace(
-        getvalue=lambda name: ["popen"] * processes,
+        getvalue=lambda name: ["popen", "popen"],
         getoption=lambda name: "",
         option=SimpleNamespace(loadscopereorder=True),
     )
-    schedule, nodes = Schedule(config, None), [Node(str(number)) for number in range(processes)]
-    ran: list[list[str]] = [[] for _ in nodes]
+    schedule, nodes = Schedule(config, None), [Node("one"), Node("two")]
+    ran: list[list[str]] = [[], []]
     for node in nodes:
         schedule.add_node(node)  # pyright: ignore[reportArgumentType]
     for node in nodes:
@@ -176,7 +163,7 @@ def shared_out(collection: list[str], processes: int = 2) -> list[list[str]]:
                 index = node.waiting.pop(0)
                 done.append(collection[index])
                 schedule.mark_test_complete(node, index)  # pyright: ignore[reportArgumentType]
-    return ran
+    return ran[0], ran[1]
 
 
 def test_each_test_runs_once_and_each_process_has_folders_of_its_own() -> None:
@@ -194,19 +181,6 @@ def test_each_test_runs_once_and_each_process_has_folders_of_its_own() -> None:
     begun = [{test.split("/")[1] for test in ran[:50]} for ran in (one, two)]
     assert [len(folders) for folders in begun] == [1, 1]
     assert begun[0] != begun[1]
-
-
-def test_of_three_processes_one_is_where_tests_wait() -> None:
-    folders = ["contract", "media", "jobs", "engines", "worker", "diffusion", "api"]
-    collection = [f"tests/{folder}/test_{file}.py::test_it" for folder in folders for file in range(20)]
-    ran = shared_out(collection, 3)
-    assert sorted(itertools.chain(*ran)) == sorted(collection)
-    for moment in zip(*(each[:40] for each in ran), strict=True):
-        assert sum(test.rsplit("/", 1)[0] in WAITING for test in moment) == 1
-
-
-def test_the_folders_where_tests_wait_are_there() -> None:
-    assert all((ROOT / folder).is_dir() for folder in WAITING)
 
 
 def test_the_longest_file_goes_first() -> None:
