@@ -147,8 +147,8 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server
             assert (await rest.change(stream["id"], change))["applied"] == "hot"
             before = await settled(rest, stream["id"], unlike=before, pairs=2)
             await rest.change(stream["id"], {"seed": 9})
-            on_the_way = await eventually(lambda: other_snapshot(rest, stream["id"], before), what="another picture")
-            await settled(rest, stream["id"], unlike=on_the_way[0], pairs=2)
+            on_the_way = await other_snapshot(rest, stream["id"], unlike=before)
+            await settled(rest, stream["id"], unlike=on_the_way, pairs=2)
             assert log.named("loading") == []
             assert "LOADING" not in log.states()
         # A machine that needs long for every picture has longer gaps without any change.
@@ -308,10 +308,12 @@ async def snapshot(rest: Rest, stream_id: str) -> Pixels:
     return numpy.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"))
 
 
-async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> tuple[Pixels] | None:
-    """The output, in a tuple as arrays have no truth, or None while it is like that one."""
-    picture = await snapshot(rest, stream_id)
-    return (picture,) if distance(picture, unlike) > CHANGED else None
+async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> Pixels:
+    """The first output that is not like that one. Raises `TimeoutError` after half a minute."""
+    async with asyncio.timeout(30):
+        while distance(picture := await snapshot(rest, stream_id), unlike) <= CHANGED:
+            await asyncio.sleep(0.05)
+    return picture
 
 
 def distance(one: Pixels, other: Pixels) -> float:
