@@ -310,9 +310,10 @@ async def snapshot(rest: Rest, stream_id: str) -> Pixels:
 
 async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> Pixels:
     """The first output that is not like that one. Raises `TimeoutError` after half a minute."""
+    made_at = 0
     async with asyncio.timeout(30):
         while distance(picture := await snapshot(rest, stream_id), unlike) <= CHANGED:
-            await asyncio.sleep(0.05)
+            made_at = await next_output(rest, stream_id, made_at)
     return picture
 
 
