@@ -7,7 +7,7 @@ from xdist.scheduler import LoadScopeScheduling
 SECONDS = {
     "tests/contract/test_bad_input.py": 12,
     "tests/contract/test_conditioned_clients.py": 50,
-    "tests/contract/test_diffusion.py": 15,
+    "tests/contract/test_diffusion.py": 8,
     "tests/contract/test_engines.py": 75,
     "tests/contract/test_fetching_models.py": 15,
     "tests/contract/test_media_files.py": 17,
@@ -40,7 +40,7 @@ ALONE_SECONDS = {
     "tests/browser/test_daydream_browser.py": 12,
     "tests/browser/test_hls.py": 16,
     "tests/browser/test_lips.py": 16,
-    "tests/contract/test_diffusion.py": 45,
+    "tests/contract/test_diffusion.py": 80,
     "tests/contract/test_fuzz.py": 8,
     "tests/contract/test_hot_and_cold.py": 6,
     "tests/contract/test_media_files.py": 13,
