@@ -1,20 +1,16 @@
 """The whole way with a model: camera in, diffusion in the worker, picture out. The model is tiny and random."""
 
 import asyncio
-import contextlib
 import io
-import itertools
 import json
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,12 +19,10 @@ from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from tests.contract.films import FilmTrack, peak_ratio, write_film
 from tests.contract.test_media_files import film
-from tests.diffusion.checkers import write_checker
 from tests.project.commands import environment, sdstream
-from tests.support.events import event_log
 from tests.support.peers import CardTrack, Publisher, Viewer
 from tests.support.pictures import Picture, TestCard
-from tests.support.rest import Rest, block
+from tests.support.rest import Rest
 from tests.support.sdks import PythonSdk
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
@@ -36,46 +30,12 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 SIZE = {"width": 384, "height": 384}
-TURBO: dict[str, Any] = {"model_id": "stabilityai/sd-turbo", "t_index_list": [20], "prompt": "a cat", "seed": 1, **SIZE}
-TURBO |= {"use_safety_checker": False}  # that of this model takes offence at everything
+TURBO = {"model_id": "stabilityai/sd-turbo", "t_index_list": [20], "prompt": "a cat", "seed": 1, **SIZE}
 Pixels = NDArray[numpy.uint8]
-START: dict[str, Any] = TURBO | {
-    "prompt": [["the cat", 1.0], ["a hat in rain", 0.5]],
-    "seed": [[3, 0.5], [4, 0.7]],
-    "negative_prompt": "rain",
-    "guidance_scale": 1.6,
-}
-KNOBS: list[dict[str, Any]] = [
-    {"guidance_scale": 3.0},
-    {"negative_prompt": "a dog"},
-    {"delta": 0.1},
-    {"prompt_interpolation_method": "linear"},
-    {"normalize_prompt_weights": False},
-    {"prompt": [["the cat", 0.2], ["a hat in rain", 0.5]]},
-    {"prompt": "an ant in the inn"},
-    {"seed_interpolation_method": "slerp"},
-    {"normalize_seed_weights": False},
-    {"seed": [[3, 0.5], [4, 0.1]]},
-    {"seed": 2},
-    {"num_inference_steps": 70},
-    {"t_index_list": [30]},
-    {"t_index_list": [10, 30]},
-    {"do_add_noise": False},
-    {"image_preprocessing": block("blur")},
-    {"image_postprocessing": block("sharpen")},
-    {"use_safety_checker": True},
-    {"use_safety_checker": False},
-    {"latent_preprocessing": block("latent_feedback")},
-]
-"""Each hot row of table 3.1 that a model without conditioning shows. They are turned one after the other, and the next
-differs from all before it; with more than one prompt and seed, and with guidance, each has something to change."""
 STEADY = 0.25
 """Mean difference of colour channels, 0 to 255, that two snapshots of an unchanged stream stay below."""
 CHANGED = 1.0
 """What a turned knob exceeds."""
-PICTURES = 20
-"""How many times as long as a picture a gap may last on a machine that needs over 50 ms for one, as in
-`tests/diffusion/test_cold_gaps.py`: a busy one pauses as long at any time, without a change."""
 DIFFERENT = 12.0
 """What a diffused picture differs from its original at least."""
 
@@ -85,17 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with a tiny SD-Turbo and no other model: the hub's cache is empty."""
     folder = tmp_path_factory.mktemp("diffusion")
     model = folder / "tiny"
-    write_tiny_model(model, "sd-turbo", width=16)
-    kind: Any = diffusers.UNet2DConditionModel
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = kind.from_config(  # attention where pixels are few, as it is slow
-            kind.load_config(model / "unet"),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        )
-    unet.save_pretrained(model / "unet", safe_serialization=True)
-    write_checker(model / "safety_checker", threshold=-2.0)
+    write_tiny_model(model, "sd-turbo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         models = json.dumps({"stabilityai/sd-turbo": str(model)})
@@ -117,10 +67,8 @@ def controlnet(server: LiveServer) -> str:
     return name
 
 
-@pytest.mark.alone
-@pytest.mark.timeout(300)
-async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server: LiveServer, rest: Rest) -> None:
-    created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=START)
+async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
+    created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
     stream = created.expect()
     rest.remember(stream)
     card = TestCard()
@@ -132,31 +80,12 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server
         assert not seen.is_card()
         before = await settled(rest, stream["id"])
         assert distance(before, Picture(card.draw(0)).rgb) > DIFFERENT
-        async with event_log(rest, stream["id"]) as log, Outputs(rest, stream["id"]) as outputs:
-            for knob in KNOBS:
-                answer = await rest.change(stream["id"], knob)
-                assert (answer["applied"], answer["changed"]) == ("hot", list(knob))
-                try:
-                    before = await settled(rest, stream["id"], unlike=before, pairs=2)
-                except TimeoutError:
-                    raise AssertionError(f"{knob} changes nothing that is seen") from None
-            # Of a still picture, feedback of what comes out shows in how slowly another knob is followed.
-            feedback = block({"type": "latent_feedback", "params": {"feedback_strength": 0.5}})
-            change = {
-                "latent_postprocessing": feedback,
-                "latent_preprocessing": {"enabled": False},
-                "t_index_list": [20],
-            }
-            assert (await rest.change(stream["id"], change))["applied"] == "hot"
-            before = await settled(rest, stream["id"], unlike=before, pairs=2)
-            await rest.change(stream["id"], {"seed": 9})
-            on_the_way = await other_snapshot(rest, stream["id"], unlike=before)
-            await settled(rest, stream["id"], unlike=on_the_way, pairs=2)
-            assert log.named("loading") == []
-            assert "LOADING" not in log.states()
-        # Gaps of the worker: at this rate the viewer loses packets on a busy machine, and with them pictures. What a
-        # viewer waits is held by `test_27_every_hot_row_is_hot_on_a_live_stream`, whose pictures are small.
-        assert max(outputs.gaps) < max(1.0, PICTURES * statistics.median(outputs.gaps))
+        for change in ({"prompt": "an ant in the inn"}, {"seed": 2}):
+            answer = await rest.change(stream["id"], change)
+            assert (answer["applied"], answer["changed"]) == ("hot", list(change))
+            after = await settled(rest, stream["id"], unlike=before)
+            assert distance(after, before) > CHANGED
+            before = after
 
 
 @pytest.mark.alone
@@ -247,43 +176,12 @@ async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:
         await viewer.wait_kind("placard")
 
 
-class Outputs:
-    """Asks ten times a second when the worker made its last picture. A viewer does not miss one: it is shown the last
-    one again."""
-
-    def __init__(self, rest: Rest, stream_id: str) -> None:
-        self._rest, self._id = rest, stream_id
-        self._times: list[int] = []
-        self._reading: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._reading = asyncio.get_running_loop().create_task(self._read())
-        return self
-
-    async def __aexit__(self, *reason: object) -> None:
-        assert self._reading is not None
-        self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
-
-    async def _read(self) -> None:
-        while True:
-            self._times.append((await self._rest.status(self._id))["inference_status"]["last_output_time"])
-            await asyncio.sleep(0.1)
-
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between one picture and the next."""
-        return [(later - earlier) / 1000 for earlier, later in itertools.pairwise(self._times) if later > earlier]
-
-
-async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None, *, pairs: int = 3) -> Pixels:
-    """The output once the camera's codec has come to rest: of new pictures in a row so many pairs are equal, and not
-    `unlike`. Raises `TimeoutError` after half a minute."""
+async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None) -> Pixels:
+    """The output once the camera's codec has come to rest: four new pictures in a row are equal, and not `unlike`."""
     equal, made_at = 0, 0
     last: Pixels | None = None
     async with asyncio.timeout(30):
-        while equal < pairs:
+        while equal < 3:
             made_at = await next_output(rest, stream_id, made_at)
             picture = await snapshot(rest, stream_id)
             same = last is not None and distance(picture, last) < STEADY
@@ -309,15 +207,6 @@ async def snapshot(rest: Rest, stream_id: str) -> Pixels:
     reply = await rest.http.get(f"/v1/streams/{stream_id}/snapshot.jpg")
     assert reply.status_code == 200
     return numpy.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"))
-
-
-async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> Pixels:
-    """The first output that is not like that one. Raises `TimeoutError` after half a minute."""
-    made_at = 0
-    async with asyncio.timeout(30):
-        while distance(picture := await snapshot(rest, stream_id), unlike) <= CHANGED:
-            made_at = await next_output(rest, stream_id, made_at)
-    return picture
 
 
 def distance(one: Pixels, other: Pixels) -> float:
