@@ -24,7 +24,7 @@ from tests.engines.tiny_parts import ALL, CAPABILITIES, TinyParts
 from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
-PACKAGES_PROFILE = """
+FRAME_PROFILE = """
 family = "sd15"
 model = "tiny"
 tiny = 0
@@ -32,7 +32,6 @@ sizes = ["64x64"]
 slots = [2]
 components = ["frame"]
 guidance = ["self"]
-processors = ["realesrgan_trt"]
 [targets]
 compiled = []
 """
@@ -99,17 +98,17 @@ def baked(tmp_path_factory: pytest.TempPathFactory, tiny_parts: TinyParts) -> En
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
-    """A cache with the packages of a tiny model's whole frame and of a network that enlarges, made by the command line
-    in a process of its own, for all processes of a run. Do not change it."""
+    """A cache with the package of a tiny model's whole frame, made by the command line in a process of its own. Do not
+    change it."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
 
     def bake(folder: Path) -> None:
-        (folder / "packages.toml").write_text(PACKAGES_PROFILE)
-        command = [sys.executable, "-m", "builder", "bake", "--profile", str(folder / "packages.toml"), "--json"]
+        (folder / "frame.toml").write_text(FRAME_PROFILE)
+        command = [sys.executable, "-m", "builder", "bake", "--profile", str(folder / "frame.toml"), "--json"]
         command += ["--engines", str(folder / "engines")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-        assert [engine["status"] for engine in json.loads(done.stdout)["engines"]] == ["built", "built"]
+        assert [engine["status"] for engine in json.loads(done.stdout)["engines"]] == ["built"]
 
-    return EngineCache(made_once(tmp_path_factory, "packages", bake) / "engines")
+    return EngineCache(made_once(tmp_path_factory, "compiled-frame", bake) / "engines")

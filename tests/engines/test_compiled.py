@@ -25,7 +25,7 @@ from sdstream.engines.supply import EngineSupply
 from sdstream.errors import EngineBroken, EngineMismatch
 from sdstream.worker.engines.finder import EngineFinder
 from sdstream.worker.engines.requests import EngineRequest
-from tests.engines.conftest import PACKAGES_PROFILE, ROOT
+from tests.engines.conftest import FRAME_PROFILE, ROOT
 from tests.engines.stored import Events, key, store
 from tests.support.waiting import eventually_sync
 
@@ -66,14 +66,14 @@ EMPTY_KNOBS = {"frame_control": (1, 0, 0, 0, 0), "frame_bank": (1, 0, 2, 0, 0), 
 def frame(tmp_path_factory: pytest.TempPathFactory) -> Component:
     """The same frame as it is, uncompiled."""
     file = tmp_path_factory.mktemp("profile") / "frame.toml"
-    file.write_text(PACKAGES_PROFILE)
-    component, _ = load_profile(read_profile(file), "compiled", CPU).components
+    file.write_text(FRAME_PROFILE)
+    (component,) = load_profile(read_profile(file), "compiled", CPU).components
     return component
 
 
 @pytest.fixture
 def entry(compiled: EngineCache) -> Entry:
-    (found,) = [entry for entry in compiled.entries() if entry.key.component.startswith("frame")]
+    (found,) = compiled.entries()
     return found
 
 

@@ -15,6 +15,10 @@ from tests.engines.tiny_parts import ALL, TinyParts, in_single_precision
 
 pytestmark = pytest.mark.timeout(600)
 
+WITHIN = ("sd15:unet", "sd15:unet-control")
+"""Not looked at in single precision, for others are: their attention is that of `sdxl-turbo:unet`, and all else of
+theirs is in `sd15:unet-control-tokens-recall`."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
@@ -26,7 +30,7 @@ def test_onnx_answers_as_torch(tiny_parts: TinyParts, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in WITHIN])
 def test_the_same_graph_in_single_precision_answers_as_torch_does_there(
     tiny_parts: TinyParts, name: str, tmp_path: Path
 ) -> None:
@@ -39,7 +43,7 @@ def test_the_same_graph_in_single_precision_answers_as_torch_does_there(
 @pytest.mark.slow
 def test_a_half_precision_graph_is_typed_in_half_precision(tiny_parts: TinyParts) -> None:
     onnx = pytest.importorskip("onnx", reason="the bake extra is not installed")
-    file = tiny_parts.graph("sdxl-turbo:unet")
+    file = tiny_parts.graph("sd15:unet")
     kinds = [entry.data_type for entry in onnx.load(str(file), load_external_data=False).graph.initializer]
     floats = [kind for kind in kinds if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
     assert floats.count(onnx.TensorProto.FLOAT16) > 0.9 * len(floats)
@@ -59,7 +63,7 @@ def test_a_module_that_looks_at_values_is_refused_with_torchs_words() -> None:
 
 
 def test_the_residuals_of_a_controlnet_fit_the_unet_that_takes_them(tiny_parts: TinyParts) -> None:
-    controlnet, unet = tiny_parts.component("sd15:controlnet"), tiny_parts.component("sd15:unet-control-tokens-recall")
+    controlnet, unet = tiny_parts.component("sd15:controlnet"), tiny_parts.component("sd15:unet-control")
     given = controlnet.module(*controlnet.example(2))
     wanted = {entry.name: entry.best[1:] for entry in unet.inputs if entry.name.startswith("control")}
     assert dict(zip(controlnet.outputs, (tuple(tensor.shape[1:]) for tensor in given), strict=True)) == wanted

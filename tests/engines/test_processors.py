@@ -1,6 +1,10 @@
 """Engines of image processors' networks, made for real of tiny ones: TensorRT-RTX plans on this CPU, and a compiled
 package that a running processor goes over to."""
 
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from sdstream.engines.tensorrt_library import is_installed
 from sdstream.worker.annotators.answers import EngineAnswers
 from sdstream.worker.annotators.tiny import make_tiny_network
 from sdstream.worker.engines.network_finder import NetworkFinder
+from tests.engines.conftest import ROOT
 from tests.engines.stored import Events
 from tests.engines.tiny_parts import CAPABILITIES
 from tests.support.waiting import eventually_sync
@@ -81,28 +86,37 @@ def test_the_graph_of_every_part_is_the_network(graphs: dict[str, tuple[Componen
         assert onnx_error(component, graph) < ROUNDING, name
 
 
-def test_a_running_processor_goes_over_to_the_package_that_the_builder_made(
-    compiled: EngineCache, tmp_path: Path
-) -> None:
-    """Found on the volume, copied to the local disk, loaded, put in between two pictures, and asked for more pictures
-    at once than it takes."""
+def test_a_running_processor_goes_over_to_the_package_that_the_builder_made(tmp_path: Path) -> None:
+    """Baked by the command line in a process of its own, found on the volume, copied to the local disk, loaded, put in
+    between two pictures, and asked for more pictures at once than it takes."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("there is no C++ compiler here")
+    file, volume = tmp_path / "tiny.toml", tmp_path / "engines"
+    file.write_text(
+        'tiny = 0\nsizes = ["64x48"]\nstreams = { best = 1, most = 2 }\nprocessors = ["realesrgan_trt"]\n'
+        "[targets]\ncompiled = []\n"
+    )
+    command = [sys.executable, "-m", "builder", "bake", "--profile", str(file), "--engines", str(volume), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [engine["status"] for engine in json.loads(done.stdout)["engines"]] == ["built"]
     events = Events()
-    supply = EngineSupply(EngineCache(tmp_path / "local", report=events), compiled, report=events)
+    supply = EngineSupply(EngineCache(tmp_path / "local", report=events), EngineCache(volume), report=events)
     finder = NetworkFinder(supply, CPU, report=events)
     plain: Any = make_tiny_network("realesrgan")
     network: Any = plain.answered_by(EngineAnswers("realesrgan", finder.look_for))
-    images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    images = torch.rand(5, 3, 48, 64, generator=torch.Generator().manual_seed(3))
     try:
         with torch.inference_mode():  # as a worker runs processors
             assert torch.equal(network(images), plain(images))
             eventually_sync(
-                lambda: network.in_force(64, 64).name != "torch" or network.in_force(64, 64).note,
+                lambda: network.in_force(64, 48).name != "torch" or network.in_force(64, 48).note,
                 what="an engine",
                 seconds=120,
             )
-            assert network.in_force(64, 64).name == "compiled", network.in_force(64, 64).note
+            assert network.in_force(64, 48).name == "compiled", network.in_force(64, 48).note
             assert relative_error([network(images)], [plain(images)]) < 1e-4
-            assert network.in_force(64, 64).name == "compiled"
+            assert network.in_force(64, 48).name == "compiled"
     finally:
         finder.close()
     assert {"fetched", "hit", "swapped"} <= set(events.kinds)

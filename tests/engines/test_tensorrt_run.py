@@ -212,7 +212,7 @@ def test_on_a_gpu_the_engine_answers_as_the_network_also_from_a_cuda_graph(
 ) -> None:
     device = torch.device("cuda")
     backend = TensorrtBackend("tensorrt-rtx")
-    component = tiny_parts.component("sdxl-turbo:unet")
+    component = tiny_parts.component("sd15:unet")
     (entry,) = [
         entry for entry in baked.entries() if entry.key.component == "unet" and entry.key.weights == component.weights
     ]

@@ -18,11 +18,9 @@ from sdstream.settings import Family
 from tests.support.shared import made_once
 
 NAMES: dict[Family, tuple[str, ...]] = {
-    "sd15": ("unet-control-tokens-recall", "encoder", "decoder", "controlnet"),
+    "sd15": ("unet", "unet-control", "unet-control-tokens-recall", "encoder", "decoder", "controlnet"),
     "sdxl-turbo": ("unet",),
 }
-"""Every kind of layer once. The plain UNet of `sd15`, and that with a ControlNet alone, have none of their own: their
-attention is that of `sdxl-turbo`, and all else of theirs is in the one that takes everything."""
 ALL = [f"{family}:{name}" for family, names in NAMES.items() for name in names]
 CAPABILITIES = (86, 89, 120)
 

@@ -66,7 +66,7 @@ class PlaygroundPage:
             before = self.output_time()
             return self.text("state-badge") not in ("Idle", "Loading") and before > 0
 
-        self.until(moving, seconds=60, what="the output to play")
+        self.until(moving, seconds=40, what="the output to play")
 
     def output_time(self) -> float:
         """Seconds that the output element has played; 0 without a picture."""

@@ -109,13 +109,10 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    torch.set_num_threads(1)
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-def make_world(folder: Path, levels: int = 2) -> World:
     torch.set_grad_enabled(False)
-    write_tiny_model(folder / "model", "sd15", width=16, taesd=True, levels=levels)
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("world")
+    write_tiny_model(folder / "model", "sd15", width=16, taesd=True)
     model = load_model(folder / "model", "sd15", CPU)
     for seed, name in enumerate(NETS):
         write_tiny_controlnet(folder / name, model.unet, seed=seed)
@@ -306,15 +303,14 @@ def test_a_build_behind_a_stream_with_a_net_and_a_style_image_makes_what_it_look
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_compiled_unet_that_is_steered_and_styled_and_recalls_makes_the_plain_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, finder_of: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler here")
-    # The UNet alone, of one level: each package takes half a minute of a core, and what is left out has nothing of its
-    # own to show.
-    world = make_world(tmp_path, levels=1)
+    # The UNet alone: each package takes half a minute of a core, and the other parts have nothing of their own to show.
     changes = {"components": ["unet-control-tokens-recall"], "targets": {"compiled": ()}}
     profile = Profile.model_validate(world.profile(**changes))
+    monkeypatch.undo()
     cache = EngineCache(tmp_path / "engines")
     Bakery(cache, CPU).bake(profile)
     finder = EngineFinder(EngineSupply(cache), CPU)

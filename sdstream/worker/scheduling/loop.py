@@ -58,7 +58,8 @@ class Loop:
     def step(self) -> bool:
         """Do one turn; False, at once, when there is none. Trials have the card in between (`card_turns`)."""
         if self._turns.are_wanted:
-            self._busy_since = self._clock.monotonic()  # whoever watches over the process sees a trial that never ends
+            # Whoever watches over the process sees a trial that never ends; it is no first picture of anything.
+            self._busy_since, self._usual = self._clock.monotonic(), 0.0
             before, self._flight = self._flight, None
             if before is not None:
                 before.land()
