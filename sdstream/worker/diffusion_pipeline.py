@@ -23,6 +23,7 @@ from sdstream.worker.controls import ControlStages
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
 from sdstream.worker.lane_stages import LaneStages, annotators
 from sdstream.worker.loading.checkers import CheckerShelf, placard
+from sdstream.worker.loading.heard import HeardProgress
 from sdstream.worker.loading.loaded import Loaded, choose_guidance
 from sdstream.worker.loading.shelf import ModelShelf, ModelUse, Refit, WantedModel
 from sdstream.worker.loading.tuning import choices_in_force, session_of, tune
@@ -377,10 +378,12 @@ def load_diffusion(
 ) -> DiffusionPipeline:
     """A pipeline for `params` on the model `wanted`. Raises `ModelUnavailable`, naming what is missing."""
     use = ModelUse()
+    heard = HeardProgress(progress)
     with session_of(progress):  # what is placed has trials of its own
-        model = shelf.get(wanted, device, progress, use)
-        conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, progress)
-    progress("encoding the prompt", None)  # what was told before was whole: nothing else would be told of this
+        model = shelf.get(wanted, device, heard, use)
+        conditions = conditions_shelf.get(WantedConditions.of(params), model, wanted.places, heard)
+    if heard.anything:  # it is whole now, and nothing else would be told of this
+        progress("encoding the prompt", None)
     annotator_shelf = annotators(device, wanted.places, None if options is None else options.optical_flow)
     pipeline = DiffusionPipeline(
         params, model, options, wanted.source, conditions=conditions, shelf=annotator_shelf, wanted=wanted, use=use

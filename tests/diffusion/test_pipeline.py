@@ -199,6 +199,13 @@ def test_progress_rises_to_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) 
     assert told[-1] == ("encoding the prompt", None), "what comes after the model is not told as the model, loaded"
 
 
+def test_a_pipeline_of_a_model_that_runs_already_tells_nothing(make: Make) -> None:
+    make()
+    told: list[tuple[str, float | None]] = []
+    make(prompt="a dog", t_index_list=[10, 30], progress=lambda *each: told.append(each))
+    assert told == []
+
+
 def test_a_negative_prompt_counts_only_with_guidance() -> None:
     assert choose_guidance(params_of(guidance_scale=1.0, negative_prompt="rain")) == "self"
     assert choose_guidance(params_of(guidance_scale=1.1, negative_prompt=" ")) == "self"
