@@ -32,20 +32,17 @@ from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, choice_by, finding_of
+from sdstream.diffusion.convolving.shapes import Card, Shape
 from sdstream.diffusion.convolving.tilings import (
     BASE,
-    BESIDE,
-    HOPPER,
     LEAST_DEPTH,
-    MOST_BESIDE,
+    MOST_HOPPER,
     MOST_TRIED,
-    Card,
-    Shape,
     Tiling,
     candidates,
     fits,
     has_registers,
-    tiling_named,
+    triton_tiling_named,
 )
 from sdstream.diffusion.convolving.trial import try_tilings
 from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
@@ -102,12 +99,12 @@ def measure(
     own: Callable[[Arguments, str], torch.Tensor] = own_convolution,
     prepare: Callable[[Arguments, Sequence[str]], None] = prepare_kernels,
     tried: int = MOST_TRIED,
-    beside: int = MOST_BESIDE,
+    hopper: int = MOST_HOPPER,
 ) -> Iterator[tuple[Row, Shape, Choice]]:
-    """What each shape takes, and what is chosen for it of so many ways and so many of those beside, the
-    largest first."""
+    """What each shape takes, and what is chosen for it of so many ways and so many of those for Hopper, the largest
+    first."""
     for shape, calls in sorted(shapes, key=lambda each: -each[0].operations * each[1]):
-        tilings = candidates(shape, card, tried, beside)
+        tilings = candidates(shape, card, tried, hopper)
         samples = (try_tilings(shape, tilings, device, stopwatch, own=own, prepare=prepare) or []) if tilings else []
         choice = choice_by(samples)
         yield row_of(shape, calls, samples, choice, len(tilings)), shape, choice
@@ -116,8 +113,8 @@ def measure(
 def row_of(shape: Shape, calls: int, samples: Sequence[Sample], choice: Choice, tried: int) -> Row:
     """The figures of a shape."""
     own = [sample for sample in samples if sample.way and sample.milliseconds]
-    best = min(own, key=lambda sample: sorted(sample.milliseconds)[len(sample.milliseconds) // 2], default=None)
-    best_ms = None if best is None else sorted(best.milliseconds)[len(best.milliseconds) // 2]
+    best = min(own, key=lambda sample: sample.median, default=None)
+    best_ms = None if best is None else best.median
     plain_ms = choice.plain_milliseconds or None
 
     def rate(milliseconds: float | None) -> float | None:
@@ -135,6 +132,7 @@ def row_of(shape: Shape, calls: int, samples: Sequence[Sample], choice: Choice, 
         "distance": None if best is None else best.distance,
         "tried": tried,
         "right": len(own),
+        "ways_ms": {sample.way: sample.median for sample in own},
     }
 
 
@@ -178,8 +176,6 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
         "block_columns": tiling.columns,
         "block_depth": tiling.depth,
         "together": tiling.together,
-        "near": tiling.near,
-        "turned": tiling.turned,
     }
     pointers = ("x", "other", "weight", "bias", "more", "residual", "out")
     signature: dict[str, str] = {}
@@ -215,7 +211,6 @@ def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
         "spilled_bytes": stack_bytes + local,
         "shared_bytes": compiled.metadata.shared,
         "products": "wgmma" if "wgmma.mma_async" in compiled.asm["ptx"] else "mma",
-        "near": re.search(r"cp\.async\.ca\.shared\.global [^,;]*,[^,;]*, 0x8", compiled.asm["ptx"]) is not None,
     }
 
 
@@ -230,19 +225,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Of the kernel, those that differ most in registers."""
 
 
-def compile_all(
-    capabilities: Iterable[int], tilings: Iterable[Tiling] = BASE, beside: Iterable[Tiling] = BESIDE
-) -> Iterator[Row]:
-    """All tilings that have room on cards of these capabilities, in all variants that are computed so."""
+def compile_all(capabilities: Iterable[int], tilings: Iterable[Tiling] = BASE) -> Iterator[Row]:
+    """All tilings that have room on cards of these capabilities, in all variants."""
     for capability in capabilities:
-        for tiling in (*tilings, *(beside if capability // 10 == HOPPER else ())):
+        for tiling in tilings:
             if not fits(tiling, divmod(capability, 10)):
                 continue
             for name, flags in VARIANTS.items():
                 narrow, doubled = "narrow" in flags, "doubled" in flags
-                if (narrow and (tiling.depth != LEAST_DEPTH or tiling in BESIDE)) or (
-                    tiling.near and flags.get("side") == 1
-                ):
+                if narrow and tiling.depth != LEAST_DEPTH:
                     continue
                 if has_registers(tiling, divmod(capability, 10), doubled=doubled, narrow=narrow):
                     yield {"variant": name, **compile_for(tiling, capability, **flags)}
@@ -273,7 +264,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--most", type=int, default=1000, help="shapes, those that come most often first")
     parser.add_argument("--tried", type=int, default=MOST_TRIED, help="ways to compute each shape, at most")
-    parser.add_argument("--beside", type=int, default=MOST_BESIDE, help="of those that are for Hopper, at most")
+    parser.add_argument("--hopper", type=int, default=MOST_HOPPER, help="of those for Hopper, at most")
     parser.add_argument("--remember", type=Path, help="write the choices into this folder, for workers")
     parser.add_argument("--compile", help="compute capabilities, such as 80,90: compile for them and time nothing")
     parser.add_argument("--json", help="write the figures to this file")
@@ -305,7 +296,7 @@ def main() -> int:
             device,
             CudaStopwatch(device),
             tried=options.tried,
-            beside=options.beside,
+            hopper=options.hopper,
         ):
             rows.append(row)
             chosen[shape.name] = choice
@@ -335,11 +326,12 @@ def interpreted() -> list[Row]:
     made: Any = kernels
 
     def own(arguments: Arguments, tiling: str) -> torch.Tensor:
-        return made.launch(arguments, tiling_named(tiling), lambda kernel: kernel)
+        return made.launch(arguments, triton_tiling_named(tiling), lambda kernel: kernel)
 
     mend_interpreter()
     shapes = [(shape, 1) for shape in TINY]
-    measured = measure(shapes, H100, torch.device("cpu"), HostStopwatch(), own, lambda arguments, tilings: None)
+    stopwatch, nothing = HostStopwatch(), lambda arguments, tilings: None
+    measured = measure(shapes, H100, torch.device("cpu"), stopwatch, own, nothing, hopper=0)
     return [row for row, _, _ in measured]
 
 

@@ -28,7 +28,7 @@ from bench.support.contenders import NOISE
 from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS
 from bench.support.targets import machine
-from sdstream.diffusion.convolving.tilings import Card
+from sdstream.diffusion.convolving.shapes import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
 from sdstream.diffusion.eight_bit.layers import products_of
 from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms, source_of

@@ -1,6 +1,7 @@
 """Where the time of a frame goes on this GPU: its kernels, its VAE, and what replays side by side take.
 
-    python -m bench.profile [--models sd-turbo,sdxl-turbo] [--size 512] [--streams 1] [--compile] [--json FILE]
+    python -m bench.profile [--models sd-turbo,sdxl-turbo] [--size 512] [--streams 1] [--compile]
+                            [--tuned [--trial-seconds S] [--remember FOLDER]] [--json FILE]
 
 Kernels are torch's profiler's, of captured frames. `memsets_ms` is a frame whose memset nodes stay as libraries
 recorded them. `in_flight` is what a frame takes when so many are replayed on streams of their own, at the same time:
@@ -18,14 +19,17 @@ from typing import Any
 
 import torch
 
+from bench.frame import TRIAL_SECONDS
 from bench.launches import STEPS, kind_of
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.capture import CudaCapture, Recording
+from sdstream.diffusion.convolving.switch import Wanted, convolutions
 from sdstream.diffusion.graph_editing.switch import recorded_memsets
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import clone
+from sdstream.diffusion.trials.memory import keep_findings_in
 
 FRAMES = 20
 """That are profiled, and timed."""
@@ -34,14 +38,16 @@ LONGEST = 40
 Row = dict[str, Any]
 
 
-def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled: bool) -> Row:
+def profile(
+    model: str, size: int, steps: Sequence[int], streams: int, compiled: bool, tuned: Wanted | None = None
+) -> Row:
     """The figures of one frame."""
     device, dtype = torch.device("cuda"), torch.float16
     torch.backends.cudnn.benchmark = True
     made = make_networks(model, device, dtype)
     work = Work(made, size, steps, streams, device, dtype)
     networks = EagerNetworks(made.unet, made.vae)
-    ours = Ours(work, model, networks, compiled=compiled)
+    ours = Ours(work, model, networks, compiled=compiled, tuned=tuned)
 
     def frame() -> None:
         ours.run(work.images[0])
@@ -49,7 +55,7 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
     for _ in range(FRAMES):
         frame()
     with recorded_memsets():
-        other = Ours(work, model, networks)
+        other = Ours(work, model, networks, tuned=tuned)
         other.run(work.images[0])
     latent = torch.randn(streams, 4, size // 8, size // 8, device=device, dtype=dtype)
     image = work.images[0].to(dtype)
@@ -59,6 +65,7 @@ def profile(model: str, size: int, steps: Sequence[int], streams: int, compiled:
         "steps": len(steps),
         "streams": streams,
         "compiled": compiled,
+        "tuned": tuned is not None,
         "card": torch.cuda.get_device_name(device),
         "runs": ours.runner.in_force,
         "frame_ms": milliseconds(frame),
@@ -146,14 +153,20 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1, choices=sorted(STEPS))
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="profile the compiled frame")
+    parser.add_argument("--tuned", action="store_true", help="with tuned convolutions")
+    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a model")
+    parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA GPU")
     figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     rows: list[Row] = []
+    keep_findings_in(options.remember)
+    tuned = Wanted(True, options.trial_seconds) if options.tuned else None
     for model in options.models.split(","):
-        rows.append(profile(model, options.size, STEPS[options.steps], options.streams, options.compile))
+        with convolutions(tuned or Wanted()):
+            rows.append(profile(model, options.size, STEPS[options.steps], options.streams, options.compile, tuned))
         print(json.dumps(rows[-1], indent=2), flush=True)
         if options.json:
             options.json.write_text(json.dumps({**figures, "profiled": rows}, indent=2) + "\n", "utf-8")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from hypothesis import strategies as st
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by
+from sdstream.diffusion.convolving.hopper.tilings import HopperTiling, Kind
+from sdstream.diffusion.convolving.shapes import Card, Shape
 from sdstream.diffusion.convolving.tilings import (
     BASE,
-    BESIDE,
     LEAST_STEPS,
-    MOST_BESIDE,
+    MOST_HOPPER,
     MOST_TRIED,
-    Card,
-    Shape,
+    AnyTiling,
     Tiling,
     candidates,
     shared_limit,
@@ -41,13 +42,40 @@ FAST, BEST = (tiling.name for tiling in BASE[:2])
 CARDS = [Card((8, 0), 108), Card((8, 6), 84), Card((8, 9), 128), H100, Card((12, 0), 170), Card((13, 7), 10)]
 
 
+def picture(
+    batch: int, height: int, width: int, channels: int, columns: int, *, doubled: bool = False, residual: bool = False
+) -> Shape:
+    """Of which filters of three times three places keep the size, but that `doubled` makes it twice as large."""
+    factor = 2 if doubled else 1
+    return replace(
+        SHAPE,
+        batch=batch,
+        height=height,
+        width=width,
+        channels=channels,
+        columns=columns,
+        out_height=factor * height,
+        out_width=factor * width,
+        doubled=doubled,
+        residual=residual,
+    )
+
+
+def triton_ways(shape: Shape, card: Card) -> list[Tiling]:
+    return [way for way in candidates(shape, card) if isinstance(way, Tiling)]
+
+
+def hopper_ways(shape: Shape, card: Card, most: int = MOST_HOPPER) -> list[HopperTiling]:
+    return [way for way in candidates(shape, card, hopper=most) if isinstance(way, HopperTiling)]
+
+
 @given(CHANNELS, st.sampled_from([0, 320, 64]), COLUMNS, st.integers(1, 9), st.sampled_from(CARDS))
 def test_what_is_tried_fits_the_card_and_leaves_no_part_without_work(
     channels: int, others: int, columns: int, batch: int, card: Card
 ) -> None:
     shape = replace(SHAPE, batch=batch, channels=channels, other_channels=others, columns=columns)
-    ways = candidates(shape, card)
-    assert len(ways) == len(set(ways)) <= MOST_TRIED + (MOST_BESIDE if card == H100 else 0)
+    ways = triton_ways(shape, card)
+    assert len(ways) == len(set(ways)) <= MOST_TRIED
     assert bool(ways) == (channels % 32 == 0 or not others), "two sources are read a block's depth at a time"
     for tiling in ways:
         assert tiling.shared_bytes < shared_limit(card.capability)
@@ -62,44 +90,91 @@ def test_of_doubled_pictures_ways_with_phases_are_tried_beside_those_without(
     channels: int, batch: int, card: Card
 ) -> None:
     shape = replace(SHAPE, batch=batch, channels=channels, out_height=64, out_width=64, doubled=True)
-    ways = candidates(shape, card)
-    assert len(ways) == len(set(ways)) <= MOST_TRIED + (MOST_BESIDE if card == H100 else 0)
+    ways = triton_ways(shape, card)
+    assert len(ways) == len(set(ways)) <= MOST_TRIED
     assert {way.phased for way in ways} == {True, False}
     for tiling in ways:
         assert tiling_named(tiling.name) == tiling
         steps = -(-shape.depth * (4 if tiling.phased else 9) // 9 // tiling.depth)
         assert -(-steps // -(-steps // tiling.parts)) == tiling.parts
     for other in (replace(shape, doubled=False), replace(shape, side=1, padding=0)):
-        assert not any(way.phased for way in candidates(other, card))
+        assert not any(way.phased for way in triton_ways(other, card))
 
 
 def test_sums_are_cut_where_blocks_alone_would_leave_processors_idle() -> None:
     small = replace(SHAPE, height=8, width=8, channels=1280, columns=1280, out_height=8, out_width=8)
-    assert candidates(small, H100)[0].parts >= 4
-    assert candidates(replace(SHAPE, batch=16), H100)[0].parts == 1
+    assert triton_ways(small, H100)[0].parts >= 4
+    assert triton_ways(replace(SHAPE, batch=16), H100)[0].parts == 1
 
 
-def test_large_pictures_of_few_channels_may_be_read_through_the_first_cache_of_hopper() -> None:
-    large = replace(SHAPE, height=512, width=512, channels=64, columns=64, out_height=512, out_width=512)
-    narrow = replace(large, channels=3)
-    one, few = replace(large, side=1, padding=0), replace(large, height=8, width=8, out_height=8, out_width=8)
-    ways = candidates(large, H100)
-    assert [way.near for way in ways[MOST_TRIED:]] == [16, 16]
-    assert ways[:MOST_TRIED] == candidates(large, H100, beside=0)
-    assert not {way for card in CARDS if card != H100 for way in candidates(large, card)} & set(BESIDE)
-    for shape in (narrow, one):
-        assert not any(way.near for way in candidates(shape, H100, beside=len(BESIDE)))
-    assert {way.near for way in candidates(few, H100, beside=len(BESIDE))} == {0, 8}, "no block is mostly empty"
+@given(CHANNELS, COLUMNS, st.booleans(), st.integers(1, 9), st.sampled_from(CARDS))
+def test_ways_for_hopper_come_first_and_on_no_other_card(
+    channels: int, columns: int, doubled: bool, batch: int, card: Card
+) -> None:
+    shape = picture(batch, 32, 32, channels, columns, doubled=doubled)
+    ways, without = candidates(shape, card), candidates(shape, card, hopper=0)
+    first = [way for way in ways if isinstance(way, HopperTiling)]
+    assert not first or card == H100
+    assert list(ways[: len(first)]) == first
+    assert not any(isinstance(way, HopperTiling) for way in without)
+    assert len(ways) - len(first) <= (MOST_TRIED // 2 if first else MOST_TRIED)
+    assert ways[len(first)] == without[0], "the best of the others is still tried"
 
 
-def test_a_block_that_is_near_has_every_pixel_of_the_answer_once() -> None:
-    way = Tiling(32, 16, 32, 4, 2, near=8)
-    assert way.row_blocks(3, 9, 17) == 3 * 3 * 3
-    assert replace(way, near=0).row_blocks(3, 9, 17) == 15
+def test_where_there_are_ways_for_hopper_half_of_the_others_rounded_up_are_enough() -> None:
+    large = picture(1, 64, 64, 320, 320)
+    for most, others in ((6, 3), (5, 3), (1, 1)):
+        ways = candidates(large, H100, most, 2)
+        assert [isinstance(way, HopperTiling) for way in ways] == [True] * 2 + [False] * others
+        assert len(candidates(large, H100, most, 0)) == most
+
+
+@given(
+    st.builds(
+        picture,
+        st.integers(1, 9),
+        st.integers(1, 130),
+        st.integers(1, 130),
+        CHANNELS,
+        COLUMNS,
+        doubled=st.booleans(),
+        residual=st.booleans(),
+    ),
+    st.integers(1, 200),
+)
+def test_ways_for_hopper_have_room_and_leave_no_part_without_work(shape: Shape, processors: int) -> None:
+    ways = hopper_ways(shape, Card((9, 0), processors), 100)
+    assert len(ways) == len(set(ways))
+    for way in ways:
+        assert way.shared_bytes(shape.channels) <= shared_limit(H100.capability), way
+        steps = -(-shape.channels // 64)
+        assert -(-steps // -(-steps // way.parts)) == way.parts, way
+
+
+def test_every_kind_of_way_for_hopper_is_tried_for_some_picture() -> None:
+    shapes = [picture(1, 64, 64, channels, columns) for channels, columns in ((64, 64), (4, 64), (64, 3))]
+    shapes.append(picture(1, 64, 64, 64, 64, doubled=True))
+    found = {way.kind for shape in shapes for way in hopper_ways(shape, H100, 100)}
+    assert found == set(get_args(Kind))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"side": 1, "padding": 0}, {"stride": 2, "out_height": 16, "out_width": 16}, {"other_channels": 64}],
+    ids=["1x1", "stride 2", "two sources"],
+)
+def test_other_filters_have_no_ways_for_hopper(changed: dict[str, int]) -> None:
+    make: Any = replace
+    shape: Shape = make(SHAPE, **changed)
+    assert hopper_ways(SHAPE, H100)
+    assert not hopper_ways(shape, H100)
+    assert triton_ways(shape, H100)
 
 
 def test_ways_that_differ_are_remembered_apart() -> None:
-    ways = [*BASE, *BESIDE, *(replace(way, phased=True) for way in BESIDE)]
+    hopper = [HopperTiling(kind, 2, 1, 64, 2, parts) for kind in get_args(Kind) for parts in (1, 3)]
+    hopper += [HopperTiling("stepped", *sizes) for sizes in ((1, 2, 64, 2), (2, 1, 128, 2), (2, 1, 64, 1))]
+    ways: list[AnyTiling] = [*BASE, *(replace(way, phased=True) for way in BASE), *hopper]
     assert [tiling_named(way.name) for way in ways] == ways
     assert len({way.name for way in ways}) == len(ways)
 
@@ -112,7 +187,18 @@ def test_what_the_kernel_cannot_do_is_not_tried(shape: Shape, card: Card) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["", "128x64", "128x64x64w4s4p1", "128x64x64w4s4p1g8x", "128x64x64w4s4p1g8near", "128x64x64w4s4p1g8phases"]
+    "name",
+    [
+        "",
+        "128x64",
+        "128x64x64w4s4p1",
+        "128x64x64w4s4p1g8x",
+        "128x64x64w4s4p1g8phases",
+        "hopper ",
+        "hopper stepped 2x2x64g2",
+        "hopper stepped 2x2x64g2p1x",
+        "hopper guessed 2x2x64g2p1",
+    ],
 )
 def test_what_is_no_name_of_a_tiling_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no tiling"):
@@ -174,7 +260,7 @@ class Trials:
         return Tuning(H100, CPU, store, self.trial, self.proof, lambda: self.now)
 
     def trial(
-        self, shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
+        self, shape: Shape, tilings: Sequence[AnyTiling], device: torch.device, is_over: Callable[[], bool]
     ) -> list[Sample] | None:
         self.made.append(shape)
         self.now += self.seconds
@@ -183,7 +269,7 @@ class Trials:
             raise answer
         return None if is_over() else answer
 
-    def proof(self, shape: Shape, tiling: Tiling, device: torch.device) -> bool:
+    def proof(self, shape: Shape, tiling: AnyTiling, device: torch.device) -> bool:
         self.proofs += 1
         return self.works
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.convolving.tilings import BESIDE
 from sdstream.diffusion.fused.group_norm_tiling import Whole, tiling_of
 
 pytestmark = [
@@ -154,16 +153,6 @@ def test_threads_seldom_wait_for_each_other_while_they_read_the_sums_of_a_norm(r
     ends = {"silu": True, "keeps": False, "has_kept_bias": False}
     program = program_of(kernels.group_norm_values, {**given, **tiling.sizes, **ends})
     assert program.count("bar.sync") < 10, "20 and more, where sums and squares are added up apart"
-
-
-def test_convolutions_for_hopper_are_read_through_its_first_cache_and_spill_nothing() -> None:
-    bench: Any = importlib.import_module("bench.convolutions")
-    rows = list(bench.compile_all([90], (), BESIDE))
-    assert {row["tiling"] for row in rows} == {tiling.name for tiling in BESIDE}
-    for row in rows:
-        assert row["products"] == "wgmma", row
-        assert row["spilled_bytes"] == 0, row
-        assert row["near"] == ("near" in row["tiling"]), row
 
 
 def program_of(kernel: Any, constants: Mapping[str, Any]) -> str:

@@ -18,10 +18,26 @@ from tests.diffusion.runs import frame_of, knobs_of, pictures
 from tests.support.memory import cycles, held_bytes
 
 ROOM = Path(sdstream.diffusion.__file__).parent
-KNOWN = {"torch", "triton", "safetensors", "diffusers", "transformers", "huggingface_hub", "filelock", "sdstream"}
+KNOWN = {
+    "torch",
+    "triton",
+    "cuda",
+    "safetensors",
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "filelock",
+    "sdstream",
+}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
-LOCKED = {"capture.py", "convolving/tuning.py", "fused/attending.py", "trials/store.py"}
+LOCKED = {
+    "capture.py",
+    "convolving/hopper/compiled.py",
+    "convolving/tuning.py",
+    "fused/attending.py",
+    "trials/store.py",
+}
 """What loads networks and what runs them may ask for a way, or record, at the same time."""
 FILES = sorted(ROOM.rglob("*.py"))
 CYCLES, WARM = cycles(250), 100

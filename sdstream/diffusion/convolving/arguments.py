@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sdstream.diffusion.convolving.tilings import Activation
+from sdstream.diffusion.convolving.shapes import Activation
 
 
 class Arguments(NamedTuple):

@@ -22,7 +22,8 @@ from torch.library import triton_op, wrap_triton
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.phase_kernels import filters_of_phases
-from sdstream.diffusion.convolving.tilings import NOTHING, RELU, SILU, Activation, Tiling, padded_width, tiling_named
+from sdstream.diffusion.convolving.shapes import NOTHING, RELU, SILU, Activation
+from sdstream.diffusion.convolving.tilings import Tiling, padded_width, triton_tiling_named
 from sdstream.diffusion.trials.compiling import compile_together
 
 SUM_ROWS, SUM_COLUMNS = 16, 64
@@ -58,7 +59,7 @@ def _finished(
     return value
 
 
-@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width", "split_steps", "loose"])
+@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width", "split_steps"])
 def convolution_values(
     x,
     other,
@@ -76,7 +77,6 @@ def convolution_values(
     other_channels,
     columns,
     split_steps,
-    loose,
     side: tl.constexpr,
     stride: tl.constexpr,
     padding: tl.constexpr,
@@ -93,25 +93,15 @@ def convolution_values(
     block_columns: tl.constexpr,
     block_depth: tl.constexpr,
     together: tl.constexpr,
-    near: tl.constexpr,
-    turned: tl.constexpr,
 ):
     """One block of the answer, or of a part of its sums.
 
     Pictures are `height` times `width` pixels of `channels`, and of `other_channels` after them from `other`. `narrow`
     is for channels that are no multiple of a block's depth: places and channels are one axis then, gathered by number.
     With `phased` the answer is twice as high and wide as `out_height` and `out_width` say, the third number of a
-    program is a phase, and `weight` are the filters of phases. With `near` rows are a rectangle of so many pixels
-    across; `loose` is 0, which no compiler may know. `near` and `turned` (`Tiling`) are not for `narrow`.
+    program is a phase, and `weight` are the filters of phases.
     """
-    if near:
-        blocks_across = tl.cdiv(out_width, near)
-        blocks_down = tl.cdiv(out_height, block_rows // near)
-        row_blocks = rows // (out_width * out_height) * blocks_across * blocks_down
-    else:
-        blocks_across = 1
-        blocks_down = 1
-        row_blocks = tl.cdiv(rows, block_rows)
+    row_blocks = tl.cdiv(rows, block_rows)
     column_blocks = tl.cdiv(columns, block_columns)
     # Programs that run at the same time should read the same rows and filters: `together` row blocks in a band.
     number = tl.program_id(0)
@@ -122,22 +112,14 @@ def convolution_values(
     row_block = first + inside % high
     column_block = inside // high
 
-    row = tl.arange(0, block_rows)
+    row = row_block * block_rows + tl.arange(0, block_rows)
     column = column_block * block_columns + tl.arange(0, block_columns)
-    if near:
-        out_x = row_block % blocks_across * near + row % near
-        out_y = row_block // blocks_across % blocks_down * (block_rows // near) + row // near
-        sample = row_block // (blocks_across * blocks_down)
-        there = (out_x < out_width) & (out_y < out_height)
-        row = (sample * out_height + out_y) * out_width + out_x
-    else:
-        row += row_block * block_rows
-        there = row < rows
-        # Beyond the end another row is read again, which is cheaper than a mask in every step.
-        pixel = tl.where(there, row, 0)
-        out_x = pixel % out_width
-        out_y = (pixel // out_width) % out_height
-        sample = pixel // (out_width * out_height)
+    there = row < rows
+    # Beyond the end another row is read again, which is cheaper than a mask in every step.
+    pixel = tl.where(there, row, 0)
+    out_x = pixel % out_width
+    out_y = (pixel // out_width) % out_height
+    sample = pixel // (out_width * out_height)
     top = out_y * stride - padding
     left = out_x * stride - padding
     full_height = height * 2 if doubled else height
@@ -161,10 +143,7 @@ def convolution_values(
     filters = weight + tl.where(column < columns, column, 0)[None, :] * depth_whole
     if phased:
         filters += phase * (columns * depth_whole)
-    if turned:
-        total = tl.zeros([block_columns, block_rows], tl.float32)
-    else:
-        total = tl.zeros([block_rows, block_columns], tl.float32)
+    total = tl.zeros([block_rows, block_columns], tl.float32)
     if narrow:
         begin = tl.program_id(1) * split_steps
         end = tl.minimum(begin + split_steps, tl.cdiv(depth_whole, block_depth))
@@ -188,24 +167,13 @@ def convolution_values(
         begin = tl.program_id(1) * split_steps
         end = tl.minimum(begin + split_steps, side * side * steps)
         start = picture + top * width + left
-        if near:  # the address is known to be that of a fourth value and no more, so eight bytes are copied at a time
-            x += loose * 4
-            other += loose * 4
         for step in range(begin, end):
-            if near:
-                place_of = step % (side * side)
-                channel = step // (side * side) * block_depth
-            else:
-                place_of = step // steps
-                channel = (step % steps) * block_depth
+            place_of = step // steps
+            channel = (step % steps) * block_depth
             down = place_of // side
             right = place_of % side
-            offset = 0
             if doubled:
                 at = picture + ((top + down) >> 1) * width + ((left + right) >> 1)
-            elif near:  # one addition less for each row, for which large blocks of older cards have no registers
-                at = start
-                offset = down * width + right
             else:
                 at = start + (down * width + right)
             good = ((places >> place_of) & 1) != 0
@@ -218,12 +186,11 @@ def convolution_values(
                 source = x
                 wide = channels
                 from_channel = channel
-            address = source + (at * wide + (offset * wide + from_channel))[:, None] + depth[None, :]
-            values = tl.load(address, mask=good[:, None], other=0.0)
+            values = tl.load(
+                source + (at * wide + from_channel)[:, None] + depth[None, :], mask=good[:, None], other=0.0
+            )
             factors = tl.load(filters + (place_of * all_channels + channel) + depth[:, None])
-            total = tl.dot(tl.trans(factors), tl.trans(values), total) if turned else tl.dot(values, factors, total)
-        if turned:
-            total = tl.trans(total)
+            total = tl.dot(values, factors, total)
 
     kept = there[:, None] & (column < columns)[None, :]
     if phased:
@@ -293,7 +260,7 @@ def convolution(
     """Of what `Arguments` name. `tiling` is the name of one. Answers channels last."""
     sizes = (stride, padding, out_height, out_width, doubled)
     arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation))
-    return launch(arguments, tiling_named(tiling), wrap_triton)
+    return launch(arguments, triton_tiling_named(tiling), wrap_triton)
 
 
 ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
@@ -301,7 +268,7 @@ ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
 
 def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `convolution`; `wrap` makes a kernel ready to be launched."""
-    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, _ = arguments
     order = torch.channels_last
     x = x.contiguous(memory_format=order)
     other = None if other is None else other.contiguous(memory_format=order)
@@ -322,17 +289,11 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
     split_steps = -(-steps // tiling.parts)
     parts = -(-steps // split_steps)
     is_split = parts > 1
-    follows = {
-        "has_bias": bias is not None,
-        "has_more": more is not None,
-        "has_residual": residual is not None,
-        "activation": ACTIVATIONS[activation],
-    }
+    follows = follows_of(arguments)
     what = (weight if bias is None else bias, weight if more is None else more, x if residual is None else residual)
     to = torch.empty((parts, rows, columns), dtype=torch.float32, device=x.device) if is_split else out
     filters = weight if phases == 1 else filters_of_phases(weight, wrap)
-    assert not (narrow and (tiling.near or tiling.turned)), "few channels are gathered"
-    blocks = tiling.row_blocks(batch, *seen) * -(-columns // tiling.columns)
+    blocks = -(-seen_rows // tiling.rows) * -(-columns // tiling.columns)
     wrap(convolution_values)[(blocks, parts, phases)](
         x,
         x if other is None else other,
@@ -347,7 +308,6 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         other_channels,
         columns,
         split_steps,
-        0,
         side=side,
         stride=stride,
         padding=padding,
@@ -361,24 +321,41 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         block_columns=tiling.columns,
         block_depth=tiling.depth,
         together=tiling.together,
-        near=tiling.near,
-        turned=tiling.turned,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
     )
     if is_split:
-        some = min(SUM_COLUMNS, padded_width(columns))
-        grid = (-(-rows // SUM_ROWS), -(-columns // some))
-        wrap(convolution_sums)[grid](
-            to, *what, out, rows, columns, parts, **follows, some_rows=SUM_ROWS, some_columns=some
-        )
+        add_parts(to, arguments._replace(residual=residual), out, wrap)
     return out
+
+
+def add_parts(
+    partial: torch.Tensor, arguments: Arguments, out: torch.Tensor, wrap: Callable[[Any], Any] = lambda kernel: kernel
+) -> None:
+    """Write into `out` what parts of sums [parts, rows, columns] in float32 come to, with all that follows a
+    convolution. A residual lies channels last."""
+    parts, rows, columns = partial.shape
+    some = min(SUM_COLUMNS, padded_width(columns))
+    grid = (-(-rows // SUM_ROWS), -(-columns // some))
+    what = (partial if each is None else each for each in (arguments.bias, arguments.more, arguments.residual))
+    sizes = {"some_rows": SUM_ROWS, "some_columns": some}
+    wrap(convolution_sums)[grid](partial, *what, out, rows, columns, parts, **follows_of(arguments), **sizes)
+
+
+def follows_of(arguments: Arguments) -> dict[str, Any]:
+    """What follows a convolution, as kernels are told it."""
+    return {
+        "has_bias": arguments.bias is not None,
+        "has_more": arguments.more is not None,
+        "has_residual": arguments.residual is not None,
+        "activation": ACTIVATIONS[arguments.activation],
+    }
 
 
 def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
     """Compile the kernels that `launch` would take for these arguments, all at the same time, and launch none. What
     cannot be compiled is left out: it fails again, and says why, when it is launched."""
-    compile_together([partial(launch, arguments, tiling_named(name)) for name in tilings])
+    compile_together([partial(launch, arguments, triton_tiling_named(name)) for name in tilings])
 
 
-__all__ = ["compile_ahead", "convolution", "launch"]
+__all__ = ["add_parts", "compile_ahead", "convolution", "launch"]

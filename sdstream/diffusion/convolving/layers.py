@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve
-from sdstream.diffusion.convolving.tilings import NOTHING, RELU
+from sdstream.diffusion.convolving.shapes import NOTHING, RELU
 from sdstream.diffusion.fused.switch import are_blocks_fused
 from sdstream.diffusion.libraries import autoencoder_parts, downsampling, upsampling
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.tilings import NOTHING, Activation
+from sdstream.diffusion.convolving.shapes import NOTHING, Activation
 from sdstream.diffusion.convolving.tuning import known_tiling, settled_tiling
 from sdstream.diffusion.convolving.twins import own_convolution, plain_convolution
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from sdstream.diffusion.convolving.shapes import Shape
 from sdstream.diffusion.convolving.switch import wanted_of_convolutions
-from sdstream.diffusion.convolving.tilings import Shape
 from sdstream.diffusion.convolving.tuning import shapes_asked, tuning_of
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.state import Knobs, make_memory

@@ -3,12 +3,17 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Activation = Literal["", "relu", "silu"]
-NOTHING, RELU, SILU = "", "relu", "silu"
+from sdstream.diffusion.convolving.hopper.tilings import MOST_TRIED as MOST_HOPPER
+from sdstream.diffusion.convolving.hopper.tilings import (
+    HopperTiling,
+    hopper_candidates,
+    hopper_tiling_named,
+    is_for_hopper,
+)
+from sdstream.diffusion.convolving.shapes import Card, Shape
 
-NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)(phased)?(?:near(\d+))?(turned)?"
+NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)(phased)?"
 """Of a tiling."""
 LEAST_CAPABILITY = (8, 0)
 """Older cards have no asynchronous copies, and no bfloat16."""
@@ -18,8 +23,6 @@ FEW_BYTES = 99
 """The same of what is not in the table, cards of games and desks (12.0, 12.1) among them."""
 MOST_TRIED = 6
 """Ways of `BASE` that are tried for a shape; each takes a compilation, a second or two, when it is new to a machine."""
-MOST_BESIDE = 2
-"""Ways of `BESIDE` that are tried, too."""
 WHOLE_STEP = 128 * 128 * 64
 """Products in a step of a large block, 0.3 microseconds of a processor of an H100 at its best."""
 STEP_OVERHEAD = 0.15
@@ -29,8 +32,6 @@ LAUNCH = 8.0
 BYTES_IN_A_STEP = 1_000_000
 """What a whole card writes and reads of parts of sums meanwhile, about."""
 PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
-HOPPER = 9
-"""Major compute capability of what `BESIDE` is for."""
 LEAST_DEPTH, NARROWEST = 32, 16
 """Of all tilings."""
 LARGE_SHARE = 128 * 128 // 4
@@ -40,77 +41,12 @@ LEAST_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A convolution as far as its speed goes: filters of `side` times `side`, square, over all channels.
-
-    `batch` pictures of `height` times `width` pixels, of `channels` and of `other_channels` more from a second source,
-    become `columns` channels. `doubled` pictures are first made twice as high and wide. What follows in the same step:
-    `biases` vectors of the columns (0 to 2), a sum with a picture if `residual`, and an activation.
-    """
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    other_channels: int
-    columns: int
-    side: int
-    stride: int
-    padding: int
-    out_height: int
-    out_width: int
-    doubled: bool
-    biases: int
-    residual: bool
-    activation: Activation
-    dtype: str
-
-    @property
-    def name(self) -> str:
-        """What it is remembered by: every field is in it."""
-        source = f"{self.channels}" + (f"+{self.other_channels}" if self.other_channels else "")
-        words = [
-            f"{self.batch}x{self.height}x{self.width}x{source}",
-            f"to {self.out_height}x{self.out_width}x{self.columns}",
-            f"by {self.side}x{self.side} stride {self.stride} padding {self.padding}",
-            self.dtype,
-        ]
-        words += ["doubled"] * self.doubled + [f"biases {self.biases}"] + ["sum"] * self.residual
-        return " ".join([*words, self.activation]).strip()
-
-    @property
-    def rows(self) -> int:
-        """Pixels of the answers."""
-        return self.batch * self.out_height * self.out_width
-
-    @property
-    def depth(self) -> int:
-        """Products that each value is the sum of."""
-        return self.side * self.side * (self.channels + self.other_channels)
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions; those with the picture's border count."""
-        return 2 * self.rows * self.columns * self.depth
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What of a GPU matters to the choice of a tiling."""
-
-    capability: tuple[int, int]
-    processors: int
-
-
-@dataclass(frozen=True, slots=True)
 class Tiling:
     """Blocks of `rows` times `columns`, powers of two, that take `depth` products of each value in a step.
 
     `stages` steps are on their way at a time, `warps` share a block, sums are cut into `parts`, and `together` blocks
     of rows are worked on side by side, so that what they share stays in the cache. With `phased` the even and the odd
-    pixels of a doubled picture have filters of two times two places each (`has_phases`). With `turned` it is columns
-    times rows that are multiplied. Rows of a block that is `near` are a rectangle of so many pixels across, read
-    through the first cache, all places of the filter after each other.
+    pixels of a doubled picture have filters of two times two places each (`has_phases`).
     """
 
     rows: int
@@ -121,30 +57,20 @@ class Tiling:
     parts: int = 1
     together: int = 8
     phased: bool = False
-    near: int = 0
-    turned: bool = False
 
     @property
     def name(self) -> str:
-        """Such as `128x64x64w4s4p2g8` and `256x64x64w8s2p1g8phasednear16turned`, for `tiling_named`."""
+        """Such as `128x64x64w4s4p2g8`, for `tiling_named`."""
         block = f"{self.rows}x{self.columns}x{self.depth}"
-        return f"{block}w{self.warps}s{self.stages}p{self.parts}g{self.together}" + self._words
-
-    @property
-    def _words(self) -> str:
-        return "phased" * self.phased + f"near{self.near}" * bool(self.near) + "turned" * self.turned
+        return f"{block}w{self.warps}s{self.stages}p{self.parts}g{self.together}" + "phased" * self.phased
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory that its steps take, two bytes a value."""
         return 2 * self.stages * self.depth * (self.rows + self.columns)
 
-    def row_blocks(self, batch: int, height: int, width: int) -> int:
-        """Blocks that lie below each other in answers (of one phase) of this size."""
-        if not self.near:
-            return -(-batch * height * width // self.rows)
-        return batch * -(-height // (self.rows // self.near)) * -(-width // self.near)
 
+AnyTiling = Tiling | HopperTiling
 
 BASE = (
     Tiling(128, 256, 64, 8, 3),
@@ -162,38 +88,20 @@ BASE = (
     Tiling(64, 16, 32, 4, 5),
 )
 """The ways that there are, without parts."""
-BESIDE = (
-    Tiling(256, 64, 64, 8, 2, near=16, turned=True),
-    Tiling(128, 64, 64, 4, 4, near=16, turned=True),
-    Tiling(128, 64, 64, 4, 4, turned=True),
-    Tiling(128, 128, 64, 8, 3, near=16),
-    Tiling(64, 64, 64, 4, 4, near=8),
-    Tiling(128, 16, 64, 4, 2, near=16),
-)
-"""Ways for Hopper besides, worked out and not measured yet.
-
-*Near*: 512x512 pixels of 64 channels come nine times through the second cache, 302 MB, and the filters once for each of
-2048 blocks of 128 rows, 151 MB: 6.3 TB/s at the 72 us measured. Of 16x16 pixels the first cache needs 18x18, 1.27 times
-the picture, 42 MB, and half the blocks read 75 MB of filters. What shared memory leaves of the 256 KiB has to hold such
-pixels: 128 bytes each of two blocks, 83 KB of 96.
-
-*Turned*: a product of 64x64x16 reads 4 KB of shared memory in the 32 cycles that it takes, all there is; one of
-64x128x16, with the 64 columns as its rows, 6 KB in 64.
-
-Two blocks of each have room on a processor at the same time. Of `BASE` the numbers of parts that won on an H200 were
-those that made 240 blocks for its 132 processors, so these are ranked as if there were twice as many.
-"""
 
 
-def tiling_named(name: str) -> Tiling:
-    """The tiling of a name. Raises `ValueError` when it is none."""
+def tiling_named(name: str) -> AnyTiling:
+    """The tiling of a name, of either kind. Raises `ValueError` when it is none."""
+    return hopper_tiling_named(name) if is_for_hopper(name) else triton_tiling_named(name)
+
+
+def triton_tiling_named(name: str) -> Tiling:
+    """The same of those that are not for Hopper's own instructions."""
     found = re.fullmatch(NAME, name)
     if found is None:
         raise ValueError(f"{name!r} is no tiling")
-    *sizes, phased, near, turned = found.groups()
-    rows, columns, depth, warps, stages, parts, together = map(int, sizes)
-    made = Tiling(rows, columns, depth, warps, stages, parts, together)
-    return replace(made, phased=phased is not None, near=int(near or 0), turned=turned is not None)
+    *sizes, phased = found.groups()
+    return Tiling(*(int(size) for size in sizes), phased=phased is not None)
 
 
 def shared_limit(capability: tuple[int, int]) -> int:
@@ -215,43 +123,37 @@ def has_registers(tiling: Tiling, capability: tuple[int, int], *, doubled: bool,
     return not (doubled and capability[0] == 8 and values >= LARGE_SHARE and tiling.depth > LEAST_DEPTH)
 
 
-def candidates(shape: Shape, card: Card, most: int = MOST_TRIED, beside: int = MOST_BESIDE) -> tuple[Tiling, ...]:
-    """The ways worth a trial, the most promising first; none where the kernel cannot do it.
+def candidates(shape: Shape, card: Card, most: int = MOST_TRIED, hopper: int = MOST_HOPPER) -> tuple[AnyTiling, ...]:
+    """The ways worth a trial, the most promising of each kind first; none where no kernel can do it.
 
-    Each is the best number of parts of one way to cut, but the last of `most`, which is the next best of the first.
-    Where there are phases half of the ways have them, each half with such a last one. Up to `beside` ways that nothing
-    was measured of stand behind them.
+    First stand up to `hopper` ways by Hopper's own instructions; where there are any, half of `most`, rounded up, of
+    the others are enough. Of these each is the best number of parts of one way to cut, but the last, which is the next
+    best of the first. Where there are phases half of them have them, each half with such a last one.
     """
     if card.capability < LEAST_CAPABILITY or shape.dtype not in ("float16", "bfloat16"):
         return ()
     if is_narrow(shape) and shape.other_channels:
         return ()
-    phased = _ranked(BASE, shape, card, phased=True) if has_phases(shape) else []
-    ways = _with_more_parts(phased, most // 2)
-    ways += _with_more_parts(_ranked(BASE, shape, card), most - len(ways))
+    first = hopper_candidates(shape, card, hopper)
+    if first:
+        most = -(-most // 2)
+    phased = _ranked(shape, card, most // 2, phased=True) if has_phases(shape) else []
+    ways = phased + _ranked(shape, card, most - len(phased))
     if phased:
         ways.sort(key=lambda way: (cost_of(way, shape, card), way.name))
-    if card.capability[0] == HOPPER:
-        shared = replace(card, processors=2 * card.processors)
-        ways += [way[0] for way in _ranked(BESIDE, shape, shared, phased=bool(phased))[:beside]]
-    return tuple(ways)
+    return (*first, *ways)
 
 
-def _ranked(base: Iterable[Tiling], shape: Shape, card: Card, *, phased: bool = False) -> list[list[Tiling]]:
-    """Of each way that suits its numbers of parts, the best first in both orders."""
-
+def _ranked(shape: Shape, card: Card, most: int, *, phased: bool = False) -> list[Tiling]:
     def cost(tiling: Tiling) -> tuple[float, str]:
         return cost_of(tiling, shape, card), tiling.name
 
     ways = [
         sorted((replace(tiling, parts=parts) for parts in _parts(tiling, shape)), key=cost)
-        for tiling in (replace(each, phased=phased) for each in base)
+        for tiling in (replace(each, phased=phased) for each in BASE)
         if fits(tiling, card.capability) and _suits(tiling, shape, card)
     ]
-    return sorted(ways, key=lambda way: cost(way[0]))
-
-
-def _with_more_parts(ways: list[list[Tiling]], most: int) -> list[Tiling]:
+    ways.sort(key=lambda way: cost(way[0]))
     more = ways[0][1:2] if ways and most > 1 else []
     return [way[0] for way in ways[: most - len(more)]] + more
 
@@ -270,8 +172,7 @@ def is_narrow(shape: Shape) -> bool:
 def cost_of(tiling: Tiling, shape: Shape, card: Card) -> float:
     """What a tiling takes, in steps of 128 times 128 times 64 of one processor: to order them, and for nothing else."""
     phases = 4 if tiling.phased else 1
-    blocks = phases * tiling.row_blocks(shape.batch, *_seen(tiling, shape))
-    programs = blocks * -(-shape.columns // tiling.columns) * tiling.parts
+    programs = phases * -(-shape.rows // phases // tiling.rows) * -(-shape.columns // tiling.columns) * tiling.parts
     turns = -(-programs // card.processors)
     steps = -(-_steps(tiling, shape) // tiling.parts)
     each = tiling.rows * tiling.columns * tiling.depth / WHOLE_STEP + STEP_OVERHEAD
@@ -280,11 +181,6 @@ def cost_of(tiling: Tiling, shape: Shape, card: Card) -> float:
     if tiling.phased:  # three times three places are read, and four times two times two written
         sums += LAUNCH + shape.columns * shape.channels * (9 + 16) * 2 / BYTES_IN_A_STEP
     return turns * (steps + tiling.stages) * each + sums
-
-
-def _seen(tiling: Tiling, shape: Shape) -> tuple[int, int]:
-    """Height and width of the answer, or of each phase of it."""
-    return (shape.height, shape.width) if tiling.phased else (shape.out_height, shape.out_width)
 
 
 def _steps(tiling: Tiling, shape: Shape) -> int:
@@ -306,12 +202,8 @@ def _suits(tiling: Tiling, shape: Shape, card: Card) -> bool:
         return False
     if tiling.columns > max(NARROWEST, padded_width(shape.columns)):
         return False
-    if tiling.near:
-        high, wide = _seen(tiling, shape)
-        if shape.side == 1 or tiling.near > wide or tiling.rows // tiling.near > high:
-            return False  # nothing is read twice, or most of a block would have nothing to do
     if is_narrow(shape):
-        return tiling.depth == LEAST_DEPTH and tiling not in BESIDE
+        return tiling.depth == LEAST_DEPTH
     return shape.channels % tiling.depth == 0 and shape.other_channels % tiling.depth == 0
 
 
@@ -322,18 +214,11 @@ def padded_width(columns: int) -> int:
 
 __all__ = [
     "BASE",
-    "BESIDE",
-    "HOPPER",
     "LEAST_DEPTH",
     "LEAST_STEPS",
-    "MOST_BESIDE",
+    "MOST_HOPPER",
     "MOST_TRIED",
-    "NOTHING",
-    "RELU",
-    "SILU",
-    "Activation",
-    "Card",
-    "Shape",
+    "AnyTiling",
     "Tiling",
     "candidates",
     "cost_of",
@@ -344,4 +229,5 @@ __all__ = [
     "padded_width",
     "shared_limit",
     "tiling_named",
+    "triton_tiling_named",
 ]

@@ -6,7 +6,8 @@ from functools import partial
 import torch
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.tilings import Shape, Tiling
+from sdstream.diffusion.convolving.shapes import Shape
+from sdstream.diffusion.convolving.tilings import AnyTiling
 from sdstream.diffusion.convolving.twins import own_convolution, plain_convolution, prepare_kernels
 from sdstream.diffusion.trials import ways
 from sdstream.diffusion.trials.session import card_turn
@@ -45,7 +46,7 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
 
 def answers_rightly(
     shape: Shape,
-    tiling: Tiling,
+    tiling: AnyTiling,
     device: torch.device,
     own: Own = own_convolution,
     prepare: Callable[[Arguments, Sequence[str]], None] = prepare_kernels,
@@ -60,7 +61,7 @@ def answers_rightly(
 
 def try_tilings(
     shape: Shape,
-    tilings: Sequence[Tiling],
+    tilings: Sequence[AnyTiling],
     device: torch.device,
     stopwatch: Stopwatch,
     is_over: Callable[[], bool] = lambda: False,

@@ -18,10 +18,11 @@ import torch
 
 from sdstream.clock import SystemClock
 from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by, choice_of, finding_of
+from sdstream.diffusion.convolving.shapes import Card, Shape
 from sdstream.diffusion.convolving.switch import Wanted, wanted_of_convolutions
-from sdstream.diffusion.convolving.tilings import Card, Shape, Tiling, candidates, tiling_named
+from sdstream.diffusion.convolving.tilings import MOST_HOPPER, AnyTiling, candidates, tiling_named
 from sdstream.diffusion.convolving.trial import answers_rightly, try_tilings
-from sdstream.diffusion.convolving.twins import has_kernels
+from sdstream.diffusion.convolving.twins import has_hopper_kernels, has_kernels
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.planning import Standing, asked_of, next_step
 from sdstream.diffusion.trials.session import ALONE, TrialSession, are_trials_wanted, trial_session
@@ -32,8 +33,8 @@ from sdstream.diffusion.trials.ways import Sample
 MOST_UNTRIED = 256
 """Shapes on the list of those that frames met untried; a further one is met again."""
 
-Proof = Callable[[Shape, Tiling, torch.device], bool]
-Trial = Callable[[Shape, Sequence[Tiling], torch.device, Callable[[], bool]], list[Sample] | None]
+Proof = Callable[[Shape, AnyTiling, torch.device], bool]
+Trial = Callable[[Shape, Sequence[AnyTiling], torch.device, Callable[[], bool]], list[Sample] | None]
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class Tuning:
     """Decided, and not in force yet."""
     untried: dict[str, Shape] = field(default_factory=dict[str, Shape])
     """What frames met and nobody has tried."""
+    hopper: int = MOST_HOPPER
+    """Ways by Hopper's own instructions that are tried, at most: none where nothing compiles them."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look_up(self, shape: Shape) -> Choice | None:
@@ -62,7 +65,7 @@ class Tuning:
         name = shape.name
         known = self.choices.get(name)
         if known is None:
-            if not candidates(shape, self.card):
+            if not self._candidates(shape):
                 known = self.choices[name] = PLAIN
             elif name not in self.untried and len(self.untried) < MOST_UNTRIED:
                 self.untried[name] = shape
@@ -89,7 +92,7 @@ class Tuning:
         beside = dict(self.untried)
         shapes = {shape.name: shape for frame in frames for shape in frame} | beside
         for name, shape in shapes.items():
-            if name not in self.choices and not candidates(shape, self.card):
+            if name not in self.choices and not self._candidates(shape):
                 self.found.setdefault(name, PLAIN)
         remembered = self._remembered(shapes)
         standing = Standing(
@@ -119,6 +122,9 @@ class Tuning:
             )
         return standing
 
+    def _candidates(self, shape: Shape) -> tuple[AnyTiling, ...]:
+        return candidates(shape, self.card, hopper=self.hopper)
+
     def _remembered(self, shapes: Iterable[str]) -> frozenset[str]:
         """Take up what earlier processes found to be torch's; that a kernel wins is to be proved."""
         to_prove: set[str] = set()
@@ -146,7 +152,7 @@ class Tuning:
     def _try(self, shape: Shape, ends: float, goes_on: Callable[[], bool]) -> bool:
         subject = _subject(shape.name)
         self.store.begin(subject)
-        tilings = candidates(shape, self.card)
+        tilings = self._candidates(shape)
         try:
             samples = self.trial(shape, tilings, self.device, lambda: self.clock() >= ends or not goes_on())
         except torch.OutOfMemoryError:
@@ -211,8 +217,8 @@ def unsettled_shapes() -> Generator[set[str]]:
 
 @contextmanager
 def assumed_choices(card: Card) -> Generator[Counter[Shape]]:
-    """Within it the most promising way of a card is taken without any trial: to count, where there is no card. Gives
-    the shapes that were asked for, and how often."""
+    """Within it the most promising way of a card, but those for Hopper, is taken without any trial: to count, where
+    there is no card. Gives the shapes that were asked for, and how often."""
     asked: Counter[Shape] = Counter()
     before, _State.assumed = _State.assumed, (card, asked)
     try:
@@ -228,7 +234,7 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
         card, asked = _State.assumed
         shape = _shape(dtype, sizes)
         asked[shape] += 1
-        ways = candidates(shape, card) if has_kernels() else ()
+        ways = candidates(shape, card, hopper=0) if has_kernels() else ()
         return ways[0].name if ways else ""
     if not are_convolutions_tuned():
         return ""
@@ -278,6 +284,8 @@ def tuning_of(index: int) -> Tuning:
         if made is None:
             device = torch.device("cuda", index)
             made = Tuning(card_of(device), device, store_of(device), _try, answers_rightly)
+            if not has_hopper_kernels():
+                made.hopper = 0
             _State.tunings[index] = made
         return made
 
@@ -290,7 +298,7 @@ def card_of(device: torch.device) -> Card:
 
 
 def _try(
-    shape: Shape, tilings: Sequence[Tiling], device: torch.device, is_over: Callable[[], bool]
+    shape: Shape, tilings: Sequence[AnyTiling], device: torch.device, is_over: Callable[[], bool]
 ) -> list[Sample] | None:
     return try_tilings(shape, tilings, device, CudaStopwatch(device), is_over)
 

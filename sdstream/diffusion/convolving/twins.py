@@ -7,16 +7,24 @@ import torch
 from torch.nn import functional
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.tilings import RELU, SILU
+from sdstream.diffusion.convolving.hopper.tilings import is_for_hopper
+from sdstream.diffusion.convolving.shapes import RELU, SILU
 from sdstream.diffusion.fused.pointwise import add_bias, are_stepped, biased_sum, doubled
 
 _kernels: Any = None
+_hopper: Any = None
 try:
     from sdstream.diffusion.convolving import kernels as _made
 except ImportError:  # Triton comes with torch for CUDA only
     pass
 else:
     _kernels = _made
+    try:
+        from sdstream.diffusion.convolving.hopper import kernels as _made_for_hopper
+    except ImportError:  # and so do NVIDIA's bindings, with newer ones
+        pass
+    else:
+        _hopper = _made_for_hopper
 
 
 def plain_convolution(arguments: Arguments) -> torch.Tensor:
@@ -55,7 +63,13 @@ def plain_convolution(arguments: Arguments) -> torch.Tensor:
 
 
 def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
-    """The same by this project's kernel, cut up as the tiling of that name says. Needs Triton."""
+    """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton, or NVIDIA's
+    bindings where the tiling is for Hopper: raises `NotImplementedError` without."""
+    if is_for_hopper(tiling):
+        if _hopper is None:
+            raise NotImplementedError("NVIDIA's bindings (cuda-bindings) are not installed")
+        by_hopper: torch.Tensor = _hopper.hopper_convolution(*arguments, tiling)
+        return by_hopper
     assert _kernels is not None, "Triton is not installed"
     made: torch.Tensor = _kernels.convolution(*arguments, tiling)
     return made
@@ -66,13 +80,22 @@ def has_kernels() -> bool:
     return _kernels is not None
 
 
+def has_hopper_kernels() -> bool:
+    """Whether `own_convolution` can be called with a tiling for Hopper: NVIDIA's bindings are there."""
+    return _hopper is not None
+
+
 def prepare_kernels(arguments: Arguments, tilings: Iterable[str]) -> None:
     """Compile what several tilings need at the same time, as far as Triton can; what fails fails again when called."""
     assert _kernels is not None, "Triton is not installed"
-    _kernels.compile_ahead(arguments, tilings)
+    names = list(tilings)
+    _kernels.compile_ahead(arguments, [name for name in names if not is_for_hopper(name)])
+    if _hopper is not None:
+        _hopper.compile_ahead(arguments, [name for name in names if is_for_hopper(name)])
 
 
 __all__ = [
+    "has_hopper_kernels",
     "has_kernels",
     "own_convolution",
     "plain_convolution",

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
 from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve, reads_two
-from sdstream.diffusion.convolving.tilings import RELU
+from sdstream.diffusion.convolving.shapes import RELU
 from sdstream.diffusion.fused.attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,

@@ -59,7 +59,8 @@ def sources_digest() -> str:
     found = sha256()
     for source in SOURCES:
         place = room / source
-        for file in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+        files = [file for file in place.rglob("*") if file.suffix in (".py", ".cu")] if place.is_dir() else [place]
+        for file in sorted(files):
             found.update(f"{file.name}\n".encode() + file.read_bytes())
     return found.hexdigest()
 

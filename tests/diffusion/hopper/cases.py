@@ -1,0 +1,52 @@
+"""Convolutions for Hopper, one for each way that a kernel can go."""
+
+from dataclasses import replace
+
+from sdstream.diffusion.convolving.hopper.tilings import COLOURS, GATHERED, RESIDENT, STEPPED, HopperTiling
+from sdstream.diffusion.convolving.shapes import Activation, Shape
+
+CASES: dict[str, tuple[Shape, HopperTiling]] = {}
+
+
+def case(
+    name: str,
+    tiling: HopperTiling,
+    size: tuple[int, int, int],
+    channels: int,
+    columns: int,
+    *,
+    biases: int = 1,
+    residual: bool = False,
+    activation: Activation = "",
+) -> None:
+    batch, height, width = size
+    doubled = tiling.kind == "doubled"
+    factor = 2 if doubled else 1
+    shape = Shape(
+        batch,
+        *(height, width, channels, 0, columns, 3, 1, 1, factor * height, factor * width, doubled),
+        biases,
+        residual,
+        activation,
+        "float16",
+    )
+    CASES[name] = (shape, tiling)
+
+
+case("resident", RESIDENT[0], (2, 20, 35), 64, 64, biases=2, residual=True, activation="relu")
+case("resident, many tiles", RESIDENT[2], (1, 30, 33), 64, 64, activation="silu")
+case("resident and upright", RESIDENT[1], (1, 17, 9), 64, 128, residual=True)
+case("resident and alone", RESIDENT[3], (3, 8, 9), 64, 64, residual=True)
+case("colours", COLOURS[0], (2, 17, 35), 64, 3)
+case("doubled", replace(RESIDENT[0], kind="doubled"), (2, 16, 35), 64, 64, activation="relu")
+case("doubled and upright", replace(RESIDENT[1], kind="doubled"), (1, 16, 9), 64, 128, biases=2)
+case("gathered", GATHERED[0], (1, 18, 17), 3, 64, activation="relu")
+case("gathered and small", GATHERED[2], (2, 9, 7), 4, 128, residual=True)
+case("stepped", STEPPED[0], (1, 19, 33), 192, 128, residual=True, activation="silu")
+case("stepped once", STEPPED[2], (2, 15, 9), 64, 64, biases=2)
+case("stepped by columns", STEPPED[5], (2, 8, 8), 128, 192, residual=True)
+case("stepped and wide", STEPPED[1], (1, 8, 17), 128, 192)
+case("stepped and alone", STEPPED[4], (1, 17, 8), 192, 64, residual=True)
+case("two parts", replace(STEPPED[0], parts=2), (1, 19, 9), 320, 64, residual=True, activation="silu")
+case("three parts", replace(STEPPED[5], parts=3), (2, 8, 8), 320, 192, biases=2)
+case("five parts", replace(STEPPED[2], parts=5), (1, 9, 8), 320, 128, activation="relu")
