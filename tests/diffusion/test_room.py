@@ -29,6 +29,7 @@ KNOWN = {
     "filelock",
     "sdstream",
 }
+KNOWN |= {"filelock", "sdstream"}
 """What the room needs besides the standard library."""
 UNWANTED = {"asyncio", "http", "urllib", "socket", "time", "random", "threading"}
 LOCKED = {
