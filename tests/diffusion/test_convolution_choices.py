@@ -149,6 +149,8 @@ def test_ways_for_hopper_have_room_and_leave_no_part_without_work(shape: Shape, 
         assert way.shared_bytes(shape.channels) <= shared_limit(H100.capability), way
         steps = -(-shape.channels // 64)
         assert -(-steps // -(-steps // way.parts)) == way.parts, way
+        assert not (shape.residual and way.kind in ("doubled", "colours")), "they add nothing"
+        assert way.kind != "doubled" or shape.height % (8 * way.down) == 0, "a tile would be of two pictures"
 
 
 def test_every_kind_of_way_for_hopper_is_tried_for_some_picture() -> None:
@@ -160,8 +162,13 @@ def test_every_kind_of_way_for_hopper_is_tried_for_some_picture() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"side": 1, "padding": 0}, {"stride": 2, "out_height": 16, "out_width": 16}, {"other_channels": 64}],
-    ids=["1x1", "stride 2", "two sources"],
+    [
+        {"side": 1, "padding": 0},
+        {"stride": 2, "out_height": 16, "out_width": 16},
+        {"other_channels": 64},
+        {"out_height": 33, "out_width": 33},
+    ],
+    ids=["1x1", "stride 2", "two sources", "beyond"],
 )
 def test_other_filters_have_no_ways_for_hopper(changed: dict[str, int]) -> None:
     make: Any = replace

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdstream"
-LONGEST_FILE = 400
+LONGEST_FILE, LONGEST_LINE = 400, 120
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "ctypes", "mmap"}
 POSIX_ONLY_NAMES = re.compile(
     r"add_signal_handler|fork|forkpty|get[e]?[ug]id|setsid|killpg|getpgid|sched_\w+|mkfifo|statvfs|getloadavg|sysconf|"
@@ -90,7 +90,23 @@ def exported(tree: ast.Module) -> list[str] | None:
 
 def test_no_file_is_longer_than_a_person_reads_at_once() -> None:
     lengths = {name_of(file): len(file.read_text("utf-8").splitlines()) for file in sources()}
+    lengths |= {file.name: len(file.read_text("utf-8").splitlines()) for file in programs_of_cards()}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_no_line_of_a_program_for_a_card_is_longer_than_the_others_may_be() -> None:
+    found = [
+        f"{file.name}:{number}"
+        for file in programs_of_cards()
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
+    assert found == []
+
+
+def programs_of_cards() -> list[Path]:
+    """Sources of CUDA C++, and of what stands in for a card."""
+    return [*(ROOT / "sdstream").rglob("*.cu"), *(ROOT / "tests/diffusion").rglob("*.h")]
 
 
 @pytest.mark.parametrize("file", sources(), ids=name_of)

@@ -17,6 +17,7 @@ SECONDS = {
     "tests/contract/test_updates_while_diffusing.py": 30,
     "tests/builder/test_command.py": 18,
     "tests/builder/test_workflow.py": 20,
+    "tests/diffusion/hopper/test_kernels.py": 45,
     "tests/diffusion/test_conditioning_memory.py": 20,
     "tests/diffusion/test_process.py": 25,
     "tests/diffusion/test_upstream.py": 35,

@@ -22,7 +22,7 @@ from torch.library import triton_op, wrap_triton
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.phase_kernels import filters_of_phases
-from sdstream.diffusion.convolving.shapes import NOTHING, RELU, SILU, Activation
+from sdstream.diffusion.convolving.shapes import ACTIVATIONS, Activation
 from sdstream.diffusion.convolving.tilings import Tiling, padded_width, triton_tiling_named
 from sdstream.diffusion.trials.compiling import compile_together
 
@@ -261,9 +261,6 @@ def convolution(
     sizes = (stride, padding, out_height, out_width, doubled)
     arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation))
     return launch(arguments, triton_tiling_named(tiling), wrap_triton)
-
-
-ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
 
 
 def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> torch.Tensor:

@@ -75,6 +75,8 @@ def can_convolve(layer: nn.Conv2d) -> bool:
 def _tiling_of(arguments: Arguments) -> str:
     """The tiling to take; empty for the plain twin."""
     x, weight = arguments.x, arguments.weight
+    if any(each is not None and each.dtype != x.dtype for each in arguments[1:6]):
+        return ""
     if not (are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last)):
         return ""
     answer = weight.shape[0] * arguments.out_height * arguments.out_width

@@ -5,6 +5,8 @@ from typing import Literal
 
 Activation = Literal["", "relu", "silu"]
 NOTHING, RELU, SILU = "", "relu", "silu"
+ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
+"""By the numbers that kernels know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +72,4 @@ class Card:
     processors: int
 
 
-__all__ = ["NOTHING", "RELU", "SILU", "Activation", "Card", "Shape"]
+__all__ = ["ACTIVATIONS", "NOTHING", "RELU", "SILU", "Activation", "Card", "Shape"]

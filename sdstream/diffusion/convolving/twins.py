@@ -63,8 +63,8 @@ def plain_convolution(arguments: Arguments) -> torch.Tensor:
 
 
 def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
-    """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton, or NVIDIA's
-    bindings where the tiling is for Hopper: raises `NotImplementedError` without."""
+    """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton; a tiling for Hopper
+    needs NVIDIA's bindings, too, and raises `NotImplementedError` without."""
     if is_for_hopper(tiling):
         if _hopper is None:
             raise NotImplementedError("NVIDIA's bindings (cuda-bindings) are not installed")

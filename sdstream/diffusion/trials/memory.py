@@ -2,7 +2,7 @@
 
 from functools import cache
 from hashlib import sha256
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,17 @@ def versions() -> tuple[str, ...]:
     triton: Any = import_module("triton") if find_spec("triton") is not None else None
     triton_version = "" if triton is None else triton.__version__
     cudnn, driver = library.backends.cudnn.version(), cuda_driver_version()
-    parts = (library.__version__, triton_version, cudnn, driver, sources_digest())
+    bindings = bindings_version()
+    parts = (library.__version__, triton_version, cudnn, driver, bindings, sources_digest())
     return tuple(str(part) for part in parts)
+
+
+def bindings_version() -> str:
+    """Of NVIDIA's own, by which kernels for Hopper are compiled; empty without them."""
+    try:
+        return metadata.version("cuda-bindings")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 @cache

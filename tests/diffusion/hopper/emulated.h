@@ -2,7 +2,8 @@
 // instructions. Blocks of a cluster run at the same time, others one after the other.
 //
 // Where it is `late` boxes come and go, and products read, only when somebody waits for them; else all happens at once.
-// A kernel that is right has the same answer either way.
+// A kernel that is right has the same answer either way. What it cannot show is a fence that is missing between what
+// threads write and what products or copying machines read: fences do nothing here.
 
 #include <algorithm>
 #include <cmath>

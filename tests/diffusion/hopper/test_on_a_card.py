@@ -24,7 +24,9 @@ DEVICE = torch.device("cuda", 0)
 def test_a_kernel_answers_as_its_twin(name: str, dtype: str) -> None:
     shape, tiling = CASES[name]
     arguments = arguments_of(replace(shape, dtype=dtype), DEVICE)
-    wanted = plain_convolution(arguments).float()
+    tensors = {each: value for each, value in arguments._asdict().items() if isinstance(value, torch.Tensor)}
+    # In float32: in half precision the twin rounds more than once.
+    wanted = plain_convolution(arguments._replace(**{each: value.float() for each, value in tensors.items()}))
     made = own_convolution(arguments, tiling.name).float()
     rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-10
     assert (made - wanted).abs().max() <= rounding * wanted.abs().max()

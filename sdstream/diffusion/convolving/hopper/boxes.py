@@ -24,8 +24,8 @@ class Boxes:
 
 
 def boxes_of(arguments: Arguments, out: torch.Tensor, tiling: HopperTiling) -> Iterable[Boxes]:
-    """Of the pixels that are seen, the filters, the residual (without one, the answer), and the answer; pictures lie
-    channels last."""
+    """Of the pixels that are seen, the filters, the residual (without one, the pixels again), and the answer;
+    pictures lie channels last."""
     x, weight = arguments.x, arguments.weight
     columns, channels = weight.shape[:2]
     tall, wide = tiling.region

@@ -19,16 +19,17 @@ ARCHITECTURE = "sm_90a"
 KERNEL = b"hopper_convolution"
 
 
-class CompilerFailed(RuntimeError):
-    """NVIDIA's compiler or driver refused; the message has its words."""
+class KernelRefused(RuntimeError):
+    """NVIDIA's compiler or driver refused to make or to launch one; the message has its words."""
 
 
 class CompiledKernel:
     """A kernel on one device."""
 
     def __init__(self, binary: bytes, device: int, shared_bytes: int) -> None:
-        """Of a module for `device`, with so much shared memory for each block. Raises `CompilerFailed`."""
+        """Of a module for `device`, with so much shared memory for each block. Raises `KernelRefused`."""
         _enter(device)
+        self._device = device
         self._module = _checked(driver.cuModuleLoadData(binary))  # lives as long as the process
         self._function = _checked(driver.cuModuleGetFunction(self._module, KERNEL))
         self._shared_bytes = shared_bytes
@@ -36,8 +37,9 @@ class CompiledKernel:
         _checked(driver.cuFuncSetAttribute(self._function, most, shared_bytes))
 
     def launch(self, grid: tuple[int, int, int], threads: int, told: Sequence[Told]) -> None:
-        """On torch's current stream. Numbers have 32 bits, of a tensor its address is told, and of boxes their map.
-        Raises `CompilerFailed`."""
+        """On torch's current stream of the device, which is the current one. Numbers have 32 bits, of a tensor its
+        address is told, and of boxes their map. Raises `KernelRefused`."""
+        _enter(self._device)
         stream: Any = torch.cuda.current_stream().cuda_stream
         kept = [_as_parameter(each) for each in told]
         addresses = (ctypes.c_void_p * len(kept))(*(address for address, _ in kept))
@@ -77,15 +79,15 @@ def _map_of(boxes: Boxes) -> Any:
 
 
 def compile_source(source: str) -> bytes:
-    """The module of a program in CUDA C++, for Hopper. Needs no card. Raises `CompilerFailed`."""
+    """The module of a program in CUDA C++, for Hopper. Needs no card. Raises `KernelRefused`."""
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"convolution.cu", 0, [], []))
     try:
         options = [f"--gpu-architecture={ARCHITECTURE}".encode(), b"--std=c++17"]
         done = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if done[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            said = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+            said = b" " * (_checked(nvrtc.nvrtcGetProgramLogSize(program)) + 1)  # of one byte Python has only one
             _checked(nvrtc.nvrtcGetProgramLog(program, said))
-            raise CompilerFailed(said.decode(errors="replace").strip("\0 \n"))
+            raise KernelRefused(said.decode(errors="replace").strip("\0 \n"))
         binary = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
         _checked(nvrtc.nvrtcGetCUBIN(program, binary))
         return binary
@@ -102,12 +104,12 @@ class KernelShelf:
         self._lock = threading.Lock()
 
     def prepare(self, source: str) -> None:
-        """Compile a program, unless it is already. Raises `CompilerFailed`."""
+        """Compile a program, unless it is already. Raises `KernelRefused`."""
         if source not in self._binaries:
             self._binaries[source] = compile_source(source)  # two threads may; the answers are the same
 
     def get(self, source: str, device: int, shared_bytes: int) -> CompiledKernel:
-        """The kernel on a device. Raises `CompilerFailed`."""
+        """The kernel on a device. Raises `KernelRefused`."""
         found = self._kernels.get((source, device))
         if found is None:
             self.prepare(source)
@@ -127,9 +129,11 @@ def _enter(device: int) -> None:
 
 def _checked(answer: tuple[Any, ...]) -> Any:
     code, *values = answer
+    if code.name == "CUDA_ERROR_OUT_OF_MEMORY":
+        raise torch.OutOfMemoryError("CUDA out of memory: for a kernel")
     if code.value:
-        raise CompilerFailed(f"CUDA's driver or compiler answered {code.name}")
+        raise KernelRefused(f"CUDA's driver or compiler answered {code.name}")
     return values[0] if values else None
 
 
-__all__ = ["CompiledKernel", "CompilerFailed", "KernelShelf", "compile_source"]
+__all__ = ["CompiledKernel", "KernelRefused", "KernelShelf", "compile_source"]

@@ -12,10 +12,11 @@ import torch
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.hopper.calls import answer_of, call_of
-from sdstream.diffusion.convolving.hopper.compiled import CompilerFailed, KernelShelf
+from sdstream.diffusion.convolving.hopper.compiled import KernelShelf
 from sdstream.diffusion.convolving.hopper.source import definitions_of, source_of
 from sdstream.diffusion.convolving.hopper.tilings import HopperTiling, hopper_tiling_named
 from sdstream.diffusion.convolving.shapes import Activation
+from sdstream.diffusion.trials.failures import FAILURES
 
 COMPILERS = 8
 """Threads that compile; all of it is done without Python's lock."""
@@ -40,7 +41,7 @@ def hopper_convolution(
     tiling: str,
 ) -> torch.Tensor:
     """Of what `Arguments` name. `tiling` is the name of one for Hopper. Answers channels last. Raises
-    `CompilerFailed`."""
+    `KernelRefused`."""
     sizes = (stride, padding, out_height, out_width, doubled)
     arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation))
     return launch(arguments, hopper_tiling_named(tiling))
@@ -69,11 +70,12 @@ def _shape_of(
 def launch(arguments: Arguments, tiling: HopperTiling) -> torch.Tensor:
     """As `hopper_convolution`."""
     device = arguments.x.device
-    out = answer_of(arguments)
-    processors: int = torch.cuda.get_device_properties(device).multi_processor_count
-    call = call_of(arguments, out, tiling, processors)
-    kernel = _shelf.get(source_of(tiling, call.definitions), device.index or 0, call.shared_bytes)
-    kernel.launch(call.grid, call.threads, call.told)
+    with torch.cuda.device(device):
+        out = answer_of(arguments)
+        processors: int = torch.cuda.get_device_properties(device).multi_processor_count
+        call = call_of(arguments, out, tiling, processors)
+        kernel = _shelf.get(source_of(tiling, call.definitions), device.index or 0, call.shared_bytes)
+        kernel.launch(call.grid, call.threads, call.told)
     return out
 
 
@@ -83,7 +85,7 @@ def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
 
     def prepare(name: str) -> None:
         tiling = hopper_tiling_named(name)
-        with suppress(CompilerFailed):
+        with suppress(*FAILURES):
             _shelf.prepare(source_of(tiling, definitions_of(tiling, arguments)))
 
     with ThreadPoolExecutor(COMPILERS) as executor:

@@ -1,4 +1,4 @@
-// What Hopper does with asynchronous copies and products: all that is written in its own instructions.
+// What is written in Hopper's own instructions but the product itself, which `source.py` writes for each width.
 // The tests have the same names for a processor (`tests/diffusion/hopper/emulated.h`).
 
 typedef unsigned int word;
@@ -38,14 +38,17 @@ __device__ __forceinline__ void expect(word barrier, int bytes) {
 __device__ __forceinline__ void wait_for(word barrier, int parity) {
     asm volatile(
         "{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; "
-        "@done bra.uni ended; bra.uni again; ended: }" ::"r"(barrier), "r"(parity) : "memory"
+        "@done bra ended; bra again; ended: }" ::"r"(barrier), "r"(parity) : "memory"
     );
 }
 
 // A box of a map, from these coordinates on, into shared memory; zeros where nothing lies.
-__device__ __forceinline__ void load_box(word to, const TensorMap* map, int channel, int x, int y, int z, word barrier) {
+__device__ __forceinline__ void load_box(
+    word to, const TensorMap* map, int channel, int x, int y, int z, word barrier
+) {
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];"
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];"
         ::"r"(to), "l"(map), "r"(channel), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory"
     );
 }
@@ -102,8 +105,8 @@ __device__ __forceinline__ void wait_for_products() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory");
 }
 
-// A matrix in shared memory whose rows are 128 bytes each, their eighths swizzled by the number of the row: bytes to the
-// next eight rows. It may begin at any row of a memory that is swizzled from a multiple of 1024 bytes on.
+// A matrix in shared memory whose rows are 128 bytes each, their eighths swizzled by the number of the row: bytes to
+// the next eight rows. It may begin at any row of a memory that is swizzled from a multiple of 1024 bytes on.
 __device__ __forceinline__ wide_word swizzled_at(word address, word along_rows) {
     return static_cast<wide_word>((address & 0x3FFFF) >> 4) | 1ull << 16 |
            static_cast<wide_word>(along_rows >> 4) << 32 | 1ull << 62;
@@ -137,8 +140,8 @@ __device__ __forceinline__ float as_float(value one) {
 
 // Until all threads of a cluster that have not ended are here; what they wrote to shared memory is seen by all then.
 __device__ __forceinline__ void meet_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
 // Until so many threads of this block are here, which are not all.

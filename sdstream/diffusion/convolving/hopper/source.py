@@ -5,9 +5,8 @@ from pathlib import Path
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.hopper.tilings import HopperTiling
-from sdstream.diffusion.convolving.shapes import NOTHING, RELU, SILU
+from sdstream.diffusion.convolving.shapes import ACTIVATIONS
 
-ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
 FILES = {
     "resident": "streamed.cu",
     "stepped": "streamed.cu",

@@ -1,5 +1,5 @@
-// Any number of 64 channels, brought and taken away by Hopper's own copying machine: a warp asks for boxes of pixels and
-// filters as room comes free, and groups of four warps multiply what is there. Nobody works out addresses.
+// Any number of 64 channels, brought and taken away by Hopper's own copying machine: a warp asks for boxes of pixels
+// and filters as room comes free, and groups of four warps multiply what is there. Nobody works out addresses.
 //
 // RESIDENT: 64 channels. Filters stay, and each group answers tiles of its own, with two rooms for pixels: while one
 // group writes, the other multiplies. Else all groups answer a tile together: a step is 64 channels at one place of the
@@ -19,6 +19,11 @@
 #define ANSWER (STAGED ? GROUP_COLUMNS / 64 * REGION : 0)
 #define AFTER_FILTERS (PICTURE_ROOMS * WHOLE_PICTURE + FILTER_ROOMS * FILTER)
 #define AFTER_ANSWERS (AFTER_FILTERS + GROUPS * ANSWER)
+
+static_assert(GROUP_BLOCKS % BLOCKS_ACROSS == 0 || PARTS > 1 || !STAGED, "a group answers whole lines of blocks");
+static_assert(PARTS == 1 || BLOCKS * 64 * COLUMNS * 4 <= AFTER_FILTERS, "sums lie where pixels and filters were");
+static_assert(PARTS > 1 || STAGED || RESIDENT, "what is stepped answers 64 columns and more");
+static_assert(FILTER_ROOMS > 1, "a filter's room is free one step after it was read");
 
 struct Barriers {
     word first;
@@ -171,8 +176,8 @@ struct Answers {
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolution(
     const __grid_constant__ TensorMap picture_map, const __grid_constant__ TensorMap filter_map,
     const __grid_constant__ TensorMap residual_map, const __grid_constant__ TensorMap answer_map, const value* weight,
-    const value* bias, const value* more, const value* residual, value* out, int tiles, int height, int width, int channels, int columns,
-    int part_channels
+    const value* bias, const value* more, const value* residual, value* out, int tiles, int height, int width,
+    int channels, int columns, int part_channels
 ) {
     const word pictures = shared_address(shared), filters = pictures + PICTURE_ROOMS * WHOLE_PICTURE;
     float* biases = reinterpret_cast<float*>(shared + AFTER_ANSWERS);
