@@ -265,7 +265,7 @@ def convolution(
 
 def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `convolution`; `wrap` makes a kernel ready to be launched."""
-    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, _ = arguments
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
     order = torch.channels_last
     x = x.contiguous(memory_format=order)
     other = None if other is None else other.contiguous(memory_format=order)
@@ -286,7 +286,12 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
     split_steps = -(-steps // tiling.parts)
     parts = -(-steps // split_steps)
     is_split = parts > 1
-    follows = follows_of(arguments)
+    follows = {
+        "has_bias": bias is not None,
+        "has_more": more is not None,
+        "has_residual": residual is not None,
+        "activation": ACTIVATIONS[activation],
+    }
     what = (weight if bias is None else bias, weight if more is None else more, x if residual is None else residual)
     to = torch.empty((parts, rows, columns), dtype=torch.float32, device=x.device) if is_split else out
     filters = weight if phases == 1 else filters_of_phases(weight, wrap)
@@ -322,31 +327,12 @@ def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> 
         num_stages=tiling.stages,
     )
     if is_split:
-        add_parts(to, arguments._replace(residual=residual), out, wrap)
+        some = min(SUM_COLUMNS, padded_width(columns))
+        grid = (-(-rows // SUM_ROWS), -(-columns // some))
+        wrap(convolution_sums)[grid](
+            to, *what, out, rows, columns, parts, **follows, some_rows=SUM_ROWS, some_columns=some
+        )
     return out
-
-
-def add_parts(
-    partial: torch.Tensor, arguments: Arguments, out: torch.Tensor, wrap: Callable[[Any], Any] = lambda kernel: kernel
-) -> None:
-    """Write into `out` what parts of sums [parts, rows, columns] in float32 come to, with all that follows a
-    convolution. A residual lies channels last."""
-    parts, rows, columns = partial.shape
-    some = min(SUM_COLUMNS, padded_width(columns))
-    grid = (-(-rows // SUM_ROWS), -(-columns // some))
-    what = (partial if each is None else each for each in (arguments.bias, arguments.more, arguments.residual))
-    sizes = {"some_rows": SUM_ROWS, "some_columns": some}
-    wrap(convolution_sums)[grid](partial, *what, out, rows, columns, parts, **follows_of(arguments), **sizes)
-
-
-def follows_of(arguments: Arguments) -> dict[str, Any]:
-    """What follows a convolution, as kernels are told it."""
-    return {
-        "has_bias": arguments.bias is not None,
-        "has_more": arguments.more is not None,
-        "has_residual": arguments.residual is not None,
-        "activation": ACTIVATIONS[arguments.activation],
-    }
 
 
 def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
@@ -355,4 +341,4 @@ def compile_ahead(arguments: Arguments, tilings: Iterable[str]) -> None:
     compile_together([partial(launch, arguments, triton_tiling_named(name)) for name in tilings])
 
 
-__all__ = ["add_parts", "compile_ahead", "convolution", "launch"]
+__all__ = ["compile_ahead", "convolution", "launch"]

@@ -75,9 +75,9 @@ def can_convolve(layer: nn.Conv2d) -> bool:
 def _tiling_of(arguments: Arguments) -> str:
     """The tiling to take; empty for the plain twin."""
     x, weight = arguments.x, arguments.weight
-    if any(each is not None and each.dtype != x.dtype for each in arguments[1:6]):
+    if not (are_convolved(x) and weight.is_contiguous(memory_format=torch.channels_last)):
         return ""
-    if not (are_convolved(x) and x.dtype == weight.dtype and weight.is_contiguous(memory_format=torch.channels_last)):
+    if any(each is not None and each.dtype != x.dtype for each in arguments[1:6]):  # all tensors beside it
         return ""
     answer = weight.shape[0] * arguments.out_height * arguments.out_width
     size = x.shape[0] * max(x.shape[1] * x.shape[2] * x.shape[3], answer)

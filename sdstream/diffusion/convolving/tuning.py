@@ -283,9 +283,8 @@ def tuning_of(index: int) -> Tuning:
         made = _State.tunings.get(index)
         if made is None:
             device = torch.device("cuda", index)
-            made = Tuning(card_of(device), device, store_of(device), _try, answers_rightly)
-            if not has_hopper_kernels():
-                made.hopper = 0
+            hopper = MOST_HOPPER if has_hopper_kernels() else 0
+            made = Tuning(card_of(device), device, store_of(device), _try, answers_rightly, hopper=hopper)
             _State.tunings[index] = made
         return made
 

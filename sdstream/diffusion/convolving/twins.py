@@ -63,11 +63,10 @@ def plain_convolution(arguments: Arguments) -> torch.Tensor:
 
 
 def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
-    """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton; a tiling for Hopper
-    needs NVIDIA's bindings, too, and raises `NotImplementedError` without."""
+    """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton, and NVIDIA's
+    bindings (cuda-bindings) where the tiling is for Hopper."""
     if is_for_hopper(tiling):
-        if _hopper is None:
-            raise NotImplementedError("NVIDIA's bindings (cuda-bindings) are not installed")
+        assert _hopper is not None, "NVIDIA's bindings are not installed"
         by_hopper: torch.Tensor = _hopper.hopper_convolution(*arguments, tiling)
         return by_hopper
     assert _kernels is not None, "Triton is not installed"
