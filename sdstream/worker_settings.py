@@ -113,7 +113,7 @@ class WorkerSettings(BaseModel):
         "frame.",
     )
     tuned_convolutions: bool = Field(
-        default=False,  # until a card has shown what they are worth
+        default=False,  # a model's first picture waits half a minute for trials, once
         description="On a CUDA GPU, try this project's convolutions against cuDNN's for each shape while a model is "
         "prepared, beside running streams, and take the faster. What was found out is kept in the data directory. Off: "
         "cuDNN's alone. Needs fused_blocks.",

@@ -176,15 +176,15 @@ class InstantNetworks(FrameNetworks):
         self._image = work.images[0].to(work.dtype) * 2 - 1
 
     def predict(self, question: Question) -> torch.Tensor:
-        subject = question.subject
-        assert len(question.latents) == len(subject.texts) == len(subject.timesteps) == len(self._answer)
-        return self._answer
+        subject, rows = question.subject, len(question.latents)
+        assert rows == len(subject.texts) == len(subject.timesteps) <= len(self._answer)
+        return self._answer[:rows]
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        return self._latent
+        return self._latent[: len(image)]
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        return self._image
+        return self._image[: len(latent)]
 
 
 class Upstream:

@@ -18,6 +18,7 @@ from sdstream.diffusion.eight_bit.layers import make_eight_bit
 from sdstream.diffusion.eight_bit.products import Terms
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.planes import rgb_from_packed
+from sdstream.diffusion.question import Question, Subject
 from tests.diffusion.runs import distance
 
 CPU = torch.device("cpu")
@@ -125,6 +126,18 @@ def test_networks_that_answer_at_once_are_asked_for_the_same() -> None:
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (0, 16), 3, CPU, torch.float32)
     made = Ours(work, "own", InstantNetworks(work)).run(work.images[0])
     assert torch.allclose(made, work.images[0], atol=1e-6), "the picture that lies ready"
+
+
+def test_networks_that_answer_at_once_do_so_for_one_stream_of_several() -> None:
+    """As frames are run to see what they ask a card for."""
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (0, 16), 3, CPU, torch.float32)
+    networks = InstantNetworks(work)
+    latent = networks.encode(work.images[0][:1])
+    assert latent.shape == (1, 4, 8, 8)
+    assert networks.decode(latent).shape == (1, 3, 64, 64)
+    rows = torch.zeros(2, 77, 32)
+    question = Question(latent.expand(2, -1, -1, -1), Subject(torch.zeros(2), rows, None, None))
+    assert networks.predict(question).shape == (2, 4, 8, 8)
 
 
 def test_the_frame_as_it_is_served_makes_the_picture_of_the_same_colours() -> None:
