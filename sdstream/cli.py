@@ -8,7 +8,7 @@ Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong,
 import os
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CoercionError, CycloptsError, UnusedCliTokensError
 from rich.console import Console
 from rich.text import Text
 
@@ -76,7 +76,28 @@ def main() -> None:
 
 
 def _describe_usage(error: CycloptsError) -> Text:
-    return Text.assemble(("sdstream: ", "bold red"), " ".join(str(error).split()))
+    return Text.assemble(("sdstream: ", "bold red"), " ".join(_usage(error).split()))
+
+
+def _usage(error: CycloptsError) -> str:
+    """What is wrong with a command line; the library's words where they say it."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        value = error.unused_tokens[0]
+        before = _before(value, error.root_input_tokens or [])
+        problem = (
+            f"{before} takes no value such as {value!r}" if before[:2] == "--" else f"{value!r} is a word too many"
+        )
+        command = " ".join(("sdstream", *(error.command_chain or ())))
+        return f"{problem}; `{command} --help` shows what there is"
+    if isinstance(error, CoercionError) and error.target_type is bool and error.token and error.token.keyword:
+        return f"{error.token.keyword}: must be true or false, not {error.token.value!r}"
+    return str(error)
+
+
+def _before(word: str, words: list[str]) -> str:
+    """The word that stands before the last `word`, which is where one that nobody takes is."""
+    places = [place for place, each in enumerate(words) if each == word and place > 0]
+    return words[places[-1] - 1] if places else ""
 
 
 def _print_error(console: Console, error: SdstreamError) -> None:
