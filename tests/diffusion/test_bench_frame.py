@@ -113,6 +113,23 @@ def test_eight_bits_take_part_beside_the_same_weights_in_full(monkeypatch: pytes
     assert 0.0 < small["picture_is_off_by"] < 0.1
 
 
+def test_alone_this_engine_is_timed_as_it_is_meant_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
+    prepared = frame.prepare(frame.CASES["cpu"][0], work, False, False, None, alone=True)
+    rows = frame.measure(prepared, 0.0)
+    frame.add_floor(rows, prepared.case, 1, "cpu")
+    frame.show({"model": "tiny", "size": 64, "steps": (32,), "streams": 1, "rows": rows, "not_run": prepared.absent})
+    assert [row["who"] for row in rows] == [OURS]
+    assert rows[0]["over_bare_ms"] is None
+    assert "over bare" not in capsys.readouterr().out
+
+
+def test_goals_of_a_gpu_are_met_by_the_fastest_way_to_run() -> None:
+    slow = result("sd-turbo", 8, fps=400.0)
+    tuned = {**slow["rows"][0], "who": f"{OURS}, tuned", "fps": 510.0}
+    assert missed_goals([slow | {"rows": [*slow["rows"], tuned]}], "NVIDIA H200") == []
+
+
 def test_this_engine_and_upstream_make_the_same_pictures_there() -> None:
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 2, CPU, torch.float32)
     contenders, absent = contenders_of(work, compiled=False)
