@@ -20,7 +20,7 @@ extern "C" const char* run(bool late, int across, int down, int deep, {parameter
 """
 AXES = 5
 """That an emulated map has, those beyond the tensor's of size one."""
-COMPILE = ("g++", "-O2", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC")
+COMPILE = ("g++", "-O1", "-march=native", "-w", "-std=c++17", "-shared", "-fPIC")
 HAS_COMPILER = shutil.which("g++") is not None
 Program = ctypes.CDLL
 
