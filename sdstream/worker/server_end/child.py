@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from sdstream import platform
+from sdstream.directories import choose_data_directory
 from sdstream.errors import SdstreamError
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
@@ -165,8 +166,11 @@ picture: on a CPU the kernel then spends more on clearing pages than the batch s
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """The variables of the worker. OpenMP reads its own when torch is loaded; idle threads that spin would take the
-    cores from the decoders and encoders. The C library reads its own too: see `KEEP_MEMORY`."""
+    cores from the decoders and encoders. The C library reads its own too: see `KEEP_MEMORY`. Triton keeps what it
+    compiled with the rest of the data: a container's home is gone with it, and each start would compile for long."""
     environment = KEEP_MEMORY | dict(os.environ)
+    data = choose_data_directory(settings).path.expanduser().absolute()
+    environment.setdefault("TRITON_CACHE_DIR", str(data / "kernels"))
     environment.setdefault("OMP_NUM_THREADS", str(thread_count(settings)))
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("PYTHONUNBUFFERED", "1")
