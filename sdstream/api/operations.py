@@ -108,7 +108,7 @@ OPERATIONS: dict[str, Operation] = {
         "Delete a stream (Unity's way)",
         "The same as the query form.",
         {200: Answer("Deleted", schemas.Deleted)},
-        (401, 403, 404),
+        (400, 401, 403, 404),
     ),
     "get_stream_status": Operation(
         "GET",

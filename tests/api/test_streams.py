@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
+import pytest
 import structlog.testing
 
 from sdstream.errors import Conflict
@@ -120,6 +121,19 @@ async def test_delete_by_path(site: Site) -> None:
     stream = await site.create()
     assert (await site.client.delete(f"/v1/streams/{stream['id']}")).status_code == 200
     assert site.streams.records == {}
+
+
+@pytest.mark.parametrize("by", ["path", "query"])
+async def test_a_delete_that_asks_for_a_dry_run_deletes_nothing(site: Site, by: str) -> None:
+    stream = await site.create()
+    path, query = f"/v1/streams/{stream['id']}", {"dry_run": "true"}
+    if by == "path":
+        answer = await site.client.delete(path, params=query)
+    else:
+        answer = await site.client.delete("/v1/streams", params=query | {"id": stream["id"]})
+    assert answer.status_code == 400
+    assert "nothing was deleted" in answer.json()["error"]["message"]
+    assert (await site.client.get(path)).status_code == 200
 
 
 async def test_delete_without_id_is_400_and_names_it(site: Site) -> None:

@@ -88,6 +88,11 @@ class StreamRoutes:
 
     async def _delete(self, request: Request, stream_id: str) -> Response:
         record = await self._context.owned(request, stream_id)
+        if flag_of(request, "dry_run"):  # who asks for one does not want to lose a stream
+            raise BadRequest(
+                "deleting has no dry run; nothing was deleted",
+                details=[{"field": "dry_run", "problem": "not known to DELETE", "suggestion": "leave it out"}],
+            )
         await self._streams.delete(record.id)
         return json_answer({"success": True, "data": {}})
 
