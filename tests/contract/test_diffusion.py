@@ -20,6 +20,7 @@ from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from tests.contract.films import FilmTrack, peak_ratio, write_film
 from tests.contract.test_media_files import film
 from tests.project.commands import environment, sdstream
+from tests.support.outputs import output_log
 from tests.support.peers import CardTrack, Publisher, Viewer
 from tests.support.pictures import Picture, TestCard
 from tests.support.rest import Rest
@@ -99,33 +100,34 @@ async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         await rest.wait_state(stream["id"], "ONLINE", seconds=60)
         await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
-        plain = before = await settled(rest, stream["id"])
-        start = time.monotonic()
-        for scale in (1.5, 0.6):
-            changed = [entry | {"conditioning_scale": scale}]
-            answer = await rest.change(stream["id"], {"controlnets": changed})
-            assert answer["applied"] == "hot"
+        async with output_log(rest, stream["id"]) as outputs:
+            plain = before = await settled(rest, stream["id"])
+            start = time.monotonic()
+            for scale in (1.5, 0.6):
+                changed = [entry | {"conditioning_scale": scale}]
+                answer = await rest.change(stream["id"], {"controlnets": changed})
+                assert answer["applied"] == "hot"
+                after = await settled(rest, stream["id"], unlike=before)
+                before = after
+            tap = await rest.http.get(f"/v1/streams/{stream['id']}/tap/canny.jpg")
+            assert tap.status_code == 200
+            control = numpy.asarray(Image.open(io.BytesIO(tap.content)).convert("L"))
+            assert control.shape == (320, 320)
+            assert (control < 60).mean() + (control > 200).mean() > 0.8, "white lines on black"
+            assert (await rest.http.get(f"/v1/streams/{stream['id']}/tap/hed.jpg")).status_code == 404
+            # A preprocessor whose weights are not here is named, and its net adds nothing: the plain picture is back.
+            await rest.change(stream["id"], {"controlnets": [changed[0] | {"preprocessor": "hed"}]})
             after = await settled(rest, stream["id"], unlike=before)
-            before = after
-        tap = await rest.http.get(f"/v1/streams/{stream['id']}/tap/canny.jpg")
-        assert tap.status_code == 200
-        control = numpy.asarray(Image.open(io.BytesIO(tap.content)).convert("L"))
-        assert control.shape == (320, 320)
-        assert (control < 60).mean() + (control > 200).mean() > 0.8, "white lines on black"
-        assert (await rest.http.get(f"/v1/streams/{stream['id']}/tap/hed.jpg")).status_code == 404
-        # A preprocessor whose weights are not here is named, and its net adds nothing: the picture is the plain one.
-        await rest.change(stream["id"], {"controlnets": [changed[0] | {"preprocessor": "hed"}]})
-        after = await settled(rest, stream["id"], unlike=before)
-        assert distance(after, plain) < CHANGED
+            assert distance(after, plain) < CHANGED
 
-        async def named() -> bool:
-            status = await rest.status(stream["id"])
-            return "ControlNetHED.pth" in (status["inference_status"]["last_error"] or "")
+            async def named() -> bool:
+                status = await rest.status(stream["id"])
+                return "ControlNetHED.pth" in (status["inference_status"]["last_error"] or "")
 
-        await eventually(named, what="the missing file")
-        await rest.change(stream["id"], {"controlnets": [entry]})
-        assert distance(await settled(rest, stream["id"]), plain) < CHANGED
-        assert viewer.longest_gap(start) < 1.0
+            await eventually(named, what="the missing file")
+            await rest.change(stream["id"], {"controlnets": [entry]})
+            assert distance(await settled(rest, stream["id"]), plain) < CHANGED
+            assert outputs.held_up(start) < 1.0
 
 
 @pytest.mark.alone

@@ -355,7 +355,12 @@ class Viewer(Peer):
         )
 
     def longest_gap(self, since: float, until: float | None = None) -> float:
-        """Longest time without a picture between the moments `since` and `until` (now)."""
+        """Longest time without a picture between the moments `since` and `until` (now).
+
+        Of the worker it tells nothing: the encoder repeats what it made last (`outputs.py` looks at that). And it is
+        for pictures of ordinary bitrates: aiortc asks for 128 lost packets at most, and one more leaves it waiting for
+        two keyframes.
+        """
         end = time.monotonic() if until is None else until
         moments = [since, *(moment for moment in self.arrivals if since <= moment <= end), end]
         return max(later - earlier for earlier, later in itertools.pairwise(moments))
