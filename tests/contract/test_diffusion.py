@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,11 +20,13 @@ from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from tests.contract.films import FilmTrack, peak_ratio, write_film
 from tests.contract.test_media_files import film
+from tests.diffusion.checkers import write_checker
 from tests.project.commands import environment, sdstream
+from tests.support.events import event_log
 from tests.support.outputs import output_log
 from tests.support.peers import CardTrack, Publisher, Viewer
 from tests.support.pictures import Picture, TestCard
-from tests.support.rest import Rest
+from tests.support.rest import Rest, block
 from tests.support.sdks import PythonSdk
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
@@ -31,8 +34,39 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 SIZE = {"width": 384, "height": 384}
-TURBO = {"model_id": "stabilityai/sd-turbo", "t_index_list": [20], "prompt": "a cat", "seed": 1, **SIZE}
+TURBO: dict[str, Any] = {"model_id": "stabilityai/sd-turbo", "t_index_list": [20], "prompt": "a cat", "seed": 1, **SIZE}
+TURBO |= {"use_safety_checker": False}  # that of this model takes offence at everything
 Pixels = NDArray[numpy.uint8]
+START: dict[str, Any] = TURBO | {
+    "prompt": [["the cat", 1.0], ["a hat in rain", 0.5]],
+    "seed": [[3, 0.5], [4, 0.7]],
+    "negative_prompt": "rain",
+    "guidance_scale": 1.6,
+}
+KNOBS: list[dict[str, Any]] = [
+    {"guidance_scale": 3.0},
+    {"negative_prompt": "a dog"},
+    {"delta": 0.1},
+    {"prompt_interpolation_method": "linear"},
+    {"normalize_prompt_weights": False},
+    {"prompt": [["the cat", 0.2], ["a hat in rain", 0.5]]},
+    {"prompt": "an ant in the inn"},
+    {"seed_interpolation_method": "slerp"},
+    {"normalize_seed_weights": False},
+    {"seed": [[3, 0.5], [4, 0.1]]},
+    {"seed": 2},
+    {"num_inference_steps": 70},
+    {"t_index_list": [30]},
+    {"t_index_list": [10, 30]},
+    {"do_add_noise": False},
+    {"image_preprocessing": block("blur")},
+    {"image_postprocessing": block("sharpen")},
+    {"use_safety_checker": True},
+    {"use_safety_checker": False},
+    {"latent_preprocessing": block("latent_feedback")},
+]
+"""Each hot row of table 3.1 that a model without conditioning shows. They are turned one after the other, and the next
+differs from all before it; with more than one prompt and seed, and with guidance, each has something to change."""
 STEADY = 0.25
 """Mean difference of colour channels, 0 to 255, that two snapshots of an unchanged stream stay below."""
 CHANGED = 1.0
@@ -46,7 +80,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with a tiny SD-Turbo and no other model: the hub's cache is empty."""
     folder = tmp_path_factory.mktemp("diffusion")
     model = folder / "tiny"
-    write_tiny_model(model, "sd-turbo")
+    write_tiny_model(model, "sd-turbo", width=16)
+    kind: Any = diffusers.UNet2DConditionModel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = kind.from_config(  # attention where pixels are few, as it is slow
+            kind.load_config(model / "unet"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )
+    unet.save_pretrained(model / "unet", safe_serialization=True)
+    write_checker(model / "safety_checker", threshold=-2.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         models = json.dumps({"stabilityai/sd-turbo": str(model)})
@@ -68,8 +112,10 @@ def controlnet(server: LiveServer) -> str:
     return name
 
 
-async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server: LiveServer, rest: Rest) -> None:
-    created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=TURBO)
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server: LiveServer, rest: Rest) -> None:
+    created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=START)
     stream = created.expect()
     rest.remember(stream)
     card = TestCard()
@@ -81,12 +127,31 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_its_knobs(server
         assert not seen.is_card()
         before = await settled(rest, stream["id"])
         assert distance(before, Picture(card.draw(0)).rgb) > DIFFERENT
-        for change in ({"prompt": "an ant in the inn"}, {"seed": 2}):
-            answer = await rest.change(stream["id"], change)
-            assert (answer["applied"], answer["changed"]) == ("hot", list(change))
-            after = await settled(rest, stream["id"], unlike=before)
-            assert distance(after, before) > CHANGED
-            before = after
+        async with event_log(rest, stream["id"]) as log, output_log(rest, stream["id"]) as outputs:
+            before = await settled(rest, stream["id"])
+            start = time.monotonic()
+            for knob in KNOBS:
+                answer = await rest.change(stream["id"], knob)
+                assert (answer["applied"], answer["changed"]) == ("hot", list(knob))
+                try:
+                    before = await settled(rest, stream["id"], unlike=before, pairs=2)
+                except TimeoutError:
+                    raise AssertionError(f"{knob} changes nothing that is seen") from None
+            # Of a still picture, feedback of what comes out shows in how slowly another knob is followed.
+            feedback = block({"type": "latent_feedback", "params": {"feedback_strength": 0.5}})
+            change = {
+                "latent_postprocessing": feedback,
+                "latent_preprocessing": {"enabled": False},
+                "t_index_list": [20],
+            }
+            assert (await rest.change(stream["id"], change))["applied"] == "hot"
+            before = await settled(rest, stream["id"], unlike=before, pairs=2)
+            await rest.change(stream["id"], {"seed": 9})
+            on_the_way = await other_snapshot(rest, stream["id"], unlike=before)
+            await settled(rest, stream["id"], unlike=on_the_way, pairs=2)
+            assert log.named("loading") == []
+            assert "LOADING" not in log.states()
+            assert outputs.held_up(start) < 1.0
 
 
 @pytest.mark.alone
@@ -178,12 +243,13 @@ async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:
         await viewer.wait_kind("placard")
 
 
-async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None) -> Pixels:
-    """The output once the camera's codec has come to rest: four new pictures in a row are equal, and not `unlike`."""
+async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None, *, pairs: int = 3) -> Pixels:
+    """The output once the camera's codec has come to rest: of new pictures in a row so many pairs are equal, and not
+    `unlike`. Raises `TimeoutError` after half a minute."""
     equal, made_at = 0, 0
     last: Pixels | None = None
     async with asyncio.timeout(30):
-        while equal < 3:
+        while equal < pairs:
             made_at = await next_output(rest, stream_id, made_at)
             picture = await snapshot(rest, stream_id)
             same = last is not None and distance(picture, last) < STEADY
@@ -209,6 +275,15 @@ async def snapshot(rest: Rest, stream_id: str) -> Pixels:
     reply = await rest.http.get(f"/v1/streams/{stream_id}/snapshot.jpg")
     assert reply.status_code == 200
     return numpy.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"))
+
+
+async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> Pixels:
+    """The first output that is not like that one. Raises `TimeoutError` after half a minute."""
+    made_at = 0
+    async with asyncio.timeout(30):
+        while distance(picture := await snapshot(rest, stream_id), unlike) <= CHANGED:
+            made_at = await next_output(rest, stream_id, made_at)
+    return picture
 
 
 def distance(one: Pixels, other: Pixels) -> float:

@@ -7,7 +7,7 @@ from xdist.scheduler import LoadScopeScheduling
 SECONDS = {
     "tests/contract/test_bad_input.py": 12,
     "tests/contract/test_conditioned_clients.py": 50,
-    "tests/contract/test_diffusion.py": 15,
+    "tests/contract/test_diffusion.py": 8,
     "tests/contract/test_engines.py": 75,
     "tests/contract/test_fetching_models.py": 15,
     "tests/contract/test_media_files.py": 17,
