@@ -284,3 +284,8 @@ def test_the_longest_unused_of_urls_goes_first(tmp_path: Path, monkeypatch: pyte
     with web(b"0123456789") as url:
         paths = [near.get(f"{url}{number}", own, quiet) for number in range(3)]
     assert [path.exists() for path in paths] == [False, True, True]
+
+
+def test_a_directory_that_is_no_model_is_refused_for_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"model_index\.json is missing"):
+        ModelShelf().get(WantedModel(str(tmp_path), "sd-turbo"), CPU, quiet)

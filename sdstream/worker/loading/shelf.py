@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 
-from sdstream.diffusion.fetching.selection import LORA
+from sdstream.diffusion.fetching.selection import INDEX, LORA
 from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer, is_turbo
 from sdstream.diffusion.fusing import (
     WeightedLoras,
@@ -281,7 +281,9 @@ def _stamp(path: Path) -> Key:
     """A file or directory as it is now: another one in its place has another stamp."""
     try:
         path = path.resolve()
-        seen = (path / "model_index.json" if path.is_dir() else path).stat()
+        seen = (path / INDEX if path.is_dir() else path).stat()
+    except FileNotFoundError:
+        raise ModelUnavailable(f"{path / INDEX if path.is_dir() else path} is missing") from None
     except OSError as error:
         raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
     return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
