@@ -62,17 +62,19 @@ class Failed:
 def attainable(wanted: StreamParams, in_force: StreamParams, failed: Iterable[Failed]) -> StreamParams:
     """What is to be brought into force now, of `wanted`, on a stream that runs under `in_force`.
 
-    All of it where nothing failed that it asks for. Without the parts that failed, if those are known and the model
-    stays. Else what runs, with all that can change while it does; and `in_force` itself if even that has failed.
+    All of it where nothing failed that it asks for. Without the parts that failed, if those are known; of those that
+    run, the same model keeps what it has. Else what runs, with all that can change while it does; and `in_force` itself
+    if even that has failed.
     """
     known = tuple(failed)
     asked = [each for each in known if each.is_asked_by(wanted)]
     if not asked:
         return wanted
-    if all(each.part for each in asked) and _is_same_model(wanted, in_force):
+    if all(each.part for each in asked):
+        running = in_force if _is_same_model(wanted, in_force) else None
         reduced = wanted
         for each in asked:
-            reduced = _without(reduced, in_force, each.part)
+            reduced = _without(reduced, running, each.part)
         if not any(each.is_asked_by(reduced) for each in known):
             return reduced
     hot = with_hot(in_force, wanted)

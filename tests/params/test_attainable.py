@@ -102,13 +102,20 @@ def test_a_model_that_cannot_be_had_leaves_the_one_before_with_the_new_knobs() -
     assert attainable(longer, old, [Failed(longer)]) == patched(old, prompt="new", seed=5, guidance_scale=2)
 
 
-def test_a_part_missing_of_another_model_leaves_the_model_before() -> None:
-    old = created(SD_TURBO, prompt="old", t_index_list=[36])
-    wanted = patched(old, model_id=SDXL_TURBO, controlnets=[DEPTH], prompt="new")
-    # The name of the LCM LoRA is stored, and nothing else is done with it.
-    assert attainable(wanted, old, [Failed(wanted, NO_DEPTH)]) == patched(
-        old, prompt="new", lcm_lora_id=wanted.lcm_lora_id
-    )
+def test_a_part_missing_of_another_model_keeps_that_model_from_nobody() -> None:
+    old = created(SD_TURBO, prompt="old", t_index_list=[36], lora_dict={"bad/one": 0.5})
+    wanted = patched(old, model_id=SDXL_TURBO, controlnets=[CANNY, DEPTH], lora_dict={"bad/one": 1.0}, prompt="new")
+    failed = [Failed(wanted, NO_DEPTH), Failed(wanted, lora_part("bad/one"))]
+    # What the model before has of it fits no other.
+    assert attainable(wanted, old, failed) == patched(wanted, controlnets=[CANNY], lora_dict=None)
+    assert attainable(wanted, old, [*failed, Failed(wanted)]).model_id == SD_TURBO
+
+
+def test_a_missing_part_does_not_keep_diffusion_off() -> None:
+    old = created(SD_TURBO, skip_diffusion=True, lora_dict={"bad/one": 0.5})
+    wanted = patched(old, skip_diffusion=False)
+    failed = Failed(wanted, lora_part("bad/one"))
+    assert attainable(wanted, old, [failed]) == patched(wanted, lora_dict=None)
 
 
 def test_diffusion_that_cannot_be_switched_on_leaves_the_processors_turning() -> None:
