@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
@@ -24,7 +25,7 @@ from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
-from sdstream.params.attainable import lora_part
+from sdstream.params.attainable import LCM, lora_part
 from sdstream.settings import Family
 from sdstream.worker.blame import blaming
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
@@ -83,20 +84,28 @@ class Refit:
     """After `claim`, if it is not written after all: the model is there for others again. From any thread."""
 
 
+class _LoraFile(NamedTuple):
+    name: str
+    path: Path
+    weight: float
+    part: str
+    """That of the params which asks for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Files:
     """All files of a wanted model, on this machine."""
 
     model: ModelFiles
     tokenizer: Path | None
-    loras: tuple[tuple[str, Path, float], ...]
+    loras: tuple[_LoraFile, ...]
 
     def base_key(self, device: torch.device) -> Key:
         taesd = None if self.model.taesd is None else self.model.taesd.resolve()
         return (_stamp(self.model.path), taesd, str(device))
 
     def key(self, device: torch.device) -> Key:
-        return (*self.base_key(device), tuple((_stamp(path), weight) for _, path, weight in self.loras))
+        return (*self.base_key(device), tuple((_stamp(lora.path), lora.weight) for lora in self.loras))
 
 
 class ModelShelf:
@@ -209,21 +218,23 @@ class ModelShelf:
         tokenizer: Path | None = None
         if files.path.is_file():
             tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
-        loras: list[tuple[str, Path, float]] = []
+        loras: list[_LoraFile] = []
         if wanted.lcm and not is_turbo(files.path):
-            loras.append(self._find_lcm(wanted, files.path, progress))
+            with blaming(LCM):
+                loras.append(self._find_lcm(wanted, files.path, progress))
         for name, weight in wanted.loras:
-            with blaming(lora_part(name)):
-                loras.append((name, self._lora_files.get(name, wanted.places, progress), weight))
+            part = lora_part(name)
+            with blaming(part):
+                loras.append(_LoraFile(name, self._lora_files.get(name, wanted.places, progress), weight, part))
         return _Files(files, tokenizer, tuple(loras))
 
-    def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> tuple[str, Path, float]:
+    def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> _LoraFile:
         name = LCM_LORAS[wanted.family]
         own = model / "lcm_lora" / LORA
         if own.is_file():
-            return name, own, 1.0
+            return _LoraFile(name, own, 1.0, LCM)
         try:
-            return name, self._lora_files.get(name, wanted.places, progress), 1.0
+            return _LoraFile(name, self._lora_files.get(name, wanted.places, progress), 1.0, LCM)
         except LoraUnusable as error:
             raise LoraUnusable(
                 f"{error.message}; use_lcm_lora asks for it", hint="Set use_lcm_lora to false to go without it."
@@ -270,9 +281,9 @@ class ModelShelf:
 def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras:
     networks = networks_of(base)
     loras: list[tuple[Lora, float]] = []
-    for name, path, weight in files.loras:
+    for name, path, weight, part in files.loras:
         progress(f"loading the LoRA {shown(name)}", None)
-        with blaming(lora_part(name)):
+        with blaming(part):
             loras.append((read_lora(path, shown(name), base.family, networks), weight))
     return loras
 
