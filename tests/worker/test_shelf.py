@@ -291,12 +291,15 @@ def test_a_directory_that_is_no_model_is_refused_for_what_it_lacks(tmp_path: Pat
         ModelShelf().get(WantedModel(str(tmp_path), "sd-turbo"), CPU, quiet)
 
 
-def test_a_broken_lcm_lora_is_blamed_on_what_asks_for_it(folder: Path, places: ModelPlaces, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_a_broken_lcm_lora_is_blamed_on_what_asks_for_it(
+    folder: Path, places: ModelPlaces, tmp_path: Path, content: bytes | None
+) -> None:
     own = shutil.copytree(folder / "sd15", tmp_path / "own")
-    for file, words in (("garbage", "not a whole safetensors file"), ("", "use_lcm_lora asks for it")):
-        (own / "lcm_lora/pytorch_lora_weights.safetensors").unlink(missing_ok=True)
-        if file:
-            (own / "lcm_lora/pytorch_lora_weights.safetensors").write_text(file)
-        with pytest.raises(LoraUnusable, match=words) as caught:
-            ModelShelf().get(WantedModel(str(own), "sd15", lcm=True, places=places), CPU, quiet)
-        assert caught.value.part == "use_lcm_lora"
+    file = own / "lcm_lora/pytorch_lora_weights.safetensors"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LoraUnusable, match=r"use_lcm_lora asks for it$") as caught:
+        ModelShelf().get(WantedModel(str(own), "sd15", lcm=True, places=places), CPU, quiet)
+    assert (caught.value.part, caught.value.hint) == ("use_lcm_lora", "Set use_lcm_lora to false to go without it.")

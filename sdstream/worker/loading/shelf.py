@@ -1,7 +1,8 @@
 """The models in memory: each once for all streams that want the same of it, LoRAs included."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -220,7 +221,7 @@ class ModelShelf:
             tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
         loras: list[_LoraFile] = []
         if wanted.lcm and not is_turbo(files.path):
-            with blaming(LCM):
+            with _blaming(LCM):
                 loras.append(self._find_lcm(wanted, files.path, progress))
         for name, weight in wanted.loras:
             part = lora_part(name)
@@ -233,12 +234,7 @@ class ModelShelf:
         own = model / "lcm_lora" / LORA
         if own.is_file():
             return _LoraFile(name, own, 1.0, LCM)
-        try:
-            return _LoraFile(name, self._lora_files.get(name, wanted.places, progress), 1.0, LCM)
-        except LoraUnusable as error:
-            raise LoraUnusable(
-                f"{error.message}; use_lcm_lora asks for it", hint="Set use_lcm_lora to false to go without it."
-            ) from error
+        return _LoraFile(name, self._lora_files.get(name, wanted.places, progress), 1.0, LCM)
 
     def _base(
         self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None
@@ -278,12 +274,26 @@ class ModelShelf:
         return model
 
 
+@contextmanager
+def _blaming(part: str) -> Generator[None]:
+    """As `blaming`; of an LCM LoRA, which no `lora_dict` names, it is told what asks for it."""
+    with blaming(part):
+        try:
+            yield
+        except LoraUnusable as error:
+            if part != LCM:
+                raise
+            raise LoraUnusable(
+                f"{error.message}; {LCM} asks for it", hint=f"Set {LCM} to false to go without it."
+            ) from error
+
+
 def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras:
     networks = networks_of(base)
     loras: list[tuple[Lora, float]] = []
     for name, path, weight, part in files.loras:
         progress(f"loading the LoRA {shown(name)}", None)
-        with blaming(part):
+        with _blaming(part):
             loras.append((read_lora(path, shown(name), base.family, networks), weight))
     return loras
 
