@@ -45,8 +45,9 @@ class DataDirectory:
                 (path / name).mkdir(exist_ok=True)
             prove_writable(path)
         except OSError as error:
+            place = "" if error.filename in (None, str(path)) else f" ({error.filename})"
             raise ConfigurationError(
-                f"the data directory {path} cannot be used: {error.strerror or error}",
+                f"the data directory {path} cannot be used: {error.strerror or error}{place}",
                 hint="Set SDSTREAM_DATA_DIR to a directory that can be written.",
             ) from None
         free = shutil.disk_usage(path).free

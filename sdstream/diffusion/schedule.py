@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from sdstream.errors import ModelUnavailable
+from sdstream.errors import ModelUnavailable, first_line
 
 Prediction = Literal["epsilon", "v_prediction"]
 """What the network answers: the noise, or the velocity between noise and picture."""
@@ -47,11 +47,22 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Schedule":
-        """From `scheduler_config.json` of any scheduler of diffusers. Raises `ModelUnavailable` for an unknown one."""
+        """From `scheduler_config.json` of any scheduler of diffusers. Raises `ModelUnavailable` for an unknown one, and
+        for numbers that make no schedule."""
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction"):
             raise ModelUnavailable(f"the model predicts {prediction!r}; sdstream runs epsilon and v_prediction")
-        signal = torch.cumprod(1.0 - _betas(config), dim=0)
+        try:
+            betas = _betas(config)
+        except (TypeError, ValueError, OverflowError, RuntimeError, IndexError) as error:
+            raise ModelUnavailable(f"the model's noise schedule cannot be computed: {first_line(error)}") from error
+        if betas.ndim != 1 or len(betas) < LONG_SCHEDULE:
+            raise ModelUnavailable(
+                f"the model's noise schedule has {betas.numel()} timesteps, and at least {LONG_SCHEDULE} are needed"
+            )
+        if not bool(((betas > 0.0) & (betas <= 1.0)).all()):  # nor is what is no number
+            raise ModelUnavailable("the model's noise schedule adds shares of noise that are not from 0 to 1")
+        signal = torch.cumprod(1.0 - betas, dim=0)
         if config.get("rescale_betas_zero_snr"):
             signal = _without_signal_at_the_end(signal)
         return cls(signal, prediction)

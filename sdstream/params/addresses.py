@@ -135,6 +135,8 @@ def _check_url(text: str, schemes: set[str]) -> None:
         raise _wrong(f"has more than {MAX_URL} characters")
     if not text.isascii() or not text.isprintable() or " " in text:
         raise _wrong("must be a URL of plain ASCII, other characters percent-encoded")
+    if text.partition("://")[0].lower() not in schemes:
+        raise _wrong(f"must start with {' or '.join(f'{scheme}://' for scheme in sorted(schemes))}")
     try:
         parts = urlsplit(text)
         good = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)

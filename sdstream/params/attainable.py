@@ -15,6 +15,8 @@ from sdstream.params.rules import find_broken_rules
 from sdstream.params.variants import StreamParams, output_sides
 
 ADAPTER = "ip_adapter"
+LCM = "use_lcm_lora"
+"""The part that is the LCM LoRA of the model: without it a model starts as little as without its weights."""
 STEPS = ("t_index_list", "num_inference_steps")
 STYLE = "ip_adapter_style_image_url"
 
@@ -46,10 +48,16 @@ def style_of(params: StreamParams) -> StyleImage | None:
 @dataclass(frozen=True, slots=True)
 class Failed:
     """`params` that could not be brought into force, because of `part`: a name that the functions above make,
-    `ip_adapter`, or empty where that is not known."""
+    `ip_adapter`, `use_lcm_lora`, or empty where that is not known."""
 
     params: StreamParams
     part: str = ""
+
+    @classmethod
+    def of(cls, params: StreamParams, part: str) -> "Failed":
+        """What failed; `part` counts only where `params` ask for it, else nothing would be asked for by anybody."""
+        named = cls(params, part)
+        return named if named.is_asked_by(params) else cls(params)
 
     def is_asked_by(self, params: StreamParams) -> bool:
         """Whether `params` ask for what failed, so that they would fail as well."""
@@ -62,17 +70,20 @@ class Failed:
 def attainable(wanted: StreamParams, in_force: StreamParams, failed: Iterable[Failed]) -> StreamParams:
     """What is to be brought into force now, of `wanted`, on a stream that runs under `in_force`.
 
-    All of it where nothing failed that it asks for. Without the parts that failed, if those are known and the model
-    stays. Else what runs, with all that can change while it does; and `in_force` itself if even that has failed.
+    All of it where nothing failed that it asks for. Without the parts that failed, if those are known; of those that
+    run, the same model keeps what it has. Else what runs, with all that can change while it does; and `in_force` itself
+    if even that has failed.
     """
     known = tuple(failed)
     asked = [each for each in known if each.is_asked_by(wanted)]
     if not asked:
         return wanted
-    if all(each.part for each in asked) and _is_same_model(wanted, in_force):
+    same = _is_same_model(wanted, in_force)
+    if all(each.part and (same or each.part != LCM) for each in asked):
+        running = in_force if same else None
         reduced = wanted
         for each in asked:
-            reduced = _without(reduced, in_force, each.part)
+            reduced = _without(reduced, running, each.part)
         if not any(each.is_asked_by(reduced) for each in known):
             return reduced
     hot = with_hot(in_force, wanted)
@@ -83,7 +94,7 @@ def startable(wanted: StreamParams, failed: Iterable[Failed]) -> StreamParams | 
     """What a stream that runs nothing yet can start with: `wanted` without the parts that failed. None when something
     failed that it asks for and cannot do without, such as its model."""
     asked = [each for each in failed if each.is_asked_by(wanted)]
-    if not all(each.part for each in asked):
+    if not all(each.part and each.part != LCM for each in asked):
         return None
     for each in asked:
         wanted = _without(wanted, None, each.part)
@@ -129,6 +140,8 @@ def _asked(params: StreamParams, part: str) -> tuple[object, ...] | None:
     if params.skip_diffusion:
         return None
     model = (type(params), params.model_id)
+    if part == LCM:
+        return model if params.use_lcm_lora else None
     if part == ADAPTER:
         image, adapter = style_of(params), getattr(params, ADAPTER, None)
         return None if image is None else (*model, getattr(adapter, "type", ""), image)
@@ -141,6 +154,8 @@ def _asked(params: StreamParams, part: str) -> tuple[object, ...] | None:
 
 def _without(params: StreamParams, in_force: StreamParams | None, part: str) -> StreamParams:
     """`params` with `part` as it is in force, if anything is."""
+    if part == LCM:
+        return params.model_copy(update={LCM: in_force is not None and in_force.use_lcm_lora})
     if part == ADAPTER:
         return params.model_copy(update=_old_style(params, in_force))
     nets = tuple(net for net in params.controlnets if controlnet_part(net.source) != part)
@@ -185,6 +200,7 @@ def _hot_attention(running: StreamParams, wanted: StreamParams) -> dict[str, Any
 
 __all__ = [
     "ADAPTER",
+    "LCM",
     "Failed",
     "active_controlnets",
     "attainable",

@@ -114,7 +114,8 @@ def _check_pipeline(value: object, problems: list[Problem]) -> None:
     # Replacement servers and old samples append the model to the name; all of them mean the one pipeline.
     if not folded.startswith((PIPELINE, "stream-diffusion", "pip-")):
         suggestion = did_you_mean(value, [PIPELINE]) or f"use {PIPELINE}"
-        problems.append(Problem("pipeline", f"is not one this server has: '{printable(value)}'", suggestion))
+        known = f"is not one this server has: '{printable(value)}'" if isinstance(value, str) else "must be a text"
+        problems.append(Problem("pipeline", known, suggestion))
 
 
 def _read_pipeline_id(value: object, notes: Notes, creating: bool) -> str | None:

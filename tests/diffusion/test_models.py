@@ -114,7 +114,15 @@ def test_lacking_weights_are_not_made_up(model: Path) -> None:
 
 def test_weights_of_another_shape_are_refused(model: Path) -> None:
     change_weights(model / UNET, lambda tensors: tensors.update({"conv_in.weight": torch.zeros(3, 3)}))
-    with pytest.raises(ModelUnavailable, match=r"unet cannot be loaded"):
+    with pytest.raises(ModelUnavailable, match=r"unet cannot be loaded: conv_in\.weight expected shape [^I]*$"):
+        load_model(model, "sd-turbo", CPU)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": null}', '{"weight_map": ["a"]}', '{"weight_map": {"a": 5}}'])
+def test_an_index_of_parts_that_names_none_is_refused(model: Path, content: str) -> None:
+    (model / UNET).unlink()
+    (model / f"{UNET}.index.json").write_text(content)
+    with pytest.raises(ModelUnavailable, match=r"index\.json has no `weight_map`|unet/5 is missing"):
         load_model(model, "sd-turbo", CPU)
 
 

@@ -87,3 +87,24 @@ def test_a_schedule_of_impossible_length_is_refused(steps: int) -> None:
 def test_an_unknown_kind_of_model_is_refused_by_name(member: str, value: str) -> None:
     with pytest.raises(ModelUnavailable, match=value):
         Schedule.from_config(SD | {member: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_train_timesteps": 0},
+        {"num_train_timesteps": 99},
+        {"num_train_timesteps": -1},
+        {"num_train_timesteps": "many"},
+        {"num_train_timesteps": None},
+        {"beta_start": float("nan")},
+        {"beta_end": 2.0},
+        {"beta_start": -1.0, "beta_schedule": "linear"},
+        {"trained_betas": []},
+        {"trained_betas": "none"},
+        {"trained_betas": [[0.1, 0.2]]},
+    ],
+)
+def test_numbers_that_make_no_schedule_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ModelUnavailable, match="the model's noise schedule"):
+        Schedule.from_config(SD | change)

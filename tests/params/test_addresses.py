@@ -79,6 +79,12 @@ def test_bad_addresses_are_refused(address: object) -> None:
     assert set(details) == {"params.ip_adapter_style_image_url"}
 
 
+@pytest.mark.parametrize("address", ["http://example.org/mine.safetensors", "file:///etc/passwd", "s3://bucket/mine"])
+def test_a_lora_that_is_not_fetched_by_https_is_told_so(address: str) -> None:
+    details = refusal({"params": {"model_id": SDXL_TURBO, "lora_dict": {address: 1.0}}})
+    assert [detail["problem"] for detail in details.values()] == ["must start with https://"]
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "avif", "gif"])
 def test_a_picture_that_is_whole_is_taken_and_one_that_is_cut_off_is_refused_by_name(kind: str) -> None:
     packed = io.BytesIO()

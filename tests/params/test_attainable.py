@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from sdstream.params import StreamParams
-from sdstream.params.attainable import Failed, attainable, controlnet_part, lora_part, place_of, with_hot
+from sdstream.params.attainable import (
+    LCM,
+    Failed,
+    attainable,
+    controlnet_part,
+    lora_part,
+    place_of,
+    startable,
+    with_hot,
+)
 from tests.params.requests import DREAMSHAPER, SD_TURBO, SDXL_CANNY, SDXL_DEPTH, SDXL_TILE, SDXL_TURBO, created, updated
 
 CANNY: dict[str, Any] = {"model_id": SDXL_CANNY, "preprocessor": "canny", "conditioning_scale": 0.5}
@@ -102,13 +111,40 @@ def test_a_model_that_cannot_be_had_leaves_the_one_before_with_the_new_knobs() -
     assert attainable(longer, old, [Failed(longer)]) == patched(old, prompt="new", seed=5, guidance_scale=2)
 
 
-def test_a_part_missing_of_another_model_leaves_the_model_before() -> None:
-    old = created(SD_TURBO, prompt="old", t_index_list=[36])
-    wanted = patched(old, model_id=SDXL_TURBO, controlnets=[DEPTH], prompt="new")
-    # The name of the LCM LoRA is stored, and nothing else is done with it.
-    assert attainable(wanted, old, [Failed(wanted, NO_DEPTH)]) == patched(
-        old, prompt="new", lcm_lora_id=wanted.lcm_lora_id
-    )
+def test_a_part_missing_of_another_model_keeps_that_model_from_nobody() -> None:
+    old = created(SD_TURBO, prompt="old", t_index_list=[36], lora_dict={"bad/one": 0.5})
+    wanted = patched(old, model_id=SDXL_TURBO, controlnets=[CANNY, DEPTH], lora_dict={"bad/one": 1.0}, prompt="new")
+    failed = [Failed(wanted, NO_DEPTH), Failed(wanted, lora_part("bad/one"))]
+    # What the model before has of it fits no other.
+    assert attainable(wanted, old, failed) == patched(wanted, controlnets=[CANNY], lora_dict=None)
+    assert attainable(wanted, old, [*failed, Failed(wanted)]).model_id == SD_TURBO
+
+
+def test_the_lcm_lora_is_a_part_without_which_no_model_comes_into_force() -> None:
+    old = created(DREAMSHAPER, use_lcm_lora=False, prompt="old")
+    wanted = patched(old, use_lcm_lora=True, lora_dict={"good/one": 0.3}, prompt="new")
+    failed = Failed(wanted, LCM)
+    assert place_of(failed, wanted, old) == ("use_lcm_lora", "")
+    assert attainable(wanted, old, [failed]) == patched(wanted, use_lcm_lora=False)
+    assert startable(wanted, [failed]) is None
+    other = created(SD_TURBO, prompt="old", t_index_list=[5, 15, 32])
+    assert attainable(wanted, other, [failed]) == with_hot(other, wanted)
+    running = patched(old, use_lcm_lora=True)
+    assert attainable(wanted, running, [failed]) == with_hot(running, wanted)
+
+
+def test_what_failed_is_asked_by_those_who_asked_for_it() -> None:
+    params = running()
+    for part in ("", NO_DEPTH, LCM, lora_part("never/named"), "ip_adapter", "something else"):
+        assert Failed.of(params, part).is_asked_by(params)
+    assert Failed.of(patched(params, controlnets=[DEPTH]), NO_DEPTH).part == NO_DEPTH
+
+
+def test_a_missing_part_does_not_keep_diffusion_off() -> None:
+    old = created(SD_TURBO, skip_diffusion=True, lora_dict={"bad/one": 0.5})
+    wanted = patched(old, skip_diffusion=False)
+    failed = Failed(wanted, lora_part("bad/one"))
+    assert attainable(wanted, old, [failed]) == patched(wanted, lora_dict=None)
 
 
 def test_diffusion_that_cannot_be_switched_on_leaves_the_processors_turning() -> None:

@@ -359,3 +359,8 @@ def test_extension_sends_thirty_members_in_the_legacy_shape() -> None:
     }
     request = parse_create(body, MODELS)
     assert request.params.t_index_list == (0, 8, 17)
+
+
+@pytest.mark.parametrize("value", [5, True, ["streamdiffusion"], {"id": "streamdiffusion"}])
+def test_a_pipeline_that_is_no_text_is_told_so(value: object) -> None:
+    assert refusal({"pipeline": value, "params": {}})["pipeline"]["problem"] == "must be a text"

@@ -57,6 +57,12 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         choose_data_directory(Settings(data_dir=tmp_path / "file" / "data")).prepare()
 
 
+def test_a_file_in_the_place_of_a_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(ConfigurationError, match=r"cannot be used: .*\(.*models\)"):
+        choose_data_directory(Settings(data_dir=tmp_path)).prepare()
+
+
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
     monkeypatch.setattr(directories.shutil, "disk_usage", lambda _path: usage)

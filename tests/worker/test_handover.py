@@ -317,3 +317,13 @@ def test_revisions_told_are_those_of_the_wire_however_often_params_were_sent(tim
     given = lane.want(updated(OLD, prompt="new").params)
     lane.take(given)
     assert (lane.told.revision, lane.handover.revision_of(lane.in_force)) == (3, 3)
+
+
+def test_a_part_that_nobody_named_is_not_tried_for_ever() -> None:
+    lane = Lane()
+    lane.refuse(lane.want(WANTED), part="lora_dict/never/named")
+    assert lane.told.missing
+    hot = lane.next()
+    if hot is not None:
+        lane.take(hot)
+    assert lane.next() is None

@@ -284,3 +284,22 @@ def test_the_longest_unused_of_urls_goes_first(tmp_path: Path, monkeypatch: pyte
     with web(b"0123456789") as url:
         paths = [near.get(f"{url}{number}", own, quiet) for number in range(3)]
     assert [path.exists() for path in paths] == [False, True, True]
+
+
+def test_a_directory_that_is_no_model_is_refused_for_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"model_index\.json is missing"):
+        ModelShelf().get(WantedModel(str(tmp_path), "sd-turbo"), CPU, quiet)
+
+
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_a_broken_lcm_lora_is_blamed_on_what_asks_for_it(
+    folder: Path, places: ModelPlaces, tmp_path: Path, content: bytes | None
+) -> None:
+    own = shutil.copytree(folder / "sd15", tmp_path / "own")
+    file = own / "lcm_lora/pytorch_lora_weights.safetensors"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LoraUnusable, match=r"use_lcm_lora asks for it$") as caught:
+        ModelShelf().get(WantedModel(str(own), "sd15", lcm=True, places=places), CPU, quiet)
+    assert (caught.value.part, caught.value.hint) == ("use_lcm_lora", "Set use_lcm_lora to false to go without it.")

@@ -72,7 +72,7 @@ class ModelDirectory:
                 **{"torch_dtype" if is_diffusers else "dtype": self.dtype},
             )
         except CANNOT_LOAD as error:
-            raise ModelUnavailable(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
+            raise ModelUnavailable(f"{self.path / part} cannot be loaded: {why_not_loaded(error)}") from error
         missing = sorted(str(key) for key in report["missing_keys"])
         if missing:
             raise ModelUnavailable(f"{self.path / part} lacks {len(missing)} weights, such as {missing[0]}")
@@ -92,8 +92,10 @@ class ModelDirectory:
                 look_into(single)
                 return variant
             if index.is_file():
-                shards = self.json(index.relative_to(self.path).as_posix()).get("weight_map", {})
-                for shard in sorted(set(shards.values())):
+                shards: Any = self.json(index.relative_to(self.path).as_posix()).get("weight_map")
+                if not isinstance(shards, dict) or not shards:
+                    raise ModelUnavailable(f"{index} has no `weight_map`, which says where the weights are")
+                for shard in sorted({str(name) for name in cast("dict[str, Any]", shards).values()}):
                     look_into(folder / shard)
                 return variant
         wanted = folder / f"{stem}.safetensors"
@@ -130,6 +132,11 @@ def open_tokenizer(folder: Path) -> Any:
         raise ModelUnavailable(f"{folder} cannot be loaded: {error}") from error
 
 
+def why_not_loaded(error: BaseException) -> str:
+    """What diffusers or transformers says of files that it cannot load, without its advice for those who write code."""
+    return first_line(error).partition(" If you want to")[0].removeprefix("Cannot load  because ")
+
+
 def look_into(file: Path) -> None:
     """Read the header, which tells the length: a broken download is refused before anything is made of it."""
     try:
@@ -140,4 +147,4 @@ def look_into(file: Path) -> None:
         raise ModelUnavailable(f"{file} is not a whole safetensors file: {error}") from None
 
 
-__all__ = ["CANNOT_LOAD", "ModelDirectory", "look_into", "made_ready", "open_tokenizer"]
+__all__ = ["CANNOT_LOAD", "ModelDirectory", "look_into", "made_ready", "open_tokenizer", "why_not_loaded"]

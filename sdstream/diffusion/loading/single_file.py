@@ -23,9 +23,10 @@ from sdstream.diffusion.loading.directory import (
     look_into,
     made_ready,
     open_tokenizer,
+    why_not_loaded,
 )
 from sdstream.diffusion.loading.weights import read_header, read_tensors
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
 
 UNET = "model.diffusion_model."
@@ -112,7 +113,7 @@ class SingleFile:
                 network = self._convert(part, made, weights, config, folder)
             except CANNOT_LOAD as error:
                 raise ModelUnavailable(
-                    f"{self.path}: the {part} cannot be loaded: {first_line(error)}", hint=self._hint()
+                    f"{self.path}: the {part} cannot be loaded: {why_not_loaded(error)}", hint=self._hint()
                 ) from error
         self._refuse_what_lacks(part, [name for name, tensor in network.named_parameters() if tensor.is_meta])
         return made_ready(network, f"{self.path} ({part})", self.dtype, self.device)

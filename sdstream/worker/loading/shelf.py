@@ -1,14 +1,16 @@
 """The models in memory: each once for all streams that want the same of it, LoRAs included."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 
-from sdstream.diffusion.fetching.selection import LORA
+from sdstream.diffusion.fetching.selection import INDEX, LORA
 from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer, is_turbo
 from sdstream.diffusion.fusing import (
     WeightedLoras,
@@ -24,7 +26,7 @@ from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
-from sdstream.params.attainable import lora_part
+from sdstream.params.attainable import LCM, lora_part
 from sdstream.settings import Family
 from sdstream.worker.blame import blaming
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
@@ -83,20 +85,28 @@ class Refit:
     """After `claim`, if it is not written after all: the model is there for others again. From any thread."""
 
 
+class _LoraFile(NamedTuple):
+    name: str
+    path: Path
+    weight: float
+    part: str
+    """That of the params which asks for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Files:
     """All files of a wanted model, on this machine."""
 
     model: ModelFiles
     tokenizer: Path | None
-    loras: tuple[tuple[str, Path, float], ...]
+    loras: tuple[_LoraFile, ...]
 
     def base_key(self, device: torch.device) -> Key:
         taesd = None if self.model.taesd is None else self.model.taesd.resolve()
         return (_stamp(self.model.path), taesd, str(device))
 
     def key(self, device: torch.device) -> Key:
-        return (*self.base_key(device), tuple((_stamp(path), weight) for _, path, weight in self.loras))
+        return (*self.base_key(device), tuple((_stamp(lora.path), lora.weight) for lora in self.loras))
 
 
 class ModelShelf:
@@ -209,25 +219,22 @@ class ModelShelf:
         tokenizer: Path | None = None
         if files.path.is_file():
             tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
-        loras: list[tuple[str, Path, float]] = []
+        loras: list[_LoraFile] = []
         if wanted.lcm and not is_turbo(files.path):
-            loras.append(self._find_lcm(wanted, files.path, progress))
+            with _blaming(LCM):
+                loras.append(self._find_lcm(wanted, files.path, progress))
         for name, weight in wanted.loras:
-            with blaming(lora_part(name)):
-                loras.append((name, self._lora_files.get(name, wanted.places, progress), weight))
+            part = lora_part(name)
+            with blaming(part):
+                loras.append(_LoraFile(name, self._lora_files.get(name, wanted.places, progress), weight, part))
         return _Files(files, tokenizer, tuple(loras))
 
-    def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> tuple[str, Path, float]:
+    def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> _LoraFile:
         name = LCM_LORAS[wanted.family]
         own = model / "lcm_lora" / LORA
         if own.is_file():
-            return name, own, 1.0
-        try:
-            return name, self._lora_files.get(name, wanted.places, progress), 1.0
-        except LoraUnusable as error:
-            raise LoraUnusable(
-                f"{error.message}; use_lcm_lora asks for it", hint="Set use_lcm_lora to false to go without it."
-            ) from error
+            return _LoraFile(name, own, 1.0, LCM)
+        return _LoraFile(name, self._lora_files.get(name, wanted.places, progress), 1.0, LCM)
 
     def _base(
         self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None
@@ -267,12 +274,26 @@ class ModelShelf:
         return model
 
 
+@contextmanager
+def _blaming(part: str) -> Generator[None]:
+    """As `blaming`; of an LCM LoRA, which no `lora_dict` names, it is told what asks for it."""
+    with blaming(part):
+        try:
+            yield
+        except LoraUnusable as error:
+            if part != LCM:
+                raise
+            raise LoraUnusable(
+                f"{error.message}; {LCM} asks for it", hint=f"Set {LCM} to false to go without it."
+            ) from error
+
+
 def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras:
     networks = networks_of(base)
     loras: list[tuple[Lora, float]] = []
-    for name, path, weight in files.loras:
+    for name, path, weight, part in files.loras:
         progress(f"loading the LoRA {shown(name)}", None)
-        with blaming(lora_part(name)):
+        with _blaming(part):
             loras.append((read_lora(path, shown(name), base.family, networks), weight))
     return loras
 
@@ -281,7 +302,9 @@ def _stamp(path: Path) -> Key:
     """A file or directory as it is now: another one in its place has another stamp."""
     try:
         path = path.resolve()
-        seen = (path / "model_index.json" if path.is_dir() else path).stat()
+        seen = (path / INDEX if path.is_dir() else path).stat()
+    except FileNotFoundError:
+        raise ModelUnavailable(f"{path / INDEX if path.is_dir() else path} is missing") from None
     except OSError as error:
         raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
     return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)

@@ -279,10 +279,10 @@ class ParamsHandover:
         self._numbers = {number: known for number, known in self._numbers.items() if number >= wanted.number}
 
     def _note_failure(self, status: LaneStatus, part: str, now: float) -> None:
-        failed = Failed(self._given.params, part)
+        failed = Failed.of(self._given.params, part)
         code, message = status.error_code or "", status.error_message or ""
         for each in self._failures:
-            if each.failed.part == part and each.under_way:
+            if each.failed.part == failed.part and each.under_way:
                 each.code, each.message, each.tries = code, message, each.tries + 1
                 each.plan(now)
                 break
