@@ -14,7 +14,6 @@ from itertools import groupby
 
 from tests.support.cores import CoreWaits
 from tests.support.rest import Rest
-from tests.support.waiting import eventually
 
 INTERVAL = 0.1
 """Seconds between two looks."""
@@ -55,15 +54,6 @@ class OutputLog:
     """What was seen of a stream's pictures since the log was opened."""
 
     looks: list[Look] = field(default_factory=list[Look])
-
-    async def see(self, pictures: int) -> None:
-        """Until so many more pictures were seen."""
-
-        def seen() -> int:
-            return len({look.made_at for look in self.looks})
-
-        wanted = seen() + pictures
-        await eventually(lambda: seen() >= wanted, what="pictures of the worker")
 
     def held_up(self, since: float) -> float:
         """By how much the longest stop from the monotonic second `since` on exceeds a usual one before, in seconds.
