@@ -91,7 +91,14 @@ def contenders_of(
 ) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason; `alone` is this engine as it is meant to run."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
-    makers: dict[str, Callable[[], Contender]] = {OURS: lambda: Ours(work, OURS, networks)}
+    makers: dict[str, Callable[[], Contender]] = {}
+    if not alone:  # first, so that what libraries take for good is no other's working memory
+        makers[BareModules.name] = lambda: BareModules(work)
+    makers[OURS] = lambda: Ours(work, OURS, networks)
+    if not alone:
+        makers[OURS_UNPREPARED] = lambda: Ours(work, OURS_UNPREPARED, networks, prepared=False)
+    if not alone and work.device.type == "cuda":
+        makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
     if compiled:
         makers[f"{OURS}, compiled"] = lambda: Ours(work, f"{OURS}, compiled", networks, compiled=True)
     if tuned:
@@ -105,10 +112,6 @@ def contenders_of(
             name = f"{OURS_SMALL}, compiled"
             makers[name] = lambda: Ours(work, name, in_eight_bits(work), compiled=True)
     if not alone:
-        makers[BareModules.name] = lambda: BareModules(work)
-        makers[OURS_UNPREPARED] = lambda: Ours(work, OURS_UNPREPARED, networks, prepared=False)
-        if work.device.type == "cuda":
-            makers[OURS_PLAIN] = lambda: Ours(work, OURS_PLAIN, networks, graphs=False)
         makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
         makers[ImageToImage.name] = lambda: ImageToImage(work)
     present: list[Contender] = []

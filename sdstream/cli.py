@@ -84,9 +84,8 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         value = error.unused_tokens[0]
         before = _before(value, error.root_input_tokens or [])
-        problem = (
-            f"{before} takes no value such as {value!r}" if before[:2] == "--" else f"{value!r} is a word too many"
-        )
+        is_switch = before.startswith("--") and "=" not in before
+        problem = f"{before} takes no value such as {value!r}" if is_switch else f"{value!r} is a word too many"
         command = " ".join(("sdstream", *(error.command_chain or ())))
         return f"{problem}; `{command} --help` shows what there is"
     if isinstance(error, CoercionError) and error.target_type is bool and error.token and error.token.keyword:

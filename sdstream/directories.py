@@ -33,12 +33,17 @@ class DataDirectory:
     path: Path
     reason: str
 
+    @property
+    def absolute_path(self) -> Path:
+        """Without `~`, and whatever the working directory will be."""
+        return self.path.expanduser().absolute()
+
     def prepare(self) -> Path:
         """Make the directory and its parts, and prove that it can be written.
 
         Returns the absolute path. Raises `ConfigurationError` when it cannot be made or written, or is nearly full.
         """
-        path = self.path.expanduser().absolute()
+        path = self.absolute_path
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in SUBDIRECTORIES:
@@ -75,7 +80,7 @@ class ModelPlaces:
     @classmethod
     def from_settings(cls, settings: Settings) -> "ModelPlaces":
         """The data directory's `models` and `loras`; nothing is made."""
-        path = choose_data_directory(settings).path.expanduser().absolute()
+        path = choose_data_directory(settings).absolute_path
         return cls(path / "models", path / "loras", settings.offline, settings.full_vae, settings.shipped_pins)
 
 

@@ -195,7 +195,7 @@ def check_encoder(settings: Settings, facts: MachineFacts) -> Check:
 
 def check_data_directory(settings: Settings) -> Check:
     """Whether the data directory can be written, or be made, and its free space. Makes nothing."""
-    path = choose_data_directory(settings).path.expanduser().absolute()
+    path = choose_data_directory(settings).absolute_path
     remedy = "Set SDSTREAM_DATA_DIR to a directory that can be written."
     existing = next(place for place in (path, *path.parents) if place.exists())
     if existing == path:

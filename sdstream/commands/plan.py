@@ -37,7 +37,7 @@ def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[P
         *plan_ingest(settings, facts),
         plan_urls(settings, facts),
         plan_access(settings),
-        PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
+        PlanLine("data", str(data.absolute_path), data.reason),
     )
 
 
@@ -52,7 +52,7 @@ def plan_gateway(settings: Settings) -> tuple[PlanLine, ...]:
         PlanLine("placement", f"RunPod endpoint {settings.endpoint}", "placement asks for it"),
         directory,
         plan_access(settings),
-        PlanLine("data", str(data.path.expanduser().absolute()), data.reason),
+        PlanLine("data", str(data.absolute_path), data.reason),
     )
 
 

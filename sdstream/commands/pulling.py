@@ -106,7 +106,7 @@ def pull_profiles(profiles: Sequence[str], settings: Settings) -> int:
     given |= {
         variable_name(name): str(getattr(settings, name)).lower() for name in ("offline", "full_vae", "shipped_pins")
     }
-    given[variable_name("data_dir")] = str(choose_data_directory(settings).path.expanduser().absolute())
+    given[variable_name("data_dir")] = str(choose_data_directory(settings).absolute_path)
     for profile in profiles:
         command = [sys.executable, "-m", "builder", "fetch", "--profile", profile]
         code = subprocess.run(command, env={**os.environ, **given}, check=False).returncode

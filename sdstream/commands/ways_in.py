@@ -109,7 +109,7 @@ def check_ingest(settings: Settings, place: Place) -> list[Check]:
 
 def check_volume(settings: Settings, is_mounted: Callable[[Path], bool] = Path.is_mount) -> Check:
     """On RunPod: whether the data outlives the container."""
-    path = choose_data_directory(settings).path.expanduser().absolute()
+    path = choose_data_directory(settings).absolute_path
     volume = next((volume for volume in NETWORK_VOLUMES if volume in (path, *path.parents)), None)
     if volume is not None and is_mounted(volume):
         return Check("volume", Verdict.GOOD, f"{path} is on the volume {volume}")

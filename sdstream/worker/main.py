@@ -93,7 +93,7 @@ class Worker:
         settings = Settings.model_validate(json.loads(self._configure.settings))
         use_kernel_memsets(settings.kernel_memsets)
         use_fused_blocks(settings.fused_blocks)
-        keep_findings_in(choose_data_directory(settings).path.expanduser().absolute() / "trials")
+        keep_findings_in(choose_data_directory(settings).absolute_path / "trials")
         wanted = settings.tuned_convolutions and settings.fused_blocks
         use_tuned_convolutions(wanted, settings.convolution_trial_seconds)
         use_eight_bit(settings.eight_bit)

@@ -61,6 +61,7 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["serve", "--tuned-convolutions=maybe"], "--tuned-convolutions: must be true or false, not 'maybe'"),
         (["doctor", "twice"], "'twice' is a word too many; `sdstream doctor --help`"),
         (["serve", "--port", "1", "1"], "'1' is a word too many"),
+        (["serve", "--port=1", "twice"], "'twice' is a word too many"),
         (["serve", "--models", "{"], "--models: must be a JSON object"),
         (["serve", "--host", "0.0.0.0", "--no-authentication"], "loopback"),
         (["serve", "--host", "198.51.100.1", "--port", "0"], "not an address of this machine"),

@@ -35,7 +35,7 @@ class WorkerEngines:
 
         self._say = say
         self._counts = EventCounts(self._tell)
-        data = choose_data_directory(settings).path.expanduser().absolute()
+        data = choose_data_directory(settings).absolute_path
         volume = data / ENGINES
         local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
         limit = int(settings.engine_limit_gigabytes * 1e9)

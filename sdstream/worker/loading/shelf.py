@@ -221,20 +221,19 @@ class ModelShelf:
             tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
         loras: list[_LoraFile] = []
         if wanted.lcm and not is_turbo(files.path):
-            with _blaming(LCM):
+            with _blaming_lora(LCM):
                 loras.append(self._find_lcm(wanted, files.path, progress))
         for name, weight in wanted.loras:
             part = lora_part(name)
-            with blaming(part):
+            with _blaming_lora(part):
                 loras.append(_LoraFile(name, self._lora_files.get(name, wanted.places, progress), weight, part))
         return _Files(files, tokenizer, tuple(loras))
 
     def _find_lcm(self, wanted: WantedModel, model: Path, progress: Progress) -> _LoraFile:
         name = LCM_LORAS[wanted.family]
         own = model / "lcm_lora" / LORA
-        if own.is_file():
-            return _LoraFile(name, own, 1.0, LCM)
-        return _LoraFile(name, self._lora_files.get(name, wanted.places, progress), 1.0, LCM)
+        path = own if own.is_file() else self._lora_files.get(name, wanted.places, progress)
+        return _LoraFile(name, path, 1.0, LCM)
 
     def _base(
         self, files: _Files, wanted: WantedModel, device: torch.device, progress: Progress, use: ModelUse | None
@@ -275,7 +274,7 @@ class ModelShelf:
 
 
 @contextmanager
-def _blaming(part: str) -> Generator[None]:
+def _blaming_lora(part: str) -> Generator[None]:
     """As `blaming`; of an LCM LoRA, which no `lora_dict` names, it is told what asks for it."""
     with blaming(part):
         try:
@@ -293,7 +292,7 @@ def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras
     loras: list[tuple[Lora, float]] = []
     for name, path, weight, part in files.loras:
         progress(f"loading the LoRA {shown(name)}", None)
-        with _blaming(part):
+        with _blaming_lora(part):
             loras.append((read_lora(path, shown(name), base.family, networks), weight))
     return loras
 

@@ -169,7 +169,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     cores from the decoders and encoders. The C library reads its own too: see `KEEP_MEMORY`. Triton keeps what it
     compiled with the rest of the data: a container's home is gone with it, and each start would compile for long."""
     environment = KEEP_MEMORY | dict(os.environ)
-    data = choose_data_directory(settings).path.expanduser().absolute()
+    data = choose_data_directory(settings).absolute_path
     environment.setdefault("TRITON_CACHE_DIR", str(data / "kernels"))
     environment.setdefault("OMP_NUM_THREADS", str(thread_count(settings)))
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -50,7 +50,7 @@ def roots_of(settings: Settings) -> tuple[Path, ...]:
     """What a person knows the places below: the data directory, and the parents of the models that settings name."""
     sources = [each.source for each in (*settings.models.values(), *settings.controlnets.values())]
     local = [path.parent for path in (Path(source).expanduser() for source in sources) if path.is_absolute()]
-    named = [choose_data_directory(settings).path.expanduser().absolute(), *local]
+    named = [choose_data_directory(settings).absolute_path, *local]
     # The root of the disk is no place of ours: whatever is below it would be told whole.
     return tuple(path for path in {*named, *(each.resolve() for each in named)} if path != Path(path.anchor))
 
