@@ -39,8 +39,9 @@ from bench.support.targets import machine
 from bench.support.working_memory import working_memory
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
+from sdstream.diffusion.eight_bit.copies import eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
-from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_bit_layers, note_of
+from sdstream.diffusion.eight_bit.products import apart
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.memory import keep_findings_in
 from sdstream.errors import first_line

@@ -30,8 +30,9 @@ from bench.support.random_models import FULL, TOKENS
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.shapes import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
+from sdstream.diffusion.eight_bit.copies import source_of
 from sdstream.diffusion.eight_bit.layers import products_of
-from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms, source_of
+from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import Joined, OneProduct, join
