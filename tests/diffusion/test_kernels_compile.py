@@ -27,19 +27,22 @@ def norms() -> Iterator[Case]:
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
         shape = {"groups": 32, "width": channels // 32}
-        for two, keeps, bias, shift in (
-            (True, True, False, False),
-            (False, True, True, False),
-            (False, False, False, True),
+        for two, keeps, bias, shift, small in (
+            (True, True, False, False, False),
+            (False, True, True, False, False),
+            (False, False, False, True, False),
+            (True, True, False, False, True),
+            (False, False, False, True, True),
         ):
             given = {**shape, "has_other": two, "apart": channels == 2560, "has_shift": shift}
-            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias}
+            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias, "small": small}
+            out = {"out": "*fp8e4nv"} if small else {}
             if isinstance(tiling, Whole):
                 sizes = {"padded_rows": tiling.padded_rows, "padded": tiling.padded}
-                yield kernels.group_norm_whole, {}, {**given, **sizes, **ends}
+                yield kernels.group_norm_whole, out, {**given, **sizes, **ends}
                 continue
             yield kernels.group_norm_sums, {"partial": "*fp32"}, {**given, **tiling.sizes}
-            yield kernels.group_norm_values, {"partial": "*fp32"}, {**given, **tiling.sizes, **ends}
+            yield kernels.group_norm_values, {"partial": "*fp32", **out}, {**given, **tiling.sizes, **ends}
 
 
 def sums() -> Iterator[Case]:
@@ -150,7 +153,7 @@ def test_threads_seldom_wait_for_each_other_while_they_read_the_sums_of_a_norm(r
     tiling = tiling_of(rows, channels, 32)
     assert not isinstance(tiling, Whole)
     given = {"groups": 32, "width": channels // 32, "has_other": False, "apart": False, "has_shift": False}
-    ends = {"silu": True, "keeps": False, "has_kept_bias": False}
+    ends = {"silu": True, "keeps": False, "has_kept_bias": False, "small": False}
     program = program_of(kernels.group_norm_values, {**given, **tiling.sizes, **ends})
     assert program.count("bar.sync") < 10, "20 and more, where sums and squares are added up apart"
 
