@@ -199,9 +199,7 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
         with counting:
             run(frame, image, completed, memory, None)
         found["eight_bit"] = summed(counting)
-        for layer, _ in convolutions_of(networks.unet):
-            owner: Any = layer
-            owner.eight_bit = EightBitFilter(source_of(layer), 1.0)
+        make_eight_bit_convolutions_of_shapes(networks.unet)
         memory = make_memory(completed)
         with assumed_choices(H100), counting:
             run(frame, image, completed, memory, None)
@@ -263,6 +261,13 @@ def make_eight_bit_of_shapes(unet: torch.nn.Module) -> None:
         if type(layer) is torch.nn.Linear:
             owner.__class__ = EightBitLinear
         owner.eight_bit = EightBitWeight(source_of(layer), Terms("rows"))
+
+
+def make_eight_bit_convolutions_of_shapes(unet: torch.nn.Module) -> None:
+    """As `make_eight_bit_convolutions`."""
+    for layer, _ in convolutions_of(unet):
+        owner: Any = layer
+        owner.eight_bit = EightBitFilter(source_of(layer), 1.0)
 
 
 def knobs_of(networks: EagerNetworks, tables: StepTables, size: int, device: str, nets: int = 0) -> Knobs:
