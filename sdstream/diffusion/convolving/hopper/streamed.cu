@@ -1,5 +1,6 @@
-// Any number of channels that are a multiple of 64, brought and taken away by Hopper's own copying machine: a warp asks for boxes of pixels
-// and filters as room comes free, and groups of four warps multiply what is there. Nobody works out addresses.
+// Any number of channels that is a multiple of 64, brought and taken away by Hopper's own copying machine: a warp asks
+// for boxes of pixels and filters as room comes free, and groups of four warps multiply what is there. Nobody works out
+// addresses.
 //
 // RESIDENT: 64 channels. Filters stay, and each group answers tiles of its own, with two rooms for pixels: while one
 // group writes, the other multiplies. Else all groups answer a tile together: a step is 128 bytes of channels at one

@@ -1,10 +1,10 @@
 // What a block of threads works on, and its way into shared memory. `source.py` says what is defined before.
 //
 // A block answers a tile of pixels in so many columns. The pixels that it sees lie in shared memory once for all places
-// of the filter, line after line, 128 bytes each: 64 channels, or 128 of eight bits. Eighths of a pixel are swizzled by its number, so that
-// eight pixels of a line lie in all banks, wherever they begin: what tensor cores read at a time. (Eight channels of
-// neighbouring pixels next to each other would need no swizzling, and took twice as long where they begin in between.)
-// Each group of four warps multiplies on its own.
+// of the filter, line after line, 128 bytes each: 64 channels, or 128 of eight bits. Eighths of a pixel are swizzled by
+// its number, so that eight pixels of a line lie in all banks, wherever they begin: what tensor cores read at a time.
+// (Eight channels of neighbouring pixels next to each other would need no swizzling, and took twice as long where they
+// begin in between.) Each group of four warps multiplies on its own.
 
 #define TILE_HEIGHT (8 * BLOCKS_DOWN)
 #define TILE_WIDTH (8 * BLOCKS_ACROSS)
