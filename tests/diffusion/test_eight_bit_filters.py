@@ -152,6 +152,21 @@ def test_networks_that_share_weights_share_the_eight_bits_and_another_weight_has
     assert torch.allclose(mine.answers, 3.0 * one.answers)
 
 
+def test_a_block_compiles_to_one_graph_that_is_in_eight_bits() -> None:
+    block, image = block_of(), noise(1, 128, 8, 8)
+    make_eight_bit_convolutions(block)
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph.graph)
+        return graph.forward
+
+    compiled: Any = torch.compile(block, backend=backend, fullgraph=True)
+    assert torch.equal(run(compiled, image), run(block, image))
+    assert len(graphs) == 1
+    assert str(graphs[0]).count("float8_e4m3fn") >= 2
+
+
 def test_weights_of_very_different_sizes_stay_in_half_precision() -> None:
     block = block_of()
     block.conv2.weight[:, 0] *= 2.0**18
