@@ -100,7 +100,7 @@ def frame(model: str, size: int, streams: str, seconds: float, *more: str) -> St
 def eight_bit(model: str, size: int, seconds: float) -> Step:
     """No part of what prepares beside others, and so not compiled, which would take its turn: which product is the
     faster shows only where nothing else runs."""
-    each = ("--models", model, "--sizes", str(size), "--streams", "1", "--eight-bit", "--seconds", "3")
+    each = ("--models", model, "--sizes", str(size), "--streams", "1", "--eight-bit", "--tuned", "--seconds", "3")
     return Step(f"frame-{model}-{size}-1-eight-bit", ("-m", "bench.frame", *each), seconds)
 
 
@@ -134,8 +134,8 @@ ON_A_GPU = (
     frame("sdxl-turbo", 512, "1,8", 20),
     frame("sd15", 512, "1", 12),
     frame("sdxl-turbo", 1024, "1", 12),
-    eight_bit("sdxl-turbo", 1024, 60),
-    eight_bit("sd-turbo", 512, 45),
+    eight_bit("sdxl-turbo", 1024, 120),
+    eight_bit("sd-turbo", 512, 100),
     frame("sd-turbo", 512, "2,4", 20),
     Step("processors", ("-m", "bench.conditioning", *PROCESSORS), 60, writes=False),
     frame("sd-turbo", 1024, "1", 12),

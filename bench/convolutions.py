@@ -6,7 +6,8 @@
 
 Each row is one shape, as often as a frame has it. What is timed is a recorded call from a cache that holds nothing of
 it, by turns; `chosen` is what a worker would take. With `--remember` the choices are written where a worker with that
-data directory looks for them (FOLDER is its `convolutions`), without a limit of time.
+data directory looks for them (FOLDER is its `convolutions`), without a limit of time. With `--eight-bit` the rows are
+what residual blocks ask for in eight bits, and the same in half precision; torch's own way of the first is a long one.
 """
 
 # Triton is installed only where torch is for CUDA.
@@ -21,18 +22,30 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode  # the only way to look at full-size networks without time
 
-from bench.launches import H100, STEPS, cudnn_by_shape, give_memory, knobs_of, one_attention, run, shapes_of
+from bench.launches import (
+    H100,
+    NOISE,
+    STEPS,
+    cudnn_by_shape,
+    give_memory,
+    knobs_of,
+    make_eight_bit_convolutions_of_shapes,
+    one_attention,
+    run,
+    shapes_of,
+)
 from bench.support.interpreting import mend_interpreter
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, choice_by, finding_of
-from sdstream.diffusion.convolving.shapes import Card, Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card, Shape
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     LEAST_DEPTH,
@@ -49,6 +62,7 @@ from sdstream.diffusion.convolving.tuning import assumed_choices, card_of
 from sdstream.diffusion.convolving.twins import own_convolution, prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.steps_trial import try_steps
+from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import make_memory, stack
 from sdstream.diffusion.trials.memory import keep_findings_in, store_of
 from sdstream.diffusion.trials.stopwatch import CudaStopwatch, Stopwatch
@@ -76,17 +90,24 @@ class HostStopwatch:
         return times
 
 
-def shapes_of_frame(model: str, size: int, streams: int, steps: int = 1) -> Counter[Shape]:
-    """The shapes of convolutions in a frame, and how often each comes. Needs a torch for CUDA, and no card."""
+def shapes_of_frame(model: str, size: int, streams: int, steps: int = 1, *, eight_bit: bool = False) -> Counter[Shape]:
+    """The shapes of convolutions in a frame, and how often each comes; with `eight_bit` only those that can be so, both
+    ways. Needs a torch for CUDA, and no card."""
     networks = shapes_of(model)
+    tables = Schedule.from_config(NOISE).tables(STEPS[steps])
     with FakeTensorMode(allow_non_fake_inputs=True), one_attention(), cudnn_by_shape():
         for network in (networks.unet, networks.vae):
             give_memory(network, "cuda")
+        if eight_bit:
+            make_eight_bit_convolutions_of_shapes(networks.unet)
         frame = Frame(networks, slots=len(STEPS[steps]), guidance="self", whole=True)
-        knobs = frame.complete(stack([knobs_of(networks, size, STEPS[steps], "cuda")] * streams))
+        knobs = frame.complete(stack([knobs_of(networks, tables, size, "cuda")] * streams))
         image = torch.zeros(streams, size * 3 // 2, size, dtype=torch.uint8, device="cuda")
         with assumed_choices(H100) as asked:
             run(frame, image, knobs, make_memory(knobs), None)
+    if eight_bit:
+        small = {shape: number for shape, number in asked.items() if shape.dtype == EIGHT_BIT}
+        return Counter(small | {replace(shape, dtype="float16"): number for shape, number in small.items()})
     # A block asks whether two sources would be read where they lie before it has it done.
     return Counter({shape: number // 2 if shape.other_channels else number for shape, number in asked.items()})
 
@@ -265,6 +286,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=1000, help="shapes, those that come most often first")
     parser.add_argument("--tried", type=int, default=MOST_TRIED, help="ways to compute each shape, at most")
     parser.add_argument("--hopper", type=int, default=MOST_HOPPER, help="of those for Hopper, at most")
+    parser.add_argument("--eight-bit", action="store_true", help="what can be in eight bits, beside half precision")
     parser.add_argument("--remember", type=Path, help="write the choices into this folder, for workers")
     parser.add_argument("--compile", help="compute capabilities, such as 80,90: compile for them and time nothing")
     parser.add_argument("--json", help="write the figures to this file")
@@ -287,7 +309,8 @@ def main() -> int:
         device = torch.device("cuda")
         card = torch.cuda.get_device_name(device)
         try_steps(device)  # torch's own way doubles pictures and adds biases as frames have it
-        shapes = shapes_of_frame(options.model, 64 if options.model == "tiny" else options.size, options.streams)
+        size = 64 if options.model == "tiny" else options.size
+        shapes = shapes_of_frame(options.model, size, options.streams, eight_bit=options.eight_bit)
         figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
         for row, shape, choice in measure(

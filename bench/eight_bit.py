@@ -1,11 +1,12 @@
-"""What products in eight bits cost in quality, emulated: pictures, layers, and rows with large numbers in them.
+"""What eight bits cost in quality, emulated: pictures, layers, and rows with large numbers in them.
 
     python -m bench.eight_bit [--models tiny,mid] [--json FILE]
 
-Networks of random weights, in float32 on a CPU, make the same pictures three times: as they are, in float16, and with
-the layers that `sdstream.diffusion.eight_bit.layers` names in eight bits, by the plain twin, whose arithmetic is that
-of a GPU but for the order of sums. PSNR is of pictures of 0 to 1 against float32. Random weights neither have the
-outliers of trained ones nor their use for small differences: published weights were not tried with this.
+Networks of random weights, in float32 on a CPU, make the same pictures several times: as they are, in float16, with
+the products that `sdstream.diffusion.eight_bit.layers` names in eight bits, and with its convolutions, too, by the
+plain twins, whose arithmetic is that of a GPU but for the order of sums, and for the digits that its units add. PSNR is
+of pictures of 0 to 1 against float32. Random weights neither have the outliers of trained ones nor their use for small
+differences: published weights were not tried with this.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from torch.nn import functional
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import SMALL, Networks, make_networks
 from bench.support.targets import machine
-from sdstream.diffusion.eight_bit.layers import make_eight_bit
+from sdstream.diffusion.eight_bit.layers import make_eight_bit, make_eight_bit_convolutions
 from sdstream.diffusion.eight_bit.products import EightBitWeight, Terms, apart, product, weight_of
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import join
@@ -46,11 +47,15 @@ def decibels(made: torch.Tensor, wanted: torch.Tensor) -> float:
     return round(-10 * math.log10(max(float((made.float() - wanted.float()).square().mean()), 1e-12)), 1)
 
 
-def in_eight_bits(networks: Networks) -> Networks:
+def in_eight_bits(networks: Networks, *, convolutions: bool) -> Networks | None:
+    """None where there are no convolutions to be so."""
     unet: Any = copy.deepcopy(networks.unet)
+    unet.to(memory_format=torch.channels_last)
     fuse(unet)
     join(unet)
     make_eight_bit(unet, lambda out, width: Terms("plain"))
+    if convolutions and not make_eight_bit_convolutions(unet):
+        return None
     return Networks(unet, networks.vae)
 
 
@@ -98,7 +103,8 @@ def watched(unet: nn.Module) -> Iterator[dict[str, list[float]]]:
 def measure(model: str, size: int, count: int, *, half: bool) -> list[Row]:
     """A row for each number of steps."""
     networks = make_networks(model, CPU, torch.float32)
-    small = in_eight_bits(networks)
+    small, smallest = (in_eight_bits(networks, convolutions=each) for each in (False, True))
+    assert small is not None
     rows: list[Row] = []
     for number, steps in STEPS.items():
         if model not in SMALL and number > 1:
@@ -114,6 +120,9 @@ def measure(model: str, size: int, count: int, *, half: bool) -> list[Row]:
                 "steps": number,
                 "pictures": count,
                 "psnr_eight_bit": decibels(made, wanted),
+                "psnr_eight_bit_convolutions": None
+                if smallest is None
+                else decibels(pictures_of(smallest, size, steps, count, torch.float32), wanted),
                 "psnr_float16": None
                 if not half
                 else decibels(pictures_of(in_half(networks), size, steps, count, torch.float16), wanted),
@@ -186,8 +195,9 @@ def show(rows: Sequence[Row]) -> None:
     """Print what was measured of pictures."""
     for row in rows:
         print(
-            f"{row['model']} {row['size']}, {row['steps']} steps: PSNR {row['psnr_eight_bit']} dB in eight bits, "
-            f"{row['psnr_float16']} in float16; {row['seconds']} s"
+            f"{row['model']} {row['size']}, {row['steps']} steps: PSNR {row['psnr_eight_bit']} dB with products in "
+            f"eight bits, {row['psnr_eight_bit_convolutions']} with convolutions, too, {row['psnr_float16']} in "
+            f"float16; {row['seconds']} s"
         )
         for kind, seen in row["layer_errors"].items():
             print(f"  {kind:<22} error {seen['middle']:.4f}, at most {seen['largest']:.4f}", flush=True)

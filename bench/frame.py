@@ -7,8 +7,9 @@ picture in one process. This engine takes part a second time without what is mad
 `streams` pictures are made a call: this engine and diffusers in one batch, StreamDiffusion one after another, for it
 has no other way. On a CPU the models are small; on a GPU they are those of SD-Turbo, SDXL-Turbo and SD 1.5 in full
 size, and `floor` is what a roofline of the card allows, operator by operator (support/roofline.py). With `--eight-bit`
-this engine takes part once more with products in eight bits, where the card has them and they win; `eight_bit` says in
-how many layers, what their copies take, and how far its first picture is from that in half precision.
+this engine takes part once more with products and convolutions in eight bits (`linear`: products alone), where the card
+has them and they win; `eight_bit` says in how many layers, what their copies take, and how far its first picture is
+from that in half precision.
 
 `host_ms` is how long the host was busy: on a GPU until the call returned, on a CPU the processor's time, which other
 programs beside this one disturb less, so it is what contenders are compared by there. `over_bare_ms` is what a call
@@ -25,8 +26,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -39,8 +41,10 @@ from bench.support.targets import machine
 from bench.support.working_memory import working_memory
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
+from sdstream.diffusion.eight_bit.copies import eight_bit_bytes, eight_bit_layers, note_of
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
-from sdstream.diffusion.eight_bit.products import apart, eight_bit_bytes, eight_bit_layers, note_of
+from sdstream.diffusion.eight_bit.products import apart
+from sdstream.diffusion.eight_bit.switch import EightBit
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.trials.memory import keep_findings_in
 from sdstream.errors import first_line
@@ -87,7 +91,7 @@ Row = dict[str, Any]
 
 
 def contenders_of(
-    work: Work, compiled: bool, eight_bit: bool = False, tuned: Wanted | None = None, *, alone: bool = False
+    work: Work, compiled: bool, eight_bit: EightBit = "off", tuned: Wanted | None = None, *, alone: bool = False
 ) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not, with the reason; `alone` is this engine as it is meant to run."""
     networks = EagerNetworks(work.networks.unet, work.networks.vae)
@@ -106,11 +110,12 @@ def contenders_of(
     if tuned and compiled:
         both = f"{OURS}, compiled and tuned"
         makers[both] = lambda: Ours(work, both, networks, tuned=tuned, compiled=True)
-    if eight_bit:
-        makers[OURS_SMALL] = lambda: Ours(work, OURS_SMALL, in_eight_bits(work))
-        if compiled:
-            name = f"{OURS_SMALL}, compiled"
-            makers[name] = lambda: Ours(work, name, in_eight_bits(work), compiled=True)
+    if eight_bit != "off":
+        ways: dict[str, dict[str, Any]] = {OURS_SMALL: {}}
+        ways |= {f"{OURS_SMALL}, compiled": {"compiled": True}} if compiled else {}
+        ways |= {f"{OURS_SMALL}, tuned": {"tuned": tuned}} if tuned else {}
+        for name, how in ways.items():
+            makers[name] = partial(in_eight_bits, work, eight_bit, name, **how)
     if not alone:
         makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
         makers[ImageToImage.name] = lambda: ImageToImage(work)
@@ -124,13 +129,13 @@ def contenders_of(
     return present, absent
 
 
-def in_eight_bits(work: Work) -> EagerNetworks:
-    """The same weights, and 8-bit copies of those that win by them. Raises `Absent` where none does."""
+def in_eight_bits(work: Work, eight_bit: EightBit, name: str, **how: Any) -> Ours:
+    """This engine with the same weights, and 8-bit copies of those that win. Raises `Absent` where none does."""
     unet: Any = share(work.networks.unet)
-    place_eight_bit(unet, work.device)
-    if note := note_of(unet):
-        raise upstream.Absent(note)
-    return EagerNetworks(unet, work.networks.vae)
+    place_eight_bit(unet, work.device, convolutions=eight_bit == "all")
+    if not eight_bit_layers(unet):
+        raise upstream.Absent(note_of(unet))
+    return Ours(work, name, EagerNetworks(unet, work.networks.vae), **how)
 
 
 def eight_bit_facts(contender: Contender, work: Work, others: Sequence[Contender]) -> Row | None:
@@ -158,7 +163,7 @@ class Prepared:
 
 
 def prepare(
-    case: Case, work: Work, compiled: bool, eight_bit: bool, tuned: Wanted | None, *, alone: bool = False
+    case: Case, work: Work, compiled: bool, eight_bit: EightBit, tuned: Wanted | None, *, alone: bool = False
 ) -> Prepared:
     """All that takes time before anything is timed."""
     contenders, absent = contenders_of(work, compiled, eight_bit, tuned, alone=alone)
@@ -222,7 +227,7 @@ def prepare_all(
     dtype: torch.dtype,
     *,
     compiled: bool,
-    eight_bit: bool,
+    eight_bit: EightBit,
     tuned: Wanted | None,
     alone: bool,
 ) -> Iterable[Prepared]:
@@ -314,7 +319,14 @@ def main() -> int:
     parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
     parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a case")
     parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
-    parser.add_argument("--eight-bit", action="store_true", help="measure the frame with products in eight bits too")
+    parser.add_argument(
+        "--eight-bit",
+        nargs="?",
+        const="all",
+        default="off",
+        choices=get_args(EightBit),
+        help="measure the frame in eight bits too: all, or linear layers alone",
+    )
     parser.add_argument(
         "--alone", action="store_true", help="measure this engine alone, as it is meant to run: quickly"
     )

@@ -7,7 +7,8 @@ torch that was built for CUDA the way on a GPU is counted, card or not, else the
 plain blocks that brings its rows together from all over a table, `fused` the same with fused blocks, `prepared` with
 what changes with a knob only made before, `whole` with all rows of the table where they lie. Of that, `tuned` has all
 convolutions by the kernel of this project that is the most promising on an H100, and `eight_bit` the products of the
-UNet in eight bits, as far as they can be, whether that is faster or not. `change` is what is done once for each turn of
+UNet in eight bits, as far as they can be, whether that is faster or not; `eight_bit_all` has both, and convolutions in
+eight bits. `change` is what is done once for each turn of
 a knob.
 """
 
@@ -30,8 +31,10 @@ from bench.support.random_models import FULL, TOKENS
 from bench.support.targets import machine
 from sdstream.diffusion.convolving.shapes import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
-from sdstream.diffusion.eight_bit.layers import products_of
-from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms, source_of
+from sdstream.diffusion.eight_bit.copies import source_of
+from sdstream.diffusion.eight_bit.filters import EightBitFilter
+from sdstream.diffusion.eight_bit.layers import convolutions_of, products_of
+from sdstream.diffusion.eight_bit.products import EightBitLinear, EightBitWeight, Terms
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.fused.joining import Joined, OneProduct, join
@@ -39,7 +42,7 @@ from sdstream.diffusion.fused.switch import join_steps_on, plain_blocks
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.networks import EagerNetworks, Networks
 from sdstream.diffusion.question import Prepared, Question, Subject
-from sdstream.diffusion.schedule import Schedule
+from sdstream.diffusion.schedule import Schedule, StepTables
 from sdstream.diffusion.state import (
     Conditioning,
     Knobs,
@@ -158,6 +161,7 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
     ControlNets the picture comes in as colours, with their pictures beside it."""
     networks = shapes_of(model)
     controls = controls_of(networks.unet, nets)
+    tables = Schedule.from_config(NOISE).tables(steps)  # which looks at its numbers
     found: Row = {}
     with FakeTensorMode(allow_non_fake_inputs=True), one_attention(), cudnn_by_shape():
         for network in (networks.unet, networks.vae, *(() if controls is None else controls.nets)):
@@ -168,7 +172,7 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
         parts = Parts(networks, counting)
         steered = None if controls is None else CountedControls(controls, lambda: counting.within("controls"))
         frame = Frame(parts, slots=len(steps), guidance="self", whole=True, controls=steered)
-        knobs = stack([knobs_of(networks, size, steps, device, nets)] * streams)
+        knobs = stack([knobs_of(networks, tables, size, device, nets)] * streams)
         completed = frame.complete(knobs)
         image = torch.zeros(streams, size * 3 // 2, size, dtype=torch.uint8, device=device)
         if nets:
@@ -195,6 +199,11 @@ def count(model: str, size: int, steps: Sequence[int], streams: int, device: str
         with counting:
             run(frame, image, completed, memory, None)
         found["eight_bit"] = summed(counting)
+        make_eight_bit_convolutions_of_shapes(networks.unet)
+        memory = make_memory(completed)
+        with assumed_choices(H100), counting:
+            run(frame, image, completed, memory, None)
+        found["eight_bit_all"] = summed(counting)
     kind = {"model": model, "size": size, "steps": len(steps), "streams": streams, "controls": nets, "device": device}
     return {**kind, "ways": found}
 
@@ -254,15 +263,22 @@ def make_eight_bit_of_shapes(unet: torch.nn.Module) -> None:
         owner.eight_bit = EightBitWeight(source_of(layer), Terms("rows"))
 
 
-def knobs_of(networks: EagerNetworks, size: int, steps: Sequence[int], device: str, nets: int = 0) -> Knobs:
+def make_eight_bit_convolutions_of_shapes(unet: torch.nn.Module) -> None:
+    """As `make_eight_bit_convolutions`."""
+    for layer, _ in convolutions_of(unet):
+        owner: Any = layer
+        owner.eight_bit = EightBitFilter(source_of(layer), 1.0)
+
+
+def knobs_of(networks: EagerNetworks, tables: StepTables, size: int, device: str, nets: int = 0) -> Knobs:
     config: Any = networks.unet.config
     tokens = torch.zeros(TOKENS, config.cross_attention_dim, dtype=networks.dtype, device=device)
     pooled = torch.zeros(1280 if networks.is_xl else 0, dtype=networks.dtype, device=device)
     text = Conditioning(tokens, pooled)
-    noise = torch.zeros(len(steps), 4, size // 8, size // 8, device=device)
+    steps = len(tables.timesteps)
+    noise = torch.zeros(steps, 4, size // 8, size // 8, device=device)
     sizes = torch.zeros(6, device=device) if networks.is_xl else None
-    steering = Steering(torch.ones(len(steps), nets), 3 * nets, size, size) if nets else None
-    tables = Schedule.from_config(NOISE).tables(steps)
+    steering = Steering(torch.ones(steps, nets), 3 * nets, size, size) if nets else None
     return make_knobs(tables, noise, text, text, time_ids=sizes, steering=steering)
 
 

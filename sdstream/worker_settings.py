@@ -125,11 +125,12 @@ class WorkerSettings(BaseModel):
         description="Seconds that each preparation of a model may spend on such trials; what is not reached is tried "
         "at the next one. 0: only what is known from earlier preparations.",
     )
-    eight_bit: Literal["off", "linear"] = Field(
+    eight_bit: Literal["off", "linear", "all"] = Field(
         default="off",
         description="Multiply in eight bits (float8) in the linear layers of UNets and ControlNets, where a GPU of "
-        "compute capability 8.9 or later does that faster: linear. It changes pictures a little, and costs a byte more "
-        "for each weight of those layers. Off: half precision.",
+        "compute capability 8.9 or later does that faster: linear. All: in the convolutions of their residual blocks, "
+        "too, on Hopper (9.0). It changes pictures a little, and costs a byte more for each weight of those layers. "
+        "Off: half precision.",
     )
     safety_check_interval: int = Field(
         default=1,

@@ -24,7 +24,7 @@ from sdstream.streams.holding import is_held
 
 COMFORTABLE_FREE_BYTES = 10 * 2**30
 """Models and engines take gigabytes; less is a warning."""
-LEAST_FOR_EIGHT_BIT = 89
+LEAST_FOR_EIGHT_BIT, FOR_EIGHT_BIT_CONVOLUTIONS = 89, 90
 """Compute capability, 89 for 8.9; the worker, which has torch, looks again."""
 TORCH_SECONDS = 120.0
 ECHO_SECONDS = 1.0
@@ -147,10 +147,13 @@ def check_gpu(facts: MachineFacts) -> Check:
     return Check("GPU", Verdict.GOOD, finding)
 
 
-def check_eight_bit(capability: int | None) -> Check:
+def check_eight_bit(capability: int | None, *, convolutions: bool = False) -> Check:
     """Whether the card, of this compute capability (89 for 8.9, None without one), has what `eight_bit` asks for."""
     if capability is not None and capability >= LEAST_FOR_EIGHT_BIT:
         finding = "the card has them; a trial at loading finds out which layers are faster so"
+        if convolutions and capability != FOR_EIGHT_BIT_CONVOLUTIONS:
+            finding += "; but convolutions in eight bits are for Hopper (9.0) alone"
+            return Check("products in eight bits", Verdict.NOTE, finding, "Convolutions stay in half precision.")
         return Check("products in eight bits", Verdict.GOOD, finding)
     has = "there is no NVIDIA card" if capability is None else f"the card has compute capability {capability / 10:.1f}"
     remedy = "Layers stay in half precision, and status says so."

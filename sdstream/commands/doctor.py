@@ -105,7 +105,8 @@ async def run_checks(
     checks.append(check_gpu(facts))
     if settings.eight_bit != "off":
         _, _, number = settings.worker_device.partition(":")
-        checks.append(check_eight_bit(compute_capability(int(number) if number.isdigit() else 0)))
+        capability = compute_capability(int(number) if number.isdigit() else 0)
+        checks.append(check_eight_bit(capability, convolutions=settings.eight_bit == "all"))
     on_start("torch")
     checks.append(await asyncio.to_thread(check_torch, settings, facts))
     checks += [check_encoder(settings, facts), check_data_directory(settings)]

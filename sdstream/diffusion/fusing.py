@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.eight_bit.products import follow, memory_of
+from sdstream.diffusion.eight_bit.copies import follow, memory_of
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.loading.models import Model, ModelOrigin
 from sdstream.diffusion.lora import PARTS, Lora

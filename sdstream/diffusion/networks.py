@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.eight_bit.products import eight_bit_layers, follow, note_of
+from sdstream.diffusion.eight_bit.copies import eight_bit_layers, follow, note_of
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.prepared import Context, Shifts, answer, context_of, lay_out, shifts_of

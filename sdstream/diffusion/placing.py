@@ -31,8 +31,9 @@ def place(network: Network, device: torch.device) -> Network:
         network.to(device)
     else:
         _place_on_a_gpu(network, device)
-    if denoises and eight_bit_wanted() == "linear":
-        place_eight_bit(network, device)
+    wanted = eight_bit_wanted()
+    if denoises and wanted != "off":
+        place_eight_bit(network, device, convolutions=wanted == "all")
     return network
 
 

@@ -42,7 +42,7 @@ def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(mon
     # It forks, which a process of several threads must not.
     monkeypatch.setattr(frame, "working_memory", lambda contender, work: None)
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
-    prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit=False, tuned=None)
+    prepared = frame.prepare(frame.Case("tiny", 64, (32,)), work, compiled=False, eight_bit="off", tuned=None)
     assert prepared.absent[ImageToImage.name] == "ValueError: this library and that one"
     assert {OURS, BareModules.name} <= {each.name for each in prepared.contenders}
     assert ImageToImage.name not in {row["who"] for row in frame.measure(prepared, 0.0)}
@@ -97,14 +97,14 @@ def test_every_contender_makes_pictures_of_every_stream() -> None:
 def test_eight_bits_take_part_beside_the_same_weights_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
     with pytest.warns(RuntimeWarning, match="eight bits were asked for"):
-        _, absent = contenders_of(work, compiled=False, eight_bit=True)
+        _, absent = contenders_of(work, compiled=False, eight_bit="all")
     assert "cpu has no units for float8" in absent[OURS_SMALL]
 
-    def place(unet: torch.nn.Module, device: torch.device) -> None:
+    def place(unet: torch.nn.Module, device: torch.device, *, convolutions: bool) -> None:
         make_eight_bit(unet, lambda out, width: Terms("plain"))
 
     monkeypatch.setattr(frame, "place_eight_bit", place)
-    contenders, _ = contenders_of(work, compiled=False, eight_bit=True)
+    contenders, _ = contenders_of(work, compiled=False, eight_bit="linear")
     facts = {each.name: eight_bit_facts(each, work, contenders) for each in contenders}
     small = facts.pop(OURS_SMALL)
     assert set(facts.values()) == {None}
@@ -115,7 +115,7 @@ def test_eight_bits_take_part_beside_the_same_weights_in_full(monkeypatch: pytes
 
 def test_alone_this_engine_is_timed_as_it_is_meant_to_run(capsys: pytest.CaptureFixture[str]) -> None:
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)
-    prepared = frame.prepare(frame.CASES["cpu"][0], work, False, False, None, alone=True)
+    prepared = frame.prepare(frame.CASES["cpu"][0], work, False, "off", None, alone=True)
     rows = frame.measure(prepared, 0.0)
     frame.add_floor(rows, prepared.case, 1, "cpu")
     frame.show({"model": "tiny", "size": 64, "steps": (32,), "streams": 1, "rows": rows, "not_run": prepared.absent})

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by
-from sdstream.diffusion.convolving.hopper.tilings import HopperTiling, Kind
-from sdstream.diffusion.convolving.shapes import Card, Shape
+from sdstream.diffusion.convolving.hopper.tilings import HopperTiling, Kind, cycles_of
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card, Shape
 from sdstream.diffusion.convolving.tilings import (
     BASE,
     LEAST_STEPS,
@@ -141,13 +141,17 @@ def test_where_there_are_ways_for_hopper_half_of_the_others_rounded_up_are_enoug
         residual=st.booleans(),
     ),
     st.integers(1, 200),
+    st.booleans(),
 )
-def test_ways_for_hopper_have_room_and_leave_no_part_without_work(shape: Shape, processors: int) -> None:
+def test_ways_for_hopper_have_room_and_leave_no_part_without_work(shape: Shape, processors: int, small: bool) -> None:
+    if small:
+        shape = replace(shape, dtype=EIGHT_BIT)
     ways = hopper_ways(shape, Card((9, 0), processors), 100)
     assert len(ways) == len(set(ways))
     for way in ways:
         assert way.shared_bytes(shape.channels) <= shared_limit(H100.capability), way
-        steps = -(-shape.channels // 64)
+        assert (way.kind == "eight_bit") is small
+        steps = -(-shape.channels // way.step_channels)
         assert -(-steps // -(-steps // way.parts)) == way.parts, way
         assert not (shape.residual and way.kind in ("doubled", "colours")), "they add nothing"
         assert way.kind != "doubled" or shape.height % (8 * way.down) == 0, "a tile would be of two pictures"
@@ -156,6 +160,7 @@ def test_ways_for_hopper_have_room_and_leave_no_part_without_work(shape: Shape, 
 def test_every_kind_of_way_for_hopper_is_tried_for_some_picture() -> None:
     shapes = [picture(1, 64, 64, channels, columns) for channels, columns in ((64, 64), (4, 64), (64, 3))]
     shapes.append(picture(1, 64, 64, 64, 64, doubled=True))
+    shapes.append(replace(picture(1, 64, 64, 320, 64), dtype=EIGHT_BIT))
     found = {way.kind for shape in shapes for way in hopper_ways(shape, H100, 100)}
     assert found == set(get_args(Kind))
 
@@ -186,8 +191,25 @@ def test_ways_that_differ_are_remembered_apart() -> None:
     assert len({way.name for way in ways}) == len(ways)
 
 
+def test_pictures_in_eight_bits_are_half_as_many_steps_for_as_many_bytes() -> None:
+    large = picture(8, 64, 64, 640, 320)
+    best = {small: hopper_ways(replace(large, dtype=EIGHT_BIT) if small else large, H100)[0] for small in (True, False)}
+    whole, half = (replace(best[False], kind=kind) for kind in ("stepped", "eight_bit"))
+    assert whole.shared_bytes(640) <= half.shared_bytes(640) <= whole.shared_bytes(640) + 4 * whole.columns
+    ratio = cycles_of(best[True], replace(large, dtype=EIGHT_BIT), H100) / cycles_of(best[False], large, H100)
+    assert 0.45 < ratio < 0.65
+
+
 @pytest.mark.parametrize(
-    ("shape", "card"), [(SHAPE, Card((7, 5), 40)), (replace(SHAPE, dtype="float32"), H100)], ids=["old", "float32"]
+    ("shape", "card"),
+    [
+        (SHAPE, Card((7, 5), 40)),
+        (replace(SHAPE, dtype="float32"), H100),
+        (replace(SHAPE, dtype=EIGHT_BIT), Card((8, 9), 128)),
+        (replace(SHAPE, dtype=EIGHT_BIT, columns=4), H100),
+        (replace(SHAPE, dtype=EIGHT_BIT, channels=64), H100),
+    ],
+    ids=["old", "float32", "eight bits on Ada", "few columns", "half a step"],
 )
 def test_what_the_kernel_cannot_do_is_not_tried(shape: Shape, card: Card) -> None:
     assert candidates(shape, card) == ()

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from sdstream.diffusion.attention import change, share
 from sdstream.diffusion.eight_bit import products, trial
+from sdstream.diffusion.eight_bit.copies import eight_bit_bytes, follow, memory_of, plain_quantised, source_of
 from sdstream.diffusion.eight_bit.layers import make_eight_bit, products_of
 from sdstream.diffusion.eight_bit.products import (
     EightBitLinear,
@@ -29,8 +30,6 @@ from sdstream.diffusion.eight_bit.products import (
     Terms,
     Way,
     apart,
-    eight_bit_bytes,
-    plain_quantised,
     product,
     quantised,
     weight_of,
@@ -284,7 +283,7 @@ def test_a_lora_is_in_the_eight_bits_before_the_next_picture_and_in_the_same_mem
         weight = weight_of(layer)
         assert weight is not None
         assert weight.values.data_ptr() == place_before, "a captured frame reads them there"
-        values, _ = plain_quantised(products.source_of(layer))
+        values, _ = plain_quantised(source_of(layer))
         assert torch.equal(weight.values.float(), values.float())
     unet = small_unet(fused(model, [(lora, 0.5)]))
     frame = Frame(networks, slots=2, guidance="self", prediction=model.schedule.prediction)
@@ -387,4 +386,4 @@ def test_a_captured_frame_in_eight_bits_is_the_plain_twin_and_follows_its_weight
         for unet in unets:  # as a LoRA that is written into running weights
             weight = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.ff.net.2").weight
             weight.mul_(-2.0)
-            products.follow(unet, products.memory_of([weight]))
+            follow(unet, memory_of([weight]))

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sdstream.diffusion.eight_bit import layers, trial
+from sdstream.diffusion.eight_bit.copies import eight_bit_layers as layers_in_force
+from sdstream.diffusion.eight_bit.copies import note_of
 from sdstream.diffusion.eight_bit.layers import place_eight_bit
-from sdstream.diffusion.eight_bit.products import Terms, Way, note_of
-from sdstream.diffusion.eight_bit.products import eight_bit_layers as layers_in_force
+from sdstream.diffusion.eight_bit.products import Terms, Way
 from sdstream.diffusion.eight_bit.switch import use_eight_bit
 from sdstream.diffusion.eight_bit.trial import LEAST_GAIN, MOST_ERROR, Choice, Sample, can_win, choose, lacking
 from sdstream.diffusion.loading.models import Model

@@ -22,7 +22,7 @@ PLACES = ("_stride", "_batch", "_head", "_token")
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
 
 
-def norms() -> Iterator[Case]:
+def norms(*, small: bool = False) -> Iterator[Case]:
     kernels: Any = importlib.import_module("sdstream.diffusion.fused.group_norm_kernels")
     for rows, channels in ((4096, 960), (64, 2560)):
         tiling = tiling_of(rows, channels, 32)
@@ -33,13 +33,14 @@ def norms() -> Iterator[Case]:
             (False, False, False, True),
         ):
             given = {**shape, "has_other": two, "apart": channels == 2560, "has_shift": shift}
-            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias}
+            ends = {"silu": True, "keeps": keeps, "has_kept_bias": bias, "small": small}
+            out = {"out": "*fp8e4nv"} if small else {}
             if isinstance(tiling, Whole):
                 sizes = {"padded_rows": tiling.padded_rows, "padded": tiling.padded}
-                yield kernels.group_norm_whole, {}, {**given, **sizes, **ends}
+                yield kernels.group_norm_whole, out, {**given, **sizes, **ends}
                 continue
             yield kernels.group_norm_sums, {"partial": "*fp32"}, {**given, **tiling.sizes}
-            yield kernels.group_norm_values, {"partial": "*fp32"}, {**given, **tiling.sizes, **ends}
+            yield kernels.group_norm_values, {"partial": "*fp32", **out}, {**given, **tiling.sizes, **ends}
 
 
 def sums() -> Iterator[Case]:
@@ -75,6 +76,7 @@ def eight_bits() -> Iterator[Case]:
         yield kernel, small, {"at_once": 512}
     for after in (True, False):
         yield kernels.summed_norm_quantised_values, small, {"has_after": after, "at_once": 512}
+    yield from norms(small=True)
 
 
 def steps() -> Iterator[Case]:
@@ -150,7 +152,7 @@ def test_threads_seldom_wait_for_each_other_while_they_read_the_sums_of_a_norm(r
     tiling = tiling_of(rows, channels, 32)
     assert not isinstance(tiling, Whole)
     given = {"groups": 32, "width": channels // 32, "has_other": False, "apart": False, "has_shift": False}
-    ends = {"silu": True, "keeps": False, "has_kept_bias": False}
+    ends = {"silu": True, "keeps": False, "has_kept_bias": False, "small": False}
     program = program_of(kernels.group_norm_values, {**given, **tiling.sizes, **ends})
     assert program.count("bar.sync") < 10, "20 and more, where sums and squares are added up apart"
 

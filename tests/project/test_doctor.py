@@ -156,6 +156,11 @@ def test_products_in_eight_bits_need_ada_or_later(capability: int | None, verdic
     assert ("8.9" in check.finding) == (verdict is Verdict.NOTE)
 
 
+@pytest.mark.parametrize(("capability", "verdict"), [(86, Verdict.NOTE), (89, Verdict.NOTE), (90, Verdict.GOOD)])
+def test_convolutions_in_eight_bits_need_hopper(capability: int, verdict: Verdict) -> None:
+    assert check_eight_bit(capability, convolutions=True).verdict is verdict
+
+
 def test_gpu() -> None:
     assert check_gpu(BARE) == Check("GPU", Verdict.NOTE, "no NVIDIA driver answers", check_gpu(BARE).remedy)
     assert check_gpu(CARD).finding == "NVIDIA L4 23 GiB; driver 580.1"

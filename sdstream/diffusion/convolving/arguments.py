@@ -14,6 +14,9 @@ class Arguments(NamedTuple):
     `padding` is that of the left and the top; what is beyond the right and the bottom is zero as far as the answer's
     size needs it. With `doubled` each pixel counts as four. To the answer are added `bias` [O], `more` [O] and
     `residual` of its own shape, as far as they are given; then comes the activation.
+
+    With `scales` float32 [O] `x` and `weight` are e4m3, sums are multiplied by these first, and the answer is of the
+    dtype of `bias`, which is given then.
     """
 
     x: torch.Tensor
@@ -28,6 +31,15 @@ class Arguments(NamedTuple):
     out_width: int
     doubled: bool
     activation: Activation
+    scales: torch.Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the answer."""
+        if self.scales is None:
+            return self.x.dtype
+        assert self.bias is not None
+        return self.bias.dtype
 
     @property
     def sizes(self) -> tuple[Any, ...]:

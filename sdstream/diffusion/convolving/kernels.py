@@ -265,7 +265,7 @@ def convolution(
 
 def launch(arguments: Arguments, tiling: Tiling, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `convolution`; `wrap` makes a kernel ready to be launched."""
-    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation = arguments
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, doubled, activation, _ = arguments
     order = torch.channels_last
     x = x.contiguous(memory_format=order)
     other = None if other is None else other.contiguous(memory_format=order)

@@ -45,6 +45,25 @@ def convolve(
     return own_convolution(arguments, tiling) if tiling else plain_convolution(arguments)
 
 
+def convolve_eight_bit(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    more: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`x` e4m3 [B, C, H, W] by the filters `weight` e4m3 [O, C, 3, 3], which keep its size, times `scales` float32 [O].
+
+    To the answer [B, O, H, W], of the dtype of `bias` [O], are added that, `more` [O] and `residual` of its own shape.
+    """
+    height, width = x.shape[2:]
+    arguments = Arguments(x, None, weight, bias, more, residual, 1, 1, height, width, False, NOTHING, scales)
+    tiling = _tiling_of(arguments)
+    return own_convolution(arguments, tiling) if tiling else plain_convolution(arguments)
+
+
 def reads_two(layer: nn.Conv2d, one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether `convolve` would read the channels of both pictures where they lie, for a layer that keeps their size and
     gives no bias; else it puts them together first."""
@@ -77,7 +96,10 @@ def _tiling_of(arguments: Arguments) -> str:
     x, weight = arguments.x, arguments.weight
     if not (are_convolved(x) and weight.is_contiguous(memory_format=torch.channels_last)):
         return ""
-    if any(each is not None and each.dtype != x.dtype for each in arguments[1:6]):  # all tensors beside it
+    sources, terms = (arguments.other, weight), (arguments.bias, arguments.more, arguments.residual)
+    if any(each is not None and each.dtype != x.dtype for each in sources):
+        return ""
+    if any(each is not None and each.dtype != arguments.dtype for each in terms):
         return ""
     answer = weight.shape[0] * arguments.out_height * arguments.out_width
     size = x.shape[0] * max(x.shape[1] * x.shape[2] * x.shape[3], answer)
@@ -87,4 +109,4 @@ def _tiling_of(arguments: Arguments) -> str:
     return find(x.device.index, str(x.dtype), *arguments.sizes)
 
 
-__all__ = ["are_convolved", "can_convolve", "convolve", "reads_two"]
+__all__ = ["are_convolved", "can_convolve", "convolve", "convolve_eight_bit", "reads_two"]

@@ -7,6 +7,9 @@ Activation = Literal["", "relu", "silu"]
 NOTHING, RELU, SILU = "", "relu", "silu"
 ACTIVATIONS = {NOTHING: 0, RELU: 1, SILU: 2}
 """By the numbers that kernels know."""
+HALVES = ("float16", "bfloat16")
+EIGHT_BIT = "float8_e4m3fn"
+"""Dtypes of shapes: answers are in half precision whatever pictures and filters are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,8 @@ class Shape:
 
     `batch` pictures of `height` times `width` pixels, of `channels` and of `other_channels` more from a second source,
     become `columns` channels. `doubled` pictures are first made twice as high and wide. What follows in the same step:
-    `biases` vectors of the columns (0 to 2), a sum with a picture if `residual`, and an activation.
+    `biases` vectors of the columns (0 to 2), a sum with a picture if `residual`, and an activation. `dtype` is that of
+    pictures and filters.
     """
 
     batch: int
@@ -72,4 +76,4 @@ class Card:
     processors: int
 
 
-__all__ = ["ACTIVATIONS", "NOTHING", "RELU", "SILU", "Activation", "Card", "Shape"]
+__all__ = ["ACTIVATIONS", "EIGHT_BIT", "HALVES", "NOTHING", "RELU", "SILU", "Activation", "Card", "Shape"]

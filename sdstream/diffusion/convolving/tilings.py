@@ -11,7 +11,7 @@ from sdstream.diffusion.convolving.hopper.tilings import (
     hopper_tiling_named,
     is_for_hopper,
 )
-from sdstream.diffusion.convolving.shapes import Card, Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, HALVES, Card, Shape
 
 NAME = r"(\d+)x(\d+)x(\d+)w(\d+)s(\d+)p(\d+)g(\d+)(phased)?"
 """Of a tiling."""
@@ -128,9 +128,12 @@ def candidates(shape: Shape, card: Card, most: int = MOST_TRIED, hopper: int = M
 
     First stand up to `hopper` ways by Hopper's own instructions; where there are any, half of `most`, rounded up, of
     the others are enough. Of these each is the best number of parts of one way to cut, but the last, which is the next
-    best of the first. Where there are phases half of them have them, each half with such a last one.
+    best of the first. Where there are phases half of them have them, each half with such a last one. In eight bits
+    there are only Hopper's.
     """
-    if card.capability < LEAST_CAPABILITY or shape.dtype not in ("float16", "bfloat16"):
+    if shape.dtype == EIGHT_BIT:
+        return hopper_candidates(shape, card, hopper)
+    if card.capability < LEAST_CAPABILITY or shape.dtype not in HALVES:
         return ()
     if is_narrow(shape) and shape.other_channels:
         return ()

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.shapes import Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Shape
 from sdstream.diffusion.convolving.tilings import AnyTiling
 from sdstream.diffusion.convolving.twins import own_convolution, plain_convolution, prepare_kernels
 from sdstream.diffusion.trials import ways
@@ -20,18 +20,22 @@ Own = Callable[[Arguments, str], torch.Tensor]
 def arguments_of(shape: Shape, device: torch.device) -> Arguments:
     """Random values for a convolution of this shape, the same each time; answers are about 1."""
     generator = torch.Generator(device).manual_seed(0)
-    dtype: torch.dtype = getattr(torch, shape.dtype)
+    small = shape.dtype == EIGHT_BIT
+    dtype: torch.dtype = torch.float16 if small else getattr(torch, shape.dtype)
 
     def noise(*size: int, scale: float = 1.0) -> torch.Tensor:
         made = torch.randn(size, generator=generator, device=device, dtype=dtype).mul_(scale)
         return made.contiguous(memory_format=torch.channels_last) if len(size) == 4 else made
 
+    def source(*size: int, scale: float = 1.0) -> torch.Tensor:
+        return noise(*size).to(torch.float8_e4m3fn) if small else noise(*size, scale=scale)
+
     picture = (shape.height, shape.width)
     channels = shape.channels + shape.other_channels
     return Arguments(
-        noise(shape.batch, shape.channels, *picture),
-        noise(shape.batch, shape.other_channels, *picture) if shape.other_channels else None,
-        noise(shape.columns, channels, shape.side, shape.side, scale=shape.depth**-0.5),
+        source(shape.batch, shape.channels, *picture),
+        source(shape.batch, shape.other_channels, *picture) if shape.other_channels else None,
+        source(shape.columns, channels, shape.side, shape.side, scale=shape.depth**-0.5),
         noise(shape.columns) if shape.biases > 0 else None,
         noise(shape.columns) if shape.biases > 1 else None,
         noise(shape.batch, shape.columns, shape.out_height, shape.out_width) if shape.residual else None,
@@ -41,6 +45,7 @@ def arguments_of(shape: Shape, device: torch.device) -> Arguments:
         shape.out_width,
         shape.doubled,
         shape.activation,
+        noise(shape.columns).float().abs().add(0.5).mul(shape.depth**-0.5) if small else None,
     )
 
 

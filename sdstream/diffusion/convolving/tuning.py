@@ -11,14 +11,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from sdstream.clock import SystemClock
 from sdstream.diffusion.convolving.choices import PLAIN, Choice, choice_by, choice_of, finding_of
-from sdstream.diffusion.convolving.shapes import Card, Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card, Shape
 from sdstream.diffusion.convolving.switch import Wanted, wanted_of_convolutions
 from sdstream.diffusion.convolving.tilings import MOST_HOPPER, AnyTiling, candidates, tiling_named
 from sdstream.diffusion.convolving.trial import answers_rightly, try_tilings
@@ -217,8 +217,8 @@ def unsettled_shapes() -> Generator[set[str]]:
 
 @contextmanager
 def assumed_choices(card: Card) -> Generator[Counter[Shape]]:
-    """Within it the most promising way of a card, but those for Hopper, is taken without any trial: to count, where
-    there is no card. Gives the shapes that were asked for, and how often."""
+    """Within it the most promising way of a card is taken without any trial, of those for Hopper in eight bits alone:
+    to count, where there is no card. Gives the shapes that were asked for, and how often."""
     asked: Counter[Shape] = Counter()
     before, _State.assumed = _State.assumed, (card, asked)
     try:
@@ -234,11 +234,13 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
         card, asked = _State.assumed
         shape = _shape(dtype, sizes)
         asked[shape] += 1
+        if shape.dtype == EIGHT_BIT:
+            return _first_eight_bit(shape, card)
         ways = candidates(shape, card, hopper=0) if has_kernels() else ()
         return ways[0].name if ways else ""
-    if not are_convolutions_tuned():
-        return ""
     shape, looking = _shape(dtype, sizes), _looking.get()
+    if not are_convolutions_tuned():
+        return _untried(shape, device or 0)
     if looking is not None:
         looking[shape] += 1
         return ""
@@ -249,7 +251,21 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
     met = _unsettled.get()
     if met is not None:
         met.add(shape.name)
-    return ""
+    return _untried(shape, device or 0)
+
+
+def _untried(shape: Shape, device: int) -> str:
+    """What a shape without a choice is computed by: torch's own, but in eight bits, where torch has no way but the long
+    one of single precision."""
+    if shape.dtype != EIGHT_BIT:
+        return ""
+    return _first_eight_bit(shape, card_of(torch.device("cuda", device)))
+
+
+@cache
+def _first_eight_bit(shape: Shape, card: Card) -> str:
+    ways = candidates(shape, card) if has_hopper_kernels() else ()
+    return ways[0].name if ways else ""
 
 
 _compiler: Any = torch.compiler

@@ -29,7 +29,9 @@ else:
 
 def plain_convolution(arguments: Arguments) -> torch.Tensor:
     """The plain twin, of as few of torch's operations as there can be."""
-    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, twice, activation = arguments
+    if arguments.scales is not None:
+        return _plain_eight_bit(arguments, arguments.scales)
+    x, other, weight, bias, more, residual, stride, padding, out_height, out_width, twice, activation, _ = arguments
     if other is not None:
         x = torch.cat((x, other), 1)
     if twice:
@@ -62,6 +64,19 @@ def plain_convolution(arguments: Arguments) -> torch.Tensor:
     return functional.silu(made) if activation == SILU else made
 
 
+def _plain_eight_bit(arguments: Arguments, scales: torch.Tensor) -> torch.Tensor:
+    """Of the same size as its picture. In float32, in which both sides and their products are what they are; sums go
+    beyond half precision before they are scaled."""
+    made = functional.conv2d(arguments.x.float(), arguments.weight.float(), None, 1, arguments.padding)
+    made = made * scales.view(-1, 1, 1)
+    for term in (arguments.bias, arguments.more):
+        if term is not None:
+            made = made + term.float().view(-1, 1, 1)
+    if arguments.residual is not None:
+        made = made + arguments.residual.float()
+    return made.to(arguments.dtype)
+
+
 def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
     """The same by a kernel of this project's, cut up as the tiling of that name says. Needs Triton, and NVIDIA's
     bindings (cuda-bindings) where the tiling is for Hopper."""
@@ -70,7 +85,7 @@ def own_convolution(arguments: Arguments, tiling: str) -> torch.Tensor:
         by_hopper: torch.Tensor = _hopper.hopper_convolution(*arguments, tiling)
         return by_hopper
     assert _kernels is not None, "Triton is not installed"
-    made: torch.Tensor = _kernels.convolution(*arguments, tiling)
+    made: torch.Tensor = _kernels.convolution(*arguments[:-1], tiling)  # these know no scales
     return made
 
 

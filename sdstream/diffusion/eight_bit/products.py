@@ -1,12 +1,9 @@
 """Matrix products in eight bits (float8 e4m3): how numbers become such, the product, and a linear layer that uses it.
 
-Weights have one scale for each output channel and are made so once for each change; activations have one for each row
-(token), made anew in every frame. A row's scale is its own, so that what a picture becomes does not depend on the
-pictures beside it. The half-precision weights stay what they are: LoRAs are added to them, exports read them, and the
-8-bit copies follow (`follow`) in the same storages, so that captured graphs stay valid.
+Weights are `sdstream.diffusion.eight_bit.copies`. Activations have one scale for each row (token), made anew in every
+frame. A row's scale is its own, so that what a picture becomes does not depend on the pictures beside it.
 """
 
-from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sdstream.diffusion.fused.joining import OneProduct
+from sdstream.diffusion.eight_bit.copies import EightBitCopy, copy_of, plain_quantised
 from sdstream.diffusion.fused.pointwise import are_joined, gated, normed, plain_gated, plain_summed_norm, summed_norm
 from sdstream.diffusion.fused.switch import are_blocks_fused
 
@@ -26,8 +23,6 @@ except ImportError:  # Triton comes with torch for CUDA only
 else:
     _kernels = _made
 
-LARGEST = 448.0
-"""Of e4m3. Larger numbers would become NaN."""
 ALIGNMENT = 16
 """Both sides of a weight must be multiples of it: torch multiplies nothing else in eight bits."""
 
@@ -62,48 +57,21 @@ class Terms:
     least_tokens: int = 1
 
 
-class EightBitWeight:
-    """The 8-bit copy of a weight. No buffer: it is neither saved nor exported, and shared by copies that share the
-    weight."""
+class EightBitWeight(EightBitCopy):
+    """The 8-bit copy of a weight of products."""
 
     def __init__(self, source: torch.Tensor, terms: Terms) -> None:
-        """`source` [out, in], contiguous, stays where it is and is read again by `write`."""
-        out, width = source.shape
-        self.source = source
+        """As `EightBitCopy`."""
+        super().__init__(source)
         self.terms = terms
-        self.values = torch.empty((out, width), dtype=torch.float8_e4m3fn, device=source.device)
-        self.scales = torch.empty((1, out), dtype=torch.float32, device=source.device)
-        self.zeros = torch.zeros(out, dtype=source.dtype, device=source.device)
-        """Where a layer has no bias. Torch 2.11's product by rows takes its answer for bfloat16 where it is given none
-        on GPUs other than Hopper, whatever was asked for."""
         self.one = torch.ones((), dtype=torch.float32, device=source.device)
-        self.write()
 
-    def __deepcopy__(self, memo: Any) -> "EightBitWeight":
-        return self
-
-    @torch.no_grad()
-    def write(self) -> None:
-        """Make the copy anew of what the weight is now, in the same storages."""
-        values, scales = plain_quantised(self.source.detach())
-        self.values.copy_(values)
-        self.scales.copy_(scales.T)
-
-    def error(self) -> torch.Tensor:
-        """How far the copy is from the weight, relative, in the middle one of its input channels: float32, without
-        dimensions. Over all of them together a few large numbers would hide what the others lose."""
-        exact = self.source.detach().float()
-        lost = (self.values.float() * self.scales.T - exact).square().sum(0)
-        return (lost / exact.square().sum(0).clamp(min=torch.finfo(torch.float32).tiny)).median().sqrt()
+    def of(self, source: torch.Tensor) -> "EightBitWeight":
+        return EightBitWeight(source, self.terms)
 
     def takes(self, x: "torch.Tensor | EightBitRows") -> bool:
         """Whether activations [B, tokens, width] are to be multiplied in eight bits."""
         return are_blocks_fused() and x.shape[-2] >= self.terms.least_tokens
-
-    @property
-    def bytes(self) -> int:
-        """Memory of it, beside the weight."""
-        return sum(part.numel() * part.element_size() for part in (self.values, self.scales, self.zeros))
 
 
 class EightBitLinear(nn.Linear):
@@ -121,8 +89,8 @@ class EightBitLinear(nn.Linear):
 
 def weight_of(module: Any) -> EightBitWeight | None:
     """The 8-bit copy of a layer's weight, or of the joined ones of a self attention; None where there is none."""
-    found: EightBitWeight | None = getattr(module, "eight_bit", None)
-    return found
+    found = copy_of(module)
+    return found if isinstance(found, EightBitWeight) else None
 
 
 def product(x: torch.Tensor | EightBitRows, weight: EightBitWeight, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -161,15 +129,6 @@ def quantised(x: torch.Tensor) -> EightBitRows:
         return EightBitRows(*_kernels.quantised(x))
     values, scales = plain_quantised(x)
     return EightBitRows(values, scales.flatten(0, -2))
-
-
-def plain_quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain twin: e4m3 of the shape of `x`, and float32 [..., 1]. A row of zeros has the scale of 1."""
-    exact = x.float()
-    top = exact.abs().amax(-1, keepdim=True)
-    top = torch.where(top == 0, LARGEST, top)
-    values = (exact * (LARGEST / top)).clamp(-LARGEST, LARGEST)
-    return values.to(torch.float8_e4m3fn), top / LARGEST
 
 
 def scaled(whole: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -229,75 +188,21 @@ def summed_norm_for(
     return sums, quantised(made)
 
 
-def follow(network: nn.Module, written: Container[int] | None = None) -> None:
-    """Have the 8-bit copies in `network` be those of its weights: new ones where a layer has another weight now, and
-    made anew in their storages where the weight's memory is among `written` (`memory_of`)."""
-    for module in network.modules():
-        weight = weight_of(module)
-        if weight is None:
-            continue
-        source = source_of(module)
-        if source.data_ptr() != weight.source.data_ptr():
-            owner: Any = module
-            owner.eight_bit = EightBitWeight(source, weight.terms)
-        elif written is not None and source.untyped_storage().data_ptr() in written:
-            weight.write()
-
-
-def source_of(module: Any) -> torch.Tensor:
-    """The weight [out, in] of a linear layer, of a convolution of single pixels, or the joined one of an attention."""
-    if isinstance(module, OneProduct):
-        assert module.joined is not None
-        return module.joined.weight
-    weight: torch.Tensor = module.weight.detach().flatten(1)
-    return weight
-
-
-def memory_of(tensors: Iterable[torch.Tensor]) -> frozenset[int]:
-    """Where these lie, for `follow`."""
-    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
-
-
-def eight_bit_layers(network: nn.Module) -> int:
-    """How many layers of `network` multiply in eight bits."""
-    return sum(weight_of(module) is not None for module in network.modules())
-
-
-def eight_bit_bytes(network: nn.Module) -> int:
-    """Memory of their 8-bit copies, beside the weights themselves."""
-    found = [weight_of(module) for module in network.modules()]
-    return sum(weight.bytes for weight in found if weight is not None)
-
-
-def note_of(network: nn.Module) -> str:
-    """Why `network` does not multiply in eight bits though that was asked for; empty where it does, or was not."""
-    note: str = getattr(network, "eight_bit_note", "")
-    return note
-
-
 __all__ = [
     "ALIGNMENT",
-    "LARGEST",
     "EightBitLinear",
     "EightBitRows",
     "EightBitWeight",
     "Terms",
     "Way",
     "apart",
-    "eight_bit_bytes",
-    "eight_bit_layers",
-    "follow",
     "gated_for",
-    "memory_of",
     "normed_for",
-    "note_of",
     "plain_product",
-    "plain_quantised",
     "plain_scaled",
     "product",
     "quantised",
     "scaled",
-    "source_of",
     "summed_norm_for",
     "weight_of",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-EightBit = Literal["off", "linear"]
+EightBit = Literal["off", "linear", "all"]
 
 
 class _Switch:
@@ -10,7 +10,7 @@ class _Switch:
 
 
 def eight_bit_wanted() -> EightBit:
-    """What the operator asked for: nothing, or linear layers."""
+    """What the operator asked for: nothing, linear layers, or convolutions behind a norm, too."""
     return _Switch.wanted
 
 

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from sdstream.diffusion.eight_bit import products
-from sdstream.diffusion.eight_bit.products import ALIGNMENT, EightBitWeight, Terms, Way, apart, plain_quantised, product
+from sdstream.diffusion.eight_bit.copies import plain_quantised
+from sdstream.diffusion.eight_bit.products import ALIGNMENT, EightBitWeight, Terms, Way, apart, product
 from sdstream.diffusion.trials.failures import FAILURES
 from sdstream.diffusion.trials.memory import store_of
 from sdstream.diffusion.trials.session import card_turn

@@ -16,6 +16,7 @@ from torch import nn
 from sdstream.diffusion.convolving.layers import CONVOLUTION_KINDS
 from sdstream.diffusion.convolving.operation import are_convolved, can_convolve, convolve, reads_two
 from sdstream.diffusion.convolving.shapes import RELU
+from sdstream.diffusion.eight_bit.filters import convolve_normed, factor_for
 from sdstream.diffusion.fused.attention import (
     ATTENTION_KINDS,
     FusedCrossAttention,
@@ -54,19 +55,19 @@ class FusedResidualBlock(_ResidualBlock, TakesShifts):
         first, last, beside = self.conv1, self.conv2, self.conv_shortcut
         other = None
         if not isinstance(input_tensor, Two):
-            hidden = group_norm(self.norm1, input_tensor, silu=True)
+            hidden = group_norm(self.norm1, input_tensor, silu=True, factor=factor_for(first))
         elif beside is not None and reads_two(beside, *input_tensor):
-            hidden = group_norm_of_two(self.norm1, input_tensor, silu=True)
+            hidden = group_norm_of_two(self.norm1, input_tensor, silu=True, factor=factor_for(first))
             input_tensor, other = input_tensor
         else:
-            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True)
-        hidden = convolve(first, hidden, bias=False)
+            hidden, input_tensor = group_norm_kept(self.norm1, input_tensor, silu=True, factor=factor_for(first))
+        hidden = convolve_normed(first, hidden, bias=False)
         shift = temb.of(self.place, first.out_channels) if isinstance(temb, Shifts) else self.shift_at(temb)
-        hidden = group_norm(self.norm2, hidden, shift, silu=True)
+        hidden = group_norm(self.norm2, hidden, shift, silu=True, factor=factor_for(last))
         if beside is not None:
             input_tensor = convolve(beside, input_tensor, other, bias=False)
         more = None if beside is None else beside.bias
-        made = convolve(last, hidden, residual=input_tensor, more=more)
+        made = convolve_normed(last, hidden, residual=input_tensor, more=more)
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
 
     def shift_at(self, temb: torch.Tensor | None) -> torch.Tensor:

@@ -54,9 +54,11 @@ def _write(
     channel,
     there,
     kept,
+    factor,
     silu: tl.constexpr,
     keeps: tl.constexpr,
     has_kept_bias: tl.constexpr,
+    small: tl.constexpr,
 ):
     if keeps:
         came = value
@@ -66,6 +68,8 @@ def _write(
     value = value * scale[None, :] + offset[None, :]
     if silu:
         value = value * tl.sigmoid(value)
+    if small:  # a NaN must show in the answer
+        value = tl.clamp(value * factor, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + place, value.to(out.dtype.element_ty), mask=kept)
 
 
@@ -84,6 +88,7 @@ def group_norm_whole(
     first,
     shift_stride,
     eps,
+    factor,
     groups: tl.constexpr,
     width: tl.constexpr,
     padded_rows: tl.constexpr,
@@ -94,6 +99,7 @@ def group_norm_whole(
     silu: tl.constexpr,
     keeps: tl.constexpr,
     has_kept_bias: tl.constexpr,
+    small: tl.constexpr,
 ):
     """All of one group of one picture in one block, whose values are read once."""
     sample = tl.program_id(0) // groups
@@ -118,7 +124,8 @@ def group_norm_whole(
     place = at[:, None] * channels + channel[None, :]
     out += picture * channels
     whole += picture * channels
-    _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, silu, keeps, has_kept_bias)
+    ends = (factor, silu, keeps, has_kept_bias, small)
+    _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, *ends)
 
 
 @triton.jit
@@ -193,6 +200,7 @@ def group_norm_values(
     first,
     shift_stride,
     eps,
+    factor,
     groups: tl.constexpr,
     width: tl.constexpr,
     columns: tl.constexpr,
@@ -207,6 +215,7 @@ def group_norm_values(
     silu: tl.constexpr,
     keeps: tl.constexpr,
     has_kept_bias: tl.constexpr,
+    small: tl.constexpr,
 ):
     """Every value once more, with what `group_norm_sums` has found."""
     sample = tl.program_id(0) // tiles
@@ -223,16 +232,16 @@ def group_norm_values(
     slot = tl.arange(0, tiles * slots)
     sums = partial + ((sample * groups + group[None, :]) * (tiles * slots) + slot[:, None]) * 2
     ours = (group < groups)[None, :] & ((slot % slots)[:, None] < number[None, :])
-    # Side by side, sums and squares are one sum, for which threads wait for each other once; so are mean and factor.
+    # Side by side, sums and squares are one sum, for which threads wait for each other once; so are mean and inverse.
     both = tl.join(tl.load(sums, mask=ours, other=0.0), tl.load(sums + 1, mask=ours, other=0.0))
     total, square = tl.split(tl.sum(both, 0))
     count = rows * width
     mean_of = total / count
-    factor_of = tl.rsqrt(tl.maximum(square / count - mean_of * mean_of, 0.0) + eps)
+    inverse_of = tl.rsqrt(tl.maximum(square / count - mean_of * mean_of, 0.0) + eps)
     mine = (channel // width)[None, :] == group[:, None]
-    both_of = tl.join(mean_of, factor_of)
-    mean, factor = tl.split(tl.sum(tl.where(mine[:, :, None], both_of[:, None, :], 0.0), 0))
-    scale = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * factor
+    both_of = tl.join(mean_of, inverse_of)
+    mean, inverse = tl.split(tl.sum(tl.where(mine[:, :, None], both_of[:, None, :], 0.0), 0))
+    scale = tl.load(weight + channel, mask=there, other=0.0).to(tl.float32) * inverse
     offset = tl.load(bias + channel, mask=there, other=0.0).to(tl.float32) - mean * scale
     moved = tl.zeros([columns], tl.float32)
     out += picture * channels
@@ -245,7 +254,8 @@ def group_norm_values(
         if has_shift:
             value += moved[None, :]
         place = at[:, None] * channels + channel[None, :]
-        _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, silu, keeps, has_kept_bias)
+        ends = (factor, silu, keeps, has_kept_bias, small)
+        _write(value, scale, offset, kept_bias, out, whole, place, channel, there, kept, *ends)
 
 
 @triton_op("sdstream::group_norm", mutates_args=())
@@ -257,10 +267,12 @@ def group_norm(
     groups: int,
     eps: float,
     silu: bool,
+    factor: float,
 ) -> torch.Tensor:
     """Group norm of `x` [N, C, H, W] + `shift` [N, C] or [C], times `weight` and plus `bias` [C], then SiLU if asked
-    for. Answers channels last, in the type of `x`; sums are float32."""
-    return launch(x, shift, Norm(weight, bias, groups, eps, silu), wrap_triton)
+    for. Answers channels last, in the type of `x`, or, where `factor` is not 0, times that in eight bits; sums are
+    float32."""
+    return launch(x, shift, Norm(weight, bias, groups, eps, silu, factor), wrap_triton)
 
 
 @triton_op("sdstream::group_norm_of_two", mutates_args=())
@@ -272,9 +284,10 @@ def group_norm_of_two(
     groups: int,
     eps: float,
     silu: bool,
+    factor: float,
 ) -> torch.Tensor:
     """As `group_norm`, of the channels of `x` and, after them, of `other`, which lie where they are."""
-    return launch_two(x, other, None, Norm(weight, bias, groups, eps, silu), wrap_triton, keeps=False)[0]
+    return launch_two(x, other, None, Norm(weight, bias, groups, eps, silu, factor), wrap_triton, keeps=False)[0]
 
 
 @triton_op("sdstream::group_norm_kept", mutates_args=())
@@ -287,26 +300,33 @@ def group_norm_kept(
     groups: int,
     eps: float,
     silu: bool,
+    factor: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `group_norm_of_two`, and all channels as they came, plus `kept_bias` [C], in memory of their own."""
-    return launch_two(x, other, kept_bias, Norm(weight, bias, groups, eps, silu), wrap_triton)
+    return launch_two(x, other, kept_bias, Norm(weight, bias, groups, eps, silu, factor), wrap_triton)
 
 
 class Norm(NamedTuple):
     """How the `groups` of channels are normed: with `weight` and `bias` [C], `eps` beside the variance, and SiLU of the
-    answer if asked for."""
+    answer if asked for. With a `factor` that is multiplied by it and of the dtype `small`."""
 
     weight: torch.Tensor
     bias: torch.Tensor
     groups: int
     eps: float
     silu: bool
+    factor: float = 0.0
+    small: torch.dtype = torch.float8_e4m3fn
+
+    def dtype_of(self, x: torch.Tensor) -> torch.dtype:
+        """Of the answer."""
+        return self.small if self.factor else x.dtype
 
 
 def launch(x: torch.Tensor, shift: torch.Tensor | None, norm: Norm, wrap: Callable[[Any], Any]) -> torch.Tensor:
     """As `group_norm`; `wrap` makes a kernel ready to be launched."""
     x = x.contiguous(memory_format=torch.channels_last)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=norm.dtype_of(x))
     _launch(x, norm, out, wrap, shift=shift)
     return out
 
@@ -327,8 +347,8 @@ def launch_two(
         other = other.contiguous(memory_format=torch.channels_last)
         channels += other.shape[1]
     shape = (x.shape[0], channels, *x.shape[2:])
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    whole = torch.empty_like(out) if keeps else None
+    out = torch.empty(shape, dtype=norm.dtype_of(x), device=x.device, memory_format=torch.channels_last)
+    whole = torch.empty_like(out, dtype=x.dtype) if keeps else None
     _launch(x, norm, out, wrap, other=other, kept_bias=kept_bias, whole=whole)
     return out, out if whole is None else whole
 
@@ -345,7 +365,7 @@ def _launch(
     whole: torch.Tensor | None = None,
 ) -> None:
     """Write the norm to `out`, and what came to `whole` if given; all pictures are channels last."""
-    weight, bias, groups, eps, silu = norm
+    weight, bias, groups, eps, silu, factor, _ = norm
     samples, channels, rows = out.shape[0], out.shape[1], out.shape[2] * out.shape[3]
     first, width = x.shape[1], channels // groups
     tiling = tiling_of(rows, channels, groups)
@@ -357,19 +377,21 @@ def _launch(
     beside = x if other is None else other
     sizes = (rows, channels, first, stride)
     given = {"groups": groups, "width": width, "has_shift": shift is not None, "has_other": other is not None}
-    ends = {"silu": silu, "keeps": whole is not None, "has_kept_bias": kept_bias is not None}
+    ends = {"silu": silu, "keeps": whole is not None, "has_kept_bias": kept_bias is not None, "small": factor != 0.0}
     tensors = (weight, bias, weight if kept_bias is None else kept_bias, out, out if whole is None else whole)
     if isinstance(tiling, Whole):
         given |= {"padded_rows": tiling.padded_rows, "padded": tiling.padded, "apart": first % width == 0}
         wrap(group_norm_whole)[(samples * groups,)](
-            x, beside, moved, *tensors, *sizes, eps, **given, **ends, num_warps=tiling.warps
+            x, beside, moved, *tensors, *sizes, eps, factor, **given, **ends, num_warps=tiling.warps
         )
         return
     grid = (samples * tiling.tiles, tiling.blocks)
     given |= {**tiling.sizes, "apart": first % tiling.columns == 0}
     partial = torch.empty((samples, groups, tiling.tiles, tiling.slots, 2), dtype=torch.float32, device=x.device)
     wrap(group_norm_sums)[grid](x, beside, moved, partial, *sizes, **given, num_warps=4)
-    wrap(group_norm_values)[grid](x, beside, moved, partial, *tensors, *sizes, eps, **given, **ends, num_warps=4)
+    wrap(group_norm_values)[grid](
+        x, beside, moved, partial, *tensors, *sizes, eps, factor, **given, **ends, num_warps=4
+    )
 
 
 __all__ = ["Norm", "group_norm", "group_norm_kept", "group_norm_of_two", "launch", "launch_two"]

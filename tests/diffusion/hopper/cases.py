@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sdstream.diffusion.convolving.hopper.tilings import COLOURS, GATHERED, RESIDENT, STEPPED, HopperTiling
-from sdstream.diffusion.convolving.shapes import Activation, Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Activation, Shape
 
 CASES: dict[str, tuple[Shape, HopperTiling]] = {}
 
@@ -28,7 +28,7 @@ def case(
         biases,
         residual,
         activation,
-        "float16",
+        EIGHT_BIT if tiling.kind == "eight_bit" else "float16",
     )
     CASES[name] = (shape, tiling)
 
@@ -56,3 +56,9 @@ case("doubled and small", replace(RESIDENT[2], kind="doubled"), (2, 8, 9), 64, 6
 case("two parts", replace(STEPPED[0], parts=2), (1, 19, 9), 320, 64, residual=True, activation="silu")
 case("three parts", replace(STEPPED[5], parts=3), (2, 8, 8), 320, 192, biases=2)
 case("five parts", replace(STEPPED[2], parts=5), (1, 9, 8), 320, 128, activation="relu")
+case("eight bits", replace(STEPPED[0], kind="eight_bit"), (1, 19, 33), 320, 128, residual=True)
+case("eight bits, whole steps", replace(STEPPED[2], kind="eight_bit"), (2, 15, 9), 128, 64, biases=2)
+case("eight bits by columns", replace(STEPPED[5], kind="eight_bit"), (2, 8, 8), 192, 192, residual=True)
+case("eight bits and wide", replace(STEPPED[1], kind="eight_bit"), (1, 8, 17), 256, 192)
+case("eight bits in three parts", replace(STEPPED[3], kind="eight_bit", parts=3), (1, 9, 8), 576, 128, residual=True)
+case("eight bits in two small parts", replace(STEPPED[4], kind="eight_bit", parts=2), (2, 8, 9), 320, 64, biases=2)

@@ -37,8 +37,8 @@ static uint4 make_uint4(word x, word y, word z, word w) { return {x, y, z, w}; }
 struct Number3 { int x = 0, y = 0, z = 0; };
 
 struct TensorMap {
-    value* base;
-    long sizes[5], strides[4], box[5];
+    unsigned char* base;
+    long bytes, sizes[5], strides[4], box[5];  // of a value first
 };
 struct Box {
     const TensorMap* map;
@@ -141,23 +141,24 @@ static int carry_out(const Box& box, const Each& each) {
         for (offset[3] = 0; offset[3] < map.box[3]; ++offset[3])
             for (offset[2] = 0; offset[2] < map.box[2]; ++offset[2])
                 for (offset[1] = 0; offset[1] < map.box[1]; ++offset[1])
-                    for (offset[0] = 0; offset[0] < map.box[0]; ++offset[0], place += 2) {
+                    for (offset[0] = 0; offset[0] < map.box[0]; ++offset[0], place += map.bytes) {
                         bool inside = true;
-                        long bytes = 0;
+                        long from = 0;
                         for (int axis = 0; axis < 5; ++axis) {
                             const long at = box.at[axis] + offset[axis];
                             inside &= at >= 0 && at < map.sizes[axis];
-                            bytes += at * (axis ? map.strides[axis - 1] : 2);
+                            from += at * (axis ? map.strides[axis - 1] : map.bytes);
                         }
-                        value* here = reinterpret_cast<value*>(shared + (place ^ (place >> 7 & 7) << 4));
-                        each(inside ? map.base + bytes / 2 : nullptr, here);
+                        each(inside ? map.base + from : nullptr, shared + (place ^ (place >> 7 & 7) << 4), map.bytes);
                     }
     return place - box.place;
 }
 
 static void carry_out_load(const Box& box) {
     Arrivals& barrier = block->barriers.at(box.barrier);
-    barrier.bytes -= carry_out(box, [](value* from, value* to) { *to = from ? *from : value(0); });
+    barrier.bytes -= carry_out(box, [](const void* from, void* to, long bytes) {
+        if (from) memcpy(to, from, bytes); else memset(to, 0, bytes);
+    });
     look_at(barrier);
 }
 
@@ -182,7 +183,7 @@ static void wait_for(word barrier, int parity) {
 }
 
 static void carry_out_store(const Box& box) {
-    carry_out(box, [](value* to, value* from) { if (to) *to = *from; });
+    carry_out(box, [](void* to, const void* from, long bytes) { if (to) memcpy(to, from, bytes); });
 }
 
 static void store(const Box& box) {
@@ -259,8 +260,17 @@ static word packed(float first, float second) {
     return made;
 }
 
-// 16 channels of a row of a matrix.
-static void read_row(wide_word matrix, int row, float (&channels)[16]) {
+#define DEPTH (EIGHT_BIT ? 32 : 16)  // channels of a product
+
+static float of_eight_bits(unsigned char made) {
+    const int exponent = made >> 3 & 15, mantissa = made & 7;
+    if ((made & 127) == 127) return NAN;
+    const float size = exponent ? ldexpf(8 + mantissa, exponent - 10) : ldexpf(mantissa, -9);
+    return made >> 7 ? -size : size;
+}
+
+// 32 bytes of channels of a row of a matrix.
+static void read_row(wide_word matrix, int row, float (&channels)[DEPTH]) {
     const word start = (matrix & 0x3FFF) << 4, along_channels = (matrix >> 16 & 0x3FFF) << 4;
     const word along_rows = (matrix >> 32 & 0x3FFF) << 4;
     for (int eight = 0; eight < 2; ++eight) {
@@ -269,24 +279,28 @@ static void read_row(wide_word matrix, int row, float (&channels)[16]) {
             place = start + row / 8 * along_rows + row % 8 * 128 + eight * 16;
             place ^= (place >> 7 & 7) << 4;
         }
-        for (int channel = 0; channel < 8; ++channel) {
+        for (int channel = 0; channel < DEPTH / 2; ++channel) {
+#if EIGHT_BIT
+            channels[eight * 16 + channel] = of_eight_bits(shared[place + channel]);
+#else
             value found;
             memcpy(&found, shared + place + channel * 2, 2);
             channels[eight * 8 + channel] = as_float(found);
+#endif
         }
     }
 }
 
 static void carry_out(const Product& product) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    float pixels[2][16], columns[16];
+    float pixels[2][DEPTH], columns[DEPTH];
     for (int half = 0; half < 2; ++half) read_row(product.a, warp * 16 + lane / 4 + half * 8, pixels[half]);
     for (int two = 0; two < GROUP_COLUMNS / 4; ++two) {
         read_row(product.b, two / 2 * 8 + lane % 4 * 2 + two % 2, columns);
         for (int half = 0; half < 2; ++half) {
             const int index = two / 2 * 4 + half * 2 + two % 2;
             float sum = product.adds ? product.sums[index] : 0.0f;
-            for (int channel = 0; channel < 16; ++channel) sum += pixels[half][channel] * columns[channel];
+            for (int channel = 0; channel < DEPTH; ++channel) sum += pixels[half][channel] * columns[channel];
             product.sums[index] = sum;
         }
     }

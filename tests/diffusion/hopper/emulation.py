@@ -14,6 +14,12 @@ from sdstream.diffusion.convolving.hopper.source import before, kernel_of
 from sdstream.diffusion.convolving.hopper.tilings import HopperTiling
 
 RUN = """
+struct Pointer {{
+    void* place;
+
+    template <typename Value> operator Value*() const {{ return static_cast<Value*>(place); }}
+}};
+
 extern "C" const char* run(bool late, int across, int down, int deep, {parameters}) {{
     return launch(late, {{across, down, deep}}, [&] {{ hopper_convolution({names}); }});
 }}
@@ -31,7 +37,8 @@ def built(arguments: Arguments, tiling: HopperTiling, folder: Path) -> Program:
     kinds = ["const TensorMap*" if isinstance(each, Boxes) else _kind(each) for each in call.told]
     names = [f"told_{index}" for index in range(len(kinds))]
     parameters = ", ".join(f"{kind} {name}" for kind, name in zip(kinds, names, strict=True))
-    given = ", ".join(f"*{name}" if "Map" in kind else name for kind, name in zip(kinds, names, strict=True))
+    forms = {"int": "{}", "void*": "Pointer{{{}}}", "const TensorMap*": "*{}"}
+    given = ", ".join(forms[kind].format(name) for kind, name in zip(kinds, names, strict=True))
     primitives = (Path(__file__).parent / "emulated.h").read_text("utf-8")
     run = RUN.format(parameters=parameters, names=given)
     file = folder / "convolution.cpp"
@@ -57,12 +64,13 @@ def _call(arguments: Arguments, tiling: HopperTiling, out: torch.Tensor) -> Call
 
 
 def _kind(told: Told) -> str:
-    return "int" if isinstance(told, int) else "value*"
+    return "int" if isinstance(told, int) else "void*"
 
 
 def _given(told: Told) -> object:
     if isinstance(told, Boxes):
         more = AXES - len(told.sizes)
         sizes, strides, box = (*told.sizes, *[1] * more), (*told.strides, *[0] * more), (*told.box, *[1] * more)
-        return (ctypes.c_long * (1 + AXES + AXES - 1 + AXES))(told.tensor.data_ptr(), *sizes, *strides, *box)
+        laid = (told.tensor.data_ptr(), told.tensor.element_size(), *sizes, *strides, *box)
+        return (ctypes.c_long * len(laid))(*laid)
     return ctypes.c_void_p(told.data_ptr()) if isinstance(told, torch.Tensor) else told

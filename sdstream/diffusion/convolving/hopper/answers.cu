@@ -10,16 +10,31 @@ __device__ __forceinline__ float activated(float sum) {
 #endif
 }
 
-// Both vectors' sum for the block's columns.
-__device__ __forceinline__ void load_biases(
-    float* biases, const value* bias, const value* more, int column, int columns
+#define TERMS (EIGHT_BIT ? 2 : 1)
+
+// For the block's columns the sum of both vectors, and after them, if there are any, the scales.
+__device__ __forceinline__ void load_terms(
+    float* terms, const value* bias, const value* more, const float* scales, int column, int columns
 ) {
     for (int index = threadIdx.x; index < COLUMNS; index += THREADS) {
         const bool there = column + index < columns;
         float sum = bias && there ? as_float(bias[column + index]) : 0.0f;
         if (more && there) sum += as_float(more[column + index]);
-        biases[index] = sum;
+        terms[index] = sum;
+#if EIGHT_BIT
+        terms[COLUMNS + index] = there ? scales[column + index] : 0.0f;
+#endif
     }
+}
+
+// Two sums of columns next to each other, an even one first, with their scales and vectors.
+__device__ __forceinline__ float2 with_terms(float first, float second, const float* terms, int column) {
+    const float2 bias = *reinterpret_cast<const float2*>(terms + column);
+#if EIGHT_BIT
+    const float2 scale = *reinterpret_cast<const float2*>(terms + COLUMNS + column);
+    first *= scale.x, second *= scale.y;
+#endif
+    return make_float2(first + bias.x, second + bias.y);
 }
 
 // Of four words each of four lanes: word i of lane k becomes word k of lane i.
@@ -39,7 +54,7 @@ __device__ __forceinline__ void exchange(word (&words)[4], int lane) {
 // A thread has two neighbouring values of each eight columns, for a pixel of two lines: four lanes next to each other
 // exchange theirs, so that each reads and writes eight in a row.
 __device__ __forceinline__ void finish(
-    Sums& sums, const float* biases, const value* residual, value* out, Tile tile, int height, int width, int column,
+    Sums& sums, const float* terms, const value* residual, value* out, Tile tile, int height, int width, int column,
     int columns, int group
 ) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
@@ -60,7 +75,7 @@ __device__ __forceinline__ void finish(
             for (int index = 0; index < GROUP_COLUMNS / 4; ++index) {
                 const int to = column + inside + index / 2 * 8 + lane % 4 * 2 + index % 2;
                 if (there && to < columns) {
-                    float sum = sums[block][index / 2 * 4 + half * 2 + index % 2] + biases[to - column];
+                    float sum = sums[block][index / 2 * 4 + half * 2 + index % 2] + terms[to - column];
 #if RESIDUAL
                     sum += as_float(residual[pixel * columns + to]);
 #endif
@@ -82,14 +97,13 @@ __device__ __forceinline__ void finish(
 #pragma unroll
                 for (int eight = 0; eight < 4; ++eight) {
                     const int to = four * 32 + eight * 8;
-                    const float2 bias = *reinterpret_cast<const float2*>(biases + inside + to + lane % 4 * 2);
-                    float first = sums[block][to / 2 + half * 2] + bias.x;
-                    float second = sums[block][to / 2 + half * 2 + 1] + bias.y;
+                    const float* two = &sums[block][to / 2 + half * 2];
+                    float2 sum = with_terms(two[0], two[1], terms, inside + to + lane % 4 * 2);
 #if RESIDUAL
-                    first += as_float(words[eight] & 0xFFFF);
-                    second += as_float(words[eight] >> 16);
+                    sum.x += as_float(words[eight] & 0xFFFF);
+                    sum.y += as_float(words[eight] >> 16);
 #endif
-                    words[eight] = packed(activated(first), activated(second));
+                    words[eight] = packed(activated(sum.x), activated(sum.y));
                 }
                 exchange(words, lane);
                 if (there) {
@@ -129,7 +143,7 @@ __device__ __forceinline__ void keep_part(Sums& sums, int group) {
 
 // Each block adds the parts of its share of the tile, always in the same order, and does what follows.
 __device__ __forceinline__ void add_parts(
-    const float* biases, const value* residual, value* out, Tile tile, int height, int width, int column, int columns
+    const float* terms, const value* residual, value* out, Tile tile, int height, int width, int column, int columns
 ) {
     const int all = BLOCKS * 64 * COLUMNS / 4, share = (all + PARTS - 1) / PARTS, part = blockIdx.z;
     const int end = min(all, (part + 1) * share);
@@ -139,14 +153,13 @@ __device__ __forceinline__ void add_parts(
         float4 parts[PARTS];
 #pragma unroll
         for (int block = 0; block < PARTS; ++block) parts[block] = of_block(place, block);
-        const float4 bias = *reinterpret_cast<const float4*>(biases + inside);
         float4 sum = parts[0];
 #pragma unroll
         for (int block = 1; block < PARTS; ++block) {
             sum.x += parts[block].x, sum.y += parts[block].y;
             sum.z += parts[block].z, sum.w += parts[block].w;
         }
-        sum.x += bias.x, sum.y += bias.y, sum.z += bias.z, sum.w += bias.w;
+        float2 low = with_terms(sum.x, sum.y, terms, inside), high = with_terms(sum.z, sum.w, terms, inside + 2);
         const int y = tile.top + number / BLOCKS_ACROSS * 8 + pixel / 8 % 8;
         const int at = tile.left + number % BLOCKS_ACROSS * 8 + pixel % 8;
         if (y >= height || at >= width || column + inside >= columns) continue;
@@ -154,11 +167,11 @@ __device__ __forceinline__ void add_parts(
             (static_cast<long long>(tile.sample * height + y) * width + at) * columns + column + inside;
 #if RESIDUAL
         const uint2 more = *reinterpret_cast<const uint2*>(residual + to);
-        sum.x += as_float(more.x & 0xFFFF), sum.y += as_float(more.x >> 16);
-        sum.z += as_float(more.y & 0xFFFF), sum.w += as_float(more.y >> 16);
+        low.x += as_float(more.x & 0xFFFF), low.y += as_float(more.x >> 16);
+        high.x += as_float(more.y & 0xFFFF), high.y += as_float(more.y >> 16);
 #endif
         *reinterpret_cast<uint2*>(out + to) =
-            make_uint2(packed(activated(sum.x), activated(sum.y)), packed(activated(sum.z), activated(sum.w)));
+            make_uint2(packed(activated(low.x), activated(low.y)), packed(activated(high.x), activated(high.y)));
     }
 }
 #endif

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 
 from sdstream.diffusion.convolving.arguments import Arguments
-from sdstream.diffusion.convolving.hopper.tilings import CHANNELS, HopperTiling
+from sdstream.diffusion.convolving.hopper.tilings import HopperTiling
 
-BYTES = 2
-"""Of a value in half precision."""
+BOX_BYTES = 128
+"""Of a pixel or a column in a box."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
     """A tensor as four or five axes, the one next to each other first, with `strides` in bytes of the others. A box has
-    64 channels in the first; in shared memory each 128 bytes are swizzled."""
+    128 bytes of the first; in shared memory each of these are swizzled."""
 
     tensor: torch.Tensor
     sizes: tuple[int, ...]
@@ -28,13 +28,14 @@ def boxes_of(arguments: Arguments, out: torch.Tensor, tiling: HopperTiling) -> I
     pictures lie channels last."""
     x, weight = arguments.x, arguments.weight
     columns, channels = weight.shape[:2]
+    value = weight.element_size()
     tall, wide = tiling.region
     yield _of_picture(x, *tiling.seen)
     yield Boxes(
         weight,
         (channels, 9, columns, 1),
-        (channels * BYTES, 9 * channels * BYTES, columns * 9 * channels * BYTES),
-        (CHANNELS, 1, tiling.columns, 1),
+        (channels * value, 9 * channels * value, columns * 9 * channels * value),
+        (BOX_BYTES // value, 1, tiling.columns, 1),
     )
     # What answers go to in another way has no map, and may not be able to have one.
     answer = x if tiling.kind == "colours" else out
@@ -44,18 +45,19 @@ def boxes_of(arguments: Arguments, out: torch.Tensor, tiling: HopperTiling) -> I
 
 def _of_picture(x: torch.Tensor, tall: int, wide: int) -> Boxes:
     batch, channels, height, width = x.shape
-    line = width * channels * BYTES
-    return Boxes(
-        x, (channels, width, height, batch), (channels * BYTES, line, height * line), (CHANNELS, wide, tall, 1)
-    )
+    pixel = channels * x.element_size()
+    line = width * pixel
+    box = (BOX_BYTES // x.element_size(), wide, tall, 1)
+    return Boxes(x, (channels, width, height, batch), (pixel, line, height * line), box)
 
 
 def _of_doubled(x: torch.Tensor, tall: int, wide: int) -> Boxes:
     """With axes for even and odd pixels and for even and odd lines; the lines of all pictures are one axis."""
     batch, channels, height, width = x.shape
-    pixel, line = channels * BYTES, width * channels * BYTES
+    pixel = channels * x.element_size()
+    line = width * pixel
     sizes = (channels, 2, width // 2, 2, batch * height // 2)
-    return Boxes(x, sizes, (pixel, 2 * pixel, line, 2 * line), (CHANNELS, 1, wide, 1, tall))
+    return Boxes(x, sizes, (pixel, 2 * pixel, line, 2 * line), (BOX_BYTES // x.element_size(), 1, wide, 1, tall))
 
 
 __all__ = ["Boxes", "boxes_of"]

@@ -29,7 +29,7 @@ def answer_of(arguments: Arguments) -> torch.Tensor:
     """Memory for the answer, channels last."""
     x = arguments.x
     size = (x.shape[0], arguments.weight.shape[0], arguments.out_height, arguments.out_width)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=arguments.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def call_of(arguments: Arguments, out: torch.Tensor, tiling: HopperTiling, processors: int) -> Call:
@@ -52,7 +52,7 @@ def call_of(arguments: Arguments, out: torch.Tensor, tiling: HopperTiling, proce
         (blocks, beside, deep),
         threads_of(tiling),
         tiling.shared_bytes(channels),
-        (*seen, weight, laid.bias, laid.more, residual, out, *numbers),
+        (*seen, weight, laid.bias, laid.more, residual, laid.scales, out, *numbers),
     )
 
 

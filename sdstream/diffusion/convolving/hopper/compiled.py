@@ -17,6 +17,12 @@ from sdstream.diffusion.convolving.hopper.calls import Told
 ARCHITECTURE = "sm_90a"
 """Hopper with the instructions that no other card has."""
 KERNEL = b"hopper_convolution"
+_KINDS = {
+    torch.float16: driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+    torch.bfloat16: driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    torch.float8_e4m3fn: driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT8,
+}
+"""Of values: they are moved, and none is looked at."""
 
 
 class KernelRefused(RuntimeError):
@@ -58,12 +64,9 @@ def _as_parameter(told: Told) -> tuple[int, object]:
 
 def _map_of(boxes: Boxes) -> Any:
     """As the driver writes it down."""
-    kinds = driver.CUtensorMapDataType
     return _checked(
         driver.cuTensorMapEncodeTiled(
-            kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-            if boxes.tensor.dtype == torch.float16
-            else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            _KINDS[boxes.tensor.dtype],
             len(boxes.sizes),
             boxes.tensor.data_ptr(),
             [driver.cuuint64_t(size) for size in boxes.sizes],

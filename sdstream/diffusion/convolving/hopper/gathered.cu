@@ -14,16 +14,16 @@ __device__ __forceinline__ void gather_filters(unsigned char* to, const value* w
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) hopper_convolution(
-    const value* x, const value* weight, const value* bias, const value* more, const value* residual, value* out,
-    int tiles, int height, int width, int channels, int columns, int part_channels
+    const value* x, const value* weight, const value* bias, const value* more, const value* residual,
+    const float* scales, value* out, int tiles, int height, int width, int channels, int columns, int part_channels
 ) {
     const word filters = shared_address(shared), pixels = filters + DEPTH_EIGHTHS * FILTER_PLANE;
     word* gathered = reinterpret_cast<word*>(shared + DEPTH_EIGHTHS * FILTER_PLANE);
-    float* biases = reinterpret_cast<float*>(shared + DEPTH_EIGHTHS * (FILTER_PLANE + PIXELS * 16));
+    float* terms = reinterpret_cast<float*>(shared + DEPTH_EIGHTHS * (FILTER_PLANE + PIXELS * 16));
     const int column = blockIdx.y * COLUMNS;
     const int group = same_for_warp(threadIdx.x / 128);
     gather_filters(shared, weight, column, columns);
-    load_biases(biases, bias, more, column, columns);
+    load_terms(terms, bias, more, scales, column, columns);
     for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
         const Tile tile = tile_of(number, height, width);
         __syncthreads();  // all have read the pixels before
@@ -75,6 +75,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) hopper_convolution(
         }
         commit_products();
         wait_for_products<0>();
-        finish(sums, biases, residual, out, tile, height, width, column, columns, group);
+        finish(sums, terms, residual, out, tile, height, width, column, columns, group);
     }
 }

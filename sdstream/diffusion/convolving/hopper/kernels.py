@@ -38,12 +38,13 @@ def hopper_convolution(
     out_width: int,
     doubled: bool,
     activation: str,
+    scales: torch.Tensor | None,
     tiling: str,
 ) -> torch.Tensor:
     """Of what `Arguments` name. `tiling` is the name of one for Hopper. Answers channels last. Raises
     `KernelRefused`."""
     sizes = (stride, padding, out_height, out_width, doubled)
-    arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation))
+    arguments = Arguments(x, other, weight, bias, more, residual, *sizes, cast("Activation", activation), scales)
     return launch(arguments, hopper_tiling_named(tiling))
 
 

@@ -10,6 +10,7 @@ from sdstream.diffusion.convolving.shapes import ACTIVATIONS
 FILES = {
     "resident": "streamed.cu",
     "stepped": "streamed.cu",
+    "eight_bit": "streamed.cu",
     "doubled": "streamed.cu",
     "colours": "streamed.cu",
     "gathered": "gathered.cu",
@@ -35,13 +36,14 @@ def definitions_of(tiling: HopperTiling, arguments: Arguments) -> dict[str, int]
         "GROUP_COLUMNS": tiling.group_columns,
         "THREADS": threads_of(tiling),
         "CHANNELS": arguments.x.shape[1] if tiling.kind == "gathered" else 0,
-        "SLOTS": tiling.rooms if tiling.kind == "stepped" else 0,
+        "SLOTS": 0 if tiling.is_resident or not tiling.is_streamed else tiling.rooms,
         "RESIDENT": int(tiling.is_resident),
         "DOUBLED": int(tiling.kind == "doubled"),
+        "EIGHT_BIT": int(tiling.kind == "eight_bit"),
         "PARTS": tiling.parts,
         "RESIDUAL": int(arguments.residual is not None),
         "ACTIVATION": ACTIVATIONS[arguments.activation],
-        "BFLOAT": int(str(arguments.x.dtype) == "torch.bfloat16"),
+        "BFLOAT": int(str(arguments.dtype) == "torch.bfloat16"),
     }
 
 
@@ -67,10 +69,13 @@ def read(name: str) -> str:
 
 
 def product(definitions: dict[str, int]) -> str:
-    """The instruction that multiplies 64 pixels by a group's columns over 16 channels, and adds to `sums` where `adds`
-    says so. Both matrices lie in shared memory, channels next to each other."""
+    """The instruction that multiplies 64 pixels by a group's columns over 32 bytes of channels, and adds to `sums`
+    where `adds` says so. Both matrices lie in shared memory, channels next to each other."""
     columns = definitions["GROUP_COLUMNS"]
-    kind = "bf16" if definitions["BFLOAT"] else "f16"
+    if definitions["EIGHT_BIT"]:
+        depth, kind, orders = 32, "e4m3", ""
+    else:  # which could lie otherwise
+        depth, kind, orders = 16, "bf16" if definitions["BFLOAT"] else "f16", ", 0, 0"
     half = columns // 2
     sums = ", ".join(f"%{index}" for index in range(half))
     kept = ", ".join(f'"+f"(sums[{index}])' for index in range(half))
@@ -78,8 +83,8 @@ def product(definitions: dict[str, int]) -> str:
 __device__ __forceinline__ void multiply(float (&sums)[{half}], wide_word pixels, wide_word columns, int adds) {{
     asm volatile(
         "{{ .reg .pred adds; setp.ne.b32 adds, %{half + 2}, 0; "
-        "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} "
-        "{{{sums}}}, %{half}, %{half + 1}, adds, 1, 1, 0, 0; }}"
+        "wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{kind}.{kind} "
+        "{{{sums}}}, %{half}, %{half + 1}, adds, 1, 1{orders}; }}"
         : {kept}
         : "l"(pixels), "l"(columns), "r"(adds)
     );

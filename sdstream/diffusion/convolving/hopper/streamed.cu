@@ -1,9 +1,13 @@
-// Any number of 64 channels, brought and taken away by Hopper's own copying machine: a warp asks for boxes of pixels
-// and filters as room comes free, and groups of four warps multiply what is there. Nobody works out addresses.
+// Any number of channels that is a multiple of 64, brought and taken away by Hopper's own copying machine: a warp asks
+// for boxes of pixels and filters as room comes free, and groups of four warps multiply what is there. Nobody works out
+// addresses.
 //
 // RESIDENT: 64 channels. Filters stay, and each group answers tiles of its own, with two rooms for pixels: while one
-// group writes, the other multiplies. Else all groups answer a tile together: a step is 64 channels at one place of the
-// filter, pixels have two rooms of 64 channels and filters as many as there are SLOTS.
+// group writes, the other multiplies. Else all groups answer a tile together: a step is 128 bytes of channels at one
+// place of the filter, pixels have two rooms of these and filters as many as there are SLOTS.
+//
+// EIGHT_BIT: pixels and filters are e4m3, and a step is 128 channels, the last perhaps 64: nothing comes of the others.
+// Sums have a scale for each column.
 //
 // With several PARTS each block of a cluster has some of the channels, for one tile.
 //
@@ -19,6 +23,7 @@
 #define ANSWER (STAGED ? GROUP_COLUMNS / 64 * REGION : 0)
 #define AFTER_FILTERS (PICTURE_ROOMS * WHOLE_PICTURE + FILTER_ROOMS * FILTER)
 #define AFTER_ANSWERS (AFTER_FILTERS + GROUPS * ANSWER)
+#define AFTER_TERMS (AFTER_ANSWERS + TERMS * 4 * COLUMNS)
 
 static_assert(GROUP_BLOCKS % BLOCKS_ACROSS == 0 || PARTS > 1 || !STAGED, "a group answers whole lines of blocks");
 static_assert(PARTS == 1 || BLOCKS * 64 * COLUMNS * 4 <= AFTER_FILTERS, "sums lie where pixels and filters were");
@@ -95,7 +100,7 @@ struct Turn {
 struct Answers {
     const TensorMap* map;
     const TensorMap* residuals;
-    const float* biases;
+    const float* terms;
     word place, there;
     int column, inside, group;
     int parity = 0;
@@ -140,13 +145,12 @@ struct Answers {
                 for (int index = 0; index < 4; ++index) {  // of lines 0 and 1, then of the next eight columns
                     const float* two = &sums[block][sixteen * 8 + index * 2];
                     const int to = inside + sixteen * 16 + index / 2 * 8 + lane % 4 * 2;
-                    const float2 bias = *reinterpret_cast<const float2*>(biases + to);
-                    float first = two[0] + bias.x, second = two[1] + bias.y;
+                    float2 sum = with_terms(two[0], two[1], terms, to);
 #if RESIDUAL
-                    first += as_float(words[index] & 0xFFFF);
-                    second += as_float(words[index] >> 16);
+                    sum.x += as_float(words[index] & 0xFFFF);
+                    sum.y += as_float(words[index] >> 16);
 #endif
-                    words[index] = packed(activated(first), activated(second));
+                    words[index] = packed(activated(sum.x), activated(sum.y));
                 }
                 store_blocks(address, words);
             }
@@ -176,12 +180,12 @@ struct Answers {
 extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolution(
     const __grid_constant__ TensorMap picture_map, const __grid_constant__ TensorMap filter_map,
     const __grid_constant__ TensorMap residual_map, const __grid_constant__ TensorMap answer_map, const value* weight,
-    const value* bias, const value* more, const value* residual, value* out, int tiles, int height, int width,
-    int channels, int columns, int part_channels
+    const value* bias, const value* more, const value* residual, const float* scales, value* out, int tiles, int height,
+    int width, int channels, int columns, int part_channels
 ) {
     const word pictures = shared_address(shared), filters = pictures + PICTURE_ROOMS * WHOLE_PICTURE;
-    float* biases = reinterpret_cast<float*>(shared + AFTER_ANSWERS);
-    const Barriers barriers = {pictures + AFTER_ANSWERS + 4 * COLUMNS};
+    float* terms = reinterpret_cast<float*>(shared + AFTER_ANSWERS);
+    const Barriers barriers = {pictures + AFTER_TERMS};
     const int column = blockIdx.y * COLUMNS;
     const int first = blockIdx.z * part_channels, end = min(channels, first + part_channels);
     const int group = same_for_warp(threadIdx.x / 128);
@@ -189,7 +193,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
 #if DOUBLED
     sum_filters(shared + PICTURE_ROOMS * WHOLE_PICTURE, weight, blockIdx.z, column, columns);
 #endif
-    load_biases(biases, bias, more, column, columns);
+    load_terms(terms, bias, more, scales, column, columns);
     __syncthreads();
     if (group == GROUPS) {
         if (threadIdx.x % 32) return;
@@ -218,7 +222,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
         Turn<FILTER_ROOMS> turn;
         for (int number = blockIdx.x; number < tiles; number += gridDim.x) {
             const Tile tile = tile_of(number, height, width);
-            for (int channel = first; channel < end; channel += 64) {
+            for (int channel = first; channel < end; channel += STEP_CHANNELS) {
                 wait_for(barriers.pixels_free(at.room), at.parity ^ 1);
                 const word there = barriers.pixels_there(at.room);
                 expect(there, PICTURE);
@@ -245,7 +249,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
     const int inside = group % GROUPS_OF_COLUMNS * GROUP_COLUMNS;
     const word place_of_answer = pictures + AFTER_FILTERS + group * ANSWER;
     Answers answers = {
-        &answer_map, &residual_map, biases, place_of_answer, barriers.residual_there(group), column, inside, group
+        &answer_map, &residual_map, terms, place_of_answer, barriers.residual_there(group), column, inside, group
     };
     Sums sums;
 #if RESIDENT
@@ -286,7 +290,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
 #if STAGED
         answers.give(sums, tile, height, 0, 0);
 #else
-        finish(sums, biases, nullptr, out, tile, height, width, column, columns, 0);
+        finish(sums, terms, nullptr, out, tile, height, width, column, columns, 0);
 #endif
 #endif
     }
@@ -300,17 +304,24 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
         answers.ask_for_residual(region);
 #endif
         int filter_before = -1, picture_before = -1;
-        for (int channel = first; channel < end; channel += 64) {
+        for (int channel = first; channel < end; channel += STEP_CHANNELS) {
             wait_for(barriers.pixels_there(at.room), at.parity);
             const word picture = pictures + at.room * WHOLE_PICTURE;
 #pragma unroll 1
             for (int place = 0; place < 9; ++place) {
                 wait_for(barriers.filter_there(turn.room), turn.parity);
-                begin_products();
                 const int shift = place / 3 * SEEN_WIDTH + place % 3;
                 const bool begins = channel == first && place == 0;
-                multiply_place(sums, picture, filters + turn.room * FILTER, shift, group, begins);
-                commit_products();
+                const word filter = filters + turn.room * FILTER;
+                if (EIGHT_BIT && end - channel < STEP_CHANNELS) {
+                    begin_products();  // in each branch: else the compiler adds another
+                    multiply_place<2>(sums, picture, filter, shift, group, begins);
+                    commit_products();
+                } else {
+                    begin_products();
+                    multiply_place(sums, picture, filter, shift, group, begins);
+                    commit_products();
+                }
                 wait_for_products<1>();  // the step before has read all that it reads
                 if (tells && filter_before >= 0) arrive(barriers.filter_free(filter_before));
                 if (tells && place == 0 && picture_before >= 0) arrive(barriers.pixels_free(picture_before));
@@ -329,7 +340,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS, 1) hopper_convolut
         meet_threads(128 * GROUPS);
         keep_part(sums, group);
         meet_cluster();
-        add_parts(biases, residual, out, tile, height, width, column, columns);
+        add_parts(terms, residual, out, tile, height, width, column, columns);
         meet_cluster();  // nobody ends before all have read
 #else
         answers.give(sums, region, height, 0, 0);

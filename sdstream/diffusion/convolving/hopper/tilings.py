@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from sdstream.diffusion.convolving.shapes import Card, Shape
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, HALVES, Card, Shape
 
-Kind = Literal["resident", "stepped", "doubled", "colours", "gathered"]
+Kind = Literal["resident", "stepped", "doubled", "colours", "gathered", "eight_bit"]
 NAME = r"hopper (\w+) (\d+)x(\d+)x(\d+)g(\d+)p(\d+)"
 """Of a tiling."""
 CAPABILITY = (9, 0)
 """Of the only cards with these instructions."""
 CHANNELS = 64
-"""That a step takes."""
+"""That a step takes in half precision, and a multiple of which there must be in eight bits, too."""
+STEP_BYTES = 128
+"""Of a pixel, or of a column of a filter, in a step."""
+LEAST_EIGHT_BIT = 128
+"""Channels: a whole step."""
 MOST_SHARED_BYTES = 227 * 1024
 """That a block may have."""
 MOST_ROOMS = 9
@@ -92,8 +96,13 @@ class HopperTiling:
         return 8 * self.down // self.groups_of_blocks, 8 * self.across
 
     @property
+    def step_channels(self) -> int:
+        """That a step takes."""
+        return STEP_BYTES if self.kind == "eight_bit" else CHANNELS
+
+    @property
     def rooms(self) -> int:
-        """For filters of one place and 64 channels: all where they stay, else as many as there is space for."""
+        """For filters of one place and a step's channels: all where they stay, else as many as there is space for."""
         if self.is_resident:
             return 8 if self.kind == "doubled" else MOST_ROOMS
         return min(MOST_ROOMS, (MOST_SHARED_BYTES - self._other_bytes(MOST_ROOMS)) // self._filter_bytes)
@@ -109,7 +118,9 @@ class HopperTiling:
 
     def part_channels(self, channels: int) -> int:
         """That each part of a sum is made of; the last may have fewer."""
-        return math.ceil(channels / CHANNELS / self.parts) * CHANNELS if self.parts > 1 else channels
+        if self.parts == 1:
+            return channels
+        return math.ceil(math.ceil(channels / self.step_channels) / self.parts) * self.step_channels
 
     def blocks_of(self, tiles: int) -> int:
         """Blocks of threads that so many tiles are work for."""
@@ -124,21 +135,22 @@ class HopperTiling:
 
     @property
     def _filter_bytes(self) -> int:
-        return self.columns * 2 * CHANNELS
+        return self.columns * STEP_BYTES
 
     @property
     def _picture_bytes(self) -> int:
-        return math.prod(self.seen) * 2 * CHANNELS
+        return math.prod(self.seen) * STEP_BYTES
 
     def _other_bytes(self, rooms: int) -> int:
-        """Of what is streamed all but filters: pixels, answers, biases, barriers."""
+        """Of what is streamed all but filters: pixels, answers, what is added and multiplied, barriers."""
         pictures = 2 * self.groups if self.is_resident else 2
         answer = (
             0 if self.parts > 1 or self.group_columns < CHANNELS else math.prod(self.region) * 2 * self.group_columns
         )
         barriers = 8 * (2 * pictures + 2 * rooms + self.groups)
         whole = math.ceil(self._picture_bytes / 1024) * 1024  # each room is swizzled as the first
-        return pictures * whole + self.groups * answer + 4 * self.columns + barriers
+        terms = 2 if self.kind == "eight_bit" else 1
+        return pictures * whole + self.groups * answer + terms * 4 * self.columns + barriers
 
 
 RESIDENT = (
@@ -183,7 +195,7 @@ def hopper_tiling_named(name: str) -> HopperTiling:
 
 def hopper_candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple[HopperTiling, ...]:
     """The ways worth a trial, the most promising first; none where there are none."""
-    if card.capability != CAPABILITY or shape.dtype not in ("float16", "bfloat16"):
+    if card.capability != CAPABILITY or shape.dtype not in (*HALVES, EIGHT_BIT):
         return ()
     if (shape.side, shape.stride, shape.padding, shape.other_channels) != (3, 1, 1, 0):
         return ()
@@ -194,7 +206,10 @@ def hopper_candidates(shape: Shape, card: Card, most: int = MOST_TRIED) -> tuple
 
 
 def _ways(shape: Shape, card: Card) -> Iterable[HopperTiling]:
-    if shape.doubled:
+    if shape.dtype == EIGHT_BIT:
+        if can_be_eight_bit(shape.channels, shape.columns) and not shape.doubled:
+            yield from (_in_parts(replace(way, kind="eight_bit"), shape, card) for way in STEPPED)
+    elif shape.doubled:
         if shape.channels == CHANNELS and shape.columns % CHANNELS == 0 and not shape.residual:
             ways = (replace(way, kind="doubled") for way in RESIDENT)
             # Lines of all pictures are one axis of the answer, of which a tile may not have those of two.
@@ -207,10 +222,19 @@ def _ways(shape: Shape, card: Card) -> Iterable[HopperTiling]:
     elif shape.channels % CHANNELS == 0 and shape.columns % CHANNELS == 0:
         if shape.channels == CHANNELS:
             yield from RESIDENT
-        steps = shape.channels // CHANNELS
-        for way in STEPPED:
-            ways = [replace(way, parts=each) for each in PARTS if _can_have_parts(way, each, steps)]
-            yield min(ways, key=lambda way: cycles_of(way, shape, card))
+        yield from (_in_parts(way, shape, card) for way in STEPPED)
+
+
+def can_be_eight_bit(channels: int, columns: int) -> bool:
+    """Whether there is a way in eight bits for filters of three times three of so many channels and columns."""
+    return channels >= LEAST_EIGHT_BIT and channels % CHANNELS == 0 and columns % CHANNELS == 0
+
+
+def _in_parts(way: HopperTiling, shape: Shape, card: Card) -> HopperTiling:
+    """With as many parts as are the best."""
+    steps = math.ceil(shape.channels / way.step_channels)
+    ways = [replace(way, parts=each) for each in PARTS if _can_have_parts(way, each, steps)]
+    return min(ways, key=lambda way: cycles_of(way, shape, card))
 
 
 def _can_have_parts(way: HopperTiling, parts: int, steps: int) -> bool:
@@ -222,12 +246,12 @@ def _can_have_parts(way: HopperTiling, parts: int, steps: int) -> bool:
 
 def cycles_of(way: HopperTiling, shape: Shape, card: Card) -> float:
     """What a way takes: to order them, and for nothing else."""
-    steps = math.ceil(math.ceil(shape.channels / CHANNELS) / way.parts) * 9
+    steps = math.ceil(math.ceil(shape.channels / way.step_channels) / way.parts) * 9
     programs = way.tiles(shape.batch, shape.height, shape.width) * math.ceil(shape.columns / way.columns) * way.parts
     products = 2 * way.blocks * max(way.columns, 32)
     processors = card.processors
-    if way.kind == "stepped":
-        bytes_read = way.columns * 2 * CHANNELS + math.prod(way.seen) * 2 * CHANNELS / 9
+    if way.kind in ("stepped", "eight_bit"):
+        bytes_read = STEP_BYTES * (way.columns + math.prod(way.seen) / 9)
         each = steps * (max(products, bytes_read / BYTES_IN_A_CYCLE) + STEP_CYCLES) + BEGIN_CYCLES
     else:
         each = 9 * products
@@ -248,6 +272,7 @@ __all__ = [
     "RESIDENT",
     "STEPPED",
     "HopperTiling",
+    "can_be_eight_bit",
     "cycles_of",
     "hopper_candidates",
     "hopper_tiling_named",
