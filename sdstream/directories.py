@@ -45,6 +45,7 @@ class DataDirectory:
         """
         path = self.absolute_path
         try:
+            self._refuse_full_disk(path)
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             for name in SUBDIRECTORIES:
                 (path / name).mkdir(exist_ok=True)
@@ -55,14 +56,17 @@ class DataDirectory:
                 f"the data directory {path} cannot be used: {error.strerror or error}{place}",
                 hint="Set SDSTREAM_DATA_DIR to a directory that can be written.",
             ) from None
-        free = shutil.disk_usage(path).free
+        return path
+
+    @staticmethod
+    def _refuse_full_disk(path: Path) -> None:
+        free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
         if free < LEAST_FREE_BYTES:
             least = LEAST_FREE_BYTES // 2**20
             raise ConfigurationError(
                 f"the data directory {path} has {free // 2**20} MiB free; at least {least} are needed",
                 hint="Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk.",
             )
-        return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The assembly: settings in, a running server out. The only place that knows every room.
 
-    socket bound -> data directory proved -> keys, media, worker, streams, API -> REST answers -> worker ready
+    socket bound -> keys, media, worker, streams, API -> data directory proved -> REST answers -> worker ready
 
 The worker's process is started and not waited for: REST answers while torch is still being imported there.
 """
@@ -79,7 +79,10 @@ def assemble(
     data_dir: Path,
     replace: Callable[[Context], Mapping[str, Endpoint]] | None = None,
 ) -> Rooms:
-    """Put the rooms together over the state in `data_dir`; `replace` as in `create_app`."""
+    """Put the rooms together over the state in `data_dir`, which may not be there yet; `replace` as in `create_app`.
+
+    Makes nothing on the disk. Raises `ConfigurationError` for settings that cannot work here.
+    """
     keys = KeyRing.open(data_dir, settings)
     worker = WorkerProcess(settings, clock)
     mediamtx = MediaMtxMedia(settings, clock) if settings.media_backend == "mediamtx" else None
@@ -160,12 +163,13 @@ class Server:
 
     async def _serve(self, listeners: list[socket.socket]) -> None:
         settings = self._settings
-        data_dir = choose_data_directory(settings).prepare()
+        data = choose_data_directory(settings)
         if settings.placement == "runpod":
-            keys, service, app = assemble_gateway(settings, self._clock, data_dir)
+            keys, service, app = assemble_gateway(settings, self._clock, data.absolute_path)
         else:
-            rooms = assemble(settings, self._clock, data_dir)
+            rooms = assemble(settings, self._clock, data.absolute_path)
             keys, service, app = rooms.keys, rooms.service, rooms.app
+        data.prepare()  # only now, so that settings that are refused leave nothing behind
         url = url_of(listeners[0])
         if len(listeners) > 1:
             app = HealthDoor(app, listeners[1].getsockname()[1])

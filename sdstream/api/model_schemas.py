@@ -6,12 +6,14 @@ from sdstream.api.schemas import Shape
 
 
 class Files(Shape):
-    """Whether the files of something are on this machine. `path` is for operators' keys, null for others."""
+    """Whether the files of something are on this machine, and else what a load would say. `path` and `problem` are for
+    operators' keys, null for others."""
 
     present: bool
     path: str | None
     bytes: int
     missing: list[str]
+    problem: str | None
     fetched_when_needed: bool
 
 

@@ -16,13 +16,13 @@ from rich.table import Table
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
 from sdstream.diffusion.fetching.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
-from sdstream.diffusion.fetching.sources import commit_of, find_model, may_fetch
+from sdstream.diffusion.fetching.sources import commit_of
 from sdstream.directories import ModelPlaces
-from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
+from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params import PUBLIC_MODELS, ModelEntry, ModelTable
 from sdstream.settings import Family, Settings
+from sdstream.worker.files.presence import model_presence
 
-INDEX = "model_index.json"
 TINY_SECONDS = 300.0
 TINY_PROGRAM = """
 import sys
@@ -56,7 +56,7 @@ class ModelPlace:
 @models.command(name="list")
 @with_settings(only=("models", "default_model", "data_dir", "offline"))
 def show(*, settings: Settings) -> int:
-    """List the models by id: family, size, commit, and where their files are on this machine. Opens no weights."""
+    """List the models by id: family, size, commit, and where their files are on this machine. Reads no weights."""
     table = Table("id", "family", "size", "commit", "files", box=None)
     known = ModelTable.from_settings(settings)
     places = [find_place(entry, known.places) for entry in known.entries()]
@@ -186,18 +186,12 @@ def tiny(
 
 
 def find_place(entry: ModelEntry, places: ModelPlaces) -> ModelPlace:
-    """Look for the files of a model as the worker does, without opening the weights."""
-    try:
-        path = find_model(entry.source, places)
-    except ModelUnavailable as error:
-        fetched = may_fetch(entry.source, places)
-        problem = "not on this machine; fetched when a stream asks for it" if fetched else error.message
-        return ModelPlace(entry, None, problem, error.hint or "", fetched=fetched)
-    if path.is_dir() and not (path / INDEX).is_file():
-        hint = "A model's directory is what `save_pretrained` of diffusers writes."
-        return ModelPlace(entry, None, f"{path} is no diffusers directory: it has no {INDEX}", hint)
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return ModelPlace(entry, path, size=sum(file.stat().st_size for file in files), commit=commit_of(path))
+    """Look for the files of a model as a load does, without reading weights."""
+    found = model_presence(entry.source, entry.family, places)
+    if found.present and found.path is not None:
+        return ModelPlace(entry, found.path, size=found.size, commit=commit_of(found.path))
+    problem = "not on this machine; fetched when a stream asks for it" if found.fetched else found.problem
+    return ModelPlace(entry, None, problem, found.hint, fetched=found.fetched)
 
 
 def _tell_pins(pins: Mapping[str, Pin]) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 
 from sdstream.diffusion.fetching.selection import PICKLED
 from sdstream.diffusion.libraries import lora_loaders, state_dicts
-from sdstream.diffusion.loading.weights import SafetensorError, read_header, read_tensors
+from sdstream.diffusion.loading.headers import SafetensorError, read_header
+from sdstream.diffusion.loading.weights import read_tensors
 from sdstream.errors import LoraUnusable
 from sdstream.settings import Family
 

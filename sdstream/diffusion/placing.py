@@ -11,6 +11,7 @@ from sdstream.diffusion.fused.blocks import PREPARED_KINDS, fuse
 from sdstream.diffusion.fused.joining import join
 from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.fused.trial import kinds_that_work
+from sdstream.diffusion.owning import own_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -29,6 +30,7 @@ def place(network: Network, device: torch.device) -> Network:
         if denoises:
             fuse(network, PREPARED_KINDS)
         network.to(device)
+        own_tensors(network)
     else:
         _place_on_a_gpu(network, device)
     wanted = eight_bit_wanted()

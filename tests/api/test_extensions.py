@@ -14,6 +14,7 @@ from sdstream.api.routes.extensions import ExtensionRoutes
 from sdstream.errors import NoPictureYet
 from sdstream.worker.ports import WorkerHealth, WorkerPhase
 from tests.api.conftest import Site
+from tests.support.hollow import write_hollow_model
 
 
 async def test_a_snapshot_is_a_jpeg_that_is_not_kept(site: Site) -> None:
@@ -71,20 +72,24 @@ async def test_models_tell_what_is_on_this_machine_and_where_to_operators_alone(
     make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     here = tmp_path / "models"
-    (here / "one").mkdir(parents=True)
-    (here / "one/model_index.json").write_text("{}")
+    write_hollow_model(here / "one")
+    (write_hollow_model(here / "two") / "scheduler/scheduler_config.json").unlink()
     (here / "lllyasviel/Annotators").mkdir(parents=True)
     (here / "lllyasviel/Annotators/ControlNetHED.pth").write_bytes(bytes(10))
     site = make_site(
         data_dir=tmp_path,
         offline=True,
-        models={"me/one": {"source": str(here / "one"), "family": "sd15"}},
+        models={f"me/{name}": {"source": str(here / name), "family": "sd15"} for name in ("one", "two")},
         controlnets={"me/net": {"source": "me/net", "family": "sd15", "preprocessor": "hed"}},
     )
     found = (await site.client.get("/v1/models")).json()
     models = {entry["id"]: entry for entry in found["data"]}
-    assert (models["me/one"]["present"], models["me/one"]["bytes"]) == (True, 2)
+    size = sum(file.stat().st_size for file in (here / "one").rglob("*") if file.is_file())
+    assert (models["me/one"]["present"], models["me/one"]["bytes"]) == (True, size)
     assert models["me/one"]["path"] == str(here / "one")
+    missing = "scheduler/scheduler_config.json"
+    assert (models["me/two"]["present"], models["me/two"]["missing"]) == (False, [missing])
+    assert models["me/two"]["problem"] == f"{here / 'two' / missing} is missing"
     (net,) = [entry for entry in found["controlnets"] if entry["id"] == "me/net"]
     assert (net["present"], net["missing"]) == (False, ["config.json", "diffusion_pytorch_model.safetensors"])
     assert (net["preprocessor"], net["fetched_when_needed"]) == ("hed", False)
@@ -94,7 +99,8 @@ async def test_models_tell_what_is_on_this_machine_and_where_to_operators_alone(
     assert {(entry["family"], entry["type"]) for entry in found["ip_adapters"]} >= {("sd15", "regular")}
     key = site.keys.create("guest", author="usr_guest", operator=False)
     guest = (await site.client_with(key).get("/v1/models")).json()
-    assert {entry["path"] for part in ("data", "controlnets") for entry in guest[part]} == {None}
+    told = [entry for part in ("data", "controlnets") for entry in guest[part]]
+    assert {entry[name] for entry in told for name in ("path", "problem")} == {None}
 
 
 async def test_the_catalogue_has_every_parameter_of_a_stream(site: Site) -> None:

@@ -183,3 +183,14 @@ def test_a_source_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelUnavailable):
         load_model(find_model(source), "sd-turbo", CPU)
+
+
+def test_a_file_that_is_overwritten_in_its_place_changes_no_model_that_is_loaded(model: Path) -> None:
+    loaded = load_model(model, "sd-turbo", CPU)
+    networks = (loaded.unet, loaded.vae, *(encoder.model for encoder in loaded.prompts.encoders))
+    before = [tensor.clone() for network in networks for tensor in network.state_dict().values()]
+    for file in model.rglob("*.safetensors"):
+        with file.open("r+b") as opened:
+            opened.write(bytes(file.stat().st_size))
+    after = [tensor for network in networks for tensor in network.state_dict().values()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

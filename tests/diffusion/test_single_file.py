@@ -22,7 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from sdstream.diffusion.fusing import networks_of
 from sdstream.diffusion.loading import architectures
 from sdstream.diffusion.loading.models import Model, family_of, load_model
-from sdstream.diffusion.loading.single_file import ENCODERS, SingleFile, family_of_keys
+from sdstream.diffusion.loading.original_keys import ENCODERS, family_of_keys
+from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.tiny import LCM_LAYERS, write_tiny_lora
 from sdstream.errors import ModelUnavailable

@@ -67,7 +67,8 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * 2**20)
     monkeypatch.setattr(directories.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(ConfigurationError, match="10 MiB free"):
-        choose_data_directory(Settings(data_dir=tmp_path)).prepare()
+        choose_data_directory(Settings(data_dir=tmp_path / "new" / "data")).prepare()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_port
 from sdstream.settings import ModelSource, Settings
 from sdstream.streams.store import FILE_NAME, StreamStore
 from tests.project.commands import environment, sdstream
+from tests.support.hollow import write_hollow_model
 
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
 CARD = MachineFacts("Linux", "x86_64", (Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1"),), "", ("127.0.0.1",), "")
@@ -270,13 +271,13 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(weights), family="sd15")})
     assert check_models(named).verdict is Verdict.BAD
     weights.write_bytes(b"")
-    assert "present: me/mine" in check_models(named).finding, "no weights are opened"
+    assert "not a whole safetensors file" in check_models(named).finding
     folder = tmp_path / "mine"
     folder.mkdir()
     named = Settings(data_dir=tmp_path, models={"me/mine": ModelSource(source=str(folder), family="sd15")})
     assert "model_index.json" in check_models(named).finding
-    (folder / "model_index.json").write_text("{}")
-    assert "present: me/mine" in check_models(named).finding
+    write_hollow_model(folder)
+    assert "present: me/mine" in check_models(named).finding, "no weights are read"
     assert check_models(Settings(default_model="no/such")).verdict is Verdict.BAD
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sdstream.cli import EXIT_USAGE
 from sdstream.errors import ConfigurationError
+from sdstream.media.embedded.encoding import choose_h264_encoder
 from sdstream.serve import bind, url_of
 from tests.project.commands import environment, sdstream
 from tests.support.ports import free_port
@@ -101,6 +103,31 @@ def test_it_says_what_it_does_and_why(start: Callable[..., Serving]) -> None:
     lines = [serving.line() for _ in range(9)]
     subjects = [line.split(":")[0].strip() for line in lines[2:]]
     assert subjects == ["device", "encoder", "WebRTC", "addresses", "URLs", "access", "data"]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ["--default-model", "no/such"],
+        ["--models", '{"me/mine": "/nowhere"}'],
+        ["--media-backend", "mediamtx", "--mediamtx-program", "nowhere"],
+        ["--webrtc-ice-servers", "nowhere"],
+        ["--webrtc-mode", "turn-local", "--turn-program", "nowhere"],
+        ["--placement", "runpod", "--endpoint", "abc"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_settings_that_are_refused_leave_nothing_behind(tmp_path: Path, refused: list[str]) -> None:
+    done = sdstream("serve", "--port", "0", *refused, environment=environment(tmp_path / "data"))
+    assert done.returncode == EXIT_USAGE, done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif(choose_h264_encoder("auto") == "nvenc", reason="the machine has NVENC")
+def test_an_encoder_that_is_not_here_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    done = sdstream("serve", "--port", "0", "--video-encoder", "nvenc", environment=environment(tmp_path / "data"))
+    assert "video_encoder is nvenc" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

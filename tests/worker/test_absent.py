@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.fetching.selection import INDEX, LORA, NETWORK
+from sdstream.diffusion.fetching.selection import LORA, NETWORK
 from sdstream.directories import ModelPlaces
 from sdstream.params import ModelTable, parse_create
 from sdstream.worker.files.absent import absent_parts
 from sdstream.worker.files.loras import LCM_LORAS
 from sdstream.worker.files.published import ADAPTERS
 from tests.support.bodies import data_uri
+from tests.support.hollow import write_hollow_model
 
 SD15 = "Lykon/dreamshaper-8"
 CANNY = "lllyasviel/control_v11p_sd15_canny"
@@ -20,8 +21,8 @@ IMAGE = data_uri()
 
 @pytest.fixture
 def table(tmp_path: Path) -> ModelTable:
-    """No model but an SD 1.5, which is an index and nothing else; nothing may be fetched."""
-    touch(tmp_path / "models" / SD15 / INDEX)
+    """No model but an SD 1.5, which has every file and no weights; nothing may be fetched."""
+    write_hollow_model(tmp_path / "models" / SD15)
     touch(tmp_path / "loras" / LCM_LORAS["sd15"] / LORA)
     return ModelTable(places=ModelPlaces(tmp_path / "models", tmp_path / "loras", offline=True))
 
@@ -86,3 +87,11 @@ def test_what_may_be_fetched_is_not_missing(tmp_path: Path, monkeypatch: pytest.
     net = {"model_id": CANNY, "preprocessor": "canny", "conditioning_scale": 0.5}
     assert found(table, controlnets=[net], lora_dict={"nobody/none": 1.0}) == []
     assert found(table, lora_dict={"no name": 1.0}) == [("lora_dict", "MODELS/LORA_UNUSABLE")]
+
+
+def test_a_model_that_no_load_would_take_is_missing_in_the_words_of_a_load(table: ModelTable, tmp_path: Path) -> None:
+    weights = tmp_path / "models" / SD15 / "unet/diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    request = parse_create({"params": {"model_id": SD15}}, table)
+    (part,) = absent_parts(request.params, table)
+    assert (part.place, part.message) == ("model_id", f"{weights} is missing")

@@ -86,6 +86,16 @@ def test_the_rest_of_a_refused_update_comes_into_force() -> None:
     assert lane.told.missing
 
 
+def test_a_knob_that_is_just_turned_is_not_told_to_be_missing() -> None:
+    lane = Lane()
+    steps = updated(OLD, t_index_list=[1, 2, 3]).params
+    lane.refuse(lane.want(steps), part="")
+    given = lane.want(updated(steps, prompt="new").params)
+    assert [part.place for part in lane.handover.missing] == ["t_index_list"]
+    assert lane.take(given) == updated(OLD, prompt="new").params
+    assert [part.place for part in lane.handover.missing] == ["t_index_list"]
+
+
 def test_a_part_that_is_no_longer_wanted_is_forgotten() -> None:
     lane = Lane()
     lane.lose_depth()

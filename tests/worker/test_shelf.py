@@ -155,6 +155,35 @@ def test_another_file_in_the_place_of_a_lora_is_another_lora(folder: Path, place
     assert shelf.get(wanted(folder, own, lora_dict={"one": 1.0}), CPU, quiet) is not first
 
 
+@pytest.mark.parametrize(
+    "name", ["unet/diffusion_pytorch_model.safetensors", "taesd/diffusion_pytorch_model.safetensors"]
+)
+def test_other_weights_in_a_models_directory_are_another_model(
+    folder: Path, places: ModelPlaces, tmp_path: Path, name: str
+) -> None:
+    model = shutil.copytree(folder / "turbo", tmp_path / "model")
+    shelf, asked = ModelShelf(), WantedModel(str(model), "sd-turbo", places=places)
+    first = shelf.get(asked, CPU, quiet)
+    assert shelf.get(asked, CPU, quiet) is first
+    shutil.copyfile(model / name, tmp_path / "other")
+    (tmp_path / "other").replace(model / name)  # as rsync does it, which leaves files that are the same alone
+    assert shelf.get(asked, CPU, quiet) is not first
+
+
+def test_what_vanishes_is_named_and_leaves_who_has_it(folder: Path, places: ModelPlaces, tmp_path: Path) -> None:
+    model = shutil.copytree(folder / "turbo", tmp_path / "model")
+    shelf, asked = ModelShelf(), WantedModel(str(model), "sd-turbo", places=places)
+    kept = shelf.get(asked, CPU, quiet)
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    with pytest.raises(ModelUnavailable, match=f"{weights} is missing"):
+        shelf.get(asked, CPU, quiet)
+    shutil.rmtree(model)
+    with pytest.raises(ModelUnavailable, match=f"{model} is not on this machine"):
+        shelf.get(asked, CPU, quiet)
+    assert kept.prompts.encode("a fox") is not None
+
+
 def test_a_loaded_model_is_given_out_while_another_one_is_fetched(folder: Path, places: ModelPlaces) -> None:
     shelf = ModelShelf()
     model = shelf.get(wanted(folder, places), CPU, quiet)

@@ -58,6 +58,7 @@ def _answer(table: ModelTable, inventory: "Inventory", *, paths: bool) -> dict[s
             "path": str(presence.path) if paths and presence.path is not None else None,
             "bytes": presence.size,
             "missing": list(presence.missing),
+            "problem": (presence.problem or None) if paths else None,
             "fetched_when_needed": presence.fetched,
         }
 

@@ -156,12 +156,19 @@ def get_model(source: str, family: Family, places: ModelPlaces, *, half: bool, p
         except ModelUnavailable as error:
             progress(f"the small VAE cannot be had ({error.message}); the model's own is used", None)
     vae = places.full_vae or not (has_taesd or taesd is not None)
-    if found is None or not _is_whole(found, vae):
-        hub_id = _hub_id_of(source, found)
-        if hub_id is not None and fetches(places):
-            found = fetch_model(hub_id, places, half=half, vae=vae, progress=progress)
+    hub_id = fetched_from(source, found, places, vae=vae)
+    if hub_id is not None:
+        found = fetch_model(hub_id, places, half=half, vae=vae, progress=progress)
     assert found is not None, "what may be fetched has a hub id"
     return ModelFiles(found, taesd)
+
+
+def fetched_from(source: str, found: Path | None, places: ModelPlaces, *, vae: bool) -> HubId | None:
+    """From where the model `source`, of which `found` is here, is fetched before it is loaded; None where it is not.
+    `vae` says whether its own VAE is needed."""
+    if not fetches(places) or (found is not None and _is_whole(found, vae)):
+        return None
+    return _hub_id_of(source, found)
 
 
 def fetch_model(hub_id: HubId, places: ModelPlaces, *, half: bool, vae: bool, progress: Progress) -> Path:
@@ -366,6 +373,7 @@ __all__ = [
     "fetch_model",
     "fetch_repository",
     "fetch_taesd",
+    "fetched_from",
     "fetches",
     "find_cached",
     "find_files",

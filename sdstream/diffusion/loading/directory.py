@@ -1,16 +1,16 @@
 """Models in diffusers directories: their parts found, opened and checked. Nothing pickled is ever opened."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from sdstream.diffusion.fetching.selection import INDEX, PICKLED, variants
+from sdstream.diffusion.fetching.selection import INDEX
 from sdstream.diffusion.libraries import diffusers, transformers
-from sdstream.diffusion.loading.weights import SafetensorError, read_header
+from sdstream.diffusion.loading.headers import SafetensorError
+from sdstream.diffusion.loading.parts import find_weights, look_for_tokenizer, read_json, stem_of
 from sdstream.diffusion.placing import place
 from sdstream.errors import ModelUnavailable, first_line
 
@@ -41,26 +41,13 @@ class ModelDirectory:
 
     def json(self, name: str) -> dict[str, Any]:
         """The object in a JSON file."""
-        file = self.path / name
-        try:
-            content: object = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError:
-            raise ModelUnavailable(
-                f"{file} is missing", hint="A model's directory is what `save_pretrained` of diffusers writes."
-            ) from None
-        except OSError as error:
-            raise ModelUnavailable(f"{file} cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ModelUnavailable(f"{file} is not JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise ModelUnavailable(f"{file} must hold a JSON object")
-        return cast("dict[str, Any]", content)
+        return read_json(self.path / name)
 
     def network(self, part: str, made: str) -> nn.Module:
         """A network in `part`, ready for use; `made` is its class in diffusers or transformers."""
         self.config(part)
         is_diffusers = not made.startswith("CLIP")
-        variant = self._find_weights(part, "diffusion_pytorch_model" if is_diffusers else "model")
+        variant = find_weights(self.path / part, stem_of(part), half=self.dtype == torch.float16)
         try:
             # Both build it without memory for random weights first, and read each file's tensors by mapping.
             network, report = getattr(diffusers if is_diffusers else transformers, made).from_pretrained(
@@ -82,31 +69,6 @@ class ModelDirectory:
         """The tokenizer in `part`."""
         return open_tokenizer(self.path / part)
 
-    def _find_weights(self, part: str, stem: str) -> str:
-        """The variant of the weights of a part; each of their files has been looked into then."""
-        folder = self.path / part
-        for variant in variants(self.dtype == torch.float16):
-            index = folder / f"{stem}.safetensors.index{variant}.json"
-            single = folder / f"{stem}{variant}.safetensors"
-            if single.is_file():
-                look_into(single)
-                return variant
-            if index.is_file():
-                shards: Any = self.json(index.relative_to(self.path).as_posix()).get("weight_map")
-                if not isinstance(shards, dict) or not shards:
-                    raise ModelUnavailable(f"{index} has no `weight_map`, which says where the weights are")
-                for shard in sorted({str(name) for name in cast("dict[str, Any]", shards).values()}):
-                    look_into(folder / shard)
-                return variant
-        wanted = folder / f"{stem}.safetensors"
-        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
-        if pickled:
-            raise ModelUnavailable(
-                f"{wanted} is missing; {pickled[0]} beside it is a pickle, which can run any program and is not read",
-                hint="Load it where you trust it and save it with `save_pretrained(..., safe_serialization=True)`.",
-            )
-        raise ModelUnavailable(f"{wanted} is missing")
-
 
 def made_ready(network: nn.Module, where: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The network on its device and for inference only. Raises `ModelUnavailable` for weights that are not finite."""
@@ -123,9 +85,7 @@ def made_ready(network: nn.Module, where: str, dtype: torch.dtype, device: torch
 
 def open_tokenizer(folder: Path) -> Any:
     """CLIP's tokenizer in `folder`."""
-    known = ("tokenizer.json", "vocab.json")
-    if not any((folder / name).is_file() for name in known):
-        raise ModelUnavailable(f"{folder / known[0]} is missing, and so is {known[1]}")
+    look_for_tokenizer(folder)
     try:
         return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -137,14 +97,4 @@ def why_not_loaded(error: BaseException) -> str:
     return first_line(error).partition(" If you want to")[0].removeprefix("Cannot load  because ")
 
 
-def look_into(file: Path) -> None:
-    """Read the header, which tells the length: a broken download is refused before anything is made of it."""
-    try:
-        read_header(file)
-    except FileNotFoundError:
-        raise ModelUnavailable(f"{file} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelUnavailable(f"{file} is not a whole safetensors file: {error}") from None
-
-
-__all__ = ["CANNOT_LOAD", "ModelDirectory", "look_into", "made_ready", "open_tokenizer", "why_not_loaded"]
+__all__ = ["CANNOT_LOAD", "ModelDirectory", "made_ready", "open_tokenizer", "why_not_loaded"]

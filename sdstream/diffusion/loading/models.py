@@ -10,6 +10,7 @@ from torch import nn
 
 from sdstream.diffusion.fetching.sources import family_of, is_turbo
 from sdstream.diffusion.loading.directory import ModelDirectory
+from sdstream.diffusion.loading.flaws import LATENT_CHANNELS, TINY_VAE, Elsewhere, find_flaws, find_small_vae
 from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule
@@ -18,8 +19,6 @@ from sdstream.settings import Family
 
 Progress = Callable[[str, float | None], None]
 """Told what is being loaded, and how much of the whole is done, 0 to 100."""
-
-LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +91,17 @@ def load_model(
     is of another family.
     """
     dtype = default_dtype(device) if dtype is None else dtype
+    elsewhere = Elsewhere(taesd_elsewhere, tokenizer_elsewhere)
+    for flaw in find_flaws(path, family, half=dtype == torch.float16, taesd=taesd, elsewhere=elsewhere):
+        raise flaw.error
     source: ModelDirectory | SingleFile
     if path.suffix == ".safetensors" and path.is_file():
         source = SingleFile.open(path, dtype, device, tokenizer_elsewhere)
     else:
         source = ModelDirectory(path, dtype, device)
-        source.json("model_index.json")
-    _check_unet(source, family)
     own_vae = source.config("vae").get("_class_name")
-    small = _find_taesd(path, taesd_elsewhere) if taesd and own_vae != "AutoencoderTiny" else None
-    has_taesd = own_vae == "AutoencoderTiny" or small is not None
+    small = find_small_vae(path, taesd_elsewhere) if taesd and own_vae != TINY_VAE else None
+    has_taesd = own_vae == TINY_VAE or small is not None
     scheduler = source.scheduler()
     names = ("", "_2") if family == "sdxl-turbo" else ("",)
     encoders: list[TextEncoder] = []
@@ -113,7 +113,7 @@ def load_model(
     progress("loading the VAE", 40.0)
     vae_source = source if small is None else ModelDirectory(small.parent, dtype, device)
     vae_part = "vae" if small is None else small.name
-    vae = vae_source.network(vae_part, "AutoencoderTiny" if has_taesd else "AutoencoderKL")
+    vae = vae_source.network(vae_part, TINY_VAE if has_taesd else "AutoencoderKL")
     progress("loading the UNet", 50.0)
     unet = source.network("unet", "UNet2DConditionModel")
     progress("loaded", 100.0)
@@ -135,24 +135,6 @@ def load_model(
         is_turbo=is_turbo(path),
         origin=ModelOrigin(path, small, tokenizer_elsewhere),
     )
-
-
-def _find_taesd(path: Path, elsewhere: Path | None) -> Path | None:
-    inside = path / "taesd"
-    return inside if (inside / "config.json").is_file() else elsewhere
-
-
-def _check_unet(source: ModelDirectory | SingleFile, family: Family) -> None:
-    config = source.config("unet")
-    found = source.family if isinstance(source, SingleFile) else family_of(config)
-    if found != family:
-        raise ModelUnavailable(f"{source.path} holds a model of the {found} family, not of {family}")
-    for member in ("in_channels", "out_channels"):
-        if config.get(member, LATENT_CHANNELS) != LATENT_CHANNELS:
-            raise ModelUnavailable(
-                f"{source.path / 'unet'} has {member} {config[member]} and not 4: "
-                "a model for inpainting or another task, which cannot run here"
-            )
 
 
 __all__ = ["LATENT_CHANNELS", "Model", "ModelOrigin", "Progress", "default_dtype", "family_of", "load_model"]

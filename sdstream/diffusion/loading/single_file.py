@@ -20,27 +20,16 @@ from sdstream.diffusion.loading import architectures
 from sdstream.diffusion.loading.directory import (
     CANNOT_LOAD,
     ModelDirectory,
-    look_into,
     made_ready,
     open_tokenizer,
     why_not_loaded,
 )
-from sdstream.diffusion.loading.weights import read_header, read_tensors
+from sdstream.diffusion.loading.flaws import no_tokenizer
+from sdstream.diffusion.loading.headers import look_into
+from sdstream.diffusion.loading.original_keys import ENCODERS, INPUT, UNET, VAE, VELOCITY, family_of_keys
+from sdstream.diffusion.loading.weights import read_tensors
 from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
-
-UNET = "model.diffusion_model."
-VAE = ("first_stage_model.", "vae.")
-ENCODERS: Mapping[Family, tuple[str, ...]] = {
-    "sd15": ("cond_stage_model.transformer.",),
-    "sd-turbo": ("cond_stage_model.model.",),
-    "sdxl-turbo": ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."),
-}
-"""How the keys of the text encoders begin."""
-REFINER = "conditioner.embedders.0.model."
-INPUT = f"{UNET}input_blocks.0.0.weight"
-VELOCITY = ("v_pred",)
-"""Keys that trainers of velocity prediction leave in a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +52,7 @@ class SingleFile:
         cls, path: Path, dtype: torch.dtype, device: torch.device, tokenizer_folder: Path | None = None
     ) -> "SingleFile":
         """Read the header and tell the family by it. No weights are read."""
-        look_into(path)
-        header = read_header(path)
+        header = look_into(path)
         folder = path.with_suffix("")
         beside = ModelDirectory(folder, dtype, device) if (folder / "unet/config.json").is_file() else None
         family = family_of_keys(path, header.shapes)
@@ -123,10 +111,7 @@ class SingleFile:
         if self.beside is not None and (self.beside.path / part).is_dir():
             return self.beside.tokenizer(part)
         if self.tokenizer_folder is None:
-            raise ModelUnavailable(
-                f"{self.path} needs CLIP's tokenizer, and no model on this machine has one",
-                hint="`sdstream models pull` of any model brings one.",
-            )
+            raise no_tokenizer(self.path)
         tokenizer = open_tokenizer(self.tokenizer_folder)
         tokenizer.pad_token = architectures.PADS[self.family][part.endswith("_2")]
         return tokenizer
@@ -181,21 +166,4 @@ class SingleFile:
         )
 
 
-def family_of_keys(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Family:
-    """The family of a file in the original layout. Raises `ModelUnavailable` for what is none of them."""
-    if INPUT not in shapes:
-        kind = (
-            "a LoRA"
-            if any("lora" in key for key in shapes)
-            else "no model in the layout of Stable Diffusion's trainers"
-        )
-        raise ModelUnavailable(f"{path} is {kind}: it has no {INPUT}")
-    for family, prefixes in ENCODERS.items():
-        if all(any(key.startswith(prefix) for key in shapes) for prefix in prefixes):
-            return family
-    if any(key.startswith(REFINER) for key in shapes):
-        raise ModelUnavailable(f"{path} is SDXL's refiner, which cannot run alone")
-    raise ModelUnavailable(f"{path} holds a UNet without the text encoders of SD 1.5, SD 2.1 or SDXL")
-
-
-__all__ = ["SingleFile", "family_of_keys"]
+__all__ = ["SingleFile"]

@@ -29,7 +29,7 @@ class EmbeddedMedia:
     """Implements `media.ports.MediaBackend`.
 
     `fast` forces the short way of packets on or off; None takes it with library versions that it was tried with.
-    Raises `ConfigurationError` for settings of WebRTC that cannot work.
+    Raises `ConfigurationError` for settings of WebRTC or of the encoder that cannot work here.
     """
 
     def __init__(self, settings: Settings, clock: Clock, *, fast: bool | None = None) -> None:
@@ -41,17 +41,16 @@ class EmbeddedMedia:
         self._fast = known if fast is None else fast
         if not known:
             log.warning("another aiortc or aioice than sdstream was tried with: packets take the slow way")
-        self._h264_encoder: H264Encoder = "x264"
+        self._h264_encoder: H264Encoder = choose_h264_encoder(settings.video_encoder)
         self._streams: set[EmbeddedStream] = set()
         self._trimmer = MemoryTrimmer(release_free_memory)
         self._closed = False
 
     async def start(self) -> None:
-        """Choose the encoder and start coturn where it is needed.
+        """Start coturn where it is needed.
 
         Raises `ConfigurationError` when what the settings ask for cannot be used.
         """
-        self._h264_encoder = choose_h264_encoder(self._settings.video_encoder)
         mode = self._desk.choice.mode
         if mode == "turn-local":
             self._addressing = self._addressing.inside()

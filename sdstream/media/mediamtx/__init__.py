@@ -58,7 +58,7 @@ class MediaMtxMedia:
         self._static = StaticServers(settings)
         self._secret = secrets.token_urlsafe(24)
         self._doors: StreamDoors | None = None
-        self._h264_encoder: H264Encoder = "x264"
+        self._h264_encoder: H264Encoder = choose_h264_encoder(settings.video_encoder)
         self._streams: dict[str, MediaMtxStream] = {}
         """By the path of the input."""
         self._admitting: dict[str, int] = {}
@@ -95,7 +95,6 @@ class MediaMtxMedia:
     async def start(self) -> None:
         """Start MediaMTX. Raises `ConfigurationError` when it cannot be used."""
         settings = self._settings
-        self._h264_encoder = choose_h264_encoder(settings.video_encoder)
         ports = self._ports = choose_ports(settings, self._reach)
         self._keeper = DoorKeeper(Rules(self._secret, self._may_publish, self._may_watch), self._on_admitted)
         await self._keeper.start()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdstream.diffusion.owning import own_tensors
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable, first_line
 from sdstream.worker.annotators.answers import EngineAnswers, PartRequest
@@ -129,7 +130,7 @@ def _filled(network: nn.Module, source: WeightSource, find: Finder, processor: s
 
 def _from_transformers(load: Callable[[], nn.Module], processor: str) -> nn.Module:
     try:
-        return load()
+        return own_tensors(load())
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelUnavailable(f"the network of {processor} cannot be loaded: {first_line(error)}") from error
 

@@ -1,5 +1,5 @@
 """What params ask for and this machine cannot give them, known without a worker: files that are not here and are not
-fetched. What the files hold is found out when they are loaded. No torch here.
+fetched, or that no load would take. What weights hold is found out when they are loaded. No torch here.
 """
 
 from collections.abc import Generator
@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from sdstream.diffusion.fetching.lora_sources import find_lora
-from sdstream.diffusion.fetching.selection import INDEX, LORA, NETWORK
+from sdstream.diffusion.fetching.selection import LORA, NETWORK
 from sdstream.diffusion.fetching.sources import fetches, find_model, get_files, is_turbo, may_fetch
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import ADAPTER, STYLE, active_controlnets
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles
+from sdstream.worker.files.presence import model_flaws
 from sdstream.worker.files.published import ADAPTERS
 from sdstream.worker.ports import MissingPart
 
@@ -47,8 +48,8 @@ class _Search:
             return
         with self._noting("model_id", params.model_id):
             path = find_model(source, places)
-            if path.is_dir() and not (path / INDEX).is_file():
-                raise ModelUnavailable(f"{source} is not a whole model: {INDEX} is missing")
+            for flaw in model_flaws(path, params.family, places):
+                raise flaw.error
             own = path / "lcm_lora" / LORA
             if params.use_lcm_lora and params.family in LCM_LORAS and not is_turbo(path) and not own.is_file():
                 with self._noting("use_lcm_lora", LCM_LORAS[params.family]):

@@ -1,6 +1,6 @@
 """What of all that streams can ask for is on this machine: models, ControlNets, IP-Adapters, networks of processors.
 
-Looks at names and sizes of files only, as the worker would look for them; opens no weights. No torch here.
+Looks at names, descriptions and headers of files, as a load would look at them; reads no weights. No torch here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdstream.diffusion.fetching.selection import INDEX, NETWORK, find_published
-from sdstream.diffusion.fetching.sources import find_model, find_repository, may_fetch
+from sdstream.diffusion.fetching.sources import (
+    fetched_from,
+    fetches,
+    find_model,
+    find_repository,
+    find_taesd,
+    find_tokenizer,
+    may_fetch,
+)
+from sdstream.diffusion.loading.flaws import Elsewhere, Flaw, find_flaws, find_small_vae
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
 from sdstream.params import ModelTable
+from sdstream.settings import Family
 from sdstream.worker.files.published import ADAPTERS, CHOSEN, NETWORKS, PROCESSORS
 
 
@@ -24,7 +34,11 @@ class Presence:
     size: int = 0
     """Bytes of those that are here."""
     missing: tuple[str, ...] = ()
-    """Names of files below `path`; all that are needed when there is no `path`."""
+    """Names of files below `path` that are not there or of no use; all that are needed when there is no `path`."""
+    problem: str = ""
+    """What a load says of the first of them; of models only. It may hold paths."""
+    hint: str = ""
+    """What to do about it."""
     fetched: bool = False
     """Whether what is missing is fetched when a stream asks for it."""
 
@@ -43,7 +57,7 @@ def take_inventory(table: ModelTable) -> Inventory:
     """Look for everything that `table` and this version of sdstream know. Waits for the disk."""
     places = table.places
     return Inventory(
-        {entry.id: model_presence(entry.source, places) for entry in table.entries()},
+        {entry.id: model_presence(entry.source, entry.family, places) for entry in table.entries()},
         {name: files_presence(facts.source or name, NETWORK, places) for name, facts in table.controlnets.items()},
         {
             key: _together(files_presence(repository, names, places) for repository, names in files.sources)
@@ -56,17 +70,41 @@ def take_inventory(table: ModelTable) -> Inventory:
     )
 
 
-def model_presence(source: str, places: ModelPlaces) -> Presence:
-    """Of a model: a diffusers directory that has its index, or a single file."""
-    fetched = may_fetch(source, places)
+def model_presence(source: str, family: Family, places: ModelPlaces) -> Presence:
+    """Of a model: a diffusers directory or a single file that lacks nothing, as far as a load can tell that without
+    reading weights."""
     try:
         path = find_model(source, places)
-    except ModelUnavailable:
-        return Presence(False, missing=(INDEX,), fetched=fetched)
-    if path.is_dir() and not (path / INDEX).is_file():
-        return Presence(False, path, missing=(INDEX,), fetched=fetched)
+    except ModelUnavailable as error:
+        fetched = may_fetch(source, places)
+        return Presence(False, missing=(INDEX,), problem=error.message, hint=error.hint or "", fetched=fetched)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return Presence(True, path, sum(file.stat().st_size for file in files))
+    size = sum(file.stat().st_size for file in files)
+    flaws = model_flaws(path, family, places)
+    if not flaws:
+        return Presence(True, path, size)
+    names, error = tuple(dict.fromkeys(flaw.name for flaw in flaws)), flaws[0].error
+    fetched = fetched_from(source, path, places, vae=_needs_own_vae(path, family, places)) is not None
+    return Presence(False, path, size, names, error.message, error.hint or "", fetched)
+
+
+def model_flaws(path: Path, family: Family, places: ModelPlaces) -> tuple[Flaw, ...]:
+    """What would keep the model at `path` from being loaded. Which precision a load takes first is the worker's affair:
+    weights in either will do here."""
+    elsewhere = Elsewhere(
+        None if places.full_vae else find_taesd(family, places),
+        find_tokenizer(places, (path.parent,)) if path.is_file() else None,
+        fetches(places),
+    )
+    found = (
+        find_flaws(path, family, half=half, taesd=not places.full_vae, elsewhere=elsewhere) for half in (False, True)
+    )
+    return next(found) and next(found)
+
+
+def _needs_own_vae(path: Path, family: Family, places: ModelPlaces) -> bool:
+    small = fetches(places) or find_small_vae(path, find_taesd(family, places)) is not None
+    return places.full_vae or not small
 
 
 def files_presence(repository: str, names: Iterable[str], places: ModelPlaces) -> Presence:
@@ -76,7 +114,7 @@ def files_presence(repository: str, names: Iterable[str], places: ModelPlaces) -
     here = {name: None if folder is None else find_published(folder, name) for name in needed}
     missing = tuple(name for name, file in here.items() if file is None)
     size = sum(file.stat().st_size for file in here.values() if file is not None)
-    return Presence(not missing, folder, size, missing, bool(missing) and may_fetch(repository, places))
+    return Presence(not missing, folder, size, missing, fetched=bool(missing) and may_fetch(repository, places))
 
 
 def processors_of(network: str) -> tuple[str, ...]:
@@ -91,8 +129,16 @@ def _together(presences: Iterable[Presence]) -> Presence:
         next((one.path for one in every if one.path is not None), None),
         sum(one.size for one in every),
         tuple(name for one in every for name in one.missing),
-        all(one.present or one.fetched for one in every) and not all(one.present for one in every),
+        fetched=all(one.present or one.fetched for one in every) and not all(one.present for one in every),
     )
 
 
-__all__ = ["Inventory", "Presence", "files_presence", "model_presence", "processors_of", "take_inventory"]
+__all__ = [
+    "Inventory",
+    "Presence",
+    "files_presence",
+    "model_flaws",
+    "model_presence",
+    "processors_of",
+    "take_inventory",
+]

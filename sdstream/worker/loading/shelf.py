@@ -32,6 +32,7 @@ from sdstream.worker.blame import blaming
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
 
 Key = tuple[object, ...]
+WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class _Files:
     loras: tuple[_LoraFile, ...]
 
     def base_key(self, device: torch.device) -> Key:
-        taesd = None if self.model.taesd is None else self.model.taesd.resolve()
+        taesd = None if self.model.taesd is None else _stamp(self.model.taesd, "config.json")
         return (_stamp(self.model.path), taesd, str(device))
 
     def key(self, device: torch.device) -> Key:
@@ -297,16 +298,21 @@ def _read_loras(base: Model, files: _Files, progress: Progress) -> WeightedLoras
     return loras
 
 
-def _stamp(path: Path) -> Key:
-    """A file or directory as it is now: another one in its place has another stamp."""
+def _stamp(path: Path, index: str = INDEX) -> Key:
+    """A file, or a directory with its `index` and its weights, as it is now: others in its place have another stamp."""
+    file = path
+    stamps: list[Key] = []
     try:
         path = path.resolve()
-        seen = (path / INDEX if path.is_dir() else path).stat()
+        weights = sorted([*path.glob(WEIGHTS), *path.glob(f"*/{WEIGHTS}")]) if path.is_dir() else ()
+        for file in (path / index if path.is_dir() else path, *weights):
+            seen = file.stat()
+            stamps.append((str(file), seen.st_mtime_ns, seen.st_size, seen.st_ino))
     except FileNotFoundError:
-        raise ModelUnavailable(f"{path / INDEX if path.is_dir() else path} is missing") from None
+        raise ModelUnavailable(f"{file} is missing") from None
     except OSError as error:
-        raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
-    return (str(path), seen.st_mtime_ns, seen.st_size, seen.st_ino)
+        raise ModelUnavailable(f"{file} cannot be read: {error.strerror or error}") from None
+    return (str(path), *stamps)
 
 
 __all__ = ["ModelShelf", "ModelUse", "Refit", "WantedModel"]

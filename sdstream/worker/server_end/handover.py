@@ -115,17 +115,19 @@ class ParamsHandover:
     @property
     def missing(self) -> tuple[MissingPart, ...]:
         """What the newest wanted params ask for that could not be had."""
-        wanted, in_force = self._wanted.params, self._in_force.params
+        wanted, failures = self._wanted.params, self._asked_failures
+        # Beside what comes into force in a moment: a knob that was just turned is not what cannot be had.
+        comes = attainable(wanted, self._in_force.params, [each.failed for each in failures])
         return tuple(
             MissingPart(
-                *place_of(each.failed, wanted, in_force),
+                *place_of(each.failed, wanted, comes),
                 each.code,
                 each.message,
                 each.tries,
                 each.comes_again,
                 each.at if each.under_way else each.next_at,
             )
-            for each in self._asked_failures
+            for each in failures
         )
 
     def retold(self) -> LaneStatus | None:

@@ -13,9 +13,11 @@ from cuda.bindings import driver, nvrtc
 
 from sdstream.diffusion.convolving.hopper.boxes import Boxes
 from sdstream.diffusion.convolving.hopper.calls import Told
+from sdstream.diffusion.convolving.hopper.kept import KeptBinaries, key_of
 
 ARCHITECTURE = "sm_90a"
 """Hopper with the instructions that no other card has."""
+OPTIONS = (f"--gpu-architecture={ARCHITECTURE}", "--std=c++17")
 KERNEL = b"hopper_convolution"
 _KINDS = {
     torch.float16: driver.CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -85,7 +87,7 @@ def compile_source(source: str) -> bytes:
     """The module of a program in CUDA C++, for Hopper. Needs no card. Raises `KernelRefused`."""
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"convolution.cu", 0, [], []))
     try:
-        options = [f"--gpu-architecture={ARCHITECTURE}".encode(), b"--std=c++17"]
+        options = [option.encode() for option in OPTIONS]
         done = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if done[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             said = b" " * (_checked(nvrtc.nvrtcGetProgramLogSize(program)) + 1)  # of one byte Python has only one
@@ -98,18 +100,33 @@ def compile_source(source: str) -> bytes:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-class KernelShelf:
-    """Kernels that were compiled in this process, by their programs; from any thread."""
+def key_of_source(source: str) -> str:
+    """What decides the module of a program, as one hash. Raises `KernelRefused`."""
+    code, *version = nvrtc.nvrtcVersion()
+    _checked((code,))
+    return key_of((source, *OPTIONS, *map(str, version)))
 
-    def __init__(self) -> None:
+
+class KernelShelf:
+    """Kernels by their programs, compiled in this process or `kept` from one before; from any thread."""
+
+    def __init__(self, kept: KeptBinaries | None = None) -> None:
+        """`kept` is by default where the environment says."""
+        self._kept = kept or KeptBinaries.from_environment()
         self._binaries: dict[str, bytes] = {}
         self._kernels: dict[tuple[str, int], CompiledKernel] = {}
         self._lock = threading.Lock()
 
     def prepare(self, source: str) -> None:
         """Compile a program, unless it is already. Raises `KernelRefused`."""
-        if source not in self._binaries:
-            self._binaries[source] = compile_source(source)  # two threads may; the answers are the same
+        if source in self._binaries:
+            return
+        key = key_of_source(source)
+        binary = self._kept.get(key)
+        if binary is None:
+            binary = compile_source(source)  # two threads may; the answers are the same
+            self._kept.put(key, binary)
+        self._binaries[source] = binary
 
     def get(self, source: str, device: int, shared_bytes: int) -> CompiledKernel:
         """The kernel on a device. Raises `KernelRefused`."""
@@ -139,4 +156,4 @@ def _checked(answer: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-__all__ = ["CompiledKernel", "KernelRefused", "KernelShelf", "compile_source"]
+__all__ = ["CompiledKernel", "KernelRefused", "KernelShelf", "compile_source", "key_of_source"]
