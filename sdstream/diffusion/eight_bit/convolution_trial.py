@@ -15,7 +15,7 @@ from sdstream.diffusion.eight_bit.trial import MOST_ERROR
 from sdstream.diffusion.fused.blocks import fuse
 from sdstream.diffusion.libraries import residual_blocks
 from sdstream.diffusion.trials.failures import FAILURES
-from sdstream.diffusion.trials.session import card_turn, without_trials
+from sdstream.diffusion.trials.session import without_trials
 from sdstream.errors import first_line
 
 CHANNELS, COLUMNS, EMBEDDING, SIDE = 320, 640, 64, 16
@@ -35,12 +35,13 @@ def lacking_for_convolutions(device: torch.device) -> str:
 
 @cache
 def convolution_problem(device: torch.device) -> str:
-    """Why convolutions cannot be in eight bits on `device`; empty where they can."""
+    """Why convolutions cannot be in eight bits on `device`; empty where they can. Looked at when the first model is
+    loaded, before there are frames beside it."""
     lacks = lacking_for_convolutions(device)
     if lacks:
         return lacks
     try:
-        with card_turn(), without_trials():
+        with without_trials():
             error = block_error(device, torch.float16)
     except (torch.AcceleratorError, torch.OutOfMemoryError):
         raise  # the device is lost, or full: no fault of theirs
