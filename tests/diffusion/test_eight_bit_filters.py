@@ -2,6 +2,9 @@
 change, and where they are in force."""
 
 import copy
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -12,9 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sdstream.diffusion.attention import share
-from sdstream.diffusion.convolving import tuning
+from sdstream.diffusion.convolving import preparation, tuning
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.hopper.tilings import CHANNELS
-from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card
+from sdstream.diffusion.convolving.preparation import compile_frames
+from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card, Shape
 from sdstream.diffusion.eight_bit import convolution_trial
 from sdstream.diffusion.eight_bit.convolution_trial import block_error, lacking_for_convolutions
 from sdstream.diffusion.eight_bit.copies import copy_of, eight_bit_layers, follow, memory_of, note_of
@@ -38,6 +43,7 @@ from sdstream.diffusion.fused.group_norm import plain_group_norm
 from sdstream.diffusion.fused.switch import plain_blocks
 from sdstream.diffusion.libraries import residual_blocks
 from sdstream.diffusion.placing import place
+from sdstream.diffusion.trials.session import TrialSession
 from tests.diffusion.runs import distance
 
 CPU = torch.device("cpu")
@@ -275,6 +281,32 @@ def test_before_a_trial_eight_bits_go_the_most_promising_way_and_others_torchs(m
     assert tuning.settled_tiling(0, "torch.float16", *sizes) == ""
     monkeypatch.setattr(tuning, "card_of", lambda device: Card((8, 9), 128))
     assert tuning.settled_tiling(0, f"torch.{EIGHT_BIT}", *sizes) == ""
+
+
+def test_what_frames_take_without_a_trial_is_compiled_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "card_of", lambda device: Card((9, 0), 132))
+    monkeypatch.setattr(tuning, "has_hopper_kernels", lambda: True)
+    half = Shape(1, 8, 8, 1280, 0, 1280, 3, 1, 1, 8, 8, False, 1, True, "", "float16")
+    small = replace(half, dtype=EIGHT_BIT)
+    asked = Counter({half: 2, small: 3, replace(small, residual=False): 4})
+    monkeypatch.setattr(preparation, "shapes_of_frame", lambda *told: asked)
+    compiled: list[tuple[str, torch.dtype, bool]] = []
+
+    def prepare(arguments: Arguments, tilings: Iterable[str]) -> None:
+        compiled.extend((name, arguments.x.dtype, arguments.residual is not None) for name in tilings)
+
+    told: Any = (None, torch.zeros(1), None, [1, 8])
+    compile_frames(*told, prepare=prepare)
+    wanted = {
+        (tuning.untried_tiling(replace(shape, batch=number), 0), torch.float8_e4m3fn, shape.residual)
+        for shape in (small, replace(small, residual=False))
+        for number in (1, 8)
+    }
+    assert set(compiled) == wanted
+    assert len(compiled) == len(wanted), "none twice"
+    given_up = TrialSession(tell=lambda percent: False)
+    compile_frames(*told, session=given_up, prepare=prepare)
+    assert len(compiled) == len(wanted)
 
 
 def test_a_filter_answers_as_the_weight_it_was_made_of() -> None:

@@ -1,14 +1,17 @@
 """The shapes of convolutions in whole frames, and having them tried before the frames are made."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 
+from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.shapes import Shape
 from sdstream.diffusion.convolving.switch import wanted_of_convolutions
-from sdstream.diffusion.convolving.tuning import shapes_asked, tuning_of
+from sdstream.diffusion.convolving.trial import arguments_of
+from sdstream.diffusion.convolving.tuning import shapes_asked, tuning_of, untried_tiling
+from sdstream.diffusion.convolving.twins import prepare_kernels
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.state import Knobs, make_memory
 from sdstream.diffusion.trials.planning import Standing
@@ -44,4 +47,33 @@ def settle_frames(
     return tuning.settle([for_streams(shapes, number) for number in numbers], wanted_of_convolutions().seconds, session)
 
 
-__all__ = ["for_streams", "settle_frames", "shapes_of_frame"]
+def compile_frames(
+    frame: Frame,
+    image: torch.Tensor,
+    knobs: Knobs,
+    numbers: Sequence[int],
+    session: TrialSession = ALONE,
+    prepare: Callable[[Arguments, Iterable[str]], None] = prepare_kernels,
+) -> None:
+    """Where nothing is tried, compile what frames of so many streams are computed by without a choice, so that none of
+    them waits for the compiler."""
+    with trial_session(session), card_turn():
+        try:
+            shapes = shapes_of_frame(frame, image, knobs)
+        except torch.OutOfMemoryError:
+            return  # of a stream that may not fit beside those that run
+    device = image.device.index or 0
+    programs: dict[tuple[str, bool], Shape] = {}
+    for number in numbers:
+        for shape in for_streams(shapes, number):
+            if tiling := untried_tiling(shape, device):
+                programs.setdefault((tiling, shape.residual), replace(shape, batch=1))
+    for index, ((tiling, _), shape) in enumerate(programs.items()):
+        if not session.tell(100.0 * index / len(programs)):
+            return
+        with trial_session(session), card_turn():
+            arguments = arguments_of(shape, image.device)
+        prepare(arguments, [tiling])
+
+
+__all__ = ["compile_frames", "for_streams", "settle_frames", "shapes_of_frame"]

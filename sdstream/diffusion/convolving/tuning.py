@@ -239,11 +239,11 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
         ways = candidates(shape, card, hopper=0) if has_kernels() else ()
         return ways[0].name if ways else ""
     shape, looking = _shape(dtype, sizes), _looking.get()
-    if not are_convolutions_tuned():
-        return _untried(shape, device or 0)
     if looking is not None:
         looking[shape] += 1
         return ""
+    if not are_convolutions_tuned():
+        return untried_tiling(shape, device or 0)
     tuning = tuning_of(device or 0)
     known = tuning.look_up(shape) if are_trials_wanted() else tuning.choices.get(shape.name)
     if known is not None:
@@ -251,10 +251,10 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
     met = _unsettled.get()
     if met is not None:
         met.add(shape.name)
-    return _untried(shape, device or 0)
+    return untried_tiling(shape, device or 0)
 
 
-def _untried(shape: Shape, device: int) -> str:
+def untried_tiling(shape: Shape, device: int) -> str:
     """What a shape without a choice is computed by: torch's own, but in eight bits, where torch has no way but the long
     one of single precision."""
     if shape.dtype != EIGHT_BIT:
@@ -332,4 +332,5 @@ __all__ = [
     "shapes_asked",
     "tuning_of",
     "unsettled_shapes",
+    "untried_tiling",
 ]

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from sdstream.diffusion.convolving.preparation import settle_frames
+from sdstream.diffusion.convolving.preparation import compile_frames, settle_frames
 from sdstream.diffusion.convolving.tuning import are_convolutions_tuned, bring_into_force
+from sdstream.diffusion.eight_bit.switch import eight_bit_wanted
 from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.fused.attending import AttentionShape, is_attention_tried
 from sdstream.diffusion.fused.attention_trials import settle_attention, shapes_of_frame
@@ -32,7 +33,7 @@ def tune(key: GroupKey, knobs: Knobs, progress: Progress) -> None:
     """Decide how attention and convolutions of frames of this key are computed, for all numbers of streams that will
     ride together once one more sits down. `progress` may raise `LoadGivenUp`."""
     device = key.model.device
-    if device.type != "cuda" or not (is_attention_tried() or are_convolutions_tuned()):
+    if device.type != "cuda" or not (is_attention_tried() or are_convolutions_tuned() or eight_bit_wanted() == "all"):
         return
     progress(WORDS, None)
     with turns.slice(lambda: progress(WORDS, None)):
@@ -47,6 +48,8 @@ def tune(key: GroupKey, knobs: Knobs, progress: Progress) -> None:
         settle_attention(shapes, image.device, numbers, session)
     if are_convolutions_tuned():
         settle_frames(frame, image, knobs, numbers, session)
+    elif eight_bit_wanted() == "all":
+        compile_frames(frame, image, knobs, numbers, session)
     progress(WORDS, 100.0)
 
 
