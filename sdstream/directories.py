@@ -60,8 +60,8 @@ class DataDirectory:
 
     @staticmethod
     def _refuse_full_disk(path: Path) -> None:
-        free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
-        if free < LEAST_FREE_BYTES:
+        total, _, free = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists()))
+        if total and free < LEAST_FREE_BYTES:  # what is no disk, such as /proc, has no room to tell
             least = LEAST_FREE_BYTES // 2**20
             raise ConfigurationError(
                 f"the data directory {path} has {free // 2**20} MiB free; at least {least} are needed",

@@ -186,8 +186,10 @@ class LiveStream:
             self._lane.update(params, revision)
 
     def try_again(self, names: frozenset[str]) -> tuple[MissingPart, ...]:
-        """Somebody sent these top-level params: have the lane try again what is missing of them, which is returned."""
-        if self._lane is None or not self.missing_of(names):
+        """Somebody sent these top-level params: have the lane try again what is missing of them, which is returned. One
+        that failed tries everything again."""
+        failed = self.lane_status is not None and self.lane_status.phase is LanePhase.FAILED
+        if self._lane is None or not (failed or self.missing_of(names)):
             return ()
         self._lane.try_again()
         return self.missing_of(names)

@@ -95,6 +95,32 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
 
 
 @pytest.mark.slow
+async def test_a_stream_goes_on_without_its_models_files_and_one_that_needs_them_starts_when_they_are_back(
+    server: LiveServer, rest: Rest
+) -> None:
+    running, late = await rest.create(TURBO), await rest.create(TURBO)
+    model, away = server.folder / "model", server.folder / "away"
+    async with Publisher(running["whip_url"]):
+        await rest.wait_state(running["id"], *WORKING, seconds=60)
+        model.rename(away)
+        try:
+            async with Publisher(late["whip_url"]):
+                await rest.wait_state(late["id"], "ERROR", seconds=30)
+                lane = (await rest.status(late["id"]))["lane"]
+                assert (lane["error_code"], lane["phase"]) == ("MODELS/UNAVAILABLE", "failed")
+                async with event_log(rest, running["id"]) as log:
+                    answer = await rest.change(running["id"], {"prompt": "new"})
+                    await log.wait("effective", revision=answer["revision"])
+                away.rename(model)
+                answer = await rest.change(late["id"], {"model_id": TURBO["model_id"]})
+                assert answer["applied"] == "unchanged"
+                await rest.wait_state(late["id"], *WORKING, seconds=30)
+        finally:
+            if away.exists():
+                away.rename(model)
+
+
+@pytest.mark.slow
 async def test_a_stream_starts_without_a_lora_that_is_not_here(server: LiveServer, rest: Rest) -> None:
     stream = await rest.create({**TURBO, "lora_dict": {"nobody/none": 0.5}})
     (warning,) = stream["warnings"]

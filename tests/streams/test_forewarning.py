@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.fetching.selection import INDEX
 from sdstream.streams.views import UpdateOutcome
 from sdstream.worker.ports import LanePhase, LaneStatus, MissingPart
 from tests.streams.conftest import CREATE, Scene, SceneMaker
+from tests.support.hollow import write_hollow_model
 
 NET = "thibaud/controlnet-sd21-canny-diffusers"
 CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
@@ -18,9 +18,8 @@ CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
 
 @pytest.fixture
 async def scene(make_scene: SceneMaker, tmp_path: Path) -> Scene:
-    """A server that has an SD-Turbo, which is an index and nothing else, and fetches nothing."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / INDEX).write_bytes(b"")
+    """A server that has an SD-Turbo, which has every file and no weights, and fetches nothing."""
+    write_hollow_model(tmp_path / "model", "sd-turbo")
     models = json.dumps({"stabilityai/sd-turbo": str(tmp_path / "model")})
     return await make_scene(models=models, offline=True)
 

@@ -298,6 +298,15 @@ def test_without_its_model_or_where_all_is_wanted_a_lane_fails(partly: bool, par
     assert (lane.told.phase, lane.told.missing) == (LanePhase.FAILED, ())
 
 
+def test_a_lane_that_failed_is_given_the_same_anew_when_somebody_asks_and_only_then() -> None:
+    lane = Lane()
+    lane.hear(LanePhase.FAILED, error_code=lane.code, error_message="no model")
+    assert lane.next() is None
+    lane.handover.try_again(lane.now)
+    assert read(lane.next()) == OLD
+    assert lane.next() is None, "once for each time"
+
+
 def test_the_next_try_is_told_as_it_is_planned_brought_forward_and_made() -> None:
     lane = Lane(ModelDownloadFailed.code)
     lane.lose_depth()

@@ -99,6 +99,8 @@ class ParamsHandover:
         """On the wire: the last that any refused."""
         self._ready: LaneStatus | None = None
         """What it said last while it made pictures."""
+        self._failed = self._again = False
+        """The worker has nothing to run for the lane; and somebody asked for it once more since."""
         self._image: StyleImage | None = None
         """The last style image that this worker was given."""
 
@@ -153,7 +155,8 @@ class ParamsHandover:
         return True
 
     def try_again(self, now: float) -> None:
-        """Somebody asks for what is missing."""
+        """Somebody asks for what is missing, or for what a lane that failed has: all of it."""
+        self._again = self._failed
         for each in self._failures:
             if not each.under_way:
                 due = max(now, each.at + each.repeat_seconds)
@@ -179,7 +182,7 @@ class ParamsHandover:
         target = self._target(now, start=not busy)
         # Of one revision there may be two: a style image's picture can come after its address.
         same = (target, self._wanted.revision) == (self._given.params, self._given.revision)
-        if same and self._given.number != self._refused:
+        if same and self._given.number != self._refused and not self._again:
             return None
         if busy and self._runs:
             # What runs takes the knobs at once; what the worker loaded for is given to it anew after that.
@@ -217,7 +220,7 @@ class ParamsHandover:
                 detail = f"starting without {', '.join(each.name or each.place for each in self.missing)}"
                 told = LaneStatus(LanePhase.LOADING, told.revision, detail=detail, missing=self.missing)
             else:
-                self._failures = []
+                self._failures, self._failed = [], True
         if status.phase is LanePhase.LOADING and self._ready is not None and self._is_trying:
             return replace(self._ready, detail=status.detail, percent=status.percent)
         if status.phase is not LanePhase.READY:
@@ -317,7 +320,7 @@ class ParamsHandover:
 
     def _send(self, wanted: Wanted) -> Given:
         self._unanswered = wanted.number
-        self._loads = False
+        self._loads = self._failed = self._again = False
         image = image_apart(wanted.params)
         if image is None or image == self._image:
             return Given(dump_params(wanted.params), wanted.number, None)
