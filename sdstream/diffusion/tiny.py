@@ -43,8 +43,8 @@ class Kind:
     """How a family differs from the others."""
 
     unet: Mapping[str, Any]
-    """Its `attention_head_dim` is how many heads there are, as in the files of real models. Two have all that more have,
-    and on a CPU attention takes as much longer as there are heads: with eight it was most of a picture's time."""
+    """Its `attention_head_dim` is how many heads there are, as in the files of real models. Few, for attention on a CPU
+    takes as much longer as there are more: with eight it was most of a picture's time."""
     activations: tuple[str, ...]
     """Of the text encoders."""
     pad: str
