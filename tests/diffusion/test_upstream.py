@@ -1,6 +1,7 @@
 """The frame against PyPI's `streamdiffusion` 0.1.1: live where it can be fetched, and against golden files of it."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from tests.diffusion import runs, upstream
 from tests.diffusion.upstream_golden import GOLDEN
 
 TOLERANCE = 1e-4
+Ours = Callable[[upstream.Case], tuple[torch.Tensor, torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_model: Callable[..., Model]) -> Ours:
+    """What the frame makes of a case, once for both tests that look at it."""
+    return cache(lambda case: upstream.run_ours(tiny_model("sd-turbo"), case))
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +30,10 @@ def answers(tiny_directory: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.slow
-def test_every_frame_is_that_of_upstream(answers: dict[str, torch.Tensor], tiny_model: Callable[..., Model]) -> None:
+def test_every_frame_is_that_of_upstream(answers: dict[str, torch.Tensor], ours: Ours) -> None:
     worst: dict[str, float] = {}
     for case in upstream.cases():
-        latents, images = upstream.run_ours(tiny_model("sd-turbo"), case)
+        latents, images = ours(case)
         expected = answers[f"{case.name}/latent"], answers[f"{case.name}/image"]
         frames = 1 if case == upstream.SEQUENTIAL else upstream.FRAMES
         worst[case.name] = max(
@@ -36,15 +44,16 @@ def test_every_frame_is_that_of_upstream(answers: dict[str, torch.Tensor], tiny_
     assert not {name: value for name, value in worst.items() if not value <= TOLERANCE}
 
 
-def test_the_last_frames_are_those_of_the_golden_file(tiny_model: Callable[..., Model]) -> None:
-    model = tiny_model("sd-turbo")
+def test_the_last_frames_are_those_of_the_golden_file(ours: Ours, tiny_model: Callable[..., Model]) -> None:
     golden = load_file(GOLDEN)
-    ours = upstream.fingerprint(model)
-    assert torch.allclose(ours, golden["fingerprint"], rtol=1e-6), "another tiny model: write the golden file anew"
+    fingerprint = upstream.fingerprint(tiny_model("sd-turbo"))
+    assert torch.allclose(fingerprint, golden["fingerprint"], rtol=1e-6), (
+        "another tiny model: write the golden file anew"
+    )
     for case in upstream.cases():
         if not case.batched or (case.delta == 1.0 and case.slots > 1):
             continue  # half of them, for the time they take; the live test has all
-        latent, image = upstream.digest(*upstream.run_ours(model, case))
+        latent, image = upstream.digest(*ours(case))
         assert runs.distance(latent, golden[f"{case.name}/latent"]) <= TOLERANCE, case.name
         assert runs.distance(image, golden[f"{case.name}/image"]) <= TOLERANCE, case.name
 

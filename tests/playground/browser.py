@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request
 
+from tests.support.plain_http import NO_TLS
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
 
@@ -88,7 +89,7 @@ class PlaygroundPage:
 
     def streams(self) -> list[dict[str, Any]]:
         """The playground's streams that the server has."""
-        answer = httpx.get(f"{self.server.url}/v1/streams", headers=self.headers)
+        answer = httpx.get(f"{self.server.url}/v1/streams", headers=self.headers, verify=NO_TLS)
         return [stream for stream in answer.raise_for_status().json()["data"] if stream["name"] == "playground"]
 
     def stream(self) -> dict[str, Any]:

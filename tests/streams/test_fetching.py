@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,6 +77,18 @@ async def test_a_picture_is_fetched_with_the_name_it_was_asked_by() -> None:
         assert await PublicFetcher(near).fetch(f"{url}/a.png?x=1") == png()
     assert seen[0].startswith(b"GET /a.png?x=1 ")
     assert f"host: {url.removeprefix('http://')}".encode() in seen[0].lower()
+
+
+async def test_the_certificates_of_authorities_are_not_read_anew_for_each_fetch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with web(ok(png())) as (url, _):
+        await PublicFetcher(near).fetch(url)
+        read: list[str] = []
+        honest = ssl.create_default_context
+        monkeypatch.setattr(ssl, "create_default_context", lambda **given: read.append("read") or honest(**given))
+        await PublicFetcher(near).fetch(url)
+    assert read == []
 
 
 async def test_a_private_address_is_not_even_connected_to() -> None:

@@ -20,6 +20,7 @@ from av.video.frame import PictureType
 
 from tests.support.offers import Edit, unchanged, without_candidates
 from tests.support.pictures import Kind, Picture, TestCard, looks_like
+from tests.support.plain_http import NO_TLS
 
 CLOCK = fractions.Fraction(1, 90_000)
 Codec = Literal["H264", "VP8"]
@@ -174,7 +175,7 @@ class Peer:
     async def post(self) -> httpx.Response:
         """Post the offer, whatever the answer."""
         offer = await self.prepare()
-        async with httpx.AsyncClient(timeout=15, follow_redirects=False) as http:
+        async with httpx.AsyncClient(timeout=15, follow_redirects=False, verify=NO_TLS) as http:
             return await http.post(self.url, content=offer, headers=self.headers)
 
     async def open(self) -> None:
@@ -208,7 +209,7 @@ class Peer:
 
     async def delete(self) -> httpx.Response:
         """End the session by its URL."""
-        async with httpx.AsyncClient(timeout=15) as http:
+        async with httpx.AsyncClient(timeout=15, verify=NO_TLS) as http:
             return await http.delete(self.session_url)
 
     async def close(self, *, delete: bool = True) -> None:

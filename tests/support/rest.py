@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.plain_http import NO_TLS
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually
 
@@ -76,10 +77,9 @@ class Rest:
     def __init__(self, server: LiveServer, key: str | None = None) -> None:
         self.server = server
         self.key = server.key if key is None else key
-        self.http = httpx.AsyncClient(
-            base_url=server.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=15, follow_redirects=False
-        )
-        self.anonymous = httpx.AsyncClient(base_url=server.url, timeout=15, follow_redirects=False)
+        common: Any = {"base_url": server.url, "timeout": 15, "follow_redirects": False, "verify": NO_TLS}
+        self.http = httpx.AsyncClient(headers={"Authorization": f"Bearer {self.key}"}, **common)
+        self.anonymous = httpx.AsyncClient(**common)
         self.created: list[str] = []
 
     async def __aenter__(self) -> "Rest":

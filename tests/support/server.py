@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.plain_http import NO_TLS
 from tests.support.ports import free_port
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
@@ -105,7 +106,7 @@ class LiveServer:
     def is_ready(self) -> bool:
         """Whether `/ready` answers 200."""
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/ready", timeout=5, verify=NO_TLS).status_code == 200
         return False
 
     def _read_lines(self, process: subprocess.Popen[str]) -> None:
