@@ -203,15 +203,16 @@ def make_memory(knobs: Knobs) -> Memory:
     )
 
 
-def carry_over(memory: Memory, knobs: Knobs) -> Memory:
+def carry_over(memory: Memory, knobs: Knobs, *, same_model: bool = True) -> Memory:
     """`memory` for a stream of these knobs: what no longer fits, or was not there, begins anew.
 
-    Pictures that are under way stay under way; those that came without a control picture end without one.
+    Pictures that are under way stay under way; those that came without a control picture end without one. Without
+    `same_model` the bank begins anew too: keys and values mean nothing to other weights than those that made them.
     """
     fresh = make_memory(knobs)
     old = memory._asdict()
     kept = {name: old[name] if old[name].shape == value.shape else value for name, value in fresh._asdict().items()}
-    if kept["bank"] is not memory.bank:
+    if kept["bank"] is not memory.bank or not same_model:
         kept["recalled"], kept["age"] = fresh.recalled, fresh.age
     return Memory(**kept)
 

@@ -229,7 +229,7 @@ class DiffusionPipeline(Pipeline):
         if isinstance(before, DiffusionPipeline) and before.group is not None and self._continues(before):
             memory = before.group.memory(before.seat)
             if memory is not None:
-                memory = carry_over(memory, self._plan.knobs)
+                memory = carry_over(memory, self._plan.knobs, same_model=before._model is self._model)
             self._previous = before._previous
         self._group, self._seat = self._join(self._plan, memory)
 

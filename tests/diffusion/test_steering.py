@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sdstream.diffusion.loading.models import Model
+from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
@@ -230,6 +231,27 @@ def test_earlier_pictures_and_their_interval(make: Make) -> None:
     other.begin(pipeline)
     pipeline.end()
     assert all(bool(torch.isfinite(image).all()) for image in run(other))
+
+
+def test_what_another_model_kept_of_earlier_pictures_is_not_attended_to(
+    make: Make, tmp_path: Path, places: ModelPlaces
+) -> None:
+    write_tiny_model(tmp_path, "sd15", width=16, seed=1)
+    models = ModelTable([ModelEntry(IDS["sd15"], "sd15", str(tmp_path))], places=places)
+    params = {"cached_attention": {"enabled": True, "max_frames": 2, "interval": 1440}, "t_index_list": [5]}
+
+    def other() -> DiffusionPipeline:
+        made = make_pipeline(params_of("sd15", **params), CPU, lambda detail, percent: None, models)
+        assert isinstance(made, DiffusionPipeline)
+        return made
+
+    before, same, following = make("sd15", **params), make("sd15", **params), other()
+    run(before, seed=1)
+    same.begin(before)
+    following.begin(before)
+    before.end()
+    assert distance(run(same)[0], run(make("sd15", **params))[0]) > 1e-5, "a pipeline of the same model attends to it"
+    assert distance(run(following)[0], run(other())[0]) < 1e-6
 
 
 def test_latent_feedback_is_turned_in_place(make: Make) -> None:
