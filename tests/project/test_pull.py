@@ -1,6 +1,5 @@
 """`sdstream models pull`: the real command line against a hub on loopback."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,25 +9,23 @@ from sdstream.commands.pulling import pull_models
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
 from sdstream.params import ModelEntry, ModelTable
+from sdstream.settings import Family
 from sdstream.worker.files.published import needed_for
 from tests.project.commands import environment, sdstream
+from tests.support.hollow import EMPTY, write_hollow_model
 from tests.support.hub import FakeHub
 
 TURBO, DREAM = "stabilityai/sd-turbo", "Lykon/dreamshaper-8"
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
-WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub whose models are of the right names and no more: `pull` opens no weights."""
+    """A hub whose models are of the right names and have no weights: `pull` opens none."""
     made = FakeHub()
-    for name, linear in ((TURBO, True), (DREAM, False)):
-        folder = tmp_path / "upstream" / name
-        for file in (*CONFIGS, *WEIGHTS, "model_index.json", "tokenizer/vocab.json"):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(json.dumps({"use_linear_projection": linear, "file": file}))
-        made.add(name, folder)
+    families: tuple[tuple[str, Family], ...] = ((TURBO, "sd-turbo"), (DREAM, "sd15"))
+    for name, family in families:
+        made.add(name, write_hollow_model(tmp_path / "upstream" / name, family))
     for name, files in (
         ("madebyollin/taesd", ("config.json", "diffusion_pytorch_model.safetensors")),
         ("latent-consistency/lcm-lora-sdv1-5", ("pytorch_lora_weights.safetensors",)),
@@ -36,7 +33,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
         folder = tmp_path / "upstream" / name
         folder.mkdir(parents=True)
         for file in files:
-            (folder / file).write_text("{}")
+            (folder / file).write_bytes(EMPTY if file.endswith(".safetensors") else b"{}")
         made.add(name, folder)
     with made.run():
         yield made
@@ -61,7 +58,7 @@ def test_models_are_pulled_with_what_they_need_and_listed(tmp_path: Path, hub: F
     for name in ("stabilityai/sdxl-turbo", "prompthero/openjourney-v4"):
         assert f"the hub has no repository {name}, or it is private" in done.stderr
     assert "2 of 4 models were not fetched" in done.stderr
-    assert f"downloading {DREAM}: {WEIGHTS[0]}" in done.stderr
+    assert f"downloading {DREAM}: {UNET}" in done.stderr
     assert (data / "models/madebyollin/taesd/config.json").is_file()
     assert (data / "loras/latent-consistency/lcm-lora-sdv1-5/pytorch_lora_weights.safetensors").is_file()
     assert hub.token not in done.stdout + done.stderr
