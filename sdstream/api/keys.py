@@ -246,10 +246,8 @@ class KeyRing:
         self._read_at = self._clock.monotonic()
         try:
             status = self._file.stat()
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-        ):  # of a directory that is a file more is said when it is prepared
+        except (FileNotFoundError, NotADirectoryError):
+            # Of a data directory that is a file more is said when it is prepared.
             self._stamp, self._stored = None, ()
             return
         except OSError as error:

@@ -238,11 +238,14 @@ def settled_tiling(device: int | None, dtype: str, *sizes: Any) -> str:
             return _first_eight_bit(shape, card)
         ways = candidates(shape, card, hopper=0) if has_kernels() else ()
         return ways[0].name if ways else ""
-    shape, looking = _shape(dtype, sizes), _looking.get()
+    looking, tuned = _looking.get(), are_convolutions_tuned()
+    if looking is None and not tuned and not dtype.endswith(EIGHT_BIT):
+        return ""
+    shape = _shape(dtype, sizes)
     if looking is not None:
         looking[shape] += 1
         return ""
-    if not are_convolutions_tuned():
+    if not tuned:
         return untried_tiling(shape, device or 0)
     tuning = tuning_of(device or 0)
     known = tuning.look_up(shape) if are_trials_wanted() else tuning.choices.get(shape.name)
