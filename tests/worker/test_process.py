@@ -100,6 +100,14 @@ def _settled(lane: Lane) -> bool:
     return statistics.submitted == statistics.processed + statistics.superseded + statistics.lost
 
 
+def run_instead_of_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Workers that are started from here on are this shell script."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
 def worker_process(worker: WorkerProcess) -> psutil.Process:
     process_id = worker.health().process_id
     assert process_id is not None
@@ -216,10 +224,7 @@ async def test_a_killed_worker_fails_the_call_that_waits_and_comes_back_without_
 async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho there is no torch here\nexit 3\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
+    run_instead_of_python(monkeypatch, tmp_path, "echo there is no torch here\nexit 3")
     worker = await start(ready=False)
     await until(lambda: worker.health().restarts >= 3)
     health = worker.health()
@@ -227,6 +232,26 @@ async def test_a_worker_that_cannot_start_is_tried_again_and_its_words_are_kept(
     assert health.last_error == "the worker ended with status 3"
     assert health.last_restart_logs == ("there is no torch here",)
     assert not await worker.wait_ready(0.01)
+
+
+@posix_only
+async def test_what_a_worker_said_last_is_read_before_its_end_is_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_instead_of_python(monkeypatch, tmp_path, "echo the card fell off the bus\nexit 3")
+    read_lines = WorkerChild._read_lines
+
+    def read_late(child: WorkerChild) -> None:
+        """As on a busy machine: the process is gone before anybody reads what it printed."""
+        assert child._process is not None
+        child._process.wait()
+        time.sleep(0.1)
+        read_lines(child)
+
+    monkeypatch.setattr(WorkerChild, "_read_lines", read_late)
+    worker = await start(ready=False)
+    await until(lambda: worker.health().restarts >= 1)
+    assert worker.health().last_restart_logs == ("the card fell off the bus",)
 
 
 async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_traceback_hides_it(start: Start) -> None:
@@ -243,10 +268,7 @@ async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_tr
 async def test_closing_does_not_wait_for_a_process_that_no_kill_ends(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    deaf = tmp_path / "python"
-    deaf.write_text("#!/bin/sh\nexec sleep 60\n")
-    deaf.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(deaf))
+    run_instead_of_python(monkeypatch, tmp_path, "exec sleep 60")
     monkeypatch.setattr("sdstream.worker.client.STOP_SECONDS", 0.1)
     monkeypatch.setattr("sdstream.worker.client.KILL_SECONDS", 0.1)
     worker = await start(ready=False)

@@ -26,6 +26,8 @@ LOG_LINES = 50
 LONGEST_LINE = 2000
 END_SECONDS = 1.0
 """How long a killed process that could not be listened to is waited for."""
+LAST_WORDS_SECONDS = 0.5
+"""How long the last lines of an ended process are waited for: a process that it started may hold its output open."""
 
 logger = structlog.get_logger(__name__)
 
@@ -43,6 +45,7 @@ class WorkerChild:
         self._channel: Channel | None = None
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._wording = Wording(())
+        self._line_reader = threading.Thread(target=self._read_lines, name="worker-log", daemon=True)
         self.ended = asyncio.Event()
         self.at_work: tuple[AtWork, ...] = ()
         """What it does for the first time just now, as far as it said. Written by the reader thread."""
@@ -69,7 +72,7 @@ class WorkerChild:
             self._process.stdin.write(json.dumps(greeting).encode() + b"\n")
             self._process.stdin.close()
         try:
-            threading.Thread(target=self._read_lines, name="worker-log", daemon=True).start()
+            self._line_reader.start()
             threading.Thread(target=self._read_messages, name="worker-reader", daemon=True).start()
         except RuntimeError as error:  # a process that nobody listens to must not stay
             self._process.kill()
@@ -143,6 +146,7 @@ class WorkerChild:
                 self._process.wait(0.2)
             self._process.kill()
             self._process.wait()
+            self._line_reader.join(LAST_WORDS_SECONDS)  # why it ended is often the last line
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._finish)
 
