@@ -2,6 +2,7 @@
 
     python -m bench.card [--minutes 12] [--results DIR] [--only frame-sd-turbo-512,live] [--list]
 
+The steps are in `bench.support.card_steps`: what belongs to goals comes first, and nothing of it beside others.
 Programs that compile and capture for long are started together, and are timed one after another when they are ready
 (`bench.support.turn`); those that still prepare are stopped meanwhile, so that nothing runs beside what is timed. A
 step of more worth that still prepares is waited for, three minutes long. DIR gets a file of figures and a log for each
@@ -29,6 +30,7 @@ from typing import IO, Any, Literal
 import psutil
 import torch
 
+from bench.support.card_steps import ON_A_CPU, ON_A_GPU, Step
 from bench.support.targets import ROOT, machine
 from bench.support.turn import READY
 
@@ -43,23 +45,6 @@ LAST_LINES = 60
 """Of each log, that are told in `card.json`."""
 
 State = Literal["preparing", "ready", "done", "failed", "late", "not run"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A program that measures something."""
-
-    name: str
-    arguments: tuple[str, ...]
-    """Of Python."""
-    seconds: float
-    """What its turn takes, about."""
-    prepares: bool = False
-    """Whether it is started at once, and says when it is ready."""
-    writes: bool = True
-    """Whether it takes `--json FILE`."""
-    times: bool = True
-    """Whether it times anything, so that nothing may run beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,70 +74,6 @@ def is_over(standings: Iterable[Standing], seconds_left: float) -> bool:
     """Whether no turn can come any more."""
     waiting = [each for each in standings if each.state in ("preparing", "ready")]
     return all(each.step.seconds > seconds_left for each in waiting)
-
-
-def frame(model: str, size: int, streams: str, seconds: float, *more: str) -> Step:
-    each = ("--models", model, "--sizes", str(size), "--streams", streams, "--compile", "--seconds", "3")
-    name = f"frame-{model}-{size}-{streams.replace(',', '-')}" + "".join(more).removeprefix("-")
-    return Step(name, ("-m", "bench.frame", *each, *more, "--wait-for-turn"), seconds, prepares=True)
-
-
-def eight_bit(model: str, size: int, seconds: float) -> Step:
-    """No part of what prepares beside others, and so not compiled, which would take its turn: which product is the
-    faster shows only where nothing else runs."""
-    each = ("--models", model, "--sizes", str(size), "--streams", "1", "--eight-bit", "--tuned", "--seconds", "3")
-    return Step(f"frame-{model}-{size}-1-eight-bit", ("-m", "bench.frame", *each), seconds)
-
-
-TUNED = ("--models", "sd-turbo", "--sizes", "512", "--streams", "1", "--tuned", "--seconds", "3")
-"""No part of what prepares beside others, for the same reason."""
-GPU_TESTS = ("-m", "gpu and not slow", "tests/diffusion", "tests/engines", "-k", "not a_thousand_streams")
-"""The folders that have such tests: others import what a card's machine need not have, and pytest runs nothing at all
-where a file cannot be imported. The thousand streams look at the card's whole memory, and take minutes."""
-TOLD = ("-v", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:randomly")
-"""Each test by its name as it begins: where the step is ended, its log says what it was at. In the order of the files:
-two logs can be laid side by side."""
-LIMITS = ("--timeout=40", "-o", "faulthandler_timeout=30")
-"""Seconds. Who waits for the device within a library's call hears of no limit, but is seen in the log all the same."""
-TESTS = Step("tests", ("-m", "pytest", *TOLD, *LIMITS, *GPU_TESTS), 80, writes=False, times=False)
-"""Last: whatever they meet, all that is to be measured was measured before."""
-PROCESSORS = ("--processors", "--device", "cuda", "--sides", "512", "--streams", "1,4", "--rounds", "9")
-ON_A_GPU = (
-    frame("sd-turbo", 512, "1,8", 20),
-    Step("attention", ("-m", "bench.attention"), 40),
-    Step("convolutions", ("-m", "bench.convolutions"), 90),
-    Step("frame-tuned", ("-m", "bench.frame", *TUNED), 120),
-    Step("live", ("-m", "bench.live", "--streams", "1,4,8", "--seconds", "6"), 90),
-    Step("render", ("-m", "bench.render"), 60),
-    Step(
-        "engines",
-        ("-m", "bench.engines", "--steps", "1", "--streams", "1,8", "--seconds", "4", "--wait-for-turn"),
-        25,
-        prepares=True,
-    ),
-    Step("profile", ("-m", "bench.profile"), 40),
-    frame("sdxl-turbo", 512, "1,8", 20),
-    frame("sd15", 512, "1", 12),
-    frame("sdxl-turbo", 1024, "1", 12),
-    eight_bit("sdxl-turbo", 1024, 120),
-    eight_bit("sd-turbo", 512, 100),
-    frame("sd-turbo", 512, "2,4", 20),
-    Step("processors", ("-m", "bench.conditioning", *PROCESSORS), 60, writes=False),
-    frame("sd-turbo", 1024, "1", 12),
-    frame("sd15", 1024, "1", 15),
-    TESTS,
-)
-ON_A_CPU = (
-    Step(
-        "frame-tiny",
-        ("-m", "bench.frame", "--models", "tiny", "--streams", "1,2", "--seconds", "2", "--wait-for-turn"),
-        30,
-        prepares=True,
-    ),
-    Step("engines", ("-m", "bench.engines", "--wait-for-turn"), 10, prepares=True),
-    Step("live", ("-m", "bench.live"), 60),
-    Step("conditioning", ("-m", "bench.conditioning"), 120, writes=False),
-)
 
 
 class Program:
@@ -221,9 +142,8 @@ class Program:
                         pipe.close()
 
     def _start(self) -> subprocess.Popen[str]:
-        figures = ("--json", str(self._results / f"{self.step.name}.json")) if self.step.writes else ()
         process = subprocess.Popen(
-            [sys.executable, *self.step.arguments, *figures],
+            [sys.executable, *self.step.command(self._results)],
             cwd=ROOT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what is ended has told all that it had to tell
             stdin=subprocess.PIPE,
@@ -313,7 +233,7 @@ def standings_of(programs: Iterable[Program]) -> list[Standing]:
 def told_of(step: Step, state: State, seconds: float, results: Path) -> dict[str, Any]:
     """How a step ended, with its figures and the end of its log."""
     figures, log = results / f"{step.name}.json", results / f"{step.name}.log"
-    told: dict[str, Any] = {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+    told: dict[str, Any] = {"name": step.name, "command": f"python {' '.join(step.command(results))}"}
     told |= {"ended": state, "seconds": seconds, "figures": None, "log": []}
     if log.exists():
         told["log"] = log.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:]
@@ -340,7 +260,7 @@ def main() -> int:
         steps = tuple(by_name[name] for name in options.only.split(","))
     if options.list:
         for step in steps:
-            print(f"{step.name:28} python {' '.join(step.arguments)}")
+            print(f"{step.name:28} python {' '.join(step.command(options.results))}")
         return 0
     results: Path = options.results.resolve()
     device = torch.cuda.get_device_name() if on_gpu else "cpu"

@@ -1,7 +1,7 @@
 """Where the time of a frame goes on this GPU: its kernels, its VAE, and what replays side by side take.
 
     python -m bench.profile [--models sd-turbo,sdxl-turbo] [--size 512] [--streams 1] [--compile]
-                            [--tuned [--trial-seconds S] [--remember FOLDER]] [--json FILE]
+                            [--tuned [--trial-seconds S] [--remember FOLDER]] [--eight-bit [linear|all]] [--json FILE]
 
 Kernels are torch's profiler's, of captured frames. `memsets_ms` is a frame whose memset nodes stay as libraries
 recorded them. `in_flight` is what a frame takes when so many are replayed on streams of their own, at the same time:
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -26,6 +26,9 @@ from bench.support.random_models import make_networks
 from bench.support.targets import machine
 from sdstream.diffusion.capture import CudaCapture, Recording
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
+from sdstream.diffusion.eight_bit.copies import eight_bit_layers
+from sdstream.diffusion.eight_bit.layers import place_eight_bit
+from sdstream.diffusion.eight_bit.switch import EightBit
 from sdstream.diffusion.graph_editing.switch import recorded_memsets
 from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.state import clone
@@ -39,12 +42,20 @@ Row = dict[str, Any]
 
 
 def profile(
-    model: str, size: int, steps: Sequence[int], streams: int, compiled: bool, tuned: Wanted | None = None
+    model: str,
+    size: int,
+    steps: Sequence[int],
+    streams: int,
+    compiled: bool,
+    tuned: Wanted | None = None,
+    eight_bit: EightBit = "off",
 ) -> Row:
     """The figures of one frame."""
     device, dtype = torch.device("cuda"), torch.float16
     torch.backends.cudnn.benchmark = True
     made = make_networks(model, device, dtype)
+    if eight_bit != "off":
+        place_eight_bit(made.unet, device, convolutions=eight_bit == "all")
     work = Work(made, size, steps, streams, device, dtype)
     networks = EagerNetworks(made.unet, made.vae)
     ours = Ours(work, model, networks, compiled=compiled, tuned=tuned)
@@ -66,6 +77,7 @@ def profile(
         "streams": streams,
         "compiled": compiled,
         "tuned": tuned is not None,
+        "eight_bit_layers": eight_bit_layers(made.unet),
         "card": torch.cuda.get_device_name(device),
         "runs": ours.runner.in_force,
         "frame_ms": milliseconds(frame),
@@ -156,6 +168,14 @@ def main() -> int:
     parser.add_argument("--tuned", action="store_true", help="with tuned convolutions")
     parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a model")
     parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
+    parser.add_argument(
+        "--eight-bit",
+        nargs="?",
+        const="all",
+        default="off",
+        choices=get_args(EightBit),
+        help="in eight bits: all, or linear layers alone",
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -166,7 +186,8 @@ def main() -> int:
     tuned = Wanted(True, options.trial_seconds) if options.tuned else None
     for model in options.models.split(","):
         with convolutions(tuned or Wanted()):
-            rows.append(profile(model, options.size, STEPS[options.steps], options.streams, options.compile, tuned))
+            steps, streams = STEPS[options.steps], options.streams
+            rows.append(profile(model, options.size, steps, streams, options.compile, tuned, options.eight_bit))
         print(json.dumps(rows[-1], indent=2), flush=True)
         if options.json:
             options.json.write_text(json.dumps({**figures, "profiled": rows}, indent=2) + "\n", "utf-8")

@@ -1,17 +1,21 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
+import importlib
 import json
 import os
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bench import card
-from bench.card import Program, Standing, State, Step, is_over, next_turn, outcomes_of, run, told_of
+from bench.card import Program, Standing, State, is_over, next_turn, outcomes_of, run, told_of
+from bench.support import card_steps
+from bench.support.card_steps import ON_A_CPU, ON_A_GPU, Step
 from bench.support.peers import until
 from bench.support.turn import READY
+from sdstream.worker.server_end.child import KEEP_MEMORY
 
 PREPARES = f"print({READY!r}, flush=True); line = input()"
 """A program that is ready at once."""
@@ -159,10 +163,20 @@ async def test_what_prepares_is_stopped_with_its_children_while_another_is_timed
 
 
 def test_tests_keep_no_figures_waiting_and_say_what_they_were_at(tmp_path: Path) -> None:
-    assert card.ON_A_GPU[-1] is card.TESTS
+    assert ON_A_GPU[-1] is card_steps.TESTS
     hangs = "import time\n\n\ndef test_well():\n    pass\n\n\ndef test_hangs():\n    time.sleep(600)\n"
     (tmp_path / "test_it.py").write_text(hangs, "utf-8")
-    told = ("-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path), *card.TOLD, "--timeout=1", str(tmp_path))
+    told = (
+        "-m",
+        "pytest",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+        *card_steps.TOLD,
+        "--timeout=1",
+        str(tmp_path),
+    )
     ended = run([Step("tests", told, 60, writes=False)], tmp_path, seconds=200, tell=lambda line: None)
     log = (tmp_path / "tests.log").read_text("utf-8")
     assert ended["tests"][0] == "failed"
@@ -170,9 +184,38 @@ def test_tests_keep_no_figures_waiting_and_say_what_they_were_at(tmp_path: Path)
     assert all(words in log for words in ("FAILED", "Timeout", "test_it.py:9"))
 
 
-@pytest.mark.parametrize("steps", [card.ON_A_GPU, card.ON_A_CPU])
-def test_the_steps_are_programs_of_the_bench(steps: tuple[Step, ...]) -> None:
+@pytest.mark.parametrize("steps", [ON_A_GPU, ON_A_CPU])
+def test_each_step_has_a_name_of_its_own(steps: tuple[Step, ...]) -> None:
     assert len({each.name for each in steps}) == len(steps)
-    modules = {each.arguments[1] for each in steps}
-    known = {"bench.frame", "bench.live", "bench.engines", "bench.conditioning", "bench.profile", "bench.convolutions"}
-    assert modules <= known | {"bench.attention", "bench.render", "pytest"}
+
+
+class Understood(Exception):
+    """A program has read its arguments."""
+
+
+@pytest.mark.parametrize(
+    "step", [each for each in ON_A_GPU + ON_A_CPU if each.arguments[1] != "pytest"], ids=lambda step: step.name
+)
+def test_each_program_takes_the_words_that_it_is_given(
+    step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read = ArgumentParser.parse_args
+
+    def stop_there(parser: ArgumentParser) -> None:
+        read(parser)
+        raise Understood
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", stop_there)
+    for name, value in KEEP_MEMORY.items():  # with these a program does not begin anew
+        monkeypatch.setenv(name, value)
+    flag, module, *words = step.command(tmp_path)
+    assert flag == "-m"
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(Understood):
+        importlib.import_module(module).main()
+
+
+def test_steps_of_a_run_share_what_their_trials_find(tmp_path: Path) -> None:
+    remembering = [each.command(tmp_path) for each in ON_A_GPU if "--remember" in each.arguments]
+    assert len(remembering) > 1
+    assert {words[words.index("--remember") + 1] for words in remembering} == {str(tmp_path / "findings")}
