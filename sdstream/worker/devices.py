@@ -33,35 +33,42 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device of torch. `processor` is the hardware's own name."""
+    """One device of torch. `processor` is the hardware's own name, `asked` the setting's for it where that is another
+    than this process has."""
 
     torch_device: torch.device
     processor: str
+    asked: str = ""
 
     @classmethod
-    def choose(cls, wanted: str) -> "Device":
+    def choose(cls, wanted: str, here: str | None = None) -> "Device":
         """The device that the setting names; `auto` takes CUDA, then Apple's GPU, then the CPU.
 
-        Raises `ConfigurationError` when it is not there.
+        `here` is what torch calls it in a process that sees this card alone (`server_end.card`). Raises
+        `ConfigurationError` when it is not there.
         """
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+            here = None
+        asked = wanted if here not in (None, wanted) else ""
         try:
-            device = torch.device(wanted)
+            device = torch.device(here or wanted)
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            first_line = str(error).partition("\n")[0]
-            raise ConfigurationError(f"worker_device {wanted} cannot be used: {first_line}") from error
+            reason = str(error).partition("\n")[0]
+            if asked:
+                reason += "; the process was to see this card alone"
+            raise ConfigurationError(f"worker_device {wanted} cannot be used: {reason}") from error
         if device.type == "cuda":
             # Each shape of convolution is tried in several ways when it is first met, which is before a capture.
             torch.backends.cudnn.benchmark = True
-            return cls(device, torch.cuda.get_device_name(device))
+            return cls(device, torch.cuda.get_device_name(device), asked)
         return cls(device, platform.processor_name())
 
     @property
     def name(self) -> str:
-        """As torch writes it, such as `cuda:1`."""
-        return str(self.torch_device)
+        """As the setting has it, or else torch, such as `cuda:1`."""
+        return self.asked or str(self.torch_device)
 
     @property
     def fatal_errors(self) -> tuple[type[Exception], ...]:

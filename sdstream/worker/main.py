@@ -64,8 +64,11 @@ class Worker:
         self._device: Device | None = None
         self._engine_events: Callable[[], dict[str, int]] = dict
 
-    def run(self, threads: int) -> None:
-        """Import torch, wait for the first message, and work until `Stop`."""
+    def run(self, threads: int, device_here: str) -> None:
+        """Import torch, wait for the first message, and work until `Stop`.
+
+        `device_here` is how torch calls the device of the settings in this process.
+        """
         self._reception.call_helper()  # until torch is there
         import torch
 
@@ -100,7 +103,7 @@ class Worker:
         self._make_lane = LaneWork
         self._options = EngineOptions.of(settings)
         self._models = ModelTable.from_settings(settings)
-        self._device = Device.choose(self._configure.device)
+        self._device = Device.choose(self._configure.device, device_here)
         device = self._device.torch_device
         setup.install(lambda: setup.WorkerEngines(settings, device))
         self._engine_events = setup.event_counts
@@ -216,7 +219,7 @@ def main() -> None:
     channel = Channel(platform.received_socket(greeting["socket"]), TO_WORKER)
     status = 0
     try:
-        Worker(channel).run(greeting["threads"])
+        Worker(channel).run(greeting["threads"], greeting["device"])
     except ConfigurationError as error:  # what it says is for the operator, and where it was raised is not
         channel.send(Ending(error.code, error.message))
         status = 1

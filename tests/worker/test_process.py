@@ -254,6 +254,19 @@ async def test_what_a_worker_said_last_is_read_before_its_end_is_told(
     assert worker.health().last_restart_logs == ("the card fell off the bus",)
 
 
+@posix_only
+async def test_the_process_for_another_card_than_the_first_sees_no_other(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_instead_of_python(monkeypatch, tmp_path, "echo sees $CUDA_VISIBLE_DEVICES, told $(cat)\nexit 3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    worker = await start(ready=False, worker_device="cuda:1")
+    await until(lambda: worker.health().restarts >= 1)
+    (line,) = worker.health().last_restart_logs
+    assert line.startswith("sees 6,")
+    assert '"device": "cuda:0"' in line
+
+
 async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_traceback_hides_it(start: Start) -> None:
     worker = await start(ready=False, worker_device="cuda:99")
     await until(lambda: worker.health().last_error is not None, seconds=60)

@@ -20,6 +20,7 @@ from sdstream.errors import SdstreamError
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import TO_SERVER, AtWork, Ending, Message
+from sdstream.worker.server_end.card import VISIBLE, choose_card
 from sdstream.worker.server_end.wording import Wording, roots_of
 
 LOG_LINES = 50
@@ -55,10 +56,12 @@ class WorkerChild:
     def start(self, settings: Settings) -> None:
         """Start the process. Raises `OSError`. To be called on a thread that lasts (see `die_with_parent`)."""
         self._wording = Wording(roots_of(settings))
+        card = choose_card(settings.worker_device, os.environ.get(VISIBLE))
+        environment = child_environment(settings) | ({} if card.visible is None else {VISIBLE: card.visible})
         ours, theirs = socket.socketpair()
         try:
             self._process, gift = platform.start_child(
-                [sys.executable, "-m", "sdstream.worker.main"], child_environment(settings), theirs
+                [sys.executable, "-m", "sdstream.worker.main"], environment, theirs
             )
         except OSError:
             ours.close()
@@ -67,7 +70,7 @@ class WorkerChild:
             theirs.close()
         self._channel = Channel(ours, TO_SERVER)
         assert self._process.stdin is not None
-        greeting = {"socket": gift, "parent": os.getpid(), "threads": thread_count(settings)}
+        greeting = {"socket": gift, "parent": os.getpid(), "threads": thread_count(settings), "device": card.device}
         with contextlib.suppress(BrokenPipeError):  # it ended already; the reader thread says so
             self._process.stdin.write(json.dumps(greeting).encode() + b"\n")
             self._process.stdin.close()
