@@ -107,10 +107,12 @@ def install_release(
             _fetch(source, release.archive, part, MAX_BYTES, progress)
             _compare(part, release.archive, promised)
             progress(f"unpacking {release.archive}", None)
-            _unpack(part.path, staged)
+            try:
+                _unpack(part.path, staged)
+            finally:
+                part.drop()
             said = _try_out(staged)
             staged.replace(target)
-            part.drop()
     except OSError as error:
         if error.errno in _NO_ROOM:
             part.drop()

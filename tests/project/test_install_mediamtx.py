@@ -179,28 +179,28 @@ def test_what_is_not_right_is_told_and_the_program_that_is_there_stays(
         install(server, tmp_path)
     assert type(caught.value) is error
     assert target.read_bytes() == OLD
-    assert not (tmp_path / "bin/.install/mediamtx").exists()
+    assert left_behind(tmp_path) == {"mediamtx"}
     assert [path.name for path in tmp_path.rglob("mediamtx")] == ["mediamtx"], "nothing lies at another place"
 
 
-def test_what_was_not_as_promised_is_not_kept_for_another_try(server: ReleaseServer, tmp_path: Path) -> None:
-    with_another_checksum(server)
-    with pytest.raises(ChecksumDiffers):
-        install(server, tmp_path)
-    assert left_behind(tmp_path) == set()
-
-
+@pytest.mark.parametrize("moment", ["downloading", "unpacking"])
 def test_a_full_disk_is_told_and_given_back_what_had_come(
-    server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(archive: Path, name: str) -> Iterator[bytes]:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def unpack(archive: Path, name: str) -> Iterator[bytes]:
         yield b"the beginning"
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise full
+
+    def download(detail: str, percent: float | None) -> None:
+        if moment == "downloading" and detail == f"downloading {RELEASE.archive}":
+            raise full
 
     target = put_old(tmp_path)
-    monkeypatch.setattr(installing, "read_program", fill)
+    monkeypatch.setattr(installing, "read_program", unpack)
     with pytest.raises(InstallDiskFull, match="there is no room"):
-        install(server, tmp_path)
+        install(server, tmp_path, progress=download)
     assert left_behind(tmp_path) == {"mediamtx"}
     assert target.read_bytes() == OLD
 
@@ -211,6 +211,18 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_asked(server:
         install(server, tmp_path)
     with pytest.raises(ConfigurationError, match="cannot be used"):
         install(server, tmp_path / "bin/data")
+    assert server.asked == []
+
+
+def test_a_place_that_is_read_only_is_told_before_anything_is_asked(
+    server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(installing, "prove_writable", refuse)  # the tests may run as root, who writes anywhere
+    with pytest.raises(ConfigurationError, match="bin cannot be written: Read-only"):
+        install(server, tmp_path)
     assert server.asked == []
 
 
