@@ -29,16 +29,18 @@ COMMANDS = {
     "engines": "List, fetch and warm compiled engines.",
     "openapi": "Print the OpenAPI document of the REST API.",
     "deploy": "Make a pod or a serverless endpoint on RunPod.",
+    "install-mediamtx": "Fetch the program MediaMTX, for publishing by RTMP, RTSP and SRT.",
     "key": "Make, list and revoke the keys of the REST API.",
 }
-"""Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`."""
+"""Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`, a dash as underscore."""
 
 
 def make_application() -> App:
     """The command tree; imports none of the commands."""
     application = App(name="sdstream", help=HELP, version=__version__, help_format="plaintext")
     for order, (name, line) in enumerate(COMMANDS.items()):
-        application.command(f"sdstream.commands.{name}:{name}", name=name, help=line, sort_key=order)
+        module = name.replace("-", "_")
+        application.command(f"sdstream.commands.{module}:{module}", name=name, help=line, sort_key=order)
     return application
 
 

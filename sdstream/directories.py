@@ -2,8 +2,8 @@
 
     SDSTREAM_DATA_DIR, else a writable /runpod-volume or /workspace, else the user's data directory
 
-It holds `models/ engines/ loras/ trials/ kernels/ recordings/ state.sqlite keys.json`. Streams and keys must outlive a
-clean-up of caches, so the last resort is the user's data directory and not the cache directory.
+It holds `models/ engines/ loras/ trials/ kernels/ recordings/ bin/ state.sqlite keys.json`. Streams and keys must
+outlive a clean-up of caches, so the last resort is the user's data directory and not the cache directory.
 """
 
 import os

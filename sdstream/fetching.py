@@ -33,6 +33,7 @@ MAX_SILENCE = 15.0
 LOOK_UPS_AT_ONCE = 4
 
 _REDIRECTS = {301, 302, 303, 307, 308}
+_ABSENT = {404, 410}
 _PASSING = {408, 425, 429}
 """Answers that another try may mend."""
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
@@ -46,6 +47,10 @@ Tell = Callable[[int, int | None], None]
 
 class FetchProblem(Exception):
     """Why something could not be fetched, in a sentence part for a person: `has no public address`."""
+
+
+class FetchNotFound(FetchProblem):
+    """The server has nothing at this address."""
 
 
 class FetchBrokenOff(FetchProblem):
@@ -253,6 +258,8 @@ async def _read(
     status = response.status_code
     if status in _PASSING or status >= 500:
         raise FetchBrokenOff(f"is answered with {status}")
+    if status in _ABSENT:
+        raise FetchNotFound(f"is answered with {status}")
     # A part, or no such part: the file has another length now.
     if status != 200 and not (status in (206, 416) and "Range" in response.request.headers):
         raise FetchProblem(f"is answered with {status}")
@@ -310,6 +317,7 @@ __all__ = [
     "MAX_REDIRECTS",
     "MAX_SECONDS",
     "FetchBrokenOff",
+    "FetchNotFound",
     "FetchProblem",
     "PublicFetcher",
     "Transfer",

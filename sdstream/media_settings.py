@@ -17,7 +17,8 @@ class MediaSettings(BaseModel):
     )
     mediamtx_program: str | None = Field(
         default=None,
-        description="MediaMTX's program, by name or path, 1.20.1 or later. Unset: MEDIAMTX_BIN, else mediamtx in PATH.",
+        description="MediaMTX's program, by name or path, 1.20.1 or later. Unset: MEDIAMTX_BIN, else mediamtx in PATH, "
+        "else the one that `sdstream install-mediamtx` put into the data directory.",
     )
     mediamtx_rtmp_port: int | None = Field(
         default=None, ge=1, le=65535, description="TCP port on which MediaMTX takes RTMP. Unset: it takes none."

@@ -123,8 +123,8 @@ class ServerSettings(BaseModel):
     )
     offline: bool = Field(
         default=False,
-        description="Fetch nothing: models and LoRAs that are not on this machine are refused. HF_HUB_OFFLINE=1 does "
-        "the same.",
+        description="Fetch nothing: models, LoRAs and programs that are not on this machine are refused. "
+        "HF_HUB_OFFLINE=1 does the same for models and LoRAs.",
     )
     shipped_pins: bool = Field(
         default=True,

@@ -6,18 +6,18 @@ import subprocess
 
 from sdstream.commands.checks import Check, Verdict, answers_as_sdstream
 from sdstream.errors import ConfigurationError
-from sdstream.media.mediamtx.process import RELEASES, find_program, version_problem
+from sdstream.media.mediamtx.process import RELEASES, VERB, ask_version, find_program, version_problem
 from sdstream.media.mediamtx.reach import choose_reach
+from sdstream.media.mediamtx.release import VERSION
 from sdstream.reachability import find_place
 from sdstream.serve import bind
 from sdstream.settings import Settings
 
-VERSION_SECONDS = 10.0
 SUBJECT = "MediaMTX"
 PORTS = "MediaMTX's ports"
 REMEDY = (
-    f"Install MediaMTX 1.20.1 or a later 1.x, a single program from {RELEASES} that sdstream's image has in it, "
-    "or name it in SDSTREAM_MEDIAMTX_PROGRAM."
+    f"`{VERB}` fetches MediaMTX {VERSION}, a single program from {RELEASES} that sdstream's image has in it. Or name "
+    "one of your own in SDSTREAM_MEDIAMTX_PROGRAM."
 )
 
 
@@ -25,18 +25,15 @@ def check_mediamtx(settings: Settings) -> Check:
     """Whether the program is here and of a version that is used."""
     try:
         program = find_program(settings)
-        done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
-        )
+        said = ask_version(program.path)
     except ConfigurationError as error:
         return Check(SUBJECT, Verdict.BAD, error.message, REMEDY)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(SUBJECT, Verdict.BAD, f"it cannot be run: {error}", REMEDY)
-    said = done.stdout.strip()
     problem = version_problem(said)
     if problem is not None:
-        return Check(SUBJECT, Verdict.BAD, f"{program}: {problem}", REMEDY)
-    return Check(SUBJECT, Verdict.GOOD, f"{program} is {said.split()[0]}")
+        return Check(SUBJECT, Verdict.BAD, f"{program.path} ({program.source}): {problem}", REMEDY)
+    return Check(SUBJECT, Verdict.GOOD, f"{program.path} is {said.split()[0]}; {program.source}")
 
 
 def check_mediamtx_ports(settings: Settings) -> Check:

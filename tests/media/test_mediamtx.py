@@ -11,7 +11,7 @@ from sdstream.media.mediamtx import choose_ports, uninvited
 from sdstream.media.mediamtx.config import Ports, configuration
 from sdstream.media.mediamtx.control import Party, PathState, read_path
 from sdstream.media.mediamtx.doors import DoorKeeper, Question, Rules
-from sdstream.media.mediamtx.process import child_environment, find_program, version_problem, without_secrets
+from sdstream.media.mediamtx.process import Program, child_environment, find_program, version_problem, without_secrets
 from sdstream.media.mediamtx.reach import Reach, choose_reach
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
@@ -152,6 +152,34 @@ def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not here") as caught:
         find_program(settings, {})
     assert "SDSTREAM_MEDIAMTX_PROGRAM" in (caught.value.hint or "")
+    assert "`sdstream install-mediamtx`" in caught.value.hint
+
+
+def test_the_program_is_the_one_that_is_named_else_of_path_else_the_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(folder: str) -> Path:
+        program = tmp_path / folder / "mediamtx"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        return program
+
+    data = tmp_path / "data"
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    nothing_named = make_settings(data_dir=data)
+    with pytest.raises(ConfigurationError, match=f"neither in PATH nor in {data / 'bin'}") as caught:
+        find_program(nothing_named, {})
+    assert "`sdstream install-mediamtx` fetches it" in caught.value.hint
+    expected = Program(place("data/bin"), "installed by `sdstream install-mediamtx`")
+    assert find_program(nothing_named, {}) == expected
+    expected = Program(place("path"), "found in PATH")
+    assert find_program(nothing_named, {}) == expected
+    variable = {"MEDIAMTX_BIN": str(place("variable"))}
+    expected = Program(tmp_path / "variable/mediamtx", "MEDIAMTX_BIN names it")
+    assert find_program(nothing_named, variable) == expected
+    expected = Program(place("setting"), "the setting mediamtx_program names it")
+    assert find_program(make_settings(data_dir=data, mediamtx_program=str(expected.path)), variable) == expected
 
 
 async def test_questions_are_answered_by_http_and_only_on_the_secret_path() -> None:

@@ -31,6 +31,7 @@ SERVER_SIDE = (
     "sdstream.commands.engines",
     "sdstream.commands.openapi",
     "sdstream.commands.key",
+    "sdstream.commands.install_mediamtx",
     "sdstream.commands.deploy",
     "sdstream.fitness",
 )

@@ -220,12 +220,14 @@ def test_mediamtx_is_here_and_of_a_version_that_is_used(
     check = check_mediamtx(Settings(mediamtx_program=str(program)))
     assert check.verdict is verdict
     assert words in check.finding
+    assert "the setting mediamtx_program names it" in check.finding
 
 
 def test_mediamtx_that_is_not_here_is_told_with_a_remedy(tmp_path: Path) -> None:
     check = check_mediamtx(Settings(mediamtx_program=str(tmp_path / "none")))
     assert check.verdict is Verdict.BAD
     assert check.remedy is not None
+    assert "`sdstream install-mediamtx` fetches" in check.remedy
     assert "github.com/bluenviron/mediamtx/releases" in check.remedy
 
 

@@ -1,10 +1,12 @@
 """`sdstream models pull`: the real command line against a hub on loopback."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sdstream.commands.download_bar import DownloadBar
 from sdstream.commands.pulling import pull_models
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
@@ -111,3 +113,22 @@ def test_what_a_controlnet_needs_is_pulled_with_its_preprocessor(tmp_path: Path,
     refused = sdstream("models", "pull", "--for", "controlnet:hedd", environment=around)
     assert refused.returncode != 0
     assert "did you mean 'controlnet:hed'?" in refused.stderr
+
+
+def test_the_bar_begins_anew_with_each_file_and_shows_no_percent_where_none_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for the library
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def last_line(*told: tuple[str, float | None]) -> str:
+        with DownloadBar() as bar:
+            for detail, percent in told:
+                bar.tell(detail, percent)
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+        return [line for line in re.split(r"[\r\n]+", shown) if line.strip()][-1]
+
+    first = (("downloading one", 50.0), ("downloading one", 100.0), ("asking for two", None))
+    shown = last_line(*first, ("downloading two", 40.0))
+    assert ("downloading two" in shown, "40%" in shown, "-:--:--" in shown) == (True, True, True), shown
+    assert "%" not in last_line(*first)

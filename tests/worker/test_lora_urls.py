@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from sdstream import transfers
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import PublicFetcher
-from sdstream.worker.files import loras
 from sdstream.worker.files.loras import LoraFiles
 
 CONTENT = bytes(range(256)) * 40
@@ -81,7 +81,7 @@ class Web:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loras, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(transfers, "PAUSE_SECONDS", 0.0)
     made = Web()
     yield made
     made.close()

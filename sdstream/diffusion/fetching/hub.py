@@ -28,9 +28,7 @@ from sdstream.errors import (
     first_line,
 )
 from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace
-
-Progress = Callable[[str, float | None], None]
-"""Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
+from sdstream.transfers import Progress
 
 LIST_SECONDS = 20.0
 """How long the hub may take to say what a repository holds."""

@@ -53,7 +53,7 @@ class MediaMtxMedia:
         self._reach = choose_reach(settings, find_place(os.environ))
         if self._reach.choice.problem:
             raise ConfigurationError(f"mediamtx_webrtc_tcp_port: {self._reach.choice.problem}")
-        self._program = find_program(settings)
+        self._program = find_program(settings).path
         self._addressing = Addressing.from_settings(settings)
         self._static = StaticServers(settings)
         self._secret = secrets.token_urlsafe(24)

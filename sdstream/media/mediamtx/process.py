@@ -3,20 +3,28 @@
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from sdstream.clock import Clock
+from sdstream.directories import choose_data_directory
 from sdstream.errors import ConfigurationError
 from sdstream.media.child_program import ChildProgram, write_for_owner
+from sdstream.media.mediamtx.release import VERSION
 from sdstream.settings import Settings
 
 VARIABLE = "MEDIAMTX_BIN"
 NAME = "mediamtx"
+VERB = "sdstream install-mediamtx"
+BIN = "bin"
+"""Of the data directory."""
 RELEASES = "github.com/bluenviron/mediamtx/releases"
 LEAST_VERSION = (1, 20, 1)
+VERSION_SECONDS = 10.0
 FOLDER = "sdstream-mediamtx-"
 _SECRETS = re.compile(r"\b(in|out)/[A-Za-z0-9_-]+|([?&](?:streamid|token|user|pass|password|jwt)=)[^&\s'\"]+")
 _LEVEL = re.compile(r"^\S+ \S+ (DEB|INF|WAR|ERR) ")
@@ -25,17 +33,62 @@ _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 log = structlog.get_logger(__name__)
 
 
-def find_program(settings: Settings, environment: Mapping[str, str] = os.environ) -> Path:
-    """MediaMTX's program. Raises `ConfigurationError` when there is none."""
-    wanted = settings.mediamtx_program or environment.get(VARIABLE) or NAME
-    found = shutil.which(wanted)
-    if found is None:
-        raise ConfigurationError(
-            f"media_backend mediamtx: the program {wanted} is not here",
-            hint=f"Install MediaMTX 1.20.1 or a later 1.x ({RELEASES}), name it in SDSTREAM_MEDIAMTX_PROGRAM or "
-            f"{VARIABLE}, or take SDSTREAM_MEDIA_BACKEND=embedded.",
-        )
-    return Path(found)
+@dataclass(frozen=True, slots=True)
+class Program:
+    """MediaMTX's program, and for people where it is from."""
+
+    path: Path
+    source: str
+
+
+def installed_program(settings: Settings) -> Path:
+    """Where `sdstream install-mediamtx` puts the program; Windows adds the ending."""
+    return choose_data_directory(settings).absolute_path / BIN / NAME
+
+
+def find_program(settings: Settings, environment: Mapping[str, str] = os.environ) -> Program:
+    """MediaMTX's program: the one that is named, else that of PATH, else that of the data directory.
+
+    Raises `ConfigurationError` when there is none. One that is named and not there is not replaced by another.
+    """
+    for named, source in (
+        (settings.mediamtx_program, "the setting mediamtx_program names it"),
+        (environment.get(VARIABLE), f"{VARIABLE} names it"),
+    ):
+        if named:
+            if (found := shutil.which(named)) is not None:
+                return Program(Path(found), source)
+            raise ConfigurationError(
+                f"media_backend mediamtx: the program {named} is not here ({source})",
+                hint=f"Correct SDSTREAM_MEDIAMTX_PROGRAM or {VARIABLE}, or set neither: `{VERB}` fetches MediaMTX.",
+            )
+    installed = installed_program(settings)
+    for wanted, source in ((NAME, "found in PATH"), (str(installed), f"installed by `{VERB}`")):
+        if (found := shutil.which(wanted)) is not None:
+            return Program(Path(found), source)
+    raise ConfigurationError(
+        f"media_backend mediamtx: the program {NAME} is not here, neither in PATH nor in {installed.parent}",
+        hint=f"`{VERB}` fetches it. Or install MediaMTX {VERSION} or a later 1.x ({RELEASES}) yourself, name it in "
+        f"SDSTREAM_MEDIAMTX_PROGRAM or {VARIABLE}, or take SDSTREAM_MEDIA_BACKEND=embedded.",
+    )
+
+
+def ask_version(program: Path) -> str:
+    """What the program says its version is, such as `v1.20.1`; empty when it says nothing.
+
+    Raises `OSError` or `subprocess.TimeoutExpired` when it cannot be run.
+    """
+    done = subprocess.run(
+        [program, "--version"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=VERSION_SECONDS,
+        env=child_environment(os.environ),
+        check=False,
+    )
+    return done.stdout.strip()
 
 
 def version_problem(said: str) -> str | None:
@@ -95,10 +148,15 @@ def _log(line: str) -> None:
 
 
 __all__ = [
+    "BIN",
     "RELEASES",
     "VARIABLE",
+    "VERB",
+    "Program",
+    "ask_version",
     "child_environment",
     "find_program",
+    "installed_program",
     "make_child",
     "version_problem",
     "without_secrets",

@@ -6,20 +6,19 @@ is fetched is bounded in size and time.
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from sdstream.diffusion.fetching.hub import Progress, only_one
+from sdstream.diffusion.fetching.hub import only_one
 from sdstream.diffusion.fetching.lora_sources import MAX_BYTES, get_lora
 from sdstream.diffusion.fetching.sources import fetches
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
-from sdstream.fetching import FetchBrokenOff, FetchProblem, PublicFetcher, Transfer
+from sdstream.fetching import FetchProblem, PublicFetcher
 from sdstream.settings import Family
+from sdstream.transfers import Part, Progress, bring_whole
 
 LCM_LORAS: dict[Family, str] = {
     "sd15": "latent-consistency/lcm-lora-sdv1-5",
@@ -35,10 +34,6 @@ FETCHED = ".fetched"
 """Below `loras`: what came from URLs, by the hash of the URL."""
 LOCKS = "locks"
 """Below that: who fetches what, so that nobody else does."""
-ATTEMPTS = 5
-"""How often in a row a URL is asked without a byte coming."""
-PAUSE_SECONDS = 1.0
-"""Between two of those."""
 
 
 def _public_fetcher() -> PublicFetcher:
@@ -72,14 +67,18 @@ class LoraFiles:
                 if target.is_file():
                     target.touch()  # used now
                     return target
-                part = _Part(folder / f"{key}.part")
-                try:
-                    asyncio.run(self._download(url, name, part, progress))
-                except FetchBrokenOff:
-                    raise  # what came stays for the next try
-                except FetchProblem:
-                    part.drop()
-                    raise
+                part = Part(folder / f"{key}.part")
+                asyncio.run(
+                    bring_whole(
+                        self.make_fetcher(),
+                        url,
+                        part,
+                        f"the LoRA {name}",
+                        progress,
+                        max_bytes=MAX_BYTES,
+                        max_seconds=MAX_SECONDS,
+                    )
+                )
                 _make_room(folder, part.path)
                 part.path.replace(target)
                 part.drop()
@@ -88,80 +87,6 @@ class LoraFiles:
         except OSError as error:
             raise ModelDownloadFailed(f"the LoRA {name} cannot be kept: {error.strerror or error}") from error
         return target
-
-    async def _download(self, url: str, name: str, part: "_Part", progress: Progress) -> None:
-        """Bring `part` to hold the whole file, in as many tries as bring some of it."""
-        told = -1
-
-        def tell(came: int, total: int | None) -> None:
-            nonlocal told
-            percent = 100 * came // total if total else 0
-            if percent != told:  # each report goes all the way to those who watch the stream
-                told = percent
-                progress(f"downloading the LoRA {name}", float(percent) if total else None)
-
-        fetcher, transfer = self.make_fetcher(), part.transfer()
-        failures = spoilt = 0
-        began = asyncio.get_running_loop().time()
-        try:
-            with part.path.open("ab") as file:
-                while True:
-                    start = file.seek(0, 2)
-                    progress(f"asking for the LoRA {name}", None)
-                    try:
-                        await fetcher.go_on(url, file, MAX_BYTES, tell, transfer)
-                        if transfer.sha256 in ("", _sha256(part.path, file)):
-                            return
-                        file.truncate(0)
-                        transfer.validator = ""
-                        spoilt += 1
-                        if spoilt == 2:
-                            raise FetchProblem("came twice with bytes that are not those that its server promises")
-                    except FetchBrokenOff:
-                        failures = failures + 1 if file.seek(0, 2) <= start else 1
-                        if failures == ATTEMPTS or asyncio.get_running_loop().time() - began > MAX_SECONDS:
-                            raise
-                        progress(f"downloading the LoRA {name}", None)
-                        await asyncio.sleep(PAUSE_SECONDS)
-                    finally:
-                        file.flush()
-                        part.note(transfer)
-        finally:
-            fetcher.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A file that has not come whole yet, with what is known of it beside it."""
-
-    path: Path
-
-    @property
-    def _notes(self) -> Path:
-        return self.path.with_suffix(".part.json")
-
-    def transfer(self) -> Transfer:
-        """What is known of the bytes that are here, from an earlier time if need be."""
-        try:
-            known: Any = json.loads(self._notes.read_text("utf-8"))
-            return Transfer(str(known["validator"]), str(known["sha256"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return Transfer()
-
-    def note(self, transfer: Transfer) -> None:
-        """Keep it for a later time."""
-        self._notes.write_text(json.dumps({"validator": transfer.validator, "sha256": transfer.sha256}), "utf-8")
-
-    def drop(self) -> None:
-        """Keep nothing."""
-        self.path.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)
-
-
-def _sha256(path: Path, written: BinaryIO) -> str:
-    written.flush()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shown(name: str) -> str:
@@ -182,7 +107,7 @@ def _make_room(folder: Path, newest: Path) -> None:
             break
         size -= path.stat().st_size
         if path.suffix == ".part":
-            _Part(path).drop()
+            Part(path).drop()
         path.unlink(missing_ok=True)
 
 
