@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "Check this machine and say what `serve` will do, and why.",
     "publish": "Send a video file or a test picture to a WHIP URL.",
     "render": "Process a whole video file, every frame in order.",
+    "bench": "Measure how many pictures a second this machine makes.",
     "models": "Show where models are; make tiny ones to try with.",
     "engines": "List, fetch and warm compiled engines.",
     "openapi": "Print the OpenAPI document of the REST API.",

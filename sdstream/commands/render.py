@@ -1,11 +1,10 @@
 """`sdstream render`: a whole file through the worker's pipeline, every picture, in order."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -23,18 +22,18 @@ from rich.text import Text
 
 from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
-from sdstream.errors import CommandFailed, ConfigurationError, InvalidParams
+from sdstream.commands.stream_params import blocks_of, parse_params, read_params
+from sdstream.commands.worker_run import cancel_on_termination, max_level, wait_for_worker
+from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.jobs.passage import WEIGHTS_HINT, FileListener, pass_all, plan_file
 from sdstream.jobs.side_by_side import MOST_LANES, SideBySide, open_lanes
 from sdstream.logs import configure_logging
 from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.media.files.sizes import fit_size
 from sdstream.media.files.writer import VideoWriter
-from sdstream.params import ModelTable, StreamParams, parse_create
-from sdstream.platform import on_termination
+from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import WorkerPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +128,14 @@ class _Rendering:
 
     async def run(self) -> int:
         started = self._clock.monotonic()
-        _cancel_on_termination()
+        cancel_on_termination()
         writer = VideoWriter(self._job.target, self._reader, self._job.params.output_size, self._job.quality)
         try:
             writer.add_sound()
             worker = WorkerProcess(self._settings, self._clock)
             await worker.start()
             try:
-                await self._wait_for(worker)
+                await wait_for_worker(worker, self._settings, self._clock, self._console)
                 async with open_lanes(worker, "render", self._job.params, self._job.at_once, self._listener) as lanes:
                     await self._pass_all(lanes, writer)
             finally:
@@ -150,17 +149,6 @@ class _Rendering:
             raise
         self._tell(writer, self._clock.monotonic() - started)
         return 0
-
-    async def _wait_for(self, worker: WorkerProcess) -> None:
-        deadline = self._clock.monotonic() + self._settings.worker_start_timeout
-        with self._console.status("starting the worker"):
-            while not await worker.wait_ready(0.25):
-                health = worker.health()
-                if health.phase is WorkerPhase.FAILED or self._clock.monotonic() > deadline:
-                    raise CommandFailed(
-                        f"the worker did not start: {health.last_error or 'it took too long'}",
-                        hint="`sdstream doctor` checks torch and the device.",
-                    )
 
     async def _pass_all(self, lanes: SideBySide, writer: VideoWriter) -> None:
         with _progress(self._console) as progress:
@@ -201,13 +189,12 @@ def collect_params(
 
     Raises `ConfigurationError` when the file cannot be read or is no JSON object.
     """
-    wanted = _read_params(file) if file else {}
+    wanted = read_params(file) if file else {}
     wanted |= {name: value for name, value in flags.items() if value is not None}
     if skip_diffusion:
         wanted["skip_diffusion"] = True
     if processors is not None:
-        names = [name.strip() for name in processors.split(",") if name.strip()]
-        wanted["image_postprocessing"] = {"processors": [{"type": name} for name in names]}
+        wanted["image_postprocessing"] = blocks_of(processors)
     size = fit_size(facts.width, facts.height, fixed_width=wanted.get("width"), fixed_height=wanted.get("height"))
     return {"width": size.width, "height": size.height} | wanted
 
@@ -224,25 +211,10 @@ def make_job(
 
     Raises `ConfigurationError` that names each wrong one.
     """
-    try:
-        request = parse_create({"pipeline": "streamdiffusion", "params": wanted}, ModelTable.from_settings(settings))
-    except InvalidParams as error:
-        lines = [describe_problem(problem) for problem in error.details or ()] or [error.message]
-        raise ConfigurationError("\n".join(lines), hint="docs/parameters.md lists every parameter.") from None
+    request = parse_params(wanted, settings)
     plan = plan_file(request.params, at_once, settings)
     notes = (*request.warnings, plan.note) if plan.note else request.warnings
     return RenderJob(source, target, plan.params, quality, plan.at_once, notes)
-
-
-def describe_problem(problem: Mapping[str, Any]) -> str:
-    """One line of `details` for a person."""
-    suggestion = f"; {problem['suggestion']}" if problem.get("suggestion") else ""
-    return f"{str(problem['field']).removeprefix('params.')}: {problem['problem']}{suggestion}"
-
-
-def max_level(level: str) -> str:
-    """The log level while a progress bar is on the screen: warnings at least, unless debugging."""
-    return "warning" if level == "info" else level
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -259,20 +231,6 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
             raise ConfigurationError(f"{target} exists", hint="--overwrite replaces it.")
 
 
-def _read_params(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"--params: cannot read {file}: {error.strerror}", hint="") from None
-    except ValueError as error:
-        raise ConfigurationError(f"--params: {file} is not JSON: {error}", hint="") from None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"--params: {file} must hold an object of parameters", hint="")
-    members = cast("dict[str, Any]", content)
-    inner = members.get("params")  # a whole create body may be given too
-    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else members
-
-
 def _progress(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -286,10 +244,4 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _cancel_on_termination() -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        on_termination(task.cancel)
-
-
-__all__ = ["RenderJob", "collect_params", "describe_problem", "fit_size", "make_job", "max_level", "render"]
+__all__ = ["RenderJob", "collect_params", "fit_size", "make_job", "render"]

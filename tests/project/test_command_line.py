@@ -70,6 +70,10 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["publish", "testsrc", "--url", "http://127.0.0.1:1/", "--fps", "0"], "--fps"),
         (["publish"], "FILE"),
         (["render", "in.mp4", "out"], "no ending"),
+        (["bench", "--streams", "1,none"], "--streams: 'none' is no number between 1 and 64"),
+        (["bench", "--seconds", "0"], "--seconds"),
+        (["bench", "--warm-up", "-1"], "--warm-up"),
+        (["bench", "--width", "100"], "width: must be a multiple of 64"),
         (["key", "revoke", "nothing"], "nothing"),
     ],
 )
