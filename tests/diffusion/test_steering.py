@@ -67,7 +67,9 @@ def run(pipeline: DiffusionPipeline, count: int = 4, seed: int = 0) -> list[torc
 def test_scale_0_disabled_and_absent_are_the_same_picture(make: Make) -> None:
     expected = run(make())
     for entries in ([net(CANNY, 0.0)], [net(CANNY) | {"enabled": False}], [net(CANNY, 0.0), net(DEPTH, 0.0)]):
-        assert all(torch.equal(a, b) for a, b in zip(run(make(controlnets=entries)), expected, strict=True))
+        pipeline = make(controlnets=entries)
+        assert all(torch.equal(a, b) for a, b in zip(run(pipeline), expected, strict=True))
+        assert pipeline.apply(params_of()), "nothing is loaded when they go"
     assert distance(run(make(controlnets=[net(CANNY)]))[-1], expected[-1]) > 1e-3
 
 
