@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -351,3 +352,24 @@ def test_memory_is_flat_over_many_switches(make: Make) -> None:
             counts.append(tensors())
     pipeline.end()
     assert max(counts[3:]) - min(counts[3:]) <= 10, counts
+
+
+def test_another_number_of_steps_needs_no_files_of_the_model_that_runs(
+    tiny_directory: Callable[..., Path], tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_directory("sd-turbo"), tmp_path / "model")
+    models = ModelTable([ModelEntry(IDS["sd-turbo"], "sd-turbo", str(directory))])
+
+    def made(steps: list[int]) -> DiffusionPipeline:
+        pipeline = make_pipeline(params_of("sd-turbo", t_index_list=steps), CPU, quiet, models)
+        assert isinstance(pipeline, DiffusionPipeline)
+        return pipeline
+
+    before = made([20, 35])
+    run(before)
+    shutil.rmtree(directory)
+    after = made([30])
+    after.begin(before)
+    before.end()
+    assert after._model is before._model
+    assert all(bool(torch.isfinite(image).all()) for image in run(after))
