@@ -18,6 +18,7 @@ os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.logs import configuration_kept
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
 from tests.support.shared import made_once
@@ -30,6 +31,13 @@ settings.load_profile("sdstream")
 ARTIFACTS = Path(__file__).parent.parent / "artifacts"
 _servers: dict[LiveServer, int] = {}
 """Running live servers, with the size of their log when the current test began."""
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands that run in this process configure logging, to a stream that is closed with their test."""
+    with configuration_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

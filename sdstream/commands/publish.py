@@ -98,20 +98,22 @@ async def _publish(
     started, ended = loop.time(), 0.0
     interrupted = False
     try:
-        await session.open(track)
-        started = loop.time()
-        console.print(f"Sending {size} at {pictures.rate:g} pictures a second. Ctrl-C ends.")
-        if session.playback_url:
-            console.print(f"Watch (WHEP): {session.playback_url}", soft_wrap=True)
-        await _until_ended(session, track, console)
-        ended = loop.time()
-        await asyncio.sleep(LINGER_SECONDS)
-    except asyncio.CancelledError:
-        interrupted = True
-    ended = ended or loop.time()
-    facts = await session.statistics()
-    await track.close()
-    await session.close()
+        try:
+            await session.open(track)
+            started = loop.time()
+            console.print(f"Sending {size} at {pictures.rate:g} pictures a second. Ctrl-C ends.")
+            if session.playback_url:
+                console.print(f"Watch (WHEP): {session.playback_url}", soft_wrap=True)
+            await _until_ended(session, track, console)
+            ended = loop.time()
+            await asyncio.sleep(LINGER_SECONDS)
+        except asyncio.CancelledError:
+            interrupted = True
+        ended = ended or loop.time()
+        facts = await session.statistics()
+    finally:
+        await track.close()
+        await session.close()
     if interrupted and track.sent == 0:
         raise KeyboardInterrupt
     outbound, remote = facts.get("outbound-rtp"), facts.get("remote-inbound-rtp")

@@ -16,18 +16,21 @@ from sdstream.errors import CommandFailed
 from sdstream.settings import is_loopback
 
 CONNECT_SECONDS = 15.0
+GOODBYE_SECONDS = 5.0
 _LINK = re.compile(r'<(?P<url>[^>]+)>(?P<parameters>(?:\s*;\s*[\w-]+=(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))*)')
 _PARAMETER = re.compile(r'([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))')
 
 
 class WhipSession:
-    """One WHIP session: offer, answer, connection, end."""
+    """One WHIP session: offer, answer, connection, end. To be closed, whether `open` succeeded or not."""
 
     def __init__(self, url: str, key: str | None, codec: Codec) -> None:
         self.url = url
         self.codec: Codec = codec
         self.playback_url: str | None = None
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # One for all requests: to make it reads the certificates of authorities, which takes longer than to ask.
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(headers=headers, timeout=CONNECT_SECONDS)
         self._location: str | None = None
         self._peer: Any = None
         self._ended = asyncio.Event()
@@ -79,12 +82,14 @@ class WhipSession:
 
     async def close(self) -> None:
         """Tell the server that the session is over, then close the connection."""
-        if self._location is not None:
-            with contextlib.suppress(httpx.HTTPError):
-                async with httpx.AsyncClient(headers=self._headers, timeout=5) as client:
-                    await client.delete(self._location)
-        if self._peer is not None:
-            await self._peer.close()
+        try:
+            if self._location is not None:
+                with contextlib.suppress(httpx.HTTPError):
+                    await self._http.delete(self._location, timeout=GOODBYE_SECONDS)
+        finally:
+            await self._http.aclose()
+            if self._peer is not None:
+                await self._peer.close()
 
     async def _post(self, offer: str) -> str:
         answer = await self._ask("POST", offer)
@@ -98,8 +103,7 @@ class WhipSession:
     async def _ask(self, method: str, offer: str | None = None) -> httpx.Response:
         headers = {} if offer is None else {"Content-Type": "application/sdp"}
         try:
-            async with httpx.AsyncClient(headers=self._headers, timeout=CONNECT_SECONDS) as client:
-                return await client.request(method, self.url, content=offer, headers=headers)
+            return await self._http.request(method, self.url, content=offer, headers=headers)
         except httpx.HTTPError as error:
             raise CommandFailed(
                 f"no answer from {self.url}: {error or type(error).__name__}", hint="Is `sdstream serve` running there?"

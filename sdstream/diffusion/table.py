@@ -115,10 +115,15 @@ class StreamTable:
         copy_into(row(self._knobs, seat), self._completed(knobs))
 
     def refresh(self) -> None:
-        """Make anew what was made of weights, which have changed in place."""
+        """Make anew what was made of weights, which have changed in place.
+
+        Banks begin anew, as in `carry_over`: keys and values mean nothing to other weights than those that made them.
+        """
         for seat in self._taken:
             knobs = row(self._knobs, seat)
             copy_into(knobs, self.runner.complete(knobs))
+        self._memory.recalled.zero_()
+        self._memory.age.zero_()
 
     def run(self, images: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """`make`, and of it the pictures alone, float32 [1, 3, H, W], about 0 to 1."""

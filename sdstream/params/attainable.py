@@ -33,7 +33,7 @@ def lora_part(name: str) -> str:
 
 def active_controlnets(params: StreamParams) -> tuple[ControlNet, ...]:
     """Those that have an effect: on, and of a scale above 0."""
-    return tuple(net for net in params.controlnets if net.enabled and net.conditioning_scale > 0)
+    return tuple(net for net in params.controlnets if net.has_effect)
 
 
 def style_of(params: StreamParams) -> StyleImage | None:

@@ -120,12 +120,21 @@ def _with_hot_fields(old: StreamParams, new: StreamParams) -> StreamParams:
 
 def _with_hot_members(old: Any, new: Any, hot: frozenset[str]) -> Any:
     if isinstance(old, tuple):
-        before, after = cast("tuple[ControlNet, ...]", old), cast("tuple[ControlNet, ...]", new)
-        if [entry.model_id for entry in before] != [entry.model_id for entry in after]:
-            return before
-        return tuple(_with_hot_members(one, other, hot) for one, other in zip(before, after, strict=True))
+        return _with_hot_entries(cast("tuple[ControlNet, ...]", old), cast("tuple[ControlNet, ...]", new), hot)
     settings: ControlNet | AdapterSettings | CachedAttention = old
     return settings.model_copy(update={member: getattr(new, member) for member in hot})
+
+
+def _with_hot_entries(
+    old: tuple[ControlNet, ...], new: tuple[ControlNet, ...], hot: frozenset[str]
+) -> tuple[ControlNet, ...]:
+    """`old` with the hot members of the same entries of `new`; those without effect come and go with `new`."""
+    before = {entry.model_id: entry for entry in old}
+    after = {entry.model_id for entry in new}
+    stay = [entry.model_id for entry in old if entry.model_id in after or entry.has_effect]
+    if stay != [entry.model_id for entry in new if entry.model_id in before or entry.has_effect]:
+        return old
+    return tuple(_with_hot_members(before.get(entry.model_id, entry), entry, hot) for entry in new)
 
 
 def _is_hot_inside(old: StreamParams, new: StreamParams, name: str) -> bool:

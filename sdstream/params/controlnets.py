@@ -152,6 +152,11 @@ class ControlNet(WireModel):
         return self._facts
 
     @property
+    def has_effect(self) -> bool:
+        """Whether it is on, and of a scale above 0."""
+        return self.enabled and self.conditioning_scale > 0
+
+    @property
     def source(self) -> str:
         """Where its files are: a directory or a hub id."""
         return self._facts.source or self.model_id

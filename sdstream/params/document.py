@@ -25,7 +25,8 @@ is refused changes nothing; its `details` list everything that is wrong with it.
 
 *Update* says what a change does to a running stream: **hot** takes effect within a picture or two, **reload** shows a
 placard while the pipeline loads again, **refused** answers 409 while a publisher is connected. Anything else that
-changes the size of the output (switching an upscaler on or off) is refused as well.
+changes the size of the output (switching an upscaler on or off) is refused as well. A ControlNet that has no effect,
+off or of scale 0, is added and removed hot.
 """
 _MODELS = """\
 ## Models and families

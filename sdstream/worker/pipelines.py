@@ -1,5 +1,6 @@
 """What runs on a lane's pictures. Image processors alone run here; the diffusion engine is a second `Pipeline`."""
 
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -245,8 +246,10 @@ def make_pipeline(
 
     entry = None if models is None else models.get(params.model_id)
     source = params.model_id if entry is None else entry.source
-    if not may_fetch(source, places):
-        find_model(source, places)  # first: diffusers takes seconds to import, for nothing where there is no model
+    if not may_fetch(source, places) and "sdstream.worker.diffusion_pipeline" not in sys.modules:
+        # First: diffusers takes seconds to import, for nothing where there is no model. Later the shelf may have it in
+        # memory although its files have vanished.
+        find_model(source, places)
     from sdstream.worker.diffusion_pipeline import load_diffusion
     from sdstream.worker.loading.shelf import WantedModel
 

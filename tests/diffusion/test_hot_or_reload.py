@@ -10,6 +10,7 @@ from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify
+from tests.diffusion.conftest import CANNY
 from tests.diffusion.fleet import Fleet, difference, params_of, picture_of, small
 
 START: dict[str, Any] = {
@@ -46,9 +47,11 @@ HOT: list[dict[str, Any]] = [
     {"image_postprocessing": {"processors": [{"type": "sharpen"}]}},
     {"latent_preprocessing": {"processors": [{"type": "latent_feedback"}]}},
     {"latent_postprocessing": {"processors": [{"type": "latent_feedback"}]}},
+    {"controlnets": [{"model_id": CANNY, "conditioning_scale": 0.0, "preprocessor": "canny", "enabled": True}]},
 ]
-UNSEEN = ("use_safety_checker", "enable_similar_image_filter", "similar_image_filter_", "lcm_lora_id")
-"""They leave the next picture as it would be: there is no checker here, and every picture is another one."""
+UNSEEN = ("use_safety_checker", "enable_similar_image_filter", "similar_image_filter_", "lcm_lora_id", "controlnets")
+"""They leave the next picture as it would be: there is no checker here, every picture is another one, and no network is
+loaded for a ControlNet without effect."""
 RELOAD: list[dict[str, Any]] = [
     {"skip_diffusion": True},
     {"use_lcm_lora": False},

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 from PIL import Image
 
 from sdstream.diffusion.loading.models import Model
-from sdstream.diffusion.tiny import write_tiny_model
+from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelUnavailable
-from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
+from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, load_params, parse_create
 from sdstream.params.controlnets import ControlNetFacts
 from sdstream.settings import Family, load_settings
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
@@ -45,6 +46,10 @@ def make(tiny_directory: Callable[..., Path], places: ModelPlaces) -> Callable[.
 Make = Callable[..., DiffusionPipeline]
 
 
+def quiet(detail: str, percent: float | None) -> None:
+    pass
+
+
 def net(name: str, scale: float = 0.8, preprocessor: str = "canny", **fields: Any) -> dict[str, Any]:
     return {"model_id": name, "conditioning_scale": scale, "preprocessor": preprocessor, "enabled": True, **fields}
 
@@ -63,7 +68,9 @@ def run(pipeline: DiffusionPipeline, count: int = 4, seed: int = 0) -> list[torc
 def test_scale_0_disabled_and_absent_are_the_same_picture(make: Make) -> None:
     expected = run(make())
     for entries in ([net(CANNY, 0.0)], [net(CANNY) | {"enabled": False}], [net(CANNY, 0.0), net(DEPTH, 0.0)]):
-        assert all(torch.equal(a, b) for a, b in zip(run(make(controlnets=entries)), expected, strict=True))
+        pipeline = make(controlnets=entries)
+        assert all(torch.equal(a, b) for a, b in zip(run(pipeline), expected, strict=True))
+        assert pipeline.apply(params_of()), "nothing is loaded when they go"
     assert distance(run(make(controlnets=[net(CANNY)]))[-1], expected[-1]) > 1e-3
 
 
@@ -254,6 +261,37 @@ def test_what_another_model_kept_of_earlier_pictures_is_not_attended_to(
     assert distance(run(following)[0], run(other())[0]) < 1e-6
 
 
+@pytest.mark.parametrize("following", [{"one": 2.0}, {"two": 1.0}], ids=["another weight", "another LoRA"])
+def test_what_other_loras_kept_of_earlier_pictures_is_not_attended_to(
+    tiny_directory: Callable[..., Path], tmp_path: Path, following: dict[str, float]
+) -> None:
+    directory, places = tiny_directory("sd15"), ModelPlaces(tmp_path / "models", tmp_path, offline=True)
+    models = ModelTable([ModelEntry(IDS["sd15"], "sd15", str(directory))], places=places)
+
+    def wanted(loras: dict[str, float], interval: int = 1440) -> StreamParams:
+        attention = {"enabled": True, "max_frames": 2, "interval": interval}
+        fields: dict[str, Any] = {"cached_attention": attention, "t_index_list": [5], "use_lcm_lora": False}
+        return params_of("sd15", **fields, lora_dict=loras)
+
+    def made(params: StreamParams) -> DiffusionPipeline:
+        pipeline = make_pipeline(params, CPU, quiet, models)
+        assert isinstance(pipeline, DiffusionPipeline)
+        return pipeline
+
+    plain = make_pipeline(params_of("sd15", use_lcm_lora=False), CPU, quiet, models)
+    assert isinstance(plain, DiffusionPipeline)
+    for seed, name in enumerate(("one", "two")):
+        write_tiny_lora(tmp_path / f"{name}.safetensors", plain._model.unet, seed=seed)
+    stream = made(wanted({"one": 1.0}))
+    run(stream, seed=1)
+    assert stream.apply(wanted({"one": 1.0}, interval=1000))
+    assert distance(run(stream)[0], run(made(wanted({"one": 1.0})))[0]) > 1e-5, "it attends to earlier pictures"
+    plan = stream.plan_slowly(wanted(following), quiet)
+    assert plan is not None, "they are written in place"
+    stream.turn(plan)
+    assert distance(run(stream)[0], run(made(wanted(following)))[0]) < 1e-6
+
+
 def test_latent_feedback_is_turned_in_place(make: Make) -> None:
     def block(strength: float) -> dict[str, Any]:
         processor = {"type": "latent_feedback", "params": {"feedback_strength": strength}}
@@ -314,3 +352,24 @@ def test_memory_is_flat_over_many_switches(make: Make) -> None:
             counts.append(tensors())
     pipeline.end()
     assert max(counts[3:]) - min(counts[3:]) <= 10, counts
+
+
+def test_another_number_of_steps_needs_no_files_of_the_model_that_runs(
+    tiny_directory: Callable[..., Path], tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_directory("sd-turbo"), tmp_path / "model")
+    models = ModelTable([ModelEntry(IDS["sd-turbo"], "sd-turbo", str(directory))])
+
+    def made(steps: list[int]) -> DiffusionPipeline:
+        pipeline = make_pipeline(params_of("sd-turbo", t_index_list=steps), CPU, quiet, models)
+        assert isinstance(pipeline, DiffusionPipeline)
+        return pipeline
+
+    before = made([20, 35])
+    run(before)
+    shutil.rmtree(directory)
+    after = made([30])
+    after.begin(before)
+    before.end()
+    assert after._model is before._model
+    assert all(bool(torch.isfinite(image).all()) for image in run(after))

@@ -6,10 +6,11 @@ import pytest
 
 from sdstream.params import ChangeKind, SdxlTurboParams, StreamParams, classify
 from sdstream.params.change import HOT_FIELDS
-from tests.params.requests import DREAMSHAPER, SD_TURBO, SDXL_CANNY, SDXL_DEPTH, SDXL_TURBO, created, updated
+from tests.params.requests import DREAMSHAPER, SD_TURBO, SDXL_CANNY, SDXL_DEPTH, SDXL_TILE, SDXL_TURBO, created, updated
 
 DEPTH: dict[str, Any] = {"model_id": SDXL_DEPTH, "preprocessor": "depth_tensorrt"}
 CANNY: dict[str, Any] = {"model_id": SDXL_CANNY, "preprocessor": "canny"}
+TILE: dict[str, Any] = {"model_id": SDXL_TILE, "preprocessor": "feedback"}
 START: dict[str, Any] = {
     "controlnets": [DEPTH, CANNY],
     "ip_adapter": {"enabled": True},
@@ -38,6 +39,8 @@ HOT: list[dict[str, Any]] = [
     {"similar_image_filter_max_skip_frame": 5},
     {"lcm_lora_id": "x"},
     {"controlnets": [{**DEPTH, "conditioning_scale": 0}, CANNY]},
+    {"controlnets": [{**TILE, "conditioning_scale": 0}, DEPTH, {**CANNY, "conditioning_scale": 0.1}]},
+    {"controlnets": [DEPTH, CANNY, {**TILE, "enabled": False}]},
     {"ip_adapter": {"enabled": False}},
     {"ip_adapter": {"scale": 0.2}},
     {"ip_adapter": {"weight_type": "composition"}},
@@ -57,6 +60,7 @@ RELOAD: list[dict[str, Any]] = [
     {"controlnets": [DEPTH, {**CANNY, "control_guidance_start": 0.5}]},
     {"controlnets": [DEPTH, {**CANNY, "control_guidance_end": 0.5}]},
     {"controlnets": [DEPTH]},
+    {"controlnets": [DEPTH, CANNY, TILE]},
     {"controlnets": [CANNY, DEPTH]},
     {"controlnets": []},
     {"ip_adapter": {"type": "faceid"}},
@@ -87,6 +91,13 @@ def test_hot_rows(change: dict[str, Any]) -> None:
     after = updated(before, **change).params
     assert classify(before, after, live=True).kind is ChangeKind.HOT
     assert classify(before, after, live=True).fields == tuple(change)
+
+
+@pytest.mark.parametrize("idle", [{"enabled": False}, {"conditioning_scale": 0}], ids=str)
+def test_a_controlnet_without_effect_is_removed_hot(idle: dict[str, Any]) -> None:
+    before = _start(controlnets=[DEPTH, {**TILE, **idle}, CANNY])
+    after = updated(before, controlnets=[{**DEPTH, "conditioning_scale": 0.1}, CANNY]).params
+    assert classify(before, after, live=True).kind is ChangeKind.HOT
 
 
 @pytest.mark.parametrize("change", RELOAD, ids=str)

@@ -223,8 +223,18 @@ def test_hot_changes_touch_only_what_is_declared_hot(case: tuple[StreamParams, d
 
 def _differs_only_in(old: StreamParams, new: StreamParams, name: str, hot: frozenset[str]) -> bool:
     before, after = wire_params(old).get(name, {}), wire_params(new).get(name, {})
-    pairs = zip(before, after, strict=True) if isinstance(before, list) else [(before, after)]
-    return all({key for key in one if one[key] != other[key]} <= hot for one, other in pairs)
+    if not isinstance(before, list):
+        return _differing(before, after) <= hot
+    entries, others = ({net["model_id"]: net for net in nets} for nets in (before, after))
+    both = entries.keys() & others.keys()
+    alone = [net for net in (*before, *after) if net["model_id"] not in both]
+    return not any(net["enabled"] and net["conditioning_scale"] for net in alone) and all(
+        _differing(entries[model_id], others[model_id]) <= hot for model_id in both
+    )
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {key for key in one if one[key] != other[key]}
 
 
 @often

@@ -3,7 +3,11 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +20,12 @@ from sdstream.logs import REDACTED, FoldedReporter, Redactor, configure_logging,
 from sdstream.settings import load_settings
 
 Writer = Callable[..., io.StringIO]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def write_to() -> Iterator[Writer]:
-    """Configures logging to a string, and puts the library's and the standard library's configuration back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    """Configures logging to a string."""
 
     def configure(**settings: Any) -> io.StringIO:
         stream = io.StringIO()
@@ -30,8 +33,6 @@ def write_to() -> Iterator[Writer]:
         return stream
 
     yield configure
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
 
@@ -179,3 +180,33 @@ def test_what_no_request_caused_has_no_request_s_name(write_to: Writer, log_form
     assert "noticed" in noticed
     assert "str_1" in noticed
     assert "of-a-poll" not in noticed
+
+
+TWO_TESTS = """
+import logging
+import sys
+
+import pytest
+import structlog
+
+from sdstream.cli import run
+
+
+def test_one_configures_logging(capsys):
+    assert run(["serve", "--port", "0", "--data-dir", "/dev/null/data"]) == 2
+    assert logging.getLogger().handlers[-1].stream is sys.stderr
+
+
+def test_the_next_one_logs(capfd):
+    logging.getLogger("uvicorn").warning("from a library")
+    structlog.get_logger("mine").warning("from us")
+    assert "Logging error" not in capfd.readouterr().err
+"""
+
+
+def test_what_one_test_configured_is_over_with_it(tmp_path: Path) -> None:
+    (tmp_path / "test_two.py").write_text(TWO_TESTS, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.conftest", "-c", os.devnull]
+    done = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout

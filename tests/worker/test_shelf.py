@@ -184,6 +184,19 @@ def test_what_vanishes_is_named_and_leaves_who_has_it(folder: Path, places: Mode
     assert kept.prompts.encode("a fox") is not None
 
 
+def test_what_vanishes_while_a_stream_has_it_is_given_out_all_the_same(
+    folder: Path, places: ModelPlaces, tmp_path: Path
+) -> None:
+    model = shutil.copytree(folder / "turbo", tmp_path / "model")
+    shelf, asked, use = ModelShelf(), WantedModel(str(model), "sd-turbo", places=places), ModelUse()
+    used = shelf.get(asked, CPU, quiet, use)
+    shutil.rmtree(model)
+    assert shelf.get(asked, CPU, quiet, ModelUse()) is used
+    with pytest.raises(ModelUnavailable, match="not on this machine"):
+        shelf.get(WantedModel(str(model), "sd-turbo", (("one", 0.5),), places=places), CPU, quiet, ModelUse())
+    shelf.leave(use)
+
+
 def test_a_loaded_model_is_given_out_while_another_one_is_fetched(folder: Path, places: ModelPlaces) -> None:
     shelf = ModelShelf()
     model = shelf.get(wanted(folder, places), CPU, quiet)

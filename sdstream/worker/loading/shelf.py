@@ -125,6 +125,8 @@ class ModelShelf:
         self._models: WeakValueDictionary[Key, Model] = WeakValueDictionary()
         self._keys: WeakKeyDictionary[Model, Key] = WeakKeyDictionary()
         self._users: WeakKeyDictionary[Model, WeakSet[ModelUse]] = WeakKeyDictionary()
+        self._wanted: WeakKeyDictionary[Model, tuple[WantedModel, str]] = WeakKeyDictionary()
+        """What a model was given out as last, and the device that it is on."""
         self._claims: WeakKeyDictionary[Model, set[object]] = WeakKeyDictionary()
         """Who may write into a model: it is nobody else's until all have given that back."""
         self._last: Model | None = None
@@ -134,10 +136,32 @@ class ModelShelf:
 
         Who gives no `use` must not let streams with one have the model: it may be changed under them.
 
-        Raises `ModelUnavailable` of the kind that fits, naming what is missing; what was loaded before stays then.
+        What streams have in use is given out even when its files have vanished or cannot be had again: nothing is read
+        of them then. Raises `ModelUnavailable` of the kind that fits, naming what is missing; what was loaded before
+        stays then.
         """
-        files = self._find_files(wanted, device, progress)
-        key = files.key(device)
+        try:
+            files = self._find_files(wanted, device, progress)
+            key = files.key(device)
+        except ModelUnavailable:
+            used = self._used(wanted, device, use)
+            if used is None:
+                raise
+            return used
+        model = self._get(files, key, wanted, device, progress, use)
+        with self._look:
+            self._wanted[model] = (wanted, str(device))
+        return model
+
+    def _get(
+        self,
+        files: _Files,
+        key: Key,
+        wanted: WantedModel,
+        device: torch.device,
+        progress: Progress,
+        use: ModelUse | None,
+    ) -> Model:
         known = self._known(key, use)
         if known is not None and known.family == wanted.family:
             return known
@@ -186,7 +210,7 @@ class ModelShelf:
         progress("fusing the LoRAs", None)
         check_loras(model.base, loras)
         prompts = refitted_prompts(model, loras)
-        mark = object()
+        mark, key = object(), files.key(device)
 
         def claim() -> bool:
             with self._look:
@@ -206,7 +230,10 @@ class ModelShelf:
         def write() -> Model:
             with self._look:  # from here on it is not what its key says
                 self._keys.pop(model, None)
-            return self._keep(files.key(device), refit(model, loras, prompts), use)
+            after = self._keep(key, refit(model, loras, prompts), use)
+            with self._look:
+                self._wanted[after] = (wanted, str(device))
+            return after
 
         return Refit(replace(model, prompts=prompts), claim, write, give_back)
 
@@ -259,6 +286,14 @@ class ModelShelf:
         with self._look:
             model = self._models.get(key)
             return None if model is None else self._give(model, use)
+
+    def _used(self, wanted: WantedModel, device: torch.device, use: ModelUse | None) -> Model | None:
+        """The model that some stream uses and that was given out for `wanted`."""
+        with self._look:
+            for model in self._models.values():
+                if self._users.get(model) and self._wanted.get(model) == (wanted, str(device)):
+                    return self._give(model, use)
+            return None
 
     def _keep(self, key: Key, model: Model, use: ModelUse | None) -> Model:
         with self._look:
