@@ -1,5 +1,6 @@
 """What looks at one stream's pictures alone: the similar-image filter and the safety checker in a pipeline."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,22 @@ def test_without_the_filter_nothing_is_skipped(make: Make) -> None:
     assert pipeline.repeat(image) is None
 
 
-def test_unsafe_pictures_become_placards_before_anything_else_is_done_with_them(
-    make: Make, tiny_directory: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def checked_model(tiny_directory: Callable[..., Path], tmp_path: Path) -> Path:
+    """A model with a checker that takes every picture for unsafe."""
     model = tmp_path / "model"
     model.mkdir()
     for entry in tiny_directory("sd-turbo").iterdir():
         (model / entry.name).symlink_to(entry)
     write_checker(model / "safety_checker", threshold=-2.0)
+    return model
+
+
+def test_unsafe_pictures_become_placards_before_anything_else_is_done_with_them(
+    make: Make, checked_model: Path
+) -> None:
     images = pictures(2)
-    strict = make(model)
+    strict = make(checked_model)
     assert not any("checked" in note for note in strict.notes)
     assert all(torch.equal(strict.process(image), placard(images[0])) for image in images)
     assert strict.blocked == 2
@@ -89,6 +96,15 @@ def test_unsafe_pictures_become_placards_before_anything_else_is_done_with_them(
     assert strict.apply(params_of(use_safety_checker=True))
     assert torch.equal(strict.process(images[0]), placard(images[0]))
     assert strict.blocked == 3
+
+
+def test_a_checker_in_memory_stays_in_force_though_its_files_have_vanished(make: Make, checked_model: Path) -> None:
+    image = pictures(1)[0]
+    before = make(checked_model)
+    shutil.rmtree(checked_model / "safety_checker")
+    after = make(checked_model)
+    assert [torch.equal(each.process(image), placard(image)) for each in (before, after)] == [True, True]
+    assert not any("checked" in note for note in after.notes)
 
 
 def test_a_machine_without_a_checker_says_so_and_shows_the_picture(make: Make) -> None:

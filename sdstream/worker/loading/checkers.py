@@ -20,17 +20,25 @@ class CheckerShelf:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runners: dict[tuple[Path, str, torch.dtype], CheckRunner] = {}
+        self._given: dict[tuple[str, str, torch.dtype], CheckRunner] = {}
+        """By the model that one was asked for last."""
 
     def get(self, source: str, device: torch.device, dtype: torch.dtype, places: ModelPlaces) -> CheckRunner | None:
-        """The checker for the model at `source`; None where the machine has none. Raises `ModelUnavailable`."""
+        """The checker for the model at `source`; None where the machine has none. Raises `ModelUnavailable`.
+
+        One that is in memory stays in force though its files have vanished: nobody asked for pictures unchecked.
+        """
         directory = find_safety_checker(source, places)
+        asked = (source, str(device), dtype)
         if directory is None:
-            return None
+            with self._lock:
+                return self._given.get(asked)
         key = (directory.resolve(), str(device), dtype)
         with self._lock:
             if key not in self._runners:
                 capture = cuda_capture(device) if device.type == "cuda" else None
                 self._runners[key] = CheckRunner(load_safety_checker(directory, device, dtype), capture)
+            self._given[asked] = self._runners[key]
             return self._runners[key]
 
 
