@@ -29,6 +29,7 @@ from sdstream.media.ports import (
 )
 from sdstream.params import Delivery, StreamParams
 from sdstream.streams.lane_errors import LaneErrors
+from sdstream.streams.lateness import LatenessWatch
 from sdstream.streams.loading import LoadingBook
 from sdstream.streams.placards import choose_placard
 from sdstream.streams.recordings import RecordingShelf
@@ -88,6 +89,7 @@ class LiveStream:
         self._effective_revision = 0
         self._reload_revision: int | None = None
         self.loading = LoadingBook(stream_id, clock, emit)
+        self._lateness = LatenessWatch(stream_id, clock, self.traffic, emit)
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
@@ -293,6 +295,10 @@ class LiveStream:
             restart_at=self.restart_at,
         )
 
+    def look_for_lateness(self) -> None:
+        """Tell when pictures begin to leave too old, and when they no longer do. Once each tick."""
+        self._lateness.look(publishing=self.publisher is not PublisherState.ABSENT)
+
     def show_placard(self, moments: Moments) -> Placard | None:
         """Send the words that these moments ask for, if any; returns them. Once each tick."""
         if self._media is None:
@@ -308,8 +314,12 @@ class LiveStream:
         return placard
 
     def statistics(self) -> MediaStatistics:
-        """The media's counters; the last ones once closed."""
-        return self._final if self._media is None else self._media.statistics()
+        """The media's counters, with what is to be said of late pictures; the last ones once closed."""
+        if self._media is None:
+            return self._final
+        facts = self._media.statistics()
+        warning = self._lateness.warning
+        return replace(facts, warnings=(*facts.warnings, warning)) if warning else facts
 
     async def jpeg(self, processor: str | None = None) -> bytes | None:
         """The newest output picture, or what an image processor made last; None when there is no such thing."""
