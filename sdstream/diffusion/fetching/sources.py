@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -234,25 +234,6 @@ def find_cached(repository: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def family_of(unet_config: Mapping[str, Any]) -> Family:
-    """The family that a UNet is of, by what sets the families apart in `unet/config.json`."""
-    if unet_config.get("addition_embed_type") == "text_time":
-        return "sdxl-turbo"
-    return "sd-turbo" if unet_config.get("use_linear_projection") else "sd15"
-
-
-def is_turbo(path: Path) -> bool:
-    """Whether the model at `path` was trained for few steps: the turbo models' schedules end at the last timestep, and
-    no other's do; of a single file only its name tells."""
-    if "turbo" in path.name.lower():
-        return True
-    try:
-        content: Any = json.loads((path / "scheduler/scheduler_config.json").read_text("utf-8"))
-        return content.get("timestep_spacing") == "trailing"
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def commit_of(path: Path) -> str:
     """Which commit of its repository a directory holds, empty when nobody wrote that down."""
     if path.parent.name == "snapshots":
@@ -368,7 +349,6 @@ __all__ = [
     "HubId",
     "ModelFiles",
     "commit_of",
-    "family_of",
     "fetch_chosen",
     "fetch_model",
     "fetch_repository",
@@ -385,6 +365,5 @@ __all__ = [
     "get_model",
     "get_taesd",
     "get_tokenizer",
-    "is_turbo",
     "may_fetch",
 ]

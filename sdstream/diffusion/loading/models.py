@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.fetching.sources import family_of, is_turbo
 from sdstream.diffusion.loading.directory import ModelDirectory
 from sdstream.diffusion.loading.flaws import LATENT_CHANNELS, TINY_VAE, Elsewhere, find_flaws, find_small_vae
+from sdstream.diffusion.loading.kinds import family_of, is_turbo
 from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 import torch
 
 from sdstream.diffusion.fetching.selection import INDEX, LORA
-from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer, is_turbo
+from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer
 from sdstream.diffusion.fusing import (
     WeightedLoras,
     can_refit,
@@ -21,6 +21,7 @@ from sdstream.diffusion.fusing import (
     refit,
     refitted_prompts,
 )
+from sdstream.diffusion.loading.kinds import is_turbo
 from sdstream.diffusion.loading.models import Model, Progress, default_dtype, load_model
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.directories import ModelPlaces
