@@ -14,14 +14,13 @@ from sdstream.commands.machine import find_gpus
 from sdstream.diffusion.fetching.sources import (
     HubId,
     commit_of,
-    family_of,
     fetch_chosen,
     fetch_model,
     find_model,
     get_taesd,
-    is_turbo,
     may_fetch,
 )
+from sdstream.diffusion.loading.kinds import family_of, is_turbo
 from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
 from sdstream.params import ModelTable

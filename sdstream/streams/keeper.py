@@ -1,4 +1,4 @@
-"""The one ticker of the server: states, placards, the worker's changes, and duties that nobody asks for."""
+"""The one ticker of the server: states, placards, late pictures, changes of the worker, duties that nobody asks for."""
 
 import asyncio
 import contextlib
@@ -68,6 +68,7 @@ class StreamKeeper:
             name = stream.saved.id
             if stream.live is not None:
                 self._guard(f"observe {name}", lambda stream=stream: stream.observe(self._known), stream)
+                self._guard(f"look at the ages of {name}", stream.live.look_for_lateness, stream)
             self._guard(f"look for a duty of {name}", lambda stream=stream: self._look_for_duty(stream), stream)
         if self._duties:
             await asyncio.wait(self._duties.values(), timeout=TICK_SECONDS)

@@ -28,6 +28,8 @@ from sdstream.media.ports import (
     SessionAnswer,
 )
 from sdstream.params import Delivery, StreamParams
+from sdstream.streams.lane_errors import LaneErrors
+from sdstream.streams.lateness import LatenessWatch
 from sdstream.streams.loading import LoadingBook
 from sdstream.streams.placards import choose_placard
 from sdstream.streams.recordings import RecordingShelf
@@ -80,16 +82,14 @@ class LiveStream:
         self._clock = clock
         self._thresholds = thresholds
         self._emit = emit
-        self._on_error = on_error
-        self._on_recovery = on_recovery
-        self._lane_error: tuple[str, int | None] | None = None
-        """The last error of the lane and what it refused, until it is ready without one."""
+        self._lane_errors = LaneErrors(on_error, on_recovery)
         self._media: MediaStream | None = None
         self._lane: Lane | None = None
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
         self._reload_revision: int | None = None
         self.loading = LoadingBook(stream_id, clock, emit)
+        self._lateness = LatenessWatch(stream_id, clock, self.traffic, emit)
         self._drops_before: Counter[str] = Counter()
         self._ended_lanes: Counter[str] = Counter()
         self._sending = threading.Lock()
@@ -266,7 +266,7 @@ class LiveStream:
         if before is None or was_ready != is_ready:
             self._lane_changed_at = self._clock.monotonic()
         self.loading.note(status)
-        self._tell_error(before, status)
+        self._lane_errors.note(before, status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
             self._emit("effective", {"revision": status.revision, "effective_frame": status.effective_sequence})
@@ -295,6 +295,10 @@ class LiveStream:
             restart_at=self.restart_at,
         )
 
+    def look_for_lateness(self) -> None:
+        """Tell when pictures begin to leave too old, and when they no longer do. Once each tick."""
+        self._lateness.look(publishing=self.publisher is not PublisherState.ABSENT)
+
     def show_placard(self, moments: Moments) -> Placard | None:
         """Send the words that these moments ask for, if any; returns them. Once each tick."""
         if self._media is None:
@@ -310,8 +314,12 @@ class LiveStream:
         return placard
 
     def statistics(self) -> MediaStatistics:
-        """The media's counters; the last ones once closed."""
-        return self._final if self._media is None else self._media.statistics()
+        """The media's counters, with what is to be said of late pictures; the last ones once closed."""
+        if self._media is None:
+            return self._final
+        facts = self._media.statistics()
+        warning = self._lateness.warning
+        return replace(facts, warnings=(*facts.warnings, warning)) if warning else facts
 
     async def jpeg(self, processor: str | None = None) -> bytes | None:
         """The newest output picture, or what an image processor made last; None when there is no such thing."""
@@ -357,18 +365,6 @@ class LiveStream:
         answered = status.phase is LanePhase.READY and max(status.revision, status.refused_revision or 0) >= awaited
         if answered or status.phase is LanePhase.FAILED:
             self._reload_revision = None
-
-    def _tell_error(self, before: LaneStatus | None, status: LaneStatus) -> None:
-        message = status.error_message
-        if message is not None:
-            error = message, status.refused_revision
-            known = before is not None and error == (before.error_message, before.refused_revision)
-            if not known and (status.refused_revision is None or error != self._lane_error):
-                self._on_error(status.error_code or "INTERNAL/ERROR", message)
-            self._lane_error = error
-        elif status.phase is LanePhase.READY and self._lane_error is not None:
-            (recovered, _), self._lane_error = self._lane_error, None
-            self._on_recovery(recovered)
 
     def _opened(self) -> MediaStream:
         if self._media is None:

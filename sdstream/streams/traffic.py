@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterable
 
 from sdstream.clock import Clock
 from sdstream.metrics import LatencyCounts
@@ -92,11 +93,11 @@ class StreamTraffic:
         with self._lock:
             return self.input.rate(now), self.output.rate(now)
 
-    def latencies(self, now: float) -> dict[str, LatencySummary]:
-        """Summaries of the hops that have values."""
+    def latencies(self, now: float, hops: Iterable[str] = HOPS) -> dict[str, LatencySummary]:
+        """Summaries of those of the `hops` that have values."""
         with self._lock:
             self._count_pending()
-            summaries = {hop: window.summary(now) for hop, window in self._latencies.items()}
+            summaries = {hop: self._latencies[hop].summary(now) for hop in hops}
         return {hop: summary for hop, summary in summaries.items() if summary is not None}
 
     def latency_counts(self) -> dict[str, LatencyCounts]:

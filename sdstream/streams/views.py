@@ -142,6 +142,7 @@ EVENT_NAMES = {
     "updated": "An update was accepted: {revision, applied, changed}.",
     "effective": "An update is in force: {revision, effective_frame}.",
     "loading": "A load goes on: {detail, percent}.",
+    "late": "Pictures began to leave too old, or no longer do: {late, age_ms, stage, message}.",
     "error": "Something failed: {code, message}.",
     "output": "A push to an RTMP server changed: {target, state, error}; the target is shown without its key.",
     "recording": "A recording began, or stopped because of a problem: {name, state, problem}.",

@@ -7,6 +7,10 @@ import torch
 
 from sdstream import platform
 from sdstream.errors import ConfigurationError
+from sdstream.worker.loading.room import MemoryReport
+
+_used_before: dict[str, int] = {}
+"""By the name of a device that was chosen: bytes in use there at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Device:
         if device.type == "cuda":
             # Each shape of convolution is tried in several ways when it is first met, which is before a capture.
             torch.backends.cudnn.benchmark = True
+            free, total = torch.cuda.mem_get_info(device)
+            _used_before.setdefault(str(device), total - free)
             return cls(device, torch.cuda.get_device_name(device), asked)
         return cls(device, platform.processor_name())
 
@@ -111,4 +117,12 @@ class Device:
         return total - free, total
 
 
-__all__ = ["Device", "Mark"]
+def memory_report(device: torch.device) -> MemoryReport:
+    """What is known of a device's memory now; on a CPU what the machine or the container may hold in all."""
+    if device.type != "cuda":
+        return MemoryReport(platform.memory_limit())
+    free, total = torch.cuda.mem_get_info(device)
+    return MemoryReport(total, free, torch.cuda.memory_reserved(device), _used_before.get(str(device), 0))
+
+
+__all__ = ["Device", "Mark", "memory_report"]

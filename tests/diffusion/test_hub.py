@@ -34,8 +34,11 @@ from sdstream.errors import (
     ModelDownloadFailed,
     ModelNotAsPinned,
     ModelUnavailable,
+    OutOfMemory,
 )
 from sdstream.pace import STALL_SECONDS
+from sdstream.worker.loading.room import MemoryReport
+from sdstream.worker.loading.shelf import ModelShelf, WantedModel
 from tests.support.hub import FakeHub, Repository
 
 CPU = torch.device("cpu")
@@ -93,6 +96,15 @@ def test_only_what_is_needed_is_fetched(hub: FakeHub, places: ModelPlaces) -> No
     assert {UNET, TEXT, "vae/config.json", "model_index.json", "tokenizer/tokenizer.json"} <= names
     unwanted = ("README.md", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors")
     assert not names & {*unwanted, "vae/diffusion_pytorch_model.safetensors"}
+
+
+def test_a_model_that_cannot_fit_is_not_fetched(hub: FakeHub, places: ModelPlaces) -> None:
+    shelf = ModelShelf(memory=lambda device: MemoryReport(1000))
+    with pytest.raises(OutOfMemory, match="1000 bytes"):
+        shelf.get(WantedModel(ID, "sd-turbo", places=places), CPU, quiet)
+    assert places.models is not None
+    assert (places.models / "madebyollin/taesd/config.json").is_file(), "it came first"
+    assert not [file for file in places.models.rglob("*") if "unet" in file.parts]
 
 
 def test_half_precision_is_preferred_where_it_is_wanted(hub: FakeHub, places: ModelPlaces) -> None:

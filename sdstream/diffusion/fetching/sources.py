@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,9 @@ from sdstream.errors import ModelUnavailable
 from sdstream.settings import Family
 
 _hub: Any = huggingface_hub
+
+Admit = Callable[[Sequence[RemoteFile]], None]
+"""Is shown what is about to be fetched of a model, and raises where that is of no use."""
 
 TAESD: dict[Family, str] = {
     "sd-turbo": "madebyollin/taesd",
@@ -142,10 +145,18 @@ def may_fetch(source: str, places: ModelPlaces) -> bool:
     return HubId.parse(source) is not None and fetches(places)
 
 
-def get_model(source: str, family: Family, places: ModelPlaces, *, half: bool, progress: Progress) -> ModelFiles:
+def get_model(
+    source: str,
+    family: Family,
+    places: ModelPlaces,
+    *,
+    half: bool,
+    progress: Progress,
+    admit: Admit = lambda files: None,
+) -> ModelFiles:
     """The files of a model and its small VAE, fetched where they are not here. `half` prefers half precision.
 
-    Raises `ModelUnavailable` of the kind that fits; `progress` may raise to give up.
+    Raises `ModelUnavailable` of the kind that fits; `progress` may raise to give up, and so may `admit`.
     """
     found = find_model(source, places) if not may_fetch(source, places) else _find(source, places)
     has_taesd = found is not None and (found / "taesd/config.json").is_file()
@@ -158,7 +169,7 @@ def get_model(source: str, family: Family, places: ModelPlaces, *, half: bool, p
     vae = places.full_vae or not (has_taesd or taesd is not None)
     hub_id = fetched_from(source, found, places, vae=vae)
     if hub_id is not None:
-        found = fetch_model(hub_id, places, half=half, vae=vae, progress=progress)
+        found = fetch_model(hub_id, places, half=half, vae=vae, progress=progress, admit=admit)
     assert found is not None, "what may be fetched has a hub id"
     return ModelFiles(found, taesd)
 
@@ -171,11 +182,15 @@ def fetched_from(source: str, found: Path | None, places: ModelPlaces, *, vae: b
     return _hub_id_of(source, found)
 
 
-def fetch_model(hub_id: HubId, places: ModelPlaces, *, half: bool, vae: bool, progress: Progress) -> Path:
+def fetch_model(
+    hub_id: HubId, places: ModelPlaces, *, half: bool, vae: bool, progress: Progress, admit: Admit = lambda files: None
+) -> Path:
     """Fetch a diffusers model into `models`; a newer commit of its revision replaces an older one. See `get_model`."""
 
     def choose(repository: str, files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-        return choose_model_files(repository, files, half=half, vae=vae)
+        chosen = choose_model_files(repository, files, half=half, vae=vae)
+        admit(chosen)
+        return chosen
 
     return fetch_repository(hub_id, _place(places), choose, progress, shipped_pins=places.shipped_pins)
 
@@ -232,25 +247,6 @@ def find_cached(repository: str, revision: str | None = None) -> Path | None:
         return Path(_hub.snapshot_download(repository, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-
-
-def family_of(unet_config: Mapping[str, Any]) -> Family:
-    """The family that a UNet is of, by what sets the families apart in `unet/config.json`."""
-    if unet_config.get("addition_embed_type") == "text_time":
-        return "sdxl-turbo"
-    return "sd-turbo" if unet_config.get("use_linear_projection") else "sd15"
-
-
-def is_turbo(path: Path) -> bool:
-    """Whether the model at `path` was trained for few steps: the turbo models' schedules end at the last timestep, and
-    no other's do; of a single file only its name tells."""
-    if "turbo" in path.name.lower():
-        return True
-    try:
-        content: Any = json.loads((path / "scheduler/scheduler_config.json").read_text("utf-8"))
-        return content.get("timestep_spacing") == "trailing"
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def commit_of(path: Path) -> str:
@@ -368,7 +364,6 @@ __all__ = [
     "HubId",
     "ModelFiles",
     "commit_of",
-    "family_of",
     "fetch_chosen",
     "fetch_model",
     "fetch_repository",
@@ -385,6 +380,5 @@ __all__ = [
     "get_model",
     "get_taesd",
     "get_tokenizer",
-    "is_turbo",
     "may_fetch",
 ]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdstream.diffusion.fetching.selection import INDEX
-from sdstream.diffusion.fetching.sources import family_of
 from sdstream.diffusion.loading import architectures
 from sdstream.diffusion.loading.headers import look_into
+from sdstream.diffusion.loading.kinds import family_of
 from sdstream.diffusion.loading.original_keys import INPUT, family_of_keys
 from sdstream.diffusion.loading.parts import TOKENIZERS, find_weights, look_for_tokenizer, read_json, stem_of
 from sdstream.errors import ModelUnavailable

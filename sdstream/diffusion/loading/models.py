@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.diffusion.fetching.sources import family_of, is_turbo
 from sdstream.diffusion.loading.directory import ModelDirectory
 from sdstream.diffusion.loading.flaws import LATENT_CHANNELS, TINY_VAE, Elsewhere, find_flaws, find_small_vae
+from sdstream.diffusion.loading.kinds import family_of, is_turbo
 from sdstream.diffusion.loading.single_file import SingleFile
+from sdstream.diffusion.loading.weighing import weight_bytes
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule
 from sdstream.errors import ModelUnavailable
@@ -82,18 +83,21 @@ def load_model(
     taesd_elsewhere: Path | None = None,
     tokenizer_elsewhere: Path | None = None,
     progress: Progress = lambda detail, percent: None,
+    admit: Callable[[int], None] = lambda need: None,
 ) -> Model:
     """Load a diffusers directory, or a single file in the original layout.
 
     `taesd` takes the small VAE in the directory's folder `taesd`, else the one at `taesd_elsewhere`; where neither is
-    given the model's own VAE is used. A single file takes its tokenizer from `tokenizer_elsewhere`. Raises
-    `ModelUnavailable`, naming the file: something is missing, pickled, corrupt, incomplete or not finite, or the model
-    is of another family.
+    given the model's own VAE is used. A single file takes its tokenizer from `tokenizer_elsewhere`. `admit` is told the
+    bytes that the weights take at least before any are read, and may raise. Raises `ModelUnavailable`, naming the file:
+    something is missing, pickled, corrupt, incomplete or not finite, or the model is of another family.
     """
     dtype = default_dtype(device) if dtype is None else dtype
+    half = dtype == torch.float16
     elsewhere = Elsewhere(taesd_elsewhere, tokenizer_elsewhere)
-    for flaw in find_flaws(path, family, half=dtype == torch.float16, taesd=taesd, elsewhere=elsewhere):
+    for flaw in find_flaws(path, family, half=half, taesd=taesd, elsewhere=elsewhere):
         raise flaw.error
+    admit(weight_bytes(path, family, dtype.itemsize, half=half, taesd=taesd, taesd_elsewhere=taesd_elsewhere))
     source: ModelDirectory | SingleFile
     if path.suffix == ".safetensors" and path.is_file():
         source = SingleFile.open(path, dtype, device, tokenizer_elsewhere)

@@ -46,11 +46,8 @@ def find_weights(folder: Path, stem: str, *, half: bool) -> str:
             look_into(single)
             return variant
         if index.is_file():
-            shards: Any = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise ModelUnavailable(f"{index} has no `weight_map`, which says where the weights are")
-            for shard in sorted({str(name) for name in cast("dict[str, Any]", shards).values()}):
-                look_into(folder / shard)
+            for shard in _shards(index):
+                look_into(shard)
             return variant
     wanted = folder / f"{stem}.safetensors"
     pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLED)
@@ -62,10 +59,26 @@ def find_weights(folder: Path, stem: str, *, half: bool) -> str:
     raise ModelUnavailable(f"{wanted} is missing")
 
 
+def weight_files(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
+    """The files of the variant that `find_weights` found."""
+    single = folder / f"{stem}{variant}.safetensors"
+    return (single,) if single.is_file() else _shards(folder / f"{stem}.safetensors.index{variant}.json")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index names, each once."""
+    shards: Any = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelUnavailable(f"{index} has no `weight_map`, which says where the weights are")
+    return tuple(
+        index.parent / name for name in sorted({str(each) for each in cast("dict[str, Any]", shards).values()})
+    )
+
+
 def look_for_tokenizer(folder: Path) -> None:
     """Raises `ModelUnavailable`, naming the files, where `folder` has no tokenizer of CLIP."""
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ModelUnavailable(f"{folder / TOKENIZERS[0]} is missing, and so is {TOKENIZERS[1]}")
 
 
-__all__ = ["TOKENIZERS", "find_weights", "look_for_tokenizer", "read_json", "stem_of"]
+__all__ = ["TOKENIZERS", "find_weights", "look_for_tokenizer", "read_json", "stem_of", "weight_files"]

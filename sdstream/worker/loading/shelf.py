@@ -1,7 +1,7 @@
 """The models in memory: each once for all streams that want the same of it, LoRAs included."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 
-from sdstream.diffusion.fetching.selection import INDEX, LORA
-from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer, is_turbo
+from sdstream.diffusion.fetching.selection import INDEX, LORA, RemoteFile
+from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer
 from sdstream.diffusion.fusing import (
     WeightedLoras,
     can_refit,
@@ -21,7 +21,9 @@ from sdstream.diffusion.fusing import (
     refit,
     refitted_prompts,
 )
+from sdstream.diffusion.loading.kinds import is_turbo
 from sdstream.diffusion.loading.models import Model, Progress, default_dtype, load_model
+from sdstream.diffusion.loading.weighing import listed_bytes
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelUnavailable
@@ -29,7 +31,9 @@ from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import LCM, lora_part
 from sdstream.settings import Family
 from sdstream.worker.blame import blaming
+from sdstream.worker.devices import memory_report
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown
+from sdstream.worker.loading.room import MemoryReport, most_room, refuse_what_cannot_fit
 
 Key = tuple[object, ...]
 WEIGHTS = "*.safetensors"
@@ -118,8 +122,11 @@ class ModelShelf:
     load, and one loads at a time.
     """
 
-    def __init__(self, lora_files: LoraFiles | None = None) -> None:
+    def __init__(
+        self, lora_files: LoraFiles | None = None, memory: Callable[[torch.device], MemoryReport] = memory_report
+    ) -> None:
         self._lora_files = lora_files or LoraFiles()
+        self._memory = memory
         self._look = threading.Lock()
         self._load = threading.Lock()
         self._models: WeakValueDictionary[Key, Model] = WeakValueDictionary()
@@ -137,8 +144,8 @@ class ModelShelf:
         Who gives no `use` must not let streams with one have the model: it may be changed under them.
 
         What streams have in use is given out even when its files have vanished or cannot be had again: nothing is read
-        of them then. Raises `ModelUnavailable` of the kind that fits, naming what is missing; what was loaded before
-        stays then.
+        of them then. Raises `ModelUnavailable` of the kind that fits, naming what is missing, and before any weights
+        are fetched or read `OutOfMemory` where they cannot fit the device; what was loaded before stays then.
         """
         try:
             files = self._find_files(wanted, device, progress)
@@ -243,7 +250,11 @@ class ModelShelf:
 
     def _find_files(self, wanted: WantedModel, device: torch.device, progress: Progress) -> _Files:
         half = default_dtype(device) == torch.float16
-        files = get_model(wanted.source, wanted.family, wanted.places, half=half, progress=progress)
+
+        def admit(listed: Sequence[RemoteFile]) -> None:
+            self._admit(wanted, listed_bytes(listed, half=half), device)
+
+        files = get_model(wanted.source, wanted.family, wanted.places, half=half, progress=progress, admit=admit)
         tokenizer: Path | None = None
         if files.path.is_file():
             tokenizer = get_tokenizer(wanted.places, (files.path.parent,), progress)
@@ -269,8 +280,12 @@ class ModelShelf:
         key = files.base_key(device)
         model = self._known(key, use)
         if model is None or model.family != wanted.family:
-            with self._look:
-                self._last = None  # make room first
+
+            def admit(need: int) -> None:
+                self._admit(wanted, need, device)
+                with self._look:
+                    self._last = None  # make room first
+
             model = load_model(
                 files.model.path,
                 wanted.family,
@@ -279,8 +294,12 @@ class ModelShelf:
                 taesd_elsewhere=files.model.taesd,
                 tokenizer_elsewhere=files.tokenizer,
                 progress=progress,
+                admit=admit,
             )
         return self._keep(key, model, use)
+
+    def _admit(self, wanted: WantedModel, need: int, device: torch.device) -> None:
+        refuse_what_cannot_fit(wanted.source, need, most_room(self._memory(device)))
 
     def _known(self, key: Key, use: ModelUse | None = None) -> Model | None:
         with self._look:
