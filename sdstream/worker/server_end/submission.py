@@ -5,13 +5,28 @@ from fractions import Fraction
 
 import msgspec
 
-from sdstream.errors import InternalError, ModelUnavailable, RequestError, WorkerEndedByStream
+from sdstream.errors import (
+    InternalError,
+    ModelUnavailable,
+    OutOfMemory,
+    PictureNotFinite,
+    RequestError,
+    WorkerEndedByStream,
+)
 from sdstream.frames import I420Frame
 from sdstream.worker.ring import FrameRing
 
-MODEL_ERRORS: dict[str | None, type[ModelUnavailable]] = {
-    kind.code: kind for kind in (ModelUnavailable, *ModelUnavailable.__subclasses__())
+LANE_ERRORS: dict[str | None, type[RequestError]] = {
+    kind.code: kind
+    for kind in (
+        *ModelUnavailable.__subclasses__(),
+        ModelUnavailable,  # after those that have no code of their own
+        WorkerEndedByStream,
+        OutOfMemory,
+        PictureNotFinite,
+    )
 }
+"""What a lane may fail with, by the code."""
 
 
 class Submission(msgspec.Struct, frozen=True, eq=False):
@@ -39,11 +54,8 @@ def reject(result: "asyncio.Future[I420Frame]", error: RequestError) -> None:
 
 def failure(code: str | None, message: str | None) -> RequestError:
     """The error of a lane's status, as an exception."""
-    if code in MODEL_ERRORS:
-        return MODEL_ERRORS[code](message or "the stream's model is not available")
-    if code == WorkerEndedByStream.code:
-        return WorkerEndedByStream(message or "this stream ended the worker")
-    return InternalError(message or "the lane gave the picture up")
+    kind = LANE_ERRORS.get(code, InternalError)
+    return kind(message or "the lane gave the picture up")
 
 
 __all__ = ["Submission", "failure", "reject", "resolve"]
