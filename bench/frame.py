@@ -28,11 +28,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from bench.support import turn, upstream
+from bench.support import turn, upstream, ways
 from bench.support.clock import Clock, own_milliseconds, take_turns
 from bench.support.contenders import BareModules, Contender, ImageToImage, Ours, Upstream, Work
 from bench.support.random_models import FULL, make_networks, operators_of
@@ -53,8 +53,6 @@ from sdstream.worker.server_end.child import KEEP_MEMORY
 
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
-TRIAL_SECONDS = 240.0
-"""Of trials of a model and a number of streams, made before anything is timed."""
 OURS_SMALL = "sdstream, 8-bit"
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
@@ -111,10 +109,10 @@ def contenders_of(
         both = f"{OURS}, compiled and tuned"
         makers[both] = lambda: Ours(work, both, networks, tuned=tuned, compiled=True)
     if eight_bit != "off":
-        ways: dict[str, dict[str, Any]] = {OURS_SMALL: {}}
-        ways |= {f"{OURS_SMALL}, compiled": {"compiled": True}} if compiled else {}
-        ways |= {f"{OURS_SMALL}, tuned": {"tuned": tuned}} if tuned else {}
-        for name, how in ways.items():
+        forms: dict[str, dict[str, Any]] = {OURS_SMALL: {}}
+        forms |= {f"{OURS_SMALL}, compiled": {"compiled": True}} if compiled else {}
+        forms |= {f"{OURS_SMALL}, tuned": {"tuned": tuned}} if tuned else {}
+        for name, how in forms.items():
             makers[name] = partial(in_eight_bits, work, eight_bit, name, **how)
     if not alone:
         makers[Upstream.name] = lambda: Upstream(work, upstream.load(upstream.installed()))
@@ -316,17 +314,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of turns for each case and number of streams")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--compile", action="store_true", help="measure the compiled frame too")
-    parser.add_argument("--tuned", action="store_true", help="measure frames of tuned convolutions too, on a GPU")
-    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a case")
-    parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
-    parser.add_argument(
-        "--eight-bit",
-        nargs="?",
-        const="all",
-        default="off",
-        choices=get_args(EightBit),
-        help="measure the frame in eight bits too: all, or linear layers alone",
-    )
+    ways.add_options(parser)
     parser.add_argument(
         "--alone", action="store_true", help="measure this engine alone, as it is meant to run: quickly"
     )
@@ -348,7 +336,7 @@ def main() -> int:
     ]
     streams = [int(part) for part in options.streams.split(",")]
     keep_findings_in(options.remember)
-    tuned = Wanted(True, options.trial_seconds) if options.tuned else None
+    tuned = ways.tuned_of(options)
     prepared: Iterable[Prepared] = prepare_all(
         cases,
         streams,

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from bench.frame import TRIAL_SECONDS
 from bench.launches import STEPS, kind_of
+from bench.support import ways
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import make_networks
 from bench.support.targets import machine
@@ -165,17 +165,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1, choices=sorted(STEPS))
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="profile the compiled frame")
-    parser.add_argument("--tuned", action="store_true", help="with tuned convolutions")
-    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of trials for --tuned, a model")
-    parser.add_argument("--remember", type=Path, help="what trials find is read from this folder, and written there")
-    parser.add_argument(
-        "--eight-bit",
-        nargs="?",
-        const="all",
-        default="off",
-        choices=get_args(EightBit),
-        help="in eight bits: all, or linear layers alone",
-    )
+    ways.add_options(parser)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -183,7 +173,7 @@ def main() -> int:
     figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     rows: list[Row] = []
     keep_findings_in(options.remember)
-    tuned = Wanted(True, options.trial_seconds) if options.tuned else None
+    tuned = ways.tuned_of(options)
     for model in options.models.split(","):
         with convolutions(tuned or Wanted()):
             steps, streams = STEPS[options.steps], options.streams
