@@ -1,6 +1,10 @@
-"""When a fetch comes too slowly to be waited for. A decision alone: the caller has the clock."""
+"""How a fetch gets on: who is told, and when it comes too slowly to be waited for. The caller has the clock."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
 
 STALL_SECONDS = 60.0
 LEAST_BYTES = 64 * 1024

@@ -3,15 +3,12 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sdstream.fetching import FetchBrokenOff, FetchProblem, PublicFetcher, Transfer
-
-Progress = Callable[[str, float | None], None]
-"""Told what is being fetched and how much of it is there, 0 to 100; whatever it raises ends the fetching."""
+from sdstream.pace import Progress
 
 ATTEMPTS = 5
 """How often in a row a URL is asked without a byte coming."""
@@ -124,4 +121,4 @@ def _sha256(path: Path, written: BinaryIO) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-__all__ = ["Part", "Progress", "bring_whole"]
+__all__ = ["Part", "bring_whole"]

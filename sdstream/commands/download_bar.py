@@ -35,7 +35,7 @@ class DownloadBar:
         self._progress.stop()
 
     def tell(self, detail: str, percent: float | None) -> None:
-        """`Progress` of `sdstream.transfers`."""
+        """`Progress` of `sdstream.pace`."""
         if self._lines:
             subject = detail.partition(",")[0]
             if subject != self._last:

@@ -21,8 +21,9 @@ from sdstream.install_errors import ChecksumDiffers, InstallDiskFull, InstallFai
 from sdstream.media.mediamtx.archive import read_program
 from sdstream.media.mediamtx.process import BIN, RELEASES, ask_version, version_problem
 from sdstream.media.mediamtx.release import CHECKSUMS, Release, promised_hash
+from sdstream.pace import Progress
 from sdstream.settings import Settings
-from sdstream.transfers import Part, Progress, bring_whole
+from sdstream.transfers import Part, bring_whole
 
 MAX_BYTES = 256 * 1024**2
 """Of the archive."""

@@ -26,6 +26,8 @@ TURBO: dict[str, Any] = {
     "height": 384,
     "use_safety_checker": False,
 }
+OTHER = "tiny/other"
+"""A model that no stream has in memory."""
 WORKING = ("ONLINE", "DEGRADED_INFERENCE")
 """Pictures come out. A busy machine need not make as many as the camera sends."""
 CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
@@ -35,8 +37,12 @@ CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("parts")
     write_transparent_model(folder / "model")
-    models = json.dumps({"stabilityai/sd-turbo": str(folder / "model")})
-    live = LiveServer(folder, models=models, offline="true")
+    write_transparent_model(folder / "other")
+    models = {
+        "stabilityai/sd-turbo": str(folder / "model"),
+        OTHER: {"source": str(folder / "other"), "family": "sd-turbo"},
+    }
+    live = LiveServer(folder, models=json.dumps(models), offline="true")
     live.start()
     yield live
     live.stop()
@@ -98,11 +104,14 @@ async def test_knobs_work_while_a_controlnet_is_missing_and_it_comes_when_it_is_
 async def test_a_stream_goes_on_without_its_models_files_and_one_that_needs_them_starts_when_they_are_back(
     server: LiveServer, rest: Rest
 ) -> None:
-    running, late = await rest.create(TURBO), await rest.create(TURBO)
-    model, away = server.folder / "model", server.folder / "away"
+    running, second = await rest.create(TURBO), await rest.create(TURBO)
+    late = await rest.create({**TURBO, "model_id": OTHER})
+    places = [server.folder / "model", server.folder / "other"]
+    hidden = [place.with_suffix(".away") for place in places]
     async with Publisher(running["whip_url"]):
         await rest.wait_state(running["id"], *WORKING, seconds=60)
-        model.rename(away)
+        for place, away in zip(places, hidden, strict=True):
+            place.rename(away)
         try:
             async with Publisher(late["whip_url"]):
                 await rest.wait_state(late["id"], "ERROR", seconds=30)
@@ -111,13 +120,16 @@ async def test_a_stream_goes_on_without_its_models_files_and_one_that_needs_them
                 async with event_log(rest, running["id"]) as log:
                     answer = await rest.change(running["id"], {"prompt": "new"})
                     await log.wait("effective", revision=answer["revision"])
-                away.rename(model)
-                answer = await rest.change(late["id"], {"model_id": TURBO["model_id"]})
+                async with Publisher(second["whip_url"]):  # what it needs is in memory
+                    await rest.wait_state(second["id"], *WORKING, seconds=30)
+                hidden[1].rename(places[1])
+                answer = await rest.change(late["id"], {"model_id": OTHER})
                 assert answer["applied"] == "unchanged"
                 await rest.wait_state(late["id"], *WORKING, seconds=30)
         finally:
-            if away.exists():
-                away.rename(model)
+            for place, away in zip(places, hidden, strict=True):
+                if away.exists():
+                    away.rename(place)
 
 
 @pytest.mark.slow

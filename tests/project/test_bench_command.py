@@ -42,13 +42,13 @@ class PlayedLane:
         self.is_closed = False
 
     async def process(self, frame: I420Frame) -> I420Frame:
+        self.numbers.append(frame.sequence)
         await asyncio.sleep(0)
         if self._worker.error is not None:
             raise self._worker.error
         self._made += 1
         is_first = self._made <= FIRST_PICTURES
         self._worker.clock.advance(self._worker.first_seconds if is_first else self._worker.seconds)
-        self.numbers.append(frame.sequence)
         return frame
 
     async def close(self) -> None:
@@ -109,7 +109,9 @@ async def test_every_picture_is_asked_for_in_order_and_none_is_skipped_for_its_l
     await rates_of(worker, 2, enable_similar_image_filter=True)
     assert not any(params.enable_similar_image_filter for params in worker.params)
     for lane in worker.lanes:
-        assert lane.numbers == list(range(len(lane.numbers)))
+        whole = lane.numbers[:-UNDER_WAY_EACH]  # of the last ones some are given up before they begin
+        assert len(whole) > 10
+        assert whole == list(range(len(whole)))
 
 
 async def test_a_calls_time_is_that_of_calls_in_which_all_rode() -> None:

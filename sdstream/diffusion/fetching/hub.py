@@ -27,8 +27,7 @@ from sdstream.errors import (
     ModelUnavailable,
     first_line,
 )
-from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace
-from sdstream.transfers import Progress
+from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace, Progress
 
 LIST_SECONDS = 20.0
 """How long the hub may take to say what a repository holds."""

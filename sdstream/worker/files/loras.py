@@ -17,8 +17,9 @@ from sdstream.diffusion.fetching.sources import fetches
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.pace import Progress
 from sdstream.settings import Family
-from sdstream.transfers import Part, Progress, bring_whole
+from sdstream.transfers import Part, bring_whole
 
 LCM_LORAS: dict[Family, str] = {
     "sd15": "latent-consistency/lcm-lora-sdv1-5",
