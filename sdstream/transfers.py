@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,26 +61,6 @@ async def bring_whole(
     `progress` hears of it as `name`, and may raise to give up. After `max_seconds` there is no further try. Raises
     `FetchBrokenOff`, with what came kept for another time, another `FetchProblem` with nothing kept, or `OSError`.
     """
-    try:
-        await _bring(fetcher, url, part, name, progress, max_bytes, max_seconds)
-    except FetchBrokenOff:
-        raise
-    except FetchProblem:
-        part.drop()
-        raise
-    finally:
-        fetcher.close()
-
-
-async def _bring(
-    fetcher: PublicFetcher,
-    url: str,
-    part: Part,
-    name: str,
-    progress: Progress,
-    max_bytes: int,
-    max_seconds: float,
-) -> None:
     told = -1
 
     def tell(came: int, total: int | None) -> None:
@@ -91,7 +73,7 @@ async def _bring(
     transfer = part.transfer()
     failures = spoilt = 0
     began = asyncio.get_running_loop().time()
-    with part.path.open("ab") as file:
+    with _left_in_order(fetcher, part), part.path.open("ab") as file:
         while True:
             start = file.seek(0, 2)
             progress(f"asking for {name}", None)
@@ -113,6 +95,19 @@ async def _bring(
             finally:
                 file.flush()
                 part.note(transfer)
+
+
+@contextmanager
+def _left_in_order(fetcher: PublicFetcher, part: Part) -> Generator[None]:
+    try:
+        yield
+    except FetchBrokenOff:
+        raise
+    except FetchProblem:
+        part.drop()
+        raise
+    finally:
+        fetcher.close()
 
 
 def _sha256(path: Path, written: BinaryIO) -> str:

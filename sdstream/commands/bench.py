@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -17,15 +16,22 @@ from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
 from sdstream.commands.machine import compute_capability
 from sdstream.commands.measuring import Rates, measure
+from sdstream.commands.running import cancel_on_termination, max_level, wait_for_worker
 from sdstream.commands.slow_ways import slow_ways
-from sdstream.commands.stream_params import blocks_of, parse_params, read_params
-from sdstream.commands.worker_run import cancel_on_termination, max_level, wait_for_worker
-from sdstream.errors import ConfigurationError
+from sdstream.commands.stream_params import (
+    ModelFlag,
+    ParamsFlag,
+    ProcessorsFlag,
+    SkipDiffusionFlag,
+    gather_params,
+    parse_params,
+)
+from sdstream.errors import ConfigurationError, SdstreamError
 from sdstream.logs import configure_logging
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
-from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import LaneStatus, WorkerHealth, kind_of
+from sdstream.worker.client import WORKER_SETTINGS, WorkerProcess
+from sdstream.worker.ports import LaneStatus, WorkerClient, WorkerHealth, kind_of
 
 ON_A_GPU, ELSEWHERE = (1, 2, 4, 8), (1,)
 """Numbers of streams where none are asked for."""
@@ -34,44 +40,15 @@ FILM_RATE = 30.0
 """Pictures a second that most cameras send."""
 
 
-@with_settings(
-    only=(
-        "data_dir",
-        "models",
-        "controlnets",
-        "default_model",
-        "offline",
-        "shipped_pins",
-        "full_vae",
-        "worker_device",
-        "worker_threads",
-        "worker_overlap",
-        "batch_size",
-        "batch_window",
-        "compile_networks",
-        "cuda_graphs",
-        "kernel_memsets",
-        "fused_blocks",
-        "tuned_convolutions",
-        "convolution_trial_seconds",
-        "eight_bit",
-        "engine_builds",
-        "share_processors",
-        "log_level",
-    )
-)
+@with_settings(only=(*sorted(WORKER_SETTINGS), "worker_device", "worker_threads", "log_level"))
 def bench(
     *,
-    model: Annotated[str | None, Parameter(help="Model id, as `model_id` of a stream.")] = None,
+    model: ModelFlag = None,
     width: Annotated[int | None, Parameter(help="384 to 1024 by 64.")] = None,
     height: Annotated[int | None, Parameter(help="384 to 1024 by 64.")] = None,
-    skip_diffusion: Annotated[bool, Parameter(help="Run image processors only; needs no model.", negative=())] = False,
-    processors: Annotated[
-        str | None, Parameter(help="Image processors in order, separated by commas, such as blur,canny.")
-    ] = None,
-    params: Annotated[
-        Path | None, Parameter(metavar="FILE", help="JSON file of stream parameters; flags beat it.")
-    ] = None,
+    skip_diffusion: SkipDiffusionFlag = False,
+    processors: ProcessorsFlag = None,
+    params: ParamsFlag = None,
     streams: Annotated[
         str | None, Parameter(help="Numbers of streams at once; default: 1,2,4,8 on an NVIDIA GPU, else 1.")
     ] = None,
@@ -84,7 +61,8 @@ def bench(
 ) -> int:
     """Measure what this machine's worker makes, from pictures in shared memory to pictures in shared memory.
 
-    No camera, codec or network takes part. The model is loaded, or fetched, as for a stream.
+    No camera, codec or network takes part. The model is loaded, or fetched, as for a stream. Where more streams are
+    asked for than the machine can carry, what was measured before is told all the same.
     """
     configure_logging(settings.model_copy(update={"log_level": max_level(settings.log_level)}))
     numbers = None if streams is None else read_numbers(streams)
@@ -92,31 +70,30 @@ def bench(
         raise ConfigurationError(f"--seconds: {seconds:g} is not between 0 and 3600", hint="")
     if not 0 <= warm_up <= 3600:
         raise ConfigurationError(f"--warm-up: {warm_up:g} is not between 0 and 3600", hint="")
-    wanted = read_params(params) if params else {}
-    flags = {"model_id": model, "width": width, "height": height, "skip_diffusion": skip_diffusion or None}
-    wanted |= {name: value for name, value in flags.items() if value is not None}
-    if processors is not None:
-        wanted["image_postprocessing"] = blocks_of(processors)
+    flags = {"model_id": model, "width": width, "height": height}
+    wanted = gather_params(params, flags, skip_diffusion=skip_diffusion, processors=processors)
     request = parse_params(wanted, settings)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for warning in request.warnings:
         console.print(f"note: {warning}")
     alone = settings.model_copy(update={"worker_spare": False})  # nothing waits for a quick restart here
-    run = _Bench(request.params, numbers, seconds, warm_up, alone, console)
+    run = BenchRun(request.params, numbers, seconds, warm_up, alone, console)
     try:
-        health, rows = asyncio.run(run.run())
+        health = asyncio.run(run.run())
     except asyncio.CancelledError:  # SIGTERM; what Ctrl-C raises is made of it by asyncio itself
         raise KeyboardInterrupt from None
-    notes = notes_of(settings, request.params, health, rows)
+    notes = notes_of(settings, request.params, health, run.rows)
+    if run.problem:
+        notes = (run.problem, *notes)
     if as_json:
-        print(json.dumps(figures_of(request.params, health, rows, notes), indent=2))
+        print(json.dumps(figures_of(request.params, health, run.rows, notes), indent=2))
     else:
-        show(Console(highlight=False, markup=False), request.params, health, rows, notes)
-    return 0
+        show(Console(highlight=False, markup=False), request.params, health, run.rows, notes)
+    return 1 if run.problem else 0
 
 
-class _Bench:
-    """One run: a worker, and one number of streams after another in it."""
+class BenchRun:
+    """One run: a worker, and one number of streams after another in it, until one cannot be carried."""
 
     def __init__(
         self,
@@ -134,8 +111,10 @@ class _Bench:
         self._settings = settings
         self._console = console
         self._clock = SystemClock()
+        self.rows: list[Rates] = []
+        self.problem = ""
 
-    async def run(self) -> tuple[WorkerHealth, list[Rates]]:
+    async def run(self) -> WorkerHealth:
         cancel_on_termination()
         worker = WorkerProcess(self._settings, self._clock)
         await worker.start()
@@ -143,11 +122,23 @@ class _Bench:
             await wait_for_worker(worker, self._settings, self._clock, self._console)
             health = worker.health()
             numbers = self._numbers or (ON_A_GPU if health.device.startswith("cuda") else ELSEWHERE)
-            return health, [await self._measure(worker, number) for number in numbers]
+            await self.measure_each(worker, numbers)
+            return health
         finally:
             await worker.close()
 
-    async def _measure(self, worker: WorkerProcess, streams: int) -> Rates:
+    async def measure_each(self, worker: WorkerClient, numbers: Sequence[int]) -> None:
+        """Fill `rows`, until a number cannot be measured, which `problem` tells then. Raises where it is the first."""
+        for number in numbers:
+            try:
+                self.rows.append(await self._measure(worker, number))
+            except SdstreamError as error:
+                if not self.rows:
+                    raise
+                self.problem = f"{number} streams could not be measured: {error.message}"
+                return
+
+    async def _measure(self, worker: WorkerClient, streams: int) -> Rates:
         subject = f"{streams} stream{'' if streams == 1 else 's'}"
         with self._console.status(subject) as line:
 
@@ -261,4 +252,4 @@ def memory_text(used: int | None, total: int | None) -> str:
     return f"{used / 2**30:.1f}" + ("" if total is None else f" of {total / 2**30:.0f}")
 
 
-__all__ = ["bench", "enough_for", "figures_of", "notes_of", "read_numbers", "show"]
+__all__ = ["BenchRun", "bench", "enough_for", "figures_of", "notes_of", "read_numbers", "show"]

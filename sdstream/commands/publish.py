@@ -13,11 +13,11 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from sdstream.commands.camera import CameraTrack, Codec, FilePictures, PictureSource, TestCard
+from sdstream.commands.running import cancel_on_termination
 from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader
-from sdstream.platform import on_termination
 
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""
@@ -90,9 +90,7 @@ async def _publish(
     session: WhipSession, pictures: PictureSource, size: PictureSize, bitrate: int, options: Mapping[str, Any]
 ) -> PublishReport:
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    if task is not None:
-        on_termination(task.cancel)
+    cancel_on_termination()
     track = CameraTrack(pictures, session.codec, bitrate, **options)
     console = Console(stderr=True, highlight=False, markup=False)
     started, ended = loop.time(), 0.0

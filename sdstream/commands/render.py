@@ -22,8 +22,15 @@ from rich.text import Text
 
 from sdstream.clock import SystemClock
 from sdstream.commands.flags import with_settings
-from sdstream.commands.stream_params import blocks_of, parse_params, read_params
-from sdstream.commands.worker_run import cancel_on_termination, max_level, wait_for_worker
+from sdstream.commands.running import cancel_on_termination, max_level, wait_for_worker
+from sdstream.commands.stream_params import (
+    ModelFlag,
+    ParamsFlag,
+    ProcessorsFlag,
+    SkipDiffusionFlag,
+    gather_params,
+    parse_params,
+)
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.jobs.passage import WEIGHTS_HINT, FileListener, pass_all, plan_file
 from sdstream.jobs.side_by_side import MOST_LANES, SideBySide, open_lanes
@@ -66,18 +73,14 @@ def render(
     target: Annotated[Path, Parameter(name="OUT", help="The file to write; its ending picks the format.")],
     /,
     *,
-    model: Annotated[str | None, Parameter(help="Model id, as `model_id` of a stream.")] = None,
+    model: ModelFlag = None,
     prompt: Annotated[str | None, Parameter(help="What the pictures shall show.")] = None,
     seed: Annotated[int | None, Parameter(help="Seed of the noise.")] = None,
     width: Annotated[int | None, Parameter(help="384 to 1024 by 64; default: nearest to the file's aspect.")] = None,
     height: Annotated[int | None, Parameter(help="384 to 1024 by 64; default: nearest to the file's aspect.")] = None,
-    skip_diffusion: Annotated[bool, Parameter(help="Run image processors only; needs no model.", negative=())] = False,
-    processors: Annotated[
-        str | None, Parameter(help="Image processors in order, separated by commas, such as blur,canny.")
-    ] = None,
-    params: Annotated[
-        Path | None, Parameter(metavar="FILE", help="JSON file of stream parameters; flags beat it.")
-    ] = None,
+    skip_diffusion: SkipDiffusionFlag = False,
+    processors: ProcessorsFlag = None,
+    params: ParamsFlag = None,
     quality: Annotated[int, Parameter(help="x264's CRF: 0 lossless, 18 fine, 28 small, 51 worst.")] = 18,
     at_once: Annotated[
         int,
@@ -189,12 +192,7 @@ def collect_params(
 
     Raises `ConfigurationError` when the file cannot be read or is no JSON object.
     """
-    wanted = read_params(file) if file else {}
-    wanted |= {name: value for name, value in flags.items() if value is not None}
-    if skip_diffusion:
-        wanted["skip_diffusion"] = True
-    if processors is not None:
-        wanted["image_postprocessing"] = blocks_of(processors)
+    wanted = gather_params(file, flags, skip_diffusion=skip_diffusion, processors=processors)
     size = fit_size(facts.width, facts.height, fixed_width=wanted.get("width"), fixed_height=wanted.get("height"))
     return {"width": size.width, "height": size.height} | wanted
 

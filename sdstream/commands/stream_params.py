@@ -3,11 +3,37 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from cyclopts import Parameter
 
 from sdstream.errors import ConfigurationError, InvalidParams
 from sdstream.params import CreateRequest, ModelTable, parse_create
 from sdstream.settings import Settings
+
+ModelFlag = Annotated[str | None, Parameter(help="Model id, as `model_id` of a stream.")]
+SkipDiffusionFlag = Annotated[bool, Parameter(help="Run image processors only; needs no model.", negative=())]
+ProcessorsFlag = Annotated[
+    str | None, Parameter(help="Image processors in order, separated by commas, such as blur,canny.")
+]
+ParamsFlag = Annotated[Path | None, Parameter(metavar="FILE", help="JSON file of stream parameters; flags beat it.")]
+
+
+def gather_params(
+    file: Path | None, flags: Mapping[str, Any], *, skip_diffusion: bool, processors: str | None
+) -> dict[str, Any]:
+    """The params to ask for: those of the file, then the flags that were given.
+
+    Raises `ConfigurationError` when the file cannot be read or is no JSON object.
+    """
+    wanted = read_params(file) if file else {}
+    wanted |= {name: value for name, value in flags.items() if value is not None}
+    if skip_diffusion:
+        wanted["skip_diffusion"] = True
+    if processors is not None:
+        names = [name.strip() for name in processors.split(",") if name.strip()]
+        wanted["image_postprocessing"] = {"processors": [{"type": name} for name in names]}
+    return wanted
 
 
 def read_params(file: Path) -> dict[str, Any]:
@@ -28,12 +54,6 @@ def read_params(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", inner) if isinstance(inner, dict) else members
 
 
-def blocks_of(processors: str) -> dict[str, Any]:
-    """A block of image processors, from their names with commas between."""
-    names = [name.strip() for name in processors.split(",") if name.strip()]
-    return {"processors": [{"type": name} for name in names]}
-
-
 def parse_params(wanted: dict[str, Any], settings: Settings) -> CreateRequest:
     """Validate the params as the REST API does; `settings` name the models.
 
@@ -52,4 +72,13 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
     return f"{str(problem['field']).removeprefix('params.')}: {problem['problem']}{suggestion}"
 
 
-__all__ = ["blocks_of", "describe_problem", "parse_params", "read_params"]
+__all__ = [
+    "ModelFlag",
+    "ParamsFlag",
+    "ProcessorsFlag",
+    "SkipDiffusionFlag",
+    "describe_problem",
+    "gather_params",
+    "parse_params",
+    "read_params",
+]

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -55,8 +54,11 @@ def test_shards_weigh_what_the_whole_file_does(tiny_directory: Directory, tmp_pa
     for name, half in halves.items():
         save_file(half, copy / "unet" / name)
     (copy / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    weigh: Any = lambda path: weight_bytes(path, "sd-turbo", 4, half=False, taesd=True, taesd_elsewhere=None)  # noqa: E731
-    assert weigh(copy) == weigh(tiny_directory("sd-turbo"))
+    of_parts, whole = (
+        weight_bytes(path, "sd-turbo", 4, half=False, taesd=True, taesd_elsewhere=None)
+        for path in (copy, tiny_directory("sd-turbo"))
+    )
+    assert of_parts == whole
 
 
 def test_of_a_single_file_the_unet_is_weighed_alone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`sdstream bench`: what is counted, what is told, and that nothing is left behind."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -11,12 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from sdstream.clock import ManualClock
-from sdstream.commands.bench import enough_for, memory_text, read_numbers
+from sdstream.commands.bench import BenchRun, enough_for, memory_text, read_numbers
 from sdstream.commands.measuring import FIRST_PICTURES, LEAST_PICTURES, Rates, longest_of, measure
 from sdstream.commands.slow_ways import slow_ways
-from sdstream.errors import ConfigurationError, ModelUnavailable
+from sdstream.errors import ConfigurationError, ModelUnavailable, OutOfMemory
 from sdstream.frames import I420Frame
 from sdstream.jobs.side_by_side import UNDER_WAY_EACH
 from sdstream.params import ModelTable, StreamParams, parse_create
@@ -66,12 +68,16 @@ class PlayedWorker:
         self.lanes: list[PlayedLane] = []
         self.params: list[StreamParams] = []
         self.costs: Mapping[int, float] = {}
+        self.most_streams = 64
+        """With more of them there is no memory."""
 
     async def open_lane(
         self, stream_id: str, params: StreamParams, revision: int, listener: LaneListener, *, partly: bool = False
     ) -> Any:
         lane = PlayedLane(self)
         self.lanes.append(lane)
+        if sum(not each.is_closed for each in self.lanes) > self.most_streams:
+            self.error = OutOfMemory("there is no memory for one more")
         self.params.append(params)
         listener.on_lane_status(READY)
         return lane
@@ -129,6 +135,28 @@ async def test_a_model_that_cannot_be_had_is_told_and_no_lane_stays(streams: int
         await rates_of(worker, streams)
     assert len(worker.lanes) == streams
     assert all(lane.is_closed for lane in worker.lanes)
+
+
+@pytest.mark.parametrize(("most", "measured"), [(64, [1, 2, 4]), (3, [1, 2]), (1, [1])])
+async def test_what_was_measured_before_a_number_that_is_too_many_is_told(most: int, measured: list[int]) -> None:
+    run, taken = make_run(most)
+    await run.measure_each(taken, (1, 2, 4))
+    assert [row.streams for row in run.rows] == measured
+    assert ("no memory for one more" in run.problem) is (measured != [1, 2, 4])
+    assert all(lane.is_closed for lane in taken.lanes)
+
+
+async def test_where_not_even_the_first_can_be_measured_its_error_is_the_end() -> None:
+    run, taken = make_run(0)
+    with pytest.raises(OutOfMemory):
+        await run.measure_each(taken, (1, 2))
+
+
+def make_run(most_streams: int) -> tuple[BenchRun, Any]:
+    worker = PlayedWorker(0.1)
+    worker.most_streams = most_streams
+    console = Console(file=io.StringIO())
+    return BenchRun(make_params(), None, 0.1, 0.0, Settings(), console), worker
 
 
 def test_the_longest_is_that_of_which_99_of_100_are_no_longer() -> None:

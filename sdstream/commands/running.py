@@ -1,4 +1,4 @@
-"""A worker that a command has for itself: its start, and what ends the command while it runs."""
+"""A command that runs for long: the start of a worker of its own, what ends it, how much it logs."""
 
 import asyncio
 
@@ -8,11 +8,10 @@ from sdstream.clock import SystemClock
 from sdstream.errors import CommandFailed
 from sdstream.platform import on_termination
 from sdstream.settings import Settings
-from sdstream.worker.client import WorkerProcess
-from sdstream.worker.ports import WorkerPhase
+from sdstream.worker.ports import WorkerClient, WorkerPhase
 
 
-async def wait_for_worker(worker: WorkerProcess, settings: Settings, clock: SystemClock, console: Console) -> None:
+async def wait_for_worker(worker: WorkerClient, settings: Settings, clock: SystemClock, console: Console) -> None:
     """Wait until it is ready, and say so meanwhile. Raises `CommandFailed` when it does not start."""
     deadline = clock.monotonic() + settings.worker_start_timeout
     with console.status("starting the worker"):
