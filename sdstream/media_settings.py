@@ -62,6 +62,11 @@ class MediaSettings(BaseModel):
         le=200_000_000,
         description="Bits a second that an output has at most, whatever its size and frame rate.",
     )
+    video_bitrate_follows: bool = Field(
+        default=True,
+        description="Make pictures coarser while the networks of most WebRTC viewers carry less than the bitrate. They "
+        "stay as they are where HLS, a recording or a push has them, too.",
+    )
     video_encoder: Literal["auto", "x264", "nvenc"] = Field(
         default="auto", description="H.264 encoder; auto takes NVENC where a probe succeeds, else x264."
     )

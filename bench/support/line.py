@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 Address = tuple[str, int]
+HEADERS = 28
+"""Bytes of IP and UDP that a line carries with each datagram."""
 
 
 @dataclass
@@ -13,7 +15,8 @@ class Line:
     """What happens to the datagrams of one direction or both. Shares are 0 to 1, times seconds.
 
     `burst` is the mean number of datagrams lost in a row; 1 loses each by itself. `jitter` is the most that is added to
-    `delay`; order is kept but for the share `reorder`. `down` loses everything.
+    `delay`; order is kept but for the share `reorder`. `down` loses everything. `rate` is bits a second that it
+    carries, None for all; what comes beside waits, up to `room` seconds, and is lost behind that.
     """
 
     loss: float = 0.0
@@ -23,6 +26,8 @@ class Line:
     reorder: float = 0.0
     duplicate: float = 0.0
     down: bool = False
+    rate: float | None = None
+    room: float = 0.5
 
     @property
     def name(self) -> str:
@@ -32,6 +37,8 @@ class Line:
             "reorder": f"{100 * self.reorder:g} % late",
             "duplicate": f"{100 * self.duplicate:g} % twice",
         }
+        if self.rate is not None:
+            return f"{self.rate / 1e6:g} Mbit/s, {1000 * self.room:g} ms of room"
         return ", ".join(text for member, text in parts.items() if getattr(self, member)) or "good"
 
 
@@ -43,6 +50,7 @@ class _Direction:
         self._random = random.Random(seed)
         self._losing = False
         self._due = 0.0
+        self._busy_until = 0.0
 
     def copies(self) -> int:
         """How often the next datagram arrives: 0 when it is lost."""
@@ -57,10 +65,16 @@ class _Direction:
             return 0
         return 2 if self._random.random() < line.duplicate else 1
 
-    def wait(self, now: float) -> float:
-        """Seconds until the next datagram arrives."""
+    def wait(self, now: float, size: int) -> float | None:
+        """Seconds until the next datagram, of `size` bytes, arrives; None where the line has no room for it."""
         line = self.line
-        due = now + line.delay + self._random.random() * line.jitter
+        if line.rate is not None:
+            begins = max(now, self._busy_until)
+            if begins - now > line.room:
+                return None
+            self._busy_until = begins + 8 * (size + HEADERS) / line.rate
+        carried = now if line.rate is None else self._busy_until
+        due = carried + line.delay + self._random.random() * line.jitter
         if self._random.random() < line.reorder:
             return due + 0.02 - now
         self._due = max(self._due, due)
@@ -124,7 +138,9 @@ class _Relay(asyncio.DatagramProtocol):
     def _carry(direction: _Direction, data: bytes, transport: asyncio.DatagramTransport, to: Address | None) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(direction.copies()):
-            wait = direction.wait(loop.time())
+            wait = direction.wait(loop.time(), len(data))
+            if wait is None:
+                continue
             if wait <= 0:
                 transport.sendto(data, to)
             else:

@@ -91,6 +91,7 @@ class MediaStatus(Shape):
     input_size: str | None
     output_size: str | None
     encode_ms: float
+    video_bitrate: int | None
     drops: dict[str, int]
     warnings: list[str]
     hls_active: bool

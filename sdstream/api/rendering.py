@@ -175,6 +175,7 @@ def media_object(media: MediaStatistics) -> dict[str, Any]:
         "input_size": str(media.input_size) if media.input_size else None,
         "output_size": str(media.output_size) if media.output_size else None,
         "encode_ms": round(1000 * media.encode_seconds, 2),
+        "video_bitrate": media.video_bitrate,
         "drops": dict(media.drops),
         "warnings": list(media.warnings),
         "hls_active": media.hls_active,

@@ -101,6 +101,8 @@ class MediaStatistics:
     tracks: tuple[TrackStatistics, ...] = ()
     encode_seconds: float = 0.0
     """A moving mean of the time to encode one picture."""
+    video_bitrate: int | None = None
+    """Bits a second that the encoder is set to now; None while nobody takes pictures."""
     sound: SoundStatistics = SoundStatistics()
     outputs: tuple["OutputStatistics", ...] = ()
     """Pushes to RTMP servers."""

@@ -46,6 +46,8 @@ class Watcher:
     takes_here: bool = True
     pictures: list[EncodedPicture] = field(default_factory=list[EncodedPicture])
     threads: set[str] = field(default_factory=set[str])
+    limit: float | None = None
+    keeps_all: bool = False
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         if self.takes_here:

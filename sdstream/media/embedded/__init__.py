@@ -66,7 +66,10 @@ class EmbeddedMedia:
             address=self._address,
             max_viewers=self._settings.max_viewers,
             bitrates=Bitrates(
-                self._settings.video_bitrate, self._settings.video_bitrate_least, self._settings.video_bitrate_most
+                self._settings.video_bitrate,
+                self._settings.video_bitrate_least,
+                self._settings.video_bitrate_most,
+                self._settings.video_bitrate_follows,
             ),
             h264_encoder=self._h264_encoder,
             fast=self._fast,

@@ -17,6 +17,7 @@ from sdstream.media.embedded.encoding import (
     KeyframePolicy,
     PictureEncoder,
 )
+from sdstream.media.embedded.lines import common_limit
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.rates import NOMINAL_RATE, Bitrates, RateFollower
@@ -28,10 +29,22 @@ REPEAT_SECONDS = 0.5
 RESTART_SECONDS = 0.5
 """The pause after a failure, so that an encoder which fails on every picture costs little."""
 JOIN_SECONDS = 5.0
+LEAST_RAISE, LEAST_CUT = 1.08, 0.97
+"""Ratios of two bitrates from which on the encoder is set anew for what viewers' lines carry."""
 
 
 class PictureSink(Protocol):
     """Takes the encoded pictures of a broadcast, each once."""
+
+    @property
+    def limit(self) -> float | None:
+        """Bits a second that its line takes, None where it takes all."""
+        ...
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether its pictures are to be as good as the settings have them, whatever viewers' lines carry."""
+        ...
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         """Take it on the encoder's thread; False when `deliver` is to be called for it on the event loop."""
@@ -68,6 +81,7 @@ class Broadcast:
         self._anchor: tuple[int, float] | None = None
         """The timestamp of the last live picture and when it was captured."""
         self._bitrates = bitrates
+        self._limit: float | None = None
         self._most_rate = most_rate
         self._follower = RateFollower()
         self._h264_encoder: H264Encoder = h264_encoder
@@ -93,6 +107,29 @@ class Broadcast:
         self._policy.request()
         if latest is not None and self._clock.monotonic() - self._taken_at > REPEAT_SECONDS / 5:
             self._slot.put(latest)
+
+    def follow_lines(self) -> None:
+        """Have the bitrate follow what the lines of the sinks carry; to be called when one of them has changed."""
+        sinks = tuple(self.sinks)
+        if not self._bitrates.follows or any(sink.keeps_all for sink in sinks):
+            self._limit = None
+        else:
+            self._limit = common_limit([sink.limit for sink in sinks])
+        encoder = self._encoder
+        if encoder is not None and self._bitrate(encoder.size) < LEAST_CUT * encoder.bitrate:
+            self._policy.request()  # each picture until then is too large
+
+    @property
+    def bitrate(self) -> int | None:
+        """Bits a second that the encoder is set to, None before there is one. From any thread."""
+        encoder = self._encoder
+        return None if encoder is None else encoder.bitrate
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the encoder is set to less than the settings have, for the viewers' lines. From any thread."""
+        encoder = self._encoder
+        return encoder is not None and encoder.bitrate < self._bitrates.of(encoder.size, encoder.rate)
 
     async def close(self) -> None:
         """End the thread. Idempotent."""
@@ -148,7 +185,7 @@ class Broadcast:
             if encoder is None or (encoder.size is not picture.size and encoder.size != picture.size):
                 encoder = self._open_encoder(picture.size)
                 keyframe, self._policy = True, KeyframePolicy()
-            elif keyframe and encoder.rate != self._follower.rate:
+            elif keyframe and self._is_off(encoder):
                 encoder = self._open_encoder(picture.size)
             made = encoder.encode(frame, timestamp, keyframe=keyframe)
         except Exception:
@@ -171,11 +208,21 @@ class Broadcast:
             encoded_at=ended,
         )
 
+    def _bitrate(self, size: PictureSize) -> int:
+        return self._bitrates.of(size, self._follower.rate, self._limit)
+
+    def _is_off(self, encoder: PictureEncoder) -> bool:
+        """Whether an encoder is set to something else than it would be now."""
+        wanted = self._bitrate(encoder.size)
+        if encoder.rate != self._follower.rate:
+            return True
+        if wanted == self._bitrates.of(encoder.size, encoder.rate):
+            return wanted != encoder.bitrate
+        return not LEAST_CUT < wanted / encoder.bitrate < LEAST_RAISE
+
     def _open_encoder(self, size: PictureSize) -> PictureEncoder:
         rate, before = self._follower.rate, self._encoder
-        encoder = PictureEncoder(
-            self.codec, size, self._bitrates.of(size, rate), self._h264_encoder, self._most_rate, rate
-        )
+        encoder = PictureEncoder(self.codec, size, self._bitrate(size), self._h264_encoder, self._most_rate, rate)
         if before is not None:
             encoder.picture_id = before.picture_id
         self._encoder = encoder

@@ -64,6 +64,7 @@ class Distribution:
             )
             self._broadcasts[codec] = broadcast
         broadcast.sinks.add(pictures)
+        broadcast.follow_lines()
         if sound is not None:
             self._sound.sinks.add(sound)
         broadcast.request_keyframe(self.latest)
@@ -76,7 +77,27 @@ class Distribution:
         if broadcast is None:
             return None
         broadcast.sinks.discard(pictures)
-        return self._broadcasts.pop(codec) if not broadcast.sinks else None
+        if not broadcast.sinks:
+            return self._broadcasts.pop(codec)
+        broadcast.follow_lines()
+        return None
+
+    def follow_lines(self, codec: VideoCodec) -> None:
+        """A viewer's line carries more or less than before."""
+        broadcast = self._broadcasts.get(codec)
+        if broadcast is not None:
+            broadcast.follow_lines()
+
+    @property
+    def bitrate(self) -> int | None:
+        """Bits a second that the encoders are set to, the most of them; None without one."""
+        rates = [broadcast.bitrate for broadcast in self._broadcasts.values()]
+        return max((rate for rate in rates if rate is not None), default=None)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether pictures are made coarser for the viewers' lines."""
+        return any(broadcast.is_limited for broadcast in self._broadcasts.values())
 
     def request_keyframe(self, codec: VideoCodec) -> None:
         """Have a keyframe of `codec` made soon."""

@@ -102,6 +102,7 @@ class PictureEncoder:
         """
         self.codec: VideoCodec = codec
         self.size = size
+        self.bitrate = bitrate
         self.rate = rate
         self._begun = False
         self.picture_id = 0

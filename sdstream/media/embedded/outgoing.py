@@ -22,6 +22,11 @@ from sdstream.media.ports import (
     TrackStatistics,
 )
 
+COARSER = (
+    "The viewers' networks carry less than the video bitrate, so pictures are made coarser until they carry more; "
+    "SDSTREAM_VIDEO_BITRATE_FOLLOWS=false has them sent as they are."
+)
+
 
 class OutgoingOptions(EncodingOptions, Protocol):
     """The part of a stream's options that its way out needs."""
@@ -107,10 +112,11 @@ class OutgoingMedia:
             input_size=counters.input_size,
             output_size=counters.output_size,
             drops=counters.drops,
-            warnings=tuple(counters.warnings),
+            warnings=(*counters.warnings, *((COARSER,) if self._distribution.is_limited else ())),
             publisher_problem=problem,
             tracks=tracks,
             encode_seconds=counters.encode_seconds,
+            video_bitrate=self._distribution.bitrate,
             sound=self._distribution.sound_statistics(),
             outputs=self._outputs.statistics(),
             hls_active=self._outputs.hls_active,

@@ -70,16 +70,23 @@ class RateFollower:
 
 @dataclass(frozen=True, slots=True)
 class Bitrates:
-    """Bits a second by the settings: `reference` is for 512x512 at 30; all are between `least` and `most`."""
+    """Bits a second by the settings: `reference` is for 512x512 at 30; all are between `least` and `most`.
+
+    With `follows` they are fewer where viewers' lines carry less.
+    """
 
     reference: int = 1_500_000
     least: int = 100_000
     most: int = 50_000_000
+    follows: bool = True
 
-    def of(self, size: PictureSize, rate: float = NOMINAL_RATE) -> int:
-        """Bits a second of `rate` pictures of `size`: by the pixels, and by the square root of the rate."""
+    def of(self, size: PictureSize, rate: float = NOMINAL_RATE, limit: float | None = None) -> int:
+        """Bits a second of `rate` pictures of `size`, by the pixels and by the square root of the rate: no more than
+        `limit`, but `least` at any rate."""
         pixels = size.width * size.height / REFERENCE_PIXELS
         wanted = self.reference * pixels * (rate / NOMINAL_RATE) ** RATE_POWER
+        if limit is not None:
+            wanted = min(wanted, limit)
         return round(min(max(wanted, self.least), self.most))
 
 

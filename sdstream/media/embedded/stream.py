@@ -149,6 +149,7 @@ class EmbeddedStream(OutgoingMedia):
             on_connected=self._on_viewer_connected,
             on_closed=self._on_viewer_closed,
             on_keyframe_request=self._on_keyframe_request,
+            on_limit=self._on_limit,
             fast=self._options.fast,
             sound_type=negotiation.sound_type,
             presented=self._distribution.presentation,
@@ -260,6 +261,9 @@ class EmbeddedStream(OutgoingMedia):
 
     def _on_keyframe_request(self, session: ViewerSession) -> None:
         self._distribution.request_keyframe(session.codec)
+
+    def _on_limit(self, session: ViewerSession) -> None:
+        self._distribution.follow_lines(session.codec)
 
     # Helpers
 

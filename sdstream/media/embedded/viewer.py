@@ -9,13 +9,23 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from aiortc.rtp import RTCP_PSFB_FIR, RTCP_PSFB_PLI, RTCP_RTPFB_NACK, RtcpPsfbPacket, RtcpRrPacket, RtcpRtpfbPacket
+from aiortc.rtp import (
+    RTCP_PSFB_FIR,
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtcpSrPacket,
+)
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture
+from sdstream.media.embedded.lines import RepairBudget, SentSoFar, ViewerLine
 from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.presentation import Presentation
@@ -135,6 +145,7 @@ class ViewerSession:
         on_keyframe_request: Callable[["ViewerSession"], None],
         fast: bool,
         sound_type: int | None = None,
+        on_limit: Callable[["ViewerSession"], None] = lambda session: None,
         presented: Callable[[], Presentation] = Presentation,
     ) -> None:
         """`sources` are the SSRCs of picture, repairs and sound; `sound_type` is Opus' payload type, None without.
@@ -156,7 +167,10 @@ class ViewerSession:
         self._connected = on_connected
         self._closed = on_closed
         self._request = on_keyframe_request
+        self._limited = on_limit
         self._gate = ViewerGate()
+        self._line = ViewerLine()
+        self._repairs = RepairBudget()
         # The first number lies in the lower half: a wrap during the first seconds can confuse SRTP (RFC 3711, 3.3.1).
         self._sequence = random.getrandbits(15)
         self._repair_sequence = random.getrandbits(15)
@@ -177,6 +191,14 @@ class ViewerSession:
     @property
     def connected(self) -> bool:
         return self.peer.connected
+
+    @property
+    def limit(self) -> float | None:
+        return self._line.limit
+
+    @property
+    def keeps_all(self) -> bool:
+        return False
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         """Send one picture on the calling thread, the encoder's; False when it is to be given to `deliver` on the loop.
@@ -264,14 +286,25 @@ class ViewerSession:
                     self._send_again(sequence & 0xFFFF)
             elif isinstance(part, RtcpPsfbPacket) and part.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
                 self._request(self)
-            elif isinstance(part, RtcpRrPacket):
-                continue  # one bitrate for all viewers: nothing is decided by their reports
+            elif isinstance(part, RtcpRrPacket | RtcpSrPacket):
+                for report in part.reports:
+                    self._hear(report)
+
+    def _hear(self, report: RtcpReceiverInfo) -> None:
+        if report.ssrc != self._source:
+            return  # of sound or of repairs, which take little
+        before, sent = self._line.limit, SentSoFar(self._picture.packets, self._picture.octets, self._gate.dropped)
+        self._line.note(report, sent, self._clock.monotonic(), self._ntp())
+        if self._line.limit != before:
+            self._limited(self)
 
     def _send_again(self, sequence: int) -> None:
         kept = self._history[sequence % HISTORY]
         if kept is None or kept[0] != sequence:
             return
         _, timestamp, marker, payload = kept
+        if self._line.limit is not None and not self._repairs.take(len(payload), self._picture.octets):
+            return  # a keyframe mends what is left, and the viewer asks for one
         if self._video.retransmission_type is None:
             packet = write_packet(self._video.payload_type, marker, sequence, timestamp, self._source, payload)
         else:
@@ -293,13 +326,16 @@ class ViewerSession:
         self._timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self._report)
         self.peer.refresh_route()
         now = self._clock.monotonic()
-        ntp = round((self._clock.now() - NTP_ORIGIN).total_seconds() * (1 << 32))
+        ntp = self._ntp()
         for track in (self._picture, self._sound):
             timestamp = track.reading(now)
             if timestamp is not None:
                 self.peer.send_rtcp(
                     sender_report(track.source, self._name, ntp, timestamp, track.packets, track.octets)
                 )
+
+    def _ntp(self) -> int:
+        return round((self._clock.now() - NTP_ORIGIN).total_seconds() * (1 << 32))
 
     def _end(self) -> None:
         self._ended = True

@@ -65,6 +65,15 @@ class OutputFeed:
     def remove(self, sink: UnitSink) -> None:
         self._sinks = tuple(other for other in self._sinks if other is not sink)
 
+    @property
+    def limit(self) -> float | None:
+        return None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Files and other servers' viewers would keep what one viewer's line cost."""
+        return True
+
     def deliver_here(self, picture: EncodedPicture) -> bool:
         """Sound comes on the loop, and pictures come there with it."""
         return False
