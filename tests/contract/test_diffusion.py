@@ -94,8 +94,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         models = json.dumps({"stabilityai/sd-turbo": str(model)})
-        # Pictures of random weights are noise to a codec: at this rate it keeps them.
-        live = LiveServer(folder, models=models, video_bitrate=50_000_000)
+        # Pictures of random weights are noise to a codec: at this rate it keeps them, and a busy machine loses of it.
+        live = LiveServer(folder, models=models, video_bitrate=50_000_000, video_bitrate_follows=False)
         live.start()
     yield live
     live.stop()
