@@ -82,6 +82,7 @@ def test_publish_answer_hints_the_bitrate_on_video_only() -> None:
     answer = publish_answer(browser_offer())
     hint = [line for line in section(answer, "video") if line.startswith("a=fmtp:109 ")]
     assert "x-google-start-bitrate=2000" in hint[0]
+    assert "min-bitrate" not in answer, "a narrow line must be able to carry less"
     assert "packetization-mode=1" in hint[0]
     assert not any("x-google" in line for line in section(answer, "audio"))
 

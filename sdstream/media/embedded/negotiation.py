@@ -19,8 +19,10 @@ from sdstream.media.embedded.sdp import (
 
 VideoCodec = Literal["H264", "VP8"]
 VIDEO_CODECS: tuple[VideoCodec, ...] = ("H264", "VP8")
-START_BITRATE_HINT = {"x-google-start-bitrate": "2000", "x-google-min-bitrate": "1000"}
-"""Kilobits a second. Without it Chromium starts at 300 and shrinks the picture before its estimate has grown."""
+START_BITRATE_HINT = {"x-google-start-bitrate": "2000"}
+"""Kilobits a second. Without it Chromium starts at 300 and shrinks the picture before its estimate has grown. A least
+bitrate is not named: Chromium would send it over a line that carries less, too, and nearly nothing would arrive whole.
+"""
 TRANSPORT_SEQUENCE = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 _FEEDBACK = ("nack", "nack pli", "ccm fir")
 
