@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sdstream.media.embedded import lines
 from sdstream.media.embedded.lines import (
+    UNLIMITED,
     Allowance,
     Heard,
     RepairBudget,
@@ -33,14 +34,14 @@ def after(reports: Iterable[Heard], before: Allowance | None = None) -> Allowanc
 
 
 def test_a_line_with_room_is_not_limited() -> None:
-    assert after([CALM] * 100).limit is None
+    assert after([CALM] * 100).limit == UNLIMITED
 
 
 @pytest.mark.parametrize(
     "heard", [replace(CALM, lost=0.09), replace(CALM, waited=0.15)], ids=["Wi-Fi", "a little late"]
 )
 def test_a_line_that_loses_or_waits_a_little_is_not_limited(heard: Heard) -> None:
-    assert after([heard] * 100).limit is None
+    assert after([heard] * 100).limit == UNLIMITED
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_line_that_is_too_narrow_is_given_less_than_arrives(strained: list[Hea
 
 
 def test_one_long_wait_alone_is_no_narrow_line() -> None:
-    assert after([replace(CALM, waited=0.4), CALM] * 20).limit is None
+    assert after([replace(CALM, waited=0.4), CALM] * 20).limit == UNLIMITED
 
 
 def test_a_wait_that_ends_is_not_cut_for_again() -> None:
@@ -79,7 +80,6 @@ def test_little_that_arrives_cuts_no_more_than_a_share() -> None:
 
 def test_calm_reports_allow_more_quickly_but_for_near_what_was_too_much() -> None:
     near = after([replace(CALM, lost=0.3, arrived=7e5)])
-    assert near.limit is not None
     used = replace(CALM, sent=near.limit)
     assert after([used], near).limit == pytest.approx(near.limit * lines.GROWTH_NEAR)
     far = replace(near, narrow=2e6)
@@ -90,24 +90,26 @@ def test_what_is_not_sent_says_nothing_of_the_line() -> None:
     limited = after([replace(CALM, lost=0.3, arrived=7e5)])
     placard = replace(CALM, sent=5e4, arrived=5e4)
     assert after([placard] * 30, limited).limit == limited.limit
-    assert after([placard] * 90, limited).limit is None, "it was long ago"
+    assert after([placard] * 90, limited).limit == UNLIMITED, "it was long ago"
 
 
-@given(st.lists(st.none() | st.floats(1e4, 1e8), min_size=1, max_size=9))
-def test_the_common_limit_is_the_least_that_more_than_half_can_not_go_beyond(limits: list[float | None]) -> None:
-    rates = [float("inf") if limit is None else limit for limit in limits]
+@given(st.lists(st.just(UNLIMITED) | st.floats(1e4, 1e8), min_size=1, max_size=9))
+def test_the_common_limit_is_the_least_that_more_than_half_can_not_go_beyond(rates: list[float]) -> None:
 
     def binds(rate: float) -> bool:
         return 2 * sum(own <= rate for own in rates) > len(rates)
 
-    common = common_limit(limits)
-    chosen = float("inf") if common is None else common
+    chosen = common_limit(rates)
     assert binds(chosen)
     assert not any(binds(rate) for rate in rates if rate < chosen)
 
 
 def test_without_viewers_nothing_is_limited() -> None:
-    assert common_limit([]) is None
+    assert common_limit([]) == UNLIMITED
+
+
+def test_who_is_to_have_everything_has_it() -> None:
+    assert common_limit([1e5, 2e5, None]) == UNLIMITED
 
 
 def test_repairs_take_no_more_than_their_share() -> None:
@@ -155,7 +157,7 @@ def test_a_narrow_line_is_found_and_nearly_filled(room: float) -> None:
     player, wanted = Player(NARROW, room), 1.5e6
     sent: list[float] = []
     for _ in range(300):
-        sent.append(min(wanted, player.line.limit or wanted))
+        sent.append(min(wanted, player.line.limit))
         player.second(sent[-1])
     settled = sent[20:]
     assert max(settled) < 1.3 * NARROW
@@ -165,11 +167,11 @@ def test_a_narrow_line_is_found_and_nearly_filled(room: float) -> None:
 def test_a_line_that_gets_wide_again_has_everything_again() -> None:
     player, wanted = Player(NARROW), 1.5e6
     for _ in range(30):
-        player.second(min(wanted, player.line.limit or wanted))
+        player.second(min(wanted, player.line.limit))
     player._rate = 1e7
     for _ in range(90):
-        player.second(min(wanted, player.line.limit or wanted))
-    assert (player.line.limit or wanted) >= wanted
+        player.second(min(wanted, player.line.limit))
+    assert player.line.limit >= wanted
 
 
 def test_an_outage_limits_nothing() -> None:
@@ -179,7 +181,7 @@ def test_an_outage_limits_nothing() -> None:
     player.silence(8.0, 1.5e6)
     for _ in range(5):
         player.second(1.5e6)
-    assert player.line.limit is None
+    assert player.line.limit == UNLIMITED
 
 
 def test_a_line_that_loses_by_chance_is_not_limited() -> None:
@@ -188,7 +190,7 @@ def test_a_line_that_loses_by_chance_is_not_limited() -> None:
     for _ in range(60):
         player.second(1.5e6)
         player._arrived -= rng.randrange(15)  # of 188
-    assert player.line.limit is None
+    assert player.line.limit == UNLIMITED
 
 
 def test_a_report_that_makes_no_sense_changes_nothing() -> None:
@@ -199,4 +201,4 @@ def test_a_report_that_makes_no_sense_changes_nothing() -> None:
         report = RtcpReceiverInfo(1, rng.getrandbits(8), rng.getrandbits(24) - (1 << 23), *words)
         sent = SentSoFar(100 * number, 100_000 * number, 0)
         line.note(RtcpRrPacket.parse(bytes(RtcpRrPacket(1, [report]))[4:], 1).reports[0], sent, number, number << 32)
-        assert line.limit is None or 0 < line.limit < 1e9
+        assert line.limit > 0

@@ -11,6 +11,7 @@ import pytest
 from sdstream.clock import SystemClock
 from sdstream.media.embedded.broadcast import Broadcast
 from sdstream.media.embedded.counters import StreamCounters
+from sdstream.media.embedded.lines import UNLIMITED
 from sdstream.media.embedded.outgoing import COARSER
 from sdstream.media.embedded.outputs.feed import OutputFeed
 from sdstream.media.embedded.rates import Bitrates
@@ -31,7 +32,7 @@ ROOM = 20_000
 """Bytes that may wait before the line."""
 
 
-def limited(limit: float | None) -> Watcher:
+def limited(limit: float) -> Watcher:
     """A viewer whose line carries so much."""
     return Watcher(limit=limit)
 
@@ -80,7 +81,7 @@ async def test_the_encoder_follows_a_line_down_and_up_again(opened: Open) -> Non
 
 
 async def test_one_of_two_viewers_does_not_make_the_others_picture_coarse(opened: Open) -> None:
-    broadcast = opened(limited(60_000), limited(None))
+    broadcast = opened(limited(60_000), limited(UNLIMITED))
     await settled(broadcast, FULL)
 
 

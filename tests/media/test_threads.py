@@ -26,6 +26,7 @@ from sdstream.media.embedded.broadcast import Broadcast
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.decoding import LARGEST_SIDE, TOO_LARGE_WARNING, DecoderThread
 from sdstream.media.embedded.encoding import EncodedPicture, PictureEncoder
+from sdstream.media.embedded.lines import UNLIMITED
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.rtp import unpack_h264
@@ -46,8 +47,7 @@ class Watcher:
     takes_here: bool = True
     pictures: list[EncodedPicture] = field(default_factory=list[EncodedPicture])
     threads: set[str] = field(default_factory=set[str])
-    limit: float | None = None
-    keeps_all: bool = False
+    limit: float | None = UNLIMITED
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         if self.takes_here:

@@ -17,7 +17,7 @@ from sdstream.media.embedded.encoding import (
     KeyframePolicy,
     PictureEncoder,
 )
-from sdstream.media.embedded.lines import common_limit
+from sdstream.media.embedded.lines import UNLIMITED, common_limit
 from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.pictures import OwnedPicture
 from sdstream.media.embedded.rates import NOMINAL_RATE, Bitrates, RateFollower
@@ -38,12 +38,8 @@ class PictureSink(Protocol):
 
     @property
     def limit(self) -> float | None:
-        """Bits a second that its line takes, None where it takes all."""
-        ...
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether its pictures are to be as good as the settings have them, whatever viewers' lines carry."""
+        """Bits a second that its line takes, infinite where it takes all. None where its pictures are to be as good as
+        the settings have them, whatever the lines of others carry."""
         ...
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
@@ -81,7 +77,7 @@ class Broadcast:
         self._anchor: tuple[int, float] | None = None
         """The timestamp of the last live picture and when it was captured."""
         self._bitrates = bitrates
-        self._limit: float | None = None
+        self._limit = UNLIMITED
         self._most_rate = most_rate
         self._follower = RateFollower()
         self._h264_encoder: H264Encoder = h264_encoder
@@ -110,11 +106,8 @@ class Broadcast:
 
     def follow_lines(self) -> None:
         """Have the bitrate follow what the lines of the sinks carry; to be called when one of them has changed."""
-        sinks = tuple(self.sinks)
-        if not self._bitrates.follows or any(sink.keeps_all for sink in sinks):
-            self._limit = None
-        else:
-            self._limit = common_limit([sink.limit for sink in sinks])
+        if self._bitrates.follows:
+            self._limit = common_limit([sink.limit for sink in self.sinks])
         encoder = self._encoder
         if encoder is not None and self._bitrate(encoder.size) < LEAST_CUT * encoder.bitrate:
             self._policy.request()  # each picture until then is too large

@@ -5,11 +5,13 @@ player's reports (RFC 3550, section 6.4), about one a second. What follows from 
 has (draft-ietf-rmcat-gcc-02): below what arrived when there is too much, up by 8 % a second while there is not.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aiortc.rtp import RtcpReceiverInfo
 
+UNLIMITED = math.inf
 LOST_LITTLE, LOST_MUCH = 0.02, 0.10
 """Shares of packets: up to the first a line has room, from the second on it has too little. Wi-Fi loses what is
 between, however few come."""
@@ -67,17 +69,17 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What may be sent: `limit` bits a second, None while no report has told of too little room.
+    """What may be sent: `limit` bits a second, infinite while no report has told of too little room.
 
     `narrow` is what arrived when there was too little the last time; `waited` is of the last report, and `waits` so
     many reports in a row told of a long wait. The last cut was `since` seconds ago.
     """
 
-    limit: float | None = None
+    limit: float = UNLIMITED
     narrow: float | None = None
     waited: float = 0.0
     waits: int = 0
-    since: float = float("inf")
+    since: float = math.inf
 
 
 def allow(before: Allowance, heard: Heard) -> Allowance:
@@ -88,28 +90,30 @@ def allow(before: Allowance, heard: Heard) -> Allowance:
     now = replace(before, waited=waited, waits=waits, since=before.since + heard.seconds)
     is_strained = heard.dropped or heard.lost > LOST_MUCH or waits >= WAITS
     if is_strained and now.since >= HOLD_SECONDS:
-        had = heard.sent if before.limit is None else min(before.limit, heard.sent)
+        had = min(before.limit, heard.sent)
         limit = min(had, max(BACK_OFF * heard.arrived, MOST_BACK_OFF * had))
         return replace(now, limit=limit, narrow=heard.arrived, waits=0, since=0.0)
     limit = before.limit
     is_calm = not heard.dropped and heard.lost <= LOST_LITTLE and waited <= WAITED_LITTLE
-    if limit is None or not is_calm:
+    if limit == UNLIMITED or not is_calm:
         return now
     if heard.sent < USED * limit:
-        return now if now.since < FORGET_SECONDS else replace(now, limit=None, narrow=None)
+        return now if now.since < FORGET_SECONDS else replace(now, limit=UNLIMITED, narrow=None)
     narrow = before.narrow if before.narrow is not None and limit <= NEAR[1] * before.narrow else None
     is_near = narrow is not None and limit >= NEAR[0] * narrow
     growth = GROWTH_NEAR if is_near else GROWTH
     return replace(now, limit=limit * growth ** min(heard.seconds, MOST_SECONDS), narrow=narrow)
 
 
-def common_limit(limits: Sequence[float | None]) -> float | None:
-    """Bits a second for viewers who share an encoder: the least such that the lines of more than half carry no more.
+def common_limit(limits: Sequence[float | None]) -> float:
+    """Bits a second for those who share an encoder: the least such that the lines of more than half carry no more.
 
-    None where there is none: one of two does not make the other's picture coarse.
+    So one of two does not make the other's picture coarse. Infinite where one is None, which is to have everything.
     """
-    ordered = sorted(limits, key=lambda limit: float("inf") if limit is None else limit, reverse=True)
-    return ordered[(len(ordered) - 1) // 2] if ordered else None
+    known = [limit for limit in limits if limit is not None]
+    if len(known) < len(limits) or not known:
+        return UNLIMITED
+    return sorted(known, reverse=True)[(len(known) - 1) // 2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,8 @@ class ViewerLine:
         self._round_trip: float | None = None
 
     @property
-    def limit(self) -> float | None:
-        """Bits of pictures a second that the line takes; None while nothing says that it does not take all."""
+    def limit(self) -> float:
+        """Bits of pictures a second that the line takes; infinite while nothing says that it does not take all."""
         return self._allowance.limit
 
     def note(self, report: RtcpReceiverInfo, sent: SentSoFar, now: float, ntp: int) -> None:
@@ -211,4 +215,4 @@ class ViewerLine:
         return round_trip - self._quickest
 
 
-__all__ = ["Allowance", "Heard", "RepairBudget", "SentSoFar", "ViewerLine", "allow", "common_limit"]
+__all__ = ["UNLIMITED", "Allowance", "Heard", "RepairBudget", "SentSoFar", "ViewerLine", "allow", "common_limit"]

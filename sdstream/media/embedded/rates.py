@@ -1,6 +1,7 @@
 """How many pictures a second there are, and how many bits they may take. Pure; times are given."""
 
 import itertools
+import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
@@ -80,13 +81,11 @@ class Bitrates:
     most: int = 50_000_000
     follows: bool = True
 
-    def of(self, size: PictureSize, rate: float = NOMINAL_RATE, limit: float | None = None) -> int:
+    def of(self, size: PictureSize, rate: float = NOMINAL_RATE, limit: float = math.inf) -> int:
         """Bits a second of `rate` pictures of `size`, by the pixels and by the square root of the rate: no more than
         `limit`, but `least` at any rate."""
         pixels = size.width * size.height / REFERENCE_PIXELS
-        wanted = self.reference * pixels * (rate / NOMINAL_RATE) ** RATE_POWER
-        if limit is not None:
-            wanted = min(wanted, limit)
+        wanted = min(self.reference * pixels * (rate / NOMINAL_RATE) ** RATE_POWER, limit)
         return round(min(max(wanted, self.least), self.most))
 
 

@@ -90,13 +90,8 @@ class OutputWriter:
     # What the distribution gives
 
     @property
-    def limit(self) -> float | None:
-        return None
-
-    @property
-    def keeps_all(self) -> bool:
+    def limit(self) -> None:
         """MediaMTX's viewers share one stream, and it passes none of their reports on."""
-        return True
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         """The connection is the loop's."""

@@ -66,13 +66,8 @@ class OutputFeed:
         self._sinks = tuple(other for other in self._sinks if other is not sink)
 
     @property
-    def limit(self) -> float | None:
-        return None
-
-    @property
-    def keeps_all(self) -> bool:
+    def limit(self) -> None:
         """Files and other servers' viewers would keep what one viewer's line cost."""
-        return True
 
     def deliver_here(self, picture: EncodedPicture) -> bool:
         """Sound comes on the loop, and pictures come there with it."""
