@@ -179,6 +179,26 @@ def test_a_bucket_without_keys_or_a_name_is_an_error_and_none_is_none() -> None:
         find_bucket(None, {"BUCKET_ENDPOINT_URL": "https://s3.example.org"} | KEYS)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://127.0.0.1:99999/b", "https:///b", "http://a name/b", "http://a_b", "ftp://x/b"]
+)
+def test_a_wrong_address_of_a_bucket_is_told_before_boto3_stumbles_over_it(url: str) -> None:
+    with pytest.raises(StorageFailed, match="^BUCKET_ENDPOINT_URL is not the address"):
+        find_bucket(None, {"BUCKET_ENDPOINT_URL": url} | KEYS)
+    if url.startswith("http"):
+        own = BucketConfig(accessId="id", accessSecret="s3cret", endpointUrl=url)
+        with pytest.raises(InvalidJob, match="^s3Config.endpointUrl: is not the address") as refused:
+            find_bucket(own, {})
+        assert url not in str(refused.value), "it may hold a key"
+
+
+def test_a_bucket_may_be_at_an_address_of_either_kind() -> None:
+    found = [
+        find_bucket(None, {"BUCKET_ENDPOINT_URL": f"http://{host}/b"} | KEYS) for host in ("[::1]:9000", "10.0.0.1")
+    ]
+    assert [bucket and bucket.endpoint for bucket in found] == ["http://[::1]:9000", "http://10.0.0.1"]
+
+
 def test_the_builders_progress_is_understood() -> None:
     line = "[2/3] sd-turbo--unet--512x512: building the engine, 40 %, 31 s"
     assert parse_progress(line) == {
