@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from sdstream.clock import SystemClock
-from sdstream.errors import LoraUnusable, ModelAccessDenied, NoFace, OutOfMemory, RequestError
-from sdstream.jobs.inputs import Job, WarmInput
+from sdstream.errors import InvalidParams, LoraUnusable, ModelAccessDenied, NoFace, OutOfMemory, RequestError
+from sdstream.jobs.control import ControlActions
+from sdstream.jobs.directory import MemoryDirectory
+from sdstream.jobs.inputs import Job, UpdateInput, WarmInput
 from sdstream.jobs.warm import WarmAction
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
@@ -42,3 +44,23 @@ async def test_a_warm_that_fails_says_what_the_worker_says(kind: type[RequestErr
     with pytest.raises(kind, match="the reason"):
         _ = [event async for event in WarmAction(host).run(Job("1", wanted), wanted)]
     assert lanes.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({"seed": float("nan")}, r"params\.seed: must be a finite number"),
+        ({"delta": float("inf")}, r"params\.delta: must be a finite number"),
+        ({"prompt": "\ud800"}, r"params\.prompt: .*half of a surrogate pair"),
+        ({"\ud800": 1}, r"params: .*half of a surrogate pair"),
+        ({"seed": 10**30}, r"params\.seed: must lie between"),
+    ],
+)
+async def test_an_update_that_json_cannot_carry_is_refused_by_its_field(params: Any, problem: str) -> None:
+    async def call(*given: Any, **members: Any) -> Any:
+        raise AssertionError("nobody may be called for it")
+
+    router: Any = SimpleNamespace(call=call)
+    wanted = UpdateInput(action="update", session_id="session-1", params=params)
+    with pytest.raises(InvalidParams, match=problem):
+        _ = [event async for event in ControlActions(router, MemoryDirectory()).update(Job("1", wanted), wanted)]
