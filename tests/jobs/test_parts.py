@@ -183,11 +183,11 @@ def test_a_bucket_without_keys_or_a_name_is_an_error_and_none_is_none() -> None:
     "url", ["http://[", "http://127.0.0.1:99999/b", "https:///b", "http://a name/b", "http://a_b", "ftp://x/b"]
 )
 def test_a_wrong_address_of_a_bucket_is_told_before_boto3_stumbles_over_it(url: str) -> None:
-    with pytest.raises(StorageFailed, match="^BUCKET_ENDPOINT_URL is not the address"):
+    with pytest.raises(StorageFailed, match=r"^BUCKET_ENDPOINT_URL is not the address"):
         find_bucket(None, {"BUCKET_ENDPOINT_URL": url} | KEYS)
     if url.startswith("http"):
         own = BucketConfig(accessId="id", accessSecret="s3cret", endpointUrl=url)
-        with pytest.raises(InvalidJob, match="^s3Config.endpointUrl: is not the address") as refused:
+        with pytest.raises(InvalidJob, match=r"^s3Config\.endpointUrl: is not the address") as refused:
             find_bucket(own, {})
         assert url not in str(refused.value), "it may hold a key"
 
