@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from sdstream.api.bodies import read_bytes
 from sdstream.api.context import LOCAL_CALLER, Caller, Context
 from sdstream.api.rendering import planned_object, shorten_data_uris
 from sdstream.api.routes.streams import flag_of
-from sdstream.errors import BadRequest, Forbidden, StreamNotFound
+from sdstream.errors import BadRequest, Forbidden, RequestError
 from sdstream.gateway.fleet import Fleet
-from sdstream.job_errors import OwnerUnreachable
+from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params
@@ -139,7 +139,10 @@ class GatewayRoutes:
             async with places:
                 try:
                     stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
-                except (OwnerUnreachable, StreamNotFound):  # it is just ending
+                except DirectoryUnavailable:
+                    raise
+                except RequestError as error:  # it is just ending, or its worker is not well: the others are
+                    logger.info("stream left out of the list", stream_id=entry.session_id, problem=error.message)
                     return None
             return stream | {"params": shorten_data_uris(stream["params"])}
 
@@ -290,9 +293,10 @@ async def _until_broken(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
 
 def _is_envelope(body: bytes) -> bool:
     try:
-        return "requestId" in cast("dict[str, Any]", json.loads(body))
-    except (ValueError, TypeError):
+        found = json.loads(body)
+    except ValueError:
         return False
+    return isinstance(found, dict) and "requestId" in found
 
 
 __all__ = ["GatewayRoutes"]
