@@ -145,11 +145,19 @@ class Fleet:
                     raise error if error is not failed else EndpointFailed(failed.message) from failed
                 full = error
                 await asyncio.sleep(AGAIN_SECONDS)
-        with contextlib.suppress(EndpointFailed):
-            await self.client.cancel(job_id)
+            except BaseException:  # whatever it was, it goes on: nobody would know of the session, which costs money
+                await self._take_back(job_id)
+                raise
+        await self._take_back(job_id)
         if full is not None:
             raise full
         raise NoEndpointWorker(f"no worker took the stream within {self._settings.endpoint_start_timeout:g} s")
+
+    async def abandon(self, entry: SessionEntry) -> None:
+        """End a session that nobody will hear of, as far as that can be done. Raises nothing."""
+        await self._take_back(entry.job_id)
+        with contextlib.suppress(DirectoryUnavailable):
+            await self.directory.release(entry)
 
     async def find(self, session_id: str) -> SessionEntry:
         """Raises `StreamNotFound` or `DirectoryUnavailable`."""
@@ -203,6 +211,12 @@ class Fleet:
         finally:
             await answer.close()
         return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
+
+    async def _take_back(self, job_id: str) -> None:
+        try:
+            await self.client.cancel(job_id)
+        except EndpointFailed as error:
+            logger.warning("job could not be taken back", job_id=job_id, problem=error.message)
 
     async def _wait(self, session_id: str, job_id: str) -> SessionEntry:
         """The entry of a session that is starting. Raises `JobFailed` when its job ends instead."""

@@ -119,7 +119,11 @@ class GatewayRoutes:
         entry = await self._fleet.begin(members, caller.author, from_playground=playground)
         if wanted.warnings:
             logger.info("parameters ignored or changed", stream_id=entry.session_id, warnings=list(wanted.warnings))
-        stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+        try:
+            stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+        except BaseException:  # whatever it was, it goes on: who asked gets no id, and could never end the stream
+            await self._fleet.abandon(entry)
+            raise
         return json_answer(stream | {"warnings": list(wanted.warnings)}, 201)
 
     async def list(self, request: Request) -> Response:
