@@ -196,7 +196,9 @@ class RunPodClient:
         except httpx.HTTPError as error:
             raise EndpointFailed(f"RunPod's API gave no answer: {error or type(error).__name__}") from error
         if response.status_code >= 400:
-            raise EndpointFailed(f"RunPod's API answered {response.status_code}: {response.text[:300]}")
+            failed = EndpointFailed(f"RunPod's API answered {response.status_code}: {response.text[:300]}")
+            failed.answered = response.status_code
+            raise failed
         try:
             answer = response.json()
         except ValueError:

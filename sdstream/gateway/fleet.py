@@ -181,8 +181,13 @@ class Fleet:
         return await self._checked(entry, answer)
 
     async def end(self, entry: SessionEntry) -> None:
-        """End a session whose owner does not answer: its job is cancelled, and the directory forgets it."""
-        await self.client.cancel(entry.job_id)
+        """End a session whose owner does not answer: its job is cancelled, if it has one still, and the directory
+        forgets it."""
+        try:
+            await self.client.cancel(entry.job_id)
+        except EndpointFailed as error:
+            if not error.knows_no_job:
+                raise
         await self.directory.release(entry)
 
     async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> "LongAnswer | OwnerAnswer":
@@ -266,10 +271,13 @@ class Fleet:
 
     async def _forget_if_ended(self, entry: SessionEntry) -> None:
         """Raises `StreamNotFound` when the session's job has ended, and no directory but this one would notice."""
-        with contextlib.suppress(EndpointFailed):
-            if (await self.client.status(entry.job_id)).is_final:
-                await self.directory.release(entry)
-                raise StreamNotFound("this stream has ended")
+        try:
+            ended = (await self.client.status(entry.job_id)).is_final
+        except EndpointFailed as error:
+            ended = error.knows_no_job
+        if ended:
+            await self.directory.release(entry)
+            raise StreamNotFound("this stream has ended")
 
     def _policy(self) -> dict[str, int]:
         """The platform's own limits end a job after ten minutes unless they are given."""

@@ -204,3 +204,21 @@ async def test_a_stream_that_nobody_hears_of_is_abandoned(empty_platform: FakePl
         await fleet.close()
     assert begun
     assert (await first_job(empty_platform)).state == "CANCELLED"
+
+
+async def test_a_stream_whose_job_is_forgotten_is_deleted_or_found_no_more(
+    empty_platform: FakePlatform,
+) -> None:
+    """RunPod keeps a job for half an hour after its end: its worker died that long ago."""
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    gone = msgspec.structs.replace(entry_of("one"), control_url="http://127.0.0.1:1")
+    try:
+        await fleet.directory.claim(gone)
+        await fleet.end(gone)
+        assert await fleet.directory.find(gone.session_id) is None
+        await fleet.directory.claim(gone)
+        with pytest.raises(StreamNotFound):
+            await fleet.call(gone, read(gone))
+        assert await fleet.directory.find(gone.session_id) is None
+    finally:
+        await fleet.close()
