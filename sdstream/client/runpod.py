@@ -100,7 +100,7 @@ class RunPodClient:
         """Queue a job and return its id at once."""
         body = _body(job_input, policy, webhook, s3_config)
         answer = await self._request("POST", "/run", body)
-        return str(answer["id"])
+        return _id_of(answer)
 
     async def run(
         self,
@@ -114,7 +114,10 @@ class RunPodClient:
         deadline = self._clock.monotonic() + seconds
         wait = round(min(WAIT_MILLISECONDS, max(1000.0, 1000 * seconds)))
         body = _body(job_input, policy, None, s3_config)
-        view = _view(await self._request("POST", f"/runsync?wait={wait}", body))
+        answer = await self._request("POST", f"/runsync?wait={wait}", body)
+        view = _view(answer)
+        if not view.is_final:
+            _id_of(answer)
         while not view.is_final:
             if self._clock.monotonic() > deadline:
                 await self.cancel(view.id)
@@ -130,9 +133,10 @@ class RunPodClient:
         """
         while True:
             answer = await self._request("GET", f"/stream/{job_id}")
-            chunks = cast("list[dict[str, Any]]", answer.get("stream") or [])
+            given = answer.get("stream")
+            chunks = cast("list[object]", given) if isinstance(given, list) else []
             for chunk in chunks:
-                output = chunk.get("output")
+                output = cast("dict[str, object]", chunk).get("output") if isinstance(chunk, dict) else None
                 if isinstance(output, dict):
                     yield cast("dict[str, Any]", output)
             if answer.get("status") in FINAL:
@@ -158,7 +162,7 @@ class RunPodClient:
     async def health(self) -> EndpointHealth:
         """Jobs and workers by state."""
         answer = await self._request("GET", "/health")
-        return EndpointHealth(dict(answer.get("jobs") or {}), dict(answer.get("workers") or {}))
+        return EndpointHealth(_counts(answer.get("jobs")), _counts(answer.get("workers")))
 
     # Sessions
 
@@ -222,6 +226,18 @@ def _body(
             hint="Send files by URL or bucket, not as base64.",
         )
     return content
+
+
+def _id_of(answer: Mapping[str, Any]) -> str:
+    found = answer.get("id")
+    if not isinstance(found, str) or not found:
+        raise EndpointFailed(f"RunPod's API told no id of a job: {json.dumps(answer)[:300]}")
+    return found
+
+
+def _counts(given: object) -> dict[str, int]:
+    members = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    return {name: count for name, count in members.items() if isinstance(count, int)}
 
 
 def _view(answer: Mapping[str, Any]) -> JobView:
