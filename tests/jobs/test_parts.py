@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sdstream.api.operations import OPERATIONS
 from sdstream.errors import InvalidParams
 from sdstream.gateway.routes import GatewayRoutes
-from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, ResultTooLarge, StorageFailed
+from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, NotMedia, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
 from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, parse_job, session_id_of
@@ -26,6 +27,7 @@ from sdstream.jobs.outputs import (
     make_event,
     stretched_interval,
 )
+from sdstream.jobs.pictures import read_picture
 from sdstream.jobs.sessions import Limits, decide_end
 from sdstream.jobs.storage import find_bucket
 from sdstream.settings import Settings
@@ -197,6 +199,14 @@ def test_a_bucket_may_be_at_an_address_of_either_kind() -> None:
         find_bucket(None, {"BUCKET_ENDPOINT_URL": f"http://{host}/b"} | KEYS) for host in ("[::1]:9000", "10.0.0.1")
     ]
     assert [bucket and bucket.endpoint for bucket in found] == ["http://[::1]:9000", "http://10.0.0.1"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20_000, 1), (1, 300)])
+def test_a_picture_too_narrow_for_a_colour_is_refused_and_told(width: int, height: int, tmp_path: Path) -> None:
+    file = tmp_path / "source"
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    with pytest.raises(NotMedia, match=f"{width}x{height} pixels"):
+        read_picture(file)
 
 
 def test_the_builders_progress_is_understood() -> None:
