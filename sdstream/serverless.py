@@ -35,6 +35,7 @@ from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
+from sdstream.jobs.stops import EarlyStops
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
 from sdstream.platform import die_with_parent
@@ -203,11 +204,16 @@ class ServerlessWorker:
                 "RunPod's SDK is not installed", hint="pip install -c constraints.txt -e '.[runpod]'"
             ) from None
         register_fitness_checks(runpod, self._settings)
-        self._make_patient(importlib.import_module("runpod.serverless.modules.rp_scale"))
+        scaling = importlib.import_module("runpod.serverless.modules.rp_scale")
+        self._make_patient(scaling)
+        stops = EarlyStops(self.host.clock)
+        stops.listen(scaling.JobScaler)
         # A heartbeat that outlived this process would go on telling that it is well.
         multiprocessing.util.register_after_fork(self, _end_with_parent)
 
         async def handle(job: dict[str, Any]) -> Any:
+            if stops.take(job["id"]):
+                raise asyncio.CancelledError  # as the SDK ends one that has begun
             async with contextlib.aclosing(self.jobs.handle(job)) as events:
                 async for event in events:
                     yield event
