@@ -181,6 +181,7 @@ class ServerlessWorker:
         self._drained: asyncio.Task[None] | None = None
         self._handler: JobHandler | None = None
         self._failure: SdstreamError | None = None
+        self._feed: JobFeed | None = None
 
     @property
     def jobs(self) -> JobHandler:
@@ -230,9 +231,9 @@ class ServerlessWorker:
 
     def _make_patient(self, scaling: Any) -> None:
         # Its setting `jobs_fetcher` counts in local tests alone, so the function is replaced where it looks it up.
-        scaling.get_job = JobFeed(
-            scaling.get_job, self.host.clock, self._settings.platform_timeout, _count_jobs, self._give_up
-        ).take
+        limit = self._settings.platform_timeout
+        self._feed = JobFeed(scaling.get_job, self.host.clock, limit, _count_jobs, self._give_up)
+        scaling.get_job = self._feed.take
 
     def _give_up(self, seconds: float) -> None:
         self._failure = CommandFailed(
@@ -286,6 +287,8 @@ class ServerlessWorker:
 
     def _begin_drain(self) -> None:
         if self._drained is None:
+            if self._feed is not None:
+                self._feed.close()
             self._drained = asyncio.get_running_loop().create_task(self._drain(), name="serverless-drain")
 
     async def _drain(self) -> None:
@@ -296,7 +299,6 @@ class ServerlessWorker:
             await asyncio.sleep(0.05)
         await self.jobs.close()
         await self.host.close()
-        # Whatever job the open poll would bring now would be lost, so it is closed instead of waited for.
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__qualname__", "") in _POLLERS:
                 task.cancel()
