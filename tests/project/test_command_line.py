@@ -11,7 +11,8 @@ import pytest
 
 from sdstream.cli import COMMANDS, EXIT_USAGE, run
 from sdstream.commands.flags import flag_name, sources_of, with_settings
-from sdstream.settings import Settings
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Settings, load_settings
 from tests.project.commands import environment, sdstream
 
 
@@ -105,6 +106,14 @@ def test_every_wrong_value_is_told_with_the_place_where_it_was_written(
     assert "--port: must be a whole number" in text
     assert f"api_keys in {file}: " in text
     assert "sds_secret" not in text
+
+
+@pytest.mark.parametrize("name", ["engine_limit_gigabytes", "session_max_seconds", "endpoint_start_timeout"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_no_setting_is_endless(name: str, value: str) -> None:
+    variable = f"SDSTREAM_{name.upper()}"
+    with pytest.raises(ConfigurationError, match=f"^{variable}: must be a finite number, not '{value}'$"):
+        load_settings(environment={variable: value})
 
 
 def test_an_unknown_name_in_the_file_stops_with_the_one_that_was_meant(
