@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -29,6 +30,8 @@ from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
+KEY_FORM = re.compile(r"[!-~]+")
+"""What a header can carry."""
 
 Name = Annotated[str, Parameter(help="What RunPod calls it.")]
 Image = Annotated[str, Parameter(help="The image with its tag or digest, such as REGISTRY/sdstream:0.1.0.")]
@@ -129,9 +132,11 @@ def deploy(
     if dry_run:
         print(json.dumps(body, indent=2))
         return 0
-    key = os.environ.get(KEY_VARIABLE, "")
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key:
         raise ConfigurationError(f"{KEY_VARIABLE} is not set", hint="--dry-run needs no key.")
+    if not KEY_FORM.fullmatch(key):
+        raise ConfigurationError(f"{KEY_VARIABLE} holds what no key has: spaces, or letters that are not ASCII")
     made = asyncio.run(_post("pods" if what == "pod" else "endpoints", body, key))
     print(f"RunPod made the {what} {made.id}")
     for line in describe(what, made, body):
@@ -154,7 +159,8 @@ def _refuse_flags_of_the_other(what: str, *, pod: Mapping[str, bool], endpoint: 
     """Who gives one wants what this will not do, and would find out when it costs money."""
     for name, given in (endpoint if what == "pod" else pod).items():
         if given:
-            raise ConfigurationError(f"--{name} is for {'endpoints' if what == 'pod' else 'pods'}; this makes a {what}")
+            other, own = ("endpoints", "a pod") if what == "pod" else ("pods", "an endpoint")
+            raise ConfigurationError(f"--{name} is for {other}; this makes {own}")
 
 
 async def _post(kind: Literal["pods", "endpoints"], body: dict[str, Any], key: str) -> Deployed:
