@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -26,12 +25,11 @@ from sdstream.deployment import (
 )
 from sdstream.deployment import deploy as post
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import read_key
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
 
 KEY_VARIABLE = "RUNPOD_API_KEY"
-KEY_FORM = re.compile(r"[!-~]+")
-"""What a header can carry."""
 
 Name = Annotated[str, Parameter(help="What RunPod calls it.")]
 Image = Annotated[str, Parameter(help="The image with its tag or digest, such as REGISTRY/sdstream:0.1.0.")]
@@ -132,11 +130,13 @@ def deploy(
     if dry_run:
         print(json.dumps(body, indent=2))
         return 0
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
+    given = os.environ.get(KEY_VARIABLE, "")
+    if not given:
         raise ConfigurationError(f"{KEY_VARIABLE} is not set", hint="--dry-run needs no key.")
-    if not KEY_FORM.fullmatch(key):
-        raise ConfigurationError(f"{KEY_VARIABLE} holds what no key has: spaces, or letters that are not ASCII")
+    try:
+        key = read_key(given)
+    except ValueError as error:
+        raise ConfigurationError(f"{KEY_VARIABLE}: {error}") from None
     made = asyncio.run(_post("pods" if what == "pod" else "endpoints", body, key))
     print(f"RunPod made the {what} {made.id}")
     for line in describe(what, made, body):

@@ -10,6 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from sdstream.errors import ConfigurationError
 from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.directory import SessionEntry
 
@@ -32,14 +33,20 @@ return redis.call('DEL', unpack(KEYS))
 
 
 def connect(url: str) -> Redis:
-    """A client of the Redis at `url`, not connected yet; every command has a time limit."""
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=ANSWER_SECONDS,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),  # its default tries for many seconds, for which a start would wait
-    )
+    """A client of the Redis at `url`, not connected yet; every command has a time limit.
+
+    Raises `ConfigurationError` for an address that redis-py does not take.
+    """
+    try:
+        return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=ANSWER_SECONDS,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 1),  # its default tries for many seconds, for which a start would wait
+        )
+    except (ValueError, TypeError):  # not shown: it may hold a password
+        raise ConfigurationError("SDSTREAM_REDIS_URL is no address such as redis://:password@host:6379/0") from None
 
 
 class RedisDirectory:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sdstream.errors import ConfigurationError
 from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.redis_directory import RedisDirectory, connect
 from tests.jobs.redis_server import RedisServer
@@ -13,6 +14,13 @@ from tests.jobs.test_parts import entry
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 PLACE = "sdstream:ours"
+
+
+@pytest.mark.parametrize("url", ["http://:s3cret@h", "redis://[s3cret", "redis://:s3cret@h/0?db=x"])
+def test_an_address_that_redis_does_not_take_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="SDSTREAM_REDIS_URL") as refused:
+        connect(url)
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")

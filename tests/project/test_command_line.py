@@ -116,6 +116,44 @@ def test_no_setting_is_endless(name: str, value: str) -> None:
         load_settings(environment={variable: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("endpoint", "../other", "must be an endpoint's id"),
+        ("endpoint", "a b", "must be an endpoint's id"),
+        ("runpod_api_key", "s3cret ä", "must be a key"),
+        ("runpod_api_key", "s3cret\nEvil: 1", "must be a key"),
+        ("runpod_api_url", "s3cret", "must be an address that begins with http:// or https://"),
+        ("runpod_api_url", "http://[", "must be an address"),
+        ("runpod_api_url", "http://h:99999", "must be an address"),
+        ("redis_url", "http://:s3cret@h", "must be an address that begins with redis:// or rediss:// or unix://"),
+        ("redis_url", "redis://:s3cret@h:99999/0", "must be an address"),
+        ("redis_url", "redis://[s3cret", "must be an address"),
+        ("redis_url", "s3cret", "must be an address"),
+    ],
+)
+def test_what_a_gateway_cannot_use_is_told_at_once_and_without_what_may_be_secret(
+    name: str, value: str, words: str
+) -> None:
+    variable = f"SDSTREAM_{name.upper()}"
+    with pytest.raises(ConfigurationError, match=f"^{variable}: {words}") as refused:
+        load_settings(environment={variable: value})
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h/0", "rediss://:p@h:6380/0", "unix:///run/redis.sock", "redis://[::1]:6379"])
+def test_addresses_of_redis_are_taken(url: str) -> None:
+    found = load_settings(environment={"SDSTREAM_REDIS_URL": url}).redis_url
+    assert found is not None
+    assert found.get_secret_value() == url
+
+
+def test_a_key_is_taken_without_the_line_break_of_its_file() -> None:
+    found = load_settings(environment={"SDSTREAM_RUNPOD_API_KEY": "rpa_key\n"}).runpod_api_key
+    assert found is not None
+    assert found.get_secret_value() == "rpa_key"
+
+
 def test_an_unknown_name_in_the_file_stops_with_the_one_that_was_meant(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

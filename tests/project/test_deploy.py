@@ -249,7 +249,7 @@ def test_what_is_no_key_is_not_sent_and_not_shown(
     monkeypatch.setenv("RUNPOD_API_KEY", key)
     code, said = deploy("pod", "--gpu", CARD)
     assert (code, api.seen) == (2, [])
-    assert "RUNPOD_API_KEY holds what no key has" in said
+    assert "RUNPOD_API_KEY: must be a key" in said
     assert key not in said
 
 
