@@ -36,6 +36,9 @@ CALL_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 """How much longer the platform lets a session's job live than the session lives by itself."""
 
+NO_WAY = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""What httpx raises for an address at which nobody answers, or that is none; it comes from the directory or a job."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -195,15 +198,15 @@ class Fleet:
 
         Raises `OwnerUnreachable`, or `StreamNotFound` once the session has ended.
         """
-        request = self._http.build_request(
-            "GET",
-            entry.control_url + path,
-            headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
-            timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
-        )
         try:
+            request = self._http.build_request(
+                "GET",
+                entry.control_url + path,
+                headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
+                timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
+            )
             response = await self._http.send(request, stream=True)
-        except httpx.HTTPError as error:
+        except NO_WAY as error:
             await self._forget_if_ended(entry)
             raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
         answer = LongAnswer(response, entry.session_id)
@@ -254,7 +257,7 @@ class Fleet:
         headers = {**call.headers, "Authorization": f"Bearer {entry.token}"}
         try:
             response = await self._http.request(call.method, url, headers=headers, content=call.body)
-        except httpx.HTTPError as error:
+        except NO_WAY as error:
             raise OwnerUnreachable("the control URL of the worker does not answer") from error
         answer = OwnerAnswer(
             status=response.status_code, headers=list(response.headers.multi_items()), body=response.content

@@ -222,3 +222,22 @@ async def test_a_stream_whose_job_is_forgotten_is_deleted_or_found_no_more(
         assert await fleet.directory.find(gone.session_id) is None
     finally:
         await fleet.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"control_url": "http://a\x00b"}, {"control_url": "http://["}, {"control_url": ""}, {"token": "sds_\u20ac"}],
+)
+async def test_an_address_that_is_none_is_an_owner_that_cannot_be_reached(
+    empty_platform: FakePlatform, changes: dict[str, str]
+) -> None:
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    job_id = await fleet.client.submit({"action": "start"})
+    wrong = msgspec.structs.replace(entry_of("one"), job_id=job_id, **changes)
+    try:
+        with pytest.raises(OwnerUnreachable):
+            await fleet.call(wrong, read(wrong))
+        with pytest.raises(OwnerUnreachable):
+            await fleet.follow(wrong, "/v1/streams/session-1/events", {})
+    finally:
+        await fleet.close()
