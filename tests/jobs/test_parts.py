@@ -2,6 +2,7 @@
 
 import json
 import sys
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdstream.api.operations import OPERATIONS
-from sdstream.errors import InvalidParams
+from sdstream.errors import InvalidParams, Unavailable
 from sdstream.gateway.routes import GatewayRoutes
 from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, NotMedia, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
-from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, parse_job, session_id_of
+from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, RenderInput, Source, parse_job, session_id_of
 from sdstream.jobs.outputs import (
     MAX_EVENT_BYTES,
     OutputBudget,
@@ -29,6 +30,7 @@ from sdstream.jobs.outputs import (
 )
 from sdstream.jobs.pictures import read_picture
 from sdstream.jobs.sessions import Limits, decide_end
+from sdstream.jobs.sources import fetch_source
 from sdstream.jobs.storage import find_bucket
 from sdstream.settings import Settings
 
@@ -207,6 +209,14 @@ def test_a_picture_too_narrow_for_a_colour_is_refused_and_told(width: int, heigh
     Image.new("RGB", (width, height)).save(file, "PNG")
     with pytest.raises(NotMedia, match=f"{width}x{height} pixels"):
         read_picture(file)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+async def test_a_source_that_the_disk_does_not_take_is_no_internal_error() -> None:
+    source = Source(base64=b64encode(bytes(100)).decode())
+    job = Job("job", RenderInput(action="render", source=source))
+    with pytest.raises(Unavailable, match="disk does not take the source: No space left"):
+        await fetch_source(job, source, Path("/dev/full"), Settings())
 
 
 def test_the_builders_progress_is_understood() -> None:
