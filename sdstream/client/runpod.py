@@ -72,8 +72,10 @@ class RunPodClient:
         self._http = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/{endpoint}",
             headers={"Authorization": f"Bearer {api_key}"},
-            timeout=httpx.Timeout(timeout, read=timeout + WAIT_MILLISECONDS / 1000),
+            timeout=timeout,
         )
+        self._patience = httpx.Timeout(timeout, read=timeout + WAIT_MILLISECONDS / 1000)
+        """For requests that the platform holds until there is something to tell."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,7 +116,7 @@ class RunPodClient:
         deadline = self._clock.monotonic() + seconds
         wait = round(min(WAIT_MILLISECONDS, max(1000.0, 1000 * seconds)))
         body = _body(job_input, policy, None, s3_config)
-        answer = await self._request("POST", f"/runsync?wait={wait}", body)
+        answer = await self._request("POST", f"/runsync?wait={wait}", body, patiently=True)
         view = _view(answer)
         if not view.is_final:
             _id_of(answer)
@@ -132,7 +134,7 @@ class RunPodClient:
         Raises `JobFailed` after the last event of a job that failed, was cancelled or timed out.
         """
         while True:
-            answer = await self._request("GET", f"/stream/{job_id}")
+            answer = await self._request("GET", f"/stream/{job_id}", patiently=True)
             given = answer.get("stream")
             chunks = cast("list[object]", given) if isinstance(given, list) else []
             for chunk in chunks:
@@ -193,10 +195,13 @@ class RunPodClient:
         """The sessions that the workers know of."""
         return (await self.run({"action": "list"}, seconds=seconds))["sessions"]
 
-    async def _request(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
+    async def _request(
+        self, method: str, path: str, content: bytes | None = None, *, patiently: bool = False
+    ) -> dict[str, Any]:
         headers = {} if content is None else {"Content-Type": "application/json"}
+        timeout = self._patience if patiently else httpx.USE_CLIENT_DEFAULT
         try:
-            response = await self._http.request(method, path, content=content, headers=headers)
+            response = await self._http.request(method, path, content=content, headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
             raise EndpointFailed(f"RunPod's API gave no answer: {error or type(error).__name__}") from error
         if response.status_code >= 400:

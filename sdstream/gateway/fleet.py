@@ -136,9 +136,10 @@ class Fleet:
         full: CapacityReached | None = None
         job_id = ""
         while (left := deadline - self._clock.monotonic()) > 0:
-            job_id = await self.client.submit(job_input, policy=self._policy())
+            job_id = ""
             try:
                 async with asyncio.timeout(left):
+                    job_id = await self.client.submit(job_input, policy=self._policy())
                     return await self._wait(session_id, job_id)
             except TimeoutError:
                 break
@@ -154,6 +155,8 @@ class Fleet:
         await self._take_back(job_id)
         if full is not None:
             raise full
+        if not job_id:
+            raise EndpointFailed("RunPod's API took no job in time")
         raise NoEndpointWorker(f"no worker took the stream within {self._settings.endpoint_start_timeout:g} s")
 
     async def abandon(self, entry: SessionEntry) -> None:
@@ -221,10 +224,13 @@ class Fleet:
         return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
 
     async def _take_back(self, job_id: str) -> None:
+        if not job_id:
+            return
         try:
-            await self.client.cancel(job_id)
-        except EndpointFailed as error:
-            logger.warning("job could not be taken back", job_id=job_id, problem=error.message)
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.client.cancel(job_id)
+        except (EndpointFailed, TimeoutError) as error:
+            logger.warning("job could not be taken back", job_id=job_id, problem=str(error) or "no answer")
 
     async def _wait(self, session_id: str, job_id: str) -> SessionEntry:
         """The entry of a session that is starting. Raises `JobFailed` when its job ends instead."""

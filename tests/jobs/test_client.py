@@ -54,3 +54,22 @@ async def test_no_answer_tells_the_key(answer: dict[str, Any]) -> None:
         with pytest.raises(EndpointFailed) as failed:
             await made.health()
     assert "rpa_secret" not in str(failed.value)
+
+
+async def test_only_what_the_platform_holds_is_waited_for_longer() -> None:
+    """A gateway's DELETE hangs as long as this when RunPod's API does."""
+    waits: dict[str, float] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        waits[request.url.path.split("/")[1]] = request.extensions["timeout"]["read"]
+        return httpx.Response(200, json={"id": "1", "status": "COMPLETED", "output": [{"event": "x"}]})
+
+    async with RunPodClient("endpoint", "rpa_secret", timeout=30) as made:
+        made._http = httpx.AsyncClient(base_url="http://runpod", transport=httpx.MockTransport(answer), timeout=30)
+        await made.submit({"action": "list"})
+        await made.run({"action": "list"})
+        await made.status("1")
+        await made.cancel("1")
+        await made.health()
+        _ = [event async for event in made.events("1")]
+    assert waits == {"run": 30, "runsync": 90, "status": 30, "cancel": 30, "health": 30, "stream": 90}

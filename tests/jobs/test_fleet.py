@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from starlette.requests import Request
@@ -239,5 +240,21 @@ async def test_an_address_that_is_none_is_an_owner_that_cannot_be_reached(
             await fleet.call(wrong, read(wrong))
         with pytest.raises(OwnerUnreachable):
             await fleet.follow(wrong, "/v1/streams/session-1/events", {})
+    finally:
+        await fleet.close()
+
+
+async def test_an_api_that_hangs_holds_a_create_no_longer_than_a_start_may_take(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform, endpoint_start_timeout=0.2), API_KEY, SystemClock())
+
+    async def hang(request: httpx.Request) -> httpx.Response:
+        return await asyncio.Event().wait()  # pyright: ignore[reportReturnType]
+
+    await fleet.client.aclose()
+    fleet.client._http = httpx.AsyncClient(base_url="http://runpod", transport=httpx.MockTransport(hang))
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(EndpointFailed, match="took no job in time"):
+                await begin(fleet)
     finally:
         await fleet.close()
