@@ -263,7 +263,11 @@ class GatewayRoutes:
 
     def _read(self, entry: SessionEntry, caller: Caller) -> OwnerCall:
         return OwnerCall(
-            method="GET", path=f"/v1/streams/{entry.session_id}", author=caller.author, operator=caller.operator
+            method="GET",
+            path=f"/v1/streams/{entry.session_id}",
+            author=caller.author,
+            operator=caller.operator,
+            uses=False,
         )
 
 

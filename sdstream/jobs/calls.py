@@ -13,7 +13,8 @@ from sdstream.jobs.outputs import error_of
 class OwnerCall(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request for the worker that has a session, with a caller whom the sender has checked.
 
-    `base` is the URL under which the answer's own URLs shall stand; None: the worker's own address.
+    `base` is the URL under which the answer's own URLs shall stand; None: the worker's own address. `uses` says whether
+    it is about this session, which is not idle then; a look at all of them is not.
     """
 
     method: str
@@ -25,6 +26,7 @@ class OwnerCall(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str = "forwarded"
     operator: bool = False
     base: str | None = None
+    uses: bool = True
 
 
 class OwnerAnswer(msgspec.Struct, frozen=True, kw_only=True):

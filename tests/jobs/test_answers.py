@@ -56,6 +56,7 @@ class FleetOfTwo:
             await self.directory.claim(msgspec.structs.replace(entry("one"), session_id=name))
 
     async def call(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
+        assert not call.uses, "a list would keep every session from being idle"
         if entry.session_id == "session-1":
             body = {"id": entry.session_id, "params": {}, "created_at": 1}
             return OwnerAnswer(status=200, body=json.dumps(body).encode())
