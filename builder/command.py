@@ -61,7 +61,7 @@ Directory = Annotated[
     Path | None, Parameter(name="--engines", help="Where engines are kept; else the data directory's.")
 ]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-NOT_NEGATIVE = validators.Number(gte=0)
+NOT_NEGATIVE = validators.Number(gte=0, lte=1e9)
 Older = Annotated[float, Parameter(help="Only what was not touched for as many hours.", validator=NOT_NEGATIVE)]
 
 application = App(

@@ -174,13 +174,17 @@ def find_profile(name: str, choice: Choice | None = None) -> Profile:
     file = Path(name)
     if file.suffix != ".toml":
         file = SHIPPED / f"{name}.toml"
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         kind = "file" if file == Path(name) else "profile"
         known = shipped_profiles()
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ConfigurationError(
-            f"there is no {kind} {name}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
+            f"there is no {kind} {name[:200]}{meant}", hint=f"Shipped are {', '.join(known)}; a path ends in .toml."
         )
     return apply_choice(read_profile(file), choice or Choice())
 
@@ -235,10 +239,10 @@ def shipped_profiles() -> list[str]:
 
 def parse_size(text: str, grid: int = 1) -> tuple[int, int]:
     """Width and height of `512x512`. Raises `ValueError` for what is none, or not on the grid."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise ValueError(f"{text!r} is not a size such as 512x512")
-    sides = int(width), int(height)
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is not a size such as 512x512")
+    sides = int(found[1]), int(found[2])
     least = max(SMALLEST, grid)
     if any(not least <= side <= LARGEST or side % grid for side in sides):
         raise ValueError(f"{text}: sides are {f'multiples of {grid} ' if grid > 1 else ''}from {least} to {LARGEST}")

@@ -21,6 +21,11 @@ LEAST_CUDA = "12.8"
 """The image's; a container on a host with an older driver never starts, and is paid for all the same."""
 POD_VOLUME = "/workspace"
 MOST_VARIABLES = 50
+MOST_WORKERS = 1000
+"""More are a slip of the finger; RunPod's own quota is far below."""
+LEAST_JOB_SECONDS, MOST_SECONDS = 5, 7 * 24 * 3600
+"""What RunPod lets a job take."""
+LARGEST_PORT = 65_535
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
@@ -41,6 +46,7 @@ POOLS = (
 )
 """RunPod's groups of cards in 2026. It may have more by now, so another name is asked about and not refused."""
 
+_IMAGE = re.compile(r"[^\s@]+(?:/[^\s@/:]+)*(?::[\w][\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})")
 _POOL = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
 
 
@@ -72,6 +78,8 @@ class PodPlan:
         """The body of `POST /v2/pods`. Raises `ConfigurationError`."""
         common = self.common
         _check(common)
+        if not self.gpu.strip():
+            raise ConfigurationError("gpu: is given and empty")
         if _POOL.fullmatch(self.gpu):
             raise ConfigurationError(f"gpu: {self.gpu} is a pool; a pod has a card, such as NVIDIA GeForce RTX 4090")
         if len(common.volumes) > 1:
@@ -121,8 +129,18 @@ class EndpointPlan:
         """The body of `POST /v2/endpoints`. Raises `ConfigurationError`."""
         common = self.common
         _check(common)
+        for name, value, least, most in (
+            ("workers_min", self.workers_min, 0, MOST_WORKERS),
+            ("workers_max", self.workers_max, 0, MOST_WORKERS),
+            ("idle_timeout", self.idle_timeout, 1, MOST_SECONDS),
+            ("timeout", self.timeout, LEAST_JOB_SECONDS, MOST_SECONDS),
+        ):
+            if not least <= value <= most:
+                raise ConfigurationError(f"{name}: {least} to {most}")
         if self.workers_min > self.workers_max:
             raise ConfigurationError("workers_min is above workers_max")
+        if not all(card.strip() for card in self.excluded):
+            raise ConfigurationError("exclude: is given and empty")
         if not self.pools:
             raise ConfigurationError("pool: name at least one pool of cards, such as ADA_24")
         for pool in self.pools:
@@ -155,7 +173,7 @@ class EndpointPlan:
         direct = (_port(variables, "PORT", settings.port), *media) if queue else media
         body["ports"] = [f"{each}/tcp" for each in dict.fromkeys((*direct, *common.tcp_ports))]
         if not queue:
-            body["ports"].insert(0, f"{_port(variables, 'PORT', int(variables['PORT']))}/http")
+            body["ports"].insert(0, f"{_port(variables, 'PORT', _number('PORT', variables['PORT']))}/http")
         if common.data_centers:
             body["dataCenterIds"] = list(common.data_centers)
         if common.volumes:
@@ -207,8 +225,13 @@ async def deploy(
     """Post a payload. Raises `CommandFailed` with RunPod's own words and never the key."""
     try:
         response = await http.post(f"{API}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
-    except httpx.HTTPError as error:
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise CommandFailed(f"RunPod's API cannot be reached ({type(error).__name__})") from None
+    except httpx.HTTPError as error:  # what was asked for is on its way, or there
+        raise CommandFailed(
+            f"RunPod's API was asked and gave no answer ({type(error).__name__})",
+            hint=f"It may have been made all the same, and cost money: look at {CONSOLE} before you try again.",
+        ) from None
     if response.status_code in (401, 403):
         raise CommandFailed(
             f"RunPod refuses the key (status {response.status_code})",
@@ -228,9 +251,13 @@ async def deploy(
 
 
 def _port(variables: Mapping[str, str], name: str, default: int) -> int:
-    given = variables.get(PREFIX + name) or str(default)
-    if not given.isdigit():  # the settings have been looked at, but for what RunPod fills in
-        raise ConfigurationError(f"env: {PREFIX + name} must be written as a number, because that port is mapped")
+    return _number(PREFIX + name, variables.get(PREFIX + name) or str(default))
+
+
+def _number(name: str, given: str) -> int:
+    # The settings have been looked at, but for what RunPod fills in; variables of other names have not.
+    if not re.fullmatch(r"[0-9]{1,5}", given) or not 1 <= int(given) <= LARGEST_PORT:
+        raise ConfigurationError(f"env: {name} must be written as a port's number, because that port is mapped")
     return int(given)
 
 
@@ -238,14 +265,18 @@ def _media_ports(variables: Mapping[str, str], settings: Settings) -> tuple[int,
     """The TCP ports by which media gets in: coturn's, or those of MediaMTX, whose WebRTC needs a symmetric one."""
     if variables.get(f"{PREFIX}MEDIA_BACKEND", settings.media_backend) != "mediamtx":
         return (_port(variables, "TURN_PORT", settings.turn_port),)
-    ports = (_port(variables, name, 0) for name in ("MEDIAMTX_RTMP_PORT", "MEDIAMTX_RTSP_PORT"))
-    return (LEAST_SYMMETRIC, *(port for port in ports if port))
+    names = ("MEDIAMTX_RTMP_PORT", "MEDIAMTX_RTSP_PORT")
+    off = ("", "0")
+    return (
+        LEAST_SYMMETRIC,
+        *(_port(variables, name, 0) for name in names if variables.get(PREFIX + name, "") not in off),
+    )
 
 
 def _check(common: Common) -> None:
     if not common.name.strip():
         raise ConfigurationError("name: a pod or an endpoint has a name")
-    if ":" not in common.image.rpartition("/")[2] and "@sha256:" not in common.image:
+    if not _IMAGE.fullmatch(common.image):
         raise ConfigurationError("image: name a tag or a digest; hosts keep what they fetched under a moving name")
     if common.image.endswith(":latest"):
         raise ConfigurationError("image: latest moves, and hosts keep what they fetched under it; name a version")
@@ -255,7 +286,14 @@ def _check(common: Common) -> None:
         raise ConfigurationError("disk: the unpacked image alone needs 20 GB")
     if len(common.variables) > MOST_VARIABLES:
         raise ConfigurationError(f"env: RunPod takes {MOST_VARIABLES} variables at most")
-    if any(not 1 <= port <= 79_999 for port in common.tcp_ports):
+    for name, values in (
+        ("volume", common.volumes),
+        ("data_center", common.data_centers),
+        ("registry", () if common.registry is None else (common.registry,)),
+    ):
+        if not all(value.strip() for value in values):  # a variable of the shell that is not set
+            raise ConfigurationError(f"{name}: is given and empty")
+    if any(not (1 <= port <= LARGEST_PORT or LEAST_SYMMETRIC <= port <= 79_999) for port in common.tcp_ports):
         raise ConfigurationError("tcp: a port lies in 1-65535; 70000 and above ask for a symmetric one")
     _check_settings(common.variables)
 

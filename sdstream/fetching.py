@@ -176,7 +176,10 @@ class PublicFetcher:
     ) -> None:
         for _ in range(MAX_REDIRECTS + 1):
             request = await self._prepare(client, url, media_type, headers)
-            response = await client.send(request, stream=True)
+            try:
+                response = await client.send(request, stream=True)
+            except (httpx.InvalidURL, UnicodeError):  # httpx reads where a redirect leads, though it does not follow it
+                raise FetchProblem("redirects to what is no URL") from None
             try:
                 if response.status_code not in _REDIRECTS:
                     return await _read(response, media_type, max_bytes, take, begin, self._clock)
@@ -191,11 +194,15 @@ class PublicFetcher:
     ) -> httpx.Request:
         try:
             parts = httpx.URL(url)
-        except httpx.InvalidURL:
+            host = parts.host
+        except (httpx.InvalidURL, UnicodeError):  # the latter for a punycode name that stands for nothing
             raise FetchProblem("is not a URL") from None
-        if parts.scheme not in self._schemes or not parts.host:
+        if parts.scheme not in self._schemes or not host:
             raise FetchProblem(f"is not an {' or '.join(self._schemes)} URL")
-        address = await self._resolve(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
+        if not 1 <= port <= 65_535:
+            raise FetchProblem("has a port that there is not")
+        address = await self._resolve(host, port)
         return client.build_request(
             "GET",
             parts.copy_with(host=address),
@@ -205,7 +212,7 @@ class PublicFetcher:
                 "User-Agent": "sdstream",
                 **headers,
             },
-            extensions={"sni_hostname": parts.host},
+            extensions={"sni_hostname": host},
         )
 
     async def _resolve(self, host: str, port: int) -> str:

@@ -87,12 +87,18 @@ class StorageFailed(RequestError):
 
 
 class EndpointFailed(RequestError):
-    """RunPod's API refused a request or gave no answer."""
+    """RunPod's API refused a request or gave no answer. `answered` is its HTTP status, None without an answer."""
 
     code = "ENDPOINT/FAILED"
     status = 502
     hint = "Check SDSTREAM_ENDPOINT and SDSTREAM_RUNPOD_API_KEY."
     retryable = True
+    answered: int | None = None
+
+    @property
+    def knows_no_job(self) -> bool:
+        """Whether the job is not known any more: RunPod forgets those that ended half an hour ago."""
+        return self.answered == 404
 
 
 class OwnerUnreachable(RequestError):

@@ -1,8 +1,10 @@
 """The settings of serverless workers and of the gateway; `sdstream.settings` reads them with the others."""
 
+import re
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 
 class JobSettings(BaseModel):
@@ -69,6 +71,31 @@ class JobSettings(BaseModel):
         default=False, description="Let render jobs read from private addresses, such as a store in the same network."
     )
 
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", value):
+            raise ValueError("must be an endpoint's id: letters, digits, - and _")
+        return value
+
+    @field_validator("runpod_api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(read_key(value.get_secret_value()))
+
+    @field_validator("runpod_api_url")
+    @classmethod
+    def _check_api_url(cls, value: str) -> str:
+        _check_address(value, ("http", "https"))
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_address(value.get_secret_value(), ("redis", "rediss", "unix"))
+        return value
+
     @model_validator(mode="after")
     def _check_placement(self) -> "JobSettings":
         if self.placement == "runpod" and not self.endpoint:
@@ -76,4 +103,25 @@ class JobSettings(BaseModel):
         return self
 
 
-__all__ = ["JobSettings"]
+def read_key(text: str) -> str:
+    """A key of RunPod's, without the line break of the file that it comes from. Raises `ValueError`, not showing it."""
+    key = text.strip()
+    if not re.fullmatch(r"[!-~]+", key):  # a header can carry no more
+        raise ValueError("must be a key, which has no spaces and nothing but ASCII")
+    return key
+
+
+def _check_address(url: str, schemes: tuple[str, ...]) -> None:
+    """Raises `ValueError` with words that do not repeat the address: it may hold a password."""
+    written = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and (parts.path if parts.scheme == "unix" else parts.hostname)
+        good = good and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"must be an address that begins with {written}")
+
+
+__all__ = ["JobSettings", "read_key"]

@@ -34,6 +34,7 @@ from sdstream.clock import Clock, SystemClock
 from sdstream.commands.plan import plan_serve
 from sdstream.directories import choose_data_directory
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import read_key
 from sdstream.logs import configure_logging
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.mediamtx import MediaMtxMedia
@@ -130,7 +131,10 @@ def find_runpod_key(settings: Settings) -> str:
         raise ConfigurationError(
             "placement runpod needs a key for RunPod's API", hint="Set SDSTREAM_RUNPOD_API_KEY or RUNPOD_API_KEY."
         )
-    return found
+    try:
+        return read_key(found)
+    except ValueError as error:
+        raise ConfigurationError(f"RUNPOD_API_KEY: {error}") from None
 
 
 class Server:

@@ -35,6 +35,7 @@ from sdstream.fitness import register_fitness_checks
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
+from sdstream.jobs.stops import EarlyStops
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
 from sdstream.platform import die_with_parent
@@ -180,6 +181,7 @@ class ServerlessWorker:
         self._drained: asyncio.Task[None] | None = None
         self._handler: JobHandler | None = None
         self._failure: SdstreamError | None = None
+        self._feed: JobFeed | None = None
 
     @property
     def jobs(self) -> JobHandler:
@@ -203,11 +205,16 @@ class ServerlessWorker:
                 "RunPod's SDK is not installed", hint="pip install -c constraints.txt -e '.[runpod]'"
             ) from None
         register_fitness_checks(runpod, self._settings)
-        self._make_patient(importlib.import_module("runpod.serverless.modules.rp_scale"))
+        scaling = importlib.import_module("runpod.serverless.modules.rp_scale")
+        self._make_patient(scaling)
+        stops = EarlyStops(self.host.clock)
+        stops.listen(scaling.JobScaler)
         # A heartbeat that outlived this process would go on telling that it is well.
         multiprocessing.util.register_after_fork(self, _end_with_parent)
 
         async def handle(job: dict[str, Any]) -> Any:
+            if stops.take(job["id"]):
+                raise asyncio.CancelledError  # as the SDK ends one that has begun
             async with contextlib.aclosing(self.jobs.handle(job)) as events:
                 async for event in events:
                     yield event
@@ -224,9 +231,9 @@ class ServerlessWorker:
 
     def _make_patient(self, scaling: Any) -> None:
         # Its setting `jobs_fetcher` counts in local tests alone, so the function is replaced where it looks it up.
-        scaling.get_job = JobFeed(
-            scaling.get_job, self.host.clock, self._settings.platform_timeout, _count_jobs, self._give_up
-        ).take
+        limit = self._settings.platform_timeout
+        self._feed = JobFeed(scaling.get_job, self.host.clock, limit, _count_jobs, self._give_up)
+        scaling.get_job = self._feed.take
 
     def _give_up(self, seconds: float) -> None:
         self._failure = CommandFailed(
@@ -280,6 +287,8 @@ class ServerlessWorker:
 
     def _begin_drain(self) -> None:
         if self._drained is None:
+            if self._feed is not None:
+                self._feed.close()
             self._drained = asyncio.get_running_loop().create_task(self._drain(), name="serverless-drain")
 
     async def _drain(self) -> None:
@@ -290,7 +299,6 @@ class ServerlessWorker:
             await asyncio.sleep(0.05)
         await self.jobs.close()
         await self.host.close()
-        # Whatever job the open poll would bring now would be lost, so it is closed instead of waited for.
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__qualname__", "") in _POLLERS:
                 task.cancel()

@@ -244,6 +244,9 @@ class ServerSettings(BaseModel):
 class Settings(JobSettings, TurnSettings, WorkerSettings, MediaSettings, ServerSettings):
     """All settings, validated. `load_settings` reads them from their sources."""
 
+    # No number may be infinite: times and sizes become whole milliseconds and bytes later, which infinity cannot.
+    model_config = ConfigDict(allow_inf_nan=False)
+
 
 def is_loopback(host: str) -> bool:
     """Whether `host` can be reached from this machine only."""
@@ -343,6 +346,7 @@ _WORDS = {
     "int_from_float": "a whole number",
     "float_parsing": "a number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
 }

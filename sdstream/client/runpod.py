@@ -72,8 +72,10 @@ class RunPodClient:
         self._http = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/{endpoint}",
             headers={"Authorization": f"Bearer {api_key}"},
-            timeout=httpx.Timeout(timeout, read=timeout + WAIT_MILLISECONDS / 1000),
+            timeout=timeout,
         )
+        self._patience = httpx.Timeout(timeout, read=timeout + WAIT_MILLISECONDS / 1000)
+        """For requests that the platform holds until there is something to tell."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,7 +102,7 @@ class RunPodClient:
         """Queue a job and return its id at once."""
         body = _body(job_input, policy, webhook, s3_config)
         answer = await self._request("POST", "/run", body)
-        return str(answer["id"])
+        return _id_of(answer)
 
     async def run(
         self,
@@ -114,7 +116,10 @@ class RunPodClient:
         deadline = self._clock.monotonic() + seconds
         wait = round(min(WAIT_MILLISECONDS, max(1000.0, 1000 * seconds)))
         body = _body(job_input, policy, None, s3_config)
-        view = _view(await self._request("POST", f"/runsync?wait={wait}", body))
+        answer = await self._request("POST", f"/runsync?wait={wait}", body, patiently=True)
+        view = _view(answer)
+        if not view.is_final:
+            _id_of(answer)
         while not view.is_final:
             if self._clock.monotonic() > deadline:
                 await self.cancel(view.id)
@@ -129,10 +134,11 @@ class RunPodClient:
         Raises `JobFailed` after the last event of a job that failed, was cancelled or timed out.
         """
         while True:
-            answer = await self._request("GET", f"/stream/{job_id}")
-            chunks = cast("list[dict[str, Any]]", answer.get("stream") or [])
+            answer = await self._request("GET", f"/stream/{job_id}", patiently=True)
+            given = answer.get("stream")
+            chunks = cast("list[object]", given) if isinstance(given, list) else []
             for chunk in chunks:
-                output = chunk.get("output")
+                output = cast("dict[str, object]", chunk).get("output") if isinstance(chunk, dict) else None
                 if isinstance(output, dict):
                     yield cast("dict[str, Any]", output)
             if answer.get("status") in FINAL:
@@ -158,7 +164,7 @@ class RunPodClient:
     async def health(self) -> EndpointHealth:
         """Jobs and workers by state."""
         answer = await self._request("GET", "/health")
-        return EndpointHealth(dict(answer.get("jobs") or {}), dict(answer.get("workers") or {}))
+        return EndpointHealth(_counts(answer.get("jobs")), _counts(answer.get("workers")))
 
     # Sessions
 
@@ -189,14 +195,19 @@ class RunPodClient:
         """The sessions that the workers know of."""
         return (await self.run({"action": "list"}, seconds=seconds))["sessions"]
 
-    async def _request(self, method: str, path: str, content: bytes | None = None) -> dict[str, Any]:
+    async def _request(
+        self, method: str, path: str, content: bytes | None = None, *, patiently: bool = False
+    ) -> dict[str, Any]:
         headers = {} if content is None else {"Content-Type": "application/json"}
+        timeout = self._patience if patiently else httpx.USE_CLIENT_DEFAULT
         try:
-            response = await self._http.request(method, path, content=content, headers=headers)
+            response = await self._http.request(method, path, content=content, headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
             raise EndpointFailed(f"RunPod's API gave no answer: {error or type(error).__name__}") from error
         if response.status_code >= 400:
-            raise EndpointFailed(f"RunPod's API answered {response.status_code}: {response.text[:300]}")
+            failed = EndpointFailed(f"RunPod's API answered {response.status_code}: {response.text[:300]}")
+            failed.answered = response.status_code
+            raise failed
         try:
             answer = response.json()
         except ValueError:
@@ -220,6 +231,18 @@ def _body(
             hint="Send files by URL or bucket, not as base64.",
         )
     return content
+
+
+def _id_of(answer: Mapping[str, Any]) -> str:
+    found = answer.get("id")
+    if not isinstance(found, str) or not found:
+        raise EndpointFailed(f"RunPod's API told no id of a job: {json.dumps(answer)[:300]}")
+    return found
+
+
+def _counts(given: object) -> dict[str, int]:
+    members = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+    return {name: count for name, count in members.items() if isinstance(count, int)}
 
 
 def _view(answer: Mapping[str, Any]) -> JobView:

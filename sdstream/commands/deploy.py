@@ -25,6 +25,7 @@ from sdstream.deployment import (
 )
 from sdstream.deployment import deploy as post
 from sdstream.errors import ConfigurationError
+from sdstream.job_settings import read_key
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
 
@@ -129,9 +130,13 @@ def deploy(
     if dry_run:
         print(json.dumps(body, indent=2))
         return 0
-    key = os.environ.get(KEY_VARIABLE, "")
-    if not key:
+    given = os.environ.get(KEY_VARIABLE, "")
+    if not given:
         raise ConfigurationError(f"{KEY_VARIABLE} is not set", hint="--dry-run needs no key.")
+    try:
+        key = read_key(given)
+    except ValueError as error:
+        raise ConfigurationError(f"{KEY_VARIABLE}: {error}") from None
     made = asyncio.run(_post("pods" if what == "pod" else "endpoints", body, key))
     print(f"RunPod made the {what} {made.id}")
     for line in describe(what, made, body):
@@ -154,7 +159,8 @@ def _refuse_flags_of_the_other(what: str, *, pod: Mapping[str, bool], endpoint: 
     """Who gives one wants what this will not do, and would find out when it costs money."""
     for name, given in (endpoint if what == "pod" else pod).items():
         if given:
-            raise ConfigurationError(f"--{name} is for {'endpoints' if what == 'pod' else 'pods'}; this makes a {what}")
+            other, own = ("endpoints", "a pod") if what == "pod" else ("pods", "an endpoint")
+            raise ConfigurationError(f"--{name} is for {other}; this makes {own}")
 
 
 async def _post(kind: Literal["pods", "endpoints"], body: dict[str, Any], key: str) -> Deployed:

@@ -69,11 +69,13 @@ class Manifest:
                 for name, record in content["files"].items()
             }
             manifest = cls(key, files, str(content["created_at"]), dict(content["facts"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # Here, since a key may hold what no hash and no name can be made of.
+            digest, _, _ = key.digest, key.base, key.readable
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise EngineBroken(f"{where} is not an engine's manifest: {error}") from error
-        if stated != key.digest:
-            raise EngineBroken(f"{where} says it is {stated}, and its key is {key.digest}")
-        if not files or any(not is_file_name(name) for name in files):
+        if stated != digest:
+            raise EngineBroken(f"{where} says it is {stated}, and its key is {digest}")
+        if not files or any(not is_file_name(name) or record.size < 0 for name, record in files.items()):
             raise EngineBroken(f"{where} names no files, or such as no engine has")
         return manifest
 

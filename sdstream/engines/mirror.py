@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, error_status, is_missing, make_bucket_client
 from sdstream.engines.cache import EngineCache
@@ -66,12 +66,17 @@ class MirrorAddress:
 
     @classmethod
     def parse(cls, url: str, endpoint: str | None = None, region: str | None = None) -> "MirrorAddress":
-        """Raises `ConfigurationError` for what is no such address."""
-        parts = urlsplit(url)
-        if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
-            raise ConfigurationError(f"{url} is not an address of a mirror", hint="Write it as s3://BUCKET/PREFIX.")
-        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise ConfigurationError(f"{endpoint} is not the address of an S3 endpoint", hint="It begins with https://")
+        """Raises `ConfigurationError` for what is no such address. It is not shown where it may hold a key."""
+        parts = _split(url)
+        if parts is None or parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+            raise ConfigurationError(
+                f"{_shown(url)} is not an address of a mirror", hint="Write it as s3://BUCKET/PREFIX."
+            )
+        where = None if endpoint is None else _split(endpoint)
+        if endpoint is not None and (where is None or where.scheme not in ("http", "https") or not where.hostname):
+            raise ConfigurationError(
+                f"{_shown(endpoint)} is not the address of an S3 endpoint", hint="It is written https://HOST:PORT."
+            )
         return cls(parts.netloc, parts.path.strip("/"), endpoint or None, region or None)
 
     def __str__(self) -> str:
@@ -262,6 +267,19 @@ class EngineMirror:
             words = _words(error)
             self._report(EngineEvent("store_unavailable", what, f"{self.address}: {words}"))
             raise EngineStoreUnavailable(f"{self.address}: {what}: {words}", hint=HINT) from error
+
+
+def _split(url: str) -> SplitResult | None:
+    """None for what is no URL, has a port that there is not, or keys, which belong elsewhere."""
+    try:
+        parts = urlsplit(url)
+        return None if "@" in parts.netloc or parts.port == 0 else parts
+    except ValueError:
+        return None
+
+
+def _shown(url: str) -> str:
+    return re.sub(r"//.*@", "//***@", url)[:200]
 
 
 def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> Any:

@@ -36,6 +36,9 @@ CALL_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 """How much longer the platform lets a session's job live than the session lives by itself."""
 
+NO_WAY = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""What httpx raises for an address at which nobody answers, or that is none; it comes from the directory or a job."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -133,9 +136,10 @@ class Fleet:
         full: CapacityReached | None = None
         job_id = ""
         while (left := deadline - self._clock.monotonic()) > 0:
-            job_id = await self.client.submit(job_input, policy=self._policy())
+            job_id = ""
             try:
                 async with asyncio.timeout(left):
+                    job_id = await self.client.submit(job_input, policy=self._policy())
                     return await self._wait(session_id, job_id)
             except TimeoutError:
                 break
@@ -145,11 +149,21 @@ class Fleet:
                     raise error if error is not failed else EndpointFailed(failed.message) from failed
                 full = error
                 await asyncio.sleep(AGAIN_SECONDS)
-        with contextlib.suppress(EndpointFailed):
-            await self.client.cancel(job_id)
+            except BaseException:  # whatever it was, it goes on: nobody would know of the session, which costs money
+                await self._take_back(job_id)
+                raise
+        await self._take_back(job_id)
         if full is not None:
             raise full
+        if not job_id:
+            raise EndpointFailed("RunPod's API took no job in time")
         raise NoEndpointWorker(f"no worker took the stream within {self._settings.endpoint_start_timeout:g} s")
+
+    async def abandon(self, entry: SessionEntry) -> None:
+        """End a session that nobody will hear of, as far as that can be done. Raises nothing."""
+        await self._take_back(entry.job_id)
+        with contextlib.suppress(DirectoryUnavailable):
+            await self.directory.release(entry)
 
     async def find(self, session_id: str) -> SessionEntry:
         """Raises `StreamNotFound` or `DirectoryUnavailable`."""
@@ -173,8 +187,13 @@ class Fleet:
         return await self._checked(entry, answer)
 
     async def end(self, entry: SessionEntry) -> None:
-        """End a session whose owner does not answer: its job is cancelled, and the directory forgets it."""
-        await self.client.cancel(entry.job_id)
+        """End a session whose owner does not answer: its job is cancelled, if it has one still, and the directory
+        forgets it."""
+        try:
+            await self.client.cancel(entry.job_id)
+        except EndpointFailed as error:
+            if not error.knows_no_job:
+                raise
         await self.directory.release(entry)
 
     async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> "LongAnswer | OwnerAnswer":
@@ -182,15 +201,15 @@ class Fleet:
 
         Raises `OwnerUnreachable`, or `StreamNotFound` once the session has ended.
         """
-        request = self._http.build_request(
-            "GET",
-            entry.control_url + path,
-            headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
-            timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
-        )
         try:
+            request = self._http.build_request(
+                "GET",
+                entry.control_url + path,
+                headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
+                timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
+            )
             response = await self._http.send(request, stream=True)
-        except httpx.HTTPError as error:
+        except NO_WAY as error:
             await self._forget_if_ended(entry)
             raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
         answer = LongAnswer(response, entry.session_id)
@@ -203,6 +222,15 @@ class Fleet:
         finally:
             await answer.close()
         return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
+
+    async def _take_back(self, job_id: str) -> None:
+        if not job_id:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.client.cancel(job_id)
+        except (EndpointFailed, TimeoutError) as error:
+            logger.warning("job could not be taken back", job_id=job_id, problem=str(error) or "no answer")
 
     async def _wait(self, session_id: str, job_id: str) -> SessionEntry:
         """The entry of a session that is starting. Raises `JobFailed` when its job ends instead."""
@@ -235,7 +263,7 @@ class Fleet:
         headers = {**call.headers, "Authorization": f"Bearer {entry.token}"}
         try:
             response = await self._http.request(call.method, url, headers=headers, content=call.body)
-        except httpx.HTTPError as error:
+        except NO_WAY as error:
             raise OwnerUnreachable("the control URL of the worker does not answer") from error
         answer = OwnerAnswer(
             status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
@@ -252,10 +280,13 @@ class Fleet:
 
     async def _forget_if_ended(self, entry: SessionEntry) -> None:
         """Raises `StreamNotFound` when the session's job has ended, and no directory but this one would notice."""
-        with contextlib.suppress(EndpointFailed):
-            if (await self.client.status(entry.job_id)).is_final:
-                await self.directory.release(entry)
-                raise StreamNotFound("this stream has ended")
+        try:
+            ended = (await self.client.status(entry.job_id)).is_final
+        except EndpointFailed as error:
+            ended = error.knows_no_job
+        if ended:
+            await self.directory.release(entry)
+            raise StreamNotFound("this stream has ended")
 
     def _policy(self) -> dict[str, int]:
         """The platform's own limits end a job after ten minutes unless they are given."""

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from sdstream.api.bodies import read_bytes
 from sdstream.api.context import LOCAL_CALLER, Caller, Context
 from sdstream.api.rendering import planned_object, shorten_data_uris
 from sdstream.api.routes.streams import flag_of
-from sdstream.errors import BadRequest, Forbidden, StreamNotFound
+from sdstream.errors import BadRequest, Forbidden, RequestError
 from sdstream.gateway.fleet import Fleet
-from sdstream.job_errors import OwnerUnreachable
+from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params
@@ -119,7 +119,11 @@ class GatewayRoutes:
         entry = await self._fleet.begin(members, caller.author, from_playground=playground)
         if wanted.warnings:
             logger.info("parameters ignored or changed", stream_id=entry.session_id, warnings=list(wanted.warnings))
-        stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+        try:
+            stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+        except BaseException:  # whatever it was, it goes on: who asked gets no id, and could never end the stream
+            await self._fleet.abandon(entry)
+            raise
         return json_answer(stream | {"warnings": list(wanted.warnings)}, 201)
 
     async def list(self, request: Request) -> Response:
@@ -139,7 +143,10 @@ class GatewayRoutes:
             async with places:
                 try:
                     stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
-                except (OwnerUnreachable, StreamNotFound):  # it is just ending
+                except DirectoryUnavailable:
+                    raise
+                except RequestError as error:  # it is just ending, or its worker is not well: the others are
+                    logger.info("stream left out of the list", stream_id=entry.session_id, problem=error.message)
                     return None
             return stream | {"params": shorten_data_uris(stream["params"])}
 
@@ -256,7 +263,11 @@ class GatewayRoutes:
 
     def _read(self, entry: SessionEntry, caller: Caller) -> OwnerCall:
         return OwnerCall(
-            method="GET", path=f"/v1/streams/{entry.session_id}", author=caller.author, operator=caller.operator
+            method="GET",
+            path=f"/v1/streams/{entry.session_id}",
+            author=caller.author,
+            operator=caller.operator,
+            uses=False,
         )
 
 
@@ -290,9 +301,10 @@ async def _until_broken(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
 
 def _is_envelope(body: bytes) -> bool:
     try:
-        return "requestId" in cast("dict[str, Any]", json.loads(body))
-    except (ValueError, TypeError):
+        found = json.loads(body)
+    except ValueError:
         return False
+    return isinstance(found, dict) and "requestId" in found
 
 
 __all__ = ["GatewayRoutes"]

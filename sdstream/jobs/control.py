@@ -8,6 +8,8 @@ from sdstream.jobs.inputs import Job, ListInput, SnapshotInput, StatusInput, Sto
 from sdstream.jobs.outputs import Event, make_event
 from sdstream.jobs.results import deliver
 from sdstream.jobs.routing import Router
+from sdstream.params.bounds import find_out_of_bounds
+from sdstream.params.problems import refuse
 from sdstream.streams.style_images import STYLE_IMAGE
 
 _LONGEST_IMAGE = 200
@@ -23,7 +25,11 @@ class ControlActions:
 
     async def update(self, job: Job, wanted: UpdateInput) -> AsyncGenerator[Event]:
         query = "dry_run=true" if wanted.dry_run else ""
-        answer = await self._router.call(wanted.session_id, "PATCH", query=query, body=wanted.body())
+        body = wanted.body()
+        beyond = find_out_of_bounds(body)
+        if beyond:  # now: encoded, a NaN would be a null, which counts as absent, and half a surrogate pair is nothing
+            raise refuse(beyond)
+        answer = await self._router.call(wanted.session_id, "PATCH", query=query, body=body)
         stream = answer.json()
         yield make_event(
             "updated",

@@ -78,11 +78,21 @@ class JobFeed:
         self._chance = chance
         self._outage = Outage()
         self._gave_up = False
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Take no more jobs: a worker that ends would lose them. Idempotent."""
+        self._closed.set()
 
     async def take(self, *arguments: Any) -> Any:
-        """What the SDK's poll gives. What that raises is raised, after the pause."""
+        """What the SDK's poll gives. What that raises is raised, after the pause.
+
+        Closed meanwhile, nothing is given, and no later call returns: the SDK would ask again at once.
+        """
+        if self._closed.is_set():
+            await asyncio.Event().wait()
         try:
-            jobs = await self._take(*arguments)
+            jobs = await self._poll(*arguments)
         except asyncio.CancelledError:
             self._outage = Outage()  # held open until the SDK cut it off: no sign that anybody is missing
             raise
@@ -93,6 +103,17 @@ class JobFeed:
             logger.info("the queue is back", failures=self._outage.failures)
         self._outage = Outage()
         return jobs
+
+    async def _poll(self, *arguments: Any) -> Any:
+        polling = asyncio.ensure_future(self._take(*arguments))
+        closing = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait((polling, closing), return_when=asyncio.FIRST_COMPLETED)
+            return polling.result() if polling.done() else None
+        finally:
+            for task in (polling, closing):
+                task.cancel()
+            await asyncio.gather(polling, closing, return_exceptions=True)
 
     async def _pause(self, error: Exception) -> None:
         now = self._clock.monotonic()

@@ -19,6 +19,8 @@ FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 """Pillow's name for each format of a result."""
 CONTENT_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 MAX_PICTURE_BYTES = 50_000_000
+SMALLEST_SIDE = 2
+"""Pixels: one sample of colour is for as many."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 
@@ -40,6 +42,8 @@ def read_picture(file: Path) -> I420Frame | None:
     except FetchProblem as problem:
         raise NotMedia(f"the source {problem}") from problem
     image = ImageOps.exif_transpose(image).convert("RGB")
+    if min(image.size) < SMALLEST_SIDE:
+        raise NotMedia(f"the picture has {image.width}x{image.height} pixels; its sides need {SMALLEST_SIDE}")
     frames: Any = av.VideoFrame
     return to_i420(frames.from_image(image), 0, Fraction(1, 25), 0)
 

@@ -8,8 +8,9 @@ import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
+from sdstream.errors import ConfigurationError
 from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.directory import SessionEntry
 
@@ -32,14 +33,20 @@ return redis.call('DEL', unpack(KEYS))
 
 
 def connect(url: str) -> Redis:
-    """A client of the Redis at `url`, not connected yet; every command has a time limit."""
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=ANSWER_SECONDS,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),  # its default tries for many seconds, for which a start would wait
-    )
+    """A client of the Redis at `url`, not connected yet; every command has a time limit.
+
+    Raises `ConfigurationError` for an address that redis-py does not take.
+    """
+    try:
+        return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=ANSWER_SECONDS,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 1),  # its default tries for many seconds, for which a start would wait
+        )
+    except (ValueError, TypeError):  # not shown: it may hold a password
+        raise ConfigurationError("SDSTREAM_REDIS_URL is no address such as redis://:password@host:6379/0") from None
 
 
 class RedisDirectory:
@@ -69,7 +76,7 @@ class RedisDirectory:
     async def find_by_token(self, token: str) -> SessionEntry | None:
         async with _answering():
             session_id = await cast("Any", self._redis).get(f"{self._prefix}:token:{token}")
-        return None if session_id is None else await self.find(session_id.decode())
+        return None if session_id is None else await self.find(session_id.decode("utf-8", "replace"))
 
     async def entries(self) -> Sequence[SessionEntry]:
         redis = cast("Any", self._redis)
@@ -78,7 +85,8 @@ class RedisDirectory:
             pipeline = redis.pipeline(transaction=False)
             for name in names:
                 pipeline.hget(name, "entry")
-            found = [_decode(raw) for raw in await pipeline.execute()]
+            # Whatever else lies under such a name is no entry, and keeps no other from being found.
+            found = [_decode(raw) for raw in await pipeline.execute(raise_on_error=False)]
         return [entry for entry in found if entry is not None]
 
     def _session(self, session_id: str) -> str:
@@ -93,13 +101,16 @@ class RedisDirectory:
 async def _answering() -> AsyncGenerator[None]:
     try:
         yield
+    except (ResponseError, AuthenticationError) as error:
+        raise DirectoryUnavailable(f"Redis refuses: {str(error)[:100]}") from error
     except (RedisError, OSError) as error:  # redis-py lets some errors of the socket through
         raise DirectoryUnavailable(f"Redis does not answer: {type(error).__name__}") from error
 
 
-def _decode(raw: bytes | None) -> SessionEntry | None:
+def _decode(raw: object) -> SessionEntry | None:
+    """What the directory holds as an entry, None for anything else."""
     try:
-        return None if raw is None else msgspec.json.decode(raw, type=SessionEntry)
+        return msgspec.json.decode(raw, type=SessionEntry) if isinstance(raw, bytes) else None
     except msgspec.DecodeError:  # of another version of sdstream: not ours to understand
         return None
 

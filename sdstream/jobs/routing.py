@@ -97,8 +97,10 @@ class Router:
         found = _STREAM.match(call.path)
         session = self._table.get(found[1]) if found else None
         if session is not None:
-            session.touch()
-            if call.method == "DELETE" and answer.status < 300:
+            if call.uses:
+                session.touch()
+            whole = call.path == f"/v1/streams/{session.id}"  # below it are recordings, which can be deleted, too
+            if whole and call.method == "DELETE" and answer.status < 300:
                 session.end("stopped")
                 await session.closed.wait()
         return answer

@@ -4,6 +4,7 @@ import asyncio
 import binascii
 from pathlib import Path
 
+from sdstream.errors import Unavailable
 from sdstream.fetching import FetchProblem, PublicFetcher
 from sdstream.job_errors import InvalidJob, SourceRefused
 from sdstream.jobs.inputs import Job, Source
@@ -12,7 +13,15 @@ from sdstream.settings import Settings
 
 
 async def fetch_source(job: Job, source: Source, file: Path, settings: Settings) -> None:
-    """Write the source into `file`. Raises `SourceRefused`, `InvalidJob` or `StorageFailed`."""
+    """Write the source into `file`. Raises `SourceRefused`, `InvalidJob` or `StorageFailed`, and `Unavailable` when the
+    disk does not take it."""
+    try:
+        await _fetch(job, source, file, settings)
+    except OSError as error:
+        raise Unavailable(f"the worker's disk does not take the source: {error.strerror}") from error
+
+
+async def _fetch(job: Job, source: Source, file: Path, settings: Settings) -> None:
     if source.base64 is not None:
         content = await asyncio.to_thread(_decode, source.base64)
         await asyncio.to_thread(file.write_bytes, content)

@@ -5,6 +5,7 @@ no object behind.
 """
 
 import asyncio
+import errno
 import importlib
 import os
 import re
@@ -15,15 +16,20 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
-from sdstream.job_errors import SourceRefused, StorageFailed
+from sdstream.errors import Unavailable
+from sdstream.job_errors import InvalidJob, SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
 
 LINK_SECONDS = 7 * 24 * 3600
 """How long a link to a result works: the longest that S3 signs."""
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; RunPod's volumes take 500 MB at once."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
 
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+"""What boto3 takes: a name, or an address of either kind."""
 _VOLUME = re.compile(r"s3api-([a-z0-9-]+)\.runpod\.io")
 _AMAZON = re.compile(r"(?:(?P<bucket>[^/]+)\.)?s3[.-](?P<region>[a-z0-9-]+)\.amazonaws\.com")
 _SPACES = re.compile(r"(?:(?P<bucket>[^/]+)\.)?(?P<region>[a-z0-9]+)\.digitaloceanspaces\.com")
@@ -48,7 +54,10 @@ class Bucket:
 
 
 def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | None = None) -> Bucket | None:
-    """The bucket of a job: its own, else the endpoint's, else None. Raises `StorageFailed` for one without a name."""
+    """The bucket of a job: its own, else the endpoint's, else None.
+
+    Raises `StorageFailed` for one without a name or with a wrong address, `InvalidJob` where the address is the job's.
+    """
     environment = os.environ if environment is None else environment
     if config is None:
         url = environment.get("BUCKET_ENDPOINT_URL", "")
@@ -61,12 +70,21 @@ def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | No
             raise StorageFailed("BUCKET_ENDPOINT_URL is set without BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY")
     else:
         url, access_id, secret, name = config.endpointUrl, config.accessId, config.accessSecret, config.bucketName
-    return _understand(url, access_id, secret, name, environment.get("BUCKET_REGION"))
+    try:
+        return _understand(url, access_id, secret, name, environment.get("BUCKET_REGION"))
+    except ValueError:  # not shown: people write keys into addresses
+        words = "is not the address of an S3 endpoint, such as https://s3.eu-west-1.amazonaws.com"
+        if config is None:
+            raise StorageFailed(f"BUCKET_ENDPOINT_URL {words}") from None
+        raise InvalidJob(f"s3Config.endpointUrl: {words}") from None
 
 
 def _understand(url: str, access_id: str, secret: str, name: str | None, region: str | None) -> Bucket:
+    """Raises `ValueError` for what is no address, as boto3 would when the client is made."""
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise ValueError(url)
     links = True
     if found := _VOLUME.fullmatch(host):
         region, links = region or found[1].upper(), False
@@ -79,11 +97,13 @@ def _understand(url: str, access_id: str, secret: str, name: str | None, region:
     if name is None:
         raise StorageFailed("the bucket has no name", hint="Set BUCKET_NAME, or bucketName in s3Config.")
     port = f":{parts.port}" if parts.port else ""
+    host = f"[{host}]" if ":" in host else host
     return Bucket(f"{parts.scheme}://{host}{port}", name, region or "us-east-1", access_id, secret, links)
 
 
 class Store:
-    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer; no message holds a secret."""
+    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer, and `Unavailable` when the disk here does
+    not take what it gives; no message holds a secret."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
@@ -146,6 +166,12 @@ class Store:
                 self._client = make_bucket_client(self.bucket.access)
             return work(self._client)
         except (*known, OSError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise Unavailable(f"the worker's disk does not take the object: {error.strerror}") from error
+            if type(error).__name__ == "ParamValidationError":  # boto3's, which is imported by name only
+                raise StorageFailed(
+                    f"the bucket {self.bucket.name} was not asked: its name, or a key, is none that S3 takes"
+                ) from error
             code = error_code(error)
             if may_be_denied and code in DENIED:
                 return None

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.jobs.inputs import Job, WarmInput
 from sdstream.jobs.outputs import Event, make_event
 from sdstream.jobs.ports import Host
 from sdstream.jobs.render import make_params, wait_for_worker
 from sdstream.worker.ports import Lane, LanePhase, LaneStatus, ProcessedPicture
+from sdstream.worker.server_end.submission import failure
 
 PROGRESS_SECONDS = 2.0
 
@@ -35,10 +35,7 @@ class WarmAction:
                 )
             status = listener.status
             if status is not None and status.phase is LanePhase.FAILED:
-                message = status.error_message or "the model cannot be loaded"
-                raise (
-                    ModelUnavailable(message) if status.error_code == ModelUnavailable.code else InternalError(message)
-                )
+                raise failure(status.error_code, status.error_message or "the model cannot be loaded")
         except BaseException:
             await lane.close()
             raise

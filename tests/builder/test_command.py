@@ -416,6 +416,7 @@ def test_from_the_plan_to_the_bucket_and_back(
         (["pull", "--profile", "sd-turbo-521"], command.EXIT_USAGE, "SDSTREAM_ENGINE_MIRROR"),
         (["fetch", "--profile", "sd-turbo-521"], command.EXIT_USAGE, "did you mean sd-turbo-512?"),
         (["gc", "--limit", "-1"], command.EXIT_USAGE, "--limit"),
+        (["gc", "--limit", "inf"], command.EXIT_USAGE, "--limit"),
         (["gc", "--hours", "-1"], command.EXIT_USAGE, "--hours"),
         (["bake", "--profile", "sd-turbo-512", "--model", "nobody/nothing"], command.EXIT_NOT_HERE, "nobody/nothing"),
     ],

@@ -154,3 +154,14 @@ def test_the_command_that_bakes_is_one_that_can_be_typed() -> None:
     )
     assert "--sm" not in bake_command(None, "compiled", None)
     assert Profile.model_fields["components"].default == ("unet", "encoder", "decoder")
+
+
+@pytest.mark.parametrize("text", ["²x512", "\u0665\u0661\u0662x512", f"{'1' * 5000}x512", "-64x512", "512", "512x", ""])
+def test_what_is_no_size_is_told_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size such as 512x512"):
+        parse_size(text)
+
+
+def test_a_name_that_no_file_can_have_is_no_profile() -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no profile x+$"):
+        find_profile("x" * 5000)

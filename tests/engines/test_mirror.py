@@ -186,6 +186,17 @@ def test_what_is_no_address_of_a_mirror_is_refused(url: str) -> None:
         MirrorAddress.parse(url)
 
 
-def test_an_endpoint_without_a_scheme_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="endpoint"):
-        MirrorAddress.parse("s3://bucket/x", "s3api-eu-ro-1.runpod.io")
+@pytest.mark.parametrize("url", ["s3://key:s3cret@bucket/x", "s3://[", "s3://b:99999/x"])
+def test_a_wrong_address_of_a_mirror_tells_no_key(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="not an address") as refused:
+        MirrorAddress.parse(url)
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3api-eu-ro-1.runpod.io", "http://[", "http://h:99999", "http://h:0", "https://", "https://key:s3cret@h"]
+)
+def test_what_is_no_endpoint_is_refused_and_tells_no_key(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="endpoint") as refused:
+        MirrorAddress.parse("s3://bucket/x", url)
+    assert "s3cret" not in str(refused.value)

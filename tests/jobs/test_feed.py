@@ -135,3 +135,28 @@ async def test_a_queue_that_answers_with_errors_ends_no_worker() -> None:
 )
 def test_giving_up(since: float | None, limit: float, jobs: int, gives_up: bool) -> None:
     assert decide_give_up(Outage(9, since), 160.0, limit, jobs) is gives_up
+
+
+async def test_a_feed_that_is_closed_gives_the_open_poll_up_and_begins_no_other() -> None:
+    polls: list[str] = []
+    begun = asyncio.Event()
+
+    async def poll(session: str) -> Any:
+        polls.append(session)
+        begun.set()
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            polls.append("given up")
+
+    feed = JobFeed(poll, ManualClock(), 0, lambda: 0, lambda seconds: None)
+    open_poll = asyncio.create_task(feed.take("first"))
+    await begun.wait()
+    feed.close()
+    assert await asyncio.wait_for(open_poll, 5) is None
+    another = asyncio.create_task(feed.take("second"))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (polls, another.done()) == (["first", "given up"], False)
+    another.cancel()
+    await asyncio.gather(another, return_exceptions=True)

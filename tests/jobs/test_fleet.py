@@ -1,23 +1,31 @@
 """The gateway where things are missing: no worker, no Redis, a worker that is full or gone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
+from starlette.requests import Request
 
+from sdstream.api.context import LOCAL_CALLER
 from sdstream.clock import SystemClock
 from sdstream.commands.checks import Verdict
 from sdstream.commands.doctor import run_checks
 from sdstream.commands.gateway_checks import check_directory, check_endpoint
 from sdstream.errors import CapacityReached, InvalidParams, StreamNotFound
 from sdstream.gateway.fleet import Fleet
+from sdstream.gateway.routes import GatewayRoutes
 from sdstream.gateway.streams import GatewayStreams
-from sdstream.job_errors import EndpointFailed, NoEndpointWorker
-from sdstream.jobs.calls import OwnerCall
+from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, NoEndpointWorker, OwnerUnreachable
+from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.settings import Settings
 from tests.jobs.conftest import PLACES
-from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
+from tests.jobs.platform import API_KEY, ENDPOINT, FakeJob, FakePlatform
+from tests.jobs.test_parts import entry as entry_of
 from tests.jobs.worker import JobWorker
 from tests.project.test_doctor import BARE
 from tests.support.rest import SMALL
@@ -131,3 +139,122 @@ async def test_the_doctor_of_a_gateway_asks_the_endpoint_and_the_directory(
     assert (await check_directory(settings(empty_platform, redis_url="redis://127.0.0.1:1/0"))).verdict is Verdict.BAD
     found = await run_checks(settings(empty_platform, runpod_api_key=API_KEY), BARE)
     assert [check.subject for check in found] == ["port", "access", "endpoint", "directory", "data"]
+
+
+async def first_job(platform: FakePlatform) -> FakeJob:
+    return await eventually(lambda: next(iter(platform.jobs.values()), None), what="the start job")
+
+
+async def test_a_start_whose_caller_is_gone_is_taken_back(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    try:
+        beginning = asyncio.create_task(begin(fleet))
+        job = await first_job(empty_platform)
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert job.state == "CANCELLED"
+    finally:
+        await fleet.close()
+
+
+async def test_a_start_that_cannot_be_watched_is_taken_back(
+    empty_platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+
+    async def wait(session_id: str, job_id: str) -> SessionEntry:
+        raise DirectoryUnavailable("Redis does not answer")
+
+    monkeypatch.setattr(fleet, "_wait", wait)
+    try:
+        with pytest.raises(DirectoryUnavailable):
+            await begin(fleet)
+    finally:
+        await fleet.close()
+    assert (await first_job(empty_platform)).state == "CANCELLED"
+
+
+async def test_a_stream_that_nobody_hears_of_is_abandoned(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    entry = msgspec.structs.replace(entry_of("one"), job_id=await fleet.client.submit({"action": "start"}))
+    await fleet.directory.claim(entry)
+    begun: list[Any] = []
+
+    async def start(*given: Any, **members: Any) -> SessionEntry:
+        begun.append(given)
+        return entry
+
+    async def call(*given: Any) -> OwnerAnswer:
+        raise OwnerUnreachable("the worker died in between")
+
+    async def read_object(request: Request) -> dict[str, Any]:
+        return {}
+
+    async def caller(request: Request) -> Any:
+        return LOCAL_CALLER
+
+    fleet.begin, fleet.call = start, call  # pyright: ignore[reportAttributeAccessIssue]
+    limit = SimpleNamespace(take=lambda key: None)
+    context: Any = SimpleNamespace(settings=Settings(), caller=caller, create_limit=limit, read_object=read_object)
+    try:
+        with pytest.raises(OwnerUnreachable):
+            await GatewayRoutes(context, fleet).create(Request({"type": "http", "query_string": b"", "headers": []}))
+        assert await fleet.directory.find(entry.session_id) is None
+    finally:
+        await fleet.close()
+    assert begun
+    assert (await first_job(empty_platform)).state == "CANCELLED"
+
+
+async def test_a_stream_whose_job_is_forgotten_is_deleted_or_found_no_more(
+    empty_platform: FakePlatform,
+) -> None:
+    """RunPod keeps a job for half an hour after its end: its worker died that long ago."""
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    gone = msgspec.structs.replace(entry_of("one"), control_url="http://127.0.0.1:1")
+    try:
+        await fleet.directory.claim(gone)
+        await fleet.end(gone)
+        assert await fleet.directory.find(gone.session_id) is None
+        await fleet.directory.claim(gone)
+        with pytest.raises(StreamNotFound):
+            await fleet.call(gone, read(gone))
+        assert await fleet.directory.find(gone.session_id) is None
+    finally:
+        await fleet.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"control_url": "http://a\x00b"}, {"control_url": "http://["}, {"control_url": ""}, {"token": "sds_\u20ac"}],
+)
+async def test_an_address_that_is_none_is_an_owner_that_cannot_be_reached(
+    empty_platform: FakePlatform, changes: dict[str, str]
+) -> None:
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    job_id = await fleet.client.submit({"action": "start"})
+    wrong = msgspec.structs.replace(entry_of("one"), job_id=job_id, **changes)
+    try:
+        with pytest.raises(OwnerUnreachable):
+            await fleet.call(wrong, read(wrong))
+        with pytest.raises(OwnerUnreachable):
+            await fleet.follow(wrong, "/v1/streams/session-1/events", {})
+    finally:
+        await fleet.close()
+
+
+async def test_an_api_that_hangs_holds_a_create_no_longer_than_a_start_may_take(empty_platform: FakePlatform) -> None:
+    fleet = Fleet(settings(empty_platform, endpoint_start_timeout=0.2), API_KEY, SystemClock())
+
+    async def hang(request: httpx.Request) -> httpx.Response:
+        return await asyncio.Event().wait()  # pyright: ignore[reportReturnType]
+
+    await fleet.client.aclose()
+    fleet.client._http = httpx.AsyncClient(base_url="http://runpod", transport=httpx.MockTransport(hang))
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(EndpointFailed, match="took no job in time"):
+                await begin(fleet)
+    finally:
+        await fleet.close()

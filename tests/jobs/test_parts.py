@@ -1,7 +1,9 @@
 """The parts of jobs that need no worker: events, limits, buckets, the builder's words."""
 
+import errno
 import json
 import sys
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sdstream.api.operations import OPERATIONS
-from sdstream.errors import InvalidParams
+from sdstream.errors import InvalidParams, Unavailable
 from sdstream.gateway.routes import GatewayRoutes
-from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, ResultTooLarge, StorageFailed
+from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, NotMedia, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
-from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, parse_job, session_id_of
+from sdstream.jobs.inputs import BakeInput, BucketConfig, Job, RenderInput, Source, parse_job, session_id_of
 from sdstream.jobs.outputs import (
     MAX_EVENT_BYTES,
     OutputBudget,
@@ -26,8 +29,10 @@ from sdstream.jobs.outputs import (
     make_event,
     stretched_interval,
 )
+from sdstream.jobs.pictures import read_picture
 from sdstream.jobs.sessions import Limits, decide_end
-from sdstream.jobs.storage import find_bucket
+from sdstream.jobs.sources import fetch_source
+from sdstream.jobs.storage import Store, find_bucket
 from sdstream.settings import Settings
 
 ANYTHING = st.recursive(
@@ -177,6 +182,61 @@ def test_a_bucket_without_keys_or_a_name_is_an_error_and_none_is_none() -> None:
         find_bucket(None, {"BUCKET_ENDPOINT_URL": "https://s3.example.org/b"})
     with pytest.raises(StorageFailed, match="no name"):
         find_bucket(None, {"BUCKET_ENDPOINT_URL": "https://s3.example.org"} | KEYS)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[", "http://127.0.0.1:99999/b", "https:///b", "http://a name/b", "http://a_b", "ftp://x/b"]
+)
+def test_a_wrong_address_of_a_bucket_is_told_before_boto3_stumbles_over_it(url: str) -> None:
+    with pytest.raises(StorageFailed, match=r"^BUCKET_ENDPOINT_URL is not the address"):
+        find_bucket(None, {"BUCKET_ENDPOINT_URL": url} | KEYS)
+    if url.startswith("http"):
+        own = BucketConfig(accessId="id", accessSecret="s3cret", endpointUrl=url)
+        with pytest.raises(InvalidJob, match=r"^s3Config\.endpointUrl: is not the address") as refused:
+            find_bucket(own, {})
+        assert url not in str(refused.value), "it may hold a key"
+
+
+async def test_a_name_that_no_bucket_has_is_told_as_one() -> None:
+    own = BucketConfig(accessId="id", accessSecret="s3cret", endpointUrl="http://127.0.0.1:1", bucketName="a b/c")
+    bucket = find_bucket(own, {})
+    assert bucket is not None
+    with pytest.raises(StorageFailed, match="a b/c was not asked: its name, or a key, is none"):
+        await Store(bucket).check("key")
+
+
+async def test_a_disk_that_takes_no_object_is_no_fault_of_the_bucket() -> None:
+    bucket = find_bucket(None, {"BUCKET_ENDPOINT_URL": "http://127.0.0.1:1/b"} | KEYS)
+    assert bucket is not None
+
+    def full(client: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Unavailable, match="disk does not take the object: No space left"):
+        await Store(bucket)._do(full)
+
+
+def test_a_bucket_may_be_at_an_address_of_either_kind() -> None:
+    found = [
+        find_bucket(None, {"BUCKET_ENDPOINT_URL": f"http://{host}/b"} | KEYS) for host in ("[::1]:9000", "10.0.0.1")
+    ]
+    assert [bucket and bucket.endpoint for bucket in found] == ["http://[::1]:9000", "http://10.0.0.1"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20_000, 1), (1, 300)])
+def test_a_picture_too_narrow_for_a_colour_is_refused_and_told(width: int, height: int, tmp_path: Path) -> None:
+    file = tmp_path / "source"
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    with pytest.raises(NotMedia, match=f"{width}x{height} pixels"):
+        read_picture(file)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+async def test_a_source_that_the_disk_does_not_take_is_no_internal_error() -> None:
+    source = Source(base64=b64encode(bytes(100)).decode())
+    job = Job("job", RenderInput(action="render", source=source))
+    with pytest.raises(Unavailable, match="disk does not take the source: No space left"):
+        await fetch_source(job, source, Path("/dev/full"), Settings())
 
 
 def test_the_builders_progress_is_understood() -> None:

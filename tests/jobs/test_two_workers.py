@@ -59,6 +59,7 @@ class Story:
     summaries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     states: list[str] = field(default_factory=list[str])
     ended_after: float = 99.0
+    taken_late: int = -1
 
 
 class Teller:
@@ -157,12 +158,15 @@ class Teller:
             await each.wait("ready")
         asked_at = time.monotonic()
         other.terminate()
+        await eventually(lambda: '"draining"' in other.log(), interval=0.01, what=other.log)
+        late = await at_other.submit({"action": "list"})
         for each in running:
             self.story.summaries.append(await each.wait("summary"))
             await each.end()
         self.story.states = [self.platform.jobs[job].state for job in jobs]
         self.story.ended_after = max((self.platform.jobs[job].ended_at or 1e9) - asked_at for job in jobs)
         await asyncio.to_thread(other.stop)  # insists on an end within seconds, whatever the platform's poll takes
+        self.story.taken_late = self.platform.jobs[late].taken
 
 
 async def code_of_update(client: RunPodClient, session_id: str) -> str:
@@ -247,3 +251,7 @@ def test_sigterm_ends_every_session_with_a_posted_summary_within_three_seconds(s
     assert [summary["reason"] for summary in story.summaries] == ["worker_shutdown"] * 2
     assert story.states == ["COMPLETED"] * 2
     assert story.ended_after < 3
+
+
+def test_a_worker_that_drains_leaves_jobs_in_the_queue_for_others(story: Story) -> None:
+    assert story.taken_late == 0

@@ -158,6 +158,20 @@ async def test_the_control_url_takes_the_token_of_its_own_session_only(client: R
             assert created.status_code == 403  # it would live beside the job, and nothing would end it
 
 
+async def test_a_start_that_is_cancelled_at_once_begins_no_session(client: RunPodClient, worker: JobWorker) -> None:
+    jobs = []
+    for _ in range(PLACES):
+        jobs.append(await client.start(params=SMALL))
+        await client.cancel(jobs[-1])
+    for job_id in jobs:
+        await eventually(
+            lambda job_id=job_id: any("Job stopped." in line and job_id in line for line in worker.log().splitlines()),
+            seconds=10,
+            what=f"the end of {job_id}",
+        )
+    assert {entry["job_id"] for entry in await client.sessions()}.isdisjoint(jobs)
+
+
 async def test_eight_control_jobs_at_once_beside_a_session(client: RunPodClient) -> None:
     async with session(client) as running:
         session_id = running.events[0]["session_id"]

@@ -11,7 +11,8 @@ import pytest
 
 from sdstream.cli import COMMANDS, EXIT_USAGE, run
 from sdstream.commands.flags import flag_name, sources_of, with_settings
-from sdstream.settings import Settings
+from sdstream.errors import ConfigurationError
+from sdstream.settings import Settings, load_settings
 from tests.project.commands import environment, sdstream
 
 
@@ -105,6 +106,52 @@ def test_every_wrong_value_is_told_with_the_place_where_it_was_written(
     assert "--port: must be a whole number" in text
     assert f"api_keys in {file}: " in text
     assert "sds_secret" not in text
+
+
+@pytest.mark.parametrize("name", ["engine_limit_gigabytes", "session_max_seconds", "endpoint_start_timeout"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e400"])
+def test_no_setting_is_endless(name: str, value: str) -> None:
+    variable = f"SDSTREAM_{name.upper()}"
+    with pytest.raises(ConfigurationError, match=f"^{variable}: must be a finite number, not '{value}'$"):
+        load_settings(environment={variable: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("endpoint", "../other", "must be an endpoint's id"),
+        ("endpoint", "a b", "must be an endpoint's id"),
+        ("runpod_api_key", "s3cret ä", "must be a key"),
+        ("runpod_api_key", "s3cret\nEvil: 1", "must be a key"),
+        ("runpod_api_url", "s3cret", "must be an address that begins with http:// or https://"),
+        ("runpod_api_url", "http://[", "must be an address"),
+        ("runpod_api_url", "http://h:99999", "must be an address"),
+        ("redis_url", "http://:s3cret@h", "must be an address that begins with redis:// or rediss:// or unix://"),
+        ("redis_url", "redis://:s3cret@h:99999/0", "must be an address"),
+        ("redis_url", "redis://[s3cret", "must be an address"),
+        ("redis_url", "s3cret", "must be an address"),
+    ],
+)
+def test_what_a_gateway_cannot_use_is_told_at_once_and_without_what_may_be_secret(
+    name: str, value: str, words: str
+) -> None:
+    variable = f"SDSTREAM_{name.upper()}"
+    with pytest.raises(ConfigurationError, match=f"^{variable}: {words}") as refused:
+        load_settings(environment={variable: value})
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h/0", "rediss://:p@h:6380/0", "unix:///run/redis.sock", "redis://[::1]:6379"])
+def test_addresses_of_redis_are_taken(url: str) -> None:
+    found = load_settings(environment={"SDSTREAM_REDIS_URL": url}).redis_url
+    assert found is not None
+    assert found.get_secret_value() == url
+
+
+def test_a_key_is_taken_without_the_line_break_of_its_file() -> None:
+    found = load_settings(environment={"SDSTREAM_RUNPOD_API_KEY": "rpa_key\n"}).runpod_api_key
+    assert found is not None
+    assert found.get_secret_value() == "rpa_key"
 
 
 def test_an_unknown_name_in_the_file_stops_with_the_one_that_was_meant(

@@ -60,7 +60,7 @@ def test_under_mediamtx_its_ports_are_mapped_and_webrtcs_is_symmetric() -> None:
 
 
 def test_a_port_that_runpod_would_fill_in_cannot_be_mapped() -> None:
-    with pytest.raises(ConfigurationError, match="SDSTREAM_PORT must be written as a number"):
+    with pytest.raises(ConfigurationError, match="SDSTREAM_PORT must be written as a port's number"):
         pod(variables={"SDSTREAM_PORT": "{{ RUNPOD_SECRET_port }}"})
 
 
@@ -79,7 +79,15 @@ def test_a_load_balancer_asks_on_port_80() -> None:
         ({"name": " "}, "name"),
         ({"disk": 5}, "disk"),
         ({"gpu_count": 0}, "gpu_count"),
+        ({"image": "a name:1"}, "name a tag"),
+        ({"image": "sdstream:"}, "name a tag"),
+        ({"image": "sdstream@sha256:"}, "name a tag"),
         ({"tcp_ports": (0,)}, "tcp"),
+        ({"tcp_ports": (65536,)}, "tcp"),
+        ({"volumes": ("",)}, "volume: is given and empty"),
+        ({"data_centers": ("",)}, "data_center: is given and empty"),
+        ({"registry": ""}, "registry: is given and empty"),
+        ({"variables": {"SDSTREAM_PORT": "0"}}, "SDSTREAM_PORT must be written as a port's number"),
         ({"volumes": ("a", "b")}, "one network volume"),
         ({"volumes": ("a",), "data_centers": ("EU-RO-1", "EU-CZ-1")}, "one data centre"),
         ({"variables": {f"A{number}": "" for number in range(51)}}, "50 variables"),
@@ -91,6 +99,30 @@ def test_what_would_fail_there_is_refused_here(values: dict[str, Any], words: st
     given: dict[str, Any] = {"name": "demo", "image": IMAGE} | values
     with pytest.raises(ConfigurationError, match=words):
         PodPlan(Common(**given), CARD).payload(Settings())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"workers_min": -1}, "workers_min: 0 to"),
+        ({"workers_max": 10**6}, "workers_max: 0 to"),
+        ({"idle_timeout": 0}, "idle_timeout: 1 to"),
+        ({"timeout": 0}, "timeout: 5 to"),
+        ({"timeout": -5}, "timeout: 5 to"),
+        ({"timeout": 10**9}, "timeout: 5 to"),
+        ({"excluded": ("",)}, "exclude: is given and empty"),
+    ],
+)
+def test_an_endpoint_of_numbers_that_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        EndpointPlan(Common("demo", IMAGE), ("ADA_24",), **values).payload(Settings())
+
+
+@pytest.mark.parametrize("port", ["x", "", "0", "99999", "-1", "8O"])
+def test_a_load_balancers_own_port_is_a_ports_number(port: str) -> None:
+    common = Common("demo", IMAGE, variables={"PORT": port})
+    with pytest.raises(ConfigurationError, match="env: PORT must be"):
+        EndpointPlan(common, ("ADA_24",), "LOAD_BALANCER").payload(Settings())
 
 
 def test_a_volume_is_for_the_secure_cloud_only() -> None:
@@ -123,6 +155,8 @@ class FakeApi:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.seen.append((self.path, self.headers["Authorization"], body))
                 status, content = outer.answer
+                if status == 0:
+                    return  # the connection ends
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -196,6 +230,40 @@ def test_a_failure_is_told_in_runpods_words_and_without_the_key(
     assert code == 1
     assert words in said
     assert KEY not in said
+
+
+def test_an_answer_that_never_comes_may_have_made_something(
+    api: FakeApi, deploy: Callable[..., tuple[int, str]]
+) -> None:
+    api.answer = (0, b"")
+    code, said = deploy("pod", "--gpu", CARD)
+    assert code == 1
+    assert "It may have been made all the same" in said
+    assert KEY not in said
+
+
+@pytest.mark.parametrize("key", ["rpa_äö", "rpa a", "rpa_a\nEvil: 1"])
+def test_what_is_no_key_is_not_sent_and_not_shown(
+    key: str, api: FakeApi, deploy: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", key)
+    code, said = deploy("pod", "--gpu", CARD)
+    assert (code, api.seen) == (2, [])
+    assert "RUNPOD_API_KEY: must be a key" in said
+    assert key not in said
+
+
+def test_a_key_from_a_file_may_end_with_its_line(
+    api: FakeApi, deploy: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY + "\n")
+    assert deploy("pod", "--gpu", CARD)[0] == 0
+    assert api.seen[0][1] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("what", ["pod", "endpoint"])
+def test_a_card_without_a_name_is_refused(what: str, deploy: Callable[..., tuple[int, str]]) -> None:
+    assert deploy(what, "--gpu", "", "--dry-run")[0] == 2
 
 
 def test_without_a_key_nothing_is_asked(

@@ -117,6 +117,29 @@ async def test_a_redirect_to_what_is_no_url_is_told() -> None:
             await PublicFetcher(near).fetch(url)
 
 
+@pytest.mark.parametrize(
+    "to", ["data:text/plain,hello", "http://localhost:99999/", "http://localhost:0/", "http://xn--a/"]
+)
+async def test_a_redirect_to_where_nothing_can_be_is_told(to: str) -> None:
+    async with web(redirect(to)) as (url, _):
+        with pytest.raises(FetchProblem):
+            await PublicFetcher(lambda address: True, 5).fetch(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://localhost:99999/", "has a port that there is not"),
+        ("http://localhost:0/", "has a port that there is not"),
+        ("http://xn--a/", "is not a URL"),
+        ("http://xn--a.invalid/", "is not a URL"),
+    ],
+)
+async def test_a_url_that_leads_nowhere_is_told(url: str, problem: str) -> None:
+    with pytest.raises(FetchProblem, match=problem):
+        await PublicFetcher(lambda address: True, 5).fetch(url)
+
+
 async def test_look_ups_that_hang_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     looked_up: list[str] = []

@@ -8,6 +8,7 @@ import msgspec
 from sdstream.errors import (
     InternalError,
     ModelUnavailable,
+    NoFace,
     OutOfMemory,
     PictureNotFinite,
     RequestError,
@@ -21,6 +22,7 @@ LANE_ERRORS: dict[str | None, type[RequestError]] = {
     for kind in (
         *ModelUnavailable.__subclasses__(),
         ModelUnavailable,  # after those that have no code of their own
+        NoFace,
         WorkerEndedByStream,
         OutOfMemory,
         PictureNotFinite,
