@@ -17,6 +17,9 @@ from sdstream.media.files.reader import VideoReader, from_i420
 FALLBACK_SOUND: Mapping[str, str] = {"webm": "libopus", "ogg": "libopus"}
 """Sound codecs of containers that take few; elsewhere AAC."""
 
+LONGEST_NAME = 255
+"""Bytes of a file's name on the common file systems."""
+
 
 class VideoWriter:
     """A video file under a temporary name beside the wanted one; `finish` renames it, anything else removes it.
@@ -30,15 +33,19 @@ class VideoWriter:
         """What was done differently than a plain copy, for the user."""
         self._source = source
         self._quality = quality
-        self._temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+        self._temporary = target.with_name(_temporary_name(target))
         self._started = False
         self._sound: dict[int, _SoundTrack] = {}
         self._early: list[Any] = []
         """Sound packets from before the first processed picture, when the file has no header yet."""
         try:
+            # libav opens it with the first packet only, when a model has been loaded for it.
+            self._temporary.open("wb").close()
             self._container: Any = av.open(str(self._temporary), "w")
             self._video = self._add_video(size)
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise CommandFailed(
                 f"cannot write {target}: {reason}", hint="The ending picks the format: .mp4, .mkv, .webm, .mov."
@@ -137,9 +144,10 @@ class _SoundTrack:
     @classmethod
     def open(cls, container: Any, source: Any, notes: list[str]) -> "_SoundTrack":
         name = source.codec_context.name
-        if name in container.supported_codecs:
-            return cls(source, container.add_stream_from_template(source), copies=True)
         codec = FALLBACK_SOUND.get(container.format.name, "aac")
+        # libav's list of what a container takes is not whole: MPEG-TS takes AAC, too.
+        if name in container.supported_codecs or name == codec:
+            return cls(source, container.add_stream_from_template(source), copies=True)
         notes.append(f"sound was encoded anew as {codec}: this container does not take {name}")
         target = container.add_stream(codec, rate=48_000 if codec == "libopus" else source.codec_context.sample_rate)
         track = cls(source, target, copies=False)
@@ -174,6 +182,13 @@ class _SoundTrack:
 
     def _encode(self, frames: list[Any]) -> list[Any]:
         return [packet for frame in frames for packet in self._target.encode(frame)]
+
+
+def _temporary_name(target: Path) -> str:
+    """A name beside that of `target`, as long as a name may be."""
+    ending = f".{os.getpid()}.partial{target.suffix}"
+    stem = target.stem.encode()[: LONGEST_NAME - 1 - len(ending.encode())].decode(errors="ignore")
+    return f".{stem}{ending}"
 
 
 def _write_failure(target: Path, error: Exception) -> CommandFailed:
