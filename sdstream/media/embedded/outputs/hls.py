@@ -6,7 +6,7 @@ import threading
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.outputs.fragments import Fragment
-from sdstream.media.embedded.outputs.playlist import MEDIA, MULTIVARIANT, SegmentWindow
+from sdstream.media.embedded.outputs.playlist import MEDIA, MULTIVARIANT, SegmentWindow, first_number
 from sdstream.media.ports import HlsFile
 
 FIRST_SECONDS = 6.0
@@ -22,7 +22,7 @@ class HlsOutput:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._window = SegmentWindow()
+        self._window = SegmentWindow(first_number(clock.now()))
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._first = asyncio.Event()
