@@ -21,9 +21,10 @@ from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs import amf
 from sdstream.media.embedded.outputs.push import resolve
-from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpTarget
+from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
+from sdstream.params.delivery import hide_key
 from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
 from tests.media.flash import RATE, DelayedEcho, FlashingCamera, FlashViewer, onsets_of
@@ -257,12 +258,44 @@ async def test_private_addresses_are_not_dialled(address: str) -> None:
         ("rtmps://a.example:443/rtmp/key?x=1", "rtmps://a.example:443/rtmp/***", "rtmp", "key?x=1"),
         ("rtmp://user:pass@a.example/one/two/key", "rtmp://a.example/one/two/***", "one/two", "key"),
         ("rtmp://a.example/key", "rtmp://a.example/***", "key", ""),
+        ("rtmp://a.example/key?x=1", "rtmp://a.example/***", "key", "?x=1"),
+        ("rtmp://a.example/live/key#1", "rtmp://a.example/live/***", "live", "key#1"),
     ],
 )
 def test_a_label_shows_no_secret(url: str, label: str, application: str, key: str) -> None:
     target = RtmpTarget(url)
     assert (target.label, target.application, target.key) == (label, application, key)
     assert "pass" not in target.connect_url
+    assert target.label == hide_key(url), "as the stream shows it"
+
+
+@pytest.mark.parametrize(
+    ("url", "told", "shown"),
+    [
+        ("rtmp://a.example/live/key", "no live/key, no key in live", "no ***, no *** in live"),
+        ("rtmp://a.example/key", "there is no application key", "there is no application ***"),
+        ("rtmp://a.example/live/key?token=abcd&n=1", "abcd of key?token=abcd&n=1 is old", "*** of *** is old"),
+        ("rtmp://user:pass@a.example/live/key", "user may not, with pass", "*** may not, with ***"),
+    ],
+)
+async def test_what_a_server_tells_of_a_secret_is_hidden(url: str, told: str, shown: str) -> None:
+    """The server answers the connect command with an error that names what it was sent."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\x03" + bytes(1536) + bytes(1536))
+        await reader.readexactly(1536)
+        body = amf.encode("_error", 1, None, {"level": "error", "description": told})
+        writer.write(b"\x03" + bytes(3) + struct.pack("!I", len(body))[1:] + b"\x14" + bytes(4) + body)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", port := free_port()):
+        publisher = RtmpPublisher(RtmpTarget(url.replace("a.example", f"a.example:{port}")), "127.0.0.1")
+        with pytest.raises(RtmpError) as caught:
+            await publisher.open()
+        await publisher.close()
+    assert str(caught.value) == f"the server refused: {shown}"
 
 
 def test_the_queue_drops_to_the_next_keyframe() -> None:
