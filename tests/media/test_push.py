@@ -5,8 +5,10 @@ import datetime
 import functools
 import ipaddress
 import shutil
+import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ from cryptography.x509.oid import NameOID
 
 from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
-from sdstream.media.embedded.outputs import amf
-from sdstream.media.embedded.outputs.push import resolve
+from sdstream.media.embedded.outputs import amf, names
+from sdstream.media.embedded.outputs.names import NameLookUp
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
@@ -247,8 +249,31 @@ async def test_a_target_that_is_not_there_is_tried_again_and_says_so(delayed: De
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
-        await resolve(address, 1935, allow_private=False)
-    assert await resolve(address, 1935, allow_private=True)
+        await NameLookUp(allow_private=False).resolve(address, 1935)
+    assert await NameLookUp(allow_private=True).resolve(address, 1935)
+
+
+async def test_a_silent_name_server_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[Any]:
+        answers.wait(20)
+        return [(0, 0, 0, "", ("203.0.113.7", 1935))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(names, "STEP_SECONDS", 0.3)
+    look_ups = NameLookUp(allow_private=True)
+    before = threading.active_count()
+    asked = [asyncio.create_task(look_ups.resolve("a.example", 1935)) for _ in range(40)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(lambda: None)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+    assert {str(problem) for problem in told} == {"the name of the server was not found in time"}
+    assert threading.active_count() <= before + names.LOOK_UPS_AT_ONCE + 1, "one is of the pool"
+    monkeypatch.setattr(names, "STEP_SECONDS", 10)
+    answers.set()
+    assert await look_ups.resolve("a.example", 1935) == "203.0.113.7", "the threads are given back"
 
 
 @pytest.mark.parametrize(
