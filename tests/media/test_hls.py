@@ -114,6 +114,9 @@ async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkey
     encoded = stream.statistics().frames_encoded
     await asyncio.sleep(0.7)  # a placard would be repeated after half a second
     assert stream.statistics().frames_encoded == encoded
+    again = await stream.hls_file("stream.m3u8")
+    assert again is not None
+    assert b"DISCONTINUITY-SEQUENCE:1\n" in again.data, "players that were there before are told of the pause"
 
 
 def fragment(head: Head, seconds: float = 1.0, size: int = 1000) -> Fragment:
@@ -156,10 +159,10 @@ async def test_hls_that_begins_again_has_other_names_and_later_numbers() -> None
     playlists: list[str] = []
     output: hls.HlsOutput | None = None
     for _ in range(2):
-        output = hls.HlsOutput(time)
+        output = hls.HlsOutput(time, 0 if output is None else output.breaks + 1)
         for _ in range(40):
             time.advance(0.5)  # as often as keyframes are made on demand
-            output.take_fragment(fragment(HEADS[0], 0.5))
+            output.take_fragment(fragment(HEADS[time.monotonic() > 1015], 0.5))
         playlist = await output.file("stream.m3u8")
         assert playlist is not None
         playlists.append(playlist.data.decode())
@@ -170,6 +173,7 @@ async def test_hls_that_begins_again_has_other_names_and_later_numbers() -> None
     for counter in ("MEDIA-SEQUENCE", "DISCONTINUITY-SEQUENCE"):
         before, after = (int(re.findall(rf"{counter}:(\d+)", text)[0]) for text in playlists)
         assert before < after < 2**31
+    assert re.findall(r"DISCONTINUITY-SEQUENCE:(\d+)", playlists[1]) == ["2"], "the change of heads, and the pause"
 
 
 def test_a_new_size_begins_with_a_head_of_its_own() -> None:

@@ -65,6 +65,7 @@ class OutputSet:
         self._feed: OutputFeed | None = None
         self._muxer: FragmentMuxer | None = None
         self._hls: HlsOutput | None = None
+        self._hls_breaks = 0
         self._names = NameLookUp(allow_private=options.allow_private)
         self._pushes: dict[str, PushOutput] = {}
         self._recorder: Recorder | None = None
@@ -122,7 +123,7 @@ class OutputSet:
         if hls is None:
             if not name.endswith(".m3u8"):
                 return None
-            hls = self._hls = HlsOutput(self._clock)
+            hls = self._hls = HlsOutput(self._clock, self._hls_breaks)
             self._attach(hls)
             self._call_later(EARLY_KEYFRAME, self._want_keyframe)
             self._call_later(LOOK_SECONDS, self._look_at_hls)
@@ -206,6 +207,7 @@ class OutputSet:
             return
         if hls.is_idle:
             self._hls = None
+            self._hls_breaks = hls.breaks + 1
             self._detach(hls)
         else:
             self._call_later(LOOK_SECONDS, self._look_at_hls)

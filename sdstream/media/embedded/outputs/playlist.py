@@ -48,19 +48,25 @@ def first_number(now: datetime) -> int:
 class SegmentWindow:
     """The newest segments, and what lets a player find them. Bounded: the oldest leaves when a new one comes.
 
-    Segments are numbered from `first` on, and so are breaks, which may not turn back either.
+    Segments are numbered from `first` on. `breaks` are those in front of it, which may not turn back either; they are
+    counted and not taken from the clock, because hls.js shows nothing for eight seconds when they are many millions.
     """
 
-    def __init__(self, first: int = 0, listed: int = LISTED, kept: int = KEPT) -> None:
+    def __init__(self, first: int = 0, breaks: int = 0, listed: int = LISTED, kept: int = KEPT) -> None:
         self._first = first
         self._listed = listed
         self._segments: deque[Segment] = deque(maxlen=listed + kept)
         self._next = first
-        self._breaks_before = first
+        self._breaks_before = breaks
         """Breaks in front of the listed segments, as EXT-X-DISCONTINUITY-SEQUENCE counts them."""
 
     def __len__(self) -> int:
         return len(self._segments)
+
+    @property
+    def breaks(self) -> int:
+        """All breaks up to now."""
+        return self._breaks_before + sum(segment.breaks for segment in self.listed())
 
     def append(self, fragment: Fragment, ended_at: datetime) -> None:
         """Add the newest fragment, whose last picture was encoded at `ended_at`."""
