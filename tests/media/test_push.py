@@ -253,6 +253,31 @@ async def test_private_addresses_are_not_dialled(address: str) -> None:
     assert await NameLookUp(allow_private=True).resolve(address, 1935)
 
 
+async def test_a_ping_is_answered_with_no_more_than_a_ping_has() -> None:
+    answered = asyncio.Event()
+    after: list[bytes] = []
+
+    async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\x03" + bytes(1536) + bytes(1536))
+        await reader.readexactly(1536)
+        body = b"\x00\x06now!" + bytes(100)
+        writer.write(b"\x02" + bytes(3) + struct.pack("!I", len(body))[1:] + b"\x04" + bytes(4) + body)
+        await reader.readuntil(b"\x00\x07now!")
+        writer.write(b"\x02" + bytes(3) + b"\x00\x00\x06" + b"\x04" + bytes(4) + b"\x00\x06next")
+        after.append(await reader.readuntil(b"\x00\x07next"))
+        answered.set()
+        writer.close()
+
+    async with await asyncio.start_server(ping, "127.0.0.1", port := free_port()):
+        publisher = RtmpPublisher(RtmpTarget(f"rtmp://a.example:{port}/live/key"), "127.0.0.1")
+        with pytest.raises(RtmpError):
+            await publisher.open()
+        await asyncio.wait_for(answered.wait(), 10)
+        await publisher.close()
+    assert len(after[0]) == 12 + 6, "the head and the body of the second answer, and nothing before them"
+
+
 async def test_a_silent_name_server_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = threading.Event()
 

@@ -319,7 +319,8 @@ class RtmpPublisher:
         elif kind == _WINDOW:
             self._window = max(1, struct.unpack("!I", body[:4])[0] // 2)
         elif kind == _USER and body[:2] == b"\x00\x06":  # a ping, to be sent back
-            self._send(_CONTROL_STREAM, _USER, b"\x00\x07" + body[2:])
+            # As much of it as a ping has: what a server that takes nothing is owed lies in memory.
+            self._send(_CONTROL_STREAM, _USER, b"\x00\x07" + body[2:6])
         elif kind == _COMMAND:
             self._obey(amf.decode(body))
 
