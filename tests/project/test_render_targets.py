@@ -80,6 +80,33 @@ def test_mpeg_ts_is_given_aac_as_it_was(reader: VideoReader, tmp_path: Path) -> 
         assert sum(frame.samples for frame in container.decode(audio=0)) >= 4800
 
 
+def test_sound_that_the_format_takes_by_its_list_alone_is_encoded_anew(tmp_path: Path) -> None:
+    path = tmp_path / "opus.mkv"
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = SIZE.width, SIZE.height, "yuv420p"
+        sound: Any = container.add_stream("libopus", rate=48000)
+        container.mux(video.encode(av.VideoFrame(SIZE.width, SIZE.height, "yuv420p")))
+        container.mux(video.encode(None))
+        silence = av.AudioFrame.from_ndarray(numpy.zeros((1, 9600), numpy.int16), format="s16", layout="stereo")
+        silence.sample_rate = 48000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode(None))
+    with VideoReader(path) as opened:
+        writer = VideoWriter(tmp_path / "out.mov", opened, SIZE, 18)
+        writer.add_sound()
+        for packet in opened.packets():
+            if packet.stream is opened.stream:
+                for picture in opened.decode(packet):
+                    writer.write_picture(picture)
+            else:
+                writer.write_sound(packet)
+        writer.finish()
+    assert writer.notes == ["sound was encoded anew as aac: this container does not take opus"]
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert [stream.codec_context.name for stream in container.streams.audio] == ["aac"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [(f"{'y' * 300}.mp4", "File name too long"), ("folder.mp4", "is a directory")]
 )

@@ -1,6 +1,7 @@
 """The writing half of `sdstream render`: H.264 pictures and the source's own sound into a file that appears whole."""
 
 import contextlib
+import io
 import os
 from collections.abc import Mapping
 from fractions import Fraction
@@ -146,7 +147,7 @@ class _SoundTrack:
         name = source.codec_context.name
         codec = FALLBACK_SOUND.get(container.format.name, "aac")
         # libav's list of what a container takes is not whole: MPEG-TS takes AAC, too.
-        if name in container.supported_codecs or name == codec:
+        if (name in container.supported_codecs or name == codec) and _begins_with(container.format.name, source):
             return cls(source, container.add_stream_from_template(source), copies=True)
         notes.append(f"sound was encoded anew as {codec}: this container does not take {name}")
         target = container.add_stream(codec, rate=48_000 if codec == "libopus" else source.codec_context.sample_rate)
@@ -182,6 +183,21 @@ class _SoundTrack:
 
     def _encode(self, frames: list[Any]) -> list[Any]:
         return [packet for frame in frames for packet in self._target.encode(frame)]
+
+
+def _begins_with(container_format: str, source: Any) -> bool:
+    """Whether a file of this format can begin with a copy of the track, tried in memory.
+
+    Lists of codecs do not say all: MOV takes no Opus, and MP4 no MP3 of low rates, which shows with the first packet.
+    """
+    trial: Any
+    try:
+        with av.open(io.BytesIO(), "w", format=container_format) as trial:
+            trial.add_stream_from_template(source)
+            trial.start_encoding()
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+    return True
 
 
 def _temporary_name(target: Path) -> str:
