@@ -292,8 +292,9 @@ def bind(host: str, port: int, setting: str = "port") -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise ConfigurationError(f"host: {host} is not an address of this machine ({error.strerror})") from None
+    except (socket.gaierror, UnicodeError) as error:  # the latter for a part that no name can have
+        reason = getattr(error, "strerror", None) or "no name is like this"
+        raise ConfigurationError(f"host: {host} is not an address of this machine ({reason})") from None
     family, kind, protocol, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
     listener = socket.socket(family, kind, protocol)
     if not WINDOWS:  # there the option would let two servers share a port

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import av
+import av.error
 import numpy
 from aiortc import MediaStreamTrack, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
@@ -14,6 +15,7 @@ from av.video.frame import PictureType
 
 from sdstream.clock import SystemClock
 from sdstream.commands.stamp import write_stamp
+from sdstream.errors import CommandFailed
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize, Plane, split_planes
 from sdstream.media.files.reader import VideoReader, from_i420
 
@@ -106,7 +108,7 @@ class TestCard:
         while True:
             packed = self._background.copy()
             y, u, v = split_planes(packed, self._size)
-            left = number * 4 % (width - 16) & ~1
+            left = number * 4 % max(1, width - 16) & ~1
             rows = slice(height * 7 // 8 & ~1, height)
             y[rows, left : left + 16] = 235
             yield TimedPicture(from_i420(I420Frame(y, u, v)), number / self.rate)
@@ -140,6 +142,8 @@ class CameraTrack(MediaStreamTrack):
         self.dropped = 0
         """Pictures that were left out, because they were too late."""
         self.finished = asyncio.Event()
+        self.failure: Exception | None = None
+        """What ended the track before its time; to be looked at once `finished`."""
         self._source = source
         self._pictures = source.pictures()
         self._codec: Codec = codec
@@ -166,7 +170,10 @@ class CameraTrack(MediaStreamTrack):
 
     async def recv(self) -> Any:
         ahead = self._ahead or asyncio.ensure_future(asyncio.to_thread(self._next_packet))
-        made = await ahead
+        try:
+            made = await ahead
+        except Exception as error:  # noqa: BLE001 -- supervisor: aiortc would log it and leave the session standing
+            self.failure, made = error, None
         if made is None or self.readyState != "live":
             self.finished.set()
             self.stop()
@@ -216,8 +223,6 @@ class CameraTrack(MediaStreamTrack):
 
     def _encode(self, timed: TimedPicture) -> bytes:
         frame = timed.picture
-        if self._encoder is None:
-            self._encoder = _open_encoder(self._codec, frame.width, frame.height, self._source.rate, self._bitrate)
         due = self.keyframes == 0 or timed.seconds - self._last_keyframe >= KEYFRAME_SECONDS
         frame.pts = round(timed.seconds / VIDEO_CLOCK)
         frame.time_base = VIDEO_CLOCK
@@ -225,11 +230,22 @@ class CameraTrack(MediaStreamTrack):
         if due or self._wants_keyframe:
             self._wants_keyframe = False
             frame.pict_type = PictureType.I
-        packets = list(self._encoder.encode(frame))
+        packets = self._packets(frame)
         if any(packet.is_keyframe for packet in packets):
             self.keyframes += 1
             self._last_keyframe = timed.seconds
         return b"".join(bytes(packet) for packet in packets)
+
+    def _packets(self, frame: Any) -> list[Any]:
+        try:
+            if self._encoder is None:
+                self._encoder = _open_encoder(self._codec, frame.width, frame.height, self._source.rate, self._bitrate)
+            return list(self._encoder.encode(frame))
+        except (av.error.FFmpegError, ValueError, OverflowError) as error:
+            raise CommandFailed(
+                f"{frame.width}x{frame.height} at {self._source.rate:g} pictures and {self._bitrate} bits a second "
+                f"cannot be encoded as {self._codec}: {getattr(error, 'strerror', None) or error}"
+            ) from None
 
 
 def _open_encoder(codec: Codec, width: int, height: int, rate: float, bitrate: int) -> Any:

@@ -249,7 +249,7 @@ def answers_as_sdstream(settings: Settings) -> bool:
     try:
         answer = httpx.get(f"http://{place}:{settings.port}/health", timeout=1.0, trust_env=False)
         return "worker" in answer.json()
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from sdstream.commands.camera import CameraTrack, Codec, FilePictures, PictureSource, TestCard
 from sdstream.commands.running import cancel_on_termination
+from sdstream.commands.stamp import takes_stamp
 from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
@@ -69,8 +71,9 @@ def publish(
     the file, after --duration, or on Ctrl-C.
     """
     check_numbers({"fps": fps, "duration": duration, "width": width, "height": height, "bitrate": bitrate})
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigurationError(f"--url: {url} is not an http or https URL", hint="Copy `whip_url` of the stream.")
+    check_url(url)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigurationError("--key has a character that no key has", hint="")
     with contextlib.ExitStack() as stack:
         if source == "testsrc":
             size = choose_size(None, width, height)
@@ -79,6 +82,8 @@ def publish(
             reader = stack.enter_context(VideoReader(Path(source)))
             size = choose_size(reader.facts(), width, height)
             pictures = FilePictures(reader, size, fps, loop=loop)
+        if numbered and not takes_stamp(size.width, size.height):
+            raise ConfigurationError(f"--numbered: a picture of {size} is too small for a number", hint="")
         session = WhipSession(url, key, codec)
         track_options = {"duration": duration, "numbered": numbered}
         sent = asyncio.run(_publish(session, pictures, size, bitrate, track_options))
@@ -112,6 +117,8 @@ async def _publish(
     finally:
         await track.close()
         await session.close()
+    if track.failure is not None:
+        raise track.failure
     if interrupted and track.sent == 0:
         raise KeyboardInterrupt
     outbound, remote = facts.get("outbound-rtp"), facts.get("remote-inbound-rtp")
@@ -165,10 +172,23 @@ def choose_size(facts: VideoFacts | None, width: int | None, height: int | None)
 
 
 def check_numbers(numbers: Mapping[str, float | None]) -> None:
-    """Raises `ConfigurationError` for a number that is given and not above zero."""
+    """Raises `ConfigurationError` for a number that is given and not above zero, or is infinite."""
     for name, value in numbers.items():
-        if value is not None and not value > 0:
-            raise ConfigurationError(f"--{name}: {value} is not above zero", hint="")
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigurationError(
+                f"--{name}: {value} is not {'finite' if value == math.inf else 'above zero'}", hint=""
+            )
+
+
+def check_url(url: str) -> None:
+    """Raises `ConfigurationError` for what no http or https request can be sent to."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port above 65535
+        good = False
+    if not good:
+        raise ConfigurationError(f"--url: {url} is not an http or https URL", hint="Copy `whip_url` of the stream.")
 
 
 def _print_report(report: PublishReport, *, as_json: bool) -> None:
@@ -185,4 +205,4 @@ def _print_report(report: PublishReport, *, as_json: bool) -> None:
     )
 
 
-__all__ = ["PublishReport", "check_numbers", "choose_size", "publish"]
+__all__ = ["PublishReport", "check_numbers", "check_url", "choose_size", "publish"]

@@ -222,7 +222,13 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         )
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(f"the directory {target.absolute().parent} is not there", hint="")
-    if target.exists():
+    try:
+        exists = target.exists()
+    except OSError as error:
+        raise ConfigurationError(f"{target}: {error.strerror}", hint="") from None
+    if exists:
+        if target.is_dir():
+            raise ConfigurationError(f"{target} is a directory", hint="")
         if source.exists() and target.samefile(source):
             raise ConfigurationError("IN and OUT are the same file", hint="")
         if not overwrite:

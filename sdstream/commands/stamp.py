@@ -16,12 +16,18 @@ BLACK, WHITE = 24, 228
 """Luma inside the limited range, so that no conversion clips it."""
 
 
+def takes_stamp(width: int, height: int) -> bool:
+    """Whether a picture is large enough for a number."""
+    side = width // CELLS
+    return side >= 16 and height >= 2 * side
+
+
 def write_stamp(y: Plane, u: Plane, v: Plane, number: int) -> None:
-    """Draw `number` (taken modulo 65536) into an I420 picture, in place; its sides must be 320 and 32 at least."""
+    """Draw `number` (taken modulo 65536) into an I420 picture, in place. Raises `ValueError` when it is too small."""
     code = _code(number % (LARGEST + 1))
     height, width = y.shape
     side = width // CELLS
-    if side < 16 or height < 2 * side:
+    if not takes_stamp(width, height):
         raise ValueError(f"a picture of {width}x{height} is too small for a number")
     for position in range(CELLS):
         left, right = _edges(position, width)
@@ -61,4 +67,4 @@ def _code(number: int) -> int:
     return number << CHECK_BITS | check
 
 
-__all__ = ["BITS", "CELLS", "LARGEST", "read_stamp", "write_stamp"]
+__all__ = ["BITS", "CELLS", "LARGEST", "read_stamp", "takes_stamp", "write_stamp"]

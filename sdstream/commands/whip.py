@@ -104,7 +104,7 @@ class WhipSession:
         headers = {} if offer is None else {"Content-Type": "application/sdp"}
         try:
             return await self._http.request(method, self.url, content=offer, headers=headers)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CommandFailed(
                 f"no answer from {self.url}: {error or type(error).__name__}", hint="Is `sdstream serve` running there?"
             ) from None

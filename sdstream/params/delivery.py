@@ -13,6 +13,8 @@ from sdstream.params.problems import Notes, Problem, is_object
 
 MAX_OUTPUTS = 8
 """RTMP targets of one stream, `output_rtmp_url` included."""
+HIDDEN = "***"
+"""What stands for a key where a target is shown."""
 RECORDING_FORMATS = ("mp4",)
 MEMBERS = ("output_rtmp_url", "outputs", "recording")
 _SUGGESTION = "use rtmp://HOST/APP/KEY or rtmps://HOST/APP/KEY"
@@ -61,7 +63,8 @@ def read_delivery(
 ) -> Delivery:
     """`current` with what `sent`, a request without its null members, changes.
 
-    An empty text or list takes targets away. A target without its key, as answers show it, stands for the stored one.
+    An empty text or list takes targets away. A target without its key, as answers show it, stands for the stored one;
+    of several that are shown alike it must be clear which.
     """
     changed = current
     if "output_rtmp_url" in sent:
@@ -83,7 +86,7 @@ def hide_key(url: str) -> str:
     parts = urlsplit(url)
     application, _, key = parts.path.strip("/").rpartition("/")
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
-    return shown + (f"{application}/***" if key and application else "***")
+    return shown + (f"{application}/{HIDDEN}" if key and application else HIDDEN)
 
 
 def _read_targets(value: Any, stored: tuple[str, ...], problems: list[Problem], allow_private: bool) -> tuple[str, ...]:
@@ -94,10 +97,26 @@ def _read_targets(value: Any, stored: tuple[str, ...], problems: list[Problem], 
     if len(items) > MAX_OUTPUTS:
         problems.append(Problem("outputs", f"are more than {MAX_OUTPUTS} targets"))
         return ()
+    known = _restore(items, stored, problems)
     read = [
-        _read_target(f"outputs[{index}]", item, stored, problems, allow_private) for index, item in enumerate(items)
+        _read_target(f"outputs[{index}]", item, stored, problems, allow_private) for index, item in enumerate(known)
     ]
     return tuple(dict.fromkeys(url for url in read if url is not None))
+
+
+def _restore(items: list[Any], stored: tuple[str, ...], problems: list[Problem]) -> list[Any]:
+    """`items` with the stored URL for each that is sent as it is shown, in their order where several look alike."""
+    waiting: dict[str, list[str]] = {}
+    for url in stored:
+        if url not in items:
+            waiting.setdefault(hide_key(url), []).append(url)
+    restored: list[Any] = []
+    for index, item in enumerate(items):
+        alike = waiting.get(item, []) if isinstance(item, str) else []
+        if len(alike) > items.count(item):
+            problems.append(Problem(f"outputs[{index}]", f"may be any of {len(alike)} targets; send its key, too"))
+        restored.append(alike[min(items[:index].count(item), len(alike) - 1)] if alike else item)
+    return restored
 
 
 def _read_target(
@@ -110,6 +129,13 @@ def _read_target(
         url = read_rtmp_target(value)
     except PydanticCustomError as error:
         problems.append(Problem(field, error.message(), _SUGGESTION))
+        return None
+    path = urlsplit(url).path.strip("/")
+    if path.rpartition("/")[2] == HIDDEN:
+        problems.append(Problem(field, "is shown without its key and is no target of this stream; send its key, too"))
+        return None
+    if not path:
+        problems.append(Problem(field, "names no application", _SUGGESTION))
         return None
     if not allow_private and (reason := why_not_public(url)):
         problems.append(Problem(field, f"{reason}; the operator can allow it with output_allow_private"))

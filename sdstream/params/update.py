@@ -39,6 +39,7 @@ class Update:
     sent: frozenset[str] = frozenset()
     """The top-level params that the caller named, whether they change anything or not; `model_id` only if it came
     alone."""
+    names_recording: bool = False
 
 
 def apply_update(
@@ -84,7 +85,7 @@ def apply_update(
         raise refuse(problems)
     # Clients name the model with everything that they send.
     named = frozenset(envelope.params) - {"model_id"} or frozenset(envelope.params)
-    return Update(params, changed, notes.as_tuple(), named)
+    return Update(params, changed, notes.as_tuple(), named, "recording" in envelope.delivery)
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class LiveStream:
         self._size: PictureSize | None = None
         self._final = MediaStatistics()
         self._recording = False
+        self._recording_name = ""
         self._beginning: asyncio.Task[None] | None = None
         """Finds a file for the recording; the disk may take its time."""
 
@@ -237,7 +238,10 @@ class LiveStream:
         self._emit("output", {"target": output.target, "state": output.state.value, "error": output.last_error})
 
     def on_recording(self, name: str, problem: str | None) -> None:
-        self._recording = self._recording and problem is None
+        if problem is None:
+            self._recording_name = name
+        elif name in (self._recording_name, ""):  # one that was followed by another says nothing of that
+            self._recording = False
         state = "stopped" if problem else "started"
         self._emit("recording", {"name": name, "state": state, "problem": problem})
         if problem:

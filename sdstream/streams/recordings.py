@@ -183,7 +183,7 @@ class RecordingShelf:
 
 def choose_expired(recordings: Sequence[Recording], now: datetime, max_days: float, max_bytes: int) -> list[Recording]:
     """Which whole recordings must go: those older than `max_days`, then the oldest until `max_bytes` hold the rest."""
-    oldest_first = sorted(recordings, key=lambda recording: recording.started_at)
+    oldest_first = sorted(recordings, key=lambda recording: (recording.started_at, _order(recording.name)))
     expired = [
         recording
         for recording in oldest_first
@@ -213,9 +213,10 @@ def _folders(folder: Path) -> list[Path]:
 
 def _list(folder: Path) -> list[Recording]:
     found: list[Recording] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    entries = (path for path in folder.iterdir() if _is_name(_final_name(path))) if folder.is_dir() else ()
+    for path in sorted(entries, key=lambda path: _order(_final_name(path))):
         name = _final_name(path)
-        if not _NAME.fullmatch(name) or path.suffix not in (".mp4", _PARTIAL):
+        if path.suffix not in (".mp4", _PARTIAL):
             continue
         with contextlib.suppress(OSError):  # removed meanwhile
             size = path.stat().st_size
@@ -237,7 +238,7 @@ def _list_both(folder: Path, bucket: RecordingBucket | None) -> list[Recording]:
         return here
     names = {recording.name for recording in here}
     there = [item for item in _stored(bucket.objects(folder.name)) if item.name not in names]
-    return sorted(here + there, key=lambda recording: recording.name)
+    return sorted(here + there, key=lambda recording: _order(recording.name))
 
 
 def _stored(objects: Sequence[StoredObject]) -> list[Recording]:
@@ -245,8 +246,24 @@ def _stored(objects: Sequence[StoredObject]) -> list[Recording]:
     return [
         Recording(item.stream_id, item.name, None, _started_at(item.name), item.byte_count, True)
         for item in objects
-        if _NAME.fullmatch(item.name)
+        if _is_name(item.name)
     ]
+
+
+def _is_name(name: str) -> bool:
+    """Whether a recording has such a name; what others put beside them need not have a date in it."""
+    if not _NAME.fullmatch(name):
+        return False
+    try:
+        _started_at(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _order(name: str) -> tuple[int, ...]:
+    """Sorts recordings of a stream by their age: in one second by the number, and behind it the parts of one."""
+    return tuple(int(part) for part in name.removesuffix(".mp4").split("-"))
 
 
 def _started_at(name: str) -> datetime:

@@ -192,6 +192,8 @@ class StreamService:
         delivers = wanted.delivery != current.delivery
         if delivers:
             stream.accept_delivery(wanted.delivery)
+        elif wanted.names_recording:
+            stream.commit_delivery(stream.saved.delivery)  # one that stopped by itself begins again
         record = current if applied is Applied.UNCHANGED else stream.accept(wanted.params)
         if delivers:
             await self._deliver(store, stream, wanted.delivery, record)

@@ -10,12 +10,13 @@ from pathlib import Path
 import av
 import pytest
 
+from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.encoding import PictureEncoder
 from sdstream.media.embedded.outputs import hls
 from sdstream.media.embedded.outputs.fragments import Fragment, FragmentMuxer, Head
-from sdstream.media.embedded.outputs.playlist import KEPT, LISTED, SegmentWindow, head_name
+from sdstream.media.embedded.outputs.playlist import KEPT, LISTED, SegmentWindow
 from sdstream.media.embedded.outputs.units import PictureUnit
 from sdstream.media.ports import MediaStream, Placard
 from tests.media.conftest import SIZE
@@ -52,8 +53,9 @@ def joined(folder: Path, names: set[str]) -> Path:
     segments = sorted(
         (name for name in names if name.endswith(".m4s")), key=lambda name: int(re.findall(r"\d+", name)[0])
     )
+    heads = sorted(name for name in names if name.endswith(".mp4"))
     target = folder / "joined.mp4"
-    target.write_bytes(b"".join((folder / name).read_bytes() for name in ("head-1.mp4", *segments)))
+    target.write_bytes(b"".join((folder / name).read_bytes() for name in (heads[0], *segments)))
     return target
 
 
@@ -112,6 +114,9 @@ async def test_hls_is_made_only_while_somebody_asks(delayed: DelayedEcho, monkey
     encoded = stream.statistics().frames_encoded
     await asyncio.sleep(0.7)  # a placard would be repeated after half a second
     assert stream.statistics().frames_encoded == encoded
+    again = await stream.hls_file("stream.m3u8")
+    assert again is not None
+    assert b"DISCONTINUITY-SEQUENCE:1\n" in again.data, "players that were there before are told of the pause"
 
 
 def fragment(head: Head, seconds: float = 1.0, size: int = 1000) -> Fragment:
@@ -145,8 +150,30 @@ def test_a_change_of_size_is_a_discontinuity_with_a_head_of_its_own() -> None:
         gone = int(re.findall(r"DISCONTINUITY-SEQUENCE:(\d+)", text)[0])
         assert breaks + gone == number // 10
         assert text.splitlines()[6].startswith(("#EXT-X-MAP", "#EXT-X-DISCONTINUITY"))
-    assert window.find(head_name(HEADS[2])) == b"head"
+    assert window.find(window.head_name(HEADS[2])) == b"head"
     assert "RESOLUTION=384x512" in window.multivariant_playlist()
+
+
+async def test_hls_that_begins_again_has_other_names_and_later_numbers() -> None:
+    time = ManualClock()
+    playlists: list[str] = []
+    output: hls.HlsOutput | None = None
+    for _ in range(2):
+        output = hls.HlsOutput(time, 0 if output is None else output.breaks + 1)
+        for _ in range(40):
+            time.advance(0.5)  # as often as keyframes are made on demand
+            output.take_fragment(fragment(HEADS[time.monotonic() > 1015], 0.5))
+        playlist = await output.file("stream.m3u8")
+        assert playlist is not None
+        playlists.append(playlist.data.decode())
+    assert output is not None
+    for name in re.findall(r'^[^#].*\.m4s$|(?<=URI=")[^"]+', playlists[1], re.MULTILINE):
+        assert name not in playlists[0]
+        assert await output.file(name) is not None
+    for counter in ("MEDIA-SEQUENCE", "DISCONTINUITY-SEQUENCE"):
+        before, after = (int(re.findall(rf"{counter}:(\d+)", text)[0]) for text in playlists)
+        assert before < after < 2**31
+    assert re.findall(r"DISCONTINUITY-SEQUENCE:(\d+)", playlists[1]) == ["2"], "the change of heads, and the pause"
 
 
 def test_a_new_size_begins_with_a_head_of_its_own() -> None:

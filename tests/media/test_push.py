@@ -5,8 +5,10 @@ import datetime
 import functools
 import ipaddress
 import shutil
+import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from cryptography.x509.oid import NameOID
 
 from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
-from sdstream.media.embedded.outputs import amf
-from sdstream.media.embedded.outputs.push import resolve
-from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpTarget
+from sdstream.media.embedded.outputs import amf, names
+from sdstream.media.embedded.outputs.names import NameLookUp
+from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
+from sdstream.params.delivery import hide_key
 from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
 from tests.media.flash import RATE, DelayedEcho, FlashingCamera, FlashViewer, onsets_of
@@ -246,8 +249,56 @@ async def test_a_target_that_is_not_there_is_tried_again_and_says_so(delayed: De
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
-        await resolve(address, 1935, allow_private=False)
-    assert await resolve(address, 1935, allow_private=True)
+        await NameLookUp(allow_private=False).resolve(address, 1935)
+    assert await NameLookUp(allow_private=True).resolve(address, 1935)
+
+
+async def test_a_ping_is_answered_with_no_more_than_a_ping_has() -> None:
+    answered = asyncio.Event()
+    after: list[bytes] = []
+
+    async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\x03" + bytes(1536) + bytes(1536))
+        await reader.readexactly(1536)
+        body = b"\x00\x06now!" + bytes(100)
+        writer.write(b"\x02" + bytes(3) + struct.pack("!I", len(body))[1:] + b"\x04" + bytes(4) + body)
+        await reader.readuntil(b"\x00\x07now!")
+        writer.write(b"\x02" + bytes(3) + b"\x00\x00\x06" + b"\x04" + bytes(4) + b"\x00\x06next")
+        after.append(await reader.readuntil(b"\x00\x07next"))
+        answered.set()
+        writer.close()
+
+    async with await asyncio.start_server(ping, "127.0.0.1", port := free_port()):
+        publisher = RtmpPublisher(RtmpTarget(f"rtmp://a.example:{port}/live/key"), "127.0.0.1")
+        with pytest.raises(RtmpError):
+            await publisher.open()
+        await asyncio.wait_for(answered.wait(), 10)
+        await publisher.close()
+    assert len(after[0]) == 12 + 6, "the head and the body of the second answer, and nothing before them"
+
+
+async def test_a_silent_name_server_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[Any]:
+        answers.wait(20)
+        return [(0, 0, 0, "", ("203.0.113.7", 1935))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(names, "STEP_SECONDS", 0.3)
+    look_ups = NameLookUp(allow_private=True)
+    before = threading.active_count()
+    asked = [asyncio.create_task(look_ups.resolve("a.example", 1935)) for _ in range(40)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(lambda: None)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+    assert {str(problem) for problem in told} == {"the name of the server was not found in time"}
+    assert threading.active_count() <= before + names.LOOK_UPS_AT_ONCE + 1, "one is of the pool"
+    monkeypatch.setattr(names, "STEP_SECONDS", 10)
+    answers.set()
+    assert await look_ups.resolve("a.example", 1935) == "203.0.113.7", "the threads are given back"
 
 
 @pytest.mark.parametrize(
@@ -257,12 +308,44 @@ async def test_private_addresses_are_not_dialled(address: str) -> None:
         ("rtmps://a.example:443/rtmp/key?x=1", "rtmps://a.example:443/rtmp/***", "rtmp", "key?x=1"),
         ("rtmp://user:pass@a.example/one/two/key", "rtmp://a.example/one/two/***", "one/two", "key"),
         ("rtmp://a.example/key", "rtmp://a.example/***", "key", ""),
+        ("rtmp://a.example/key?x=1", "rtmp://a.example/***", "key", "?x=1"),
+        ("rtmp://a.example/live/key#1", "rtmp://a.example/live/***", "live", "key#1"),
     ],
 )
 def test_a_label_shows_no_secret(url: str, label: str, application: str, key: str) -> None:
     target = RtmpTarget(url)
     assert (target.label, target.application, target.key) == (label, application, key)
     assert "pass" not in target.connect_url
+    assert target.label == hide_key(url), "as the stream shows it"
+
+
+@pytest.mark.parametrize(
+    ("url", "told", "shown"),
+    [
+        ("rtmp://a.example/live/key", "no live/key, no key in live", "no ***, no *** in live"),
+        ("rtmp://a.example/key", "there is no application key", "there is no application ***"),
+        ("rtmp://a.example/live/key?token=abcd&n=1", "abcd of key?token=abcd&n=1 is old", "*** of *** is old"),
+        ("rtmp://user:pass@a.example/live/key", "user may not, with pass", "*** may not, with ***"),
+    ],
+)
+async def test_what_a_server_tells_of_a_secret_is_hidden(url: str, told: str, shown: str) -> None:
+    """The server answers the connect command with an error that names what it was sent."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\x03" + bytes(1536) + bytes(1536))
+        await reader.readexactly(1536)
+        body = amf.encode("_error", 1, None, {"level": "error", "description": told})
+        writer.write(b"\x03" + bytes(3) + struct.pack("!I", len(body))[1:] + b"\x14" + bytes(4) + body)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", port := free_port()):
+        publisher = RtmpPublisher(RtmpTarget(url.replace("a.example", f"a.example:{port}")), "127.0.0.1")
+        with pytest.raises(RtmpError) as caught:
+            await publisher.open()
+        await publisher.close()
+    assert str(caught.value) == f"the server refused: {shown}"
 
 
 def test_the_queue_drops_to_the_next_keyframe() -> None:

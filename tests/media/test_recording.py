@@ -171,6 +171,19 @@ def recording(days: float, size: int, *, finished: bool = True) -> Recording:
     return Recording("str_1", f"{days}", Path("x"), DAY - timedelta(days=days), size, finished)
 
 
+async def test_recordings_of_one_second_and_their_parts_are_listed_by_age(tmp_path: Path) -> None:
+    shelf = RecordingShelf(tmp_path, make_settings(), ManualClock())
+    stems = ["", "-2", "-10", "-1000", "-1000-2", "-1001"]
+    names = ["20260102-030404.mp4", *(f"20260102-030405{stem}.mp4" for stem in stems)]
+    (shelf.folder / "str_1").mkdir(parents=True)
+    for name in [*reversed(names), "99999999-999999.mp4"]:
+        (shelf.folder / "str_1" / name).write_bytes(bytes(10))
+    held = await shelf.list("str_1")
+    assert [recording.name for recording in held] == names
+    expired = choose_expired(held[::-1], held[0].started_at, max_days=1, max_bytes=50)
+    assert [recording.name for recording in expired] == names[:2]
+
+
 def test_the_oldest_go_first_and_none_that_is_being_written() -> None:
     held = [recording(9, 10), recording(3, 10), recording(2, 10, finished=False), recording(1, 10)]
     expired = choose_expired(held, DAY, max_days=7, max_bytes=15)
@@ -187,8 +200,8 @@ async def test_the_shelf_gives_names_lists_and_prunes(tmp_path: Path) -> None:
     second.with_name(second.name + PARTIAL).write_bytes(b"bc")
     listed = await shelf.list("str_1")
     assert [(item.name, item.finished, item.byte_count) for item in listed] == [
-        (second.name, False, 2),
         (first.name, True, 1),
+        (second.name, False, 2),
     ]
     clock.advance(2 * 86_400)
     await shelf.prune()

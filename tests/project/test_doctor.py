@@ -103,6 +103,12 @@ def test_a_data_directory_that_another_server_uses_is_told(tmp_path: Path, monke
         other.communicate()
 
 
+@pytest.mark.parametrize("host", ["999.1.1.1", "a b", f"{'x' * 64}.example.org", "[::1]"])
+def test_a_host_that_can_be_none_is_bad(host: str) -> None:
+    found = check_port(Settings(host=host, port=1))
+    assert (found.verdict, "is not an address of this machine" in found.finding) == (Verdict.BAD, True)
+
+
 def test_a_free_port_is_good() -> None:
     assert check_port(Settings(port=0)).verdict is Verdict.GOOD
 

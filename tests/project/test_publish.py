@@ -5,6 +5,7 @@ import itertools
 import json
 import signal
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import httpx
 import numpy
 import psutil
 import pytest
+from aiortc.mediastreams import MediaStreamError
 
-from sdstream.commands.camera import LATE_SECONDS, CameraTrack, FilePictures, TestCard, is_dropped
-from sdstream.commands.publish import choose_size
+from sdstream.commands.camera import LATE_SECONDS, CameraTrack, FilePictures, TestCard, TimedPicture, is_dropped
+from sdstream.commands.publish import check_numbers, check_url, choose_size
 from sdstream.commands.whip import read_ice_servers
+from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader, to_i420
 from tests.project.commands import environment, sdstream, started
@@ -84,6 +87,62 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     done = sdstream("publish", "testsrc", "--url", "http://127.0.0.1:1/whip", environment=environment(tmp_path))
     assert done.returncode == 1
     assert "no answer from http://127.0.0.1:1/whip" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_cannot_be_encoded_ends_the_session_and_is_told(server: LiveServer, tmp_path: Path) -> None:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.key}"}, timeout=10) as api:
+        stream = api.post("/v1/streams", json={"params": SMALL}).json()
+        options = ["--width", "20000", "--height", "16"]
+        done = sdstream(
+            "publish", "testsrc", "--url", stream["whip_url"], *options, environment=environment(tmp_path), seconds=30
+        )
+        assert done.returncode == 1
+        assert "20000x16 at 30 pictures and 2500000 bits a second cannot be encoded as h264" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert api.get(f"/v1/streams/{stream['id']}/status").json()["data"]["state"] == "OFFLINE"
+        api.delete(f"/v1/streams/{stream['id']}")
+
+
+async def test_a_source_that_fails_ends_the_track() -> None:
+    class Broken:
+        rate = 30.0
+
+        def pictures(self) -> Iterator[TimedPicture]:
+            yield from ()
+            raise CommandFailed("the file is damaged")
+
+    track = CameraTrack(Broken(), "h264", 100_000)
+    with pytest.raises(MediaStreamError):
+        await track.recv()
+    assert track.finished.is_set()
+    assert str(track.failure) == "the file is damaged"
+
+
+@pytest.mark.parametrize(("width", "height"), [(2, 2), (8, 8), (16, 2), (18, 4)])
+def test_a_test_card_may_be_small(width: int, height: int) -> None:
+    drawn = list(itertools.islice(TestCard(PictureSize(width, height), 30).pictures(), 40))
+    assert {(timed.picture.width, timed.picture.height) for timed in drawn} == {(width, height)}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://127.0.0.1:99999/whip", "http://", "http://:8080/whip", "ftp://x"]
+)
+def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not an http or https URL"):
+        check_url(url)
+
+
+def test_a_picture_too_small_for_a_number_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    options = ["--url", "http://127.0.0.1:1/whip", "--numbered", "--width", "64"]
+    done = sdstream("publish", "testsrc", *options, environment=environment(tmp_path))
+    assert (done.returncode, "a picture of 64x64 is too small for a number" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_number_must_be_above_zero_and_finite(value: float) -> None:
+    with pytest.raises(ConfigurationError, match="--fps: "):
+        check_numbers({"fps": value})
 
 
 def test_the_test_card_moves_and_keeps_its_colours() -> None:

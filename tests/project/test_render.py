@@ -71,6 +71,32 @@ def damaged(film: Path, target: Path, packets: range) -> Path:
     return target
 
 
+def test_a_raw_stream_which_cannot_be_sought_in_is_read_from_its_first_picture(film: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "film.h264"
+    with av.open(str(film)) as source, av.open(str(raw), "w", format="h264") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    with VideoReader(raw) as reader:
+        facts = reader.facts()
+        pictures = list(reader.pictures())
+    assert (facts.width, facts.height) == (640, 480)
+    assert [read_stamp(picture.y) for picture in pictures] == list(range(len(TIMES)))
+
+
+def test_a_picture_one_pixel_wide_gets_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "narrow.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1, 1, "yuv444p"
+        container.mux(stream.encode(av.VideoFrame(1, 1, "yuv444p")))
+        container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        assert [str(picture.size) for picture in reader.pictures()] == ["2x2"]
+
+
 def test_a_film_that_begins_damaged_gives_the_pictures_that_are_left(film: Path, tmp_path: Path) -> None:
     with VideoReader(damaged(film, tmp_path / "begins.mp4", range(1))) as reader:
         facts = reader.facts()

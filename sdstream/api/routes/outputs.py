@@ -1,10 +1,13 @@
 """Outputs besides WHEP: HLS for players, recordings for their owners."""
 
+import asyncio
+
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from sdstream.api.answers import HEAD, json_answer
 from sdstream.api.context import Context
+from sdstream.api.downloads import FileDownload
 from sdstream.api.ingest import ingest_object
 from sdstream.api.rendering import recording_object
 
@@ -39,8 +42,11 @@ class OutputRoutes:
         record = await self._context.owned(request, request.path_params["id"])
         shelf = self._streams.recordings
         recording = await shelf.find(record.id, request.path_params["name"])
+        if recording.path is not None and not await asyncio.to_thread(recording.path.exists):
+            # Between the look and now it was removed, or moved into the bucket.
+            recording = await shelf.find(record.id, recording.name)
         if recording.path is not None:
-            return FileResponse(recording.path, media_type="video/mp4", filename=recording.name)
+            return FileDownload(recording.path, recording.byte_count, "video/mp4")
         if request.scope.get(HEAD):
             return Response(media_type="video/mp4", headers=_headers(recording.name, recording.byte_count))
         download = await shelf.download(recording, request.headers.get("range"))

@@ -55,18 +55,10 @@ class VideoReader:
         self._name = name or str(path)
         self.undecodable = 0
         """Packets that the decoder refused; players skip them too."""
-        try:
-            self.container: Any = av.open(str(path), "r", options={} if trusted else UNTRUSTED)
-        except (av.error.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CommandFailed(f"cannot open {self._name} as a video: {reason}") from None
-        if not self.container.streams.video:
-            self.container.close()
-            raise CommandFailed(f"{self._name} has no video stream")
-        self.stream: Any = self.container.streams.video[0]
-        self.stream.thread_type = "AUTO"
+        self._options: dict[str, str] = {} if trusted else UNTRUSTED
         self._sequence = 0
         self._last_pts: int | None = None
+        self._open()
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -92,8 +84,15 @@ class VideoReader:
                 yield from self.decode(packet)
 
     def rewind(self) -> None:
-        """Start again from the first picture; `sequence` goes on counting."""
-        self.container.seek(0)
+        """Start again from the first picture; `sequence` goes on counting.
+
+        `container` and `stream` may be others then. Raises as the opening does.
+        """
+        try:
+            self.container.seek(0)
+        except av.error.FFmpegError:  # raw H.264, for one, has no times to look for
+            self.container.close()
+            self._open()
         self._last_pts = None
 
     def facts(self) -> VideoFacts:
@@ -116,6 +115,18 @@ class VideoReader:
         duration = _duration(stream, self.container)
         count = stream.frames or (round(duration * rate) if duration and rate else None)
         return VideoFacts(width, height, rate, stream.time_base, count, duration)
+
+    def _open(self) -> None:
+        try:
+            self.container: Any = av.open(str(self.path), "r", options=self._options)
+        except (av.error.FFmpegError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CommandFailed(f"cannot open {self._name} as a video: {reason}") from None
+        if not self.container.streams.video:
+            self.container.close()
+            raise CommandFailed(f"{self._name} has no video stream")
+        self.stream: Any = self.container.streams.video[0]
+        self.stream.thread_type = "AUTO"
 
     def _decode(self, packet: Any) -> list[Any]:
         try:
@@ -140,8 +151,9 @@ class VideoReader:
 
 
 def to_i420(frame: Any, pts: int, time_base: Fraction, sequence: int) -> I420Frame:
-    """An upright picture from a decoded `av.VideoFrame`, in memory of its own; odd sides lose a row or a column."""
-    width, height = frame.width & ~1, frame.height & ~1
+    """An upright picture from a decoded `av.VideoFrame`, in memory of its own; odd sides lose a row or a column,
+    those of one pixel get a second."""
+    width, height = max(2, frame.width & ~1), max(2, frame.height & ~1)
     full_range = frame.color_range == _JPEG_RANGE or frame.format.name.startswith("yuvj")
     unmarked: ColourMatrix = "bt709" if frame.height >= HIGH_DEFINITION_LINES else "bt601"
     matrix = _MATRICES.get(frame.colorspace, unmarked)

@@ -1,6 +1,7 @@
 """The writing half of `sdstream render`: H.264 pictures and the source's own sound into a file that appears whole."""
 
 import contextlib
+import io
 import os
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,6 +18,9 @@ from sdstream.media.files.reader import VideoReader, from_i420
 FALLBACK_SOUND: Mapping[str, str] = {"webm": "libopus", "ogg": "libopus"}
 """Sound codecs of containers that take few; elsewhere AAC."""
 
+LONGEST_NAME = 255
+"""Bytes of a file's name on the common file systems."""
+
 
 class VideoWriter:
     """A video file under a temporary name beside the wanted one; `finish` renames it, anything else removes it.
@@ -30,15 +34,19 @@ class VideoWriter:
         """What was done differently than a plain copy, for the user."""
         self._source = source
         self._quality = quality
-        self._temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+        self._temporary = target.with_name(_temporary_name(target))
         self._started = False
         self._sound: dict[int, _SoundTrack] = {}
         self._early: list[Any] = []
         """Sound packets from before the first processed picture, when the file has no header yet."""
         try:
+            # libav opens it with the first packet only, when a model has been loaded for it.
+            self._temporary.open("wb").close()
             self._container: Any = av.open(str(self._temporary), "w")
             self._video = self._add_video(size)
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise CommandFailed(
                 f"cannot write {target}: {reason}", hint="The ending picks the format: .mp4, .mkv, .webm, .mov."
@@ -137,9 +145,10 @@ class _SoundTrack:
     @classmethod
     def open(cls, container: Any, source: Any, notes: list[str]) -> "_SoundTrack":
         name = source.codec_context.name
-        if name in container.supported_codecs:
-            return cls(source, container.add_stream_from_template(source), copies=True)
         codec = FALLBACK_SOUND.get(container.format.name, "aac")
+        # libav's list of what a container takes is not whole: MPEG-TS takes AAC, too.
+        if (name in container.supported_codecs or name == codec) and _begins_with(container.format.name, source):
+            return cls(source, container.add_stream_from_template(source), copies=True)
         notes.append(f"sound was encoded anew as {codec}: this container does not take {name}")
         target = container.add_stream(codec, rate=48_000 if codec == "libopus" else source.codec_context.sample_rate)
         track = cls(source, target, copies=False)
@@ -174,6 +183,28 @@ class _SoundTrack:
 
     def _encode(self, frames: list[Any]) -> list[Any]:
         return [packet for frame in frames for packet in self._target.encode(frame)]
+
+
+def _begins_with(container_format: str, source: Any) -> bool:
+    """Whether a file of this format can begin with a copy of the track, tried in memory.
+
+    Lists of codecs do not say all: MOV takes no Opus, and MP4 no MP3 of low rates, which shows with the first packet.
+    """
+    trial: Any
+    try:
+        with av.open(io.BytesIO(), "w", format=container_format) as trial:
+            trial.add_stream_from_template(source)
+            trial.start_encoding()
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+    return True
+
+
+def _temporary_name(target: Path) -> str:
+    """A name beside that of `target`, as long as a name may be."""
+    ending = f".{os.getpid()}.partial{target.suffix}"
+    stem = target.stem.encode()[: LONGEST_NAME - 1 - len(ending.encode())].decode(errors="ignore")
+    return f".{stem}{ending}"
 
 
 def _write_failure(target: Path, error: Exception) -> CommandFailed:

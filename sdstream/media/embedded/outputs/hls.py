@@ -6,7 +6,7 @@ import threading
 
 from sdstream.clock import Clock
 from sdstream.media.embedded.outputs.fragments import Fragment
-from sdstream.media.embedded.outputs.playlist import MEDIA, MULTIVARIANT, SegmentWindow
+from sdstream.media.embedded.outputs.playlist import MEDIA, MULTIVARIANT, SegmentWindow, first_number
 from sdstream.media.ports import HlsFile
 
 FIRST_SECONDS = 6.0
@@ -18,11 +18,14 @@ _PLAYLIST, _HEAD, _SEGMENT = "application/vnd.apple.mpegurl", "video/mp4", "vide
 
 
 class HlsOutput:
-    """Implements `FragmentSink`. `take_fragment` is for the feed's thread, the rest for the event loop."""
+    """Implements `FragmentSink`. `take_fragment` is for the feed's thread, the rest for the event loop.
 
-    def __init__(self, clock: Clock) -> None:
+    `breaks` are the discontinuities that players of the stream were told of before.
+    """
+
+    def __init__(self, clock: Clock, breaks: int = 0) -> None:
         self._clock = clock
-        self._window = SegmentWindow()
+        self._window = SegmentWindow(first_number(clock.now()), breaks)
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._first = asyncio.Event()
@@ -32,6 +35,12 @@ class HlsOutput:
     def is_idle(self) -> bool:
         """Whether nobody has asked for a while."""
         return self._clock.monotonic() - self.asked_at > IDLE_SECONDS
+
+    @property
+    def breaks(self) -> int:
+        """All discontinuities that players were told of, with `breaks` from before."""
+        with self._lock:
+            return self._window.breaks
 
     def take_fragment(self, fragment: Fragment) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from sdstream.media.embedded.distribution import Distribution
 from sdstream.media.embedded.outputs.feed import OutputFeed
 from sdstream.media.embedded.outputs.fragments import FragmentMuxer, FragmentSink
 from sdstream.media.embedded.outputs.hls import HlsOutput
+from sdstream.media.embedded.outputs.names import NameLookUp
 from sdstream.media.embedded.outputs.push import PushOutput
 from sdstream.media.embedded.outputs.recorder import Recorder
 from sdstream.media.ports import HlsFile, OutputStatistics, RecordingStatistics
@@ -64,6 +65,8 @@ class OutputSet:
         self._feed: OutputFeed | None = None
         self._muxer: FragmentMuxer | None = None
         self._hls: HlsOutput | None = None
+        self._hls_breaks = 0
+        self._names = NameLookUp(allow_private=options.allow_private)
         self._pushes: dict[str, PushOutput] = {}
         self._recorder: Recorder | None = None
         self._ending: set[Recorder] = set()
@@ -87,7 +90,7 @@ class OutputSet:
                     url,
                     feed.sound_configuration,
                     self._clock,
-                    allow_private=self._options.allow_private,
+                    names=self._names,
                     on_keyframe_wanted=self._want_keyframe,
                     on_state=self._on_push_state,
                 )
@@ -120,7 +123,7 @@ class OutputSet:
         if hls is None:
             if not name.endswith(".m3u8"):
                 return None
-            hls = self._hls = HlsOutput(self._clock)
+            hls = self._hls = HlsOutput(self._clock, self._hls_breaks)
             self._attach(hls)
             self._call_later(EARLY_KEYFRAME, self._want_keyframe)
             self._call_later(LOOK_SECONDS, self._look_at_hls)
@@ -204,6 +207,7 @@ class OutputSet:
             return
         if hls.is_idle:
             self._hls = None
+            self._hls_breaks = hls.breaks + 1
             self._detach(hls)
         else:
             self._call_later(LOOK_SECONDS, self._look_at_hls)

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sdstream.media.embedded.outputs.fragments import Fragment, Head
 
@@ -15,6 +15,8 @@ LISTED = 8
 """Segments in the playlist: Apple's rules ask for six at least."""
 KEPT = 6
 """Segments served for a while after they have left the playlist, because a player may just be fetching them."""
+NUMBERS_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+"""Late, so that numbers stay below 2**31, which some players take for their end."""
 MULTIVARIANT = "index.m3u8"
 MEDIA = "stream.m3u8"
 
@@ -33,22 +35,38 @@ class Segment:
         return f"segment-{self.number}.m4s"
 
 
-def head_name(head: Head) -> str:
-    return f"head-{head.number}.mp4"
+def first_number(now: datetime) -> int:
+    """The number that the first segment of a window has which begins `now`.
+
+    No window of the stream, be it of an earlier run of the server, has come so far: keyframes are made twice a second
+    at most. A name that came again with other bytes would be answered from caches, to which names are promised to be
+    immutable, and players wait for numbers that turned back to come up again.
+    """
+    return max(0, int(2 * (now - NUMBERS_SINCE).total_seconds()))
 
 
 class SegmentWindow:
-    """The newest segments, and what lets a player find them. Bounded: the oldest leaves when a new one comes."""
+    """The newest segments, and what lets a player find them. Bounded: the oldest leaves when a new one comes.
 
-    def __init__(self, listed: int = LISTED, kept: int = KEPT) -> None:
+    Segments are numbered from `first` on. `breaks` are those in front of it, which may not turn back either; they are
+    counted and not taken from the clock, because hls.js shows nothing for eight seconds when they are many millions.
+    """
+
+    def __init__(self, first: int = 0, breaks: int = 0, listed: int = LISTED, kept: int = KEPT) -> None:
+        self._first = first
         self._listed = listed
         self._segments: deque[Segment] = deque(maxlen=listed + kept)
-        self._next = 0
-        self._breaks_before = 0
+        self._next = first
+        self._breaks_before = breaks
         """Breaks in front of the listed segments, as EXT-X-DISCONTINUITY-SEQUENCE counts them."""
 
     def __len__(self) -> int:
         return len(self._segments)
+
+    @property
+    def breaks(self) -> int:
+        """All breaks up to now."""
+        return self._breaks_before + sum(segment.breaks for segment in self.listed())
 
     def append(self, fragment: Fragment, ended_at: datetime) -> None:
         """Add the newest fragment, whose last picture was encoded at `ended_at`."""
@@ -70,9 +88,13 @@ class SegmentWindow:
         for segment in self._segments:
             if name == segment.name:
                 return segment.fragment.data
-            if name == head_name(segment.fragment.head):
+            if name == self.head_name(segment.fragment.head):
                 return segment.fragment.head.data
         return None
+
+    def head_name(self, head: Head) -> str:
+        """What the playlist calls it."""
+        return f"head-{self._first}-{head.number}.mp4"
 
     def media_playlist(self) -> str:
         """The playlist of segments."""
@@ -91,7 +113,7 @@ class SegmentWindow:
                 lines.append("#EXT-X-DISCONTINUITY")
             if segment.fragment.head is not head:
                 head = segment.fragment.head
-                lines.append(f'#EXT-X-MAP:URI="{head_name(head)}"')
+                lines.append(f'#EXT-X-MAP:URI="{self.head_name(head)}"')
             moment = segment.begins_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
             lines += [
                 f"#EXT-X-PROGRAM-DATE-TIME:{moment}",
@@ -122,4 +144,4 @@ def _of_head(segments: Iterable[Segment], head: Head) -> list[Fragment]:
     return [segment.fragment for segment in segments if segment.fragment.head is head]
 
 
-__all__ = ["LISTED", "MEDIA", "MULTIVARIANT", "TARGET_SECONDS", "Segment", "SegmentWindow", "head_name"]
+__all__ = ["LISTED", "MEDIA", "MULTIVARIANT", "TARGET_SECONDS", "Segment", "SegmentWindow", "first_number"]

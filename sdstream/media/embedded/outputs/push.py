@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import random
 import socket
@@ -13,6 +12,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.frames import PictureSize
+from sdstream.media.embedded.outputs.names import NameLookUp
 from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget, avc_header
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue, PictureUnit, Unit
 from sdstream.media.embedded.rates import PictureRate
@@ -42,7 +42,7 @@ class PushOutput:
         configuration: bytes,
         clock: Clock,
         *,
-        allow_private: bool,
+        names: NameLookUp,
         on_keyframe_wanted: Callable[[], None],
         on_state: Callable[["PushOutput"], None],
     ) -> None:
@@ -52,7 +52,7 @@ class PushOutput:
         self._target = RtmpTarget(url)
         self._configuration = configuration
         self._clock = clock
-        self._allow_private = allow_private
+        self._names = names
         self._on_keyframe_wanted = on_keyframe_wanted
         self._on_state = on_state
         self._queue: DropToKeyframeQueue[Unit] = DropToKeyframeQueue(MOST_WAITING)
@@ -109,7 +109,7 @@ class PushOutput:
 
     async def _push(self) -> None:
         self._change(OutputState.CONNECTING)
-        address = await resolve(self._target.host, self._target.port, allow_private=self._allow_private)
+        address = await self._names.resolve(self._target.host, self._target.port)
         publisher = RtmpPublisher(self._target, address)
         self._queue.clear()  # from here on units wait, from a keyframe on
         self._publisher = publisher
@@ -165,29 +165,6 @@ class PushOutput:
             self._on_state(self)
 
 
-async def resolve(host: str, port: int, *, allow_private: bool) -> str:
-    """An address of `host`, which is then dialled itself: the name is asked once. Raises `RtmpError` or `OSError`.
-
-    Without `allow_private` every address of the name must be of the public internet.
-    """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError:
-        raise RtmpError("the name of the server is not one that a server can have") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    if not addresses:
-        raise RtmpError("the name of the server has no address")
-    if not allow_private and not all(_is_public(address) for address in addresses):
-        raise RtmpError("the server is in a private network, where this server must not push to")
-    return addresses[0]
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
-
-
 def _describe(error: BaseException) -> str:
     if isinstance(error, RtmpError):
         return str(error)
@@ -204,4 +181,4 @@ def _describe(error: BaseException) -> str:
     return "the server sends what cannot be read"
 
 
-__all__ = ["PushOutput", "resolve"]
+__all__ = ["PushOutput"]

@@ -10,11 +10,12 @@ import os
 import ssl
 import struct
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.outputs import amf
 from sdstream.media.embedded.rtp import split_units
+from sdstream.params.delivery import HIDDEN, hide_key
 
 CHUNK = 4096
 """Bytes of the chunks that we send; what every encoder in the field uses."""
@@ -24,6 +25,8 @@ STEP_SECONDS = 5.0
 """Each step of connecting may take so long, and so may the server to take what it is sent."""
 MOST_UNSENT = 512 * 1024
 """Bytes in the socket's queue from which on it is waited for."""
+LEAST_SECRET = 3
+"""Characters; shorter ones would be found in any word."""
 _PORTS = {"rtmp": 1935, "rtmps": 443}
 _SET_CHUNK, _ACKNOWLEDGE, _USER, _WINDOW, _AUDIO, _VIDEO, _DATA, _COMMAND = 1, 3, 4, 5, 8, 9, 18, 20
 _CONTROL_STREAM, _COMMAND_STREAM, _AUDIO_STREAM, _VIDEO_STREAM = 2, 3, 4, 6
@@ -69,16 +72,33 @@ class RtmpTarget:
     @property
     def label(self) -> str:
         """The target without its key."""
+        return hide_key(self.url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may tell, though a server tells it: all that `label` leaves out, the longest first."""
         parts = urlsplit(self.url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
-        return shown + (f"{self.application}/***" if self.key else "***")
+        # Where there is no key, what is called the application may well be one.
+        path = parts.path.strip("/")
+        values = (value for _, value in parse_qsl(parts.query))
+        told = {
+            self.key,
+            path,
+            path.rpartition("/")[2],
+            parts.query,
+            *values,
+            parts.username or "",
+            parts.password or "",
+        }
+        return tuple(sorted((secret for secret in told if len(secret) >= LEAST_SECRET), key=len, reverse=True))
 
     def _path(self) -> tuple[str, str]:
         parts = urlsplit(self.url)
         path = parts.path.strip("/")
         # The last part is the key, the rest the application: some services have applications with slashes.
         application, _, key = path.rpartition("/") if "/" in path else (path, "", "")
-        return application, key + (f"?{parts.query}" if parts.query else "")
+        key += f"?{parts.query}" if parts.query else ""
+        return application, key + (f"#{parts.fragment}" if parts.fragment else "")  # RTMP has no fragments
 
 
 class RtmpPublisher:
@@ -299,7 +319,8 @@ class RtmpPublisher:
         elif kind == _WINDOW:
             self._window = max(1, struct.unpack("!I", body[:4])[0] // 2)
         elif kind == _USER and body[:2] == b"\x00\x06":  # a ping, to be sent back
-            self._send(_CONTROL_STREAM, _USER, b"\x00\x07" + body[2:])
+            # As much of it as a ping has: what a server that takes nothing is owed lies in memory.
+            self._send(_CONTROL_STREAM, _USER, b"\x00\x07" + body[2:6])
         elif kind == _COMMAND:
             self._obey(amf.decode(body))
 
@@ -331,10 +352,8 @@ class RtmpPublisher:
         return self._hide(f"the server refused: {told[:200] or 'without a reason'}")
 
     def _hide(self, text: str) -> str:
-        key = self._target.key
-        for secret in (key, key.partition("?")[0]):
-            if len(secret) >= 3:
-                text = text.replace(secret, "***")
+        for secret in self._target.secrets:
+            text = text.replace(secret, HIDDEN)
         return text
 
 
