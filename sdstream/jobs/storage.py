@@ -5,6 +5,7 @@ no object behind.
 """
 
 import asyncio
+import errno
 import importlib
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
+from sdstream.errors import Unavailable
 from sdstream.job_errors import InvalidJob, SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
 
@@ -22,6 +24,7 @@ LINK_SECONDS = 7 * 24 * 3600
 """How long a link to a result works: the longest that S3 signs."""
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; RunPod's volumes take 500 MB at once."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -99,7 +102,8 @@ def _understand(url: str, access_id: str, secret: str, name: str | None, region:
 
 
 class Store:
-    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer; no message holds a secret."""
+    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer, and `Unavailable` when the disk
+    does not take what it gives; no message holds a secret."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
@@ -162,6 +166,12 @@ class Store:
                 self._client = make_bucket_client(self.bucket.access)
             return work(self._client)
         except (*known, OSError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise Unavailable(f"the worker's disk does not take the object: {error.strerror}") from error
+            if type(error).__name__ == "ParamValidationError":  # boto3's, which is imported by name only
+                raise StorageFailed(
+                    f"the bucket {self.bucket.name} was not asked: its name, or a key, is none that S3 takes"
+                ) from error
             code = error_code(error)
             if may_be_denied and code in DENIED:
                 return None

@@ -1,5 +1,6 @@
 """The parts of jobs that need no worker: events, limits, buckets, the builder's words."""
 
+import errno
 import json
 import sys
 from base64 import b64encode
@@ -31,7 +32,7 @@ from sdstream.jobs.outputs import (
 from sdstream.jobs.pictures import read_picture
 from sdstream.jobs.sessions import Limits, decide_end
 from sdstream.jobs.sources import fetch_source
-from sdstream.jobs.storage import find_bucket
+from sdstream.jobs.storage import Store, find_bucket
 from sdstream.settings import Settings
 
 ANYTHING = st.recursive(
@@ -194,6 +195,25 @@ def test_a_wrong_address_of_a_bucket_is_told_before_boto3_stumbles_over_it(url: 
         with pytest.raises(InvalidJob, match=r"^s3Config\.endpointUrl: is not the address") as refused:
             find_bucket(own, {})
         assert url not in str(refused.value), "it may hold a key"
+
+
+async def test_a_name_that_no_bucket_has_is_told_as_one() -> None:
+    own = BucketConfig(accessId="id", accessSecret="s3cret", endpointUrl="http://127.0.0.1:1", bucketName="a b/c")
+    bucket = find_bucket(own, {})
+    assert bucket is not None
+    with pytest.raises(StorageFailed, match="a b/c was not asked: its name, or a key, is none"):
+        await Store(bucket).check("key")
+
+
+async def test_a_disk_that_takes_no_object_is_no_fault_of_the_bucket() -> None:
+    bucket = find_bucket(None, {"BUCKET_ENDPOINT_URL": "http://127.0.0.1:1/b"} | KEYS)
+    assert bucket is not None
+
+    def full(client: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Unavailable, match="disk does not take the object: No space left"):
+        await Store(bucket)._do(full)
 
 
 def test_a_bucket_may_be_at_an_address_of_either_kind() -> None:
