@@ -102,8 +102,8 @@ def _understand(url: str, access_id: str, secret: str, name: str | None, region:
 
 
 class Store:
-    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer, and `Unavailable` when the disk here does
-    not take what it gives; no message holds a secret."""
+    """One bucket. Methods raise `StorageFailed` when it refuses or does not answer, and `Unavailable` when the disk
+    does not take what it gives; no message holds a secret."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
