@@ -142,7 +142,7 @@ class GatewayRoutes:
         async def read(entry: SessionEntry) -> dict[str, Any] | None:
             async with places:
                 try:
-                    stream = (await self._fleet.call(entry, self._read(entry, caller))).json()
+                    stream = _stream_of((await self._fleet.call(entry, self._read(entry, caller))).json())
                 except DirectoryUnavailable:
                     raise
                 except RequestError as error:  # it is just ending, or its worker is not well: the others are
@@ -297,6 +297,15 @@ async def _until_broken(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         with contextlib.suppress(OwnerUnreachable):
             async for chunk in chunks:
                 yield chunk
+
+
+def _stream_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer, if it is a stream with what a list needs of it. Raises `OwnerUnreachable`."""
+    if not isinstance(answer.get("params"), dict) or not all(
+        isinstance(answer.get(name), str) for name in ("id", "created_at")
+    ):
+        raise OwnerUnreachable("what has this session answers with what is no stream: it is no worker")
+    return answer
 
 
 def _is_envelope(body: bytes) -> bool:

@@ -58,7 +58,7 @@ class FleetOfTwo:
     async def call(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
         assert not call.uses, "a list would keep every session from being idle"
         if entry.session_id == "session-1":
-            body = {"id": entry.session_id, "params": {}, "created_at": 1}
+            body = {"id": entry.session_id, "params": {}, "created_at": "2026-02-03T10:20:30Z"}
             return OwnerAnswer(status=200, body=json.dumps(body).encode())
         if isinstance(self._given, RequestError):
             raise self._given
@@ -86,6 +86,8 @@ async def listed(given: OwnerAnswer | RequestError) -> list[str]:
         OwnerAnswer(status=413),
         OwnerAnswer(status=200, body=b"[]"),
         OwnerAnswer(status=503, body=b'{"error": "x", "code": "OF/TOMORROW", "requestId": "r"}'),
+        OwnerAnswer(status=200, body=b"{}"),
+        OwnerAnswer(status=200, body=b'{"id": "session-2", "params": {}, "created_at": 1}'),
     ],
 )
 async def test_a_list_has_all_streams_but_those_whose_worker_is_not_well(given: Any) -> None:
