@@ -30,11 +30,10 @@ HOLD_SECONDS = 2.0
 was sent before."""
 GROWTH, GROWTH_NEAR = 1.08, 1.02
 """A second; the latter near the rate at which the line was too narrow."""
-NEAR = (0.8, 1.1)
-USED = 0.5
-"""Share of what is allowed that must be sent before more is: a placard says nothing of the line."""
-FORGET_SECONDS = 60.0
-"""After a cut, from when on nothing is limited any more where so little is sent."""
+NEAR = (0.8, 1.25)
+USED = 0.8
+"""Share of what is allowed that must be sent before more is: a placard says nothing of the line. An encoder that makes
+a tenth less than it is set to, and is set anew for 8 % more, comes above it."""
 LEAST_SECONDS = 0.8
 """Reports that come sooner are put together."""
 MOST_SECONDS = 5.0
@@ -43,6 +42,8 @@ SILENCE = 3.0
 """Times the interval before that a report may take; what comes later comes after an outage."""
 REPAIRS = 0.2
 """Share of what is sent that repairs may take of a line that is too narrow: they would crowd out what they repair."""
+REPAIRS_SECONDS = 30.0
+"""After a cut, for which that holds."""
 MOST_REPAIRS = 16_000
 """Bytes of repairs that may be saved up."""
 QUICKEST_LASTS = 0.002
@@ -95,10 +96,8 @@ def allow(before: Allowance, heard: Heard) -> Allowance:
         return replace(now, limit=limit, narrow=heard.arrived, waits=0, since=0.0)
     limit = before.limit
     is_calm = not heard.dropped and heard.lost <= LOST_LITTLE and waited <= WAITED_LITTLE
-    if limit == UNLIMITED or not is_calm:
+    if limit == UNLIMITED or not is_calm or heard.sent < USED * limit:
         return now
-    if heard.sent < USED * limit:
-        return now if now.since < FORGET_SECONDS else replace(now, limit=UNLIMITED, narrow=None)
     narrow = before.narrow if before.narrow is not None and limit <= NEAR[1] * before.narrow else None
     is_near = narrow is not None and limit >= NEAR[0] * narrow
     growth = GROWTH_NEAR if is_near else GROWTH
@@ -164,6 +163,11 @@ class ViewerLine:
     def limit(self) -> float:
         """Bits of pictures a second that the line takes; infinite while nothing says that it does not take all."""
         return self._allowance.limit
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the last cut is so short a time ago that repairs must be few."""
+        return self._allowance.since < REPAIRS_SECONDS
 
     def note(self, report: RtcpReceiverInfo, sent: SentSoFar, now: float, ntp: int) -> None:
         """A report came at the monotonic second `now`, when `sent` was sent; `ntp` is the time of sender reports then,

@@ -25,7 +25,7 @@ from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture
-from sdstream.media.embedded.lines import UNLIMITED, RepairBudget, SentSoFar, ViewerLine
+from sdstream.media.embedded.lines import RepairBudget, SentSoFar, ViewerLine
 from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.presentation import Presentation
@@ -299,7 +299,7 @@ class ViewerSession:
         if kept is None or kept[0] != sequence:
             return
         _, timestamp, marker, payload = kept
-        if self._line.limit != UNLIMITED and not self._repairs.take(len(payload), self._picture.octets):
+        if self._line.is_narrow and not self._repairs.take(len(payload), self._picture.octets):
             return  # a keyframe mends what is left, and the viewer asks for one
         if self._video.retransmission_type is None:
             packet = write_packet(self._video.payload_type, marker, sequence, timestamp, self._source, payload)
