@@ -31,7 +31,7 @@ was sent before."""
 GROWTH, GROWTH_NEAR = 1.08, 1.02
 """A second; the latter near the rate at which the line was too narrow."""
 NEAR = (0.8, 1.25)
-USED = 0.8
+USED = 0.75
 """Share of what is allowed that must be sent before more is: a placard says nothing of the line. An encoder that makes
 a tenth less than it is set to, and is set anew for 8 % more, comes above it."""
 LEAST_SECONDS = 0.8
