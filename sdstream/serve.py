@@ -30,6 +30,7 @@ from sdstream.api.context import Context
 from sdstream.api.health import HealthDoor
 from sdstream.api.keys import KeyRing
 from sdstream.api.ports import Streams
+from sdstream.api.routes.pictures import LARGEST_MESSAGE
 from sdstream.clock import Clock, SystemClock
 from sdstream.commands.plan import plan_serve
 from sdstream.directories import choose_data_directory
@@ -237,7 +238,9 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 application,  # pyright: ignore[reportArgumentType]
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=LARGEST_MESSAGE,
+                ws_per_message_deflate=False,  # pictures are compressed already
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,  # the API reads them itself, and only where the settings trust the proxy

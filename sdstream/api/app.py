@@ -10,6 +10,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
 
 from sdstream import __version__
 from sdstream.api.answers import as_request_error, error_answer
@@ -23,6 +25,7 @@ from sdstream.api.reference import ReferencePage
 from sdstream.api.routes.extensions import ExtensionRoutes
 from sdstream.api.routes.models import ModelRoutes
 from sdstream.api.routes.outputs import OutputRoutes
+from sdstream.api.routes.pictures import SOCKETS, PictureRoutes
 from sdstream.api.routes.server import ServerRoutes
 from sdstream.api.routes.sessions import SessionRoutes
 from sdstream.api.routes.streams import StreamRoutes
@@ -32,6 +35,7 @@ from sdstream.errors import RequestError
 from sdstream.settings import Settings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Socket = Callable[[WebSocket], Awaitable[None]]
 
 
 class PlainRoute(APIRoute):
@@ -50,10 +54,11 @@ def create_app(
     keys: KeyRing,
     clock: Clock,
     replace: Callable[[Context], Mapping[str, Endpoint]] | None = None,
+    sockets: Callable[[Context], Mapping[str, Socket]] | None = None,
 ) -> FastAPI:
     """The ASGI application over `service`, which the caller starts and closes.
 
-    `replace` gives endpoints that are put in the place of those of the same name.
+    `replace` gives endpoints that are put in the place of those of the same name, `sockets` all WebSockets.
     """
     context = Context(service, settings, keys, clock)
     replacements: Mapping[str, Endpoint] = replace(context) if replace is not None else {}
@@ -84,9 +89,17 @@ def create_app(
     app.add_route("/openapi.json", reference.document, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", reference.page, methods=["GET"], include_in_schema=False)
     app.router.routes.extend(Pages(settings).routes())
+    for name, socket in (sockets or picture_sockets)(context).items():
+        app.router.routes.append(WebSocketRoute(SOCKETS[name], socket, name=name))
     app.openapi = build_document
     app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=context.ice_links)
     return app
+
+
+def picture_sockets(context: Context) -> dict[str, Socket]:
+    """The WebSockets of a server that has streams of its own, under the names of `SOCKETS`."""
+    pictures = PictureRoutes(context)
+    return {"publish_pictures": pictures.publish, "watch_pictures": pictures.watch}
 
 
 def endpoints(context: Context) -> dict[str, Endpoint]:
@@ -96,6 +109,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
     extensions = ExtensionRoutes(context)
     server = ServerRoutes(context)
     outputs = OutputRoutes(context)
+    pictures = PictureRoutes(context)
     return {
         "update_stream": streams.update,
         "get_stream": streams.read,
@@ -111,6 +125,7 @@ def endpoints(context: Context) -> dict[str, Endpoint]:
         "trickle_publish": sessions.trickle_publish,
         "trickle_watch": sessions.trickle_watch,
         "watch_hls": outputs.hls,
+        "watch_motion_jpeg": pictures.motion_jpeg,
         "update_prompts": streams.update_by_old_path,
         "get_snapshot": extensions.snapshot,
         "get_tap": extensions.tap,

@@ -57,13 +57,16 @@ class Edge:
         self._links = links
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         if self._prefix and scope["path"].startswith(self._prefix + "/"):
             scope["path"] = scope["path"][len(self._prefix) :]
         request_id = scope[REQUEST_ID] = _request_id(scope)
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        if scope["type"] == "websocket":  # has no answer of its own but a refusal, and pages of any origin may open it
+            await self._app(scope, receive, send)
+            return
         added = (*CORS_HEADERS, (b"x-request-id", request_id.encode()))
         started = self._clock.monotonic()
         status = 0

@@ -20,6 +20,18 @@ OUTPUT_OPERATIONS: dict[str, Operation] = {
         key=False,
         extension=True,
     ),
+    "watch_motion_jpeg": Operation(
+        "GET",
+        "/playback/{playback_id}/pictures.mjpeg",
+        "Extensions",
+        "Watch as motion JPEG",
+        "One JPEG after the other, without end and without sound, for an `<img>` and whatever else shows motion JPEG; "
+        "404 until somebody publishes. The URL is a capability, as WHEP's is.",
+        {200: Answer("Pictures without end", None, "multipart/x-mixed-replace", _BINARY)},
+        (404, 429, 503),
+        key=False,
+        extension=True,
+    ),
     "get_ingest": Operation(
         "GET",
         "/v1/streams/{id}/ingest",

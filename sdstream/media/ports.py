@@ -32,6 +32,58 @@ class SessionAnswer:
     sdp: str
 
 
+class SessionEnd(StrEnum):
+    """Why a session of whole pictures ended."""
+
+    CLOSED = "closed"
+    """The stream is closed, or somebody asked for it."""
+    REPLACED = "replaced"
+    """Another publisher took over."""
+    UNREADABLE = "unreadable"
+    """What came were no pictures."""
+    FAILED = "failed"
+    """The server made a mistake."""
+
+
+class PictureSession(Protocol):
+    """A publisher or viewer that sends or takes whole pictures. On the event loop."""
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def end(self) -> SessionEnd | None:
+        """How the session ended; None while it goes on."""
+        ...
+
+    async def ended(self) -> None:
+        """Wait for the end of the session."""
+        ...
+
+
+class PicturePublisher(PictureSession, Protocol):
+    """A publisher whose pictures are put in one by one."""
+
+    async def put(self, data: bytes) -> None:
+        """Take a JPEG, PNG or WebP; returns when it is decoded, or turned out to be no picture.
+
+        Raises `SessionNotFound` once the session has ended.
+        """
+        ...
+
+
+class PictureViewer(PictureSession, Protocol):
+    """A viewer who is given pictures as JPEG, as many and as fine as they are taken."""
+
+    async def next(self) -> bytes | None:
+        """Wait for the next picture to send; None once the session has ended."""
+        ...
+
+    def taken(self) -> None:
+        """One more of the pictures has come to the viewer, the oldest on its way."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class IceServer:
     """A STUN or TURN server that a client may use; TURN servers come with a name and a password for one session."""
@@ -200,6 +252,14 @@ class MediaStream(Protocol):
         """Answer a WHEP offer. Raises `InvalidSdp`, or `CapacityReached` past the viewer limit."""
         ...
 
+    async def publish_pictures(self) -> PicturePublisher:
+        """Make somebody who sends whole pictures the publisher, ending the one before."""
+        ...
+
+    async def watch_pictures(self) -> PictureViewer:
+        """One more viewer, who takes whole pictures. Raises `CapacityReached` past the viewer limit."""
+        ...
+
     async def end_session(self, session_id: str) -> bool:
         """End one publisher or viewer session; False when it is not of this stream (any more)."""
         ...
@@ -292,10 +352,14 @@ __all__ = [
     "MediaStream",
     "OutputState",
     "OutputStatistics",
+    "PicturePublisher",
+    "PictureSession",
+    "PictureViewer",
     "Placard",
     "PublisherState",
     "RecordingStatistics",
     "SessionAnswer",
+    "SessionEnd",
     "SoundStatistics",
     "TrackStatistics",
 ]

@@ -4,17 +4,14 @@ from collections.abc import Awaitable, Callable
 
 from sdstream.errors import StreamNotFound
 from sdstream.streams.directory import StreamDirectory
-from sdstream.streams.views import SessionOpened
 
 
 class PublisherDoors:
-    """Answered from memory, on the event loop. `publish` is the service's, which takes None for an offer."""
+    """Answered from memory, on the event loop. `admit` is the service's."""
 
-    def __init__(
-        self, streams: StreamDirectory, publish: Callable[[str, str | None], Awaitable[SessionOpened]]
-    ) -> None:
+    def __init__(self, streams: StreamDirectory, admit: Callable[[str], Awaitable[None]]) -> None:
         self._streams = streams
-        self._publish = publish
+        self._admit = admit
 
     def names_of(self, stream_id: str) -> tuple[str, str]:
         """The stream key and the playback id. Raises `StreamNotFound`."""
@@ -30,7 +27,7 @@ class PublisherDoors:
 
     async def admit(self, stream_key: str) -> None:
         """Open the stream for a publisher that comes without an offer. Raises as `StreamService.publish`."""
-        await self._publish(stream_key, None)
+        await self._admit(stream_key)
 
 
 __all__ = ["PublisherDoors"]

@@ -16,7 +16,6 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.ports import (
-    DirectIngest,
     HlsFile,
     MediaBackend,
     MediaHop,
@@ -25,9 +24,9 @@ from sdstream.media.ports import (
     OutputStatistics,
     Placard,
     PublisherState,
-    SessionAnswer,
 )
 from sdstream.params import Delivery, StreamParams
+from sdstream.streams.entering import Enter, Session
 from sdstream.streams.lane_errors import LaneErrors
 from sdstream.streams.lateness import LatenessWatch
 from sdstream.streams.loading import LoadingBook
@@ -122,25 +121,24 @@ class LiveStream:
 
     # Sessions
 
-    async def publish(self, offer: str | None) -> SessionAnswer:
-        """Answer a WHIP offer, None for a publisher that comes without one.
+    async def publish(self, enter: Enter[Session]) -> Session:
+        """Make somebody the publisher by `enter`, such as the answer to a WHIP offer.
 
-        Raises `InvalidSdp`, and then the publisher before stays.
+        Raises what that raises, and then the publisher before stays.
         """
-        media = self._opened()
-        answer = await media.publish(offer) if offer is not None else _admit(media)
-        self.publish_session = answer.session_id
+        session = await enter(self._opened())
+        self.publish_session = session.session_id
         self.publisher_at = self._clock.monotonic()
         self.publisher_left_at = None
         self.traffic.restart_input()
         self._drops_before = self._all_drops()
         if self.publisher is PublisherState.ABSENT:
             self.on_publisher(PublisherState.CONNECTING)
-        return answer
+        return session
 
-    async def watch(self, offer: str) -> SessionAnswer:
-        """Answer a WHEP offer. Raises `InvalidSdp` or `CapacityReached`."""
-        return await self._opened().watch(offer)
+    async def watch(self, enter: Enter[Session]) -> Session:
+        """One more viewer by `enter`, such as the answer to a WHEP offer. Raises what that raises."""
+        return await enter(self._opened())
 
     async def end_publish_session(self, session_id: str) -> bool:
         """End the publisher if `session_id` is its session; a publisher that was replaced ends nobody."""
@@ -380,12 +378,6 @@ class LiveStream:
         if self._lane is not None:
             drops += _lane_drops(self._lane.statistics())
         return drops
-
-
-def _admit(media: MediaStream) -> SessionAnswer:
-    if not isinstance(media, DirectIngest):
-        raise RuntimeError("this media back end takes publishers with an offer only")
-    return media.admit()
 
 
 def _lane_drops(statistics: LaneStatistics) -> Counter[str]:

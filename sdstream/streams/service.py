@@ -12,7 +12,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import InvalidParams, NoPictureYet, RequestError, ShuttingDown, StreamNotFound
 from sdstream.fetching import PublicFetcher
-from sdstream.media.ports import HlsFile, IceServer, MediaBackend
+from sdstream.media.ports import IceServer, MediaBackend
 from sdstream.metrics import ServerStatistics
 from sdstream.params import (
     Delivery,
@@ -34,6 +34,7 @@ from sdstream.streams.forewarning import forewarn, warn_of
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
 from sdstream.streams.recordings import RecordingShelf
+from sdstream.streams.sessions import StreamSessions
 from sdstream.streams.state import Thresholds
 from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
@@ -44,7 +45,6 @@ from sdstream.streams.views import (
     Applied,
     Capacity,
     CreateOutcome,
-    SessionOpened,
     StreamRecord,
     StreamState,
     StreamStatus,
@@ -55,7 +55,7 @@ from sdstream.worker.ports import WorkerClient, WorkerHealth
 log = structlog.get_logger(__name__)
 
 
-class StreamService:
+class StreamService(StreamSessions):
     """All streams, their sessions and their store, on one event loop. Starts and closes the media and the worker."""
 
     def __init__(
@@ -71,19 +71,16 @@ class StreamService:
         fetcher: PublicFetcher | None = None,
     ) -> None:
         """`tick_seconds` None leaves `tick` to the caller, as tests with a manual clock want it."""
-        self._settings = settings
+        super().__init__(StreamDirectory(settings.max_streams), settings, worker, clock)
         self._media = media
-        self._worker = worker
         self._models = models
         self._file = data_dir / FILE_NAME
-        self._clock = clock
         self._tick_seconds = tick_seconds
         self._thresholds = Thresholds(max_frame_rate=settings.max_frame_rate)
-        self._streams = StreamDirectory(settings.max_streams)
         self._keeper = StreamKeeper(self._streams, worker, settings, clock, lambda stream: self._delete(stream, "idle"))
         self._style_images = StyleImageChecker(fetcher or PublicFetcher())
         self.recordings = RecordingShelf(data_dir, settings, clock, self._streams.note_recording)
-        self.doors = PublisherDoors(self._streams, self.publish)
+        self.doors = PublisherDoors(self._streams, self.admit)
         self._store: StreamStore | None = None
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
@@ -221,51 +218,6 @@ class StreamService:
         # Whoever asked may go away; a deletion that began is finished all the same.
         await asyncio.shield(asyncio.ensure_future(self._delete(stream, "requested")))
 
-    # Sessions
-
-    async def publish(self, stream_key: str, offer: str | None) -> SessionOpened:
-        """Answer an offer, None for none. Raises `StreamNotFound`, `InvalidSdp`, `CapacityReached`, `ShuttingDown`."""
-        self._open_store()
-        stream = self._streams.find_by_key(stream_key)
-        if not stream.is_busy(self._busy_since()):
-            self._streams.refuse_crowd(self._busy_since())
-        if not stream.is_publishing:
-            refuse_overload(self._streams, self._settings, self._worker.health(), stream.saved.params)
-        before = stream.used_at
-        stream.use()  # before the answer, or several could take the last place at once
-        self._look_at_style_image(stream)
-        try:
-            return SessionOpened(stream.saved, await stream.publish(offer))
-        except RequestError:
-            stream.used_at = before
-            raise
-
-    async def watch(self, playback_id: str, offer: str) -> SessionOpened:
-        """Answer a WHEP offer. Raises `StreamNotFound`, `NoPictureYet`, `InvalidSdp` or `CapacityReached`."""
-        self._open_store()
-        stream = self._streams.find_by_playback(playback_id)
-        return SessionOpened(stream.saved, await stream.watch(offer))
-
-    async def end_publish_session(self, stream_key: str, session_id: str) -> None:
-        """Raises `SessionNotFound`, also when another publisher has taken over."""
-        await self._streams.publish_sessions_of(stream_key).end_publish_session(session_id)
-
-    async def end_watch_session(self, playback_id: str, session_id: str) -> None:
-        """Raises `SessionNotFound`."""
-        await self._streams.watch_sessions_of(playback_id).end_watch_session(session_id)
-
-    async def add_publish_candidates(self, stream_key: str, session_id: str, fragment: str) -> None:
-        """Raises `SessionNotFound` or `InvalidSdp`."""
-        await self._streams.publish_sessions_of(stream_key).add_publish_candidates(session_id, fragment)
-
-    async def add_watch_candidates(self, playback_id: str, session_id: str, fragment: str) -> None:
-        """Raises `SessionNotFound` or `InvalidSdp`."""
-        await self._streams.watch_sessions_of(playback_id).add_watch_candidates(session_id, fragment)
-
-    async def hls_file(self, playback_id: str, name: str) -> HlsFile:
-        """A file of HLS. Raises `StreamNotFound` or `NoPictureYet`."""
-        return await self._streams.find_by_playback(playback_id).hls_file(name)
-
     # Views
 
     def status(self, stream_id: str) -> StreamStatus:
@@ -380,9 +332,12 @@ class StreamService:
         stream.end_events(reason)
         log.info("stream deleted", stream_id=stream.saved.id, reason=reason)
 
-    def _open_store(self) -> StreamStore:
+    def _refuse_when_closing(self) -> None:
         if self._closing is not None:
             raise ShuttingDown("The server is shutting down.")
+
+    def _open_store(self) -> StreamStore:
+        self._refuse_when_closing()
         if self._store is None:
             raise RuntimeError("the stream service was not started")
         return self._store
@@ -392,9 +347,6 @@ class StreamService:
         self._style_images.forget(stream.saved.id)
         if image is not None and not stream.has_style_picture(image):
             self._style_images.check(stream.saved.id, image, stream.note_bad_params, stream.take_style_picture)
-
-    def _busy_since(self) -> float:
-        return self._clock.monotonic() - self._settings.publisher_timeout
 
 
 __all__ = ["StreamService"]

@@ -11,9 +11,10 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
 from sdstream.logs import unasked
-from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState, SessionAnswer
+from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState
 from sdstream.params import Delivery, StreamParams, StyleImage, wire_params
 from sdstream.streams.duties import Use
+from sdstream.streams.entering import Enter, Session
 from sdstream.streams.events import EventLog
 from sdstream.streams.live import LiveStream
 from sdstream.streams.recordings import RecordingShelf
@@ -73,25 +74,25 @@ class Stream:
 
     # Sessions
 
-    async def publish(self, offer: str | None) -> SessionAnswer:
-        """Answer a WHIP offer, None for a publisher without one, and open what it needs.
+    async def publish(self, enter: Enter[Session]) -> Session:
+        """Make somebody the publisher by `enter`, such as the answer to a WHIP offer, and open what it needs.
 
-        Raises `InvalidSdp`, and then nothing has changed.
+        Raises what that raises, and then nothing has changed.
         """
         async with self.lock:
             if self.refusal is not None:
                 raise self.refusal
             live = self.live or await self._open_live()
-            answer: SessionAnswer | None = None
+            session: Session | None = None
             try:
-                answer = await live.publish(offer)
+                session = await live.publish(enter)
                 given = self.saved.revision
                 await live.ensure_lane(self._worker, self._style.given(self.saved.params), given)
             except BaseException:
                 if self.live is not live:
                     await live.close()
-                elif answer is not None:  # a publisher that was told no must not stay
-                    await live.end_publish_session(answer.session_id)
+                elif session is not None:  # a publisher that was told no must not stay
+                    await live.end_publish_session(session.session_id)
                 raise
             self.live = live
             live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered
@@ -99,18 +100,18 @@ class Stream:
                 live.apply(self._style.given(self.saved.params), self.saved.revision)
         self.use()
         self.observe()
-        return answer
+        return session
 
-    async def watch(self, offer: str) -> SessionAnswer:
-        """Answer a WHEP offer. Raises `NoPictureYet` until an offer of a publisher was accepted."""
+    async def watch(self, enter: Enter[Session]) -> Session:
+        """One more viewer by `enter`, whose errors it raises, and `NoPictureYet` until a publisher was accepted."""
         live = self.live
         if live is None:
             raise NoPictureYet("Nobody publishes to this stream yet.")
-        answer = await live.watch(offer)
+        session = await live.watch(enter)
         if self.live is not live:
             raise NoPictureYet("The stream ended while the offer was being answered.")
         self.use()
-        return answer
+        return session
 
     async def end_publish_session(self, session_id: str) -> None:
         if self.live is None or not await self.live.end_publish_session(session_id):
@@ -286,7 +287,6 @@ class Stream:
         """All that is known at this moment."""
         verdict = self.observe()
         health = self._worker.health()
-        now = self._clock.monotonic()
         moments = self._moments(health)
         live = self.live
         lane = live.lane_status if live else None
@@ -312,7 +312,7 @@ class Stream:
             lane=lane,
             next_tries=tuple(self._date(part.next_at) for part in lane.missing) if lane else (),
             media=live.statistics() if live else MediaStatistics(),
-            latencies=live.traffic.latencies(now) if live else {},
+            latencies=live.traffic.latencies(self._clock.monotonic()) if live else {},
             drops=live.drops() if live else {},
             replaced=live.traffic.replaced() if live else {},
         )

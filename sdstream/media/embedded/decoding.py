@@ -66,13 +66,16 @@ class DecoderThread:
         clock: Clock,
         faults: FoldedReporter,
         make_context: Callable[[], Any] | None = None,
+        on_done: Callable[[], None] | None = None,
     ) -> None:
-        """`make_context` opens another decoder than that of `codec`, on its thread and once a picture has come."""
+        """`make_context` opens another decoder than that of `codec`, on its thread and once a picture has come.
+        `on_done` is called on the loop after each picture, whatever became of it."""
         self._codec = codec
         self._make_context = make_context or (lambda: open_decoder(_LIBRARIES[codec]))
         self._deliver = deliver
         self._on_trouble = on_trouble
         self._on_failed = on_failed
+        self._on_done = on_done
         self._counters = counters
         self._clock = clock
         self._faults = faults
@@ -136,9 +139,11 @@ class DecoderThread:
             except FFmpegError:
                 self._counters.decode_error()
                 self._thread.call(self._on_trouble)
-                continue
-            for frame in frames:
-                self._take(frame)
+            else:
+                for frame in frames:
+                    self._take(frame)
+            if self._on_done is not None:
+                self._thread.call(self._on_done)
 
     def _take(self, frame: VideoFrame) -> None:
         now = self._clock.monotonic()

@@ -1,22 +1,26 @@
 """The way out of a stream, the same under every back end: pictures and placards to the encoders, and other outputs."""
 
+import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdstream.clock import Clock
+from sdstream.errors import CapacityReached, ShuttingDown
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.distribution import Distribution, EncodingOptions
 from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
 from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.whole_pictures.viewers import WholePictureViewers
 from sdstream.media.placard import draw_placard
 from sdstream.media.ports import (
     HlsFile,
     MediaListener,
     MediaStatistics,
+    PictureViewer,
     Placard,
     PublisherState,
     TrackStatistics,
@@ -28,15 +32,24 @@ COARSER = (
 )
 
 
+MOST_LATENCY = 10.0
+"""Seconds before its decoding that a picture can have been captured; one that seems older is of another publisher."""
+LEAST_TRUSTED = 0.1
+"""Seconds after its decoding that a picture may seem to be captured: the clocks of two tracks agree no better."""
+
+
 class OutgoingOptions(EncodingOptions, Protocol):
     """The part of a stream's options that its way out needs."""
+
+    @property
+    def max_viewers(self) -> int: ...
 
     @property
     def outputs(self) -> OutputOptions: ...
 
 
 class OutgoingMedia:
-    """The half of `media.ports.MediaStream` that is not about sessions."""
+    """The half of `media.ports.MediaStream` that is the same under every back end."""
 
     def __init__(
         self,
@@ -48,9 +61,15 @@ class OutgoingMedia:
         faults: FoldedReporter,
     ) -> None:
         self._size = size
+        self._max_viewers = options.max_viewers
         self._counters = counters
+        self._closed = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._placard: tuple[Placard, PictureSize] | None = None
         self._distribution = Distribution(options, counters, clock, faults)
+        self._picture_viewers = WholePictureViewers(
+            lambda: self._distribution.latest, counters, clock, faults, self._count_viewers
+        )
         self._outputs = OutputSet(
             self._distribution,
             options.outputs,
@@ -63,10 +82,27 @@ class OutgoingMedia:
         """The monotonic second at which the picture was captured, as far as that is known. From any thread."""
         raise NotImplementedError
 
+    def has_place(self) -> bool:
+        """Whether one more viewer may come."""
+        raise NotImplementedError
+
+    def _count_viewers(self) -> None:
+        """The number of viewers may have changed."""
+        raise NotImplementedError
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def watch_pictures(self) -> PictureViewer:
+        self._refuse_viewer()
+        return self._picture_viewers.open()
+
     def send(self, frame: I420Frame) -> None:
         picture = OwnedPicture.copy_of(frame, self._captured_at(frame))
         self._placard = None
         self._distribution.send(lambda: picture)
+        self._picture_viewers.show()
 
     def send_placard(self, placard: Placard) -> None:
         wanted = (placard, self._size)
@@ -74,6 +110,7 @@ class OutgoingMedia:
             return
         self._placard = wanted
         self._distribution.send(functools.partial(_placard_picture, placard, self._size))
+        self._picture_viewers.show()
 
     def resize(self, size: PictureSize) -> None:
         if size == self._size:
@@ -95,6 +132,28 @@ class OutgoingMedia:
     def latest_picture(self) -> I420Frame | None:
         latest = self._distribution.latest
         return None if latest is None else latest().as_i420()
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise ShuttingDown("this stream is being closed")
+
+    def _refuse_viewer(self) -> None:
+        """Raises `CapacityReached` when one more viewer may not come, and `ShuttingDown`."""
+        self._refuse_when_closed()
+        if not self.has_place():
+            raise CapacityReached(f"this stream has {self._max_viewers} viewers, the most it may have")
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` done soon; `_close_outgoing` waits for it."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close_outgoing(self) -> None:
+        await self._outputs.close()
+        await self._distribution.close()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _statistics(
         self, publisher: PublisherState, viewers: int, tracks: tuple[TrackStatistics, ...] = (), problem: str = ""
@@ -124,6 +183,14 @@ class OutgoingMedia:
         )
 
 
+def trusted_capture(captured_at: float | None, frame: I420Frame) -> float | None:
+    """When the picture was captured: `captured_at`, unless that is another publisher's clock or not known, which leaves
+    the moment of its decoding."""
+    if captured_at is None or not -MOST_LATENCY < captured_at - frame.received_at <= LEAST_TRUSTED:
+        return frame.received_at or None
+    return captured_at
+
+
 def unconnected(who: str, reason: str, told: Sequence[str]) -> str:
     """What is said of somebody who was answered and never connected; `told` are our addresses in the answer."""
     where = f" Of this server's own addresses it was told {', '.join(told)}." if told else ""
@@ -135,4 +202,4 @@ def _placard_picture(placard: Placard, size: PictureSize) -> OwnedPicture:
     return OwnedPicture(picture.frame, picture.size)
 
 
-__all__ = ["OutgoingMedia", "OutgoingOptions", "unconnected"]
+__all__ = ["OutgoingMedia", "OutgoingOptions", "trusted_capture", "unconnected"]

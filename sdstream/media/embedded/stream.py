@@ -10,14 +10,13 @@ from typing import Any
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import CapacityReached, ShuttingDown
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
-from sdstream.media.embedded.outgoing import OutgoingMedia, unconnected
+from sdstream.media.embedded.outgoing import OutgoingMedia, trusted_capture, unconnected
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.publisher import PublisherSession
@@ -25,17 +24,21 @@ from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import Offer, parse_fragment, parse_offer, told_addresses, write_answer
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.viewer import ViewerSession
-from sdstream.media.ports import MediaListener, MediaStatistics, PublisherState, SessionAnswer
+from sdstream.media.embedded.whole_pictures.publisher import WholePicturePublisher
+from sdstream.media.ports import (
+    MediaListener,
+    MediaStatistics,
+    PicturePublisher,
+    PublisherState,
+    SessionAnswer,
+    SessionEnd,
+)
 
 SILENT_SECONDS = 10.0
 """A viewer not heard of for so long gives its place to one that asks for it.
 
 One that was killed says no goodbye, and ICE takes half a minute to notice; the slowest clients report every 7.5 s.
 """
-MOST_LATENCY = 10.0
-"""Seconds before its decoding that a picture can have been captured; one that seems older is of another publisher."""
-LEAST_TRUSTED = 0.1
-"""Seconds after its decoding that a picture may seem to be captured: the clocks of two tracks agree no better."""
 FAULT_SECONDS = 10.0
 """The same fault of a stream's encoders and decoders is logged once in this time."""
 
@@ -61,9 +64,12 @@ class StreamOptions:
     """Told when a publisher or viewer is gone."""
 
 
+Publisher = PublisherSession | WholePicturePublisher
+
+
 @dataclass(slots=True)
 class _Sessions:
-    publisher: PublisherSession | None = None
+    publisher: Publisher | None = None
     viewers: dict[str, ViewerSession] = field(default_factory=dict[str, ViewerSession])
     opening: int = 0
     """Viewers whose answer is being made; they hold a place."""
@@ -88,15 +94,9 @@ class EmbeddedStream(OutgoingMedia):
         self._state = PublisherState.ABSENT
         self._connected: set[ViewerSession] = set()
         self._told_viewers = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
         self._log = log.bind(stream_id=stream_id)
         self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
         super().__init__(size, options, listener, self._counters, clock, self._faults)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     # Sessions
 
@@ -118,16 +118,22 @@ class EmbeddedStream(OutgoingMedia):
             on_sound=self._on_sound,
         )
         answer = await self._answer(session.peer, session, parsed, negotiation)
-        former, self._sessions.publisher = self._sessions.publisher, session
-        self._sessions.problem = ""
-        self._distribution.restart_sound()
-        self._counters.warnings.clear()
-        if former is not None:
-            self._log.info("a new publisher takes over", session=session.session_id)
-            self._options.on_left()
-            self._later(former.close())
+        self._enter(session)
         self._set_state(PublisherState.CONNECTING)
         return SessionAnswer(session.session_id, answer)
+
+    async def publish_pictures(self) -> PicturePublisher:
+        self._refuse_when_closed()
+        session = WholePicturePublisher(
+            self._counters,
+            self._clock,
+            self._faults,
+            deliver=self._on_picture,
+            on_closed=self._on_publisher_closed,
+        )
+        self._enter(session)
+        self._set_state(PublisherState.CONNECTED)
+        return session
 
     async def watch(self, offer: str) -> SessionAnswer:
         self._refuse_when_closed()
@@ -136,8 +142,7 @@ class EmbeddedStream(OutgoingMedia):
         name = f"sdstream-{secrets.token_hex(4)}"
         negotiation = negotiate_watch(parsed, sources[:2], name, f"{name}-video", sources[2])
         addressing = await self._options.address()
-        if not self._has_place():
-            raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
+        self._refuse_viewer()
         session = ViewerSession(
             _session_id(),
             negotiation.video,
@@ -172,14 +177,14 @@ class EmbeddedStream(OutgoingMedia):
             return True
         viewer = self._sessions.viewers.pop(session_id, None)
         if viewer is None:
-            return False
+            return self._picture_viewers.end(session_id)
         await self._drop_viewer(viewer)
         return True
 
     async def add_candidates(self, session_id: str, fragment: str) -> bool:
         publisher = self._sessions.publisher
         peer: Peer | None = None
-        if publisher is not None and publisher.session_id == session_id:
+        if isinstance(publisher, PublisherSession) and publisher.session_id == session_id:
             peer = publisher.peer
         elif session_id in self._sessions.viewers:
             peer = self._sessions.viewers[session_id].peer
@@ -197,14 +202,12 @@ class EmbeddedStream(OutgoingMedia):
         viewers = list(self._sessions.viewers.values())
         self._sessions.viewers.clear()
         self._connected.clear()
+        self._picture_viewers.close()
         closing: list[Coroutine[Any, Any, None]] = [viewer.close() for viewer in viewers]
         if publisher is not None:
             closing.append(publisher.close())
         await asyncio.gather(*closing)
-        await self._outputs.close()
-        await self._distribution.close()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close_outgoing()
         self._set_state(PublisherState.ABSENT)
         self._count_viewers()
 
@@ -217,17 +220,14 @@ class EmbeddedStream(OutgoingMedia):
 
     # What sessions tell
 
-    def _on_picture(self, session: PublisherSession, frame: I420Frame) -> None:
+    def _on_picture(self, session: Publisher, frame: I420Frame) -> None:
         if session is self._sessions.publisher and not self._closed:
             self._listener.on_video(frame)
 
     def _captured_at(self, frame: I420Frame) -> float | None:
         """When the picture was captured; None when its publisher is gone and its clock with it."""
         publisher = self._sessions.publisher
-        captured_at = None if publisher is None else publisher.captured_at(frame.pts)
-        if captured_at is None or not -MOST_LATENCY < captured_at - frame.received_at <= LEAST_TRUSTED:
-            return frame.received_at or None
-        return captured_at
+        return trusted_capture(None if publisher is None else publisher.captured_at(frame.pts), frame)
 
     def _on_sound(self, session: PublisherSession, packet: ReceivedSound) -> None:
         if session is self._sessions.publisher:
@@ -237,7 +237,7 @@ class EmbeddedStream(OutgoingMedia):
         if session is self._sessions.publisher:
             self._set_state(PublisherState.CONNECTED)
 
-    def _on_publisher_closed(self, session: PublisherSession, reason: str) -> None:
+    def _on_publisher_closed(self, session: Publisher, reason: str) -> None:
         self._later(session.close())
         if session is self._sessions.publisher:
             self._log.info("the publisher is gone", reason=reason)
@@ -267,6 +267,17 @@ class EmbeddedStream(OutgoingMedia):
 
     # Helpers
 
+    def _enter(self, session: Publisher) -> None:
+        """Make `session` the publisher."""
+        former, self._sessions.publisher = self._sessions.publisher, session
+        self._sessions.problem = ""
+        self._distribution.restart_sound()
+        self._counters.warnings.clear()
+        if former is not None:
+            self._log.info("a new publisher takes over", session=session.session_id)
+            self._options.on_left()
+            self._later(_replace(former))
+
     async def _answer(
         self, peer: Peer, session: PublisherSession | ViewerSession, offer: Offer, negotiation: Negotiation
     ) -> str:
@@ -287,10 +298,10 @@ class EmbeddedStream(OutgoingMedia):
         if self._state is PublisherState.CONNECTING:
             self._sessions.problem = unconnected("The last publisher", reason, self._sessions.told)
 
-    def _has_place(self) -> bool:
+    def has_place(self) -> bool:
         """Whether one more viewer may come, if need be instead of one that fell silent."""
         viewers = self._sessions.viewers
-        if len(viewers) + self._sessions.opening < self._options.max_viewers:
+        if len(viewers) + self._sessions.opening + len(self._picture_viewers) < self._options.max_viewers:
             return True
         quietest = min(viewers.values(), key=lambda viewer: viewer.heard_at, default=None)
         if quietest is None or self._clock.monotonic() - quietest.heard_at < SILENT_SECONDS:
@@ -314,21 +325,19 @@ class EmbeddedStream(OutgoingMedia):
             self._listener.on_publisher(state)
 
     def _count_viewers(self) -> None:
-        count = len(self._connected)
+        count = len(self._connected) + len(self._picture_viewers)
         if count != self._told_viewers:
             if count < self._told_viewers:
                 self._options.on_left()
             self._told_viewers = count
             self._listener.on_viewers(count)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise ShuttingDown("this stream is being closed")
+async def _replace(former: Publisher) -> None:
+    if isinstance(former, WholePicturePublisher):
+        await former.close(SessionEnd.REPLACED)
+    else:
+        await former.close()
 
 
 def _session_id() -> str:

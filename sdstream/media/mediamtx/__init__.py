@@ -182,7 +182,7 @@ class MediaMtxMedia:
     def _may_watch(self, playback_id: str) -> bool:
         for stream in self._streams.values():
             if stream.output.endswith(f"/{playback_id}") and not stream.closed:
-                return stream.has_place
+                return stream.has_place()
         return False
 
     def _on_admitted(self, stream_key: str) -> None:

@@ -1,30 +1,38 @@
 """The media of one stream under MediaMTX: its input's reader, its output's writer, and the sessions relayed to it."""
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from sdstream.clock import Clock
-from sdstream.errors import CapacityReached, ShuttingDown, Unavailable, WebRtcOff
+from sdstream.errors import Unavailable, WebRtcOff
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
-from sdstream.media.embedded.outgoing import OutgoingMedia, unconnected
+from sdstream.media.embedded.outgoing import OutgoingMedia, trusted_capture, unconnected
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import told_addresses
 from sdstream.media.embedded.sound import ReceivedSound
-from sdstream.media.embedded.stream import FAULT_SECONDS, LEAST_TRUSTED, MOST_LATENCY
+from sdstream.media.embedded.stream import FAULT_SECONDS
+from sdstream.media.embedded.whole_pictures.publisher import WholePicturePublisher
 from sdstream.media.mediamtx.config import input_path, output_path
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState
 from sdstream.media.mediamtx.reader import InputReader
 from sdstream.media.mediamtx.writer import OutputWriter
-from sdstream.media.ports import MediaListener, MediaStatistics, PublisherState, SessionAnswer
+from sdstream.media.ports import (
+    MediaListener,
+    MediaStatistics,
+    PicturePublisher,
+    PublisherState,
+    SessionAnswer,
+    SessionEnd,
+)
 
 CONNECT_SECONDS = 15.0
 """A publisher that was answered and is not seen to send within this time is given up."""
@@ -87,24 +95,23 @@ class MediaMtxStream(OutgoingMedia):
         self._problem = ""
         """Why the last publisher never connected."""
         self._party: Party | None = None
+        self._dismissed: Party | None = None
+        """One that was sent away, and may still be in what MediaMTX said a moment ago."""
+        self._pictures: WholePicturePublisher | None = None
+        """The publisher, when it sends whole pictures, of which MediaMTX knows nothing."""
         self._reader: InputReader | None = None
+        self._readers = 0
         self._viewers = 0
         self._opening = 0
         self._watching: dict[str, str] = {}
         """Where MediaMTX knows each WHEP session, by our id; the oldest are forgotten."""
         self._bytes_sent = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
         self.webrtc_problem: WebRtcOff | None = None
         """Raised to whoever comes with an offer."""
         self._writer = OutputWriter(
             self.output, options.rtsp_port, options.secret, self._distribution, self._counters, clock
         )
         self._writer.start()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def is_taken(self) -> bool:
         """Whether MediaMTX takes the output now."""
@@ -113,12 +120,10 @@ class MediaMtxStream(OutgoingMedia):
     @property
     def is_published(self) -> bool:
         """Whether somebody publishes, or is about to."""
-        return self._publisher is not None or self._party is not None
+        return self._publisher is not None or self._party is not None or self._pictures is not None
 
-    @property
     def has_place(self) -> bool:
-        """Whether one more viewer may come."""
-        return self._viewers + self._opening < self._options.max_viewers
+        return self._readers + self._opening + len(self._picture_viewers) < self._options.max_viewers
 
     # Sessions
 
@@ -141,12 +146,31 @@ class MediaMtxStream(OutgoingMedia):
         self._refuse_when_closed()
         return SessionAnswer(self._expect(None), "")
 
+    async def publish_pictures(self) -> PicturePublisher:
+        self._refuse_when_closed()
+        session = WholePicturePublisher(
+            self._counters,
+            self._clock,
+            self._faults,
+            deliver=self._on_whole_picture,
+            on_closed=self._on_pictures_closed,
+        )
+        self._end_pictures(SessionEnd.REPLACED)
+        self._pictures = session
+        with contextlib.suppress(Unavailable):  # it has ended, and its publisher with it
+            await self._dismiss("a new publisher takes over")
+        self._refuse_when_closed()
+        self._distribution.restart_sound()
+        self._counters.warnings.clear()
+        self._problem = ""
+        self._set_state(PublisherState.CONNECTED)
+        return session
+
     async def watch(self, offer: str) -> SessionAnswer:
         self._refuse_when_closed()
         if self.webrtc_problem is not None:
             raise self.webrtc_problem
-        if not self.has_place:
-            raise CapacityReached(f"this stream has {self._options.max_viewers} viewers, the most it may have")
+        self._refuse_viewer()
         self._opening += 1
         try:
             session_url, sdp = await self._watch(offer)
@@ -175,17 +199,18 @@ class MediaMtxStream(OutgoingMedia):
         raise Unavailable("MediaMTX does not have the output yet")
 
     async def end_session(self, session_id: str) -> bool:
-        publisher = self._publisher
+        pictures, publisher = self._pictures, self._publisher
+        if pictures is not None and pictures.session_id == session_id:
+            self._end_pictures(SessionEnd.CLOSED)
+            self._set_state(PublisherState.ABSENT)
+            return True
         if publisher is not None and publisher.session_id == session_id:
-            party = self._party
-            self._leave("it was ended")
-            if publisher.url is not None:
-                await self._control.end_session(publisher.url)
-            elif party is not None:
-                await self._control.kick(party)
+            await self._dismiss("it was ended")
             return True
         url = self._watching.pop(session_id, None)
-        return url is not None and await self._control.end_session(url)
+        if url is None:
+            return self._picture_viewers.end(session_id)
+        return await self._control.end_session(url)
 
     async def add_candidates(self, session_id: str, fragment: str) -> bool:
         publisher = self._publisher
@@ -198,24 +223,17 @@ class MediaMtxStream(OutgoingMedia):
         if self._closed:
             return
         self._closed = True
-        publisher, party = self._publisher, self._party
         reader = self._reader
-        self._leave("the stream is closed")
-        try:
-            if publisher is not None and publisher.url is not None:
-                await self._control.end_session(publisher.url)
-            elif party is not None:
-                await self._control.kick(party)
-        except Unavailable:
-            pass  # it has ended, and its sessions with it
+        self._end_pictures(SessionEnd.CLOSED)
+        self._picture_viewers.close()
+        with contextlib.suppress(Unavailable):  # it has ended, and its sessions with it
+            await self._dismiss("the stream is closed")
         await self._writer.close()
         if reader is not None:
             await reader.ended()
-        await self._outputs.close()
-        await self._distribution.close()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._count_viewers(0)
+        await self._close_outgoing()
+        self._readers = 0
+        self._count_viewers()
 
     # What MediaMTX shows
 
@@ -225,6 +243,8 @@ class MediaMtxStream(OutgoingMedia):
             return
         path = paths.get(self.input)
         party = path.publisher if path is not None and path.online else None
+        if party is not None and party == self._dismissed:
+            party = None
         if party is not None:
             if party != self._party:
                 self._enter(party)
@@ -234,7 +254,8 @@ class MediaMtxStream(OutgoingMedia):
             self._leave(f"MediaMTX saw nothing of it for {CONNECT_SECONDS:g} s")
         output = paths.get(self.output)
         self._note_sent(0 if output is None else output.bytes_sent)
-        self._count_viewers(0 if output is None else len(output.readers))
+        self._readers = 0 if output is None else len(output.readers)
+        self._count_viewers()
 
     def statistics(self) -> MediaStatistics:
         return self._statistics(self._state, self._viewers, problem=self._problem)
@@ -244,12 +265,43 @@ class MediaMtxStream(OutgoingMedia):
     def _expect(self, url: str | None) -> str:
         session_id = secrets.token_urlsafe(18)
         self._problem = ""
+        self._end_pictures(SessionEnd.REPLACED)
         self._publisher = _Publisher(session_id, url, self._clock.monotonic())
         if self._party is None:
             self._set_state(PublisherState.CONNECTING)
         return session_id
 
+    async def _dismiss(self, reason: str) -> None:
+        """Send the publisher away, if MediaMTX has or expects one. Raises `Unavailable`."""
+        publisher, party = self._publisher, self._party
+        self._leave(reason)
+        self._dismissed = party
+        if publisher is not None and publisher.url is not None:
+            await self._control.end_session(publisher.url)
+        elif party is not None:
+            await self._control.kick(party)
+
+    def _end_pictures(self, end: SessionEnd) -> None:
+        """End the session of a publisher of whole pictures, if there is one."""
+        pictures, self._pictures = self._pictures, None
+        if pictures is not None:
+            self._log.info("the publisher is gone", reason=end.value)
+            self._later(pictures.close(end))
+
+    def _on_whole_picture(self, session: WholePicturePublisher, frame: I420Frame) -> None:
+        if session is self._pictures and not self._closed:
+            self._listener.on_video(frame)
+
+    def _on_pictures_closed(self, session: WholePicturePublisher, reason: str) -> None:
+        self._later(session.close())
+        if session is self._pictures:
+            self._log.info("the publisher is gone", reason=reason)
+            self._pictures = None
+            self._set_state(PublisherState.ABSENT)
+
     def _enter(self, party: Party) -> None:
+        self._dismissed = None
+        self._end_pictures(SessionEnd.REPLACED)
         former = self._reader
         if former is not None:
             self._log.info("a new publisher takes over")
@@ -280,7 +332,8 @@ class MediaMtxStream(OutgoingMedia):
         if self._state is PublisherState.CONNECTING and self._publisher is not None and self._publisher.url is not None:
             self._problem = unconnected("The last publisher", reason, self._told)
         self._publisher = self._party = None
-        self._set_state(PublisherState.ABSENT)
+        if self._pictures is None:
+            self._set_state(PublisherState.ABSENT)
 
     def _on_picture(self, reader: InputReader, frame: I420Frame) -> None:
         if reader is self._reader and not self._closed:
@@ -291,11 +344,13 @@ class MediaMtxStream(OutgoingMedia):
             self._distribution.hear(packet)
 
     def _captured_at(self, frame: I420Frame) -> float | None:
-        reader = self._reader
-        captured_at = None if reader is None else reader.captured_at(frame.pts & 0xFFFFFFFF)
-        if captured_at is None or not -MOST_LATENCY < captured_at - frame.received_at <= LEAST_TRUSTED:
-            return frame.received_at or None
-        return captured_at
+        reader, pictures = self._reader, self._pictures
+        captured_at = None
+        if pictures is not None:
+            captured_at = pictures.captured_at(frame.pts)
+        elif reader is not None:
+            captured_at = reader.captured_at(frame.pts & 0xFFFFFFFF)
+        return trusted_capture(captured_at, frame)
 
     def _note_sent(self, total: int) -> None:
         """Count what the path's readers were sent; MediaMTX begins at 0 with each path."""
@@ -304,7 +359,8 @@ class MediaMtxStream(OutgoingMedia):
             self._counters.sent(total - before)
         self._bytes_sent = total
 
-    def _count_viewers(self, count: int) -> None:
+    def _count_viewers(self) -> None:
+        count = self._readers + len(self._picture_viewers)
         if count == self._viewers:
             return
         if count > self._viewers:
@@ -316,15 +372,6 @@ class MediaMtxStream(OutgoingMedia):
         if state != self._state:
             self._state = state
             self._listener.on_publisher(state)
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise ShuttingDown("this stream is being closed")
 
 
 async def _wait(reader: InputReader) -> None:
