@@ -8,7 +8,15 @@ from pathlib import Path
 
 from sdstream.clock import Clock
 from sdstream.errors import Conflict, InvalidSdp, NoPictureYet, RequestError, SessionNotFound, StreamNotFound
-from sdstream.media.ports import HlsFile, IceServer, MediaStatistics, PublisherState, SessionAnswer, TrackStatistics
+from sdstream.media.ports import (
+    HlsFile,
+    IceServer,
+    MediaStatistics,
+    PublisherState,
+    SessionAnswer,
+    SessionEnd,
+    TrackStatistics,
+)
 from sdstream.metrics import ServerStatistics
 from sdstream.params import ChangeKind, ModelTable, apply_update, classify, parse_create, wire_params
 from sdstream.settings import Settings
@@ -49,6 +57,43 @@ class FakeOpened:
     answer: SessionAnswer
 
 
+class FakePictures:
+    """A session of whole pictures, either way: `put` keeps what it is given, `to_show` is given out."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.end: SessionEnd | None = None
+        self.received: list[bytes] = []
+        self.to_show: asyncio.Queue[bytes] = asyncio.Queue()
+        self.answers = 0
+        self._ended = asyncio.Event()
+
+    async def put(self, data: bytes) -> None:
+        if self.end is not None:
+            raise SessionNotFound("This session has ended.")
+        self.received.append(data)
+
+    async def next(self) -> bytes | None:
+        coming = asyncio.ensure_future(self.to_show.get())
+        ending = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait((coming, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if coming.done():
+            return coming.result()
+        coming.cancel()
+        return None
+
+    def taken(self) -> None:
+        self.answers += 1
+
+    async def ended(self) -> None:
+        await self._ended.wait()
+
+    def finish(self, end: SessionEnd) -> None:
+        self.end = end
+        self._ended.set()
+
+
 class FakeStreams:
     """What `sdstream.api.ports.Streams` asks for. `failure` makes every call raise it."""
 
@@ -58,6 +103,8 @@ class FakeStreams:
         self.records: dict[str, StreamRecord] = {}
         self.publishers: dict[str, str] = {}
         self.viewers: dict[str, str] = {}
+        self.pictures: dict[str, FakePictures] = {}
+        self.watching: list[FakePictures] = []
         self.log: dict[str, list[StreamEvent]] = {}
         self.logged = asyncio.Event()
         self.followers = 0
@@ -189,6 +236,24 @@ class FakeStreams:
         session = f"session{next(self.order)}"
         self.viewers[session] = record.id
         return FakeOpened(record, SessionAnswer(session, ANSWER))
+
+    async def publish_pictures(self, stream_key: str) -> "FakePictures":
+        self.check()
+        record = self.by_key(stream_key)
+        session = FakePictures(f"session{next(self.order)}")
+        self.publishers[record.id] = session.session_id
+        self.pictures[record.id] = session
+        return session
+
+    async def watch_pictures(self, playback_id: str) -> "FakePictures":
+        self.check()
+        record = self.by_key(playback_id)
+        if record.id not in self.publishers:
+            raise NoPictureYet("Nobody publishes to this stream yet.")
+        session = FakePictures(f"session{next(self.order)}")
+        self.viewers[session.session_id] = record.id
+        self.watching.append(session)
+        return session
 
     async def end_publish_session(self, stream_key: str, session_id: str) -> None:
         record = self.by_key(stream_key)

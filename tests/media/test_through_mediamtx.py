@@ -20,9 +20,10 @@ from sdstream.errors import ConfigurationError, InvalidSdp, StreamNotFound, Unav
 from sdstream.media.mediamtx import MediaMtxMedia
 from sdstream.media.mediamtx.control import ControlApi
 from sdstream.media.mediamtx.stream import MediaMtxStream
-from sdstream.media.ports import PublisherState
+from sdstream.media.ports import PublisherState, SessionEnd
 from tests.media.clients import OBS_WHIP, DirectPublisher, DirectViewer, make_settings
 from tests.media.conftest import SIZE, Echo
+from tests.support.picture_sockets import decoded, encoded
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = "stand-in"
@@ -216,6 +217,40 @@ async def test_a_publisher_is_ended_with_its_stream(doors: Doors) -> None:
         await doors.stream.close()
         async with asyncio.timeout(25.0):
             assert await publisher.wait() != 0
+
+
+@with_both
+async def test_whole_pictures_come_in_and_are_seen_by_rtsp_and_as_whole_pictures(doors: Doors) -> None:
+    stream = await doors.open()
+    publisher, viewer = await stream.publish_pictures(), await stream.watch_pictures()
+    await publisher.put(encoded(7, (256, 256)))
+    picture = await viewer.next()
+    assert picture is not None
+    assert decoded(picture).number() == 7
+    await wait_until(stream.is_taken, "the output is taken")
+    sizes, _ = await asyncio.to_thread(watch, rtsp(doors, "out/pb_a"), 1, 0)
+    assert sizes == {(256, 256)}
+    assert await stream.end_session(publisher.session_id)
+    assert await stream.end_session(viewer.session_id)
+    assert doors.echo.states == [PublisherState.CONNECTED, PublisherState.ABSENT]
+
+
+@with_both
+async def test_publishers_by_rtsp_and_of_whole_pictures_take_over_from_each_other(doors: Doors) -> None:
+    stream = await doors.open()
+    first = await stream.publish_pictures()
+    async with publishing(rtsp(doors, "in/stk_a")) as other:
+        await asyncio.wait_for(first.ended(), 10)
+        assert first.end is SessionEnd.REPLACED
+        await wait_until(lambda: doors.echo.count > 5, "pictures come")
+        third = await stream.publish_pictures()
+        async with asyncio.timeout(25.0):
+            assert await other.wait() != 0
+    before = doors.echo.count
+    await third.put(encoded(1))
+    assert doors.echo.count == before + 1
+    assert third.end is None
+    assert doors.echo.states[-1] is PublisherState.CONNECTED
 
 
 @with_both

@@ -15,6 +15,8 @@ from sdstream.media.ports import (
     IceServer,
     MediaListener,
     MediaStatistics,
+    PicturePublisher,
+    PictureViewer,
     Placard,
     PublisherState,
     SessionAnswer,
@@ -82,6 +84,12 @@ class FakeMediaStream:
         self.watchers.add(name)
         self.listener.on_viewers(len(self.watchers))
         return SessionAnswer(name, "v=0 answer")
+
+    async def publish_pictures(self) -> PicturePublisher:
+        raise NotImplementedError("tests/media and tests/contract have real ones")
+
+    async def watch_pictures(self) -> PictureViewer:
+        raise NotImplementedError("tests/media and tests/contract have real ones")
 
     async def end_session(self, session_id: str) -> bool:
         if session_id == self.publisher:
