@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from sdstream.api.addresses import HOST_PATTERN
 from sdstream.settings import Settings
 
 PLAYGROUND = Path(__file__).parent / "playground"
@@ -47,7 +48,7 @@ class Pages:
 
     def __init__(self, settings: Settings, directory: Path = PLAYGROUND) -> None:
         self._pages = _read(directory)
-        self._headers = security_headers(settings)
+        self._settings = settings
 
     def routes(self) -> list[BaseRoute]:
         """One route for each file; index.html is also `/`."""
@@ -57,16 +58,20 @@ class Pages:
     async def answer(self, request: Request) -> Response:
         path = request.scope["path"]
         page = self._pages[f"/{INDEX}" if path == "/" else path]
-        headers = {**self._headers, "ETag": page.tag, "Cache-Control": "no-cache"}
+        security = security_headers(self._settings, request.headers.get("host", ""))
+        headers = {**security, "ETag": page.tag, "Cache-Control": "no-cache"}
         if page.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(page.content, headers={**headers, "Content-Type": page.content_type})
 
 
-def security_headers(settings: Settings) -> dict[str, str]:
-    """Headers that let the page use this server, the camera and nothing else."""
+def security_headers(settings: Settings, host: str = "") -> dict[str, str]:
+    """Headers that let the page use this server, the camera and nothing else; `host` is the request's `Host` header."""
+    # Not every browser takes a WebSocket to the same host for 'self'. Which scheme the page has, a proxy may hide.
+    sockets = f" ws://{host} wss://{host}" if HOST_PATTERN.fullmatch(host) else ""
     # The page may be opened under another name than public_url, whose WHIP and WHEP URLs it then calls.
     public = f" {_origin(settings.public_url)}" if settings.public_url else ""
+    public += public.replace(" http", " ws", 1)
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -74,7 +79,7 @@ def security_headers(settings: Settings) -> dict[str, str]:
         "img-src": "'self' blob: data:",
         "media-src": "'self' blob: mediastream:",
         "font-src": "'self'",
-        "connect-src": f"'self'{public}",
+        "connect-src": f"'self'{sockets}{public}",
         "manifest-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",

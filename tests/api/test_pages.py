@@ -65,7 +65,13 @@ async def test_the_policy_allows_the_public_url(tmp_path: Path) -> None:
     app = Starlette(routes=Pages(settings, tmp_path).routes())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://page") as client:
         policy = (await client.get("/")).headers["content-security-policy"]
-    assert "connect-src 'self' https://video.example;" in policy
+    assert "connect-src 'self' ws://page wss://page https://video.example wss://video.example;" in policy
+
+
+async def test_no_more_of_a_host_header_than_a_host_reaches_the_policy(client: httpx.AsyncClient) -> None:
+    for host in ("page; script-src *", "page *", "page/path"):
+        policy = (await client.get("/", headers={"Host": host})).headers["content-security-policy"]
+        assert "connect-src 'self';" in policy
 
 
 async def test_the_reference_shows_every_operation(site: Site) -> None:

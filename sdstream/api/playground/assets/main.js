@@ -15,6 +15,7 @@ import { SourcePicker } from "./source_picker.js";
 import { Stage } from "./stage.js";
 import { Taps } from "./taps.js";
 import { forgetKey, forgetSettings, keepKey, loadSettings, saveSettings, takeKey } from "./store.js";
+import { Network } from "./ways.js";
 
 const FACTS_PAUSE_MS = 1000;
 const DEFAULT_PARAMS = {
@@ -25,6 +26,7 @@ const DEFAULT_PARAMS = {
 class Playground {
   #api = new Api(takeKey(), clearUnanswered);
   #stage = new Stage();
+  #network = new Network();
   #code = new CodePanel();
   #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: () => this.stop() });
   #taps = new Taps(byId("panel"));
@@ -109,6 +111,8 @@ class Playground {
     const known = this.#models.some(({ id }) => id === kept?.params.model_id);
     this.#params = known ? kept.params : this.#defaults();
     this.#sources.choice = kept ?? {};
+    byId("connection").value = kept?.connection ?? "auto";
+    this.#chooseConnection();
   }
 
   #defaults() {
@@ -117,7 +121,7 @@ class Playground {
   }
 
   #save() {
-    saveSettings({ params: this.#params, ...this.#sources.choice });
+    saveSettings({ params: this.#params, ...this.#sources.choice, connection: this.#network.choice });
     this.#code.show(this.#params);
   }
 
@@ -155,6 +159,13 @@ class Playground {
     if (!this.#session) return;
     this.#stage.showApplied("Outputs: sending");
     this.#session.update({}, members);
+  }
+
+  /** Counts from the next start on; a value that the page no longer offers is the first. */
+  #chooseConnection() {
+    const list = byId("connection");
+    if (list.selectedIndex < 0) list.selectedIndex = 0;
+    this.#network.choice = list.value;
   }
 
   #changeDiffusion(on) {
@@ -209,6 +220,7 @@ class Playground {
     byId("stop").hidden = !running;
     byId("snapshot").disabled = !running;
     byId("reset").disabled = running;
+    byId("connection").disabled = running;
   }
 
   // ---- streaming --------------------------------------------------------------------------------------------------------------
@@ -225,7 +237,7 @@ class Playground {
     try {
       const track = await this.#openInput();
       if (this.#attempt !== attempt) return void this.#closeAll(); // stopped while the browser asked for the camera
-      const session = new StreamSession(this.#api);
+      const session = new StreamSession(this.#api, this.#network);
       this.#session = session;
       this.#listen(session);
       this.#panel.setLive(true);
@@ -279,6 +291,7 @@ class Playground {
       // Found out behind the answer to an update that was taken: a style image that is no picture, or is not at its address.
       if (event === "error" && data.code === "STREAMS/INVALID_PARAMS") showError("params", data, "Taken, but of no use.");
     });
+    on("way", (words) => this.#stage.showWay(words));
     on("output", (stream) => this.#stage.showPicture("output", stream));
     on("updated", (update) => this.#showUpdated(update));
     on("refused", ({ error, params, members }) => this.#takeBack(error, params, members));
@@ -362,6 +375,7 @@ class Playground {
     this.#stage.showFacts("input", null);
     this.#stage.showFacts("output", null);
     this.#stage.showState("IDLE");
+    this.#stage.showWay("");
     this.#stage.showApplied("");
     showMissing((this.#missing = []));
     showRemarks((this.#remarks = []));
@@ -406,6 +420,10 @@ class Playground {
     on("stop", "click", () => this.stop());
     on("snapshot", "click", () => this.#saveSnapshot());
     on("fullscreen", "click", () => byId("output").requestFullscreen?.());
+    on("connection", "change", () => {
+      this.#chooseConnection();
+      this.#save();
+    });
     on("model", "change", (event) => this.#changeModel(event.target.value));
     on("diffusion", "change", (event) => this.#changeDiffusion(event.target.checked));
     on("reset", "click", () => this.#reset());

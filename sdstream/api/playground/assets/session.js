@@ -1,19 +1,24 @@
 // One stream, from "create" to "delete": publishing, watching, updates, status and events, with repair of each.
 
 import { ApiError } from "./api.js";
+import { PicturePlayer, PicturePublisher } from "./pictures.js";
+import { causeOf, describeWays, Way } from "./ways.js";
 import { Player, Publisher } from "./webrtc.js";
 
 const UPDATE_PAUSE_MS = 80; // a slider gives sixty values a second; the server needs the newest
 const STATUS_PAUSE_MS = 700;
 const PUBLISH_PAUSES_MS = [1000, 2000, 4000, 8000, 16000];
 const WATCH_PAUSES_MS = [200, 200, 300, 500, 1000, 2000];
+const TURNING = { pictures: "No WebRTC gets through. Connecting over a WebSocket", webrtc: "No WebSocket opens. Connecting by WebRTC" };
 
 /**
  * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {reply, params, members, sentAt},
- * "refused" {error, params, members}, "output" (MediaStream), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
+ * "refused" {error, params, members}, "output" (MediaStream), "way" (a sentence, see `describeWays`), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
  */
 export class StreamSession extends EventTarget {
   #api;
+  #sends; // the way of the input
+  #shows; // the way of the output
   #abort = new AbortController();
   #publisher = null;
   #player = null;
@@ -22,11 +27,15 @@ export class StreamSession extends EventTarget {
   #timer = null;
   #updating = false;
   #playing = false;
+  #seen = false;
   #ended = false;
 
-  constructor(api) {
+  /** `network` is what the page has seen of it (see ways.js). */
+  constructor(api, network) {
     super();
     this.#api = api;
+    this.#sends = new Way(network);
+    this.#shows = new Way(network);
     this.record = null;
   }
 
@@ -45,7 +54,7 @@ export class StreamSession extends EventTarget {
       if (this.#waiting) this.#scheduleUpdate();
       this.#watchStatus();
       this.#watchEvents();
-      await this.#publish();
+      await this.#publishFirst();
     } catch (error) {
       await this.#finish(error.name === "AbortError" ? "stopped" : "failed");
       throw error;
@@ -98,23 +107,48 @@ export class StreamSession extends EventTarget {
     this.#api.deleteStream(this.record.id, { keepalive: true }).catch(() => {});
   }
 
+  async #publishFirst() {
+    try {
+      await this.#publish();
+    } catch (error) {
+      if (this.#ended || !this.#sends.failed(causeOf(error))) throw error;
+      await this.#publisher?.close();
+      this.#phase("publishing", TURNING[this.#sends.kind]);
+      await this.#publish().catch((second) => {
+        if (second.name !== "AbortError") second.message = `${error.message}. ${second.message}`;
+        throw second;
+      });
+    }
+  }
+
   async #publish() {
-    const publisher = new Publisher(this.record.whip_url);
+    const { whip_url: url, params } = this.record;
+    const way = this.#sends;
+    const publisher = way.kind === "pictures" ? new PicturePublisher(url, params) : new Publisher(url, { patience: way.patience });
     this.#publisher = publisher;
     publisher.addEventListener("connected", () => {
+      way.connected();
+      this.#tellWays();
       this.#phase("live", "");
       if (!this.#playing) this.#watch(publisher.playbackUrl ?? this.record.output_stream_url);
     });
-    publisher.addEventListener("failed", () => this.#republish());
+    publisher.addEventListener("failed", ({ detail }) => this.#republish(detail));
     await publisher.connect(this.#track, this.#abort.signal);
   }
 
-  async #republish() {
+  /** `words` say why the connection ended, `final` that it is to stay so. */
+  async #republish({ cause, words = "Connection lost.", final = false }) {
     if (this.#ended) return;
     await this.#publisher?.close();
+    if (final) return void (await this.#lose(words));
+    let turned = this.#sends.failed(cause);
     for (const [attempt, pause] of PUBLISH_PAUSES_MS.entries()) {
-      this.#phase("reconnecting", `Connection lost. Attempt ${attempt + 1} of ${PUBLISH_PAUSES_MS.length}`);
-      await this.#sleep(pause);
+      if (turned) {
+        this.#phase("publishing", TURNING[this.#sends.kind]);
+      } else {
+        this.#phase("reconnecting", `${words} Attempt ${attempt + 1} of ${PUBLISH_PAUSES_MS.length}`);
+        await this.#sleep(pause);
+      }
       if (this.#ended) return;
       try {
         await this.#publish();
@@ -123,6 +157,7 @@ export class StreamSession extends EventTarget {
         if (this.#ended) return;
         await this.#publisher?.close();
         if (error.status === 404) return this.#lose("The server no longer has this stream.");
+        turned = this.#sends.failed(causeOf(error));
       }
     }
     await this.#lose("The connection was lost and could not be made again.");
@@ -131,24 +166,38 @@ export class StreamSession extends EventTarget {
   /** Play, and play again after every failure: 404 only means that there is nothing to see yet. */
   async #watch(url) {
     this.#playing = true;
+    const way = this.#shows;
     for (let attempt = 0; !this.#ended; ) {
-      const player = new Player(url);
+      const player = way.kind === "pictures" ? new PicturePlayer(url) : new Player(url, { patience: way.patience });
       this.#player = player;
-      const over = new Promise((resolve) => player.addEventListener("failed", resolve, { once: true }));
-      player.addEventListener("connected", () => (attempt = 0));
+      const over = new Promise((resolve) => player.addEventListener("failed", ({ detail }) => resolve(detail.cause), { once: true }));
+      player.addEventListener("connected", () => {
+        attempt = 0;
+        way.connected();
+        this.#seen = true;
+        this.#tellWays();
+      });
       player.addEventListener("stream", ({ detail }) => this.#emit("output", detail));
+      let cause = "";
       try {
         await player.connect(this.#abort.signal);
-        await Promise.race([over, this.#aborted()]);
+        cause = await Promise.race([over, this.#aborted()]);
       } catch (error) {
         if (this.#ended) return;
         const fatal = error instanceof ApiError && ![0, 404, 429, 503].includes(error.status);
         if (fatal) this.#emit("fault", error);
+        cause = causeOf(error);
       }
       await player.close();
+      if (this.#ended || way.failed(cause)) continue;
       await this.#sleep(WATCH_PAUSES_MS[Math.min(attempt, WATCH_PAUSES_MS.length - 1)]);
       attempt += 1;
     }
+  }
+
+  /** The output's way counts once there was something to see: before, it may still change. */
+  #tellWays() {
+    this.#emit("way", describeWays(this.#sends, this.#seen ? this.#shows : null));
   }
 
   #scheduleUpdate() {

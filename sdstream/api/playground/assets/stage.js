@@ -86,6 +86,12 @@ export class Stage {
     line.dataset.tone = tone;
   }
 
+  /** How the pictures travel, where that costs something; empty for the usual way. */
+  showWay(words) {
+    const line = byId("way");
+    if (line.textContent !== words) line.textContent = words; // else it is read out again
+  }
+
   noteEvent(name, data) {
     const words = describeEvent(name, data);
     if (words) this.note(words, data.at);

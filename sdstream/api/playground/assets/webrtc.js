@@ -6,20 +6,24 @@ const GATHERING_LIMIT_MS = 400; // host candidates only
 const RELAY_LIMIT_MS = 3000; // with ICE servers, whose candidates take some round trips
 const DISCONNECTED_LIMIT_MS = 2000; // a shorter break repairs itself
 
-/** Sends one picture track to a WHIP endpoint. Events: "connected", "failed". */
+/**
+ * Sends one picture track to a WHIP endpoint. Events: "connected", "failed" (detail: {cause}, "blocked" where it had never connected).
+ * `patience`: milliseconds from the answer in which it must connect; null for as long as the browser tries.
+ */
 export class Publisher extends EventTarget {
   #link = null;
 
-  constructor(url, { bitrate = 2_500_000 } = {}) {
+  constructor(url, { bitrate = 2_500_000, patience = null } = {}) {
     super();
     this.url = onThisHost(url);
     this.bitrate = bitrate;
+    this.patience = patience;
     this.playbackUrl = null;
   }
 
   /** Offer, post, answer. Raises ApiError with the server's words. */
   async connect(track, signal) {
-    const link = new Link(this);
+    const link = new Link(this, this.patience);
     this.#link = link;
     const transceiver = link.peer.addTransceiver(track, {
       direction: "sendonly",
@@ -54,17 +58,18 @@ export class Publisher extends EventTarget {
   }
 }
 
-/** Receives from a WHEP endpoint into a MediaStream. Events: "connected", "failed", "stream" (detail: MediaStream). */
+/** Receives from a WHEP endpoint into a MediaStream. Events: as the publisher's, and "stream" (detail: MediaStream). */
 export class Player extends EventTarget {
   #link = null;
 
-  constructor(url) {
+  constructor(url, { patience = null } = {}) {
     super();
     this.url = onThisHost(url);
+    this.patience = patience;
   }
 
   async connect(signal) {
-    const link = new Link(this);
+    const link = new Link(this, this.patience);
     this.#link = link;
     const stream = new MediaStream();
     link.peer.addEventListener("track", ({ track, receiver }) => {
@@ -92,12 +97,17 @@ export class Player extends EventTarget {
 /** One RTCPeerConnection and its WHIP or WHEP resource. */
 class Link {
   #owner;
+  #patience;
   #timer = null;
+  #connected = false;
+  #failed = false;
   #closed = false;
   #resource = null;
 
-  constructor(owner) {
+  constructor(owner, patience) {
     this.#owner = owner;
+    this.#patience = patience;
+    if (!globalThis.RTCPeerConnection) throw new NoWebRtc();
     this.peer = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
     this.peer.addEventListener("connectionstatechange", () => this.#onState());
   }
@@ -128,6 +138,7 @@ class Link {
       throw new DOMException("closed", "AbortError");
     }
     await this.peer.setRemoteDescription({ type: "answer", sdp: answer });
+    if (this.#patience !== null && !this.#connected) setTimeout(() => this.#connected || this.#fail(), this.#patience);
     return response;
   }
 
@@ -163,11 +174,26 @@ class Link {
     clearTimeout(this.#timer);
     if (this.#closed) return;
     const state = this.peer.connectionState;
-    if (state === "connected") this.#owner.dispatchEvent(new Event("connected"));
-    else if (state === "failed" || state === "closed") this.#owner.dispatchEvent(new Event("failed"));
-    else if (state === "disconnected") {
-      this.#timer = setTimeout(() => this.#owner.dispatchEvent(new Event("failed")), DISCONNECTED_LIMIT_MS);
-    }
+    if (state === "connected") {
+      this.#connected = true;
+      this.#owner.dispatchEvent(new Event("connected"));
+    } else if (state === "failed" || state === "closed") this.#fail();
+    else if (state === "disconnected") this.#timer = setTimeout(() => this.#fail(), DISCONNECTED_LIMIT_MS);
+  }
+
+  #fail() {
+    if (this.#failed || this.#closed) return;
+    this.#failed = true;
+    this.#owner.dispatchEvent(new CustomEvent("failed", { detail: { cause: this.#connected ? "lost" : "blocked" } }));
+  }
+}
+
+/** A browser that was told to have no WebRTC. */
+class NoWebRtc extends ApiError {
+  cause = "blocked";
+
+  constructor() {
+    super({ status: 0, message: "This browser has no WebRTC." });
   }
 }
 
