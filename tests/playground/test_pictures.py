@@ -247,3 +247,74 @@ def test_the_newest_of_many_pictures_is_shown_and_each_is_answered(playground: P
     playground.until(lambda: other.answers == 60, what="every answer")
     playground.until(lambda: playground.picture()[2] > 150, what="the newest")
     playground.until(lambda: "256 \u00d7 256" in playground.text("output-facts"), what="its size")
+
+
+@pytest.mark.parametrize(
+    "lacks", ["MediaStreamTrackProcessor", "OffscreenCanvas", "HTMLVideoElement.prototype.requestVideoFrameCallback"]
+)
+def test_browsers_that_can_less_send_pictures_too(
+    open_context: Callable[..., BrowserContext], server: LiveServer, lacks: str
+) -> None:
+    context = open_context()
+    context.add_init_script(f"delete window.MediaStreamTrackProcessor; delete {lacks};")
+    playground = PlaygroundPage(context, server).open()
+    playground.element("connection").select_option("websocket")
+    other = OtherEnd(playground)
+    playground.choose_source("test")
+    playground.element("start").click()
+    playground.until(lambda: len(other.taken) > 10, what="pictures")
+    playground.until(lambda: difference(colours(other.taken[-1]), playground.picture("input")) < 20, what="the source")
+    playground.stop()
+    assert playground.complaints == []
+
+
+def test_a_browser_without_webrtc_goes_by_websockets(
+    open_context: Callable[..., BrowserContext], server: LiveServer
+) -> None:
+    context = open_context()
+    context.add_init_script("delete window.RTCPeerConnection;")
+    playground = PlaygroundPage(context, server).open()
+    other = OtherEnd(playground)
+    playground.choose_source("test")
+    playground.element("start").click()
+    playground.until(lambda: is_red(playground), seconds=5, what="the picture, without a wait")
+    assert len(other.taken) > 0
+    assert playground.text("way") == NOTE
+    playground.stop()
+    assert playground.complaints == []
+
+
+def test_where_nothing_gets_through_both_reasons_are_told(
+    open_context: Callable[..., BrowserContext], off: LiveServer
+) -> None:
+    playground = PlaygroundPage(open_context(), off).open()
+    playground.page.evaluate("() => { window.WebSocket = class { constructor() { throw new Error('no'); } }; }")
+    playground.choose_source("test")
+    playground.element("start").click()
+    playground.until(lambda: "No WebSocket for pictures" in playground.text("messages"), what="the reasons")
+    assert "WebRTC" in playground.text("messages")
+    assert playground.streams() == []
+
+
+def test_pictures_are_sent_no_larger_than_fills_the_stream(playground: PlaygroundPage) -> None:
+    sizes = playground.page.evaluate(
+        """async () => {
+          const { sizeToSend } = await import("/assets/pictures.js");
+          const stream = { width: 512, height: 512 };
+          return [[1280, 720], [320, 240], [512, 512], [4000, 10]].map(([width, height]) =>
+            Object.values(sizeToSend(width, height, stream))).concat([
+            Object.values(sizeToSend(8000, 8000, { width: 6000, height: 6000 }))]);
+        }"""
+    )
+    assert sizes == [[910, 512], [320, 240], [512, 512], [4000, 10], [4096, 4096]]
+
+
+def test_pictures_go_beside_the_offers_of_this_host(playground: PlaygroundPage) -> None:
+    addresses = playground.page.evaluate(
+        """async () => {
+          const { picturesUrl } = await import("/assets/pictures.js");
+          return ["https://elsewhere.example/live/video-to-video/whep/whip", "http://x/playback/pb/whep"].map(picturesUrl);
+        }"""
+    )
+    base = playground.server.url.replace("http", "ws", 1)
+    assert addresses == [f"{base}/live/video-to-video/whep/pictures", f"{base}/playback/pb/pictures"]
