@@ -168,6 +168,14 @@ def test_webrtc_has_another_chance_where_no_websocket_opens() -> None:
     assert ways(script) == ["pictures", "pictures", "webrtc"]
 
 
+def test_all_is_given_up_once_each_way_had_its_chances() -> None:
+    script = """const way = new Way(network); const seen = [];
+        for (const cause of ["blocked", "unopened", "unopened", "unopened", "blocked"]) {
+          way.failed(cause); seen.push(way.hopeless); }
+        way.connected(); return [...seen, way.hopeless];"""
+    assert ways(script) == [False, False, False, False, True, False]
+
+
 def test_a_websocket_that_worked_is_tried_for_ever() -> None:
     script = """const way = new Way(network); way.failed("off"); way.connected();
         for (let count = 0; count < 20; count += 1) way.failed("unopened"); return way.kind;"""

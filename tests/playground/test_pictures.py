@@ -296,6 +296,17 @@ def test_where_nothing_gets_through_both_reasons_are_told(
     assert playground.streams() == []
 
 
+def test_where_neither_way_opens_the_stream_ends_with_words(open_blocked: Callable[[str], PlaygroundPage]) -> None:
+    playground = open_blocked("() => true")
+    playground.page.evaluate("() => { window.WebSocket = class { constructor() { throw new Error('no'); } }; }")
+    playground.choose_source("test")
+    playground.element("start").click()
+    playground.until(lambda: "No WebSocket for pictures" in playground.text("activity"), what="what fails")
+    playground.until(lambda: "Neither WebRTC nor" in playground.text("messages"), seconds=40, what="the end, in words")
+    (stream,) = playground.streams()
+    httpx.delete(f"{playground.server.url}/v1/streams/{stream['id']}", headers=playground.headers).raise_for_status()
+
+
 def test_pictures_are_sent_no_larger_than_fills_the_stream(playground: PlaygroundPage) -> None:
     sizes = playground.page.evaluate(
         """async () => {

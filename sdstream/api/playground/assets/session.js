@@ -143,6 +143,7 @@ export class StreamSession extends EventTarget {
     if (final) return void (await this.#lose(words));
     let turned = this.#sends.failed(cause);
     for (const [attempt, pause] of PUBLISH_PAUSES_MS.entries()) {
+      if (this.#sends.hopeless) return void (await this.#lose("Neither WebRTC nor a WebSocket gets through to the server."));
       if (turned) {
         this.#phase("publishing", TURNING[this.#sends.kind]);
       } else {
@@ -157,6 +158,7 @@ export class StreamSession extends EventTarget {
         if (this.#ended) return;
         await this.#publisher?.close();
         if (error.status === 404) return this.#lose("The server no longer has this stream.");
+        if (error.cause === "unopened") words = error.message;
         turned = this.#sends.failed(causeOf(error));
       }
     }

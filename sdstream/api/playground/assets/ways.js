@@ -24,6 +24,8 @@ export class Way {
   #network;
   #choice;
   #worked = false;
+  #ever = false; // whether either way has connected
+  #tried = 0; // turns to pictures before that
   #unopened = 0;
 
   constructor(network) {
@@ -39,7 +41,13 @@ export class Way {
     return this.#network.blocked ? SHORT_PATIENCE_MS : PATIENCE_MS;
   }
 
+  /** Nothing has got through, though each way had its chances. */
+  get hopeless() {
+    return !this.#ever && this.#tried > 1;
+  }
+
   connected() {
+    this.#ever = true;
     this.#unopened = 0;
     if (this.kind === "pictures") this.#worked = true;
     else this.#network.blocked = false;
@@ -59,6 +67,7 @@ export class Way {
 
   #turn(kind, why) {
     this.#unopened = 0;
+    this.#tried += kind === "pictures";
     this.kind = kind;
     this.why = why;
     return true;
