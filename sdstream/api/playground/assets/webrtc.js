@@ -4,6 +4,7 @@ import { ApiError, onThisHost, refusal } from "./api.js";
 
 const GATHERING_LIMIT_MS = 400; // host candidates only
 const RELAY_LIMIT_MS = 3000; // with ICE servers, whose candidates take some round trips
+const NO_CANDIDATES_LIMIT_MS = 1500; // a browser that names no address of its own hardly ever connects
 const DISCONNECTED_LIMIT_MS = 2000; // a shorter break repairs itself
 
 /**
@@ -138,8 +139,15 @@ class Link {
       throw new DOMException("closed", "AbortError");
     }
     await this.peer.setRemoteDescription({ type: "answer", sdp: answer });
-    if (this.#patience !== null && !this.#connected) setTimeout(() => this.#connected || this.#fail(), this.#patience);
+    this.#limit();
     return response;
+  }
+
+  /** Give up in time, where another way is there. */
+  #limit() {
+    if (this.#patience === null || this.#connected) return;
+    const candidates = /^a=candidate:/m.test(this.peer.localDescription.sdp);
+    setTimeout(() => this.#connected || this.#fail(), candidates ? this.#patience : Math.min(this.#patience, NO_CANDIDATES_LIMIT_MS));
   }
 
   async describe(type) {
