@@ -329,3 +329,44 @@ def test_pictures_go_beside_the_offers_of_this_host(playground: PlaygroundPage) 
     )
     base = playground.server.url.replace("http", "ws", 1)
     assert addresses == [f"{base}/live/video-to-video/whep/pictures", f"{base}/playback/pb/pictures"]
+
+
+SWAPPED = """async () => {
+  const { PicturePublisher } = await import("/assets/pictures.js");
+  const opened = [];
+  window.WebSocket = class extends EventTarget {
+    constructor() { super(); this.sent = []; opened.push(this); }
+    send(data) { this.sent.push(data); this.dispatchEvent(new MessageEvent("message", { data: "taken" })); }
+    close() {}
+  };
+  const source = (colour) => {
+    const context = Object.assign(document.createElement("canvas"), { width: 64, height: 64 }).getContext("2d");
+    context.fillStyle = colour;
+    setInterval(() => context.fillRect(0, 0, 64, 64), 30);
+    return context.canvas.captureStream(30).getVideoTracks()[0];
+  };
+  const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+  const publisher = new PicturePublisher("/live/video-to-video/key/whip", { width: 64, height: 64 });
+  const connecting = publisher.connect(source("red"), new AbortController().signal);
+  publisher.replaceTrack(source("blue"));
+  const [socket] = opened;
+  socket.dispatchEvent(new Event("open"));
+  await connecting;
+  while (socket.sent.length < 3) await pause(20);
+  publisher.close();
+  await pause(100); // for a picture that was being made
+  const count = socket.sent.length;
+  publisher.replaceTrack(source("red"));
+  await pause(300);
+  const first = await createImageBitmap(socket.sent[0]);
+  const context = Object.assign(document.createElement("canvas"), { width: 64, height: 64 }).getContext("2d");
+  context.drawImage(first, 0, 0);
+  return { colour: [...context.getImageData(32, 32, 1, 1).data], late: socket.sent.length - count };
+}"""
+
+
+def test_a_source_chosen_while_the_websocket_opens_is_the_one_that_is_sent(playground: PlaygroundPage) -> None:
+    seen = playground.page.evaluate(SWAPPED)
+    red, _, blue, _ = seen["colour"]
+    assert blue > 200 > 50 > red
+    assert seen["late"] == 0

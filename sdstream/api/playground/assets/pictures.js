@@ -43,6 +43,7 @@ export function sizeToSend(width, height, stream) {
 /** Sends the pictures of one track as JPEG, at the pace of the server's answers. Events: "connected", "failed" (as `closing` has it). */
 export class PicturePublisher extends EventTarget {
   #stream;
+  #track = null;
   #socket = null;
   #frames = null;
   #canvas = new Canvas();
@@ -63,17 +64,18 @@ export class PicturePublisher extends EventTarget {
 
   /** Raises ApiError when no WebSocket opens. */
   async connect(track, signal) {
+    this.#track = track;
     const socket = await openSocket(this.url, signal, { message: (data) => this.#onMessage(data), closed: (code) => this.#fail(closing(code)) });
     if (this.#closed) return void socket.close();
     this.#socket = socket;
-    this.replaceTrack(track);
+    this.#follow();
     this.#timer = setInterval(() => this.#check(), CHECK_PAUSE_MS);
     this.dispatchEvent(new Event("connected"));
   }
 
   async replaceTrack(track) {
-    this.#frames?.stop();
-    this.#frames = new Frames(track, (picture, width, height) => this.#take(picture, width, height));
+    this.#track = track;
+    if (this.#socket && !this.#closed) this.#follow();
   }
 
   /** {width, height, codec} of what is sent, or null before the first picture. */
@@ -90,6 +92,11 @@ export class PicturePublisher extends EventTarget {
     this.#socket?.close();
   }
 
+  #follow() {
+    this.#frames?.stop();
+    this.#frames = new Frames(this.#track, (picture, width, height) => this.#take(picture, width, height));
+  }
+
   #take(picture, width, height) {
     this.#canvas.draw(picture, sizeToSend(width, height, this.#stream));
     this.#fresh = true;
@@ -104,9 +111,9 @@ export class PicturePublisher extends EventTarget {
     const jpeg = await this.#canvas.encode(this.#pacing.quality);
     this.#encoding = false;
     if (!jpeg || this.#closed) return;
-    this.#socket.send(jpeg);
     this.#sentAt = performance.now();
     this.#pacing.sent(this.#sentAt, jpeg.size);
+    this.#socket.send(jpeg);
     this.#send(); // another one may have come meanwhile
   }
 

@@ -13,7 +13,8 @@ const TURNING = { pictures: "No WebRTC gets through. Connecting over a WebSocket
 
 /**
  * Events, all CustomEvents: "phase" {phase, text}, "status" (the status data), "event" {event, data}, "updated" {reply, params, members, sentAt},
- * "refused" {error, params, members}, "output" (MediaStream), "way" (a sentence, see `describeWays`), "fault" (Error), "ended" {why, reason}. Phases: creating, publishing, live, reconnecting, ended.
+ * "refused" {error, params, members}, "output" (MediaStream), "way" (a sentence, see `describeWays`), "fault" (Error), "ended" {why, reason}.
+ * Phases: creating, publishing, live, reconnecting, ended.
  */
 export class StreamSession extends EventTarget {
   #api;

@@ -1,7 +1,7 @@
 // Which way pictures travel: by WebRTC, or whole over a WebSocket where no WebRTC gets through. No sockets here, only the decision.
 
 const PATIENCE_MS = 6000; // ICE takes some round trips, by a TURN server more
-const SHORT_PATIENCE_MS = 2000; // where a connection has already not come about
+const SHORT_PATIENCE_MS = 3000; // where a connection has already not come about
 const MOST_UNOPENED = 3; // WebSockets that did not open, before WebRTC is given another chance
 
 /** What the server's refusals of an offer mean for the way; others mean nothing. */
