@@ -73,11 +73,6 @@ def run(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def main() -> None:
-    """The entry point of the installed program."""
-    sys.exit(run())
-
-
 def _describe_usage(error: CycloptsError) -> Text:
     return Text.assemble(("sdstream: ", "bold red"), " ".join(_usage(error).split()))
 
@@ -109,4 +104,4 @@ def _print_error(console: Console, error: SdstreamError) -> None:
         console.print(Text(f"  {error.hint}", "dim"))
 
 
-__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main", "make_application", "run"]
+__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "make_application", "run"]

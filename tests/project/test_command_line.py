@@ -4,12 +4,13 @@ import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdstream.cli import COMMANDS, EXIT_USAGE, run
+from sdstream.cli import COMMANDS, EXIT_INTERRUPTED, EXIT_USAGE, run
 from sdstream.commands.flags import flag_name, sources_of, with_settings
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings, load_settings
@@ -30,6 +31,17 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     assert "Traceback" not in captured.err
     assert captured.out == ""
     return captured.err
+
+
+def test_a_ctrl_c_while_the_program_is_still_imported_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt\n")
+    done = sdstream("doctor", environment=environment(tmp_path / "data") | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "")
+
+
+def test_the_installed_program_is_the_one_that_minds_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["scripts"] == {"sdstream": "sdstream.__main__:main"}
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
