@@ -24,6 +24,8 @@ from sdstream.media.files.reader import VideoFacts, VideoReader
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""
 TEST_CARD_SIZE = PictureSize(512, 512)
+RANGES = {"fps": (0.1, 240), "width": (2, 8192), "height": (2, 8192), "bitrate": (1000, 1_000_000_000)}
+"""What a camera can be asked for; at a million pictures a second it would make nothing but late ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +174,14 @@ def choose_size(facts: VideoFacts | None, width: int | None, height: int | None)
 
 
 def check_numbers(numbers: Mapping[str, float | None]) -> None:
-    """Raises `ConfigurationError` for a number that is given and not above zero, or is infinite."""
+    """Raises `ConfigurationError` for a number that is given and lies outside its range, is not above zero or is
+    infinite."""
     for name, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigurationError(
-                f"--{name}: {value} is not {'finite' if value == math.inf else 'above zero'}", hint=""
-            )
+        least, most = RANGES.get(name, (0, math.inf))
+        if value is None or (0 < value < math.inf and least <= value <= most):
+            continue
+        wanted = f"between {least} and {most}" if name in RANGES else "finite and above zero"
+        raise ConfigurationError(f"--{name}: {value} is not {wanted}", hint="")
 
 
 def check_url(url: str) -> None:
