@@ -79,6 +79,11 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["serve", "--host", "0.0.0.0", "--no-authentication"], "loopback"),
         (["serve", "--host", "198.51.100.1", "--port", "0"], "not an address of this machine"),
         (["serve", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (
+            ["doctor", "--recording-bucket", "http://x"],
+            "--recording-bucket: must be written s3://BUCKET or s3://BUCKET/",
+        ),
+        (["doctor", "--recording-bucket", "s3://a@b/c"], "--recording-bucket: must be written s3://BUCKET or "),
         (["publish", "testsrc", "--url", "nowhere"], "--url"),
         (["publish", "testsrc", "--url", "http://127.0.0.1:1/", "--fps", "0"], "--fps"),
         (["publish"], "FILE"),
