@@ -1,13 +1,26 @@
-"""The errors of files that are given out, on the tree of `sdstream.errors`.
+"""The errors of files that are written and given out, on the tree of `sdstream.errors`.
 
 SdstreamError
+├── CommandFailed
+│   └── DiskFull                  COMMAND/DISK_FULL
 └── RequestError
     └── RangeNotSatisfiable 416   RANGE_NOT_SATISFIABLE
 """
 
+import errno
 from typing import Any
 
-from sdstream.errors import RequestError
+from sdstream.errors import CommandFailed, RequestError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What an `OSError` of a full disk, or a quota that is used up, has as `errno`."""
+
+
+class DiskFull(CommandFailed):
+    """There is no room for a file that a command writes."""
+
+    code = "COMMAND/DISK_FULL"
+    hint = "Free some space, or write to another disk."
 
 
 class RangeNotSatisfiable(RequestError):
@@ -22,4 +35,4 @@ class RangeNotSatisfiable(RequestError):
         self.headers = {"Content-Range": f"bytes */{byte_count}"}  # pyright: ignore[reportAttributeAccessIssue]
 
 
-__all__ = ["RangeNotSatisfiable"]
+__all__ = ["NO_ROOM", "DiskFull", "RangeNotSatisfiable"]

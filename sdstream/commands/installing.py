@@ -1,7 +1,6 @@
 """The work of `sdstream install-mediamtx`: a release fetched, checked, and its program put into the data directory."""
 
 import asyncio
-import errno
 import hashlib
 import ipaddress
 import os
@@ -17,6 +16,7 @@ from sdstream.diffusion.fetching.hub import only_one
 from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import ConfigurationError
 from sdstream.fetching import FetchNotFound, FetchProblem, PublicFetcher
+from sdstream.file_errors import NO_ROOM
 from sdstream.install_errors import ChecksumDiffers, InstallDiskFull, InstallFailed, ProgramUnusable, ReleaseNotFound
 from sdstream.media.mediamtx.archive import read_program
 from sdstream.media.mediamtx.process import BIN, RELEASES, ask_version, version_problem
@@ -32,7 +32,6 @@ MAX_SECONDS = 1800.0
 """For one file."""
 WORK = ".install"
 """In the directory of programs: what has not come whole yet, and who fetches it."""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def install_release(
             said = _try_out(staged)
             staged.replace(target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             part.drop()
             raise InstallDiskFull(f"there is no room for {release.archive} in {folder}") from error
         raise InstallFailed(

@@ -5,7 +5,6 @@ no object behind.
 """
 
 import asyncio
-import errno
 import importlib
 import os
 import re
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
 from sdstream.errors import Unavailable
+from sdstream.file_errors import NO_ROOM
 from sdstream.job_errors import InvalidJob, SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
 
@@ -24,7 +24,6 @@ LINK_SECONDS = 7 * 24 * 3600
 """How long a link to a result works: the longest that S3 signs."""
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; RunPod's volumes take 500 MB at once."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -166,7 +165,7 @@ class Store:
                 self._client = make_bucket_client(self.bucket.access)
             return work(self._client)
         except (*known, OSError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise Unavailable(f"the worker's disk does not take the object: {error.strerror}") from error
             if type(error).__name__ == "ParamValidationError":  # boto3's, which is imported by name only
                 raise StorageFailed(

@@ -10,6 +10,7 @@ import av
 import av.error
 
 from sdstream.errors import CommandFailed
+from sdstream.file_errors import NO_ROOM, DiskFull
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.files.reader import VideoReader, from_i420
 from sdstream.media.files.sound import SoundTrack
@@ -21,7 +22,8 @@ LONGEST_NAME = 255
 class VideoWriter:
     """A video file under a temporary name beside the wanted one; `finish` renames it, anything else removes it.
 
-    Pictures keep their pts. Sound is copied packet by packet where the container takes its codec, else encoded anew.
+    Methods raise `CommandFailed` for what the format or the disk does not take, `DiskFull` where that is full. Pictures
+    keep their pts. Sound is copied packet by packet where the container takes its codec, else encoded anew.
     """
 
     def __init__(self, target: Path, source: VideoReader, size: PictureSize, quality: int) -> None:
@@ -43,10 +45,8 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or error
-            raise CommandFailed(
-                f"cannot write {target}: {reason}", hint="The ending picks the format: .mp4, .mkv, .webm, .mov."
-            ) from None
+            hint = "The ending picks the format: .mp4, .mkv, .webm, .mov."
+            raise _write_failure(target, error, hint) from None
 
     def add_sound(self) -> None:
         """Take over every sound track of the source."""
@@ -138,8 +138,9 @@ def _temporary_name(target: Path) -> str:
     return f".{stem}{ending}"
 
 
-def _write_failure(target: Path, error: Exception) -> CommandFailed:
-    return CommandFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}")
+def _write_failure(target: Path, error: Exception, hint: str | None = None) -> CommandFailed:
+    reason = f"cannot write {target}: {getattr(error, 'strerror', None) or error}"
+    return DiskFull(reason) if getattr(error, "errno", None) in NO_ROOM else CommandFailed(reason, hint=hint)
 
 
 __all__ = ["VideoWriter"]
