@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong,
 """
 
 import os
+import re
 import sys
+from typing import Any, cast
 
-from cyclopts import App, CoercionError, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError, convert
 from rich.console import Console
 from rich.text import Text
 
@@ -38,7 +40,13 @@ COMMANDS = {
 
 def make_application() -> App:
     """The command tree; imports none of the commands."""
-    application = App(name="sdstream", help=HELP, version=__version__, help_format="plaintext")
+    application = App(
+        name="sdstream",
+        help=HELP,
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(converter=_read),
+    )
     for order, (name, line) in enumerate(COMMANDS.items()):
         module = name.replace("-", "_")
         application.command(f"sdstream.commands.{module}:{module}", name=name, help=line, sort_key=order)
@@ -71,6 +79,15 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     return result if isinstance(result, int) else 0
+
+
+def _read(wanted: Any, words: Any) -> Any:
+    """As the library reads the words of a value, but for whole numbers with a fraction, which it would round."""
+    if wanted in (int, list[int]):
+        for word in words:
+            if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", word.value):
+                raise CoercionError(msg=f"must be a whole number, not {word.value!r}", target_type=int, token=word)
+    return cast("Any", convert)(wanted, words)
 
 
 def _describe_usage(error: CycloptsError) -> Text:
