@@ -81,6 +81,14 @@ def run(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def visible(text: str) -> str:
+    """`text` with what a terminal would obey and not show, such as escape sequences, written as Python writes it.
+
+    Messages have words of servers, models and files in them.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def _read(wanted: Any, words: Any) -> Any:
     """As the library reads the words of a value, but for whole numbers with a fraction, which it would round."""
     if wanted in (int, list[int]):
@@ -116,9 +124,9 @@ def _before(word: str, words: list[str]) -> str:
 
 def _print_error(console: Console, error: SdstreamError) -> None:
     for line in error.message.splitlines() or [type(error).__name__]:
-        console.print(Text.assemble(("sdstream: ", "bold red"), line))
+        console.print(Text.assemble(("sdstream: ", "bold red"), visible(line)))
     if error.hint:
-        console.print(Text(f"  {error.hint}", "dim"))
+        console.print(Text(f"  {visible(error.hint)}", "dim"))
 
 
-__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "make_application", "run"]
+__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "make_application", "run", "visible"]
