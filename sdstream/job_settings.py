@@ -50,7 +50,8 @@ class JobSettings(BaseModel):
     session_idle_timeout: float = Field(
         default=300.0,
         gt=0,
-        description="Seconds without publisher, viewer or control job before a serverless session ends.",
+        description="Seconds without publisher, viewer, control job or call of its control URL before a serverless "
+        "session ends.",
     )
     session_status_interval: float = Field(
         default=5.0, ge=0.1, description="Seconds between the status events of a serverless session, at first."

@@ -20,6 +20,7 @@ from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, JobFailed,
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
 from sdstream.jobs.outputs import error_of
+from sdstream.jobs.use import LOOK
 from sdstream.settings import Settings
 from sdstream.streams.names import new_stream_id
 
@@ -260,7 +261,7 @@ class Fleet:
 
     async def _call_directly(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
         url = entry.control_url + call.path + (f"?{call.query}" if call.query else "")
-        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"}
+        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"} | ({} if call.uses else {LOOK: "1"})
         try:
             response = await self._http.request(call.method, url, headers=headers, content=call.body)
         except NO_WAY as error:
