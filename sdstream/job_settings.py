@@ -2,9 +2,10 @@
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from sdstream.urls import split_url
 
 
 class JobSettings(BaseModel):
@@ -115,13 +116,8 @@ def read_key(text: str) -> str:
 def _check_address(url: str, schemes: tuple[str, ...]) -> None:
     """Raises `ValueError` with words that do not repeat the address: it may hold a password."""
     written = " or ".join(f"{scheme}://" for scheme in schemes)
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in schemes and (parts.path if parts.scheme == "unix" else parts.hostname)
-        good = good and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    is_socket = "unix" in schemes and url.startswith("unix:") and "/" in url.removeprefix("unix://")
+    if not is_socket and split_url(url, schemes) is None:
         raise ValueError(f"must be an address that begins with {written}")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -20,6 +19,7 @@ from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader
+from sdstream.urls import split_url
 
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""
@@ -186,12 +186,7 @@ def check_numbers(numbers: Mapping[str, float | None]) -> None:
 
 def check_url(url: str) -> None:
     """Raises `ConfigurationError` for what no http or https request can be sent to."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket that is not closed, a port above 65535
-        good = False
-    if not good:
+    if split_url(url, ("http", "https")) is None:
         raise ConfigurationError(f"--url: {url} is not an http or https URL", hint="Copy `whip_url` of the stream.")
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
 from sdstream.errors import Unavailable
 from sdstream.file_errors import NO_ROOM
 from sdstream.job_errors import InvalidJob, SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
+from sdstream.urls import split_url
 
 LINK_SECONDS = 7 * 24 * 3600
 """How long a link to a result works: the longest that S3 signs."""
@@ -80,9 +80,9 @@ def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | No
 
 def _understand(url: str, access_id: str, secret: str, name: str | None, region: str | None) -> Bucket:
     """Raises `ValueError` for what is no address, as boto3 would when the client is made."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+    parts = split_url(url, ("http", "https"))
+    host = (parts and parts.hostname) or ""
+    if parts is None or not _HOST.fullmatch(host):
         raise ValueError(url)
     links = True
     if found := _VOLUME.fullmatch(host):
