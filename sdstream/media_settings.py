@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sdstream.urls import split_url
+
 
 class MediaSettings(BaseModel):
     """A part of `Settings`."""
@@ -103,6 +105,14 @@ class MediaSettings(BaseModel):
     def _check_bucket(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"s3://[^/?#@]+(/[^?#]*)?", value):
             raise ValueError("must be written s3://BUCKET or s3://BUCKET/PREFIX, without keys, ? and #")
+        return value
+
+    @field_validator("recording_bucket_endpoint")
+    @classmethod
+    def _check_bucket_endpoint(cls, value: str | None) -> str | None:
+        parts = split_url(value or "", ("http", "https"))
+        if value is not None and (parts is None or "@" in parts.netloc):  # not shown: people write keys into addresses
+            raise ValueError("must be the address of an S3 service, such as https://HOST:PORT, without keys")
         return value
 
     @model_validator(mode="after")

@@ -83,6 +83,10 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
             ["doctor", "--recording-bucket", "http://x"],
             "--recording-bucket: must be written s3://BUCKET or s3://BUCKET/",
         ),
+        (
+            ["doctor", "--recording-bucket-endpoint", "minio:9000"],
+            "--recording-bucket-endpoint: must be the address of",
+        ),
         (["doctor", "--recording-bucket", "s3://a@b/c"], "--recording-bucket: must be written s3://BUCKET or "),
         (["publish", "testsrc", "--url", "nowhere"], "--url"),
         (["publish", "testsrc", "--url", "http://127.0.0.1:1/", "--fps", "0"], "--fps"),
