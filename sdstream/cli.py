@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong,
 """
 
 import os
+import re
 import sys
+from typing import Any, cast
 
-from cyclopts import App, CoercionError, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError, convert
 from rich.console import Console
 from rich.text import Text
 
@@ -38,7 +40,13 @@ COMMANDS = {
 
 def make_application() -> App:
     """The command tree; imports none of the commands."""
-    application = App(name="sdstream", help=HELP, version=__version__, help_format="plaintext")
+    application = App(
+        name="sdstream",
+        help=HELP,
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(converter=_read),
+    )
     for order, (name, line) in enumerate(COMMANDS.items()):
         module = name.replace("-", "_")
         application.command(f"sdstream.commands.{module}:{module}", name=name, help=line, sort_key=order)
@@ -73,9 +81,21 @@ def run(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def main() -> None:
-    """The entry point of the installed program."""
-    sys.exit(run())
+def visible(text: str) -> str:
+    """`text` with what a terminal would obey and not show, such as escape sequences, written as Python writes it.
+
+    Messages have words of servers, models and files in them.
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _read(wanted: Any, words: Any) -> Any:
+    """As the library reads the words of a value, but for whole numbers with a fraction, which it would round."""
+    if wanted in (int, list[int]):
+        for word in words:
+            if re.fullmatch(r"[+-]?[0-9]*\.[0-9]*[1-9][0-9]*", word.value):
+                raise CoercionError(msg=f"must be a whole number, not {word.value!r}", target_type=int, token=word)
+    return cast("Any", convert)(wanted, words)
 
 
 def _describe_usage(error: CycloptsError) -> Text:
@@ -104,9 +124,9 @@ def _before(word: str, words: list[str]) -> str:
 
 def _print_error(console: Console, error: SdstreamError) -> None:
     for line in error.message.splitlines() or [type(error).__name__]:
-        console.print(Text.assemble(("sdstream: ", "bold red"), line))
+        console.print(Text.assemble(("sdstream: ", "bold red"), visible(line)))
     if error.hint:
-        console.print(Text(f"  {error.hint}", "dim"))
+        console.print(Text(f"  {visible(error.hint)}", "dim"))
 
 
-__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "main", "make_application", "run"]
+__all__ = ["COMMANDS", "EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_USAGE", "make_application", "run", "visible"]

@@ -47,6 +47,7 @@ POOLS = (
 """RunPod's groups of cards in 2026. It may have more by now, so another name is asked about and not refused."""
 
 _IMAGE = re.compile(r"[^\s@]+(?:/[^\s@/:]+)*(?::[\w][\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _POOL = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
 
 
@@ -245,7 +246,7 @@ async def deploy(
     except ValueError:
         raise CommandFailed("RunPod answered with what is no JSON; look at its console") from None
     identifier = cast("dict[str, Any]", answer).get("id") if isinstance(answer, dict) else None
-    if not isinstance(identifier, str) or not identifier:
+    if not isinstance(identifier, str) or not _ID.fullmatch(identifier):
         raise CommandFailed("RunPod's answer has no id; look at its console")
     return Deployed(identifier, cast("dict[str, Any]", answer))
 

@@ -45,7 +45,7 @@
             ├── RecordingsUnavailable 503 RECORDINGS/UNAVAILABLE
             └── ShuttingDown      503 SHUTTING_DOWN
 
-Those of serverless jobs and gateways are in `sdstream.job_errors`, on the same tree.
+Those of serverless jobs and gateways are in `job_errors`, those of files in `file_errors`, on the same tree.
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable`: the same call can succeed
 later. `part`: what of a stream's params is to blame (`params.attainable`). `details` is JSON-safe; for parameters a
 list of `{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.

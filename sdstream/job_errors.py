@@ -14,6 +14,7 @@ SdstreamError
     ├── StorageFailed       502   JOBS/STORAGE_FAILED
     ├── EndpointFailed      502   ENDPOINT/FAILED
     ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
+    │   └── OwnerSilent     504   SESSION/OWNER_UNREACHABLE
     └── Unavailable
         ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
         ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
@@ -111,6 +112,10 @@ class OwnerUnreachable(RequestError):
     headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
 
+class OwnerSilent(OwnerUnreachable):
+    """It was asked and gave no answer in time; what was asked for may be done all the same."""
+
+
 class DirectoryUnavailable(Unavailable):
     """Redis, which knows who has which session, does not answer. Sessions go on."""
 
@@ -143,6 +148,7 @@ __all__ = [
     "JobFailed",
     "NoEndpointWorker",
     "NotMedia",
+    "OwnerSilent",
     "OwnerUnreachable",
     "ResultTooLarge",
     "SessionNotHere",

@@ -2,9 +2,10 @@
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from sdstream.urls import split_url
 
 
 class JobSettings(BaseModel):
@@ -50,7 +51,8 @@ class JobSettings(BaseModel):
     session_idle_timeout: float = Field(
         default=300.0,
         gt=0,
-        description="Seconds without publisher, viewer or control job before a serverless session ends.",
+        description="Seconds without publisher, viewer, control job or call of its control URL before a serverless "
+        "session ends.",
     )
     session_status_interval: float = Field(
         default=5.0, ge=0.1, description="Seconds between the status events of a serverless session, at first."
@@ -114,13 +116,8 @@ def read_key(text: str) -> str:
 def _check_address(url: str, schemes: tuple[str, ...]) -> None:
     """Raises `ValueError` with words that do not repeat the address: it may hold a password."""
     written = " or ".join(f"{scheme}://" for scheme in schemes)
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in schemes and (parts.path if parts.scheme == "unix" else parts.hostname)
-        good = good and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    is_socket = "unix" in schemes and url.startswith("unix:") and "/" in url.removeprefix("unix://")
+    if not is_socket and split_url(url, schemes) is None:
         raise ValueError(f"must be an address that begins with {written}")
 
 

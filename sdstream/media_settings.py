@@ -1,8 +1,11 @@
 """The settings of encoders, outputs and recordings."""
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sdstream.urls import split_url
 
 
 class MediaSettings(BaseModel):
@@ -89,7 +92,6 @@ class MediaSettings(BaseModel):
     )
     recording_bucket: str | None = Field(
         default=None,
-        pattern=r"^s3://[^/?#@]+(/[^?#]*)?$",
         description="Bucket to which finished recordings are moved, as s3://BUCKET/PREFIX; access keys come from where "
         "the AWS tools look for them. Unset: they stay in the data directory.",
     )
@@ -97,6 +99,21 @@ class MediaSettings(BaseModel):
         default=None, description="URL of the S3 service of recording_bucket, where it is not Amazon's."
     )
     recording_bucket_region: str | None = Field(default=None, description="Region of recording_bucket.")
+
+    @field_validator("recording_bucket")
+    @classmethod
+    def _check_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"s3://[^/?#@]+(/[^?#]*)?", value):
+            raise ValueError("must be written s3://BUCKET or s3://BUCKET/PREFIX, without keys, ? and #")
+        return value
+
+    @field_validator("recording_bucket_endpoint")
+    @classmethod
+    def _check_bucket_endpoint(cls, value: str | None) -> str | None:
+        parts = split_url(value or "", ("http", "https"))
+        if value is not None and (parts is None or "@" in parts.netloc):  # not shown: people write keys into addresses
+            raise ValueError("must be the address of an S3 service, such as https://HOST:PORT, without keys")
+        return value
 
     @model_validator(mode="after")
     def _check_bitrates(self) -> "MediaSettings":

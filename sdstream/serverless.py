@@ -16,7 +16,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -36,6 +36,7 @@ from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
 from sdstream.jobs.stops import EarlyStops
+from sdstream.jobs.use import notice_use
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
 from sdstream.platform import die_with_parent
@@ -68,6 +69,7 @@ class EmbeddedServer:
         self.models = ModelTable.from_settings(settings)
         self.worker_id = environment.get("RUNPOD_POD_ID") or "local"
         self.mailbox = f"{self.worker_id}-{secrets.token_hex(6)}"
+        self.on_use: Callable[[str], None] = lambda stream_id: None
         self._environment = environment
         self._rooms: Rooms | None = None
         self._url = ""
@@ -145,7 +147,7 @@ class EmbeddedServer:
                 listener = stack.enter_context(contextlib.closing(bind(self.settings.host, self.settings.port)))
                 self._url = url_of(listener)
                 rooms = assemble(self.settings, self.clock, state, lambda context: {"create_stream": _refuse_create})
-                http = HttpServer(rooms.app, lambda: None)
+                http = HttpServer(notice_use(rooms.app, lambda stream_id: self.on_use(stream_id)), lambda: None)
                 await rooms.service.start()
                 self._rooms = rooms
                 serving = asyncio.create_task(http.serve(sockets=[listener]), name="embedded-http")

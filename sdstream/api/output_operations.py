@@ -58,9 +58,9 @@ OUTPUT_OPERATIONS: dict[str, Operation] = {
         "/v1/streams/{id}/recordings/{name}",
         "Extensions",
         "Download a recording",
-        "MP4; ranges are answered. 409 while it is being written.",
+        "MP4; ranges are answered, with 416 where the file has nothing of them. 409 while it is being written.",
         {200: Answer("The file", None, "video/mp4", _BINARY), 206: Answer("A range of it", None, "video/mp4", _BINARY)},
-        (401, 403, 404, 409, 503),
+        (401, 403, 404, 409, 416, 503),
         extension=True,
     ),
     "delete_recording": Operation(

@@ -30,6 +30,7 @@ ERROR_TEXTS = {
     409: "Refused while the stream is live; nothing changed",
     413: "The body is over the limit",
     415: "A wrong Content-Type",
+    416: "The file has nothing of this range",
     429: "A limit is reached; Retry-After says when to come back",
     500: "A defect of sdstream",
     503: "The server cannot do this just now",
@@ -141,6 +142,8 @@ def _error(status: int) -> dict[str, Any]:
         headers = {"WWW-Authenticate": "Bearer."}
     elif status == 405:
         headers = {"Allow": "The methods of this path."}
+    elif status == 416:
+        headers = {"Content-Range": "`bytes */LENGTH`, the length of the file."}
     example = {**ERROR_EXAMPLE, "error": ERROR_TEXTS[status], "status": status}
     return {
         "description": ERROR_TEXTS[status],

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdstream.cli import EXIT_FAILED
+from sdstream.cli import EXIT_FAILED, visible
 from sdstream.commands.checks import (
     Check,
     Verdict,
@@ -149,7 +149,7 @@ def _check_table(checks: Sequence[Check]) -> Table:
     table.add_column("found", overflow="fold")
     for check in checks:
         mark, style = MARKS[check.verdict]
-        finding = Text(check.finding)
+        finding = Text("\n".join(visible(line) for line in check.finding.split("\n")))
         if check.remedy and check.verdict is not Verdict.GOOD:
             finding.append(f"\n{check.remedy}", "dim")
         table.add_row(Text(mark, style), check.subject, finding)

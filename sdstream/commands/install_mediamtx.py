@@ -31,18 +31,26 @@ def install_mediamtx(
             help="https folder with the same files as the release on GitHub: the archive and checksums.sha256.",
         ),
     ] = None,
+    sha256: Annotated[
+        str | None,
+        Parameter(
+            name="--sha256",
+            metavar="HEX",
+            help="What the archive must have, from where you trust it; default: what checksums.sha256 beside it says.",
+        ),
+    ] = None,
     force: Annotated[bool, Parameter(help="Fetch it even if it is there already.", negative=())] = False,
     settings: Settings,
 ) -> int:
     """Fetch MediaMTX's release for this machine from GitHub into `bin` of the data directory, where `serve` finds it.
 
-    The archive is checked against the release's checksums, and only the program is taken out of it. Goes on where an
-    earlier call broke off.
+    The archive is checked against --sha256, else the release's checksums, and only the program is taken out of it. Goes
+    on where an earlier call broke off.
     """
     wanted = release_for(platform.system(), platform.machine(), _version(release))
-    source = source_of(wanted, mirror)
+    source, digest = source_of(wanted, mirror), _digest(sha256)
     with DownloadBar("asking for the release") as bar:
-        installed = install_release(settings, wanted, source, force=force, progress=bar.tell)
+        installed = install_release(settings, wanted, source, sha256=digest, force=force, progress=bar.tell)
     there = "" if installed.fetched else " is here already"
     print(f"MediaMTX {installed.version}{there}: {installed.path}")
     _tell_what_serve_takes(settings, installed.path)
@@ -57,6 +65,13 @@ def _version(text: str) -> str:
     if problem is not None:
         raise ConfigurationError(f"--release: {problem}")
     return text.removeprefix("v")
+
+
+def _digest(text: str | None) -> str | None:
+    """In lower case. Raises `ConfigurationError` for what is no SHA-256."""
+    if text is not None and re.fullmatch(r"[0-9a-fA-F]{64}", text) is None:
+        raise ConfigurationError(f"--sha256: {text!r} is not 64 hexadecimal digits")
+    return text and text.lower()
 
 
 def _tell_what_serve_takes(settings: Settings, installed: Path) -> None:

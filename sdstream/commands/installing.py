@@ -1,7 +1,6 @@
 """The work of `sdstream install-mediamtx`: a release fetched, checked, and its program put into the data directory."""
 
 import asyncio
-import errno
 import hashlib
 import ipaddress
 import os
@@ -17,6 +16,7 @@ from sdstream.diffusion.fetching.hub import only_one
 from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import ConfigurationError
 from sdstream.fetching import FetchNotFound, FetchProblem, PublicFetcher
+from sdstream.file_errors import NO_ROOM
 from sdstream.install_errors import ChecksumDiffers, InstallDiskFull, InstallFailed, ProgramUnusable, ReleaseNotFound
 from sdstream.media.mediamtx.archive import read_program
 from sdstream.media.mediamtx.process import BIN, RELEASES, ask_version, version_problem
@@ -32,7 +32,6 @@ MAX_SECONDS = 1800.0
 """For one file."""
 WORK = ".install"
 """In the directory of programs: what has not come whole yet, and who fetches it."""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,11 @@ def source_of(release: Release, mirror: str | None) -> Source:
 
 
 def install_release(
-    settings: Settings, release: Release, source: Source, *, force: bool, progress: Progress
+    settings: Settings, release: Release, source: Source, *, force: bool, progress: Progress, sha256: str | None = None
 ) -> Installed:
     """Have the program of `release` in `bin` of the data directory; fetched when it is not there, or with `force`.
 
+    The archive must have this `sha256`, in lower-case hexadecimal; None: the one that the source itself promises.
     Raises `ConfigurationError` when nothing may be fetched or the directory cannot be written, else `InstallFailed`.
     A program that is there already stays as it is unless all went well.
     """
@@ -104,9 +104,9 @@ def install_release(
         with only_one(work / "lock", release.archive, progress):
             if not force and (said := _version_here(target, release)):  # another process was quicker
                 return Installed(target, said, fetched=False)
-            promised = promised_hash(_fetch_checksums(source, work, progress), release.archive)
+            promised = sha256 or promised_hash(_fetch_checksums(source, work, progress), release.archive)
             _fetch(source, release.archive, part, MAX_BYTES, progress)
-            _compare(part, release.archive, promised)
+            _compare(part, release.archive, promised, "--sha256" if sha256 else CHECKSUMS)
             progress(f"unpacking {release.archive}", None)
             try:
                 _unpack(part.path, staged)
@@ -115,7 +115,7 @@ def install_release(
             said = _try_out(staged)
             staged.replace(target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             part.drop()
             raise InstallDiskFull(f"there is no room for {release.archive} in {folder}") from error
         raise InstallFailed(
@@ -160,12 +160,12 @@ def _fetch(source: Source, name: str, part: Part, max_bytes: int, progress: Prog
         ) from problem
 
 
-def _compare(part: Part, name: str, promised: str) -> None:
+def _compare(part: Part, name: str, promised: str, promise: str) -> None:
     with part.path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != promised:
         part.drop()
-        raise ChecksumDiffers(f"{name} came with the SHA-256 {found}, and {CHECKSUMS} has {promised}")
+        raise ChecksumDiffers(f"{name} came with the SHA-256 {found}, and {promise} has {promised}")
 
 
 def _unpack(archive: Path, staged: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -20,10 +19,13 @@ from sdstream.commands.whip import WhipSession
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoFacts, VideoReader
+from sdstream.urls import split_url
 
 LINGER_SECONDS = 0.5
 """How long the last packets may travel before the session is ended."""
 TEST_CARD_SIZE = PictureSize(512, 512)
+RANGES = {"fps": (0.1, 240), "width": (2, 8192), "height": (2, 8192), "bitrate": (1000, 1_000_000_000)}
+"""What a camera can be asked for; at a million pictures a second it would make nothing but late ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,22 +174,19 @@ def choose_size(facts: VideoFacts | None, width: int | None, height: int | None)
 
 
 def check_numbers(numbers: Mapping[str, float | None]) -> None:
-    """Raises `ConfigurationError` for a number that is given and not above zero, or is infinite."""
+    """Raises `ConfigurationError` for a number that is given and lies outside its range, is not above zero or is
+    infinite."""
     for name, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigurationError(
-                f"--{name}: {value} is not {'finite' if value == math.inf else 'above zero'}", hint=""
-            )
+        least, most = RANGES.get(name, (0, math.inf))
+        if value is None or (0 < value < math.inf and least <= value <= most):
+            continue
+        wanted = f"between {least} and {most}" if name in RANGES else "finite and above zero"
+        raise ConfigurationError(f"--{name}: {value} is not {wanted}", hint="")
 
 
 def check_url(url: str) -> None:
     """Raises `ConfigurationError` for what no http or https request can be sent to."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket that is not closed, a port above 65535
-        good = False
-    if not good:
+    if split_url(url, ("http", "https")) is None:
         raise ConfigurationError(f"--url: {url} is not an http or https URL", hint="Copy `whip_url` of the stream.")
 
 

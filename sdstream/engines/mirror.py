@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, error_status, is_missing, make_bucket_client
 from sdstream.engines.cache import EngineCache
@@ -22,6 +21,7 @@ from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, check_files
 from sdstream.engines.uploads import PART, Uploads
 from sdstream.errors import ConfigurationError, EngineBroken, EngineMissing, EngineStoreUnavailable
+from sdstream.urls import split_url
 
 READ_TIMEOUT = 120.0
 ATTEMPTS = 10
@@ -67,13 +67,13 @@ class MirrorAddress:
     @classmethod
     def parse(cls, url: str, endpoint: str | None = None, region: str | None = None) -> "MirrorAddress":
         """Raises `ConfigurationError` for what is no such address. It is not shown where it may hold a key."""
-        parts = _split(url)
-        if parts is None or parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        parts = split_url(url, ("s3",))
+        if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigurationError(
                 f"{_shown(url)} is not an address of a mirror", hint="Write it as s3://BUCKET/PREFIX."
             )
-        where = None if endpoint is None else _split(endpoint)
-        if endpoint is not None and (where is None or where.scheme not in ("http", "https") or not where.hostname):
+        where = split_url(endpoint or "", ("http", "https"))
+        if endpoint is not None and (where is None or "@" in where.netloc):  # keys belong elsewhere
             raise ConfigurationError(
                 f"{_shown(endpoint)} is not the address of an S3 endpoint", hint="It is written https://HOST:PORT."
             )
@@ -267,15 +267,6 @@ class EngineMirror:
             words = _words(error)
             self._report(EngineEvent("store_unavailable", what, f"{self.address}: {words}"))
             raise EngineStoreUnavailable(f"{self.address}: {what}: {words}", hint=HINT) from error
-
-
-def _split(url: str) -> SplitResult | None:
-    """None for what is no URL, has a port that there is not, or keys, which belong elsewhere."""
-    try:
-        parts = urlsplit(url)
-        return None if "@" in parts.netloc or parts.port == 0 else parts
-    except ValueError:
-        return None
 
 
 def _shown(url: str) -> str:

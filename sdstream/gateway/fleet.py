@@ -16,10 +16,19 @@ import structlog
 from sdstream.client import EndpointHealth, RunPodClient
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ConfigurationError, StreamNotFound
-from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, JobFailed, NoEndpointWorker, OwnerUnreachable
+from sdstream.gateway.patience import CALL_SECONDS, Patience
+from sdstream.job_errors import (
+    DirectoryUnavailable,
+    EndpointFailed,
+    JobFailed,
+    NoEndpointWorker,
+    OwnerSilent,
+    OwnerUnreachable,
+)
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
 from sdstream.jobs.outputs import error_of
+from sdstream.jobs.use import LOOK
 from sdstream.settings import Settings
 from sdstream.streams.names import new_stream_id
 
@@ -32,7 +41,6 @@ JOB_LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 0.3
 """Pause before a start that met a full worker is submitted again."""
 HEALTH_SECONDS = 10.0
-CALL_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 """How much longer the platform lets a session's job live than the session lives by itself."""
 
@@ -83,6 +91,7 @@ class Fleet:
         """Sessions that the directory had when it was asked last."""
         self._settings = settings
         self._clock = clock
+        self._patience = Patience(clock)
         self._post: PostOffice | None = None
         self._redis: Any = None
         self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
@@ -175,10 +184,21 @@ class Fleet:
 
     async def call(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
         """Have the owner carry out a call. Raises `OwnerUnreachable`, or `StreamNotFound` once its job has ended."""
-        if self._post is not None:
-            return await self._post.ask(entry.mailbox, call, CALL_SECONDS)
+        seconds = self._patience.seconds(entry.mailbox)
         try:
-            answer = await self._call_directly(entry, call)
+            answer = await self._ask(entry, call, seconds)
+        except OwnerSilent:
+            if seconds == CALL_SECONDS:
+                self._patience.silent(entry.mailbox)
+            raise
+        self._patience.answered(entry.mailbox)
+        return answer
+
+    async def _ask(self, entry: SessionEntry, call: OwnerCall, seconds: float) -> OwnerAnswer:
+        if self._post is not None:
+            return await self._post.ask(entry.mailbox, call, seconds)
+        try:
+            answer = await self._call_directly(entry, call, seconds)
         except OwnerUnreachable:
             await self._forget_if_ended(entry)
             raise
@@ -258,11 +278,13 @@ class Fleet:
                 return entry
         raise JobFailed("the session ended at once", job_id=job_id, error_code="COMPLETED")
 
-    async def _call_directly(self, entry: SessionEntry, call: OwnerCall) -> OwnerAnswer:
+    async def _call_directly(self, entry: SessionEntry, call: OwnerCall, seconds: float) -> OwnerAnswer:
         url = entry.control_url + call.path + (f"?{call.query}" if call.query else "")
-        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"}
+        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"} | ({} if call.uses else {LOOK: "1"})
         try:
-            response = await self._http.request(call.method, url, headers=headers, content=call.body)
+            response = await self._http.request(call.method, url, headers=headers, content=call.body, timeout=seconds)
+        except httpx.TimeoutException as error:
+            raise OwnerSilent(f"the control URL of the worker gave no answer within {seconds:g} s") from error
         except NO_WAY as error:
             raise OwnerUnreachable("the control URL of the worker does not answer") from error
         answer = OwnerAnswer(

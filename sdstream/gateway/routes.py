@@ -187,7 +187,10 @@ class GatewayRoutes:
         """The file of a recording, or a range of it, as it comes from its worker."""
         caller = await self._context.caller(request)
         entry = await self._owned(caller, request.path_params["id"])
-        answer = await self._fleet.follow(entry, request.scope["path"], _headers(request))
+        headers = _headers(request)
+        if request.scope.get(HEAD):
+            headers.pop("range", None)  # which has a meaning for a GET alone, as the worker is sent
+        answer = await self._fleet.follow(entry, request.scope["path"], headers)
         if isinstance(answer, OwnerAnswer):
             return _response(answer)
         if request.scope.get(HEAD):

@@ -109,6 +109,7 @@ class JobHandler:
             directory = RedisDirectory(self._redis, self._namespace, host.settings.session_lease)
             post = PostOffice(self._redis, self._namespace, host.mailbox, self._serve)
         self._table = SessionTable(host, directory, host.settings.worker_sessions)
+        host.on_use = self._table.touch
         self._router = Router(host, self._table, directory, post)
         self._control = ControlActions(self._router, directory)
         self._starting = StartAction(host, self._table, self._router)

@@ -1,5 +1,6 @@
 """What jobs need of the server that runs in their process; `sdstream.serverless` gives it, fakes do in tests."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sdstream.clock import Clock
@@ -31,6 +32,8 @@ class Host(Protocol):
     """RunPod's name of this worker."""
     mailbox: str
     """A name of this process that no other ever has."""
+    on_use: Callable[[str], None]
+    """Called with the id of a stream that somebody uses by HTTP; set by whoever has the sessions."""
 
     @property
     def streams(self) -> SessionStreams: ...

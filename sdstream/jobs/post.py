@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from sdstream.errors import BodyTooLarge
-from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable
+from sdstream.job_errors import DirectoryUnavailable, OwnerSilent, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 
 MAX_MESSAGE_BYTES = 7_000_000
@@ -67,8 +67,8 @@ class PostOffice:
     async def ask(self, mailbox: str, call: OwnerCall, seconds: float) -> OwnerAnswer:
         """Have the process of `mailbox` carry out a call.
 
-        Raises `OwnerUnreachable` when nobody listens there or no answer comes within `seconds`, `BodyTooLarge`, or
-        `DirectoryUnavailable` when Redis does not answer.
+        Raises `OwnerUnreachable` when nobody listens there, `OwnerSilent` when no answer comes within `seconds`,
+        `BodyTooLarge`, or `DirectoryUnavailable` when Redis does not answer.
         """
         letter = _Letter(secrets.token_hex(12), self.mailbox, call)
         content = msgspec.json.encode(letter)
@@ -85,7 +85,7 @@ class PostOffice:
         except TimeoutError:
             if not self._listening.is_set():
                 raise DirectoryUnavailable("Redis does not answer") from None
-            raise OwnerUnreachable(f"the worker that has this session gave no answer within {seconds:g} s") from None
+            raise OwnerSilent(f"the worker that has this session gave no answer within {seconds:g} s") from None
         finally:
             del self._waiting[letter.id]
 

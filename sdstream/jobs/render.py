@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, cast
 
-from sdstream.errors import CommandFailed, InvalidParams, ModelUnavailable, WorkerUnavailable
+from sdstream.errors import CommandFailed, InvalidParams, ModelUnavailable, Unavailable, WorkerUnavailable
+from sdstream.file_errors import DiskFull
 from sdstream.frames import I420Frame
 from sdstream.job_errors import NotMedia
 from sdstream.jobs.inputs import Job, RenderInput
@@ -67,7 +68,10 @@ class RenderAction:
             lanes.finish()
             made = await result_of_it
         file = source.with_name(f"result.{kind}")
-        await asyncio.to_thread(lambda: file.write_bytes(write_picture(made, kind)))
+        try:
+            await asyncio.to_thread(lambda: file.write_bytes(write_picture(made, kind)))
+        except OSError as error:
+            raise Unavailable(f"the worker's disk does not take the result: {error.strerror}") from error
         result = await deliver_file(store, key, file.name, PICTURE_TYPES[kind], file)
         yield make_event(
             "rendered", frames=1, width=made.size.width, height=made.size.height, result=result, warnings=warnings
@@ -78,15 +82,11 @@ class RenderAction:
         if kind not in VIDEO_TYPES:
             raise NotMedia(f"the source is a video, which cannot become a {kind}")
         store, key = plan_result(job, wanted.target, f"result.{kind}")
-        try:
-            reader = await asyncio.to_thread(VideoReader, source, name="the source", trusted=False)
-        except CommandFailed as error:
-            raise NotMedia(error.message) from error
-        with reader:
-            try:
-                facts = await asyncio.to_thread(reader.facts)
-            except CommandFailed as error:
-                raise NotMedia(error.message) from error
+        with (
+            _errors_of_jobs(),
+            await asyncio.to_thread(VideoReader, source, name="the source", trusted=False) as reader,
+        ):
+            facts = await asyncio.to_thread(reader.facts)
             params, warnings = make_params(self._host, wanted.params, facts)
             plan = plan_file(params, wanted.at_once, self._host.settings)
             target = source.with_name(f"result.{kind}")
@@ -142,8 +142,6 @@ class RenderAction:
                 )
                 if done:
                     return
-        except CommandFailed as error:  # the file turned out to be damaged, or cannot be written
-            raise NotMedia(error.message) from error
         finally:
             passing.cancel()
             await asyncio.gather(passing, return_exceptions=True)
@@ -157,6 +155,17 @@ class RenderAction:
             yield lanes
         if listener.problems:
             raise ModelUnavailable("\n".join(listener.problems), hint=WEIGHTS_HINT)
+
+
+@contextlib.contextmanager
+def _errors_of_jobs() -> Generator[None]:
+    """What is wrong with a file as a job tells it: the source's fault, but for a disk that is full."""
+    try:
+        yield
+    except DiskFull as error:
+        raise Unavailable("the worker's disk is full: there is no room for the result") from error
+    except CommandFailed as error:
+        raise NotMedia(error.message) from error
 
 
 async def wait_for_worker(host: Host) -> None:

@@ -85,7 +85,7 @@ class Session:
         self._life = asyncio.create_task(self._live(directory, on_closed), name=f"session {self.id}")
 
     def touch(self) -> None:
-        """A control job came: the session is not idle."""
+        """A control job or a call of its control URL came: the session is not idle."""
         self._used_at = self._host.clock.monotonic()
 
     def end(self, reason: str) -> None:
@@ -200,6 +200,11 @@ class SessionTable:
 
     def get(self, session_id: str) -> Session | None:
         return self._sessions.get(session_id)
+
+    def touch(self, session_id: str) -> None:
+        """The session of this id, if there is one, is used."""
+        if session := self._sessions.get(session_id):
+            session.touch()
 
     def entries(self) -> list[SessionEntry]:
         """The entries of all sessions that are open."""

@@ -5,7 +5,6 @@ no object behind.
 """
 
 import asyncio
-import errno
 import importlib
 import os
 import re
@@ -13,18 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
 from sdstream.errors import Unavailable
+from sdstream.file_errors import NO_ROOM
 from sdstream.job_errors import InvalidJob, SourceRefused, StorageFailed
 from sdstream.jobs.inputs import BucketConfig
+from sdstream.urls import split_url
 
 LINK_SECONDS = 7 * 24 * 3600
 """How long a link to a result works: the longest that S3 signs."""
 PART_BYTES = 64 * 1024 * 1024
 """Larger files go up in parts of this size; RunPod's volumes take 500 MB at once."""
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = frozenset({"AccessDenied", "403", "AllAccessDisabled"})
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -81,9 +80,9 @@ def find_bucket(config: BucketConfig | None, environment: Mapping[str, str] | No
 
 def _understand(url: str, access_id: str, secret: str, name: str | None, region: str | None) -> Bucket:
     """Raises `ValueError` for what is no address, as boto3 would when the client is made."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+    parts = split_url(url, ("http", "https"))
+    host = (parts and parts.hostname) or ""
+    if parts is None or not _HOST.fullmatch(host):
         raise ValueError(url)
     links = True
     if found := _VOLUME.fullmatch(host):
@@ -166,7 +165,7 @@ class Store:
                 self._client = make_bucket_client(self.bucket.access)
             return work(self._client)
         except (*known, OSError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise Unavailable(f"the worker's disk does not take the object: {error.strerror}") from error
             if type(error).__name__ == "ParamValidationError":  # boto3's, which is imported by name only
                 raise StorageFailed(

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from sdstream.params.pictures import KINDS, is_cut_off, kind_of_picture
 from sdstream.params.vocabulary import MAX_URL
+from sdstream.urls import split_url
 
 MAX_STYLE_IMAGE = 10 * 1024 * 1024
 """Characters of a style image given as a data URI."""
@@ -137,12 +138,7 @@ def _check_url(text: str, schemes: set[str]) -> None:
         raise _wrong("must be a URL of plain ASCII, other characters percent-encoded")
     if text.partition("://")[0].lower() not in schemes:
         raise _wrong(f"must start with {' or '.join(f'{scheme}://' for scheme in sorted(schemes))}")
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good:
+    if split_url(text, schemes) is None:
         raise _wrong("is not a URL with a host")
 
 

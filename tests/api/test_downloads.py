@@ -7,6 +7,7 @@ import pytest
 
 from sdstream.api.answers import HEAD
 from sdstream.api.downloads import FileDownload, answerable_ranges
+from sdstream.file_errors import RangeNotSatisfiable
 from sdstream.streams.recordings import Recording
 from tests.api.conftest import Site
 
@@ -32,8 +33,6 @@ async def put(site: Site) -> str:
         ("Bytes=0-9, 20-29", "bytes=0-9,20-29"),
         ("bytes=0-9,100-", "bytes=0-9"),
         ("bytes=0-999999999999", "bytes=0-999999999999"),
-        ("bytes=100-", None),
-        ("bytes=-0", None),
         ("bytes=9-5", None),
         ("bytes=--5", None),
         ("bytes=-", None),
@@ -43,13 +42,36 @@ async def put(site: Site) -> str:
         ("bytes", None),
         ("items=0-9", None),
         ("bytes=" + "9" * 5000 + "-", None),
+        ("", None),
     ],
 )
-def test_ranges_that_cannot_be_answered_are_passed_over(header: str, expected: str | None) -> None:
-    assert answerable_ranges(header, 100) == expected
+def test_what_a_file_has_nothing_of_or_is_no_range_is_passed_over(header: str, expected: str | None) -> None:
+    assert answerable_ranges({"range": header}, 100) == expected
 
 
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=9-5", "items=0-9", "bytes"])
+@pytest.mark.parametrize(
+    ("header", "byte_count"), [("bytes=100-", 100), ("bytes=-0", 100), ("bytes=100-,200-300", 100), ("bytes=0-", 0)]
+)
+def test_a_range_of_which_the_file_has_nothing_is_refused_with_its_length(header: str, byte_count: int) -> None:
+    with pytest.raises(RangeNotSatisfiable) as caught:
+        answerable_ranges({"range": header}, byte_count)
+    assert caught.value.headers == {"Content-Range": f"bytes */{byte_count}"}
+
+
+def test_beside_an_if_range_the_whole_file_may_be_what_is_wanted() -> None:
+    assert answerable_ranges({"range": "bytes=100-", "if-range": '"old"'}, 100) is None
+
+
+async def test_a_range_beyond_the_end_is_416(site: Site) -> None:
+    path = await put(site)
+    answer = await site.client.get(path, headers={"Range": "bytes=100-"})
+    assert (answer.status_code, answer.json()["code"]) == (416, "RANGE_NOT_SATISFIABLE")
+    assert answer.headers["content-range"] == "bytes */100"
+    head = await site.client.head(path, headers={"Range": "bytes=100-"})
+    assert (head.status_code, head.headers["content-length"]) == (200, "100")
+
+
+@pytest.mark.parametrize("header", ["bytes=9-5", "items=0-9", "bytes"])
 async def test_without_an_answerable_range_all_is_sent(site: Site, header: str) -> None:
     answer = await site.client.get(await put(site), headers={"Range": header})
     assert (answer.status_code, answer.content) == (200, CONTENT)
@@ -73,7 +95,7 @@ async def test_a_question_for_the_headers_reads_nothing_of_the_file(tmp_path: Pa
         raise AssertionError("nothing is to be received")
 
     scope = {"type": "http", "method": "GET", HEAD: True, "headers": [], "asgi": {"spec_version": "2.4"}}
-    await FileDownload(file, len(CONTENT), "video/mp4")(scope, receive, send)
+    await FileDownload(file, None, "video/mp4")(scope, receive, send)
     assert dict(sent[0]["headers"])[b"content-length"] == b"100"
     assert b"".join(message.get("body", b"") for message in sent) == b""
 

@@ -273,6 +273,11 @@ async def test_pictures_and_files_of_a_stream_come_through_the_gateway(rest: Res
     part = await rest.http.get(recorded["url"], headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
     assert part.headers["content-range"] == f"bytes 4-7/{recorded['bytes']}"
+    beyond = {"Range": f"bytes={recorded['bytes']}-"}
+    nothing = await rest.http.get(recorded["url"], headers=beyond)
+    check_error(nothing, 416)
+    assert nothing.headers["content-range"] == f"bytes */{recorded['bytes']}"
+    assert (await rest.http.head(recorded["url"], headers=beyond)).status_code == 200
     assert (await rest.http.delete(recorded["url"])).status_code == 200
     check_error(await rest.http.get(recorded["url"]), 404)
 

@@ -1,9 +1,11 @@
 """The parts of jobs that need no worker: events, limits, buckets, the builder's words."""
 
+import contextlib
 import errno
 import json
 import sys
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdstream.api.operations import OPERATIONS
-from sdstream.errors import InvalidParams, Unavailable
+from sdstream.clock import SystemClock
+from sdstream.errors import CommandFailed, InvalidParams, RequestError, Unavailable
+from sdstream.file_errors import DiskFull
 from sdstream.gateway.routes import GatewayRoutes
 from sdstream.job_errors import BakeFailed, InvalidJob, JobFailed, NotMedia, ResultTooLarge, StorageFailed
 from sdstream.jobs.bake import BakeAction, parse_progress
@@ -30,10 +34,13 @@ from sdstream.jobs.outputs import (
     stretched_interval,
 )
 from sdstream.jobs.pictures import read_picture
+from sdstream.jobs.render import RenderAction
 from sdstream.jobs.sessions import Limits, decide_end
 from sdstream.jobs.sources import fetch_source
 from sdstream.jobs.storage import Store, find_bucket
+from sdstream.params import ModelTable
 from sdstream.settings import Settings
+from tests.media.test_file_times import film
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary() | st.dates(),
@@ -295,3 +302,32 @@ def test_the_gateway_answers_for_every_endpoint_about_one_stream() -> None:
     fleet: Any = None
     own = {name for name, operation in OPERATIONS.items() if "{" in operation.path}
     assert own <= set(GatewayRoutes(context, fleet).endpoints())
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (DiskFull("cannot write x"), Unavailable, "the worker's disk is full"),
+        (CommandFailed("it is odd"), NotMedia, "odd"),
+    ],
+)
+async def test_a_full_disk_is_not_blamed_on_the_source(
+    failure: CommandFailed, kind: type[RequestError], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pass_none(*_: object) -> int:
+        raise failure
+
+    @contextlib.asynccontextmanager
+    async def no_lanes(*_: object) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr("sdstream.jobs.render.pass_all", pass_none)
+    monkeypatch.setattr(RenderAction, "_lanes", no_lanes)
+    host: Any = SimpleNamespace(
+        models=ModelTable.from_settings(Settings()), settings=Settings(), clock=SystemClock(), worker=None
+    )
+    content = b64encode(film(tmp_path / "film.ts").read_bytes()).decode()
+    wanted = RenderInput(action="render", source=Source(base64=content), params={"skip_diffusion": True})
+    with pytest.raises(kind, match=words):
+        async for _ in RenderAction(host).run(Job("job", wanted), wanted):
+            pass

@@ -207,6 +207,20 @@ async def test_a_session_ends_by_itself(client: RunPodClient) -> None:
     assert (short["event"], short["reason"]) == ("summary", "max_seconds")
 
 
+async def test_a_session_that_is_steered_by_its_control_url_is_not_idle(client: RunPodClient) -> None:
+    async with session(client, idle_seconds=1.0) as running:
+        ready = running.events[0]
+        headers = {"Authorization": f"Bearer {ready['control']['token']}"}
+        path = f"{ready['control']['url']}/v1/streams/{ready['session_id']}"
+        async with httpx.AsyncClient(headers=headers) as http:
+            for number in range(10):
+                await asyncio.sleep(0.25)
+                answer = await http.patch(path, json={"params": {"prompt": f"fox {number}"}})
+                assert answer.status_code == 200, "it ended as idle"
+        await running.end()
+        assert running.events[-1]["reason"] == "idle"
+
+
 async def fail(client: RunPodClient, job_input: Any, **members: Any) -> JobFailed:
     with pytest.raises(JobFailed) as failed:
         await client.run(job_input, seconds=30, **members)

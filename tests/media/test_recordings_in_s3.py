@@ -17,6 +17,7 @@ from sdstream.api.routes.outputs import OutputRoutes
 from sdstream.buckets import BucketAccess, make_bucket_client
 from sdstream.clock import ManualClock
 from sdstream.errors import NotFound, RecordingsUnavailable
+from sdstream.file_errors import RangeNotSatisfiable
 from sdstream.streams.recordings import RecordingShelf
 from tests.engines.buckets import running_server
 from tests.media.clients import make_settings
@@ -144,5 +145,7 @@ async def test_the_api_gives_ranges_of_what_lies_in_the_bucket(open_shelf: Any) 
             part = client.get(f"/str_1/{file.name}", headers={"Range": "bytes=-5"})
             assert (part.status_code, part.content) == (206, CONTENT[-5:])
             assert part.headers["content-range"].endswith(f"/{len(CONTENT)}")
+            with pytest.raises(RangeNotSatisfiable):
+                client.get(f"/str_1/{file.name}", headers={"Range": f"bytes={len(CONTENT)}-"})
 
     await asyncio.to_thread(ask)

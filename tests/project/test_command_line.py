@@ -4,12 +4,13 @@ import inspect
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdstream.cli import COMMANDS, EXIT_USAGE, run
+from sdstream.cli import COMMANDS, EXIT_INTERRUPTED, EXIT_USAGE, run
 from sdstream.commands.flags import flag_name, sources_of, with_settings
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings, load_settings
@@ -30,6 +31,17 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     assert "Traceback" not in captured.err
     assert captured.out == ""
     return captured.err
+
+
+def test_a_ctrl_c_while_the_program_is_still_imported_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("raise KeyboardInterrupt\n")
+    done = sdstream("doctor", environment=environment(tmp_path / "data") | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_INTERRUPTED, "", "")
+
+
+def test_the_installed_program_is_the_one_that_minds_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["scripts"] == {"sdstream": "sdstream.__main__:main"}
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,8 +79,20 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         (["serve", "--host", "0.0.0.0", "--no-authentication"], "loopback"),
         (["serve", "--host", "198.51.100.1", "--port", "0"], "not an address of this machine"),
         (["serve", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (
+            ["doctor", "--recording-bucket", "http://x"],
+            "--recording-bucket: must be written s3://BUCKET or s3://BUCKET/",
+        ),
+        (
+            ["doctor", "--recording-bucket-endpoint", "minio:9000"],
+            "--recording-bucket-endpoint: must be the address of",
+        ),
+        (["doctor", "--recording-bucket", "s3://a@b/c"], "--recording-bucket: must be written s3://BUCKET or "),
         (["publish", "testsrc", "--url", "nowhere"], "--url"),
         (["publish", "testsrc", "--url", "http://127.0.0.1:1/", "--fps", "0"], "--fps"),
+        (["publish", "testsrc", "--url", "http://a", "--width", "2.5"], "--width: must be a whole number, not '2.5'"),
+        (["deploy", "pod", "--image", "a/b:1", "--gpu-count", "1.5"], "--gpu-count: must be a whole number, not '1.5'"),
+        (["deploy", "pod", "--image", "a/b:1", "--tcp", "80", "--tcp", "80.5"], "--tcp: must be a whole number"),
         (["publish"], "FILE"),
         (["render", "in.mp4", "out"], "no ending"),
         (["bench", "--streams", "1,none"], "--streams: 'none' is no number between 1 and 64"),

@@ -220,6 +220,8 @@ def test_it_says_where_the_new_thing_will_be(api: FakeApi, deploy: Callable[...,
         (500, f"key {KEY} is odd".encode(), "key [redacted] is odd"),
         (201, b"<html>", "no JSON"),
         (201, b"[]", "no id"),
+        (201, b'{"id": "\\u001b[31mred"}', "no id"),
+        (400, b"\x1b]0;title\x07 and \xc2\x9b31m", r"status 400: \x1b]0;title\x07 and \x9b31m"),
     ],
 )
 def test_a_failure_is_told_in_runpods_words_and_without_the_key(
@@ -230,6 +232,7 @@ def test_a_failure_is_told_in_runpods_words_and_without_the_key(
     assert code == 1
     assert words in said
     assert KEY not in said
+    assert said.replace("\n", "").isprintable()
 
 
 def test_an_answer_that_never_comes_may_have_made_something(

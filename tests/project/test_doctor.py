@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sdstream.cli import run
 from sdstream.clock import SystemClock
@@ -27,7 +28,7 @@ from sdstream.commands.checks import (
     check_port,
     check_torch,
 )
-from sdstream.commands.doctor import printable
+from sdstream.commands.doctor import _check_table, printable
 from sdstream.commands.machine import Gpu, MachineFacts
 from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.settings import ModelSource, Settings
@@ -60,6 +61,11 @@ def test_a_good_machine_gets_exit_code_0_and_every_check(tmp_path: Path) -> None
     assert found["settings"]["port"] == {"value": "0", "source": "SDSTREAM_PORT"}
     assert "top-secret" not in done.stdout
     assert not (tmp_path / "data").exists(), "doctor changes nothing"
+
+
+def test_what_a_server_says_is_shown_and_not_obeyed_by_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=200).print(_check_table([Check("endpoint", Verdict.BAD, "answered 500: \x1b]0;title\x07")]))
+    assert r"answered 500: \x1b]0;title\x07" in capsys.readouterr().out
 
 
 def test_a_bad_setting_gets_exit_code_1_and_a_remedy(

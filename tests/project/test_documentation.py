@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from sdstream import errors, install_errors, job_errors
+from sdstream import errors, file_errors, install_errors, job_errors
 from sdstream.cli import COMMANDS, make_application
 from sdstream.commands.flags import flag_name, variable_name
 from sdstream.metrics import ServerStatistics
@@ -45,7 +45,9 @@ def snippets(page: str, language: str) -> list[str]:
 
 def error_classes() -> Iterator[type[errors.SdstreamError]]:
     found = [
-        pair for module in (errors, job_errors, install_errors) for pair in inspect.getmembers(module, inspect.isclass)
+        pair
+        for module in (errors, job_errors, file_errors, install_errors)
+        for pair in inspect.getmembers(module, inspect.isclass)
     ]
     for member in dict(found).values():
         if issubclass(member, errors.SdstreamError):
@@ -121,7 +123,7 @@ def test_every_error_code_is_described() -> None:
 
 
 def test_every_error_class_is_in_the_tree() -> None:
-    tree = f"{errors.__doc__}{job_errors.__doc__}{install_errors.__doc__}"
+    tree = f"{errors.__doc__}{job_errors.__doc__}{file_errors.__doc__}{install_errors.__doc__}"
     assert [member.__name__ for member in error_classes() if member.__name__ not in tree] == []
 
 

@@ -1,6 +1,7 @@
 """`sdstream install-mediamtx` against a made-up release on loopback."""
 
 import errno
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -45,10 +46,16 @@ def quiet(detail: str, percent: float | None) -> None:
 
 
 def install(
-    server: ReleaseServer, data: Path, *, force: bool = False, progress: Any = quiet, **given: Any
+    server: ReleaseServer,
+    data: Path,
+    *,
+    sha256: str | None = None,
+    force: bool = False,
+    progress: Any = quiet,
+    **given: Any,
 ) -> Installed:
-    settings = Settings(data_dir=data, **given)
-    return install_release(settings, RELEASE, source_of(RELEASE, server.url), force=force, progress=progress)
+    settings, source = Settings(data_dir=data, **given), source_of(RELEASE, server.url)
+    return install_release(settings, RELEASE, source, sha256=sha256, force=force, progress=progress)
 
 
 def put_old(data: Path) -> Path:
@@ -87,6 +94,19 @@ def test_one_that_is_there_is_not_fetched_again_unless_it_is_forced(server: Rele
     assert server.asked == []
     assert install(server, tmp_path, force=True).fetched
     assert server.names == [CHECKSUMS, RELEASE.archive]
+
+
+def test_a_digest_from_elsewhere_counts_and_what_the_server_says_of_itself_does_not(
+    server: ReleaseServer, tmp_path: Path
+) -> None:
+    trusted = hashlib.sha256(server.files[RELEASE.archive]).hexdigest()
+    server.put(packed(plain("mediamtx", program(f"v{VERSION} of somebody"))))  # with the checksums to it
+    with pytest.raises(ChecksumDiffers, match=f"--sha256 has {trusted}"):
+        install(server, tmp_path, sha256=trusted)
+    assert left_behind(tmp_path) == set()
+    assert server.names == [RELEASE.archive]
+    forged = hashlib.sha256(server.files[RELEASE.archive]).hexdigest()
+    assert install(server, tmp_path, sha256=forged).fetched
 
 
 @pytest.mark.parametrize("there", [OLD, program("v2.0.0"), b"no program"])
@@ -292,6 +312,7 @@ def test_the_whole_command(server: ReleaseServer, tmp_path: Path) -> None:
         ("x86_64", ["--release", "1.19.3"], EXIT_USAGE, "--release: it is 1.19.3, and 1.20.1 to 1.x is needed"),
         ("x86_64", ["--release", "2.0.0"], EXIT_USAGE, "--release: it is 2.0.0"),
         ("x86_64", ["--release", "../1.20.1"], EXIT_USAGE, "--release: '../1.20.1' is not a version"),
+        ("x86_64", ["--sha256", "abc"], EXIT_USAGE, "--sha256: 'abc' is not 64 hexadecimal digits"),
         ("x86_64", ["--from", "http://192.0.2.7/"], EXIT_USAGE, "--from: must be an https URL"),
         ("x86_64", ["--offline"], EXIT_USAGE, f"MediaMTX {VERSION} is not in "),
     ],

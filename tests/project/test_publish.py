@@ -141,8 +141,18 @@ def test_a_picture_too_small_for_a_number_is_refused_before_anything_is_sent(tmp
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_number_must_be_above_zero_and_finite(value: float) -> None:
-    with pytest.raises(ConfigurationError, match="--fps: "):
+    with pytest.raises(ConfigurationError, match=r"--duration: .* is not finite and above zero"):
+        check_numbers({"duration": value})
+
+
+@pytest.mark.parametrize("value", [1e9, 241, 0.05, 0, float("nan"), float("inf")])
+def test_a_rate_that_no_camera_has_is_refused_with_the_range(value: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"--fps: .* is not between 0\.1 and 240"):
         check_numbers({"fps": value})
+
+
+def test_the_ends_of_a_range_belong_to_it() -> None:
+    check_numbers({"fps": 240, "width": 2, "height": 8192, "bitrate": 1_000_000_000})
 
 
 def test_the_test_card_moves_and_keeps_its_colours() -> None:

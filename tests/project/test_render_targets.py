@@ -1,5 +1,6 @@
 """Where `sdstream render` writes: what takes no file is told before the work, not after it."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy
 import pytest
 
 from sdstream.errors import CommandFailed
+from sdstream.file_errors import DiskFull
 from sdstream.frames import PictureSize
 from sdstream.media.files.reader import VideoReader
 from sdstream.media.files.writer import VideoWriter
@@ -53,6 +55,19 @@ def test_a_name_as_long_as_a_name_may_be_is_written(reader: VideoReader, tmp_pat
 def test_a_directory_that_takes_no_file_is_told_before_anything_is_made(reader: VideoReader, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="cannot write"):
         VideoWriter(tmp_path / "gone" / "out.mp4", reader, SIZE, 18)
+
+
+def test_a_disk_that_fills_is_told_as_that(
+    reader: VideoReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = VideoWriter(tmp_path / "out.mp4", reader, SIZE, 18)
+    writer.write_picture(next(reader.pictures()))
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(DiskFull, match="No space left"):
+        writer.finish()
 
 
 @pytest.mark.parametrize("ending", ["mp3", "xyz"])

@@ -7,7 +7,7 @@ from starlette.responses import Response, StreamingResponse
 
 from sdstream.api.answers import HEAD, json_answer
 from sdstream.api.context import Context
-from sdstream.api.downloads import FileDownload
+from sdstream.api.downloads import FileDownload, answerable_ranges
 from sdstream.api.ingest import ingest_object
 from sdstream.api.rendering import recording_object
 
@@ -45,11 +45,13 @@ class OutputRoutes:
         if recording.path is not None and not await asyncio.to_thread(recording.path.exists):
             # Between the look and now it was removed, or moved into the bucket.
             recording = await shelf.find(record.id, recording.name)
+        is_head = bool(request.scope.get(HEAD))
+        ranges = None if is_head else answerable_ranges(request.headers, recording.byte_count)
         if recording.path is not None:
-            return FileDownload(recording.path, recording.byte_count, "video/mp4")
-        if request.scope.get(HEAD):
+            return FileDownload(recording.path, ranges, "video/mp4")
+        if is_head:
             return Response(media_type="video/mp4", headers=_headers(recording.name, recording.byte_count))
-        download = await shelf.download(recording, request.headers.get("range"))
+        download = await shelf.download(recording, ranges)
         headers = _headers(recording.name, download.byte_count)
         if download.content_range is not None:
             headers["Content-Range"] = download.content_range

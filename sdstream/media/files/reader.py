@@ -12,6 +12,7 @@ import numpy
 
 from sdstream.errors import CommandFailed
 from sdstream.frames import ColourMatrix, I420Frame, Plane
+from sdstream.media.files.times import GoingOn
 
 HIGH_DEFINITION_LINES = 720
 """From this height on an unmarked picture is BT.709, below it BT.601, as players assume."""
@@ -58,6 +59,7 @@ class VideoReader:
         self._options: dict[str, str] = {} if trusted else UNTRUSTED
         self._sequence = 0
         self._last_pts: int | None = None
+        self._times = GoingOn()
         self._open()
 
     def __enter__(self) -> "VideoReader":
@@ -67,9 +69,14 @@ class VideoReader:
         self.container.close()
 
     def packets(self) -> Iterator[Any]:
-        """Packets of all streams in file order; the last ones are empty and flush the decoders."""
+        """Packets of all streams in file order; the last ones are empty and flush the decoders.
+
+        Where the file's times turn back, as where two films of MPEG-TS were joined, they are made to go on.
+        """
         try:
-            yield from self.container.demux()
+            for packet in self.container.demux():
+                self._go_on(packet)
+                yield packet
         except av.error.FFmpegError as error:
             raise CommandFailed(f"{self._name} is damaged after {self._sequence} pictures: {error}") from None
 
@@ -94,6 +101,7 @@ class VideoReader:
             self.container.close()
             self._open()
         self._last_pts = None
+        self._times = GoingOn()
 
     def facts(self) -> VideoFacts:
         """Decodes one picture to learn how it is turned, then starts again."""
@@ -126,7 +134,20 @@ class VideoReader:
             self.container.close()
             raise CommandFailed(f"{self._name} has no video stream")
         self.stream: Any = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            self.container.close()
+            raise CommandFailed(f"{self._name} has video in a form that is not known")
         self.stream.thread_type = "AUTO"
+
+    def _go_on(self, packet: Any) -> None:
+        if packet.dts is None or packet.stream.type not in ("video", "audio"):
+            return
+        base: Fraction = packet.time_base
+        shown = packet.dts if packet.pts is None else packet.pts
+        shift = self._times.shift(packet.stream.index, packet.dts * base, shown * base, (packet.duration or 0) * base)
+        if shift:
+            packet.dts += round(shift / base)
+            packet.pts = shown + round(shift / base)
 
     def _decode(self, packet: Any) -> list[Any]:
         try:
@@ -144,6 +165,8 @@ class VideoReader:
             rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
             step = max(1, round(1 / (rate * time_base)))
             pts = 0 if self._last_pts is None else self._last_pts + step
+        elif self._last_pts is not None:  # of a damaged file, and where pictures of two films lie over each other
+            pts = max(pts, self._last_pts + 1)
         self._last_pts = pts
         picture = to_i420(frame, pts, time_base, self._sequence)
         self._sequence += 1

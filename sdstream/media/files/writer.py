@@ -1,9 +1,7 @@
 """The writing half of `sdstream render`: H.264 pictures and the source's own sound into a file that appears whole."""
 
 import contextlib
-import io
 import os
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ import av
 import av.error
 
 from sdstream.errors import CommandFailed
+from sdstream.file_errors import NO_ROOM, DiskFull
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.media.files.reader import VideoReader, from_i420
-
-FALLBACK_SOUND: Mapping[str, str] = {"webm": "libopus", "ogg": "libopus"}
-"""Sound codecs of containers that take few; elsewhere AAC."""
+from sdstream.media.files.sound import SoundTrack
 
 LONGEST_NAME = 255
 """Bytes of a file's name on the common file systems."""
@@ -25,7 +22,8 @@ LONGEST_NAME = 255
 class VideoWriter:
     """A video file under a temporary name beside the wanted one; `finish` renames it, anything else removes it.
 
-    Pictures keep their pts. Sound is copied packet by packet where the container takes its codec, else encoded anew.
+    Methods raise `CommandFailed` for what the format or the disk does not take, `DiskFull` where that is full. Pictures
+    keep their pts. Sound is copied packet by packet where the container takes its codec, else encoded anew.
     """
 
     def __init__(self, target: Path, source: VideoReader, size: PictureSize, quality: int) -> None:
@@ -36,7 +34,7 @@ class VideoWriter:
         self._quality = quality
         self._temporary = target.with_name(_temporary_name(target))
         self._started = False
-        self._sound: dict[int, _SoundTrack] = {}
+        self._sound: dict[int, SoundTrack] = {}
         self._early: list[Any] = []
         """Sound packets from before the first processed picture, when the file has no header yet."""
         try:
@@ -47,16 +45,16 @@ class VideoWriter:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             with contextlib.suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or error
-            raise CommandFailed(
-                f"cannot write {target}: {reason}", hint="The ending picks the format: .mp4, .mkv, .webm, .mov."
-            ) from None
+            hint = "The ending picks the format: .mp4, .mkv, .webm, .mov."
+            raise _write_failure(target, error, hint) from None
 
     def add_sound(self) -> None:
         """Take over every sound track of the source."""
         for stream in self._source.container.streams:
-            if stream.type == "audio":
-                self._sound[stream.index] = _SoundTrack.open(self._container, stream, self.notes)
+            if stream.type == "audio" and stream.codec_context is None:
+                self.notes.append("sound in a form that is not known was left out")
+            elif stream.type == "audio":
+                self._sound[stream.index] = SoundTrack.open(self._container, stream, self.notes)
             elif stream.type not in ("video",):
                 self.notes.append(f"a {stream.type} stream was left out")
 
@@ -133,73 +131,6 @@ class VideoWriter:
             raise _write_failure(self.target, error) from None
 
 
-class _SoundTrack:
-    """One track of sound: copied, or decoded and encoded anew when `encoder` is set."""
-
-    def __init__(self, source: Any, target: Any, *, copies: bool) -> None:
-        self._source = source
-        self._target = target
-        self._copies = copies
-        self._resampler: Any = None
-
-    @classmethod
-    def open(cls, container: Any, source: Any, notes: list[str]) -> "_SoundTrack":
-        name = source.codec_context.name
-        codec = FALLBACK_SOUND.get(container.format.name, "aac")
-        # libav's list of what a container takes is not whole: MPEG-TS takes AAC, too.
-        if (name in container.supported_codecs or name == codec) and _begins_with(container.format.name, source):
-            return cls(source, container.add_stream_from_template(source), copies=True)
-        notes.append(f"sound was encoded anew as {codec}: this container does not take {name}")
-        target = container.add_stream(codec, rate=48_000 if codec == "libopus" else source.codec_context.sample_rate)
-        track = cls(source, target, copies=False)
-        context = target.codec_context
-        context.layout = source.codec_context.layout
-        track._resampler = av.AudioResampler(
-            format=context.format or "fltp", layout=context.layout, rate=context.sample_rate
-        )
-        return track
-
-    def convert(self, packet: Any) -> list[Any]:
-        """The packets to write for one of the source's."""
-        if self._copies:
-            if packet.dts is None:  # the empty packet at the end
-                return []
-            packet.stream = self._target
-            return [packet]
-        made: list[Any] = []
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:  # a moment of silence, as in any player
-            return made
-        for frame in frames:
-            made += self._encode(self._resampler.resample(frame))
-        return made
-
-    def flush(self) -> list[Any]:
-        """The packets still in the encoder."""
-        if self._copies:
-            return []
-        return [*self._encode(self._resampler.resample(None)), *self._target.encode(None)]
-
-    def _encode(self, frames: list[Any]) -> list[Any]:
-        return [packet for frame in frames for packet in self._target.encode(frame)]
-
-
-def _begins_with(container_format: str, source: Any) -> bool:
-    """Whether a file of this format can begin with a copy of the track, tried in memory.
-
-    Lists of codecs do not say all: MOV takes no Opus, and MP4 no MP3 of low rates, which shows with the first packet.
-    """
-    trial: Any
-    try:
-        with av.open(io.BytesIO(), "w", format=container_format) as trial:
-            trial.add_stream_from_template(source)
-            trial.start_encoding()
-    except (av.error.FFmpegError, OSError, ValueError):
-        return False
-    return True
-
-
 def _temporary_name(target: Path) -> str:
     """A name beside that of `target`, as long as a name may be."""
     ending = f".{os.getpid()}.partial{target.suffix}"
@@ -207,8 +138,9 @@ def _temporary_name(target: Path) -> str:
     return f".{stem}{ending}"
 
 
-def _write_failure(target: Path, error: Exception) -> CommandFailed:
-    return CommandFailed(f"cannot write {target}: {getattr(error, 'strerror', None) or error}")
+def _write_failure(target: Path, error: Exception, hint: str | None = None) -> CommandFailed:
+    reason = f"cannot write {target}: {getattr(error, 'strerror', None) or error}"
+    return DiskFull(reason) if getattr(error, "errno", None) in NO_ROOM else CommandFailed(reason, hint=hint)
 
 
 __all__ = ["VideoWriter"]
