@@ -109,6 +109,7 @@ def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[
     """
     from sdstream.gateway.fleet import Fleet
     from sdstream.gateway.routes import GatewayRoutes
+    from sdstream.gateway.sockets import GatewaySockets
     from sdstream.gateway.streams import GatewayStreams
 
     key = find_runpod_key(settings)
@@ -121,6 +122,7 @@ def assemble_gateway(settings: Settings, clock: Clock, data_dir: Path) -> tuple[
         keys,
         clock,
         replace=lambda context: GatewayRoutes(context, fleet).endpoints(),
+        sockets=lambda _: GatewaySockets(fleet).endpoints(),
     )
     return keys, service, app
 

@@ -7,6 +7,7 @@ those that it has started itself, and calls them at their control URL.
 import asyncio
 import contextlib
 import secrets
+import weakref
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import structlog
 
 from sdstream.client import EndpointHealth, RunPodClient
 from sdstream.clock import Clock
-from sdstream.errors import CapacityReached, ConfigurationError, StreamNotFound
+from sdstream.errors import CapacityReached, ConfigurationError, NoPictureYet, StreamNotFound
+from sdstream.gateway.lines import SHUT_DOWN, Line, open_line
 from sdstream.gateway.patience import CALL_SECONDS, Patience
 from sdstream.job_errors import (
     DirectoryUnavailable,
@@ -95,6 +97,7 @@ class Fleet:
         self._post: PostOffice | None = None
         self._redis: Any = None
         self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
+        self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -120,6 +123,7 @@ class Fleet:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        await asyncio.gather(*(line.close(*SHUT_DOWN) for line in self._lines))
         if self._post is not None:
             await self._post.close()
         if self._redis is not None:
@@ -243,6 +247,22 @@ class Fleet:
             await answer.close()
         return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
 
+    async def connect(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> Line | OwnerAnswer:
+        """A WebSocket to the owner's control URL, to be closed by the caller; the answer where the owner refuses one.
+
+        Raises as `follow`.
+        """
+        given = {**headers, "Authorization": f"Bearer {entry.token}"}
+        try:
+            found = await open_line(entry.control_url + path, given, entry.session_id, CALL_SECONDS)
+        except OwnerUnreachable:
+            await self._forget_if_ended(entry)
+            raise
+        if isinstance(found, OwnerAnswer):
+            return await self._checked(entry, found)
+        self._lines.add(found)
+        return found
+
     async def _take_back(self, job_id: str) -> None:
         if not job_id:
             return
@@ -294,7 +314,7 @@ class Fleet:
 
     async def _checked(self, entry: SessionEntry, answer: OwnerAnswer) -> OwnerAnswer:
         """An answer of a control URL. Raises `StreamNotFound` when it says that the session has ended."""
-        if answer.status in (401, 404):
+        if answer.status in (401, 404) and not isinstance(answer.error(), NoPictureYet):
             await self._forget_if_ended(entry)
         if answer.status == 401:  # a session's key goes with it, a moment before its job ends
             raise StreamNotFound("this stream is just ending")

@@ -1,26 +1,25 @@
 """Daydream's operations at the gateway: each call is checked here and carried out by the worker that has the stream."""
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from sdstream.api.answers import HEAD, REQUEST_ID, json_answer
+from sdstream.api.answers import HEAD, json_answer
 from sdstream.api.app import Endpoint
 from sdstream.api.bodies import read_bytes
 from sdstream.api.context import LOCAL_CALLER, Caller, Context
 from sdstream.api.rendering import planned_object, shorten_data_uris
 from sdstream.api.routes.streams import flag_of
 from sdstream.errors import BadRequest, Forbidden, RequestError
+from sdstream.gateway.answers import HANDED_BACK, headers_for_owner, long_response, whole_response
 from sdstream.gateway.fleet import Fleet
 from sdstream.job_errors import DirectoryUnavailable, OwnerUnreachable
-from sdstream.jobs.calls import OwnerAnswer, OwnerCall
+from sdstream.jobs.calls import OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.params import ModelTable, parse_create, wire_params
 from sdstream.streams.names import new_record
@@ -28,34 +27,6 @@ from sdstream.streams.names import new_record
 logger = structlog.get_logger(__name__)
 
 CALLS_AT_ONCE = 16
-PASSED_ON = (
-    "accept",
-    "content-type",
-    "if-match",
-    "if-range",
-    "last-event-id",
-    "range",
-    "traceparent",
-    "x-client-source",
-)
-"""Headers of a request that the owner is given."""
-HANDED_BACK = frozenset(
-    {
-        "accept-patch",
-        "accept-ranges",
-        "cache-control",
-        "content-disposition",
-        "content-range",
-        "content-type",
-        "etag",
-        "last-modified",
-        "link",
-        "livepeer-playback-url",
-        "location",
-        "retry-after",
-    }
-)
-"""Headers of the owner's answer that the client is given."""
 
 
 class GatewayRoutes:
@@ -87,6 +58,7 @@ class GatewayRoutes:
             "end_watch_session": self.signal_viewer,
             "trickle_watch": self.signal_viewer,
             "watch_hls": self.signal_viewer,
+            "watch_motion_jpeg": self.motion_jpeg,
             "get_ingest": self.pass_on,
             "list_recordings": self.recordings,
             "get_recording": self.recording,
@@ -172,10 +144,8 @@ class GatewayRoutes:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.scope.get(HEAD):
             return Response(media_type="text/event-stream", headers=headers)
-        answer = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", _headers(request))
-        if isinstance(answer, OwnerAnswer):
-            return _response(answer)
-        return StreamingResponse(_until_broken(answer.chunks()), media_type="text/event-stream", headers=headers)
+        answer = await self._fleet.follow(entry, f"/v1/streams/{entry.session_id}/events", headers_for_owner(request))
+        return await long_response(request, answer, live=True)
 
     async def recordings(self, request: Request) -> Response:
         """The list, whose URLs lead here: a worker knows no key of the gateway's."""
@@ -187,19 +157,18 @@ class GatewayRoutes:
         """The file of a recording, or a range of it, as it comes from its worker."""
         caller = await self._context.caller(request)
         entry = await self._owned(caller, request.path_params["id"])
-        headers = _headers(request)
+        headers = headers_for_owner(request)
         if request.scope.get(HEAD):
             headers.pop("range", None)  # which has a meaning for a GET alone, as the worker is sent
         answer = await self._fleet.follow(entry, request.scope["path"], headers)
-        if isinstance(answer, OwnerAnswer):
-            return _response(answer)
-        if request.scope.get(HEAD):
-            await answer.close()
-            response = Response(None, answer.status)
-        else:
-            response = StreamingResponse(answer.chunks(), answer.status)
         # With its length, so that a client sees when a worker broke off.
-        return _hand_back(answer.headers, response, HANDED_BACK | {"content-length"})
+        return await long_response(request, answer, HANDED_BACK | {"content-length"})
+
+    async def motion_jpeg(self, request: Request) -> Response:
+        """Whole pictures, one after another, as they come from the worker."""
+        entry = await self._fleet.find_by_token(request.path_params["playback_id"])
+        answer = await self._fleet.follow(entry, request.scope["path"], headers_for_owner(request))
+        return await long_response(request, answer, live=True)
 
     async def delete_by_query(self, request: Request) -> Response:
         caller = await self._context.caller(request)
@@ -255,14 +224,14 @@ class GatewayRoutes:
             method=request.scope["method"],
             path=request.scope["path"],
             query=request.url.query,
-            headers=_headers(request),
+            headers=headers_for_owner(request),
             body=await read_bytes(request, self._context.settings.max_body_bytes),
             author=caller.author,
             key_id=caller.key_id,
             operator=caller.operator,
             base=base,
         )
-        return _response(await self._fleet.call(entry, call))
+        return whole_response(await self._fleet.call(entry, call))
 
     def _read(self, entry: SessionEntry, caller: Caller) -> OwnerCall:
         return OwnerCall(
@@ -274,34 +243,6 @@ class GatewayRoutes:
         )
 
 
-def _headers(request: Request) -> dict[str, str]:
-    given = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-    return given | {"x-request-id": request.scope[REQUEST_ID]}
-
-
-def _response(answer: OwnerAnswer) -> Response:
-    if answer.status >= 400 and not _is_envelope(answer.body):
-        raise answer.error()
-    return _hand_back(answer.headers, Response(answer.body, answer.status), HANDED_BACK)
-
-
-def _hand_back(headers: Iterable[tuple[str, str]], response: Response, names: Collection[str]) -> Response:
-    if "content-length" in names:
-        del response.headers["content-length"]  # an empty body has one of its own
-    for name, value in headers:
-        if name.lower() in names:
-            response.headers.append(name, value)
-    return response
-
-
-async def _until_broken(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """What comes until the worker breaks off: clients open an event stream that ends again by themselves."""
-    async with contextlib.aclosing(chunks):
-        with contextlib.suppress(OwnerUnreachable):
-            async for chunk in chunks:
-                yield chunk
-
-
 def _stream_of(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer, if it is a stream with what a list needs of it. Raises `OwnerUnreachable`."""
     if not isinstance(answer.get("params"), dict) or not all(
@@ -309,14 +250,6 @@ def _stream_of(answer: dict[str, Any]) -> dict[str, Any]:
     ):
         raise OwnerUnreachable("what has this session answers with what is no stream: it is no worker")
     return answer
-
-
-def _is_envelope(body: bytes) -> bool:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(found, dict) and "requestId" in found
 
 
 __all__ = ["GatewayRoutes"]

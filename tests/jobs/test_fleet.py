@@ -240,6 +240,8 @@ async def test_an_address_that_is_none_is_an_owner_that_cannot_be_reached(
             await fleet.call(wrong, read(wrong))
         with pytest.raises(OwnerUnreachable):
             await fleet.follow(wrong, "/v1/streams/session-1/events", {})
+        with pytest.raises(OwnerUnreachable):
+            await fleet.connect(wrong, "/playback/pb/pictures", {})
     finally:
         await fleet.close()
 
