@@ -96,7 +96,9 @@ class Fleet:
         self._patience = Patience(clock)
         self._post: PostOffice | None = None
         self._redis: Any = None
-        self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
+        # Each viewer of motion JPEG and of events holds a connection, and must keep nobody waiting for another.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False, limits=limits)
         self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
         self._watching: asyncio.Task[None] | None = None
 

@@ -260,3 +260,27 @@ async def test_an_api_that_hangs_holds_a_create_no_longer_than_a_start_may_take(
                 await begin(fleet)
     finally:
         await fleet.close()
+
+
+async def test_any_number_of_long_answers_keeps_no_call_waiting(empty_platform: FakePlatform) -> None:
+    lines: list[asyncio.StreamWriter] = []
+
+    async def begin_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    server = await asyncio.start_server(begin_answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    entry = msgspec.structs.replace(entry_of("one"), control_url=url)
+    try:
+        async with asyncio.timeout(10):
+            answers = [await fleet.follow(entry, "/playback/pb/pictures.mjpeg", {}) for _ in range(120)]
+        assert [answer.status for answer in answers] == [200] * 120
+    finally:
+        await fleet.close()
+        server.close()
+        for line in lines:
+            line.close()
+            await line.wait_closed()
