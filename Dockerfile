@@ -49,7 +49,7 @@ COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
         ".[runpod,bake]"
-# TensorRT, for A100 and H100: --build-arg TENSORRT_PACKAGE='tensorrt-cu12>=11'. Gigabytes that RTX cards have no use for.
+# TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu12>=11'. Gigabytes that RTX cards have no use for.
 ARG TENSORRT_PACKAGE=
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -n "$TENSORRT_PACKAGE" ]; then \

@@ -2,7 +2,7 @@
 # docker buildx bake --push                and to the registry that REGISTRY names
 # docker buildx bake cuda13                for hosts with driver 580 or newer
 #
-# TENSORRT_PACKAGE='tensorrt-cu12>=11' before it puts TensorRT in, for A100 and H100 (with cuda13: 'tensorrt-cu13>=11').
+# TENSORRT_PACKAGE='tensorrt-cu12>=11' before it puts TensorRT in, for H100, H200 and B200 (with cuda13: 'tensorrt-cu13>=11').
 
 variable "REGISTRY" {
   default = ""

@@ -82,7 +82,7 @@ class MediaSettings(BaseModel):
     recording_max_bytes: int = Field(
         default=20_000_000_000,
         ge=0,
-        description="Bytes that all recordings together may hold; behind that the oldest goes.",
+        description="Bytes that all recordings together may hold; beyond that the oldest is removed.",
     )
     recording_max_days: float = Field(default=14.0, gt=0, description="Days after which a recording is removed.")
     recording_least_free: int = Field(

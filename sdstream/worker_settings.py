@@ -24,7 +24,7 @@ class WorkerSettings(BaseModel):
     )
     engine_builds: Literal["auto", "never", "always"] = Field(
         default="auto",
-        description="Whether engines that are nowhere to be found are built behind running streams; auto builds on a "
+        description="Whether engines that are found nowhere are built while streams run without them; auto builds on a "
         "GPU only, because on a CPU a build takes the cores that make the pictures.",
     )
     engine_local_dir: Path | None = Field(
@@ -60,7 +60,7 @@ class WorkerSettings(BaseModel):
         description="Give a GPU its next call while it works on the one before. Off: one call after the other.",
     )
     batch_size: int = Field(
-        default=8, ge=1, le=64, description="Streams that ride in one call of the networks; 1 switches batching off."
+        default=8, ge=1, le=64, description="Most streams in one call of the networks; 1 switches batching off."
     )
     stream_frame_rate: float = Field(
         default=10.0,
@@ -78,13 +78,12 @@ class WorkerSettings(BaseModel):
     )
     control_pictures: Literal["aligned", "newest"] = Field(
         default="aligned",
-        description="Which control picture a ControlNet steers a denoising step by: the one that came with the step's "
-        "own picture, or the newest, which steers sooner by the steps less one and lies beside what moves fast.",
+        description="Which control picture a ControlNet uses for a denoising step: the one that came with the step's "
+        "own picture, or the newest, which takes effect sooner (by the steps less one) but misses what moves fast.",
     )
     share_processors: bool = Field(
         default=True,
-        description="Give the pictures of streams that ride in one call to an image processor of theirs together. Off: "
-        "stream by stream.",
+        description="Run an image processor once for all streams of a call that have it. Off: stream by stream.",
     )
     optical_flow: Literal["dis", "raft_small", "raft_large"] = Field(
         default="dis",
@@ -109,8 +108,8 @@ class WorkerSettings(BaseModel):
     fused_blocks: bool = Field(
         default=True,
         description="Run norms, attention and the small VAE on a CUDA GPU in fused steps of this project's own, and "
-        "make what changes with a knob only once for each change. Off: torch's own operations one by one, in every "
-        "frame.",
+        "compute what depends on parameters only once for each change. Off: torch's own operations one by one, in "
+        "every frame.",
     )
     tuned_convolutions: bool = Field(
         default=False,  # a model's first picture waits half a minute for trials, once

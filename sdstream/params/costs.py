@@ -85,7 +85,7 @@ def describe_cost(name: str) -> str:
     own = " (`interval`)" if "interval" in IMAGE_PROCESSORS[name].defaults else ""
     side = f" ({cost.sees})" if cost.sees else ""
     return (
-        f"A picture of 512x512 costs {spent}. Looks at {cost.largest} pixels on the longer side at most{side}, and at "
+        f"A picture of 512x512 costs {spent}. Processes {cost.largest} pixels on the longer side at most{side}, and "
         f"{rate}{own}."
     )
 

@@ -33,7 +33,7 @@ def _switch(name: str, default: bool, description: str) -> ProcessorParameter:
 
 
 def _interval(default: int) -> ProcessorParameter:
-    description = "Looks at every so many pictures; in between the last result is shown."
+    description = "Processes one picture of this many; in between the last result is shown."
     return _integer("interval", default, 1, 60, description, (1, 10))
 
 

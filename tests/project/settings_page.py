@@ -30,6 +30,24 @@ webrtc_ports: 40000-40100
 max_streams: 4
 ```
 
+Most servers need few of them:
+
+| To | Set |
+|---|---|
+| let other machines in | `SDSTREAM_HOST=0.0.0.0`, and `SDSTREAM_WEBRTC_ADDRESSES` behind NAT or in a container |
+| run behind a proxy | `SDSTREAM_PUBLIC_URL` |
+| keep data elsewhere | `SDSTREAM_DATA_DIR` |
+| use fixed keys | `SDSTREAM_API_KEYS` |
+| use models of your own | `SDSTREAM_MODELS`, `SDSTREAM_CONTROLNETS`, `SDSTREAM_DEFAULT_MODEL` |
+| fetch nothing | `SDSTREAM_OFFLINE` |
+| limit the load | `SDSTREAM_MAX_STREAMS`, `SDSTREAM_MAX_VIEWERS`, `SDSTREAM_STREAM_FRAME_RATE` |
+| change the bitrate | `SDSTREAM_VIDEO_BITRATE` |
+| take RTMP, RTSP or SRT | `SDSTREAM_MEDIA_BACKEND` and the `SDSTREAM_MEDIAMTX_RTMP_PORT`, `_RTSP_PORT`, `_SRT_PORT` |
+| use a GPU better | [the switches](diffusion.md#what-runs-the-networks), [engines](engines.md) |
+| run on RunPod | [pods](runpod.md#settings), [serverless](serverless.md#settings-of-workers-and-gateways) |
+
+All of them:
+
 | Setting and flag | Variable | Values | Default | Meaning |
 |---|---|---|---|---|
 """

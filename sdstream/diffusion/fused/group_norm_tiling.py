@@ -15,7 +15,7 @@ VALUES_A_WARP, MOST_WARPS = 1024, 16
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a tiling aims at. What stands here was the fastest of some on an H200 (docs/performance.md).
+    """What a tiling aims at. What stands here was the fastest of some on an H200 (docs/experiments.md).
 
     A group of `most_whole` values, filled up, is one block's, which keeps them in its registers: read once, in one
     launch. Else one picture is cut into `programs` blocks or more, of no more than `most_tiles` below each other, since
