@@ -91,11 +91,15 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_encoded_ends_the_session_and_is_told(server: LiveServer, tmp_path: Path) -> None:
+    film = tmp_path / "wide.mkv"
+    with av.open(film, "w") as container:
+        track = container.add_stream("ffv1", rate=30, width=20_000, height=16, pix_fmt="yuv420p")
+        container.mux(track.encode(av.VideoFrame(20_000, 16, "yuv420p")))
+        container.mux(track.encode(None))
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.key}"}, timeout=10) as api:
         stream = api.post("/v1/streams", json={"params": SMALL}).json()
-        options = ["--width", "20000", "--height", "16"]
         done = sdstream(
-            "publish", "testsrc", "--url", stream["whip_url"], *options, environment=environment(tmp_path), seconds=30
+            "publish", str(film), "--url", stream["whip_url"], environment=environment(tmp_path), seconds=30
         )
         assert done.returncode == 1
         assert "20000x16 at 30 pictures and 2500000 bits a second cannot be encoded as h264" in done.stderr

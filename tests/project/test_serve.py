@@ -144,7 +144,7 @@ def test_a_second_signal_ends_at_once(start: Callable[..., Serving]) -> None:
 
 
 HANGING = """
-import asyncio, threading
+import asyncio, sys, threading
 from sdstream import cli, serve
 from sdstream.streams.store import StreamStore
 
@@ -153,7 +153,7 @@ async def hang(self):
 
 StreamStore.close = hang
 serve.DRAIN_SECONDS, serve.LEAVE_SECONDS = 0.2, 1.5
-cli.main()
+sys.exit(cli.run())
 """
 """A server whose disk never answers again when the store is closed."""
 
