@@ -1,13 +1,13 @@
 """WebSockets of whole pictures at the gateway: what a client and a worker say to one another is handed on."""
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from sdstream.api.answers import error_answer
 from sdstream.api.app import Socket
+from sdstream.api.sockets import until_one_ends
 from sdstream.errors import RequestError
 from sdstream.gateway.answers import headers_for_owner, whole_response
 from sdstream.gateway.fleet import Fleet
@@ -36,7 +36,7 @@ class GatewaySockets:
             return
         try:
             await socket.accept()
-            await _carry(socket, line)
+            await until_one_ends(_from_client(socket, line), _from_worker(socket, line))
         finally:
             await line.close(*LEFT)  # unless it is closed already
 
@@ -54,21 +54,8 @@ class GatewaySockets:
         return None
 
 
-async def _carry(socket: WebSocket, line: Line) -> None:
-    """Hand on what comes from either side until one of them closes, of which the other is told."""
-    ways = [asyncio.ensure_future(_from_client(socket, line)), asyncio.ensure_future(_from_worker(socket, line))]
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for way in ways:
-            way.cancel()
-        outcomes = await asyncio.gather(*ways, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect):
-            raise outcome
-
-
 async def _from_client(socket: WebSocket, line: Line) -> None:
+    """Hand on what the client says until it closes, of which the worker is told."""
     while (message := await socket.receive())["type"] != "websocket.disconnect":
         data = message.get("bytes")
         await line.send(message["text"] if data is None else data)
@@ -76,6 +63,7 @@ async def _from_client(socket: WebSocket, line: Line) -> None:
 
 
 async def _from_worker(socket: WebSocket, line: Line) -> None:
+    """Hand on what the worker says until it closes, of which the client is told."""
     async with contextlib.aclosing(line.messages()) as messages:
         async for message in messages:
             if isinstance(message, str):

@@ -3,7 +3,6 @@
 For networks that let nothing through but HTTP. The URLs are capabilities, as those of WHIP and WHEP are.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sdstream.api.answers import HEAD, error_answer
 from sdstream.api.context import Context
+from sdstream.api.sockets import until_one_ends
 from sdstream.errors import RequestError, SessionNotFound
 from sdstream.media.ports import PicturePublisher, PictureSession, PictureViewer, SessionEnd
 
@@ -119,16 +119,7 @@ async def _opened(socket: WebSocket, opening: Awaitable[Session]) -> Session | N
 
 async def _carry(socket: WebSocket, session: PictureSession, *ways: Coroutine[Any, Any, None]) -> None:
     """Run `ways` until one of them ends because the client has gone, or the session ends, of which it is told."""
-    tasks = [asyncio.ensure_future(way) for way in (session.ended(), *ways)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception) and not isinstance(outcome, WebSocketDisconnect | SessionNotFound):
-            raise outcome
+    await until_one_ends(session.ended(), *ways, expected=(SessionNotFound,))
     if session.end is not None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client has gone at the same moment
             await socket.close(*CLOSE_CODES[session.end])

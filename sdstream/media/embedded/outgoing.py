@@ -1,10 +1,12 @@
-"""The way out of a stream, the same under every back end: pictures and placards to the encoders, and other outputs."""
+"""What a stream's media is under every back end: the way out to encoders and other outputs, and whole pictures."""
 
 import asyncio
 import functools
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ShuttingDown
@@ -14,6 +16,7 @@ from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.distribution import Distribution, EncodingOptions
 from sdstream.media.embedded.outputs.manager import OutputEvents, OutputOptions, OutputSet
 from sdstream.media.embedded.pictures import OwnedPicture
+from sdstream.media.embedded.whole_pictures.publisher import WholePicturePublisher
 from sdstream.media.embedded.whole_pictures.viewers import WholePictureViewers
 from sdstream.media.placard import draw_placard
 from sdstream.media.ports import (
@@ -30,12 +33,14 @@ COARSER = (
     "The viewers' networks carry less than the video bitrate, so pictures are made coarser until they carry more; "
     "SDSTREAM_VIDEO_BITRATE_FOLLOWS=false has them sent as they are."
 )
-
-
+FAULT_SECONDS = 10.0
+"""The same fault of a stream's encoders and decoders is logged once in this time."""
 MOST_LATENCY = 10.0
 """Seconds before its decoding that a picture can have been captured; one that seems older is of another publisher."""
 LEAST_TRUSTED = 0.1
 """Seconds after its decoding that a picture may seem to be captured: the clocks of two tracks agree no better."""
+
+log = structlog.get_logger(__name__)
 
 
 class OutgoingOptions(EncodingOptions, Protocol):
@@ -52,30 +57,28 @@ class OutgoingMedia:
     """The half of `media.ports.MediaStream` that is the same under every back end."""
 
     def __init__(
-        self,
-        size: PictureSize,
-        options: OutgoingOptions,
-        listener: MediaListener,
-        counters: StreamCounters,
-        clock: Clock,
-        faults: FoldedReporter,
+        self, stream_id: str, size: PictureSize, options: OutgoingOptions, listener: MediaListener, clock: Clock
     ) -> None:
         self._size = size
         self._max_viewers = options.max_viewers
-        self._counters = counters
+        self._listener = listener
+        self._clock = clock
+        self._log = log.bind(stream_id=stream_id)
+        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
+        self._counters = StreamCounters(hop=listener.on_hop)
         self._closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._placard: tuple[Placard, PictureSize] | None = None
-        self._distribution = Distribution(options, counters, clock, faults)
+        self._distribution = Distribution(options, self._counters, clock, self._faults)
         self._picture_viewers = WholePictureViewers(
-            lambda: self._distribution.latest, counters, clock, faults, self._count_viewers
+            lambda: self._distribution.latest, self._counters, clock, self._faults, self._count_viewers
         )
         self._outputs = OutputSet(
             self._distribution,
             options.outputs,
             OutputEvents(listener.on_output, listener.on_recording),
             clock,
-            faults,
+            self._faults,
         )
 
     def _captured_at(self, frame: I420Frame) -> float | None:
@@ -93,6 +96,14 @@ class OutgoingMedia:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def _picture_publisher(
+        self,
+        deliver: Callable[[WholePicturePublisher, I420Frame], None],
+        on_closed: Callable[[WholePicturePublisher, str], None],
+    ) -> WholePicturePublisher:
+        self._refuse_when_closed()
+        return WholePicturePublisher(self._counters, self._clock, self._faults, deliver=deliver, on_closed=on_closed)
 
     async def watch_pictures(self) -> PictureViewer:
         self._refuse_viewer()

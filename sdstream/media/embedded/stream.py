@@ -7,13 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from sdstream.clock import Clock
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.logs import FoldedReporter
 from sdstream.media.embedded.addresses import Addressing
-from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.negotiation import Negotiation, negotiate_publish, negotiate_watch
 from sdstream.media.embedded.outgoing import OutgoingMedia, trusted_capture, unconnected
@@ -39,10 +35,6 @@ SILENT_SECONDS = 10.0
 
 One that was killed says no goodbye, and ICE takes half a minute to notice; the slowest clients report every 7.5 s.
 """
-FAULT_SECONDS = 10.0
-"""The same fault of a stream's encoders and decoders is logged once in this time."""
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +77,12 @@ class EmbeddedStream(OutgoingMedia):
     def __init__(
         self, stream_id: str, size: PictureSize, listener: MediaListener, options: StreamOptions, clock: Clock
     ) -> None:
-        self._stream_id = stream_id
-        self._listener = listener
+        super().__init__(stream_id, size, options, listener, clock)
         self._options = options
-        self._clock = clock
-        self._counters = StreamCounters(hop=listener.on_hop)
         self._sessions = _Sessions()
         self._state = PublisherState.ABSENT
         self._connected: set[ViewerSession] = set()
         self._told_viewers = 0
-        self._log = log.bind(stream_id=stream_id)
-        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
-        super().__init__(size, options, listener, self._counters, clock, self._faults)
 
     # Sessions
 
@@ -123,14 +109,7 @@ class EmbeddedStream(OutgoingMedia):
         return SessionAnswer(session.session_id, answer)
 
     async def publish_pictures(self) -> PicturePublisher:
-        self._refuse_when_closed()
-        session = WholePicturePublisher(
-            self._counters,
-            self._clock,
-            self._faults,
-            deliver=self._on_picture,
-            on_closed=self._on_publisher_closed,
-        )
+        session = self._picture_publisher(self._on_picture, self._on_publisher_closed)
         self._enter(session)
         self._set_state(PublisherState.CONNECTED)
         return session

@@ -6,20 +6,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from sdstream.clock import Clock
 from sdstream.errors import Unavailable, WebRtcOff
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.logs import FoldedReporter
-from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.outgoing import OutgoingMedia, trusted_capture, unconnected
 from sdstream.media.embedded.outputs.manager import OutputOptions
 from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import told_addresses
 from sdstream.media.embedded.sound import ReceivedSound
-from sdstream.media.embedded.stream import FAULT_SECONDS
 from sdstream.media.embedded.whole_pictures.publisher import WholePicturePublisher
 from sdstream.media.mediamtx.config import input_path, output_path
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState
@@ -39,8 +34,6 @@ CONNECT_SECONDS = 15.0
 WRITER_SECONDS = 5.0
 WATCH_TRIES, WATCH_PAUSE = 10, 0.2
 """MediaMTX answers viewers once the output's first packets have come, a moment after it has taken the connection."""
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +71,9 @@ class MediaMtxStream(OutgoingMedia):
         control: ControlApi,
         clock: Clock,
     ) -> None:
-        self._log = log.bind(stream_id=stream_id)
-        self._faults = FoldedReporter(self._log, clock, FAULT_SECONDS)
-        self._counters = StreamCounters(hop=listener.on_hop)
-        super().__init__(size, options, listener, self._counters, clock, self._faults)
-        self._listener = listener
+        super().__init__(stream_id, size, options, listener, clock)
         self._options = options
         self._control = control
-        self._clock = clock
         self.input = input_path(options.stream_key)
         self.output = output_path(options.playback_id)
         self._state = PublisherState.ABSENT
@@ -147,14 +135,7 @@ class MediaMtxStream(OutgoingMedia):
         return SessionAnswer(self._expect(None), "")
 
     async def publish_pictures(self) -> PicturePublisher:
-        self._refuse_when_closed()
-        session = WholePicturePublisher(
-            self._counters,
-            self._clock,
-            self._faults,
-            deliver=self._on_whole_picture,
-            on_closed=self._on_pictures_closed,
-        )
+        session = self._picture_publisher(self._on_whole_picture, self._on_pictures_closed)
         self._end_pictures(SessionEnd.REPLACED)
         self._pictures = session
         with contextlib.suppress(Unavailable):  # it has ended, and its publisher with it
