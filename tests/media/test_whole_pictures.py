@@ -78,6 +78,16 @@ async def test_two_viewers_cost_one_encoding_of_each_picture(stream: EmbeddedStr
     assert stream.statistics().frames_encoded == 1
 
 
+async def test_what_encoding_takes_is_told_of_cameras_pictures_alone(stream: EmbeddedStream, echo: Echo) -> None:
+    publisher, viewer = await stream.publish_pictures(), await stream.watch_pictures()
+    stream.send_placard(Placard("Loading"))
+    await next_picture(viewer)
+    assert "encode" not in echo.hops
+    await publisher.put(encoded(1))
+    await next_picture(viewer)
+    assert len(echo.hops["encode"]) == 1
+
+
 async def test_states_and_numbers_are_those_of_any_session(stream: EmbeddedStream, echo: Echo) -> None:
     publisher, viewer = await stream.publish_pictures(), await stream.watch_pictures()
     await publisher.put(encoded(1))

@@ -62,7 +62,10 @@ class JpegEncoder:
             format="yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG, threads=1
         )
         data = b"".join(bytes(packet) for packet in context.encode(_at(frame, None)))
-        self._counters.encoded(owned.size, self._clock.monotonic() - began, keyframe=False)
+        seconds = self._clock.monotonic() - began
+        self._counters.encoded(owned.size, seconds, keyframe=False)
+        if owned.captured_at is not None:  # a camera took it
+            self._counters.hop("encode", seconds)
         return data
 
 
