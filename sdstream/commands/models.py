@@ -16,7 +16,7 @@ from rich.table import Table
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
 from sdstream.diffusion.fetching.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
-from sdstream.diffusion.fetching.sources import commit_of
+from sdstream.diffusion.fetching.sources import HubId, absence_of, commit_of
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params import PUBLIC_MODELS, ModelEntry, ModelTable
@@ -191,6 +191,8 @@ def find_place(entry: ModelEntry, places: ModelPlaces) -> ModelPlace:
     if found.present and found.path is not None:
         return ModelPlace(entry, found.path, size=found.size, commit=commit_of(found.path))
     problem = "not on this machine; fetched when a stream asks for it" if found.fetched else found.problem
+    if not found.fetched and found.path is None and HubId.parse(entry.source) is not None:
+        problem = absence_of(entry.source, places)
     return ModelPlace(entry, None, problem, found.hint, fetched=found.fetched)
 
 

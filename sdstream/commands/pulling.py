@@ -16,7 +16,7 @@ from sdstream.diffusion.fetching.sources import (
     commit_of,
     fetch_chosen,
     fetch_model,
-    find_model,
+    find_unfetched,
     get_taesd,
     may_fetch,
 )
@@ -86,7 +86,7 @@ def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
     for purpose, repositories in needed:
         for repository, files in repositories:
             if not may_fetch(repository, table.places):
-                path = find_model(repository, table.places)  # which says that nothing may be fetched
+                path = find_unfetched(repository, table.places)
             else:
                 fetch = fetch_addresses if repository in ADDRESSES else fetch_chosen
                 with DownloadBar() as bar:
@@ -142,7 +142,7 @@ def _pull(source: str, table: ModelTable, half: bool, bar: DownloadBar) -> Path:
     hub_id = HubId.parse(source)
     assert hub_id is not None, "checked before"
     if not may_fetch(source, places):
-        return find_model(source, places)  # which says that nothing may be fetched
+        return find_unfetched(source, places)
     path = fetch_model(hub_id, places, half=half, vae=places.full_vae, progress=bar.tell)
     family = _family_of(path)
     if not places.full_vae:

@@ -32,7 +32,7 @@ from sdstream.commands.stream_params import (
     parse_params,
 )
 from sdstream.errors import CommandFailed, ConfigurationError
-from sdstream.jobs.passage import WEIGHTS_HINT, FileListener, pass_all, plan_file
+from sdstream.jobs.passage import FileListener, pass_all, plan_file
 from sdstream.jobs.side_by_side import MOST_LANES, SideBySide, open_lanes
 from sdstream.logs import configure_logging
 from sdstream.media.files.reader import VideoFacts, VideoReader
@@ -164,7 +164,7 @@ class _Rendering:
     def _refuse_left_out(self) -> None:
         """Raises `CommandFailed` where an image processor was passed over."""
         if problems := self._listener.problems:
-            raise CommandFailed("\n".join(problems), hint=WEIGHTS_HINT)
+            raise CommandFailed("\n".join(problems), hint=self._listener.hint)
 
     def _tell(self, writer: VideoWriter, seconds: float) -> None:
         size = self._job.params.output_size

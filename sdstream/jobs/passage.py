@@ -17,9 +17,6 @@ from sdstream.params.independence import why_dependent
 from sdstream.settings import Settings
 from sdstream.worker.ports import LaneStatus, ProcessedPicture
 
-WEIGHTS_HINT = "`sdstream models pull --for NAME` fetches weights."
-"""For whom an image processor was passed over."""
-
 logger = structlog.get_logger(__name__)
 
 
@@ -61,18 +58,25 @@ class FileListener(SilentListener):
     its status, but a file is what was asked for or nothing."""
 
     def __init__(self) -> None:
-        self._absent: dict[str, str] = {}
+        self._absent: dict[str, tuple[str, str]] = {}
+        """Name and problem of each, by its place."""
 
     def on_lane_status(self, status: LaneStatus) -> None:
         super().on_lane_status(status)
         for each in status.processors:
             if each.phase == "left_out":
-                self._absent[each.place] = f"{each.name}: {each.problem}"
+                self._absent[each.place] = (each.name, each.problem)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """A line for each of them: one that one lane had and another had not counts, too."""
-        return tuple(self._absent.values())
+        return tuple(f"{name}: {problem}" for name, problem in self._absent.values())
+
+    @property
+    def hint(self) -> str:
+        """What brings their weights."""
+        names = dict.fromkeys(name for name, _ in self._absent.values())
+        return f"`sdstream models pull {' '.join(f'--for {name}' for name in names)}` fetches weights."
 
 
 class _Owed(NamedTuple):

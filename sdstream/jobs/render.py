@@ -13,7 +13,7 @@ from sdstream.frames import I420Frame
 from sdstream.job_errors import NotMedia
 from sdstream.jobs.inputs import Job, RenderInput
 from sdstream.jobs.outputs import Event, make_event
-from sdstream.jobs.passage import WEIGHTS_HINT, FileListener, FilePlan, pass_all, plan_file
+from sdstream.jobs.passage import FileListener, FilePlan, pass_all, plan_file
 from sdstream.jobs.pictures import CONTENT_TYPES as PICTURE_TYPES
 from sdstream.jobs.pictures import read_picture, write_picture
 from sdstream.jobs.ports import Host
@@ -154,7 +154,7 @@ class RenderAction:
         async with open_lanes(self._host.worker, name, plan.params, plan.at_once, listener) as lanes:
             yield lanes
         if listener.problems:
-            raise ModelUnavailable("\n".join(listener.problems), hint=WEIGHTS_HINT)
+            raise ModelUnavailable("\n".join(listener.problems), hint=listener.hint)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,21 @@ def test_models_that_are_not_here_are_listed_with_the_reason(capsys: pytest.Capt
     assert "No model is here" in said.err
 
 
+def test_where_nothing_may_be_fetched_neither_the_list_nor_a_pull_says_that_a_pull_helps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDSTREAM_OFFLINE", "true")
+    assert run(["models", "list"]) == 0
+    line = line_of(capsys.readouterr().out, "stabilityai/sd-turbo").rstrip()
+    assert line.endswith("SDSTREAM_OFFLINE forbids to fetch it")
+    for words in (["stabilityai/sd-turbo"], ["--for", "controlnet:depth"], ["--for", "hed"]):
+        assert run(["models", "pull", *words]) == 1
+        said = capsys.readouterr().err
+        assert "SDSTREAM_OFFLINE forbids to fetch it" in said
+        assert "`sdstream models pull" not in said
+        assert "Without that setting this command fetches it." in said
+
+
 def test_a_directory_without_an_index_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = json.dumps({"stabilityai/sd-turbo": str(tmp_path)})
     assert run(["models", "list", "--models", given]) == 0

@@ -89,12 +89,35 @@ def find_model(source: str, places: ModelPlaces = NOWHERE) -> Path:
     found = _find(source, places)
     if found is not None:
         return found
-    way = f"`sdstream models pull {source}` fetches it, or " if HubId.parse(source) is not None else ""
+    way = ""
+    if HubId.parse(source) is not None:
+        freed = f" without {forbidden}" if (forbidden := _forbidding(places)) else ""
+        way = f"`sdstream models pull {source}` fetches it{freed}, or "
     raise ModelUnavailable(
-        f"{source} is not on this machine{_why_not_fetched(source, places)}; "
-        f"{way}set skip_diffusion to true to run image processors only",
+        f"{absence_of(source, places)}; {way}set skip_diffusion to true to run image processors only",
         hint="SDSTREAM_MODELS can name a directory or a .safetensors file for each model.",
     )
+
+
+def absence_of(source: str, places: ModelPlaces) -> str:
+    """That `source` is not on this machine and, where it is not fetched, why, for a person."""
+    if HubId.parse(source) is None:
+        return f"{source} is not on this machine: no directory and no .safetensors file has this name"
+    forbidden = _forbidding(places)
+    return f"{source} is not on this machine{f', and {forbidden} forbids to fetch it' if forbidden else ''}"
+
+
+def find_unfetched(source: str, places: ModelPlaces) -> Path:
+    """`find_model` for whoever is asked to fetch what may not be fetched. Raises `ModelUnavailable`."""
+    found = _find(source, places)
+    if found is None:
+        raise ModelUnavailable(absence_of(source, places), hint="Without that setting this command fetches it.")
+    return found
+
+
+def _forbidding(places: ModelPlaces) -> str:
+    """The setting that forbids to fetch anything; empty when none does."""
+    return "SDSTREAM_OFFLINE" if places.offline else "HF_HUB_OFFLINE" if is_offline() else ""
 
 
 def find_repository(repository: str, places: ModelPlaces = NOWHERE) -> Path | None:
@@ -299,14 +322,6 @@ def fetches(places: ModelPlaces) -> bool:
 def _place(places: ModelPlaces) -> Path:
     assert places.models is not None, "nothing is fetched without a place"
     return places.models
-
-
-def _why_not_fetched(source: str, places: ModelPlaces) -> str:
-    if HubId.parse(source) is None:
-        return ": no directory and no .safetensors file has this name"
-    if places.offline or is_offline():
-        return f", and {'SDSTREAM_OFFLINE' if places.offline else 'HF_HUB_OFFLINE'} forbids to fetch it"
-    return ""
 
 
 def fetch_repository(
