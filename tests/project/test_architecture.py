@@ -127,6 +127,19 @@ def test_every_module_says_what_it_is_for(file: Path) -> None:
     assert not text.strip() or ast.get_docstring(parsed(file))
 
 
+def test_no_validator_of_the_settings_hides_another() -> None:
+    """The classes of the settings are one class in the end, in which of two validators of one name only one runs."""
+    names = [
+        node.name
+        for file in PACKAGE.glob("*settings.py")
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.FunctionDef)
+        and any("validator(" in ast.unparse(decorator) for decorator in node.decorator_list)
+    ]
+    assert len(names) > 10
+    assert sorted(names) == sorted(set(names))
+
+
 def test_only_the_clock_imports_time() -> None:
     assert [name_of(file) for file in sources() if "time" in imported(file)] == ["sdstream/clock.py"]
 
