@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import itertools
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.peers import Publisher, Viewer
-from tests.support.picture_sockets import close_of, encoded, open_socket, see
+from tests.support.picture_sockets import close_of, decoded, encoded, open_socket, see
 from tests.support.pictures import Picture
 from tests.support.rest import Rest, whep_of
 from tests.support.waiting import eventually
@@ -66,6 +68,29 @@ async def test_a_publisher_by_webrtc_takes_over_from_a_socket(rest: Rest) -> Non
     stream = await rest.create()
     async with open_socket(stream["whip_url"]) as socket, Publisher(stream["whip_url"]):
         assert (await close_of(socket))[0] == 4001
+
+
+async def test_the_program_that_the_documentation_shows_publishes_and_watches(rest: Rest) -> None:
+    page = (Path(__file__).parents[2] / "docs/api.md").read_text("utf-8")
+    found = re.search(r"In Python, with the package `websockets`.*?```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    shown: dict[str, Any] = {}
+    exec(found[1], shown)
+    stream = await rest.create()
+
+    async def cards() -> AsyncIterator[bytes]:
+        for number in range(1000):
+            yield encoded(number)
+            await asyncio.sleep(1 / 30)
+
+    publishing = asyncio.ensure_future(shown["publish"](stream["whip_url"], cards()))
+    await rest.wait_state(stream["id"], "ONLINE")
+    async with asyncio.timeout(30), contextlib.aclosing(shown["watch"](whep_of(rest, stream))) as pictures:
+        async for jpeg in pictures:
+            if decoded(jpeg).number() is not None:
+                break
+    publishing.cancel()
+    await asyncio.wait((publishing,))
 
 
 async def test_motion_jpeg_shows_what_comes_out(rest: Rest) -> None:
