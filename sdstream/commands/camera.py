@@ -12,6 +12,7 @@ import numpy
 from aiortc import MediaStreamTrack, RTCRtpSender
 from aiortc.mediastreams import MediaStreamError
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange
 
 from sdstream.clock import SystemClock
 from sdstream.commands.stamp import write_stamp
@@ -19,7 +20,7 @@ from sdstream.errors import CommandFailed
 from sdstream.frames import VIDEO_CLOCK, I420Frame, PictureSize, Plane, split_planes
 from sdstream.media.files.reader import VideoReader, from_i420
 
-Codec = Literal["h264", "vp8"]
+Codec = Literal["h264", "vp8", "jpeg"]
 KEYFRAME_SECONDS = 1.0
 LATE_SECONDS = 1.0
 """A picture that is later than this is not sent any more: the program was suspended, or the machine cannot keep up."""
@@ -240,6 +241,10 @@ class CameraTrack(MediaStreamTrack):
         try:
             if self._encoder is None:
                 self._encoder = _open_encoder(self._codec, frame.width, frame.height, self._source.rate, self._bitrate)
+            if self._codec == "jpeg":
+                frame = frame.reformat(
+                    format="yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG
+                )
             return list(self._encoder.encode(frame))
         except (av.error.FFmpegError, ValueError, OverflowError) as error:
             raise CommandFailed(
@@ -249,18 +254,18 @@ class CameraTrack(MediaStreamTrack):
 
 
 def _open_encoder(codec: Codec, width: int, height: int, rate: float, bitrate: int) -> Any:
-    name = "libx264" if codec == "h264" else "libvpx"
-    encoder: Any = av.CodecContext.create(name, "w")
+    encoder: Any = av.CodecContext.create({"h264": "libx264", "vp8": "libvpx", "jpeg": "mjpeg"}[codec], "w")
     if codec == "h264":
         encoder.profile = "Baseline"
         encoder.options = {"preset": "veryfast", "tune": "zerolatency", "forced-idr": "1"}
-    else:
+    elif codec == "vp8":
         encoder.options = {"deadline": "realtime", "cpu-used": "6", "lag-in-frames": "0", "error-resilient": "1"}
     encoder.width, encoder.height = width, height
-    encoder.pix_fmt = "yuv420p"
+    encoder.pix_fmt = "yuvj420p" if codec == "jpeg" else "yuv420p"
     encoder.bit_rate = bitrate
-    if codec == "vp8":
-        # libvpx's threads wait for each other without sleeping: beside other work they slow each other down.
+    if codec != "h264":
+        # libvpx's threads wait for each other without sleeping: beside other work they slow each other down. Those for
+        # JPEG give a picture away only when the next ones have come.
         encoder.thread_count = 1
     encoder.framerate = Fraction(rate).limit_denominator(1001)
     encoder.time_base = VIDEO_CLOCK

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from sdstream.commands.camera import CameraTrack, Codec, FilePictures, PictureSource, TestCard
+from sdstream.commands.picture_session import PictureSession
 from sdstream.commands.running import cancel_on_termination
 from sdstream.commands.stamp import takes_stamp
 from sdstream.commands.whip import WhipSession
@@ -26,6 +27,8 @@ LINGER_SECONDS = 0.5
 TEST_CARD_SIZE = PictureSize(512, 512)
 RANGES = {"fps": (0.1, 240), "width": (2, 8192), "height": (2, 8192), "bitrate": (1000, 1_000_000_000)}
 """What a camera can be asked for; at a million pictures a second it would make nothing but late ones."""
+
+AnySession = WhipSession | PictureSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ def publish(
     ] = None,
     width: Annotated[int | None, Parameter(help="Width in pixels; default: the file's, or 512.")] = None,
     height: Annotated[int | None, Parameter(help="Height in pixels; default: the file's, or 512.")] = None,
-    codec: Annotated[Codec, Parameter(help="Video codec to offer.")] = "h264",
+    codec: Annotated[
+        Codec, Parameter(help="Video codec to offer; `jpeg` sends whole pictures over a WebSocket, without WebRTC.")
+    ] = "h264",
     bitrate: Annotated[int, Parameter(help="Bits a second.")] = 2_500_000,
     numbered: Annotated[
         bool, Parameter(help="Draw each picture's number into it as black and white cells.", negative=())
@@ -86,7 +91,7 @@ def publish(
             pictures = FilePictures(reader, size, fps, loop=loop)
         if numbered and not takes_stamp(size.width, size.height):
             raise ConfigurationError(f"--numbered: a picture of {size} is too small for a number", hint="")
-        session = WhipSession(url, key, codec)
+        session = PictureSession(url, key) if codec == "jpeg" else WhipSession(url, key, codec)
         track_options = {"duration": duration, "numbered": numbered}
         sent = asyncio.run(_publish(session, pictures, size, bitrate, track_options))
     _print_report(sent, as_json=report == "json")
@@ -94,7 +99,11 @@ def publish(
 
 
 async def _publish(
-    session: WhipSession, pictures: PictureSource, size: PictureSize, bitrate: int, options: Mapping[str, Any]
+    session: WhipSession | PictureSession,
+    pictures: PictureSource,
+    size: PictureSize,
+    bitrate: int,
+    options: Mapping[str, Any],
 ) -> PublishReport:
     loop = asyncio.get_running_loop()
     cancel_on_termination()
@@ -115,7 +124,7 @@ async def _publish(
         except asyncio.CancelledError:
             interrupted = True
         ended = ended or loop.time()
-        facts = await session.statistics()
+        sent = await session.sent()
     finally:
         await track.close()
         await session.close()
@@ -123,16 +132,15 @@ async def _publish(
         raise track.failure
     if interrupted and track.sent == 0:
         raise KeyboardInterrupt
-    outbound, remote = facts.get("outbound-rtp"), facts.get("remote-inbound-rtp")
     return PublishReport(
         frames=track.sent,
         keyframes=track.keyframes,
         late=track.late,
         dropped=track.dropped,
-        bytes=outbound.bytesSent if outbound else 0,
-        packets=outbound.packetsSent if outbound else 0,
-        packets_lost=remote.packetsLost if remote else 0,
-        round_trip=remote.roundTripTime if remote else None,
+        bytes=sent.bytes,
+        packets=sent.packets,
+        packets_lost=sent.packets_lost,
+        round_trip=sent.round_trip,
         seconds=round(ended - started, 3),
         codec=session.codec,
         width=size.width,
@@ -141,7 +149,7 @@ async def _publish(
     )
 
 
-async def _until_ended(session: WhipSession, track: CameraTrack, console: Console) -> None:
+async def _until_ended(session: AnySession, track: CameraTrack, console: Console) -> None:
     """Wait for the end of the track, showing a line of progress; raises `CommandFailed` when the server ends first."""
     loop = asyncio.get_running_loop()
     finished = asyncio.ensure_future(track.finished.wait())
@@ -154,7 +162,8 @@ async def _until_ended(session: WhipSession, track: CameraTrack, console: Consol
                 if finished.done():
                     return
                 if ended.done():
-                    raise CommandFailed(f"the server ended the session after {track.sent} pictures")
+                    words = f": {session.ending}" if session.ending else ""
+                    raise CommandFailed(f"the server ended the session after {track.sent} pictures{words}")
                 status.update(f"{loop.time() - started:.0f} s, {track.sent} pictures, {track.sent - sent_before}/s")
                 sent_before = track.sent
     finally:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
@@ -21,6 +23,16 @@ _LINK = re.compile(r'<(?P<url>[^>]+)>(?P<parameters>(?:\s*;\s*[\w-]+=(?:"(?:[^"\
 _PARAMETER = re.compile(r'([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))')
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a session has sent. `round_trip` is seconds, None before the first report of it."""
+
+    bytes: int
+    packets: int
+    packets_lost: int
+    round_trip: float | None
+
+
 class WhipSession:
     """One WHIP session: offer, answer, connection, end. To be closed, whether `open` succeeded or not."""
 
@@ -28,6 +40,8 @@ class WhipSession:
         self.url = url
         self.codec: Codec = codec
         self.playback_url: str | None = None
+        self.ending = ""
+        """The server's words for the end: WebRTC has none."""
         # One for all requests: to make it reads the certificates of authorities, which takes longer than to ask.
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(headers=headers, timeout=CONNECT_SECONDS)
@@ -76,9 +90,16 @@ class WhipSession:
         """Return when the other side ended the connection or it was lost."""
         await self._ended.wait()
 
-    async def statistics(self) -> Mapping[str, Any]:
-        """aiortc's reports by type."""
-        return {entry.type: entry for entry in (await self._peer.getStats()).values()} if self._peer else {}
+    async def sent(self) -> Sent:
+        """What was sent so far."""
+        reports = {entry.type: entry for entry in (await self._peer.getStats()).values()} if self._peer else {}
+        outbound, remote = reports.get("outbound-rtp"), reports.get("remote-inbound-rtp")
+        return Sent(
+            outbound.bytesSent if outbound else 0,
+            outbound.packetsSent if outbound else 0,
+            remote.packetsLost if remote else 0,
+            remote.roundTripTime if remote else None,
+        )
 
     async def close(self) -> None:
         """Tell the server that the session is over, then close the connection."""
@@ -132,14 +153,19 @@ def read_ice_servers(headers: Iterable[str]) -> list[RTCIceServer]:
 
 def describe_refusal(answer: httpx.Response) -> str:
     """The words of an error answer: its JSON message, or the beginning of its text."""
+    return refusal_in(answer.content) or " ".join(answer.text.split())[:200] or answer.reason_phrase
+
+
+def refusal_in(body: bytes) -> str:
+    """The message of an error answer's JSON; empty where there is none."""
     with contextlib.suppress(ValueError):
-        body = answer.json()
-        members = cast("dict[str, object]", body) if isinstance(body, dict) else {}
+        found = json.loads(body)
+        members = cast("dict[str, object]", found) if isinstance(found, dict) else {}
         for name in ("message", "error", "detail"):
             words = members.get(name)
             if isinstance(words, str):
                 return words
-    return " ".join(answer.text.split())[:200] or answer.reason_phrase
+    return ""
 
 
-__all__ = ["WhipSession", "describe_refusal", "read_ice_servers"]
+__all__ = ["Sent", "WhipSession", "describe_refusal", "read_ice_servers", "refusal_in"]
