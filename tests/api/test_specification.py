@@ -74,6 +74,7 @@ async def conduct(site: Site) -> list[tuple[str, httpx.Response]]:
         ("watch", watched),
         ("get_stream_status", await nobody.get(path + "/status")),
         ("get_snapshot", await client.get(path + "/snapshot.jpg")),
+        ("watch_motion_jpeg", await nobody.head(stream["whep_url"].replace("/whep", "/pictures.mjpeg"))),
         ("trickle_publish", await nobody.patch(session, content="a=x", headers=fragment)),
         ("trickle_watch", await nobody.patch(view, content="a=x", headers=fragment)),
         ("end_publish_session", await nobody.delete(session)),
@@ -120,6 +121,7 @@ async def outputs(site: Site, stream: dict[str, Any]) -> list[tuple[str, httpx.R
         ("delete_recording", await client.delete(whole)),
         ("watch_hls", await site.client_with(None).get(f"{hls}/index.m3u8")),
         ("watch_hls", await site.client_with(None).get(f"{hls}/segment-1.m4s")),
+        ("watch_motion_jpeg", await site.client_with(None).get("/playback/pb_unknown/pictures.mjpeg")),
     ]
     assert [answer.status_code for _, answer in calls[:11]] == [200, 401, 200, 401, 200, 206, 409, 404, 409, 200, 404]
     assert [entry["finished"] for entry in calls[2][1].json()["data"]] == [True, False]
@@ -202,7 +204,8 @@ def test_request_examples_are_accepted() -> None:
 def test_extensions_are_marked() -> None:
     daydream = {"/v1/streams", "/v1/streams/{id}", "/v1/streams/{id}/status", "/v1/api-key"}
     for path, entries in DOCUMENT["paths"].items():
-        ours = path.startswith(("/live/", "/playback/", "/beta/")) or path in daydream
+        ours = path.startswith(("/live/", "/playback/", "/beta/")) and not path.endswith(".mjpeg")
+        ours = ours or path in daydream
         for entry in entries.values():
             assert entry.get("x-sdstream-extension", False) is not ours
 
