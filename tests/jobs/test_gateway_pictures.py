@@ -109,8 +109,8 @@ async def by_motion_jpeg(response: httpx.Response) -> AsyncIterator[Picture]:
 
 
 def rises(numbers: list[int]) -> bool:
-    """Whether no card came late, or twice beside another."""
-    return numbers == sorted(numbers) and len(set(numbers)) > len(numbers) // 2
+    """Whether no card came late, or twice."""
+    return numbers == sorted(set(numbers))
 
 
 async def closing(socket: ClientConnection) -> tuple[int | None, str | None]:
@@ -237,7 +237,8 @@ async def test_the_end_of_the_stream_ends_all_that_came_through_the_gateway(rest
             pictures = by_motion_jpeg(response)
             await anext(pictures)
             await rest.http.delete(f"/v1/streams/{stream['id']}")
-            assert [picture async for picture in pictures] == [], "it ends as a whole answer does"
+            async for _ in pictures:  # to its end as that of a whole answer: one that is cut off raises
+                pass
         assert (await closing(publisher))[0] == 1001
         assert (await closing(viewer))[0] == 1001
     await refused(whip_url(rest, stream), 404, "STREAMS/NOT_FOUND")

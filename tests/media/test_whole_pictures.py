@@ -60,6 +60,16 @@ async def test_of_pictures_that_came_meanwhile_the_newest_is_sent(stream: Embedd
     assert (await next_picture(viewer)).number() == 19
 
 
+async def test_a_picture_is_sent_once_however_often_it_is_told_of(stream: EmbeddedStream) -> None:
+    publisher, viewer = await stream.publish_pictures(), await stream.watch_pictures()
+    await publisher.put(encoded(1))
+    assert (await next_picture(viewer)).number() == 1
+    coming = asyncio.ensure_future(next_picture(viewer))
+    stream._picture_viewers.show()  # pyright: ignore[reportPrivateUsage]
+    await publisher.put(encoded(2))
+    assert (await coming).number() == 2
+
+
 async def test_a_placard_is_sent_once_and_then_as_a_sign_of_life(echo: Echo, stream: EmbeddedStream) -> None:
     stream._picture_viewers._repeat_seconds = 0.2  # pyright: ignore[reportPrivateUsage]
     viewer = await stream.watch_pictures()

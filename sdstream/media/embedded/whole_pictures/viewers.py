@@ -37,7 +37,9 @@ class WholePictureViewer(WholePictureSession):
         self._pace = PicturePace()
         self._wake = asyncio.Event()
         self._is_new = True
-        """Whether the newest picture was not sent yet."""
+        """Whether the newest picture may not have been sent yet."""
+        self._sent: Outgoing | None = None
+        """The last one that was sent: who is told of a picture may have had it already, since it was the newest."""
 
     async def next(self) -> bytes | None:
         """Wait until a picture is to be sent, and give it as a JPEG; None once the session has ended."""
@@ -45,8 +47,11 @@ class WholePictureViewer(WholePictureSession):
             if self._is_new and self._pace.may_send(self._clock.monotonic()):
                 self._is_new = False
                 picture = self._latest()
-                data = None if picture is None else await self._encoder.encode(picture, self._pace.coarseness)
+                if picture is None or picture is self._sent:
+                    continue
+                data = await self._encoder.encode(picture, self._pace.coarseness)
                 if data is not None and self.end is None:
+                    self._sent = picture
                     self._pace.sent(self._clock.monotonic())
                     self._counters.sent(len(data))
                     return data
@@ -56,7 +61,7 @@ class WholePictureViewer(WholePictureSession):
                 async with asyncio.timeout(self._repeat_seconds):
                     await self._wake.wait()
             except TimeoutError:
-                self._is_new = True
+                self._is_new, self._sent = True, None
         return None
 
     def taken(self) -> None:
