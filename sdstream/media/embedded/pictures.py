@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from sdstream.frames import VIDEO_CLOCK, ColourMatrix, I420Frame, PictureSize, Plane
 
@@ -54,12 +54,25 @@ class OwnedPicture(msgspec.Struct, frozen=True, eq=False):
         """The picture in BT.601 and limited range, which is what the encoder says it sends."""
         if not self.full_range and self.matrix == "bt601":
             return self.frame
-        return self.frame.reformat(
-            format="yuv420p",
+        return self._converted(self.frame, "yuv420p", ColorRange.MPEG)
+
+    def for_jpeg(self) -> VideoFrame:
+        """The picture in BT.601 and full range, in memory of its own: encoders write into the frame that they share."""
+        own = VideoFrame(self.size.width, self.size.height, "yuv420p")
+        width, height = self.size.width, self.size.height
+        for plane, source in zip(_planes(own, width, height), _planes(self.frame, width, height), strict=True):
+            plane[...] = source
+        return self._converted(own, "yuvj420p", ColorRange.JPEG)
+
+    def _converted(self, frame: VideoFrame, form: str, to: ColorRange) -> VideoFrame:
+        # Not `frame.reformat`, which keeps one context for all threads that ask the same frame at once.
+        return VideoReformatter().reformat(
+            frame,
+            format=form,
             src_colorspace=Colorspace.ITU709 if self.matrix == "bt709" else Colorspace.ITU601,
             dst_colorspace=Colorspace.ITU601,
             src_color_range=ColorRange.JPEG if self.full_range else ColorRange.MPEG,
-            dst_color_range=ColorRange.MPEG,
+            dst_color_range=to,
             threads=1,
         )
 

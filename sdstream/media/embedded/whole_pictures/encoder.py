@@ -5,8 +5,6 @@ from typing import Any, cast
 
 import av
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
 
 from sdstream.clock import Clock
 from sdstream.frames import VIDEO_CLOCK, PictureSize
@@ -58,21 +56,14 @@ class JpegEncoder:
             context = _open(owned.size, coarseness)
             self._contexts[coarseness] = (owned.size, context)
         assert context is not None
-        frame = owned.for_encoder().reformat(
-            format="yuvj420p", src_color_range=ColorRange.MPEG, dst_color_range=ColorRange.JPEG, threads=1
-        )
-        data = b"".join(bytes(packet) for packet in context.encode(_at(frame, None)))
+        frame = owned.for_jpeg()
+        frame.pts = None  # an encoder refuses time stamps that do not grow, and the same picture is asked for again
+        data = b"".join(bytes(packet) for packet in context.encode(frame))
         seconds = self._clock.monotonic() - began
         self._counters.encoded(owned.size, seconds, keyframe=False)
         if owned.captured_at is not None:  # a camera took it
             self._counters.hop("encode", seconds)
         return data
-
-
-def _at(frame: VideoFrame, pts: int | None) -> VideoFrame:
-    # An encoder refuses time stamps that do not grow, and the same picture is asked for again.
-    frame.pts = pts
-    return frame
 
 
 def _open(size: PictureSize, coarseness: int) -> Any:
