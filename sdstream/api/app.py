@@ -29,6 +29,7 @@ from sdstream.api.routes.pictures import SOCKETS, PictureRoutes
 from sdstream.api.routes.server import ServerRoutes
 from sdstream.api.routes.sessions import SessionRoutes
 from sdstream.api.routes.streams import StreamRoutes
+from sdstream.api.sockets import refuse_socket
 from sdstream.api.specification import DESCRIPTION, build_document
 from sdstream.clock import Clock
 from sdstream.errors import RequestError
@@ -91,6 +92,7 @@ def create_app(
     app.router.routes.extend(Pages(settings).routes())
     for name, socket in (sockets or picture_sockets)(context).items():
         app.router.routes.append(WebSocketRoute(SOCKETS[name], socket, name=name))
+    app.router.routes.append(WebSocketRoute("/{path:path}", refuse_socket))
     app.openapi = build_document
     app.add_middleware(Edge, prefix=context.addresses.prefix, clock=clock, links=context.ice_links)
     return app

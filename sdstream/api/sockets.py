@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sdstream.api.answers import error_answer
+from sdstream.errors import NotFound
 
 
 async def until_one_ends(*ways: Coroutine[Any, Any, None], expected: tuple[type[Exception], ...] = ()) -> None:
@@ -24,4 +27,9 @@ async def until_one_ends(*ways: Coroutine[Any, Any, None], expected: tuple[type[
             raise outcome
 
 
-__all__ = ["until_one_ends"]
+async def refuse_socket(socket: WebSocket) -> None:
+    """What is asked for at a path that has no WebSocket; the framework would say that it is forbidden."""
+    await socket.send_denial_response(error_answer(NotFound("no WebSocket is at this path"), socket.scope))
+
+
+__all__ = ["refuse_socket", "until_one_ends"]

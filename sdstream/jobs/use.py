@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOK = "X-Sdstream-Look"
 """The header of a request that keeps no session from being idle, such as a gateway's for its list of all."""
 
+_LOOK = LOOK.lower().encode()
 _STREAM = re.compile(r"/v1/streams/([A-Za-z0-9_-]+)")
 
 
@@ -17,7 +18,7 @@ def notice_use(application: ASGIApp, used: Callable[[str], None]) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         is_request = scope["type"] == "http" and scope["method"] != "OPTIONS"  # which browsers send without a key
         found = _STREAM.search(scope["path"]) if is_request else None
-        if found is None or any(name == LOOK.lower().encode() for name, _ in scope["headers"]):
+        if found is None or any(name == _LOOK for name, _ in scope["headers"]):
             await application(scope, receive, send)
             return
 

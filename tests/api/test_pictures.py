@@ -88,6 +88,7 @@ async def test_a_refusal_is_an_http_answer_with_the_envelope(served: tuple[Site,
     for url, status, code in (
         (unknown, 404, "STREAMS/NOT_FOUND"),
         (stream["whep_url"], 404, "STREAMS/NO_PICTURE_YET"),
+        (f"{address}/v1/whip", 404, "NOT_FOUND"),
     ):
         with pytest.raises(InvalidStatus) as refused:
             async with open_socket(url):

@@ -41,7 +41,7 @@ def test_it_remembers_the_latest_of_very_many() -> None:
     assert patience.seconds(f"w{MOST_REMEMBERED}") == BRIEF_SECONDS
 
 
-async def test_the_gateway_waits_as_long_as_the_worker_deserves() -> None:
+async def test_the_gateway_waits_as_long_as_the_worker_deserves(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
     fleet = Fleet(Settings(placement="runpod", endpoint="e"), "key", clock)
     waits: list[float] = []
@@ -59,7 +59,7 @@ async def test_the_gateway_waits_as_long_as_the_worker_deserves() -> None:
 
     await fleet._http.aclose()
     fleet._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    fleet._forget_if_ended = do_not_ask_runpod  # type: ignore[method-assign]
+    monkeypatch.setattr(fleet, "_forget_if_ended", do_not_ask_runpod)
     one = msgspec.structs.replace(entry("one"), control_url="http://worker")
     read = OwnerCall(method="GET", path="/v1/streams/one", author="a")
     for _ in range(3):

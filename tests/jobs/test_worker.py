@@ -210,12 +210,12 @@ async def test_a_session_ends_by_itself(client: RunPodClient) -> None:
 
 
 async def test_a_session_that_is_steered_by_its_control_url_is_not_idle(client: RunPodClient) -> None:
-    async with session(client, idle_seconds=1.0) as running:
+    async with session(client, idle_seconds=2.0) as running:
         ready = running.events[0]
         headers = {"Authorization": f"Bearer {ready['control']['token']}"}
         path = f"{ready['control']['url']}/v1/streams/{ready['session_id']}"
         async with httpx.AsyncClient(headers=headers) as http:
-            for number in range(10):
+            for number in range(18):  # for more than twice the time, and eight times as often as is needed
                 await asyncio.sleep(0.25)
                 answer = await http.patch(path, json={"params": {"prompt": f"fox {number}"}})
                 assert answer.status_code == 200, "it ended as idle"

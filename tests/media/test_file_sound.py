@@ -21,17 +21,17 @@ print(pass_on(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-def film(path: Path, layout: str, *, rate: int = 48_000) -> Path:
-    """One picture, and a tenth of a second of PCM."""
+def film(path: Path, layout: str, *, rate: int = 48_000, codec: str = "pcm_s16le", samples: int | None = None) -> Path:
+    """One picture, and so many samples of silence, or a tenth of a second."""
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = SIZE.width, SIZE.height, "yuv420p"
-        sound: Any = container.add_stream("pcm_s16le", rate=rate)
+        sound: Any = container.add_stream(codec, rate=rate)
         sound.layout = layout
         container.mux(video.encode(av.VideoFrame(SIZE.width, SIZE.height, "yuv420p")))
         container.mux(video.encode(None))
-        samples = numpy.zeros((1, rate // 10 * av.AudioLayout(layout).nb_channels), numpy.int16)
-        heard = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+        silence = numpy.zeros((1, (samples or rate // 10) * av.AudioLayout(layout).nb_channels), numpy.int16)
+        heard = av.AudioFrame.from_ndarray(silence, format="s16", layout=layout)
         heard.sample_rate = rate
         container.mux(sound.encode(heard))
         container.mux(sound.encode(None))
@@ -87,20 +87,7 @@ def test_a_rate_that_the_codec_does_not_take_is_changed(tmp_path: Path) -> None:
 def test_sound_that_changes_its_form_goes_on(tmp_path: Path) -> None:
     content = b""
     for layout, rate in (("mono", 48_000), ("stereo", 44_100)):
-        path = tmp_path / "film.ts"
-        with av.open(str(path), "w", format="mpegts") as container:
-            video: Any = container.add_stream("libx264", rate=25)
-            video.width, video.height, video.pix_fmt = SIZE.width, SIZE.height, "yuv420p"
-            sound: Any = container.add_stream("mp2", rate=rate)
-            sound.layout = layout
-            container.mux(video.encode(av.VideoFrame(SIZE.width, SIZE.height, "yuv420p")))
-            container.mux(video.encode(None))
-            samples = numpy.zeros((1, 11_520 * av.AudioLayout(layout).nb_channels), numpy.int16)
-            heard = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
-            heard.sample_rate = rate
-            container.mux(sound.encode(heard))
-            container.mux(sound.encode(None))
-        content += path.read_bytes()
+        content += film(tmp_path / "film.ts", layout, rate=rate, codec="mp2", samples=11_520).read_bytes()
     (tmp_path / "joined.ts").write_bytes(content)
     pass_on(tmp_path / "joined.ts", tmp_path / "out.flv")
     with av.open(str(tmp_path / "out.flv")) as container:

@@ -1,11 +1,23 @@
 """A real Chromium that looks at the playground, with everything it complained about and every address it asked for."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    sync_playwright,
+)
 
+from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
 from tests.support.plain_http import NO_TLS
 from tests.support.server import LiveServer
 from tests.support.waiting import eventually_sync
@@ -18,6 +30,18 @@ READ_PICTURE = """(id) => {
   context.drawImage(video, 0, 0, 32, 32);
   return Array.from(context.getImageData(0, 0, 32, 32).data).filter((_, index) => index % 4 < 3);
 }"""
+
+
+@contextlib.contextmanager
+def launched(*flags: str) -> Iterator[Browser]:
+    """A headless Chromium; the test is skipped where there is none. Not for a whole session: a loop runs meanwhile."""
+    path = chromium()
+    if path is None:
+        pytest.skip(NO_CHROMIUM)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
+        yield browser
+        browser.close()
 
 
 class PlaygroundPage:

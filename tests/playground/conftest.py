@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
-from tests.playground.browser import PlaygroundPage
-from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
+from tests.playground.browser import PlaygroundPage, launched
 from tests.support.server import LiveServer
 
 DESKTOP = {"width": 1440, "height": 900}
@@ -15,13 +14,8 @@ DESKTOP = {"width": 1440, "height": 900}
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # The module is the longest scope in which no asynchronous test can run: Playwright keeps a running event loop here.
-    path = chromium()
-    if path is None:
-        pytest.skip(NO_CHROMIUM)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

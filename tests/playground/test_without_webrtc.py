@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext
 
-from tests.playground.browser import PlaygroundPage, difference
-from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
+from tests.playground.browser import PlaygroundPage, difference, launched
 from tests.support.server import LiveServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -21,13 +20,8 @@ NO_UDP = "--webrtc-ip-handling-policy=disable_non_proxied_udp"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = chromium()
-    if path is None:
-        pytest.skip(NO_CHROMIUM)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, NO_UDP])
+    with launched(NO_UDP) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
-from tests.playground.browser import PlaygroundPage
-from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
+from tests.playground.browser import PlaygroundPage, launched
 from tests.support.pod import Pod
 from tests.support.server import LiveServer
 
@@ -30,11 +28,7 @@ window.RTCPeerConnection = class extends RTCPeerConnection {
 
 
 def test_the_playground_works_through_one_tcp_port(pod: Pod, pod_server: LiveServer, artifacts: Path) -> None:
-    path = chromium()
-    if path is None:
-        pytest.skip(NO_CHROMIUM)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
+    with launched() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.add_init_script(REMEMBER_PEERS)
         playground = PlaygroundPage(context, pod_server).open()
@@ -47,6 +41,5 @@ def test_the_playground_works_through_one_tcp_port(pod: Pod, pod_server: LiveSer
         playground.stop()
         assert playground.complaints == []
         context.close()
-        browser.close()
     assert set(relays) == {"tcp"}, "the publisher's and the player's TURN connections"
     assert len(relays) >= 2

@@ -170,7 +170,8 @@ class Broadcast:
         started = self._clock.monotonic()
         self._taken_at = started
         timestamp = self._timeline.map(None if repeated else picture.pts, picture.time_base, started)
-        frame = picture.for_encoder()
+        # An encoder writes into its frame. H.264's, the only one of most streams, is given the picture's own.
+        frame = (picture if self.codec == "H264" else picture.apart()).for_encoder()
         if self._timeline.exact:
             self._follower.note(timestamp, started)
         keyframe = self._policy.due(started)

@@ -50,24 +50,28 @@ class OwnedPicture(msgspec.Struct, frozen=True, eq=False):
             captured_at,
         )
 
+    def apart(self) -> "OwnedPicture":
+        """The same picture in a frame of its own. Encoders write time stamps into theirs, so no two may share one."""
+        width, height = self.size.width, self.size.height
+        frame = VideoFrame(width, height, "yuv420p")
+        for plane, source in zip(_planes(frame, width, height), _planes(self.frame, width, height), strict=True):
+            plane[...] = source
+        return msgspec.structs.replace(self, frame=frame)
+
     def for_encoder(self) -> VideoFrame:
         """The picture in BT.601 and limited range, which is what the encoder says it sends."""
         if not self.full_range and self.matrix == "bt601":
             return self.frame
-        return self._converted(self.frame, "yuv420p", ColorRange.MPEG)
+        return self._converted("yuv420p", ColorRange.MPEG)
 
     def for_jpeg(self) -> VideoFrame:
-        """The picture in BT.601 and full range, in memory of its own: encoders write into the frame that they share."""
-        own = VideoFrame(self.size.width, self.size.height, "yuv420p")
-        width, height = self.size.width, self.size.height
-        for plane, source in zip(_planes(own, width, height), _planes(self.frame, width, height), strict=True):
-            plane[...] = source
-        return self._converted(own, "yuvj420p", ColorRange.JPEG)
+        """The picture in BT.601 and full range, as a JPEG has it."""
+        return self._converted("yuvj420p", ColorRange.JPEG)
 
-    def _converted(self, frame: VideoFrame, form: str, to: ColorRange) -> VideoFrame:
+    def _converted(self, form: str, to: ColorRange) -> VideoFrame:
         # Not `frame.reformat`, which keeps one context for all threads that ask the same frame at once.
         return VideoReformatter().reformat(
-            frame,
+            self.frame,
             format=form,
             src_colorspace=Colorspace.ITU709 if self.matrix == "bt709" else Colorspace.ITU601,
             dst_colorspace=Colorspace.ITU601,

@@ -56,7 +56,7 @@ class JpegEncoder:
             context = _open(owned.size, coarseness)
             self._contexts[coarseness] = (owned.size, context)
         assert context is not None
-        frame = owned.for_jpeg()
+        frame = owned.apart().for_jpeg()
         frame.pts = None  # an encoder refuses time stamps that do not grow, and the same picture is asked for again
         data = b"".join(bytes(packet) for packet in context.encode(frame))
         seconds = self._clock.monotonic() - began
