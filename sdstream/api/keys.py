@@ -39,7 +39,7 @@ LONGEST_NAME = 200
 REREAD_SECONDS = 1.0
 """How old may be what is known of a key that is accepted."""
 UNKNOWN_REREAD_SECONDS = 0.1
-"""How often a key that is not known makes the file be looked at."""
+"""The least time between two looks at the file that keys which are not known make."""
 SLOW_DISK_SECONDS = 0.5
 """How long a request waits for a disk that does not answer, before it is judged by what is known."""
 MOST_KEYS = 1000
@@ -99,7 +99,8 @@ class KeyRing:
         self._writing = threading.Lock()
         self._wishes: deque[_Wish] = deque()
         self._reading = threading.Lock()
-        self._refreshing: asyncio.Future[None] | None = None
+        self._reread: asyncio.Task[None] | None = None
+        self._next_reread: asyncio.Task[None] | None = None
         self._read_again()
 
     @classmethod
@@ -154,19 +155,34 @@ class KeyRing:
     async def find_soon(self, key: str) -> KeyEntry | None:
         """As `find`, for an event loop: the file is looked at in a thread, and a disk that hangs holds nobody up long.
 
-        Keys that are not known make it be looked at ten times a second at most.
+        A key that is not known waits for a look that begins after the call, so one that another process has just made
+        is never refused; there are ten such looks a second at most, however many wrong keys are tried.
         """
         if not key or len(key) > LONGEST_KEY:
             return None
         digest = _digest(key)
         found = self._compare(digest)
-        age = self._clock.monotonic() - self._read_at
-        if age < (UNKNOWN_REREAD_SECONDS if found is None else REREAD_SECONDS):
+        if found is not None and self._clock.monotonic() - self._read_at < REREAD_SECONDS:
             return found
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.ensure_future(asyncio.to_thread(self._refresh))
-        await asyncio.wait((self._refreshing,), timeout=SLOW_DISK_SECONDS)
+        reread = self._coming_reread() if found is None else self._running_reread() or self._coming_reread()
+        await asyncio.wait((reread,), timeout=SLOW_DISK_SECONDS)
         return self._compare(digest)
+
+    def _running_reread(self) -> asyncio.Task[None] | None:
+        return None if self._reread is None or self._reread.done() else self._reread
+
+    def _coming_reread(self) -> asyncio.Task[None]:
+        """The look at the file that all who ask now share: it has not begun, so it sees what is there now."""
+        if self._next_reread is None or self._next_reread.done():
+            self._next_reread = asyncio.create_task(self._reread_in_turn(self._running_reread()))
+        return self._next_reread
+
+    async def _reread_in_turn(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            await asyncio.wait((running,))
+        await asyncio.sleep(self._read_at + UNKNOWN_REREAD_SECONDS - self._clock.monotonic())
+        self._reread, self._next_reread = self._next_reread, None
+        await asyncio.to_thread(self._refresh)
 
     def _compare(self, digest: str) -> KeyEntry | None:
         found: KeyEntry | None = None

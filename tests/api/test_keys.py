@@ -6,6 +6,7 @@ import stat
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sdstream.api.keys import REREAD_SECONDS, UNKNOWN_REREAD_SECONDS, KeyEntry, 
 from sdstream.clock import ManualClock
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import eventually, eventually_sync
 
 NO_KEYS = Settings.model_validate({})
 
@@ -186,28 +187,60 @@ async def test_a_disk_that_hangs_holds_neither_the_loop_nor_known_keys_up(
         assert looks != [threading.main_thread().name]
     finally:
         over.set()
-        assert ring._refreshing is not None
-        await ring._refreshing
+        assert ring._next_reread is not None
+        await ring._next_reread
+
+
+async def test_a_key_that_another_process_makes_right_after_a_look_at_the_file_is_not_refused(tmp_path: Path) -> None:
+    ring, other = KeyRing.open(tmp_path, NO_KEYS), KeyRing.open(tmp_path, NO_KEYS)
+    for name in ("first", "second", "third"):
+        assert await ring.find_soon("wrong") is None
+        entry = await ring.find_soon(other.create(name))
+        assert entry is not None
+        assert entry.name == name
+
+
+async def test_a_key_that_another_process_makes_during_a_look_at_the_file_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, other = KeyRing.open(tmp_path, NO_KEYS), KeyRing.open(tmp_path, NO_KEYS)
+    has_looked, is_over = threading.Event(), threading.Event()
+    read = KeyRing._read_file
+
+    def dawdle(self: KeyRing) -> None:
+        read(self)
+        if self is ring:
+            has_looked.set()
+            is_over.wait(20)
+
+    monkeypatch.setattr(KeyRing, "_read_file", dawdle)
+    monkeypatch.setattr("sdstream.api.keys.SLOW_DISK_SECONDS", 20.0)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        wrong = tasks.create_task(ring.find_soon("wrong"))
+        await eventually(has_looked.is_set, what="the file to be looked at")
+        right = tasks.create_task(ring.find_soon(other.create("theirs")))
+        await asyncio.sleep(0)
+        is_over.set()
+    assert wrong.result() is None
+    assert right.result() is not None
 
 
 async def test_wrong_keys_look_at_the_file_ten_times_a_second_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = ManualClock()
-    ring = KeyRing.open(tmp_path, NO_KEYS, clock)
-    looks = 0
+    ring = KeyRing.open(tmp_path, NO_KEYS)
+    looks = [ring._read_at]
     read = KeyRing._read_file
 
-    def count(self: KeyRing) -> None:
-        nonlocal looks
-        looks += 1
+    def note(self: KeyRing) -> None:
         read(self)
+        looks.append(self._read_at)
 
-    monkeypatch.setattr(KeyRing, "_read_file", count)
-    for _ in range(100):
-        clock.advance(0.01)
-        assert await ring.find_soon("wrong") is None
-    assert 5 <= looks <= 10
+    monkeypatch.setattr(KeyRing, "_read_file", note)
+    for _ in range(3):
+        assert await asyncio.gather(*(ring.find_soon("wrong") for _ in range(50))) == [None] * 50
+    assert len(looks) == 4
+    assert min(after - before for before, after in pairwise(looks)) > UNKNOWN_REREAD_SECONDS - 0.01
 
 
 def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
