@@ -1,5 +1,6 @@
 """Offers as Daydream's clients write them, with made-up credentials, and aiortc peers without HTTP between."""
 
+import re
 from typing import Any
 
 import httpx
@@ -130,6 +131,21 @@ def browser_offer(
     return text
 
 
+def with_bundle_only(text: str, *, bare: bool = False) -> str:
+    """An offer as made with `max-bundle`, by Firefox or GStreamer: behind the first section all ports are 0.
+
+    `bare` leaves out what those sections need not say of the transport (RFC 9143, 7.1.3).
+    """
+    first, *others = re.split(r"(?=^m=)", text, flags=re.MULTILINE)[1:]
+    head = text[: text.index(first)]
+    others = [re.sub(r"^m=(\w+) \d+ (.*)$", r"m=\1 0 \2\na=bundle-only", part, flags=re.MULTILINE) for part in others]
+    if bare:
+        others = [
+            re.sub(r"^a=(ice-ufrag|ice-pwd|fingerprint|setup):.*\n", "", part, flags=re.MULTILINE) for part in others
+        ]
+    return head + first + "".join(others)
+
+
 CLIENTS = {
     "obs": OBS_WHIP,
     "browser": browser_offer(H264_ONLY),
@@ -137,6 +153,7 @@ CLIENTS = {
     "unity": browser_offer((VP8_FIRST[6], VP8_FIRST[7], *VP8_FIRST[:3])),
     "extension": browser_offer(VP8_FIRST, audio=False),
     "browser without H.264": browser_offer(VP8_ONLY),
+    "firefox": with_bundle_only(browser_offer()),
 }
 """WHIP offers by client; TouchDesigner and the extension send video only."""
 

@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 
 import pylibsrtp
 import pytest
+from aiortc.rtcdtlstransport import generate_certificate
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pylibsrtp import Policy, Session
 
 from sdstream import platform
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
+from sdstream.media.embedded.dtls import MOST_EARLY, Certificate, DtlsTransport
 from sdstream.media.embedded.ice import BurstDatagrams
 from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
 from sdstream.media.embedded.rtp import write_packet
-from sdstream.media.embedded.sdp import MediaSection, Transport
+from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
 from sdstream.media.embedded.srtp import LARGEST, ShortSession
 from tests.support.waiting import eventually
 
@@ -189,8 +192,63 @@ async def test_a_wrong_fingerprint_is_no_connection() -> None:
     forged = Transport(offer.ice_username, offer.ice_password, (("sha-256", ":".join(["AA"] * 32)),), "actpass", ())
     two.connect(section(forged))
     one.connect(section(answer))
-    await eventually(lambda: there.reasons == ["the DTLS handshake failed"])
+    await eventually(lambda: there.reasons)
+    assert "the certificate is not the one that the SDP names" in there.reasons[0]
     assert there.connected == 0
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("setup", ["active", "passive"])
+async def test_a_peer_with_an_rsa_certificate_connects(setup: Setup) -> None:
+    """GStreamer has one, and takes either part of the handshake."""
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there)
+    key = rsa.generate_private_key(65537, 2048)
+    one._certificate = Certificate(key, generate_certificate(key))  # pyright: ignore[reportArgumentType]
+    one._dtls = DtlsTransport(one._ice, one._certificate, here)
+    one._dtls.on("statechange", one._on_dtls_state)
+    offer, answer = await one.gather("actpass"), await two.gather(setup)
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    one.send_rtp(numbered(0, 1)[0])
+    await eventually(lambda: there.rtp == numbered(0, 1))
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+async def test_packets_that_come_before_our_end_of_the_handshake_are_not_lost(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here), Peer(addressing, there, fast=fast)
+    may_go_on = asyncio.Event()
+    read = two._ice._recv
+
+    async def dawdle() -> bytes:
+        data = await read()
+        if here.connected:
+            await may_go_on.wait()
+        return data
+
+    monkeypatch.setattr(two._ice, "_recv", dawdle)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected)
+    early = numbered(0, MOST_EARLY + 10)
+    for packet in early:
+        one.send_rtp(packet)
+    await eventually(lambda: len(two._early._kept) == MOST_EARLY)
+    assert not there.connected
+    may_go_on.set()
+    await eventually(lambda: there.rtp)
+    one.send_rtp(numbered(MOST_EARLY + 10, 1)[0])
+    await eventually(lambda: len(there.rtp) > MOST_EARLY)
+    assert there.rtp[:MOST_EARLY] == early[:MOST_EARLY]
+    assert there.rtp[-1] == numbered(MOST_EARLY + 10, 1)[0]
     await asyncio.gather(one.close(), two.close())
 
 

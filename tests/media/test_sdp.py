@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from sdstream.errors import InvalidSdp
 from sdstream.media.embedded.negotiation import negotiate_publish, negotiate_watch
 from sdstream.media.embedded.sdp import Offer, Transport, parse_fragment, parse_offer, write_answer
-from tests.media.clients import CLIENTS, H264_ONLY, OBS_WHEP, OBS_WHIP, VP8_FIRST, VP8_ONLY, browser_offer
+from tests.media.clients import (
+    CLIENTS,
+    H264_ONLY,
+    OBS_WHEP,
+    OBS_WHIP,
+    VP8_FIRST,
+    VP8_ONLY,
+    browser_offer,
+    with_bundle_only,
+)
 
 TRANSPORT = Transport(
     "abcd",
@@ -59,6 +68,7 @@ def test_our_answer_can_be_read_as_sdp_again(client: str) -> None:
         ("unity", 109),
         ("extension", 109),
         ("browser without H.264", 96),
+        ("firefox", 109),
     ],
 )
 def test_h264_is_taken_whenever_offered_under_the_offered_number(client: str, payload_type: int) -> None:
@@ -139,6 +149,27 @@ def test_transport_is_that_of_the_first_accepted_section_of_the_bundle() -> None
     text = OBS_WHIP.replace("a=ice-ufrag:fB3x", "a=ice-ufrag:audio", 1)
     negotiation = negotiate_publish(parse_offer(text))
     assert negotiation.anchor.ice_username == "audio"
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("client", ["obs", "browser"])
+def test_sections_that_are_bundle_only_are_accepted(client: str, bare: bool) -> None:
+    answer = publish_answer(with_bundle_only(CLIENTS[client], bare=bare))
+    assert section(answer, "video")[0].startswith("m=video 9 ")
+    assert section(answer, "audio")[0].startswith("m=audio 9 ")
+    assert "a=recvonly" in section(answer, "audio")
+
+
+def test_bundle_only_without_a_bundle_is_rejected() -> None:
+    text = with_bundle_only(browser_offer()).replace("a=group:BUNDLE 0 1", "a=group:BUNDLE 0")
+    assert section(publish_answer(text), "audio")[0].startswith("m=audio 0 ")
+
+
+def test_a_bundle_only_section_is_on_the_first_ones_transport_even_if_that_is_rejected() -> None:
+    text = with_bundle_only(OBS_WHIP, bare=True).replace("opus/48000/2", "PCMU/8000")
+    negotiation = negotiate_publish(parse_offer(text))
+    assert list(negotiation.accepted) == [1]
+    assert negotiation.anchor.ice_username == "fB3x"
 
 
 @pytest.mark.parametrize(

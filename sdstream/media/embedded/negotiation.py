@@ -176,13 +176,20 @@ def _companions(offer: Offer, video: int) -> list[tuple[int, Codec]]:
 
 
 def _anchor(offer: Offer, accepted: dict[int, AcceptedSection]) -> MediaSection:
-    """The section whose transport is used: the first accepted one of the bundle (RFC 9143), else the only one."""
-    for mid in offer.bundle:
-        for index in accepted:
-            if offer.sections[index].mid == mid:
-                check_transport(offer.sections[index])
-                return offer.sections[index]
-    section = offer.sections[min(accepted)]
+    """The section whose transport is used: the first accepted one of the bundle (RFC 9143), else the only one.
+
+    A section that is bundle-only need not say anything of a transport: then it is that of the bundle's first, even if
+    nothing else of that one is accepted.
+    """
+    bundled = sorted(
+        (section for section in offer.sections if section.mid in offer.bundle),
+        key=lambda section: offer.bundle.index(section.mid or ""),
+    )
+    used = [offer.sections[index] for index in sorted(accepted)]
+    fitting = [section for section in bundled if section in used] or used
+    section = fitting[0]
+    if section.bundle_only and not section.ice_username:
+        section = next((other for other in bundled if other.ice_username), section)
     check_transport(section)
     return section
 

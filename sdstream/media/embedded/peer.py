@@ -1,4 +1,4 @@
-"""One ICE, DTLS and SRTP connection: with `ice` and `srtp` the only module that reaches into aiortc and its parts.
+"""One ICE, DTLS and SRTP connection: with `ice`, `dtls` and `srtp` all that reaches into aiortc and its parts.
 
 aiortc's own peer connection is not used. Its parts are: the ICE agent, the DTLS transport and the SRTP sessions. They
 are taken as they are, through subclasses, and this module replaces two of their hops when `fast` is on:
@@ -22,13 +22,15 @@ from typing import Any, Protocol
 
 import pylibsrtp
 import structlog
-from aiortc import RTCCertificate, RTCIceTransport
-from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport
+from aiortc import RTCIceTransport
+from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceParameters
 
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.bursts import BurstSocket
+from sdstream.media.embedded.dtls import SEAMS as DTLS_SEAMS
+from sdstream.media.embedded.dtls import Certificate, DtlsTransport, EarlyPackets, PacketHandler
 from sdstream.media.embedded.ice import SEAMS as ICE_SEAMS
 from sdstream.media.embedded.ice import AddressedGatherer, parse_candidate, write_buffer_size
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
@@ -41,18 +43,12 @@ MOST_CANDIDATES = 32
 each, and each has checks sent to an address of the client's choice; a client behind others is learnt from its checks.
 """
 TRIED_VERSIONS = {"aiortc": ("1.16",), "aioice": ("0.13",), "pylibsrtp": ("0.", "1.")}
-SEAMS: tuple[tuple[Any, str], ...] = (
-    *ICE_SEAMS,
-    (RTCDtlsTransport, "_handle_rtp_data"),
-    (RTCDtlsTransport, "_handle_rtcp_data"),
-    (RTCDtlsTransport, "_send_rtp"),
-    (RTCDtlsTransport, "_set_role"),
-)
+SEAMS: tuple[tuple[Any, str], ...] = (*ICE_SEAMS, *DTLS_SEAMS)
 
 log = structlog.get_logger(__name__)
 
 
-class PeerHandler(Protocol):
+class PeerHandler(PacketHandler, Protocol):
     """Told what a peer does, always on the event loop."""
 
     def on_connected(self) -> None: ...
@@ -60,10 +56,6 @@ class PeerHandler(Protocol):
     def on_closed(self, reason: str) -> None:
         """The connection ended by itself, once; not called after `Peer.close`."""
         ...
-
-    def on_rtp(self, packet: bytes) -> None: ...
-
-    def on_rtcp(self, packet: bytes) -> None: ...
 
 
 class Peer:
@@ -75,9 +67,11 @@ class Peer:
         self._gatherer = AddressedGatherer(addressing)
         self._connection = self._gatherer.connection
         self._connection.queues_media = not fast
+        self._early = EarlyPackets()
+        self._connection.media_sink = self._early.keep_or_drop_newest
         self._ice = RTCIceTransport(self._gatherer)
-        self._certificate = RTCCertificate.generateCertificate()
-        self._dtls = _Dtls(self._ice, self._certificate, handler)
+        self._certificate = Certificate.generateCertificate()
+        self._dtls = DtlsTransport(self._ice, self._certificate, handler)
         self._dtls.on("statechange", self._on_dtls_state)
         self._connecting: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
@@ -257,13 +251,15 @@ class Peer:
             return
         if state == "connected":
             self.connected = True
+            self._receiver, sink = self._dtls.receiver, None
             if self._fast:
                 self._sender, self._receiver = ShortSession(self._dtls.sender), ShortSession(self._dtls.receiver)
-                self._connection.media_sink = self._on_media
-                self._connection.burst_sink = self._on_burst
+                self._connection.burst_sink, sink = self._on_burst, self._on_media
+            self._connection.media_sink = sink
             self._handler.on_connected()
+            self._early.hand_over(self._on_media)
         elif state == "failed":
-            self._end("the DTLS handshake failed")
+            self._end(self._dtls.failure())
         elif state == "closed":
             self._end("the client went away")
 
@@ -332,42 +328,6 @@ class Peer:
         task = asyncio.ensure_future(self._dtls.send_slowly(packet))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
-
-
-class _Dtls(RTCDtlsTransport):
-    """DTLS whose decrypted packets go to a handler instead of to aiortc's receivers."""
-
-    def __init__(self, ice: RTCIceTransport, certificate: RTCCertificate, handler: PeerHandler) -> None:
-        super().__init__(ice, [certificate])
-        self._handler = handler
-
-    def become(self, role: str) -> None:
-        """Take the `client` or `server` part of the handshake."""
-        self._set_role(role)
-
-    @property
-    def sender(self) -> Any:
-        return self._tx_srtp
-
-    @property
-    def receiver(self) -> Any:
-        return self._rx_srtp
-
-    @property
-    def pump(self) -> "asyncio.Future[None] | None":
-        return self._task
-
-    async def send_slowly(self, packet: bytes) -> None:
-        try:
-            await self._send_rtp(packet)
-        except ConnectionError:
-            return  # the connection went between the check and the send; the pump reports it
-
-    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
-        self._handler.on_rtp(data)
-
-    async def _handle_rtcp_data(self, data: bytes) -> None:
-        self._handler.on_rtcp(data)
 
 
 _KINDS_OF_RTCP = bytes(range(192, 224))

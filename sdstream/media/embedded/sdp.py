@@ -59,11 +59,13 @@ class MediaSection:
     setup: str
     candidates: tuple[str, ...]
     extensions: Mapping[str, int]
+    bundle_only: bool = False
+    """Whether it is offered on the transport of the bundle's first section alone, and so with port 0 (RFC 9143)."""
 
     @property
     def offered(self) -> bool:
         """Whether the section can be used at all: not rejected by its own sender."""
-        return self.kind in ("audio", "video") and (self.port != 0)
+        return self.kind in ("audio", "video") and (self.port != 0 or self.bundle_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def parse_offer(text: str) -> Offer:
         semantic, _, mids = value.partition(" ")
         if semantic == "BUNDLE":
             bundle = tuple(mids.split())
-    parsed = tuple(_parse_section(lines, session) for lines in sections)
+    parsed = tuple(_parse_section(lines, session, bundle) for lines in sections)
     mids = [section.mid for section in parsed if section.mid is not None]
     if len(mids) != len(set(mids)):
         raise InvalidSdp("two media sections of the SDP offer have the same mid")
@@ -191,7 +193,7 @@ def _values(lines: Iterable[str], name: str) -> list[str]:
     return [line[len(prefix) :].strip() for line in lines if line.startswith(prefix)]
 
 
-def _parse_section(lines: list[str], session: list[str]) -> MediaSection:
+def _parse_section(lines: list[str], session: list[str], bundle: tuple[str, ...]) -> MediaSection:
     match = _MEDIA_LINE.fullmatch(lines[0][2:])
     if match is None:
         raise InvalidSdp(f"cannot read the media line {lines[0][:80]!r}")
@@ -218,6 +220,7 @@ def _parse_section(lines: list[str], session: list[str]) -> MediaSection:
         setup=_first(lines, session, "setup") or "actpass",
         candidates=tuple(_values(lines, "candidate") or _values(session, "candidate")),
         extensions=_parse_extensions(_values(lines, "extmap")),
+        bundle_only="a=bundle-only" in lines and bool(mids) and mids[0] in bundle,
     )
 
 
