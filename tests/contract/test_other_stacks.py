@@ -1,7 +1,6 @@
 """Clients on WebRTC stacks that are neither aiortc nor a browser's: libdatachannel, as OBS has it, and FFmpeg's own."""
 
 import asyncio
-import datetime
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 import av
 import numpy
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.certificates import write_certificate
 from tests.support.datachannel import datachannel, film
 from tests.support.peers import Publisher, Viewer
 from tests.support.pictures import TestCard
@@ -111,21 +109,8 @@ class FfmpegPublisher:
 
 def certificate(folder: Path, curve: ec.EllipticCurve) -> dict[str, str]:
     """The muxer's options for a certificate of its own signature."""
-    key = ec.generate_private_key(curve)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ffmpeg")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .sign(key, hashes.SHA256())
-    )
-    files = {"cert_file": folder / "certificate.pem", "key_file": folder / "key.pem"}
-    files["cert_file"].write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    files["key_file"].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return {option: str(file) for option, file in files.items()}
+    files = write_certificate(folder, curve)
+    return {"cert_file": str(files.certificate), "key_file": str(files.key)}
 
 
 @ffmpeg

@@ -1,9 +1,7 @@
 """Pushes to a real RTMP server, and to ones that refuse, hang or lie in a private network."""
 
 import asyncio
-import datetime
 import functools
-import ipaddress
 import shutil
 import socket
 import ssl
@@ -14,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
@@ -31,6 +25,7 @@ from tests.media.clients import make_settings
 from tests.media.conftest import SIZE
 from tests.media.flash import RATE, DelayedEcho, FlashingCamera, FlashViewer, onsets_of
 from tests.media.probe import rate_of, streams_of
+from tests.support.certificates import write_certificate
 from tests.support.ports import free_port
 from tests.support.rtmp import RtmpServer, missing_rtmp_server
 from tests.support.waiting import eventually
@@ -130,31 +125,6 @@ async def test_a_push_is_received_in_step_and_resumes(delayed: DelayedEcho, serv
     assert states == [OutputState.LIVE, OutputState.WAITING, *states[2:-1], OutputState.LIVE]
 
 
-def certificate_for_loopback(folder: Path) -> Path:
-    """A file with a key and the certificate that it has signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "server.pem"
-    file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return file
-
-
 async def relay(port: int | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass everything on to `port` and back."""
     if port is None:
@@ -185,7 +155,7 @@ async def listen_with_tls(certificate: Path, port: int | None) -> asyncio.Server
 async def test_a_certificate_that_nobody_vouches_for_is_refused(delayed: DelayedEcho, tmp_path: Path) -> None:
     stream = delayed.stream
     assert stream is not None
-    listening = await listen_with_tls(certificate_for_loopback(tmp_path), None)
+    listening = await listen_with_tls(write_certificate(tmp_path).both, None)
     stream.push_to([f"rtmps://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live/secret-key"])
     await eventually(lambda: push_of(stream).state is OutputState.WAITING)
     assert push_of(stream).last_error == "the certificate of the server is not good: self-signed certificate"
@@ -199,7 +169,7 @@ async def test_a_push_goes_through_tls(
 ) -> None:
     stream = delayed.stream
     assert stream is not None
-    certificate = certificate_for_loopback(tmp_path)
+    certificate = write_certificate(tmp_path).both
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     listening = await listen_with_tls(certificate, server.port)
     stream.push_to([f"rtmps://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live/secret-key"])
