@@ -45,11 +45,10 @@ picture.onMessage((message) => {
   tell(isControl ? { control: message[1] } : { packet: message.toString("base64") });
 });
 
-let isConnected = false;
 let read = Buffer.alloc(0);
 
 function send() {
-  while (isConnected && read.length >= 8 && read.length >= 8 + read.readUInt32BE(0)) {
+  while (picture.isOpen() && read.length >= 8 && read.length >= 8 + read.readUInt32BE(0)) {
     const end = 8 + read.readUInt32BE(0);
     clock.timestamp = read.readUInt32BE(4);
     picture.sendMessageBinary(read.subarray(8, end));
@@ -57,12 +56,8 @@ function send() {
   }
 }
 
-connection.onStateChange((state) => {
-  tell({ state });
-  isConnected = state === "connected";
-  if (isPublisher) send();
-  else if (isConnected) picture.requestKeyframe();
-});
+connection.onStateChange((state) => tell({ state }));
+picture.onOpen(() => (isPublisher ? send() : picture.requestKeyframe()));
 
 connection.setLocalDescription("offer");
 await new Promise((resolve) => {

@@ -24,6 +24,7 @@ from sdstream.media.embedded.reports import (
     read_rtcp,
     receiver_report,
     sender_report,
+    source_description,
 )
 from sdstream.media.embedded.timeline import OutputTimeline
 from sdstream.media.embedded.viewer import ViewerGate
@@ -140,6 +141,17 @@ def test_requests_are_what_senders_understand() -> None:
     report = RtcpPacket.parse(sender_report(1, "name", 1 << 63, 2**32 + 5, 10, 20))[0]
     assert isinstance(report, RtcpSrPacket)
     assert report.sender_info.rtp_timestamp == 5
+
+
+@pytest.mark.parametrize("length", range(12))
+def test_a_source_description_ends_with_one_zero_to_four(length: int) -> None:
+    name = "n" * length
+    packet = source_description(0x01020304, name)
+    assert packet[:2] == bytes((0x81, 202))
+    assert int.from_bytes(packet[2:4], "big") * 4 + 4 == len(packet)
+    begun, zeros = packet[4:].split(name.encode(), 1) if name else (packet[4:10], packet[10:])
+    assert begun == bytes((1, 2, 3, 4, 1, length))
+    assert zeros in (b"\0", b"\0\0", b"\0\0\0", b"\0\0\0\0")
 
 
 @given(st.binary(max_size=120))

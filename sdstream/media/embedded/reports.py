@@ -12,14 +12,13 @@ from aiortc.rtp import (
     RtcpReceiverInfo,
     RtcpRrPacket,
     RtcpRtpfbPacket,
-    RtcpSdesPacket,
     RtcpSenderInfo,
-    RtcpSourceInfo,
     RtcpSrPacket,
 )
 
 from sdstream.media.embedded.rtp import SequenceUnwrapper, nearest
 
+_SOURCE_DESCRIPTION, _CANONICAL_NAME = 202, 1
 _RTCP_TRANSPORT = 205
 _ARRIVALS = 15
 _TICKS_PER_SECOND = 4000
@@ -177,8 +176,19 @@ def receiver_report(sender: int, receptions: dict[int, Reception], now: float) -
 def sender_report(source: int, name: str, ntp: int, timestamp: int, packets: int, octets: int) -> bytes:
     """A sender report with its description. `ntp` is the 64-bit NTP time that `timestamp` belongs to."""
     info = RtcpSenderInfo(ntp, timestamp & 0xFFFFFFFF, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
-    description = RtcpSdesPacket(chunks=[RtcpSourceInfo(ssrc=source, items=[(1, name.encode())])])
-    return bytes(RtcpSrPacket(ssrc=source, sender_info=info)) + bytes(description)
+    return bytes(RtcpSrPacket(ssrc=source, sender_info=info)) + source_description(source, name)
+
+
+def source_description(source: int, name: str) -> bytes:
+    """SDES with a canonical name of at most 255 bytes (RFC 3550, 6.5).
+
+    aiortc's ends every fourth length of a name with five zeros, where one to four are allowed: the last four are the
+    beginning of another description then. libdatachannel, and so Daydream's OBS plugin, reads such a packet for ever.
+    """
+    text = name.encode()
+    chunk = struct.pack(">IBB", source, _CANONICAL_NAME, len(text)) + text
+    chunk += bytes(4 - len(chunk) % 4)
+    return struct.pack(">BBH", 0x81, _SOURCE_DESCRIPTION, len(chunk) // 4) + chunk
 
 
 def keyframe_request(sender: int, media: int) -> bytes:
