@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdstream.clock import ManualClock
 from sdstream.diffusion.loading.models import Model
 from sdstream.errors import InternalError, PictureNotFinite
 from sdstream.worker.annotators.shelf import AnnotatorShelf
@@ -87,9 +88,11 @@ def test_the_overlapped_loop_gives_the_pictures_of_the_plain_one(tiny_directory:
     """Pictures, their order, and under which params each was made: with one slot after the other still in flight."""
 
     def run(*, overlap: bool) -> list[list[tuple[int, int, Any]]]:
-        with Fleet(tiny_directory("sd-turbo"), overlap=overlap, late=True, most=2) as fleet:
+        clock = ManualClock()  # which streams share a call, and so the last bit, is decided by times
+        with Fleet(tiny_directory("sd-turbo"), overlap=overlap, late=True, most=2, clock=clock) as fleet:
             streams = [fleet.open(params_of(seed=seed)) for seed in range(3)]
             for number in range(5):
+                clock.advance(0.1)
                 if number == 2:  # before there are pictures: plans are made on a thread, soon or late
                     fleet.update(streams[1], params_of(prompt="a dog", guidance_scale=2.0))
                 for stream in streams:
