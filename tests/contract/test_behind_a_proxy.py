@@ -13,7 +13,7 @@ from typing import Literal
 
 import httpx
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from sdstream.clock import SystemClock
 from tests.support import peers
@@ -23,7 +23,7 @@ from tests.support.picture_sockets import encoded, see, socket_url
 from tests.support.ports import free_port
 from tests.support.rest import SMALL
 from tests.support.server import LiveServer
-from tests.support.waiting import eventually
+from tests.support.waiting import alongside, eventually
 
 Kind = Literal["caddy", "nginx"]
 PAGE = Path(__file__).parents[2] / "docs/proxy.md"
@@ -163,20 +163,21 @@ async def test_whole_pictures_go_both_ways_through_it(proxied: Proxied, stream: 
                 await camera.send(encoded(number))
                 await camera.recv()
 
-        sending = asyncio.create_task(send())
-        await eventually(lambda: _sees_a_card(screen), what="a card over the WebSocket")
-        async with proxied.client() as client, client.stream("GET", _mjpeg(stream)) as response:
-            assert response.status_code == 200
-            parts = 0
-            async with asyncio.timeout(10):
-                async for chunk in response.aiter_bytes():
-                    parts += chunk.count(b"Content-Type: image/jpeg")
-                    if parts > 10:
-                        break
-        sending.cancel()
+        async with alongside(send()):
+            await eventually(lambda: _sees_a_card(screen), what="a card over the WebSocket")
+            async with proxied.client() as client, client.stream("GET", _mjpeg(stream)) as response:
+                assert response.status_code == 200
+                parts = 0
+                async with asyncio.timeout(10):
+                    async for chunk in response.aiter_bytes():
+                        parts += chunk.count(b"Content-Type: image/jpeg")
+                        if parts > 10:
+                            break
 
 
-async def test_a_style_image_of_the_largest_body_gets_through(proxied: Proxied, stream: dict[str, str]) -> None:
+async def test_a_body_as_large_as_a_style_image_is_the_servers_to_judge(
+    proxied: Proxied, stream: dict[str, str]
+) -> None:
     async with proxied.client() as client:
         body = {"params": {"prompt": "x" * 11_500_000}}
         response = await client.patch(f"/v1/streams/{stream['id']}", json=body)
@@ -184,8 +185,8 @@ async def test_a_style_image_of_the_largest_body_gets_through(proxied: Proxied, 
     assert set(response.json()) > {"success", "code"}, "the proxy's own page"
 
 
-async def _sees_a_card(socket: object) -> bool:
-    return (await see(socket)).number() is not None  # pyright: ignore[reportArgumentType]
+async def _sees_a_card(socket: ClientConnection) -> bool:
+    return (await see(socket)).number() is not None
 
 
 def _mjpeg(stream: dict[str, str]) -> str:

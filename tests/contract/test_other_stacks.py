@@ -16,7 +16,7 @@ from tests.support.peers import Publisher, Viewer
 from tests.support.pictures import TestCard
 from tests.support.rest import Rest
 from tests.support.sdks import missing_clients
-from tests.support.waiting import eventually
+from tests.support.waiting import alongside, eventually
 
 RATE = 20
 """Pictures a second."""
@@ -38,11 +38,10 @@ async def test_obs_is_seen_although_it_makes_no_second_key_frame(rest: Rest) -> 
 
     async with datachannel("publish", stream["whip_url"]) as obs, Viewer(stream["whep_url"]) as viewer:
         assert obs.answer["answer"] == 201
-        camera = asyncio.create_task(send())
-        seen = await viewer.wait(lambda picture: picture.number() is not None, what="a numbered card")
-        assert seen.is_card()
-        media = (await rest.status(stream["id"]))["media"]
-        camera.cancel()
+        async with alongside(send()):
+            seen = await viewer.wait(lambda picture: picture.number() is not None, what="a numbered card")
+            assert seen.is_card()
+            media = (await rest.status(stream["id"]))["media"]
     assert (media["decode_errors"], media["warnings"]) == (0, [])
     assert obs.deleted == 200
     await rest.wait_state(stream["id"], "OFFLINE")

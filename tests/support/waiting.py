@@ -1,9 +1,10 @@
 """Waiting for a condition with a time limit, instead of sleeping for luck."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -44,3 +45,15 @@ def eventually_sync(
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds} s; the last value was {value!r}")
         time.sleep(interval)
+
+
+@contextlib.asynccontextmanager
+async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have `work` done until the end of the context, which cancels it. Raises what it failed with before that."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -181,13 +181,10 @@ def _anchor(offer: Offer, accepted: dict[int, AcceptedSection]) -> MediaSection:
     A section that is bundle-only need not say anything of a transport: then it is that of the bundle's first, even if
     nothing else of that one is accepted.
     """
-    bundled = sorted(
-        (section for section in offer.sections if section.mid in offer.bundle),
-        key=lambda section: offer.bundle.index(section.mid or ""),
-    )
+    named = {section.mid: section for section in offer.sections}
+    bundled = [named[mid] for mid in offer.bundle if mid in named]
     used = [offer.sections[index] for index in sorted(accepted)]
-    fitting = [section for section in bundled if section in used] or used
-    section = fitting[0]
+    section = next((section for section in bundled if section in used), used[0])
     if section.bundle_only and not section.ice_username:
         section = next((other for other in bundled if other.ice_username), section)
     check_transport(section)

@@ -51,7 +51,11 @@ class OwnedPicture(msgspec.Struct, frozen=True, eq=False):
         )
 
     def apart(self) -> "OwnedPicture":
-        """The same picture in a frame of its own. Encoders write time stamps into theirs, so no two may share one."""
+        """The same picture in a frame of its own, for no two may share one that they ask for at once.
+
+        Encoders write time stamps into theirs, and a conversion writes the colours into its source for as long as it
+        reads it.
+        """
         width, height = self.size.width, self.size.height
         frame = VideoFrame(width, height, "yuv420p")
         for plane, source in zip(_planes(frame, width, height), _planes(self.frame, width, height), strict=True):
