@@ -11,7 +11,7 @@ what residual blocks ask for in eight bits, and the same in half precision; torc
 """
 
 # Triton is installed only where torch is for CUDA.
-# pyright: reportMissingImports=false
+# pyright: reportMissingModuleSource=false
 
 import argparse
 import json

@@ -1,7 +1,7 @@
 """Triton's interpreter with the numpy of today."""
 
 # Triton is installed only where torch is for CUDA.
-# pyright: reportMissingImports=false
+# pyright: reportMissingModuleSource=false
 
 from typing import Any
 

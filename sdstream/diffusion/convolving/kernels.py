@@ -9,7 +9,7 @@ A tiling that is `phased` reads a doubled picture where it is small (`sdstream.d
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable, Iterable
 from functools import partial

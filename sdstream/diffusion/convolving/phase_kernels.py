@@ -7,7 +7,7 @@ products but where pictures are small, so they are those of the weights whatever
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable
 from typing import Any

@@ -5,7 +5,7 @@ half precision in between is rounded here, too, so that both come to the same ei
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable
 from typing import Any

@@ -5,7 +5,7 @@ it, and the sum of values weighed by them. Scores and sums are float32; weights 
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable, Iterable
 from functools import partial

@@ -7,7 +7,7 @@ float32 and added in a fixed order: the same picture gives the same answer.
 """
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -2,7 +2,7 @@
 pixels, which share their chroma."""
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
 """Sums with biases, gates, layer norms and doubled pictures in one step each, in Triton. Arithmetic is float32."""
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,7 @@
 """Compiling several kernels of Triton at the same time, and launching none of them."""
 
 # Triton's language has no types, and is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """What a kernel, or a way of torch's, raises where it cannot do what it is asked for on a card."""
 
 # Triton is installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 import subprocess
 

@@ -1,7 +1,7 @@
 """Compiling CUDA C++ at run time, and launching it: by NVIDIA's own bindings, which come with torch for CUDA."""
 
 # The bindings have no types, and are installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic, reportMissingModuleSource=false
 
 import ctypes
 import threading

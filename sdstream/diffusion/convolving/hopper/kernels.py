@@ -1,7 +1,7 @@
 """Convolutions of channels-last pictures by Hopper's own instructions; see `tiles.cu` for how."""
 
 # The bindings have no types, and are installed only where torch is for CUDA.
-# pyright: basic, reportMissingImports=false
+# pyright: basic
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
