@@ -24,6 +24,9 @@ LARGEST_SIDE = 4096
 """Samples of a picture's longest side; the worker takes no more, and a ring of larger ones would fill shared memory."""
 DAMAGED_PATIENCE = 1.0
 """Seconds for which pictures that the decoder calls damaged are held back; then they are better than none."""
+LARGEST_REORDERING = VIDEO_CLOCK.denominator
+"""Ticks, a second, by which a picture may be older than the one before and be taken for a B-frame that comes too late.
+By more it is of a clock that was set back, as that of another source is."""
 JOIN_SECONDS = 5.0
 B_FRAMES_WARNING = (
     "The publisher sends B-frames, which WebRTC does not allow: pictures come late and out of order. "
@@ -71,7 +74,7 @@ class DecoderThread:
         """`make_context` opens another decoder than that of `codec`, on its thread and once a picture has come.
         `on_done` is called on the loop after each picture, whatever became of it."""
         self._codec = codec
-        self._make_context = make_context or (lambda: open_decoder(_LIBRARIES[codec]))
+        self._make_context = make_context
         self._deliver = deliver
         self._on_trouble = on_trouble
         self._on_failed = on_failed
@@ -79,7 +82,7 @@ class DecoderThread:
         self._counters = counters
         self._clock = clock
         self._faults = faults
-        self._waiting: queue.SimpleQueue[tuple[Picture, float] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Picture, str, float] | None] = queue.SimpleQueue()
         self._put_at = 0.0
         self._skipping = False
         self._stopped = False
@@ -95,8 +98,12 @@ class DecoderThread:
             self._skipping = True
             self._counters.drop("decoder_busy")
             return False
-        self._waiting.put((picture, self._clock.monotonic()))
+        self._waiting.put((picture, self._codec, self._clock.monotonic()))
         return True
+
+    def change_codec(self, codec: str) -> None:
+        """Pictures that are put from now on are of `codec`."""
+        self._codec = codec
 
     def stop(self) -> None:
         """Deliver nothing more, and end the thread after the picture it is at."""
@@ -124,13 +131,15 @@ class DecoderThread:
 
     def _decode(self) -> None:
         context: Any = None
+        opened = ""
         while True:
             item = self._waiting.get()
             if item is None or self._stopped:
                 return
-            picture, self._put_at = item
-            if context is None:
-                context = self._make_context()
+            picture, codec, self._put_at = item
+            if codec != opened:
+                context = self._make_context() if self._make_context else open_decoder(_LIBRARIES[codec])
+                opened = codec
             packet = Packet(picture.data)
             packet.pts = picture.timestamp
             packet.time_base = VIDEO_CLOCK
@@ -162,7 +171,7 @@ class DecoderThread:
         if frame.pict_type == PictureType.B:
             self._counters.warn(B_FRAMES_WARNING)
         pts = frame.pts or 0
-        if self._last_pts is not None and pts < self._last_pts:
+        if self._last_pts is not None and 0 < self._last_pts - pts < LARGEST_REORDERING:
             self._counters.drop("out_of_order")
             return
         self._last_pts = pts
