@@ -5,7 +5,8 @@
 #   docker buildx bake                                        see docker-bake.hcl
 #   docker buildx build --build-context engines=DIR .         with the baked engines of DIR in it
 
-ARG CUDA_VERSION=12.8.1
+# With TORCH_CUDA below: one of those that the pinned torch is built for, and 13 or newer for Blackwell cards.
+ARG CUDA_VERSION=13.0.2
 ARG UBUNTU_VERSION=24.04
 # By its digest, without which the workflow releases no image. docs/runpod.md has the command that asks the registry for it.
 ARG MEDIAMTX_IMAGE=bluenviron/mediamtx:1.20.1@sha256:1b029d11049be75630e9b73bb0d5f47b08a7db4eaee89a80bf8f53bc40e56414
@@ -38,7 +39,7 @@ RUN apt-get update \
 WORKDIR /build
 RUN python3 -m venv /opt/venv
 # torch first: it is the largest layer, and changes least.
-ARG TORCH_CUDA=cu128
+ARG TORCH_CUDA=cu130
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
@@ -49,7 +50,7 @@ COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
         ".[runpod,bake]"
-# TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu12>=11'. Gigabytes that RTX cards have no use for.
+# TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu13>=11'. Gigabytes that RTX cards have no use for.
 ARG TENSORRT_PACKAGE=
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -n "$TENSORRT_PACKAGE" ]; then \

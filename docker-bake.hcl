@@ -1,8 +1,8 @@
-# docker buildx bake                       the image, for this machine's Docker
+# docker buildx bake                       the image, for this machine's Docker; its hosts have driver 580 or newer
 # docker buildx bake --push                and to the registry that REGISTRY names
-# docker buildx bake cuda13                for hosts with driver 580 or newer
+# docker buildx bake cuda12                for hosts with driver 560 to 579: no Blackwell cards, no TensorRT-RTX
 #
-# TENSORRT_PACKAGE='tensorrt-cu12>=11' before it puts TensorRT in, for H100, H200 and B200 (with cuda13: 'tensorrt-cu13>=11').
+# TENSORRT_PACKAGE='tensorrt-cu13>=11' before it puts TensorRT in, for H100, H200 and B200 (with cuda12: 'tensorrt-cu12>=11').
 
 variable "REGISTRY" {
   default = ""
@@ -26,7 +26,7 @@ function "tags" {
 }
 
 group "default" {
-  targets = ["cuda12"]
+  targets = ["cuda13"]
 }
 
 target "base" {
@@ -39,20 +39,20 @@ target "base" {
   }
 }
 
-target "cuda12" {
+target "cuda13" {
   inherits = ["base"]
   args = {
-    CUDA_VERSION = "12.8.1"
-    TORCH_CUDA   = "cu128"
+    CUDA_VERSION = "13.0.2"
+    TORCH_CUDA   = "cu130"
   }
   tags = tags("")
 }
 
-target "cuda13" {
+target "cuda12" {
   inherits = ["base"]
   args = {
-    CUDA_VERSION = "13.0.0"
-    TORCH_CUDA   = "cu130"
+    CUDA_VERSION = "12.6.3"
+    TORCH_CUDA   = "cu126"
   }
-  tags = tags("-cuda13")
+  tags = tags("-cuda12")
 }

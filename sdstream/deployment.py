@@ -17,7 +17,7 @@ from sdstream.settings import PREFIX, Settings, load_settings
 
 API = "https://api.runpod.io/v2"
 REQUEST_SECONDS = 30.0
-LEAST_CUDA = "12.8"
+LEAST_CUDA = "13.0"
 """The image's; a container on a host with an older driver never starts, and is paid for all the same."""
 POD_VOLUME = "/workspace"
 MOST_VARIABLES = 50

@@ -27,7 +27,7 @@ def test_a_pod_has_its_ports_its_volume_and_a_host_that_can_start_the_image() ->
     assert pod(volumes=("vol1",), data_centers=("EU-RO-1",), variables={"SDSTREAM_LOG_LEVEL": "debug"}) == {
         "name": "demo",
         "image": IMAGE,
-        "gpu": {"id": CARD, "count": 1, "minCudaVersion": "12.8"},
+        "gpu": {"id": CARD, "count": 1, "minCudaVersion": "13.0"},
         "cloud": "SECURE",
         "disk": 50,
         "ports": ["8080/http", "3478/tcp"],

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from sdstream.commands.flags import variable_name
-from sdstream.deployment import POOLS
+from sdstream.deployment import LEAST_CUDA, POOLS
 from sdstream.engines.cache import EngineCache
 from sdstream.media.mediamtx.process import version_problem
 from sdstream.media.mediamtx.release import VERSION
@@ -94,12 +94,28 @@ def test_it_is_for_the_one_platform_that_runpod_runs() -> None:
     assert all(line.startswith("--platform=linux/amd64 ") for line in external)
 
 
-def test_its_cuda_is_new_enough_for_blackwell() -> None:
-    versions = [build_arguments()["CUDA_VERSION"]]
+TORCH_BUILDS = {"2.13.0": {"cu126", "cu130"}}
+"""What PyTorch's own index has of a version, by the words of projects that install it; 2.12 was the first without cu128.
+Another version of torch needs another look."""
+
+
+def cuda_arguments() -> list[dict[str, str]]:
+    """`CUDA_VERSION` and `TORCH_CUDA` of the Dockerfile and of each target of the bake file."""
     blocks = bake_blocks("target")
-    versions += [blocks[name]["args"]["CUDA_VERSION"] for name in blocks if name != "base"]
-    assert len(versions) == 3
-    assert all(tuple(map(int, version.split("."))) >= (12, 8, 0) for version in versions)
+    return [build_arguments(), *(blocks[name]["args"] for name in blocks if name != "base")]
+
+
+def test_each_image_has_a_torch_that_exists_for_its_cuda() -> None:
+    pinned = re.search(r"^torch==(.*)$", read("constraints.txt"), re.MULTILINE)
+    assert pinned
+    assert len(cuda_arguments()) == 3
+    for given in cuda_arguments():
+        assert given["TORCH_CUDA"] in TORCH_BUILDS[pinned[1]]
+        assert given["TORCH_CUDA"] == "cu" + "".join(given["CUDA_VERSION"].split(".")[:2])
+
+
+def test_the_default_image_is_new_enough_for_blackwell() -> None:
+    assert tuple(map(int, build_arguments()["CUDA_VERSION"].split("."))) >= (12, 8, 0)
     assert "-runtime-" in next(line for line in arguments("FROM") if "nvidia/cuda" in line)
 
 
@@ -418,8 +434,9 @@ def test_the_hubs_defaults_are_those_of_the_settings() -> None:
             assert variable["input"]["default"] == getattr(DEFAULTS, name)
 
 
-def test_the_hub_takes_no_host_with_an_older_cuda_than_the_image() -> None:
+def test_neither_hub_nor_deploy_takes_a_host_with_an_older_cuda_than_the_image() -> None:
     image = tuple(map(int, build_arguments()["CUDA_VERSION"].split(".")[:2]))
+    assert tuple(map(int, LEAST_CUDA.split("."))) == image
     for config in (hub()["config"], json.loads(read(".runpod/tests.json"))["config"]):
         versions = config["allowedCudaVersions"]
         assert min(tuple(map(int, version.split("."))) for version in versions) == image
