@@ -95,7 +95,7 @@ def test_it_is_for_the_one_platform_that_runpod_runs() -> None:
 
 
 TORCH_BUILDS = {"2.13.0": {"cu126", "cu130"}}
-"""What PyTorch's own index has of a version, by the words of projects that install it; 2.12 was the first without cu128.
+"""What PyTorch's own index has of a version, by the words of projects that install it; 2.12 was the first without 12.8.
 Another version of torch needs another look."""
 
 
