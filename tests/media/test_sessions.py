@@ -102,6 +102,26 @@ async def test_a_closed_stream_takes_nobody(stream: EmbeddedStream) -> None:
         await stream.publish(OBS_WHIP)
 
 
+async def test_a_stream_ends_also_when_its_last_work_was_done_a_moment_ago(
+    stream: EmbeddedStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.12 on it went round for ever, and the whole server with it."""
+    close = stream._distribution.close
+
+    async def work() -> None:
+        """Done in the step in which it begins."""
+
+    async def close_and_leave_work() -> None:
+        await close()
+        stream._later(work())
+        await asyncio.sleep(0)
+        assert [task.done() for task in stream._tasks] == [True], "its callbacks come in the next round of the loop"
+
+    monkeypatch.setattr(stream._distribution, "close", close_and_leave_work)
+    await stream.close()
+    assert not stream._tasks
+
+
 async def test_ports_stay_in_their_range_and_run_out_politely(echo: Echo) -> None:
     first, last = ports = free_ports(2)
     media = EmbeddedMedia(make_settings(webrtc_ports=ports, max_viewers=9), SystemClock())

@@ -164,7 +164,11 @@ class OutgoingMedia:
         await self._outputs.close()
         await self._distribution.close()
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            tasks = tuple(self._tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            # Their callbacks may not have run: from Python 3.12 on `gather` does not pause for tasks that are done, and
+            # this would go round for ever.
+            self._tasks.difference_update(tasks)
 
     def _statistics(
         self, publisher: PublisherState, viewers: int, tracks: tuple[TrackStatistics, ...] = (), problem: str = ""
