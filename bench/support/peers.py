@@ -115,7 +115,7 @@ class PictureViewer:
         self.ages: list[tuple[float, float]] = []
         """Moment and age of each picture, in seconds."""
         self.unreadable = 0
-        negotiation = Negotiation((VIDEOS[camera.codec],), {}, _NOWHERE)
+        negotiation = Negotiation(VIDEOS[camera.codec], {}, _NOWHERE)
         self._session = PublisherSession(
             "viewer",
             negotiation,

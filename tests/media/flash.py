@@ -172,7 +172,7 @@ class FlashViewer:
         connected = asyncio.Event()
         self._session = PublisherSession(
             "viewer",
-            Negotiation((VIDEO,), {}, _NOWHERE, sound_type=SOUND_TYPE),
+            Negotiation(VIDEO, {}, _NOWHERE, sound_type=SOUND_TYPE),
             Addressing.from_settings(make_settings()),
             StreamCounters(),
             clock,

@@ -74,7 +74,7 @@ class DecoderThread:
         """`make_context` opens another decoder than that of `codec`, on its thread and once a picture has come.
         `on_done` is called on the loop after each picture, whatever became of it."""
         self._codec = codec
-        self._make_context = make_context
+        self._make_context = make_context or (lambda: open_decoder(_LIBRARIES[codec]))
         self._deliver = deliver
         self._on_trouble = on_trouble
         self._on_failed = on_failed
@@ -82,7 +82,7 @@ class DecoderThread:
         self._counters = counters
         self._clock = clock
         self._faults = faults
-        self._waiting: queue.SimpleQueue[tuple[Picture, str, float] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Picture, float] | None] = queue.SimpleQueue()
         self._put_at = 0.0
         self._skipping = False
         self._stopped = False
@@ -98,12 +98,8 @@ class DecoderThread:
             self._skipping = True
             self._counters.drop("decoder_busy")
             return False
-        self._waiting.put((picture, self._codec, self._clock.monotonic()))
+        self._waiting.put((picture, self._clock.monotonic()))
         return True
-
-    def change_codec(self, codec: str) -> None:
-        """Pictures that are put from now on are of `codec`."""
-        self._codec = codec
 
     def stop(self) -> None:
         """Deliver nothing more, and end the thread after the picture it is at."""
@@ -131,15 +127,13 @@ class DecoderThread:
 
     def _decode(self) -> None:
         context: Any = None
-        opened = ""
         while True:
             item = self._waiting.get()
             if item is None or self._stopped:
                 return
-            picture, codec, self._put_at = item
-            if codec != opened:
-                context = self._make_context() if self._make_context else open_decoder(_LIBRARIES[codec])
-                opened = codec
+            picture, self._put_at = item
+            if context is None:
+                context = self._make_context()
             packet = Packet(picture.data)
             packet.pts = picture.timestamp
             packet.time_base = VIDEO_CLOCK

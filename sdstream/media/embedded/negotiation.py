@@ -1,8 +1,7 @@
 """Which m-lines and codecs of an offer are used: pure decisions, no connection.
 
-H.264 comes first whenever it is offered, in whatever place of the list, because every other output of the server
-carries it. VP8 is for browsers built without it, and for publishers whose track is of VP8 although they offer both, as
-Pion's are: a publisher may send either. One video section is used, the first that fits.
+H.264 is taken whenever it is offered, in whatever place of the list, because every other output of the server carries
+it; VP8 is for browsers built without H.264. One video section is used, the first that fits.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ _FEEDBACK = ("nack", "nack pli", "ccm fir")
 
 @dataclass(frozen=True, slots=True)
 class VideoChoice:
-    """A codec of a session's video, under the numbers of the offer."""
+    """The video of a session. `packetization` is H.264's mode."""
 
     codec: VideoCodec
     payload_type: int
@@ -45,12 +44,9 @@ class VideoChoice:
 
 @dataclass(frozen=True, slots=True)
 class Negotiation:
-    """The outcome: `accepted` by section index, `anchor` the section whose ICE and DTLS lines hold for all.
+    """The outcome: `accepted` by section index, `anchor` the section whose ICE and DTLS lines hold for all."""
 
-    `videos` are the codecs of the picture, best first: a publisher may send any of them, a viewer is sent the only one.
-    """
-
-    videos: tuple[VideoChoice, ...]
+    video: VideoChoice
     accepted: dict[int, AcceptedSection]
     anchor: MediaSection
     transport_sequence_id: int | None = None
@@ -63,30 +59,24 @@ def negotiate_publish(offer: Offer) -> Negotiation:
 
     Raises `InvalidSdp` when there is no video that can be received.
     """
-    index, found = _choose_video(offer, ("sendonly", "sendrecv"), sending=False)
-    sequence_id = offer.sections[index].extensions.get(TRANSPORT_SEQUENCE)
+    index, choice, codecs = _choose_video(offer, ("sendonly", "sendrecv"), sending=False)
+    section = offer.sections[index]
+    hinted = replace(codecs[0], parameters=dict(codecs[0].parameters) | START_BITRATE_HINT)
     extensions: dict[str, int] = {}
-    if sequence_id is not None and sequence_id < 15 and "transport-cc" in found[0].media.feedback:
+    sequence_id = section.extensions.get(TRANSPORT_SEQUENCE)
+    if sequence_id is not None and sequence_id < 15 and "transport-cc" in codecs[0].feedback:
         extensions[TRANSPORT_SEQUENCE] = sequence_id
-        feedback = (*_FEEDBACK, "transport-cc")
     else:
         sequence_id = None
-        feedback = _FEEDBACK
-    codecs: list[Codec] = []
-    for video in found:
-        codecs.append(
-            replace(_kept(video.media, feedback), parameters=dict(video.media.parameters) | START_BITRATE_HINT)
-        )
-        codecs += video.repairs
-    accepted = {index: AcceptedSection(tuple(codecs), "recvonly", extensions)}
+        hinted = replace(hinted, feedback=tuple(kind for kind in hinted.feedback if kind != "transport-cc"))
+    accepted = {index: AcceptedSection((hinted, *codecs[1:]), "recvonly", extensions)}
     sound_type: int | None = None
     for other, audio in _companions(offer, index):
         sends = sound_type is None and offer.sections[other].direction in ("sendonly", "sendrecv")
         accepted[other] = AcceptedSection((audio,), "recvonly" if sends else "inactive")
         if sends:
             sound_type = audio.payload_type
-    videos = tuple(video.choice for video in found)
-    return Negotiation(videos, accepted, _anchor(offer, accepted), sequence_id, sound_type)
+    return Negotiation(choice, accepted, _anchor(offer, accepted), sequence_id, sound_type)
 
 
 def negotiate_watch(
@@ -98,12 +88,12 @@ def negotiate_watch(
     the microphone. Both tracks are of one stream, so that players keep them together.
     Raises `InvalidSdp` when the offer takes no video that can be sent.
     """
-    index, (video, *_) = _choose_video(offer, ("recvonly", "sendrecv"), sending=True)
-    used = sources if video.repairs else sources[:1]
-    codecs = _kept(video.media, _FEEDBACK), *video.repairs
-    accepted = {
-        index: AcceptedSection(codecs, "sendonly", sources=used, stream_name=stream_name, track_name=track_name)
-    }
+    index, choice, codecs = _choose_video(offer, ("recvonly", "sendrecv"), sending=True)
+    used = sources if choice.retransmission_type is not None else sources[:1]
+    kept = tuple(
+        replace(codec, feedback=tuple(kind for kind in codec.feedback if kind in _FEEDBACK)) for codec in codecs
+    )
+    accepted = {index: AcceptedSection(kept, "sendonly", sources=used, stream_name=stream_name, track_name=track_name)}
     sound_type: int | None = None
     for other, audio in _companions(offer, index):
         takes = offer.sections[other].direction in ("recvonly", "sendrecv")
@@ -114,25 +104,12 @@ def negotiate_watch(
         accepted[other] = AcceptedSection(
             (audio,), "sendonly", sources=(sound_source,), stream_name=stream_name, track_name=f"{stream_name}-audio"
         )
-    return Negotiation((video.choice,), accepted, _anchor(offer, accepted), sound_type=sound_type)
+    return Negotiation(choice, accepted, _anchor(offer, accepted), sound_type=sound_type)
 
 
-@dataclass(frozen=True, slots=True)
-class _OfferedVideo:
-    """A codec of the offer that can be used, and the one that its lost packets are sent again under, if any."""
-
-    name: VideoCodec
-    media: Codec
-    repairs: tuple[Codec, ...]
-
-    @property
-    def choice(self) -> VideoChoice:
-        repair = self.repairs[0].payload_type if self.repairs else None
-        return VideoChoice(self.name, self.media.payload_type, repair, _kept(self.media, _FEEDBACK).feedback)
-
-
-def _choose_video(offer: Offer, directions: tuple[str, ...], *, sending: bool) -> tuple[int, tuple[_OfferedVideo, ...]]:
-    """The index of the section that is used, and its codecs, best first."""
+def _choose_video(
+    offer: Offer, directions: tuple[str, ...], *, sending: bool
+) -> tuple[int, VideoChoice, tuple[Codec, ...]]:
     videos = [
         (index, section) for index, section in enumerate(offer.sections) if section.kind == "video" and section.offered
     ]
@@ -144,8 +121,9 @@ def _choose_video(offer: Offer, directions: tuple[str, ...], *, sending: bool) -
         raise InvalidSdp(f"the SDP offer {asked}")
     for name in VIDEO_CODECS:
         for index, section in fitting:
-            if _best(section, name, sending=sending) is not None:
-                return index, _usable(section, sending=sending)
+            codec = _best(section, name, sending=sending)
+            if codec is not None:
+                return index, *_with_retransmission(section, codec, name)
     names = sorted({codec.name for _, section in fitting for codec in section.codecs})
     raise InvalidSdp(f"the SDP offer has neither H264 nor VP8, only {', '.join(names)[:200] or 'no codec'}")
 
@@ -166,29 +144,21 @@ def _h264_rank(codec: Codec) -> tuple[bool, int]:
     return codec.parameters.get("packetization-mode") != "1", plainness
 
 
-def _usable(section: MediaSection, *, sending: bool) -> tuple[_OfferedVideo, ...]:
-    found: list[_OfferedVideo] = []
-    for name in VIDEO_CODECS:
-        media = _best(section, name, sending=sending)
-        if media is None:
-            continue
-        repair = next(
-            (
-                other
-                for other in section.codecs
-                if other.name == "RTX"
-                and other.parameters.get("apt") == str(media.payload_type)
-                and "nack" in media.feedback
-            ),
-            None,
-        )
-        found.append(_OfferedVideo(name, media, () if repair is None else (replace(repair, feedback=()),)))
-    return tuple(found)
-
-
-def _kept(codec: Codec, feedback: tuple[str, ...]) -> Codec:
-    """The codec with that part of its feedback that is in `feedback`."""
-    return replace(codec, feedback=tuple(kind for kind in dict.fromkeys(codec.feedback) if kind in feedback))
+def _with_retransmission(
+    section: MediaSection, codec: Codec, name: VideoCodec
+) -> tuple[VideoChoice, tuple[Codec, ...]]:
+    kept = tuple(kind for kind in dict.fromkeys(codec.feedback) if kind in (*_FEEDBACK, "transport-cc"))
+    media = replace(codec, feedback=kept)
+    repair = next(
+        (
+            other
+            for other in section.codecs
+            if other.name == "RTX" and other.parameters.get("apt") == str(codec.payload_type) and "nack" in kept
+        ),
+        None,
+    )
+    choice = VideoChoice(name, codec.payload_type, repair.payload_type if repair else None, kept)
+    return choice, (media,) if repair is None else (media, replace(repair, feedback=()))
 
 
 def _companions(offer: Offer, video: int) -> list[tuple[int, Codec]]:

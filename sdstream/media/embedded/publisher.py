@@ -15,7 +15,7 @@ from sdstream.media.embedded.assembly import Packet, Picture, PictureAssembler
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE, CaptureClock, TrackClock
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.decoding import DecoderThread
-from sdstream.media.embedded.negotiation import Negotiation, VideoChoice
+from sdstream.media.embedded.negotiation import Negotiation
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.reports import (
     ArrivalReport,
@@ -62,9 +62,8 @@ class PublisherSession:
     ) -> None:
         self.session_id = session_id
         self.peer = Peer(addressing, self, fast=fast)
-        self._videos = {video.payload_type: video for video in negotiation.videos}
-        self._repairs = {video.retransmission_type for video in negotiation.videos}
-        self._use(negotiation.videos[0])
+        self._video = negotiation.video
+        self._unpack = unpack_h264 if self._video.codec == "H264" else unpack_vp8
         self._sequence_id = negotiation.transport_sequence_id
         self._counters = counters
         self._clock = clock
@@ -149,24 +148,24 @@ class PublisherSession:
         if header.transport_sequence is not None:
             self._arrivals.arrived(header.transport_sequence, now)
             self._arm("arrivals", ARRIVAL_SECONDS, self._report_arrivals)
-        if header.payload_type in self._videos:
+        if header.payload_type == self._video.payload_type:
             reception = self._receptions.get(header.source)
             if reception is None:
-                self._count(header, now, "video", self._videos[header.payload_type].codec, VIDEO_CLOCK_RATE)
+                self._count(header, now, "video", self._video.codec, VIDEO_CLOCK_RATE)
             else:
                 reception.packet(header.sequence, header.timestamp, now)
-            if header.source == self._media_source and header.payload_type == self._video.payload_type:
+            if header.source == self._media_source:
                 self._media_at = now
                 follows = True
             else:
-                follows = self._follow(header, now)
+                follows = self._follow(header.source, now)
             if follows:
                 if header.timestamp != self._pictured:
                     self._pictured = header.timestamp
                     self._capture.video.arrived(header.timestamp, now)
                 self._take_video(header.sequence, header, packet[header.start : header.end], now)
-        elif header.payload_type in self._repairs:
-            if header.payload_type == self._video.retransmission_type and header.end - header.start >= 2:
+        elif header.payload_type == self._video.retransmission_type:
+            if header.end - header.start >= 2:
                 original = packet[header.start] << 8 | packet[header.start + 1]
                 self._take_video(original, header, packet[header.start + 2 : header.end], now)
         else:
@@ -209,32 +208,15 @@ class PublisherSession:
 
     # Pictures
 
-    def _use(self, video: VideoChoice) -> None:
-        self._video = video
-        self._unpack = unpack_h264 if video.codec == "H264" else unpack_vp8
-
-    def _follow(self, header: RtpHeader, now: float) -> bool:
-        """Whether to go over to the source or the codec of this packet, which are others than before.
-
-        Another source is followed once the old one is silent. Another codec of the same source is followed at once, as
-        a sender may take any of the answer for any packet; but a packet that was overtaken on its way is no change.
-        """
-        reception = self._receptions.get(header.source)
-        if header.source != self._media_source:
-            if self._media_source and now - self._media_at < SOURCE_SILENCE:
-                return False
-            self._media_source = header.source
-            self._capture.video = TrackClock(VIDEO_CLOCK_RATE)
-            self._requested_at = float("-inf")
-        elif reception is not None and header.sequence != reception.highest & 0xFFFF:
+    def _follow(self, source: int, now: float) -> bool:
+        """Whether to go over to another `source` of the picture: that is followed once the old one is silent."""
+        if self._media_source and now - self._media_at < SOURCE_SILENCE:
             return False
-        self._use(self._videos[header.payload_type])
-        if reception is not None:
-            reception.codec = self._video.codec
-        if self._decoder is not None:
-            self._decoder.change_codec(self._video.codec)
+        self._media_source = source
         self._media_at = now
         self._assembler = PictureAssembler()
+        self._capture.video = TrackClock(VIDEO_CLOCK_RATE)
+        self._requested_at = float("-inf")
         self.request_keyframe()
         return True
 

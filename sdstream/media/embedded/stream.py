@@ -124,7 +124,7 @@ class EmbeddedStream(OutgoingMedia):
         self._refuse_viewer()
         session = ViewerSession(
             _session_id(),
-            negotiation.videos[0],
+            negotiation.video,
             sources,
             name,
             addressing,
