@@ -18,7 +18,8 @@ from sdstream.settings import PREFIX, Settings, load_settings
 API = "https://api.runpod.io/v2"
 REQUEST_SECONDS = 30.0
 LEAST_CUDA = "13.0"
-"""The image's; a container on a host with an older driver never starts, and is paid for all the same."""
+"""That of the image as it is usually built. A container on a host with an older driver never starts, and is paid for
+all the same."""
 POD_VOLUME = "/workspace"
 MOST_VARIABLES = 50
 MOST_WORKERS = 1000
@@ -49,11 +50,15 @@ POOLS = (
 _IMAGE = re.compile(r"[^\s@]+(?:/[^\s@/:]+)*(?::[\w][\w.-]{0,127}(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _POOL = re.compile(r"[A-Z]+(_[A-Z0-9]+)+")
+_CUDA = re.compile(r"[1-9][0-9]\.[0-9]{1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What pods and endpoints share. `disk` is the container's, in GB; `volumes` are ids of network volumes."""
+    """What pods and endpoints share. `disk` is the container's, in GB; `volumes` are ids of network volumes.
+
+    `least_cuda` is what a host's driver must know at least, such as `13.0`: the image's own.
+    """
 
     name: str
     image: str
@@ -64,6 +69,7 @@ class Common:
     registry: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     tcp_ports: tuple[int, ...] = ()
+    least_cuda: str = LEAST_CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class PodPlan:
         body: dict[str, Any] = {
             "name": common.name,
             "image": common.image,
-            "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": LEAST_CUDA},
+            "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": common.least_cuda},
             "cloud": self.cloud,
             "disk": common.disk,
             "ports": [f"{port}/http", *(f"{each}/tcp" for each in dict.fromkeys((*media, *common.tcp_ports)))],
@@ -160,7 +166,7 @@ class EndpointPlan:
                 "pools": list(self.pools),
                 "excludedTypes": list(self.excluded),
                 "count": common.gpu_count,
-                "minCudaVersion": LEAST_CUDA,
+                "minCudaVersion": common.least_cuda,
             },
             "workers": {"min": self.workers_min, "max": self.workers_max, "idleTimeout": self.idle_timeout},
             "scaling": dict(QUEUE_SCALING if queue else BALANCER_SCALING),
@@ -283,6 +289,8 @@ def _check(common: Common) -> None:
         raise ConfigurationError("image: latest moves, and hosts keep what they fetched under it; name a version")
     if not 1 <= common.gpu_count <= 8:
         raise ConfigurationError("gpu_count: 1 to 8")
+    if not _CUDA.fullmatch(common.least_cuda):
+        raise ConfigurationError("least_cuda: a version of CUDA, such as 13.0")
     if common.disk < 20:
         raise ConfigurationError("disk: the unpacked image alone needs 20 GB")
     if len(common.variables) > MOST_VARIABLES:
@@ -309,6 +317,7 @@ __all__ = [
     "API",
     "CONSOLE",
     "JOB_SECONDS",
+    "LEAST_CUDA",
     "POD_VOLUME",
     "POOLS",
     "REQUEST_SECONDS",
