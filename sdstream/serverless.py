@@ -39,7 +39,7 @@ from sdstream.jobs.stops import EarlyStops
 from sdstream.jobs.use import notice_use
 from sdstream.logs import configure_logging
 from sdstream.params import ModelTable
-from sdstream.platform import die_with_parent
+from sdstream.platform import LINUX, die_with_parent
 from sdstream.reachability import find_place
 from sdstream.serve import HttpServer, Rooms, assemble, bind, url_of
 from sdstream.settings import Settings, is_loopback, load_settings
@@ -200,6 +200,8 @@ class ServerlessWorker:
         """
         # Its own default writes every event to the log, and `ready` holds a key.
         os.environ.setdefault("RUNPOD_DEBUG_LEVEL", "INFO")
+        if LINUX:  # From Python 3.14 on a server of processes would start the heartbeat, and not end it with this one.
+            multiprocessing.set_start_method("fork", force=True)
         try:
             runpod: Any = importlib.import_module("runpod")
         except ImportError:

@@ -223,7 +223,10 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if not target.absolute().parent.is_dir():
         raise ConfigurationError(f"the directory {target.absolute().parent} is not there", hint="")
     try:
-        exists = target.exists()
+        target.stat()  # `exists` tells of no error from Python 3.14 on
+        exists = True
+    except FileNotFoundError:
+        exists = False
     except OSError as error:
         raise ConfigurationError(f"{target}: {error.strerror}", hint="") from None
     if exists:

@@ -58,10 +58,10 @@ def test_memory_is_for_its_owner_only() -> None:
 def test_a_child_gets_its_socket_and_no_other_file_of_ours() -> None:
     program = (
         "import os, sys\n"
+        "files = len(os.listdir('/proc/self/fd')) - 1 if os.path.isdir('/proc/self/fd') else 4\n"
         "from sdstream import platform\n"
         "line = platform.received_socket(sys.stdin.readline().strip())\n"
         "line.sendall(line.recv(100).upper())\n"
-        "files = len(os.listdir('/proc/self/fd')) - 1 if os.path.isdir('/proc/self/fd') else 4\n"
         "print(files, file=sys.stderr)\n"
     )
     ours, theirs = socket.socketpair()

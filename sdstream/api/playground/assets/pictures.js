@@ -110,7 +110,8 @@ export class PicturePublisher extends EventTarget {
     this.#encoding = true;
     const jpeg = await this.#canvas.encode(this.#pacing.quality);
     this.#encoding = false;
-    if (!jpeg || this.#closed) return;
+    // The server may have begun to close it meanwhile; that is told when it is closed.
+    if (!jpeg || this.#closed || this.#socket.readyState !== WebSocket.OPEN) return;
     this.#sentAt = performance.now();
     this.#pacing.sent(this.#sentAt, jpeg.size);
     this.#socket.send(jpeg);
@@ -180,7 +181,8 @@ export class PicturePlayer extends EventTarget {
 
   #onMessage(data, socket) {
     if (typeof data === "string" || this.#closed) return;
-    socket.send(TAKEN); // at once: the server learns from it how fast the line is, not this machine
+    // At once: the server learns from it how fast the line is, not this machine.
+    if (socket.readyState === WebSocket.OPEN) socket.send(TAKEN);
     this.#heardAt = performance.now();
     this.#newest = data;
     this.#draw();
