@@ -5,7 +5,7 @@
 #   docker buildx bake                                        see docker-bake.hcl
 #   docker buildx build --build-context engines=DIR .         with the baked engines of DIR in it
 
-# With TORCH_CUDA below: one of those that the pinned torch is built for, and 13 or newer for Blackwell cards.
+# With TORCH_CUDA below: one of those that the pinned torch is built for. Blackwell cards need 12.8 or newer.
 ARG CUDA_VERSION=13.0.2
 ARG UBUNTU_VERSION=24.04
 # By its digest, without which the workflow releases no image. docs/runpod.md has the command that asks the registry for it.

@@ -57,7 +57,7 @@ _CUDA = re.compile(r"[1-9][0-9]\.[0-9]{1,2}")
 class Common:
     """What pods and endpoints share. `disk` is the container's, in GB; `volumes` are ids of network volumes.
 
-    `least_cuda` is what a host's driver must know at least, such as `13.0`: the image's own.
+    `min_cuda_version` is what a host's driver must know at least, such as `13.0`: the image's own.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Common:
     registry: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     tcp_ports: tuple[int, ...] = ()
-    least_cuda: str = LEAST_CUDA
+    min_cuda_version: str = LEAST_CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class PodPlan:
         body: dict[str, Any] = {
             "name": common.name,
             "image": common.image,
-            "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": common.least_cuda},
+            "gpu": {"id": self.gpu, "count": common.gpu_count, "minCudaVersion": common.min_cuda_version},
             "cloud": self.cloud,
             "disk": common.disk,
             "ports": [f"{port}/http", *(f"{each}/tcp" for each in dict.fromkeys((*media, *common.tcp_ports)))],
@@ -166,7 +166,7 @@ class EndpointPlan:
                 "pools": list(self.pools),
                 "excludedTypes": list(self.excluded),
                 "count": common.gpu_count,
-                "minCudaVersion": common.least_cuda,
+                "minCudaVersion": common.min_cuda_version,
             },
             "workers": {"min": self.workers_min, "max": self.workers_max, "idleTimeout": self.idle_timeout},
             "scaling": dict(QUEUE_SCALING if queue else BALANCER_SCALING),
@@ -289,8 +289,8 @@ def _check(common: Common) -> None:
         raise ConfigurationError("image: latest moves, and hosts keep what they fetched under it; name a version")
     if not 1 <= common.gpu_count <= 8:
         raise ConfigurationError("gpu_count: 1 to 8")
-    if not _CUDA.fullmatch(common.least_cuda):
-        raise ConfigurationError("least_cuda: a version of CUDA, such as 13.0")
+    if not _CUDA.fullmatch(common.min_cuda_version):
+        raise ConfigurationError("min_cuda_version: a version of CUDA, such as 13.0")
     if common.disk < 20:
         raise ConfigurationError("disk: the unpacked image alone needs 20 GB")
     if len(common.variables) > MOST_VARIABLES:

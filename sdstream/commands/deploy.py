@@ -35,7 +35,7 @@ KEY_VARIABLE = "RUNPOD_API_KEY"
 Name = Annotated[str, Parameter(help="What RunPod calls it.")]
 Image = Annotated[str, Parameter(help="The image with its tag or digest, such as REGISTRY/sdstream:0.1.0.")]
 Count = Annotated[int, Parameter(name="--gpu-count", help="Cards; a server uses one.")]
-LeastCuda = Annotated[
+MinCudaVersion = Annotated[
     str, Parameter(help="The oldest CUDA that a host's driver may know: the image's own, 12.6 for the target cuda12.")
 ]
 Disk = Annotated[int, Parameter(help="The container's disk in GB; it must hold the unpacked image.")]
@@ -60,7 +60,7 @@ def deploy(
         Parameter(help="pod: a card's id (NVIDIA GeForce RTX 4090). endpoint: a pool (ADA_24), repeatable."),
     ] = None,
     gpu_count: Count = 1,
-    least_cuda: LeastCuda = LEAST_CUDA,
+    min_cuda_version: MinCudaVersion = LEAST_CUDA,
     disk: Disk = 50,
     data_center: DataCenters = None,
     volume: Volumes = None,
@@ -97,7 +97,7 @@ def deploy(
         registry=registry,
         variables=read_variables(env or ()),
         tcp_ports=tuple(tcp or ()),
-        least_cuda=least_cuda,
+        min_cuda_version=min_cuda_version,
     )
     _refuse_flags_of_the_other(
         what,

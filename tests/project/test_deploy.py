@@ -38,8 +38,8 @@ def test_a_pod_has_its_ports_its_volume_and_a_host_that_can_start_the_image() ->
 
 
 def test_hosts_are_as_old_as_the_image_admits() -> None:
-    endpoint = EndpointPlan(Common("demo", IMAGE, least_cuda="12.6"), ("ADA_24",)).payload(Settings())
-    assert [body["gpu"]["minCudaVersion"] for body in (pod(least_cuda="12.6"), endpoint)] == ["12.6", "12.6"]
+    endpoint = EndpointPlan(Common("demo", IMAGE, min_cuda_version="12.6"), ("ADA_24",)).payload(Settings())
+    assert [body["gpu"]["minCudaVersion"] for body in (pod(min_cuda_version="12.6"), endpoint)] == ["12.6", "12.6"]
 
 
 def test_ports_follow_the_variables() -> None:
@@ -83,8 +83,8 @@ def test_a_load_balancer_asks_on_port_80() -> None:
         ({"image": "sdstream:latest"}, "latest"),
         ({"name": " "}, "name"),
         ({"disk": 5}, "disk"),
-        ({"least_cuda": "13"}, "least_cuda"),
-        ({"least_cuda": ""}, "least_cuda"),
+        ({"min_cuda_version": "13"}, "min_cuda_version"),
+        ({"min_cuda_version": ""}, "min_cuda_version"),
         ({"gpu_count": 0}, "gpu_count"),
         ({"image": "a name:1"}, "name a tag"),
         ({"image": "sdstream:"}, "name a tag"),

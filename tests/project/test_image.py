@@ -114,8 +114,13 @@ def test_each_image_has_a_torch_that_exists_for_its_cuda() -> None:
         assert given["TORCH_CUDA"] == "cu" + "".join(given["CUDA_VERSION"].split(".")[:2])
 
 
-def test_the_default_image_is_new_enough_for_blackwell() -> None:
-    assert tuple(map(int, build_arguments()["CUDA_VERSION"].split("."))) >= (12, 8, 0)
+def test_an_image_too_old_for_blackwell_says_so_and_is_not_the_default() -> None:
+    blocks = bake_blocks("target")
+    versions = {name: blocks[name]["args"]["CUDA_VERSION"] for name in blocks if name != "base"}
+    too_old = {name for name, version in versions.items() if tuple(map(int, version.split("."))) < (12, 8, 0)}
+    for name in too_old:
+        assert re.search(rf"^# docker buildx bake {name} .*no Blackwell", read("docker-bake.hcl"), re.MULTILINE)
+    assert not too_old & set(bake_blocks("group")["default"]["targets"])
     assert "-runtime-" in next(line for line in arguments("FROM") if "nvidia/cuda" in line)
 
 
