@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sdstream.streams.store import FILE_NAME
+from sdstream.streams.database import FILE_NAME
 
 
 def is_held(data_dir: Path) -> bool:

@@ -27,6 +27,7 @@ from sdstream.params import (
 )
 from sdstream.settings import Settings
 from sdstream.streams.capacity import describe_capacity, refuse_overload
+from sdstream.streams.database import FILE_NAME
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.doors import PublisherDoors
 from sdstream.streams.events import EventSubscription
@@ -34,9 +35,10 @@ from sdstream.streams.forewarning import forewarn, warn_of
 from sdstream.streams.keeper import TICK_SECONDS, StreamKeeper
 from sdstream.streams.names import new_record
 from sdstream.streams.recordings import RecordingShelf
+from sdstream.streams.rows import StoredStream
 from sdstream.streams.sessions import StreamSessions
 from sdstream.streams.state import Thresholds
-from sdstream.streams.store import FILE_NAME, StoredStream, StoreStatistics, StreamStore
+from sdstream.streams.store import StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
 from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
 from sdstream.streams.summary import summarize

@@ -11,16 +11,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from sdstream.clock import Clock
-from sdstream.errors import ConfigurationError, Unavailable
-from sdstream.params import Delivery, StreamParams, StyleImage
-from sdstream.streams.migrations import SCHEMA_VERSION, migrate
+from sdstream.errors import Unavailable
+from sdstream.params import Delivery, StyleImage
+from sdstream.streams.database import open_database
+from sdstream.streams.rows import INSERT, StoredStream, read_rows, row_of
 from sdstream.streams.views import StreamRecord
 
-FILE_NAME = "state.sqlite"
 WAITING_WRITES = 4096
 WRITES_IN_A_TRANSACTION = 256
 QUIET_SECONDS = 0.5
@@ -29,14 +28,6 @@ QUIET_SECONDS = 0.5
 MOST_UNMOVED_BYTES = 16 * 1024 * 1024
 """With more params than this in the log it is moved although others wait."""
 
-LOCK_SECONDS = 5.0
-"""How long a start waits for the server before it to let go of the file."""
-
-_COLUMNS = (
-    "id, stream_key, output_playback_id, created_at, name, author, params, revision, output_rtmp_url,"
-    " from_playground, is_smoke_test, delivery"
-)
-_INSERT = f"INSERT INTO streams ({_COLUMNS}, style_image) VALUES ({', '.join(13 * '?')})"
 _DELIVER = "UPDATE streams SET output_rtmp_url = ?, delivery = ? WHERE id = ?"
 _UPDATE = "UPDATE streams SET params = ?, revision = ?, style_image = ? WHERE id = ? AND revision < ?"
 _DELETE = "DELETE FROM streams WHERE id = ?"
@@ -45,41 +36,6 @@ _INSERT_IMAGE = "INSERT INTO style_images (digest, uri) VALUES (?, ?)"
 _DELETE_UNNAMED_IMAGE = (
     "DELETE FROM style_images WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE style_image = digest)"
 )
-_SELECT_IMAGES = "SELECT digest, uri FROM style_images"
-_SELECT = f"SELECT {_COLUMNS} FROM streams ORDER BY created_at, id"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStream:
-    """A row: a record whose params are still text."""
-
-    id: str
-    stream_key: str
-    output_playback_id: str
-    created_at: datetime
-    name: str
-    author: str
-    params: str
-    revision: int
-    delivery: Delivery
-    from_playground: bool
-    is_smoke_test: bool
-
-    def record(self, params: StreamParams) -> StreamRecord:
-        """The record, given what `params` says."""
-        return StreamRecord(
-            id=self.id,
-            stream_key=self.stream_key,
-            output_playback_id=self.output_playback_id,
-            created_at=self.created_at,
-            name=self.name,
-            author=self.author,
-            params=params,
-            revision=self.revision,
-            delivery=self.delivery,
-            from_playground=self.from_playground,
-            is_smoke_test=self.is_smoke_test,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +67,14 @@ class StreamStore:
     def __init__(self, file: Path, clock: Clock) -> None:
         """Open or make `file`; raises `ConfigurationError` when it cannot be read and written."""
         self._clock = clock
-        self._connection = _open(file)
+        self._connection = open_database(file)
         self._writes: queue.Queue[_Write | None] = queue.Queue(WAITING_WRITES)
         self._closed = False
         self.statistics = StoreStatistics()
         self._thread = threading.Thread(target=self._run, name="stream-store", daemon=True)
         self._unmoved = 0
         """Bytes that are in the log and not in the database file yet."""
-        self._rows, self._images = _read(self._connection, file)
+        self._rows, self._images = read_rows(self._connection, file)
         self._thread.start()
 
     def load(self) -> tuple[list[StoredStream], Mapping[str, StyleImage]]:
@@ -135,26 +91,7 @@ class StreamStore:
 
         Raises `Unavailable` when the disk refuses; nothing is stored then.
         """
-        await self._write(
-            record.id,
-            _INSERT,
-            (
-                record.id,
-                record.stream_key,
-                record.output_playback_id,
-                record.created_at.isoformat(),
-                record.name,
-                record.author,
-                params,
-                record.revision,
-                record.delivery.output_rtmp_url,
-                int(record.from_playground),
-                int(record.is_smoke_test),
-                record.delivery.dump(),
-                None if image is None else image.digest,
-            ),
-            image,
-        )
+        await self._write(record.id, INSERT, row_of(record, params, image), image)
 
     async def update(self, stream_id: str, params: str, revision: int, image: StyleImage | None = None) -> bool:
         """Store new params; a lower revision never replaces a higher. False when nothing changed.
@@ -314,84 +251,4 @@ def _answer(write: _Write, settle: Callable[[asyncio.Future[int]], None]) -> Non
         write.done.get_loop().call_soon_threadsafe(settle_once)
 
 
-def _open(file: Path) -> sqlite3.Connection:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"The data directory {file.parent} cannot be made: {error.strerror}.") from error
-    try:
-        connection = sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise ConfigurationError(_explain(file, error)) from error
-    try:
-        _prepare(connection, file)
-    except sqlite3.Error as error:
-        connection.close()
-        raise ConfigurationError(_explain(file, error)) from error
-    except ConfigurationError:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, file: Path) -> None:
-    # One process owns the file: two servers with the same streams would undo each other's updates, and without the
-    # shared index WAL also works on network volumes.
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A killed process loses nothing with NORMAL; a power cut may lose the last moments, never the file.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    # Moving the log waits for the disk, which no caller should: the writer does it in quiet moments.
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > SCHEMA_VERSION:
-        raise ConfigurationError(
-            f"{file} was written by a newer sdstream (schema {version}, this one knows {SCHEMA_VERSION}).",
-            hint="Run the newer version, or name another data directory with SDSTREAM_DATA_DIR.",
-        )
-    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
-        raise ConfigurationError(
-            f"{file} is damaged: {problem}.", hint="Move the file away; a new one is made, without the old streams."
-        )
-    migrate(connection, version)
-    # A write at once, so that a full or read-only disk is named now and not at the first create.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('opened', hex(randomblob(2048)))")
-    connection.execute("COMMIT")
-
-
-def _read(connection: sqlite3.Connection, file: Path) -> tuple[list[StoredStream], dict[str, StyleImage]]:
-    try:
-        rows = connection.execute(_SELECT).fetchall()
-        images = {digest: StyleImage(uri) for digest, uri in connection.execute(_SELECT_IMAGES)}
-        return [_stored(row) for row in rows], images
-    except (sqlite3.Error, ValueError) as error:
-        connection.close()
-        raise ConfigurationError(f"{file} cannot be read: {error}.") from error
-
-
-def _stored(row: tuple[str, str, str, str, str, str, str, int, str | None, int, int, str]) -> StoredStream:
-    identity, key, playback, created, name, author, params, revision, rtmp, playground, smoke, delivery = row
-    return StoredStream(
-        identity, key, playback, datetime.fromisoformat(created), name, author, params, revision,
-        Delivery.load(rtmp, delivery), bool(playground), bool(smoke),
-    )  # fmt: skip
-
-
-def _explain(file: Path, error: sqlite3.Error) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_BUSY"):
-        return f"{file} is in use by another sdstream server; one data directory serves one server."
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return f"{file} is damaged or not a database: {error}. Move it away to start with no streams."
-    if name.startswith("SQLITE_FULL"):
-        return f"The disk of {file.parent} is full."
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"{file} cannot be written: {error}. Name a writable directory with SDSTREAM_DATA_DIR."
-    if name.startswith("SQLITE_IOERR"):
-        return f"The disk of {file.parent} refuses to be written ({error}): it may be full or over its quota."
-    return f"{file} cannot be used: {error}."
-
-
-__all__ = ["FILE_NAME", "StoreStatistics", "StoredStream", "StreamStore"]
+__all__ = ["StoreStatistics", "StreamStore"]

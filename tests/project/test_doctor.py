@@ -32,7 +32,8 @@ from sdstream.commands.doctor import _check_table, printable
 from sdstream.commands.machine import Gpu, MachineFacts
 from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.settings import ModelSource, Settings
-from sdstream.streams.store import FILE_NAME, StreamStore
+from sdstream.streams.database import FILE_NAME
+from sdstream.streams.store import StreamStore
 from tests.project.commands import environment, sdstream
 from tests.support.hollow import write_hollow_model
 

@@ -305,7 +305,7 @@ def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
 async def test_a_second_server_on_the_same_directory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdstream.streams.store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("sdstream.streams.database.LOCK_SECONDS", 0.1)
     first = StreamStore(tmp_path / "state.sqlite", SystemClock())
     assert "another sdstream" in await asyncio.to_thread(fails_at_start, tmp_path / "state.sqlite")
     await first.insert(make_record(), "x")
@@ -342,7 +342,7 @@ def test_a_full_disk_is_named_at_start(tmp_path: Path, monkeypatch: pytest.Monke
         connection.execute("PRAGMA max_page_count = 1")  # SQLite's own way to run out of space
         migrate(connection, version)
 
-    monkeypatch.setattr("sdstream.streams.store.migrate", fill_and_migrate)
+    monkeypatch.setattr("sdstream.streams.database.migrate", fill_and_migrate)
     assert fails_at_start(tmp_path / "state.sqlite") == f"The disk of {tmp_path} is full."
 
 
