@@ -1,58 +1,36 @@
 """A stream that diffuses: image processors, its seat in a call that streams share, image processors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from sdstream.diffusion.convolving.tuning import are_convolutions_tuned
 from sdstream.diffusion.frame import Guidance
 from sdstream.diffusion.loading.models import Model
-from sdstream.diffusion.safety import ABSENT, CheckRunner, SafetyGuard
-from sdstream.diffusion.seeds import first_seed, make_noise
+from sdstream.diffusion.safety import SafetyGuard
+from sdstream.diffusion.seeds import first_seed
 from sdstream.diffusion.similarity import FilterRule, SimilarImageFilter
-from sdstream.diffusion.state import Knobs, Memory, carry_over, make_knobs
+from sdstream.diffusion.state import Memory, carry_over
 from sdstream.directories import ModelPlaces
 from sdstream.errors import SdstreamError
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams
 from sdstream.worker.annotators.shelf import AnnotatorShelf
-from sdstream.worker.conditions import Conditions, WantedConditions, calm_of
+from sdstream.worker.conditions import Conditions, WantedConditions
 from sdstream.worker.conditions import shelf as conditions_shelf
-from sdstream.worker.controls import ControlStages
+from sdstream.worker.diffusion_plan import DiffusionPlan, keeps_shapes, make_plan, needs_other_weights
 from sdstream.worker.groups import GroupKey, StreamGroup, groups
-from sdstream.worker.lane_stages import LaneStages, annotators
-from sdstream.worker.loading.checkers import CheckerShelf, placard
+from sdstream.worker.lane_stages import annotators
+from sdstream.worker.loading.checkers import placard
 from sdstream.worker.loading.heard import HeardProgress
-from sdstream.worker.loading.loaded import Loaded, choose_guidance
-from sdstream.worker.loading.shelf import ModelShelf, ModelUse, Refit, WantedModel
+from sdstream.worker.loading.loaded import Loaded
+from sdstream.worker.loading.shelf import ModelShelf, ModelUse, WantedModel
 from sdstream.worker.loading.tuning import choices_in_force, session_of, tune
 from sdstream.worker.looks import Looking
 from sdstream.worker.options import EngineOptions, acceleration_notes
 from sdstream.worker.pipelines import Pipeline, Progress
 from sdstream.worker.ports import CallKind, ProcessorState, Remark
-from sdstream.worker.prompting import encode_prompts
-
-FIXED = ("model_id", "width", "height", "use_denoising_batch", "acceleration")
-"""Parameters that another pipeline is made for."""
-FUSED = ("use_lcm_lora", "lora_dict")
-"""Parameters that other weights are needed for."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiffusionPlan:
-    """What params ask of a pipeline, made whole before any of it comes into force. `knobs` are of one stream."""
-
-    params: StreamParams
-    stages: LaneStages
-    controls: ControlStages
-    guidance: Guidance
-    knobs: Knobs
-    notes: tuple[str, ...]
-    remarks: tuple[Remark, ...]
-    checker: CheckRunner | None
-    refit: Refit | None = None
-    """Other LoRAs, to be written into the model before this comes into force."""
 
 
 class DiffusionPipeline(Pipeline):
@@ -156,7 +134,7 @@ class DiffusionPipeline(Pipeline):
 
     def plan(self, params: StreamParams) -> DiffusionPlan | None:
         """Params that keep the shapes of all tensors; see `Pipeline.plan`."""
-        if not self._keeps_shapes(params) or self._other_weights(params):
+        if not self._keeps_shapes(params) or needs_other_weights(params, self._plan.params):
             return None
         plan = make_plan(params, self._loaded, self._plan)
         # Another kind of guidance is another frame: its shapes are tried first, on a thread that may take its time.
@@ -167,7 +145,7 @@ class DiffusionPipeline(Pipeline):
         loaded = self._loaded
         if not self._keeps_shapes(params):
             return None
-        if not self._other_weights(params):
+        if not needs_other_weights(params, self._plan.params):
             plan = make_plan(params, loaded, self._plan)
             self.tune(plan, progress)
             return plan
@@ -191,17 +169,8 @@ class DiffusionPipeline(Pipeline):
         self._tuned.add(plan.guidance)
 
     def _keeps_shapes(self, params: StreamParams) -> bool:
-        old = self._plan.params
-        if params.skip_diffusion or type(params) is not type(old):
-            return False
-        if any(getattr(params, name) != getattr(old, name) for name in FIXED):
-            return False
-        if len(params.t_index_list) != len(old.t_index_list):
-            return False
-        return WantedConditions.of(params) == self._loaded.conditions.wanted
-
-    def _other_weights(self, params: StreamParams) -> bool:
-        return any(getattr(params, name) != getattr(self._plan.params, name) for name in FUSED)
+        same = keeps_shapes(params, self._plan.params)
+        return same and WantedConditions.of(params) == self._loaded.conditions.wanted
 
     def drop(self, plan: DiffusionPlan) -> None:
         if plan.refit is not None:
@@ -329,46 +298,6 @@ class DiffusionPipeline(Pipeline):
         )
 
 
-@torch.no_grad()
-def make_plan(params: StreamParams, loaded: Loaded, before: DiffusionPlan | None = None) -> DiffusionPlan:
-    """Encode what `params` say. Raises `ModelUnavailable` when they ask for something that cannot run here.
-
-    `before` is the plan that this one takes the place of.
-    """
-    model, conditions = loaded.model, loaded.conditions
-    stages = LaneStages.of(params, loaded.shelf, None if before is None else before.stages)
-    controls = ControlStages(params, loaded.shelf, None if before is None else before.controls)
-    text = encode_prompts(params, model.prompts)
-    noise = make_noise(
-        params.seed,
-        (len(params.t_index_list), *model.latent_shape(params.width, params.height)),
-        method=params.seed_interpolation_method,
-        normalise=params.normalize_seed_weights,
-    )
-    knobs = make_knobs(
-        model.schedule.tables(params.t_index_list, params.num_inference_steps),
-        noise.to(model.device),
-        text.prompt,
-        text.negative,
-        guidance=params.guidance_scale,
-        delta=params.delta,
-        renoise=params.do_add_noise,
-        time_ids=model.time_ids(params.width, params.height),
-        calm=calm_of(params),
-        steering=conditions.steering(params),
-        style=conditions.style(params, model),
-        recall=conditions.recall(params, model),
-    )
-    notes = [f"negative: {note}" if place == "negative_prompt" else note for place, note in text.remarks]
-    checker = None
-    if params.use_safety_checker:
-        places = ModelPlaces() if loaded.wanted is None else loaded.wanted.places
-        checker = checkers.get(loaded.source, model.device, model.dtype, places)
-        if checker is None:
-            notes.append(ABSENT)
-    return DiffusionPlan(params, stages, controls, choose_guidance(params), knobs, tuple(notes), text.remarks, checker)
-
-
 def load_diffusion(
     params: StreamParams,
     wanted: WantedModel,
@@ -394,7 +323,6 @@ def load_diffusion(
 
 
 shelf = ModelShelf()
-checkers = CheckerShelf()
 
 
-__all__ = ["DiffusionPipeline", "DiffusionPlan", "Loaded", "choose_guidance", "load_diffusion", "make_plan", "shelf"]
+__all__ = ["DiffusionPipeline", "load_diffusion", "shelf"]

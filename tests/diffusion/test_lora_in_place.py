@@ -19,7 +19,8 @@ from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
 from sdstream.worker import diffusion_pipeline, groups
-from sdstream.worker.diffusion_pipeline import DiffusionPipeline, DiffusionPlan
+from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.diffusion_plan import DiffusionPlan
 from sdstream.worker.engines.requests import EngineRequest
 from sdstream.worker.groups import GroupKey, frame_of, runner_of
 from sdstream.worker.loading import shelf

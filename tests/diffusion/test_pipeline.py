@@ -12,7 +12,8 @@ from sdstream.frames import PictureSize
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
 from sdstream.settings import Family
 from sdstream.worker import diffusion_pipeline
-from sdstream.worker.diffusion_pipeline import DiffusionPipeline, choose_guidance
+from sdstream.worker.diffusion_pipeline import DiffusionPipeline
+from sdstream.worker.loading.loaded import choose_guidance
 from sdstream.worker.loading.shelf import ModelShelf
 from sdstream.worker.pipelines import Pipeline, ProcessorPipeline, make_pipeline
 from tests.diffusion.runs import distance, frame_of, pictures, run
