@@ -8,10 +8,10 @@ from builder.processors import fetch_networks, find_networks
 from builder.profiles import Profile
 from sdstream.diffusion.fetching.hub import Progress
 from sdstream.diffusion.fetching.lora_sources import find_lora, get_lora, only_file
+from sdstream.diffusion.fetching.repositories import HubId
 from sdstream.diffusion.fetching.selection import INDEX, NETWORK
 from sdstream.diffusion.fetching.sources import (
     TAESD,
-    HubId,
     fetch_chosen,
     fetch_model,
     fetches,

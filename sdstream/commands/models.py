@@ -16,7 +16,8 @@ from rich.table import Table
 from sdstream.commands.flags import with_settings
 from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
 from sdstream.diffusion.fetching.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
-from sdstream.diffusion.fetching.sources import HubId, absence_of, commit_of
+from sdstream.diffusion.fetching.repositories import HubId, commit_of
+from sdstream.diffusion.fetching.sources import absence_of
 from sdstream.directories import ModelPlaces
 from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.params import PUBLIC_MODELS, ModelEntry, ModelTable

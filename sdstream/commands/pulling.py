@@ -11,9 +11,8 @@ from typing import Literal
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.commands.flags import variable_name
 from sdstream.commands.machine import find_gpus
+from sdstream.diffusion.fetching.repositories import HubId, commit_of
 from sdstream.diffusion.fetching.sources import (
-    HubId,
-    commit_of,
     fetch_chosen,
     fetch_model,
     find_unfetched,

@@ -11,13 +11,10 @@ import pytest
 import torch
 
 from sdstream.diffusion.fetching import hub as hub_module
-from sdstream.diffusion.fetching.pins import find_differences, pinned_hash, read_pins, write_pins
+from sdstream.diffusion.fetching.pins import MANIFEST, find_differences, pinned_hash, read_pins, write_pins
+from sdstream.diffusion.fetching.repositories import PARTIAL, HubId, commit_of
 from sdstream.diffusion.fetching.selection import RemoteFile, choose_lora_file, choose_model_files
 from sdstream.diffusion.fetching.sources import (
-    MANIFEST,
-    PARTIAL,
-    HubId,
-    commit_of,
     fetch_chosen,
     fetch_model,
     find_model,

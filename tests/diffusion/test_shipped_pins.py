@@ -11,7 +11,8 @@ import pytest
 
 from sdstream.diffusion.fetching import pins
 from sdstream.diffusion.fetching.pins import Pin, find_differences, find_pin, shipped_hash, shipped_pins, write_pins
-from sdstream.diffusion.fetching.sources import SAFETY_CHECKER, TAESD, TOKENIZER, commit_of, fetch_chosen, get_taesd
+from sdstream.diffusion.fetching.repositories import commit_of
+from sdstream.diffusion.fetching.sources import SAFETY_CHECKER, TAESD, TOKENIZER, fetch_chosen, get_taesd
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelNotAsPinned, ModelUnavailable
 from sdstream.params import PUBLIC_MODELS

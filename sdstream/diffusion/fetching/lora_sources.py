@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sdstream.diffusion.fetching.hub import Progress
+from sdstream.diffusion.fetching.repositories import HubId, fetch_repository
 from sdstream.diffusion.fetching.selection import LORA, RemoteFile, choose_lora_file
-from sdstream.diffusion.fetching.sources import HubId, fetch_repository, fetches, find_cached
+from sdstream.diffusion.fetching.sources import fetches, find_cached
 from sdstream.directories import ModelPlaces
 from sdstream.errors import LoraUnusable
 

@@ -4,21 +4,16 @@ A source is a directory, a single `.safetensors` file, or a hub id, `OWNER/NAME`
 looked for as it stands, then below the data directory's `models`, and a hub id in the hub's cache too.
 """
 
-import json
-import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from sdstream.diffusion.fetching.commits import Choose, ask
-from sdstream.diffusion.fetching.hub import Listing, Progress, fetch_files, is_offline, only_one
-from sdstream.diffusion.fetching.pins import MANIFEST, find_pin
+from sdstream.diffusion.fetching.hub import Progress, is_offline
+from sdstream.diffusion.fetching.repositories import HubId, fetch_repository, read_manifest
 from sdstream.diffusion.fetching.selection import (
     INDEX,
     RemoteFile,
@@ -46,32 +41,7 @@ TAESD: dict[Family, str] = {
 TOKENIZER = "openai/clip-vit-large-patch14"
 """Where CLIP's tokenizer comes from; all families use this one."""
 SAFETY_CHECKER = "CompVis/stable-diffusion-safety-checker"
-PARTIAL = ".partial"
-"""Below `models`: what is being fetched."""
 NOWHERE = ModelPlaces()
-HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class HubId:
-    """A repository of the hub, at one revision or at the newest."""
-
-    repository: str
-    revision: str | None = None
-
-    @classmethod
-    def parse(cls, source: str) -> "HubId | None":
-        """The id that `source` is, None when it cannot be one."""
-        match = HUB_ID.fullmatch(source)
-        if match is None or ".." in source:
-            return None
-        return cls(match["repository"], match["revision"])
-
-    @property
-    def folder(self) -> str:
-        """The name of its directory below `models`."""
-        revision = "" if self.revision is None else f"@{self.revision.replace('/', '--')}"
-        return self.repository + revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,13 +242,6 @@ def find_cached(repository: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def commit_of(path: Path) -> str:
-    """Which commit of its repository a directory holds, empty when nobody wrote that down."""
-    if path.parent.name == "snapshots":
-        return path.name
-    return str(_manifest(path).get("commit", ""))
-
-
 def _find(source: str, places: ModelPlaces) -> Path | None:
     candidates = [Path(source).expanduser()] if source else []
     if source and places.models is not None and not Path(source).is_absolute() and ".." not in Path(source).parts:
@@ -310,7 +273,7 @@ def _is_whole(path: Path, vae: bool) -> bool:
 
 def _hub_id_of(source: str, found: Path | None) -> HubId | None:
     """The repository from which what is lacking can be fetched: not into directories that people made."""
-    if found is None or found.parent.name == "snapshots" or _manifest(found):
+    if found is None or found.parent.name == "snapshots" or read_manifest(found):
         return HubId.parse(source)
     return None
 
@@ -324,64 +287,13 @@ def _place(places: ModelPlaces) -> Path:
     return places.models
 
 
-def fetch_repository(
-    hub_id: HubId, root: Path, choose: Choose, progress: Progress, *, shipped_pins: bool = False
-) -> Path:
-    """Fetch the files that `choose` picks into `root/OWNER/NAME`, which appears when it is whole. See `get_model`.
-
-    Where they are pinned, by the operator or with `shipped_pins` by sdstream, it is the pinned commit, and no other
-    bytes. Raises `ModelNotAsPinned` where the hub has something else.
-    """
-    pin = find_pin(hub_id.folder, root, shipped=shipped_pins)
-    listing, files = ask(hub_id.repository, hub_id.revision, pin, choose, progress)
-    target = root / hub_id.folder
-    if target.exists() and not _manifest(target):
-        raise ModelUnavailable(f"{target} was not fetched by sdstream, so it is left as it is")
-    flat = hub_id.folder.replace("/", "--")
-    with only_one(root / PARTIAL / f"{flat}.lock", hub_id.repository, progress):
-        if _manifest(target).get("commit") == listing.commit:
-            fetch_files(listing, files, target, progress)
-        else:
-            folder = root / PARTIAL / f"{flat}.{listing.commit}"
-            fetch_files(listing, files, folder, progress)
-            _write_manifest(folder, hub_id, listing)
-            _put(folder, target)
-    return target
-
-
-def _put(folder: Path, target: Path) -> None:
-    """Make `folder` the directory at `target`; what was there goes when the new one stands."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = folder.with_name(f"old-{uuid.uuid4().hex}")
-    if target.exists():
-        target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_manifest(folder: Path, hub_id: HubId, listing: Listing) -> None:
-    content = {"repository": hub_id.repository, "revision": hub_id.revision, "commit": listing.commit}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        content: Any = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
-
-
 __all__ = [
     "NOWHERE",
     "SAFETY_CHECKER",
     "TAESD",
-    "HubId",
     "ModelFiles",
-    "commit_of",
     "fetch_chosen",
     "fetch_model",
-    "fetch_repository",
     "fetch_taesd",
     "fetched_from",
     "fetches",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sdstream.diffusion.fetching.hub import Progress, only_one
 from sdstream.diffusion.fetching.pins import MANIFEST, SHOWN, Pin, find_pin
-from sdstream.diffusion.fetching.sources import PARTIAL
+from sdstream.diffusion.fetching.repositories import PARTIAL
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
