@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sdstream.api.answers import HEAD, REQUEST_ID
-from sdstream.gateway.fleet import LongAnswer
+from sdstream.gateway.direct import LongAnswer
 from sdstream.job_errors import OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer
 

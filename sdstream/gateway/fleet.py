@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +17,7 @@ import structlog
 from sdstream.client import EndpointHealth, RunPodClient
 from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ConfigurationError, NoPictureYet, StreamNotFound
+from sdstream.gateway.direct import LongAnswer, call_owner, follow_owner
 from sdstream.gateway.lines import SHUT_DOWN, Line, open_line
 from sdstream.gateway.patience import CALL_SECONDS, Patience
 from sdstream.job_errors import (
@@ -30,7 +31,6 @@ from sdstream.job_errors import (
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
 from sdstream.jobs.outputs import error_of
-from sdstream.jobs.use import LOOK
 from sdstream.settings import Settings
 from sdstream.streams.names import new_stream_id
 
@@ -46,35 +46,7 @@ HEALTH_SECONDS = 10.0
 GRACE_SECONDS = 60.0
 """How much longer the platform lets a session's job live than the session lives by itself."""
 
-NO_WAY = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
-"""What httpx raises for an address at which nobody answers, or that is none; it comes from the directory or a job."""
-
 logger = structlog.get_logger(__name__)
-
-
-class LongAnswer:
-    """An answer whose body comes piece by piece. Read `chunks` to the end, or `close`."""
-
-    def __init__(self, response: httpx.Response, session_id: str) -> None:
-        self.status = response.status_code
-        self.headers = list(response.headers.multi_items())
-        self._response = response
-        self._session_id = session_id
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Raises `OwnerUnreachable` when the worker breaks off."""
-        try:
-            async for chunk in self._response.aiter_raw():
-                yield chunk
-        except httpx.HTTPError as error:
-            logger.info("worker ended a long answer", session_id=self._session_id, problem=type(error).__name__)
-            raise OwnerUnreachable("the worker broke off its answer") from error
-        finally:
-            await self._response.aclose()
-
-    async def close(self) -> None:
-        """Idempotent."""
-        await self._response.aclose()
 
 
 class Fleet:
@@ -204,7 +176,7 @@ class Fleet:
         if self._post is not None:
             return await self._post.ask(entry.mailbox, call, seconds)
         try:
-            answer = await self._call_directly(entry, call, seconds)
+            answer = await call_owner(self._http, entry, call, seconds)
         except OwnerUnreachable:
             await self._forget_if_ended(entry)
             raise
@@ -222,32 +194,17 @@ class Fleet:
                 raise
         await self.directory.release(entry)
 
-    async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> "LongAnswer | OwnerAnswer":
+    async def follow(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> LongAnswer | OwnerAnswer:
         """A GET whose answer is long: its body as it comes, from the owner's control URL. An error comes whole.
 
         Raises `OwnerUnreachable`, or `StreamNotFound` once the session has ended.
         """
         try:
-            request = self._http.build_request(
-                "GET",
-                entry.control_url + path,
-                headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
-                timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
-            )
-            response = await self._http.send(request, stream=True)
-        except NO_WAY as error:
+            answer = await follow_owner(self._http, entry, path, headers)
+        except OwnerUnreachable:
             await self._forget_if_ended(entry)
-            raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
-        answer = LongAnswer(response, entry.session_id)
-        if answer.status < 400:
-            return answer
-        try:
-            body = await response.aread()
-        except httpx.HTTPError as error:
-            raise OwnerUnreachable("the worker broke off its answer") from error
-        finally:
-            await answer.close()
-        return await self._checked(entry, OwnerAnswer(status=answer.status, headers=answer.headers, body=body))
+            raise
+        return answer if answer.status < 400 else await self._checked(entry, await answer.whole())
 
     async def connect(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> Line | OwnerAnswer:
         """A WebSocket to the owner's control URL, to be closed by the caller; the answer where the owner refuses one.
@@ -300,20 +257,6 @@ class Fleet:
                 return entry
         raise JobFailed("the session ended at once", job_id=job_id, error_code="COMPLETED")
 
-    async def _call_directly(self, entry: SessionEntry, call: OwnerCall, seconds: float) -> OwnerAnswer:
-        url = entry.control_url + call.path + (f"?{call.query}" if call.query else "")
-        headers = {**call.headers, "Authorization": f"Bearer {entry.token}"} | ({} if call.uses else {LOOK: "1"})
-        try:
-            response = await self._http.request(call.method, url, headers=headers, content=call.body, timeout=seconds)
-        except httpx.TimeoutException as error:
-            raise OwnerSilent(f"the control URL of the worker gave no answer within {seconds:g} s") from error
-        except NO_WAY as error:
-            raise OwnerUnreachable("the control URL of the worker does not answer") from error
-        answer = OwnerAnswer(
-            status=response.status_code, headers=list(response.headers.multi_items()), body=response.content
-        )
-        return answer if call.base is None else _moved(answer, entry.control_url, call.base)
-
     async def _checked(self, entry: SessionEntry, answer: OwnerAnswer) -> OwnerAnswer:
         """An answer of a control URL. Raises `StreamNotFound` when it says that the session has ended."""
         if answer.status in (401, 404) and not isinstance(answer.error(), NoPictureYet):
@@ -357,18 +300,6 @@ class Fleet:
             await asyncio.sleep(HEALTH_SECONDS if self.health is not None else 1.0)
 
 
-def _moved(answer: OwnerAnswer, control_url: str, base: str) -> OwnerAnswer:
-    """The answer with its URLs under `base`: a worker that is called directly tells those of its own address."""
-    headers = [
-        (name, value.replace(control_url + "/", base + "/", 1) if value.startswith(control_url + "/") else value)
-        for name, value in answer.headers
-    ]
-    body = answer.body
-    if any(name.lower() == "content-type" and value.startswith("application/json") for name, value in headers):
-        body = body.replace(f'"{control_url}/'.encode(), f'"{base}/'.encode())
-    return OwnerAnswer(status=answer.status, headers=headers, body=body)
-
-
 def _existing(entry: SessionEntry | None) -> SessionEntry:
     if entry is None:
         raise StreamNotFound("There is no such stream.")
@@ -391,4 +322,4 @@ def _entry_of(ready: Mapping[str, Any], clock: Clock) -> SessionEntry:
     )
 
 
-__all__ = ["Fleet", "LongAnswer"]
+__all__ = ["Fleet"]

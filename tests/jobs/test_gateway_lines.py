@@ -24,7 +24,8 @@ from sdstream.api.keys import KeyRing
 from sdstream.clock import SystemClock
 from sdstream.errors import NoPictureYet
 from sdstream.gateway.answers import LongResponse
-from sdstream.gateway.fleet import Fleet, LongAnswer
+from sdstream.gateway.direct import LongAnswer
+from sdstream.gateway.fleet import Fleet
 from sdstream.gateway.sockets import GatewaySockets
 from sdstream.gateway.streams import GatewayStreams
 from sdstream.serve import HttpServer, bind, url_of
