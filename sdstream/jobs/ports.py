@@ -1,4 +1,4 @@
-"""What jobs need of the server that runs in their process; `sdstream.serverless` gives it, fakes do in tests."""
+"""What jobs need of the server that runs in their process; `sdstream.embedded_server` gives it, fakes do in tests."""
 
 from collections.abc import Callable
 from typing import Protocol

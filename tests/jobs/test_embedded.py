@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdstream.serverless import EmbeddedServer
+from sdstream.embedded_server import EmbeddedServer
 from sdstream.settings import Settings
 
 QUEUE = {"RUNPOD_POD_ID": "w1", "RUNPOD_WEBHOOK_GET_JOB": "https://x/job-take/$ID"}
