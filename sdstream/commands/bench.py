@@ -30,8 +30,9 @@ from sdstream.errors import ConfigurationError, SdstreamError
 from sdstream.logs import configure_logging
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
-from sdstream.worker.client import WORKER_SETTINGS, WorkerProcess
+from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import LaneStatus, WorkerClient, WorkerHealth, kind_of
+from sdstream.worker.server_end.configuration import WORKER_SETTINGS
 
 ON_A_GPU, ELSEWHERE = (1, 2, 4, 8), (1,)
 """Numbers of streams where none are asked for."""

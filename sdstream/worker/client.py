@@ -2,9 +2,7 @@
 
 import asyncio
 import itertools
-import json
 import secrets
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +15,6 @@ from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker.messages import (
     AtWork,
-    Configure,
     Ending,
     LaneReport,
     PictureOut,
@@ -32,12 +29,13 @@ from sdstream.worker.messages import (
 )
 from sdstream.worker.ports import Lane, LaneListener, WorkerHealth, WorkerPhase
 from sdstream.worker.ring import memory_prefix, sweep_own_memory, sweep_stale_memory
-from sdstream.worker.scheduling.load import CallTotals, cost_of
 from sdstream.worker.server_end import supervision
 from sdstream.worker.server_end.child import WorkerChild
+from sdstream.worker.server_end.configuration import configuration
 from sdstream.worker.server_end.handover import ParamsHandover
 from sdstream.worker.server_end.lane import WorkerLane
 from sdstream.worker.server_end.quarantine import Quarantine, clears, ends_work
+from sdstream.worker.server_end.record import WorkerRecord
 from sdstream.worker.server_end.supervision import Action, Limits, SupervisionState
 
 STOP_SECONDS = 2.0
@@ -46,38 +44,6 @@ KILL_SECONDS = 2.0
 """How long a killed worker may take to be gone: one that hangs in a driver is left to the kernel."""
 FAULT_SECONDS = 1.0
 """How long the supervisor pauses after a defect of its own."""
-
-WORKER_SETTINGS = {
-    "models",
-    "controlnets",
-    "control_pictures",
-    "default_model",
-    "data_dir",
-    "offline",
-    "shipped_pins",
-    "full_vae",
-    "worker_overlap",
-    "batch_size",
-    "batch_window",
-    "compile_networks",
-    "cuda_graphs",
-    "kernel_memsets",
-    "fused_blocks",
-    "eight_bit",
-    "tuned_convolutions",
-    "convolution_trial_seconds",
-    "optical_flow",
-    "share_processors",
-    "safety_check_interval",
-    "engine_builds",
-    "engine_limit_gigabytes",
-    "engine_local_dir",
-    "engine_mirror",
-    "engine_mirror_endpoint",
-    "engine_mirror_region",
-    "engine_volume_limit_gigabytes",
-}
-"""Settings that the worker is told: which models there are, where their files come from, how frames are run."""
 
 logger = structlog.get_logger(__name__)
 
@@ -105,15 +71,7 @@ class WorkerProcess:
         self._is_ready = asyncio.Event()
         self._heard_at = 0.0
         self._pings = itertools.count(1)
-        self._ready: Ready | None = None
-        self._pong: Pong | None = None
-        self._ended_events: Counter[str] = Counter()
-        """What happened to engines in workers that ended."""
-        self._totals = CallTotals()
-        self._last_error: str | None = None
-        self._last_code = WorkerUnavailable.code
-        self._last_logs: tuple[str, ...] = ()
-        self._faults = 0
+        self._record = WorkerRecord()
         self._reporter = FoldedReporter(logger, clock)
 
     # -- worker.ports.WorkerClient
@@ -149,28 +107,9 @@ class WorkerProcess:
             lane.announce()
         return lane
 
-    def _engine_events(self) -> Counter[str]:
-        return Counter({} if self._pong is None else self._pong.engine_events)
-
     def health(self) -> WorkerHealth:
-        ready, pong = self._ready, self._pong
-        return WorkerHealth(
-            phase=self._state.phase,
-            restarts=self._state.restarts,
-            process_id=None if self._child is None else self._child.process_id,
-            device="" if ready is None else ready.device,
-            processor="" if ready is None else ready.processor,
-            memory_used=None if pong is None else pong.memory_used,
-            memory_total=None if pong is None else pong.memory_total,
-            engine_events=self._ended_events + self._engine_events(),
-            last_error=self._last_error,
-            last_error_code=self._last_code,
-            last_restart_logs=self._last_logs,
-            costs=() if pong is None else tuple(cost_of(load) for load in pong.loads),
-            calls=self._totals.calls({} if pong is None else pong.calls),
-            call_seconds=self._totals.seconds({} if pong is None else pong.call_seconds),
-            faults=self._faults,
-        )
+        process_id = None if self._child is None else self._child.process_id
+        return self._record.health(self._state.phase, self._state.restarts, process_id)
 
     @property
     def spare_is_warm(self) -> bool:
@@ -211,7 +150,7 @@ class WorkerProcess:
             try:
                 pause = self._take_turn()
             except Exception as error:  # noqa: BLE001 -- supervisor of the supervision: without it no worker returns
-                self._faults += 1
+                self._record.faults += 1
                 self._reporter.report("turn", "worker_supervision_fault", exc_info=error)
                 pause = FAULT_SECONDS
             self._look.clear()
@@ -226,7 +165,7 @@ class WorkerProcess:
         now = self._clock.monotonic()
         heard_at = max(self._state.heard_at, self._heard_at)
         is_loading = any(lane.is_loading for lane in self._lanes.values())
-        self._state = supervision.checked(supervision.told(self._state, heard_at, is_loading, self._pong), now)
+        self._state = supervision.checked(supervision.told(self._state, heard_at, is_loading, self._record.pong), now)
         action = supervision.decide(self._state, now, self._limits)
         if action is not Action.WAIT:
             self._carry_out(action)
@@ -257,23 +196,19 @@ class WorkerProcess:
     def _start_child(self, now: float) -> None:
         self._memory_prefix = f"{self._own_prefix}{next(self._generations)}-"
         child, self._spare = self._spare, None
-        self._ended_events += self._engine_events()
-        if (pong := self._pong) is not None:
-            self._totals.end(pong.calls, pong.call_seconds)
-        self._ready = self._pong = None
+        self._record.begin()
         if child is None:
             child = WorkerChild(self._on_message, self._on_child_end)
             try:
                 child.start(self._settings)
             except OSError as error:
-                self._last_error = f"the worker cannot be started: {error.strerror or error}"
+                self._record.last_error = f"the worker cannot be started: {error.strerror or error}"
                 logger.error("worker_start_failed", error=str(error))
                 self._state = supervision.ended(supervision.started(self._state, now), now)
                 return
         self._child = child
         self._state = supervision.started(self._state, now)
-        settings = json.dumps(self._settings.model_dump(mode="json", include=WORKER_SETTINGS))
-        child.send(Configure(self._settings.worker_device, settings, self._memory_prefix))
+        child.send(configuration(self._settings, self._memory_prefix))
         logger.info("worker_started", process_id=child.process_id, restarts=self._state.restarts)
 
     def _start_spare(self, now: float) -> None:
@@ -297,13 +232,13 @@ class WorkerProcess:
         self._child = None
         self._is_ready.clear()
         reason = reason or child.exit_reason
-        self._last_logs = child.lines
+        self._record.last_logs = child.lines
         suspects = [lane for number in {work.lane for work in child.at_work} if (lane := self._lanes.get(number))]
         convicted = self._quarantine.note_death(*(lane.number for lane in suspects))
         if self._state.phase is not WorkerPhase.STOPPED:
-            self._last_error = reason
-            self._last_code = WorkerUnavailable.code if child.ending is None else child.ending.code
-            by_setting = self._last_code == ConfigurationError.code
+            code = WorkerUnavailable.code if child.ending is None else child.ending.code
+            self._record.last_error, self._record.last_code = reason, code
+            by_setting = code == ConfigurationError.code
             now = self._clock.monotonic()
             self._state = supervision.ended(self._state, now, by_lane=bool(suspects), by_setting=by_setting)
             names = [lane.stream_id for lane in suspects]
@@ -333,7 +268,7 @@ class WorkerProcess:
     def _on_ready(self, child: WorkerChild, message: Ready) -> None:
         if child is not self._child or self._state.phase is WorkerPhase.STOPPED:
             return
-        self._ready = message
+        self._record.ready = message
         now = self._clock.monotonic()
         logger.info("worker_ready", device=message.device, seconds=round(now - self._state.started_at, 3))
         self._state = supervision.became_ready(self._state, now)
@@ -356,7 +291,7 @@ class WorkerProcess:
                 if lane := self._lanes.get(message.lane):
                     lane.on_picture_out(message, child.channel)
             case Pong():
-                self._pong = message
+                self._record.pong = message
             case Ready():
                 self._loop.call_soon_threadsafe(self._on_ready, child, message)
             case SlotsReturned():

@@ -31,7 +31,7 @@ class Configure(Message):
 
     device: str
     settings: str
-    """The settings that the worker reads, as JSON: those of `WORKER_SETTINGS` in `client.py`."""
+    """The settings that the worker reads, as JSON: those of `WORKER_SETTINGS` in `server_end/configuration.py`."""
     memory_prefix: str
     """How names of shared memory begin, so that the server can sweep them."""
 

@@ -23,7 +23,7 @@ from sdstream.diffusion.trials.stopwatch import CudaStopwatch
 from sdstream.diffusion.trials.store import Origin, Subject, TrialStore
 from sdstream.errors import ConfigurationError
 from sdstream.settings import load_settings
-from sdstream.worker.client import WORKER_SETTINGS
+from sdstream.worker.server_end.configuration import WORKER_SETTINGS
 from tests.diffusion.fleet import Fleet, params_of, ran
 
 Load = Callable[..., Model]
