@@ -25,15 +25,13 @@ from sdstream.worker.messages import (
     UseRing,
 )
 from sdstream.worker.ports import LaneListener, LanePhase, LaneStatistics, LaneStatus, MissingPart, ProcessedPicture
-from sdstream.worker.ring import FrameRing, SlotLedger
+from sdstream.worker.ring import FrameRing
 from sdstream.worker.server_end.alarm import Alarm
+from sdstream.worker.server_end.crossing import Inbound, Outbound
 from sdstream.worker.server_end.handover import ParamsHandover, status_of
 from sdstream.worker.server_end.no_room import NoRoom
-from sdstream.worker.server_end.submission import Submission, failure, reject, resolve
+from sdstream.worker.server_end.submission import failure, reject, resolve
 from sdstream.worker.server_end.taps import Taps
-
-RETURN_AT = 2
-"""So many output slots are returned by a message of their own; fewer wait for the next picture to carry them."""
 
 logger = structlog.get_logger(__name__)
 
@@ -71,13 +69,9 @@ class WorkerLane:
         """Called at the next update, if the lane is kept away from the worker until then."""
         self._channel: Channel | None = None
         self._memory_prefix = ""
-        self._input: FrameRing | None = None
-        self._ledger = SlotLedger(0)
-        self._output: FrameRing | None = None
-        self._rings = 0
+        self._outbound = Outbound(number)
+        self._inbound = Inbound()
         self._no_room: NoRoom | None = None
-        self._returned: list[int] = []
-        self._under_way: dict[tuple[int, int], Submission] = {}
         self._waiting: deque[tuple[I420Frame, asyncio.Future[I420Frame]]] = deque()
         self._stash: I420Frame | None = None
         """The newest picture, while the worker has every slot."""
@@ -201,11 +195,11 @@ class WorkerLane:
         with self._lock:
             if channel is not self._channel:
                 return
-            submission = self._under_way.pop((message.source_ring, message.source_slot), None)
+            submission = self._outbound.recall(message.source_ring, message.source_slot)
             if submission is None:
                 return
             in_place = message.ring == IN_PLACE
-            ring = submission.ring if in_place else self._output
+            ring = submission.ring if in_place else self._inbound.ring
             if ring is None or (message.ring != ring.number and not in_place):
                 raise InternalError(f"a result in ring {message.ring}, which is not in use")
             self._processed += 1
@@ -242,7 +236,7 @@ class WorkerLane:
             if channel is not self._channel:
                 return
             for slot in message.slots:
-                submission = self._under_way.pop((message.ring, slot), None)
+                submission = self._outbound.recall(message.ring, slot)
                 if submission is None:
                     continue
                 self._superseded += 1
@@ -256,9 +250,7 @@ class WorkerLane:
         with self._lock:
             if channel is not self._channel:
                 return
-            self._output = FrameRing.open(message.name, message.ring, message.slot_bytes, message.slots)
-            self._output.unlink()
-            self._returned.clear()
+            self._inbound.use(message)
 
     def on_report(self, message: LaneReport, channel: Channel) -> None:
         """The worker says where the lane stands."""
@@ -277,39 +269,28 @@ class WorkerLane:
     def _take_slot(self, size: PictureSize) -> int | None:
         if self._channel is None:
             return None
-        if self._input is None or not self._input.fits(size):
-            self._rings += 1
-            try:
-                ring = FrameRing.create(self._memory_prefix, self._rings, size.byte_count)
-            except MemoryError as error:
-                words = f"{error}; give the container more shared memory (docker run --shm-size)"
-                revision, code = self._status.revision, InternalError.code
-                failed = LaneStatus(LanePhase.FAILED, revision, error_code=code, error_message=words)
-                self._superseded += self._stash is not None
-                self._stash = None  # it would ask for that memory again
-                self._no_room = NoRoom(size, self._status, failed)
-                self._set_status(failed)
-                return None
-            self._input = ring
-            self._ledger = SlotLedger(ring.slots)
-            self._channel.send(UseRing(self.number, ring.number, ring.name, ring.slot_bytes, ring.slots))
-        return self._ledger.take()
+        try:
+            return self._outbound.take(self._channel, self._memory_prefix, size)
+        except MemoryError as error:
+            words = f"{error}; give the container more shared memory (docker run --shm-size)"
+            revision, code = self._status.revision, InternalError.code
+            failed = LaneStatus(LanePhase.FAILED, revision, error_code=code, error_message=words)
+            self._superseded += self._stash is not None
+            self._stash = None  # it would ask for that memory again
+            self._no_room = NoRoom(size, self._status, failed)
+            self._set_status(failed)
+            return None
 
     def _hand_over(
         self, channel: Channel, slot: int, frame: I420Frame, result: "asyncio.Future[I420Frame] | None"
     ) -> None:
-        ring = self._input
-        assert ring is not None
-        ring.write(slot, frame)
-        self._under_way[ring.number, slot] = Submission(
-            frame.pts, frame.time_base, frame.received_at, frame.sequence, ring, result
-        )
-        returned, self._returned = self._returned, []
+        ring = self._outbound.put(slot, frame, result)
+        returned = self._inbound.returned()
         height, width = frame.y.shape
         channel.send(
             PictureIn(
                 self.number,
-                ring.number,
+                ring,
                 slot,
                 width,
                 height,
@@ -319,22 +300,17 @@ class WorkerLane:
                 frame.full_range,
                 frame.matrix == "bt709",
                 result is not None,
-                0 if self._output is None else self._output.number,
+                self._inbound.number,
                 returned,
             )
         )
 
     def _give_back(self, ring: int, slot: int) -> None:
-        if self._input is not None and self._input.number == ring:
-            self._ledger.give_back(slot)
+        if self._outbound.give_back(ring, slot):
             self._pump()
 
     def _return_slot(self, channel: Channel, ring: FrameRing, slot: int) -> None:
-        if self._output is not ring:
-            return
-        self._returned.append(slot)
-        if len(self._returned) >= RETURN_AT:
-            returned, self._returned = self._returned, []
+        if returned := self._inbound.give_back(ring, slot):
             channel.send(SlotsReturned(self.number, ring.number, returned))
 
     def _pump(self) -> None:
@@ -364,17 +340,16 @@ class WorkerLane:
 
     def _let_go(self, error: RequestError) -> None:
         self._channel, self._is_loading = None, False
-        self._lost += len(self._under_way)
-        for submission in self._under_way.values():
+        lost = self._outbound.drop()
+        self._inbound.drop()
+        self._lost += len(lost)
+        for submission in lost:
             if submission.result is not None:
                 self._on_loop(reject, submission.result, error)
-        self._under_way.clear()
         if self._stash is not None:
             self._superseded += 1
             self._stash = None
         self._fail_waiting(error)
-        self._input = self._output = None
-        self._returned.clear()
         self._handover.stop(self._clock.monotonic())
 
     def _fail_waiting(self, error: RequestError) -> None:
