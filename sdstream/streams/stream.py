@@ -1,24 +1,24 @@
 """One stream: its record, its live part if it has one, and what is known of its past."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import NoPictureYet, RequestError, SessionNotFound
 from sdstream.logs import unasked
-from sdstream.media.ports import HlsFile, MediaBackend, MediaStatistics, PublisherState
-from sdstream.params import Delivery, StreamParams, StyleImage, wire_params
+from sdstream.media.ports import HlsFile, MediaBackend, PublisherState
+from sdstream.params import Delivery, StreamParams, StyleImage
 from sdstream.streams.duties import Use
 from sdstream.streams.entering import Enter, Session
 from sdstream.streams.events import EventLog
 from sdstream.streams.live import LiveStream
+from sdstream.streams.past import Past
 from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.state import Moments, Thresholds, Verdict, compute_state
+from sdstream.streams.statuses import make_status
 from sdstream.streams.style_images import StylePicture, style_image_of
 from sdstream.streams.totals import Totals
 from sdstream.streams.updates import warning_of
@@ -56,7 +56,7 @@ class Stream:
         self.ended = Totals()
         """What the live parts that ended have counted."""
         self.events = EventLog(record.id, clock)
-        self.updated_at: datetime | None = None
+        self._past = Past(record.id, self.events, clock)
         self._style = StylePicture()
         self._media = media
         self._shelf = shelf
@@ -65,11 +65,6 @@ class Stream:
         self._thresholds = thresholds
         self._state = StreamState.OFFLINE
         self._state_changed_at: datetime | None = None
-        self._error: str | None = None
-        self._error_at: float | None = None
-        self._restart_at: float | None = None
-        self._restarts = 0
-        self._last_params: Mapping[str, Any] | None = None
         self._revision = record.revision
 
     # Sessions
@@ -145,8 +140,7 @@ class Stream:
         if record.revision <= self.saved.revision:
             return
         self.saved = record
-        self.updated_at = self._clock.now()
-        self._last_params = wire_params(record.params, short_images=True)
+        self._past.note_update(record.params)
         if self.live is not None:
             params = self._style.given(record.params)
             self.live.apply(params, record.revision, reload=applied is Applied.RELOAD)
@@ -198,7 +192,7 @@ class Stream:
 
     def note_bad_params(self, message: str) -> None:
         """Accepted params turned out to be of no use."""
-        self._note_error("STREAMS/INVALID_PARAMS", message)
+        self._past.note_error("STREAMS/INVALID_PARAMS", message)
 
     # Time
 
@@ -275,10 +269,8 @@ class Stream:
         if self.live is None:
             return
         if restarted:
-            self._restarts += 1
-            self._restart_at = self._clock.monotonic()
-            self.live.restart_at = self._restart_at
-            self._note_error(health.last_error_code, health.last_error or "The worker process ended.")
+            self._past.note_restart(health)
+            self.live.restart_at = self._past.restart_at
         self.events.emit("worker", {"phase": health.phase.value, "restarts": health.restarts})
 
     # What others ask
@@ -288,33 +280,8 @@ class Stream:
         verdict = self.observe()
         health = self._worker.health()
         moments = self._moments(health)
-        live = self.live
-        lane = live.lane_status if live else None
-        return StreamStatus(
-            stream_id=self.saved.id,
-            state=verdict.state,
-            started_at=self._date(live.publisher_at if live else None) or self.saved.created_at,
-            state_changed_at=self._state_changed_at,
-            reason=verdict.reason,
-            publisher_accepted=live is not None,
-            input_fps=moments.input_fps,
-            output_fps=moments.output_fps,
-            last_input_at=self._date(moments.last_input_at),
-            last_output_at=self._date(moments.last_output_at),
-            last_params_update_at=self.updated_at,
-            last_params=self._last_params,
-            last_error=self._error,
-            last_error_at=self._date(self._error_at),
-            last_restart_at=self._date(self._restart_at),
-            restart_count=self._restarts,
-            last_restart_logs=health.last_restart_logs if self._restarts else (),
-            revision=self.saved.revision,
-            lane=lane,
-            next_tries=tuple(self._date(part.next_at) for part in lane.missing) if lane else (),
-            media=live.statistics() if live else MediaStatistics(),
-            latencies=live.traffic.latencies(self._clock.monotonic()) if live else {},
-            drops=live.drops() if live else {},
-            replaced=live.traffic.replaced() if live else {},
+        return make_status(
+            self.saved, self.live, self._past, verdict, self._state_changed_at, moments, health, self._clock
         )
 
     def totals(self) -> Totals:
@@ -365,8 +332,8 @@ class Stream:
             self._clock,
             self._thresholds,
             emit=self.events.emit,
-            on_error=self._note_error,
-            on_recovery=self._forget_error,
+            on_error=self._past.note_error,
+            on_recovery=self._past.forget_error,
         )
         await live.open(self._media, self.saved.params.output_size)
         live.deliver(self.saved.delivery, self._shelf)
@@ -375,26 +342,10 @@ class Stream:
     def _warnings(self, missing: tuple[MissingPart, ...]) -> tuple[str, ...]:
         return tuple(warning_of(part, self._clock.monotonic()) for part in missing)
 
-    def _note_error(self, code: str, message: str) -> None:
-        self._error = message
-        self._error_at = self._clock.monotonic()
-        self.events.emit("error", {"code": code, "message": message})
-        log.warning("stream error", stream_id=self.saved.id, code=code, message=message)
-
-    def _forget_error(self, message: str) -> None:
-        """The lane runs without the error of that message again; what another cause noted since stays."""
-        if self._error == message:
-            self._error = self._error_at = None
-
     def _moments(self, health: WorkerHealth) -> Moments:
         if self.live is None:
             return Moments(worker=health.phase, worker_error=health.last_error)
-        return replace(self.live.moments(health), error=self._error, error_at=self._error_at)
-
-    def _date(self, moment: float | None) -> datetime | None:
-        if moment is None:
-            return None
-        return self._clock.now() - timedelta(seconds=self._clock.monotonic() - moment)
+        return replace(self.live.moments(health), error=self._past.error, error_at=self._past.error_at)
 
 
 __all__ = ["Stream"]
