@@ -16,7 +16,6 @@ from builder.estimates import Estimate, bake_facts, estimate
 from builder.models import LoadedProfile, load_profile
 from builder.parking import park
 from builder.profiles import Profile
-from sdstream import platform
 from sdstream.clock import Clock, SystemClock
 from sdstream.engines.backend import Backend, Progress
 from sdstream.engines.cache import EngineCache
@@ -28,6 +27,7 @@ from sdstream.engines.keys import BackendName, EngineKey, capabilities_of, targe
 from sdstream.engines.registry import make_backend
 from sdstream.engines.tidying import collect
 from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
+from sdstream.platform.memory import peak_memory
 
 LOOK_AGAIN = 2.0
 """Seconds between looks at what another builder is making."""
@@ -276,10 +276,10 @@ class Bakery:
         try:
             if lock.broke_one:
                 self.report(EngineEvent("lock_broken", key.readable, "its builder had died"))
-            began, peak_before = self.clock.monotonic(), platform.peak_memory()
+            began, peak_before = self.clock.monotonic(), peak_memory()
             with self._work(key) as work, self.cache.draft() as draft:
                 facts = dict(backend.build(item.component, key.target, draft, work, say))
-                seconds, peak = self.clock.monotonic() - began, platform.peak_memory()
+                seconds, peak = self.clock.monotonic() - began, peak_memory()
                 own_peak = None if peak == peak_before else peak  # else of what came before
                 say("storing", None)
                 told = {"profile": profile.name, **facts, **bake_facts(item.component, seconds, own_peak)}

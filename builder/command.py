@@ -27,7 +27,7 @@ from builder.progress import ProgressLine
 from builder.pushing import Pusher
 from builder.sources import ProfileSources
 from builder.telling import guess_json, plan_json, show_guess, show_outcome, show_plan, show_result
-from sdstream import __version__, platform
+from sdstream import __version__
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
 from sdstream.engines.cache import EngineCache
@@ -47,6 +47,7 @@ from sdstream.errors import (
     SdstreamError,
 )
 from sdstream.params import ModelTable
+from sdstream.platform.processes import lower_priority
 from sdstream.settings import Settings, load_settings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_ROOM, EXIT_NOT_HERE, EXIT_MIRROR, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -124,7 +125,7 @@ def bake(
     bakery = _bakery(engines)
     pusher = Pusher(bakery.cache, _mirror()) if push else None  # what is wrong with it is said now, not after an hour
     if polite:
-        platform.lower_priority()
+        lower_priority()
     line = ProgressLine()
     try:
         outcome = bakery.bake(wanted, backend, tell=line, keep=pusher or keep_here, force=force)

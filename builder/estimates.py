@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sdstream import platform
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.keys import BackendName, EngineKey, capabilities_of
+from sdstream.platform.cores import processor_name, usable_cores
+from sdstream.platform.memory import free_memory
 
 GIGABYTE = 1e9
 
@@ -107,7 +108,7 @@ def estimate(missing: Sequence[tuple[Component, EngineKey]], backend: BackendNam
         memory=int(max((cost.memory for cost in costs), default=0)),
         least_memory=int(max((cost.memory - cost.mapped for cost in costs), default=0)),
         disk=int(disk),
-        free_memory=platform.free_memory(),
+        free_memory=free_memory(),
         free_disk=cache.free_bytes(),
         bases=tuple(cost.basis for cost in costs),
     )
@@ -126,7 +127,7 @@ def bake_facts(component: Component, seconds: float, peak: int | None) -> Mappin
 
 def machine_facts() -> Mapping[str, Any]:
     """What seconds depend on."""
-    return {"processor": platform.processor_name(), "cores": platform.usable_cores()}
+    return {"processor": processor_name(), "cores": usable_cores()}
 
 
 def _measured(component: Component, key: EngineKey, entries: Iterable[Entry]) -> Cost | None:

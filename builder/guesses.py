@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from builder.estimates import GIGABYTE, RATES, Basis, Estimate
 from builder.profiles import Profile
-from sdstream import platform
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.keys import BackendName
+from sdstream.platform.memory import free_memory
 from sdstream.settings import Family
 
 UNET: dict[Family, float] = {"sd-turbo": 1.73e9, "sd15": 1.72e9, "sdxl-turbo": 5.14e9}
@@ -45,7 +45,7 @@ def guess(profile: Profile, backend: BackendName, cache: EngineCache) -> Guess:
             memory=int(memory),
             least_memory=int(memory - rate.mapped_per_gigabyte * max(sizes, default=0.0)),
             disk=int(disk),
-            free_memory=platform.free_memory(),
+            free_memory=free_memory(),
             free_disk=cache.free_bytes(),
             bases=(Basis.GUESSED,) * len(weights),
         ),

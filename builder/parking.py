@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream import platform
+from sdstream.platform.memory import forget_pages
 
 ALIGNMENT = 64
 """Bytes; each tensor begins at a multiple of as many."""
@@ -25,7 +25,7 @@ class ParkedWeights:
     def forget(self) -> None:
         """Let go of the memory of what was read so far; it is read again when somebody asks."""
         if self._mapping is not None:
-            platform.forget_pages(self._mapping)
+            forget_pages(self._mapping)
 
 
 def park(modules: Iterable[nn.Module], file: Path) -> ParkedWeights:

@@ -24,7 +24,8 @@ from sdstream.jobs.feed import JobFeed
 from sdstream.jobs.handler import JobHandler
 from sdstream.jobs.stops import EarlyStops
 from sdstream.logs import configure_logging
-from sdstream.platform import LINUX, die_with_parent
+from sdstream.platform import LINUX
+from sdstream.platform.processes import die_with_parent
 from sdstream.settings import Settings, load_settings
 
 POSTING_SECONDS = 10.0

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sdstream.clock import SystemClock
 from sdstream.errors import CommandFailed
-from sdstream.platform import on_termination
+from sdstream.platform.processes import on_termination
 from sdstream.settings import Settings
 from sdstream.worker.ports import WorkerClient, WorkerPhase
 

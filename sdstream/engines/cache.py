@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdstream import platform
 from sdstream.clock import Clock, SystemClock
 from sdstream.engines.entry import DRAFTS, LOCKS, QUARANTINE, TRASH, USED, Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, EngineEventKind, Report, say_nothing
@@ -35,6 +34,7 @@ from sdstream.engines.manifest import (
 )
 from sdstream.engines.tidying import evict
 from sdstream.errors import EngineBroken, EngineStoreUnavailable
+from sdstream.platform.directories import flush_directory
 
 MARGIN = 64 * 1024 * 1024
 """Bytes that stay free on a disk that engines are written to."""
@@ -154,7 +154,7 @@ class EngineCache:
             self._settle(draft, manifest)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._move(draft, target, manifest.key)
-            platform.flush_directory(target.parent)
+            flush_directory(target.parent)
         except OSError as error:
             raise self._unavailable(target, error, manifest.key.readable) from error
         entry = Entry(target, read_manifest(target))
@@ -306,7 +306,7 @@ class EngineCache:
             finally:
                 os.close(descriptor)
         write_durably(draft / MANIFEST, manifest.dump())
-        platform.flush_directory(draft)
+        flush_directory(draft)
 
     def _move(self, draft: Path, target: Path, key: EngineKey) -> None:
         """Rename the draft to its place; where a whole engine is, that one stays."""

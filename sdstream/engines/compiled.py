@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from sdstream import platform
 from sdstream.engines.backend import Progress
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.export import export_program, first_lines, quiet
 from sdstream.engines.keys import BackendName, target_of
 from sdstream.errors import EngineBroken, EngineBuildFailed, EngineMismatch
+from sdstream.platform.cores import processor_features, processor_name
 
 PACKAGE = "package.pt2"
 
@@ -63,7 +63,7 @@ class CompiledBackend:
                 compile_package(program, package_path=str(folder / PACKAGE))
             except Exception as error:
                 raise EngineBuildFailed(f"{component.name} cannot be compiled: {first_lines(error)}") from error
-        return {"torch": torch.__version__, "processor": platform.processor_name()}
+        return {"torch": torch.__version__, "processor": processor_name()}
 
     def load(self, entry: Entry, device: torch.device) -> "CompiledRunner":
         """See `Backend.load`."""
@@ -121,7 +121,7 @@ class CompiledRunner:
 
 def processor_target() -> str:
     """This CPU as a target: packages use every instruction it has, so they are for CPUs with the same ones only."""
-    flags = platform.processor_features()
+    flags = processor_features()
     machine = system.machine().lower().replace("_", "-")
     level = torch.backends.cpu.get_cpu_capability().lower().replace("_", "-").replace(" ", "")
     return f"cpu-{machine}-{level}-{hashlib.sha256(' '.join(flags).encode()).hexdigest()[:8]}"

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from sdstream import platform
 from sdstream.errors import EngineStoreUnavailable
+from sdstream.platform.processes import process_exists
 
 BEAT = 5.0
 """Seconds between signs of life of a holder."""
@@ -39,7 +39,7 @@ class Holder:
     @property
     def is_dead(self) -> bool:
         """Known to be: on this machine, and not running. Of other machines only their silence tells."""
-        return self.host == socket.gethostname() and not platform.process_exists(self.process_id)
+        return self.host == socket.gethostname() and not process_exists(self.process_id)
 
 
 class BuildLock:

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sdstream import platform
 from sdstream.errors import EngineBackendUnavailable
+from sdstream.platform.libraries import preload_library
 
 TensorrtName = Literal["tensorrt-rtx", "tensorrt"]
 
@@ -76,7 +76,7 @@ def _preload_rtx() -> None:
         for pattern in RTX_LIBRARIES:
             for file in sorted(folder.glob(pattern)):
                 try:
-                    platform.preload_library(file)
+                    preload_library(file)
                 except OSError as error:
                     raise EngineBackendUnavailable(f"{file} cannot be loaded: {error}", hint=RTX_HINT) from error
         return

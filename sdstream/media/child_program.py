@@ -13,7 +13,8 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError
-from sdstream.platform import die_with_parent_command, process_exists, shared_memory_directory
+from sdstream.platform.processes import die_with_parent_command, process_exists
+from sdstream.platform.shared_memory import shared_memory_directory
 
 START_SECONDS = 10.0
 END_SECONDS = 3.0

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sdstream import platform
 from sdstream.errors import ConfigurationError
+from sdstream.platform.cores import processor_name
+from sdstream.platform.memory import memory_limit, process_memory
 from sdstream.worker.loading.room import MemoryReport
 
 _used_before: dict[str, int] = {}
@@ -69,7 +70,7 @@ class Device:
             free, total = torch.cuda.mem_get_info(device)
             _used_before.setdefault(str(device), total - free)
             return cls(device, torch.cuda.get_device_name(device), asked)
-        return cls(device, platform.processor_name())
+        return cls(device, processor_name())
 
     @property
     def name(self) -> str:
@@ -112,7 +113,7 @@ class Device:
         """Bytes of the device used and present; on a CPU what this process holds of what it may hold, where the
         system tells."""
         if self.torch_device.type != "cuda":
-            return platform.process_memory(), platform.memory_limit()
+            return process_memory(), memory_limit()
         free, total = torch.cuda.mem_get_info(self.torch_device)
         return total - free, total
 
@@ -120,7 +121,7 @@ class Device:
 def memory_report(device: torch.device) -> MemoryReport:
     """What is known of a device's memory now; on a CPU what the machine or the container may hold in all."""
     if device.type != "cuda":
-        return MemoryReport(platform.memory_limit())
+        return MemoryReport(memory_limit())
     free, total = torch.cuda.mem_get_info(device)
     return MemoryReport(total, free, torch.cuda.memory_reserved(device), _used_before.get(str(device), 0))
 

@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sdstream import platform
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, InternalError
+from sdstream.platform.processes import die_with_parent, ignore_interrupts, received_socket
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import (
     TO_WORKER,
@@ -213,10 +213,10 @@ class Worker:
 def main() -> None:
     """Read the greeting from standard input, then work."""
     greeting = json.loads(sys.stdin.readline())
-    platform.die_with_parent(greeting["parent"])
-    platform.ignore_interrupts()
+    die_with_parent(greeting["parent"])
+    ignore_interrupts()
     faulthandler.enable()
-    channel = Channel(platform.received_socket(greeting["socket"]), TO_WORKER)
+    channel = Channel(received_socket(greeting["socket"]), TO_WORKER)
     status = 0
     try:
         Worker(channel).run(greeting["threads"], greeting["device"])

@@ -20,8 +20,15 @@ from typing import Generic, TypeVar
 
 import numpy
 
-from sdstream import platform
 from sdstream.frames import I420Frame, PictureSize, Plane, split_planes
+from sdstream.platform.processes import process_exists
+from sdstream.platform.shared_memory import (
+    create_shared_memory,
+    open_shared_memory,
+    shared_memory_modified_at,
+    shared_memory_names,
+    unlink_shared_memory,
+)
 
 SLOTS = 4
 """Slots of a ring: one being worked on, one waiting, one being replaced, one being written."""
@@ -41,15 +48,15 @@ def memory_prefix(process_id: int | None = None) -> str:
 def sweep_stale_memory(now: float) -> list[str]:
     """Unlink memory that servers left which were killed; returns the names. `now` is seconds since 1970."""
     swept: list[str] = []
-    for name in platform.shared_memory_names(FAMILY):
+    for name in shared_memory_names(FAMILY):
         process_id = name.removeprefix(FAMILY).partition("-")[0]
-        modified_at = platform.shared_memory_modified_at(name)
+        modified_at = shared_memory_modified_at(name)
         if not process_id.isdigit() or modified_at is None or now - modified_at < STALE_AFTER:
             continue
-        if platform.process_exists(int(process_id)):
+        if process_exists(int(process_id)):
             continue
         try:
-            platform.unlink_shared_memory(name)
+            unlink_shared_memory(name)
         except PermissionError:  # another user's
             continue
         swept.append(name)
@@ -58,8 +65,8 @@ def sweep_stale_memory(now: float) -> list[str]:
 
 def sweep_own_memory(prefix: str) -> None:
     """Unlink every name with `prefix`; mapped memory stays usable. For the names a killed worker left behind."""
-    for name in platform.shared_memory_names(prefix):
-        platform.unlink_shared_memory(name)
+    for name in shared_memory_names(prefix):
+        unlink_shared_memory(name)
 
 
 class FrameRing:
@@ -82,18 +89,18 @@ class FrameRing:
         """Make new memory. Raises `MemoryError` when there is no room for it."""
         name = f"{prefix}{next(_numbers)}-{secrets.token_hex(4)}"
         rounded = -(-slot_bytes // 4096) * 4096
-        memory = numpy.frombuffer(platform.create_shared_memory(name, rounded * slots), numpy.uint8)
+        memory = numpy.frombuffer(create_shared_memory(name, rounded * slots), numpy.uint8)
         return cls(name, number, rounded, slots, memory)
 
     @classmethod
     def open(cls, name: str, number: int, slot_bytes: int, slots: int) -> "FrameRing":
         """Map memory that the other side made. Raises `FileNotFoundError` when its name is gone."""
-        memory = numpy.frombuffer(platform.open_shared_memory(name, slot_bytes * slots), numpy.uint8)
+        memory = numpy.frombuffer(open_shared_memory(name, slot_bytes * slots), numpy.uint8)
         return cls(name, number, slot_bytes, slots, memory)
 
     def unlink(self) -> None:
         """Take the name away; both sides do, as soon as both have the memory mapped. Idempotent."""
-        platform.unlink_shared_memory(self.name)
+        unlink_shared_memory(self.name)
 
     def fits(self, size: PictureSize) -> bool:
         return size.byte_count <= self.slot_bytes

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from sdstream.platform import release_free_memory
+from sdstream.platform.memory import release_free_memory
 
 TIDY_SECONDS = 4.0
 """From the first request to the trim, which serves all in between: what was let go takes a moment to be freed."""

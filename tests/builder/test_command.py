@@ -14,7 +14,6 @@ from builder.baking import BakeProgress, Bakery, BakeStatus
 from builder.models import LoadedProfile
 from builder.profiles import Profile
 from builder.progress import ProgressLine
-from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
@@ -157,7 +156,7 @@ def test_too_little_memory_or_disk_is_said_before_anything_is_made(
     oven: Oven, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "memory":
-        monkeypatch.setattr(platform, "free_memory", lambda: 1000)
+        monkeypatch.setattr("builder.estimates.free_memory", lambda: 1000)
     else:
         monkeypatch.setattr(oven.cache, "free_bytes", lambda: 1000)
     (plan,) = oven.bakery.plan(oven.profile)

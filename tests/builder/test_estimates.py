@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from builder.estimates import RATES, Basis, Estimate, bake_facts, estimate, readable_size
-from sdstream import platform
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import BackendName, EngineKey, TensorRange
@@ -103,7 +102,7 @@ def test_where_figures_come_from_is_told_of_each_kind(cache: EngineCache, bake: 
 def test_a_peak_that_came_before_is_not_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the largest resident size of a process only what an engine added to is its own."""
     peaks = iter([5, 9, 9, 9, 9, 12])
-    monkeypatch.setattr(platform, "peak_memory", lambda: next(peaks))
+    monkeypatch.setattr("builder.baking.peak_memory", lambda: next(peaks))
     oven = Oven(tmp_path)
     oven.bakery.bake(oven.profile)
     found = {entry.key.component: entry.manifest.facts["peak_memory"] for entry in oven.cache.entries()}

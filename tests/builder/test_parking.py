@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from builder.parking import park
-from sdstream import platform
+from sdstream.platform import LINUX
+from sdstream.platform.memory import process_memory
 
 
 def test_a_parked_network_answers_as_before_and_may_forget_and_be_changed(tmp_path: Path) -> None:
@@ -36,15 +37,15 @@ def test_a_network_without_weights_is_parked_too(tmp_path: Path) -> None:
     park([torch.nn.ReLU()], tmp_path / "weights").forget()
 
 
-@pytest.mark.skipif(not platform.LINUX, reason="memory is counted on Linux")
+@pytest.mark.skipif(not LINUX, reason="memory is counted on Linux")
 def test_what_is_forgotten_takes_no_memory(tmp_path: Path) -> None:
     torch.set_grad_enabled(False)
     network = torch.nn.Linear(4096, 4096, bias=False)
     weights = park([network], tmp_path / "weights")
     network.weight.sum()
-    held = platform.process_memory()
+    held = process_memory()
     weights.forget()
-    left = platform.process_memory()
+    left = process_memory()
     assert held is not None
     assert left is not None
     assert held - left > weights.size * 0.9 - 100 * mmap.PAGESIZE

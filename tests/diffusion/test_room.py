@@ -75,7 +75,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
         "sdstream.clock",
         "sdstream.pace",
         "sdstream.frames",  # the ground floor's word for the colours of a picture
-        "sdstream.platform",  # what is found on a card holds for its driver
+        "sdstream.platform.libraries",  # what is found on a card holds for its driver
         "sdstream.params.vocabulary",  # of style images: their kinds of weight
     }
 

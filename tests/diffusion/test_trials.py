@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdstream import platform
 from sdstream.diffusion.trials.memory import versions
 from sdstream.diffusion.trials.planning import Asked, Standing, Step, next_step, numbers_of_streams
 from sdstream.diffusion.trials.store import Known, Origin, Subject, TrialStore, read_known
+from sdstream.platform.libraries import cuda_driver_version
 from sdstream.worker.scheduling.card_turns import CardTurns, may_slice
 
 ORIGIN = Origin("NVIDIA H100", ("2.11", "3.6"))
@@ -64,7 +64,7 @@ def test_processes_add_to_what_is_remembered(tmp_path: Path) -> None:
 
 
 def test_versions_are_told_without_a_driver() -> None:
-    assert platform.cuda_driver_version(("no-such-driver.so",)) == 0
+    assert cuda_driver_version(("no-such-driver.so",)) == 0
     assert versions()[0] == torch.__version__
 
 

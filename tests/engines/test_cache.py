@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.engines import cache as cache_module
 from sdstream.engines.cache import EngineCache
@@ -253,7 +252,7 @@ def test_a_failure_at_any_step_of_storing_leaves_no_half_engine(
     module, name = {
         "manifest": (cache_module, "write_durably"),
         "rename": (os, "rename"),
-        "directory": (platform, "flush_directory"),
+        "directory": (cache_module, "flush_directory"),
     }[step]
     monkeypatch.setattr(module, name, fail)
     with pytest.raises(EngineStoreUnavailable, match="full"):

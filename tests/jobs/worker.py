@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 
-from sdstream.platform import LINUX, die_with_parent_command
+from sdstream.platform import LINUX
+from sdstream.platform.processes import die_with_parent_command
 from tests.jobs.platform import FakePlatform
 from tests.support.waiting import eventually_sync
 

@@ -21,7 +21,7 @@ from sdstream.media.embedded.addresses import interface_addresses
 from sdstream.media.turn import coturn as module
 from sdstream.media.turn.coturn import Coturn, CoturnConfig
 from sdstream.media.turn.desk import IceDesk
-from sdstream.platform import shared_memory_directory
+from sdstream.platform.shared_memory import shared_memory_directory
 from sdstream.settings import Settings
 from tests.support.ports import free_port
 from tests.support.waiting import eventually, eventually_sync

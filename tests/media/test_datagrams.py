@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from sdstream import platform
 from sdstream.media.embedded import datagrams as datagrams_module
 from sdstream.media.embedded.addresses import bind
 from sdstream.media.embedded.datagrams import BurstTransport, as_burst_protocol, open_bursts
+from sdstream.platform.datagrams import can_join_datagrams, send_segments
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.skipif(not platform.can_join_datagrams(), reason="this system joins no datagrams")
+pytestmark = pytest.mark.skipif(not can_join_datagrams(), reason="this system joins no datagrams")
 
 
 @dataclass
@@ -48,7 +48,7 @@ async def taker() -> AsyncIterator[tuple[BurstTransport, Taker, Callable[[list[b
     transport = open_bursts("127.0.0.1", 0, taker)
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         address = transport.get_extra_info("sockname")
-        yield transport, taker, lambda datagrams: platform.send_segments(sender, datagrams, address)
+        yield transport, taker, lambda datagrams: send_segments(sender, datagrams, address)
     transport.close()
     await eventually(lambda: taker.lost == [None])
 
@@ -71,7 +71,7 @@ async def test_datagrams_come_whole_and_in_order_joined_or_alone(
 
 
 async def test_a_socket_that_cannot_join_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "join_datagrams", lambda connection: None)
+    monkeypatch.setattr("sdstream.media.embedded.datagrams.join_datagrams", lambda connection: None)
     taker = Taker()
     transport = open_bursts("127.0.0.1", 0, taker)
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:

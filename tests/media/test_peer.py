@@ -10,7 +10,6 @@ from aiortc.rtcdtlstransport import generate_certificate
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pylibsrtp import Policy, Session
 
-from sdstream import platform
 from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
@@ -20,6 +19,7 @@ from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
 from sdstream.media.embedded.srtp import LARGEST, ShortSession
+from sdstream.platform.datagrams import can_join_datagrams, can_send_segments
 from tests.support.waiting import eventually
 
 KEY = bytes(range(30))
@@ -103,7 +103,7 @@ async def test_packets_arrive_the_same_by_either_way(fast: tuple[bool, bool]) ->
     await two.close()
 
 
-@pytest.mark.skipif(not platform.can_join_datagrams(), reason="this system joins no datagrams")
+@pytest.mark.skipif(not can_join_datagrams(), reason="this system joins no datagrams")
 async def test_a_burst_of_packets_reports_and_rubbish_is_told_apart() -> None:
     here, there = Recorder(), Recorder()
     one, two = await connected(here, there)
@@ -144,7 +144,7 @@ async def pair() -> AsyncIterator[tuple[Peer, Recorder]]:
     await asyncio.gather(one.close(), two.close())
 
 
-@pytest.mark.skipif(not platform.can_send_segments(), reason="this system sends no segments")
+@pytest.mark.skipif(not can_send_segments(), reason="this system sends no segments")
 async def test_bursts_of_another_thread_arrive_whole_beside_what_the_loop_sends(pair: tuple[Peer, Recorder]) -> None:
     one, there = pair
     bursts = [numbered(1 + 10 * index, 10) for index in range(40)]
@@ -165,7 +165,7 @@ async def test_bursts_of_another_thread_arrive_whole_beside_what_the_loop_sends(
     assert sources == {7: [packet for burst in bursts for packet in burst], 8: beside}
 
 
-@pytest.mark.skipif(not platform.can_send_segments(), reason="this system sends no segments")
+@pytest.mark.skipif(not can_send_segments(), reason="this system sends no segments")
 async def test_what_a_full_socket_refuses_another_thread_is_sent_by_the_loop(
     pair: tuple[Peer, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +175,7 @@ async def test_what_a_full_socket_refuses_another_thread_is_sent_by_the_loop(
         raise BlockingIOError
 
     with monkeypatch.context() as full:
-        full.setattr(platform, "send_segments", refuse)
+        full.setattr("sdstream.media.embedded.bursts.send_segments", refuse)
         one.send_rtp_burst_here(numbered(1, 5))
     assert not one.sends_here, "a later burst would overtake"
     asyncio.get_running_loop().call_soon(one.send_rtp_burst, numbered(6, 5))

@@ -4,7 +4,8 @@ import asyncio
 import threading
 
 from sdstream.media.embedded.trimming import MemoryTrimmer
-from sdstream.platform import LINUX, release_free_memory
+from sdstream.platform import LINUX
+from sdstream.platform.memory import release_free_memory
 from tests.support.waiting import eventually
 
 

@@ -20,6 +20,7 @@ POSIX_ONLY_NAMES = re.compile(
     r"CLOEXEC|NONBLOCK|DIRECT|SYNC)"
 )
 """Attributes that `os`, `signal`, `socket`, `select` and event loops have on some systems only."""
+PLATFORM = "sdstream/platform/"
 SERVER_SIDE = (
     "sdstream.cli",
     "sdstream.serve",
@@ -144,12 +145,13 @@ def test_only_the_clock_imports_time() -> None:
     assert [name_of(file) for file in sources() if "time" in imported(file)] == ["sdstream/clock.py"]
 
 
-def test_calls_that_only_some_systems_have_live_in_one_module() -> None:
+def test_calls_that_only_some_systems_have_live_in_one_package() -> None:
     found = {name_of(file) for file in sources() if POSIX_ONLY & set(imported(file))}
-    # mmap exists everywhere; the ring only types the memory that the platform module made. So does ctypes, in which the
-    # numbers lie that a kernel is told.
+    # mmap exists everywhere; the ring only types the memory that the package made. So does ctypes, in which the numbers
+    # lie that a kernel is told.
     everywhere = {"sdstream/worker/ring.py", "sdstream/diffusion/convolving/hopper/compiled.py"}
-    assert found - everywhere == {"sdstream/platform.py"}
+    assert {name for name in found - everywhere if not name.startswith(PLATFORM)} == set()
+    assert f"{PLATFORM}processes.py" in found
 
 
 def test_names_and_files_that_only_some_systems_have_live_there_too() -> None:
@@ -160,8 +162,8 @@ def test_names_and_files_that_only_some_systems_have_live_there_too() -> None:
                 found.add((name_of(file), node.attr))
             elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc/", "/sys/", "/dev/")):
                 found.add((name_of(file), str(node.value)))
-    assert {entry for entry in found if entry[0] != "sdstream/platform.py"} == set()
-    assert ("sdstream/platform.py", "add_signal_handler") in found
+    assert {entry for entry in found if not entry[0].startswith(PLATFORM)} == set()
+    assert (f"{PLATFORM}processes.py", "add_signal_handler") in found
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import os
 
 import psutil
 
-from sdstream.platform import release_free_memory
+from sdstream.platform.memory import release_free_memory
 
 
 def held_bytes() -> int:

@@ -19,7 +19,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, ends: str) -> Path:
         f'while [ "$1" != --profile ]; do shift; done; cat "$2"; }} > {seen}\n{ends}\n'
     )
     program.chmod(0o755)
-    monkeypatch.setattr(builder_process.platform, "die_with_parent_command", lambda command: [str(program), *command])
+    monkeypatch.setattr(builder_process, "die_with_parent_command", lambda command: [str(program), *command])
     return seen
 
 

@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy
 import pytest
 
-from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import PictureSize
 from sdstream.params import StreamParams, StyleImage, load_params
+from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import (
     IN_PLACE,
@@ -112,7 +112,7 @@ async def bench() -> AsyncIterator[Bench]:
     bench.worker.report("ready", 1)
     yield bench
     await bench.lane.close()
-    assert platform.shared_memory_names(PREFIX) == []
+    assert shared_memory_names(PREFIX) == []
 
 
 async def test_a_picture_comes_back_with_the_clock_it_came_with(bench: Bench) -> None:

@@ -15,10 +15,10 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from sdstream import platform
 from sdstream.clock import SystemClock
 from sdstream.errors import ModelUnavailable, WorkerUnavailable
 from sdstream.frames import PictureSize
+from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess
 from sdstream.worker.ports import Lane, LanePhase, WorkerPhase
@@ -57,7 +57,7 @@ async def start() -> AsyncIterator[Start]:
         assert worker.health().phase is WorkerPhase.STOPPED
     for child in set(children) - set(others):
         assert is_gone(child)
-    assert platform.shared_memory_names(memory_prefix()) == []
+    assert shared_memory_names(memory_prefix()) == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -347,7 +347,7 @@ async def test_the_worker_ends_with_its_parent() -> None:
     if sys.platform != "linux":
         child.resume()
     await until(lambda: is_gone(child), 5)
-    assert platform.shared_memory_names(memory_prefix(parent.pid)) == []
+    assert shared_memory_names(memory_prefix(parent.pid)) == []
 
 
 @posix_only
@@ -412,7 +412,7 @@ async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> No
     before, mapped_before = psutil.Process().num_fds(), mapped_memory()
     for first in range(0, 100, 10):
         await asyncio.gather(*(use(number) for number in range(first, first + 10)))
-    assert platform.shared_memory_names(memory_prefix()) == []
+    assert shared_memory_names(memory_prefix()) == []
     await all_are_closed(process)
     await until(lambda: psutil.Process().num_fds() <= before)
     assert len(mapped_memory() - mapped_before) <= 1, "memory of closed lanes is still mapped"

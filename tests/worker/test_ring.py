@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sdstream import platform
 from sdstream.frames import PictureSize
+from sdstream.platform.processes import process_exists
+from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.worker import ring as ring_module
 from sdstream.worker.ring import Arrival, FrameRing, Inbox, SlotLedger, memory_prefix, sweep_own_memory
 from tests.worker.pictures import noise
@@ -190,7 +191,7 @@ def test_memory_outlives_its_name_and_the_ring() -> None:
     view[:] = 7
     ring.unlink()
     del ring
-    assert name not in platform.shared_memory_names(PREFIX)
+    assert name not in shared_memory_names(PREFIX)
     assert (view == 7).all()
 
 
@@ -208,13 +209,13 @@ def test_a_full_memory_is_told_when_the_ring_is_made_and_leaves_no_name(monkeypa
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(MemoryError, match="no room"):
         FrameRing.create(PREFIX, 1, 4096)
-    assert not platform.shared_memory_names(PREFIX)
+    assert not shared_memory_names(PREFIX)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names end with their processes there")
 def test_only_old_memory_of_servers_that_are_gone_is_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(platform, "shared_memory_directory", lambda: tmp_path)
-    monkeypatch.setattr(platform, "process_exists", lambda process_id: process_id == 11)
+    monkeypatch.setattr("sdstream.platform.shared_memory.shared_memory_directory", lambda: tmp_path)
+    monkeypatch.setattr("sdstream.worker.ring.process_exists", lambda process_id: process_id == 11)
     for name, modified in {
         "sdstream-10-1-old": 1000,
         "sdstream-10-2-new": 1990,
@@ -232,8 +233,8 @@ def test_only_old_memory_of_servers_that_are_gone_is_swept(monkeypatch: pytest.M
 def test_a_process_that_ended_does_not_exist() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    assert platform.process_exists(os.getpid())
-    assert not platform.process_exists(process.pid)
+    assert process_exists(os.getpid())
+    assert not process_exists(process.pid)
 
 
 def test_own_memory_is_swept_by_prefix() -> None:
@@ -241,5 +242,5 @@ def test_own_memory_is_swept_by_prefix() -> None:
     FrameRing.create(prefix, 1, 4096)
     other = FrameRing.create(PREFIX, 1, 4096)
     sweep_own_memory(prefix)
-    assert platform.shared_memory_names(PREFIX) == [other.name]
+    assert shared_memory_names(PREFIX) == [other.name]
     other.unlink()

@@ -7,11 +7,11 @@ import numpy
 import pytest
 import torch
 
-from sdstream import platform
 from sdstream.clock import ManualClock
 from sdstream.errors import InternalError, ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize
 from sdstream.params import StreamParams, dump_params, image_apart
+from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.worker.devices import Device
 from sdstream.worker.loading.preparation import Preparation
 from sdstream.worker.messages import (
@@ -383,7 +383,7 @@ def test_no_name_of_memory_is_left() -> None:
     bench = Bench(make_params("blur"))
     bench.make(noise(SIZE))
     assert bench.output is not None
-    assert platform.shared_memory_names(PREFIX) == []
+    assert shared_memory_names(PREFIX) == []
 
 
 def _burst(*_: object) -> torch.Tensor:

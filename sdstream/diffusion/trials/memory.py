@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sdstream.diffusion.trials.store import Origin, TrialStore
-from sdstream.platform import cuda_driver_version
+from sdstream.platform.libraries import cuda_driver_version
 
 SOURCES = ("capture.py", "convolving", "eight_bit", "fused", "graph_editing", "trials")
 """Beside `sdstream/diffusion`'s own: programs of kernels, what there is to choose from, and how it is chosen."""

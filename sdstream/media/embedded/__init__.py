@@ -19,7 +19,7 @@ from sdstream.media.embedded.stream import EmbeddedStream, StreamOptions
 from sdstream.media.embedded.trimming import MemoryTrimmer
 from sdstream.media.ports import IceServer, MediaListener
 from sdstream.media.turn.desk import IceDesk
-from sdstream.platform import release_free_memory
+from sdstream.platform.memory import release_free_memory
 from sdstream.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sdstream import platform
+from sdstream.platform.datagrams import can_send_segments, send_segments
 
 MOST_SEGMENTS = 48
 """Datagrams of one call: the kernel takes 64 and 65,507 bytes, which 48 of our largest stay below."""
@@ -20,7 +20,7 @@ class BurstSocket:
     """
 
     def __init__(self, transport: Any) -> None:
-        shared = transport.get_extra_info("socket") if platform.can_send_segments() else None
+        shared = transport.get_extra_info("socket") if can_send_segments() else None
         self._socket = None if shared is None else socket.fromfd(shared.fileno(), shared.family, shared.type)
         self.works = self._socket is not None
         """Whether bursts can be sent; False from the first refusal on, since some network devices cannot."""
@@ -32,7 +32,7 @@ class BurstSocket:
             return taken
         for burst in split_bursts(datagrams):
             try:
-                platform.send_segments(self._socket, burst, address)
+                send_segments(self._socket, burst, address)
             except BlockingIOError:  # the socket is full; the transport waits for it
                 break
             except OSError:

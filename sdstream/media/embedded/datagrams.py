@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import Any, Protocol, cast
 
-from sdstream import platform
+from sdstream.platform.datagrams import can_join_datagrams, join_datagrams, receive_joined
 
 LARGEST_BURST = 1 << 16
 """Bytes that one read can bring: the kernel joins no more."""
@@ -59,7 +59,7 @@ class BurstTransport(asyncio.DatagramTransport):
         self._waiting: deque[tuple[bytes, Any]] = deque()
         self._waiting_bytes = 0
         self._closing = False
-        platform.join_datagrams(connection)
+        join_datagrams(connection)
         self._loop.add_reader(connection.fileno(), self._read)
         protocol.connection_made(self)
 
@@ -113,7 +113,7 @@ class BurstTransport(asyncio.DatagramTransport):
             if self._closing:
                 return
             try:
-                length, size, address = platform.receive_joined(self._socket, view)
+                length, size, address = receive_joined(self._socket, view)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -163,7 +163,7 @@ def open_bursts(host: str, port: int, protocol: BurstProtocol) -> BurstTransport
 
 def as_burst_protocol(protocol: object) -> BurstProtocol | None:
     """`protocol` if it takes bursts, and this system joins datagrams; else None."""
-    takes = platform.can_join_datagrams() and hasattr(protocol, "burst_received")
+    takes = can_join_datagrams() and hasattr(protocol, "burst_received")
     return cast(BurstProtocol, protocol) if takes else None
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdstream import platform
+from sdstream.platform.processes import die_with_parent_command
 
 BUILD_SECONDS = 7200.0
 NAME = "builder: "
@@ -48,7 +48,7 @@ class BuilderProcess:
             command += ["--engines", str(engines)]
             try:
                 # From this thread, which lasts: the builder must not outlive a worker that is killed.
-                command = platform.die_with_parent_command(command)
+                command = die_with_parent_command(command)
                 self._process = subprocess.Popen(
                     command,
                     stdout=subprocess.DEVNULL,

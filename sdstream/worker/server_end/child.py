@@ -14,9 +14,10 @@ from typing import Any
 
 import structlog
 
-from sdstream import platform
 from sdstream.directories import choose_data_directory
 from sdstream.errors import SdstreamError
+from sdstream.platform.cores import usable_cores
+from sdstream.platform.processes import start_child
 from sdstream.settings import Settings
 from sdstream.worker.channel import Channel
 from sdstream.worker.messages import TO_SERVER, AtWork, Ending, Message
@@ -60,9 +61,7 @@ class WorkerChild:
         environment = child_environment(settings) | ({} if card.visible is None else {VISIBLE: card.visible})
         ours, theirs = socket.socketpair()
         try:
-            self._process, gift = platform.start_child(
-                [sys.executable, "-m", "sdstream.worker.main"], environment, theirs
-            )
+            self._process, gift = start_child([sys.executable, "-m", "sdstream.worker.main"], environment, theirs)
         except OSError:
             ours.close()
             raise
@@ -162,7 +161,7 @@ def thread_count(settings: Settings) -> int:
     """Threads for torch on the CPU: the setting, or half of the cores this process may use."""
     if settings.worker_threads is not None:
         return settings.worker_threads
-    return max(1, platform.usable_cores() // 2)
+    return max(1, usable_cores() // 2)
 
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(1024 * 1024 * 1024)}
