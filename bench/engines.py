@@ -33,13 +33,13 @@ from sdstream.diffusion.networks import EagerNetworks
 from sdstream.diffusion.runners import EagerRunner, Runner, make_runner
 from sdstream.diffusion.schedule import Schedule
 from sdstream.diffusion.state import Conditioning, Knobs, Memory, make_knobs, make_memory, stack
+from sdstream.engine_errors import EngineError
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.entry import Entry
 from sdstream.engines.keys import BACKENDS, BackendName, target_of
 from sdstream.engines.registry import capability_of, make_backend
-from sdstream.errors import EngineError
 from sdstream.worker.devices import Device
 
 LIMITS = {torch.float16: 1e-2, torch.float32: 1e-4}

@@ -17,6 +17,7 @@ from builder.models import LoadedProfile, load_profile
 from builder.parking import park
 from builder.profiles import Profile
 from sdstream.clock import Clock, SystemClock
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
 from sdstream.engines.backend import Backend, Progress
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
@@ -26,7 +27,6 @@ from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import BackendName, EngineKey, capabilities_of, target_of
 from sdstream.engines.registry import make_backend
 from sdstream.engines.tidying import collect
-from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed, EngineError, EngineStoreUnavailable
 from sdstream.platform.memory import peak_memory
 
 LOOK_AGAIN = 2.0

@@ -11,6 +11,7 @@ import torch
 
 from builder.baking import Plan, Wanted
 from sdstream.clock import SystemClock
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBroken, EngineError, EngineMissing
 from sdstream.engines.backend import Runner
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
@@ -20,7 +21,6 @@ from sdstream.engines.entry import Entry
 from sdstream.engines.export import export_onnx
 from sdstream.engines.registry import make_backend
 from sdstream.engines.tensorrt import TensorrtBackend
-from sdstream.errors import EngineBackendUnavailable, EngineBroken, EngineError, EngineMissing
 
 ONNX_LIMITS = {"float32": 1e-4, "float16": 5e-3}
 """Largest error of ONNX Runtime against torch, relative to the largest value."""

@@ -30,6 +30,7 @@ from builder.telling import guess_json, plan_json, show_guess, show_outcome, sho
 from sdstream import __version__
 from sdstream.commands.download_bar import DownloadBar
 from sdstream.directories import choose_data_directory
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBroken, EngineMissing, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import BACKENDS, BackendName
@@ -37,15 +38,8 @@ from sdstream.engines.manifest import Manifest
 from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
 from sdstream.engines.targets import parse_capabilities
 from sdstream.engines.tidying import collect, evict
-from sdstream.errors import (
-    ConfigurationError,
-    EngineBackendUnavailable,
-    EngineBroken,
-    EngineMissing,
-    EngineStoreUnavailable,
-    ModelUnavailable,
-    SdstreamError,
-)
+from sdstream.errors import ConfigurationError, SdstreamError
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.platform.processes import lower_priority
 from sdstream.settings import Settings, load_settings

@@ -10,7 +10,7 @@ from sdstream.diffusion.fetching.hub import Progress
 from sdstream.diffusion.fetching.sources import fetch_chosen, find_repository
 from sdstream.directories import ModelPlaces
 from sdstream.engines.component import Component, RowRange
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.components import PROCESSORS, network_components
 from sdstream.worker.annotators.parted import PartedNetwork
 from sdstream.worker.annotators.shelf import LOADERS

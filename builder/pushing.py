@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from builder.baking import BakedEngine
+from sdstream.engine_errors import EngineError
 from sdstream.engines.backend import Progress
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.mirror import EngineMirror
-from sdstream.errors import EngineError
 
 
 @dataclass(slots=True)

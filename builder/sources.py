@@ -25,7 +25,7 @@ from sdstream.diffusion.fetching.sources import (
     may_fetch,
 )
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable
 
 _Look = Callable[[str, Path | None], Path]

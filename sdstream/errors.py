@@ -3,6 +3,15 @@
     SdstreamError
     ├── ConfigurationError            at start: a wrong setting, a port in use, a read-only data directory
     ├── CommandFailed                 a command of the command line could not do its work
+    │   ├── DiskFull                  COMMAND/DISK_FULL
+    │   └── InstallFailed             INSTALL/FAILED
+    │       ├── PlatformUnsupported   INSTALL/PLATFORM_UNSUPPORTED
+    │       ├── ReleaseNotFound       INSTALL/RELEASE_NOT_FOUND
+    │       ├── ChecksumMissing       INSTALL/CHECKSUM_MISSING
+    │       ├── ChecksumDiffers       INSTALL/CHECKSUM_DIFFERS
+    │       ├── ArchiveUnusable       INSTALL/ARCHIVE_UNUSABLE
+    │       ├── ProgramUnusable       INSTALL/PROGRAM_UNUSABLE
+    │       └── InstallDiskFull       INSTALL/DISK_FULL
     ├── EngineError                   a compiled engine cannot be made, kept or used; no stream stops for it
     │   ├── EngineMissing             ENGINES/MISSING
     │   ├── EngineBroken              ENGINES/BROKEN
@@ -10,11 +19,16 @@
     │   ├── EngineBuildFailed         ENGINES/BUILD_FAILED
     │   ├── EngineBackendUnavailable  ENGINES/BACKEND_UNAVAILABLE
     │   └── EngineStoreUnavailable    ENGINES/STORE_UNAVAILABLE
+    ├── JobFailed                     a job ended without its result; `error_code` says why
     └── RequestError                  while serving; each has an HTTP status and a stable code
         ├── BadRequest          400   INVALID_REQUEST
         │   ├── InvalidParams   400   STREAMS/INVALID_PARAMS
         │   ├── NoFace          400   STREAMS/NO_FACE
-        │   └── InvalidSdp      400   WEBRTC/INVALID_SDP
+        │   ├── InvalidSdp      400   WEBRTC/INVALID_SDP
+        │   ├── InvalidJob      400   JOBS/INVALID_INPUT
+        │   │   └── UnknownAction 400 JOBS/UNKNOWN_ACTION
+        │   ├── SourceRefused   400   JOBS/SOURCE_REFUSED
+        │   └── NotMedia        400   JOBS/NOT_MEDIA
         ├── Unauthorized        401   AUTH/UNAUTHORIZED
         ├── Forbidden           403   AUTH/FORBIDDEN
         ├── NotFound            404   NOT_FOUND
@@ -24,11 +38,18 @@
         ├── MethodNotAllowed    405   METHOD_NOT_ALLOWED
         ├── Conflict            409   STREAMS/CONFLICT
         ├── BodyTooLarge        413   BODY_TOO_LARGE
+        │   └── ResultTooLarge  413   JOBS/RESULT_TOO_LARGE
         ├── UnsupportedMedia    415   UNSUPPORTED_MEDIA_TYPE
+        ├── RangeNotSatisfiable 416   RANGE_NOT_SATISFIABLE
+        ├── SessionNotHere      421   SESSION_NOT_HERE
         ├── TooManyRequests     429
         │   ├── CapacityReached 429   STREAMS/CAPACITY
         │   └── RateLimited     429   RATE_LIMIT/EXCEEDED
         ├── InternalError       500   INTERNAL/ERROR
+        ├── StorageFailed       502   JOBS/STORAGE_FAILED
+        ├── EndpointFailed      502   ENDPOINT/FAILED
+        ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
+        │   └── OwnerSilent     504   SESSION/OWNER_UNREACHABLE
         └── Unavailable         503   UNAVAILABLE
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM
@@ -43,9 +64,14 @@
             ├── WebRtcOff         503 WEBRTC/OFF
             ├── TurnUnavailable   503 WEBRTC/TURN_UNAVAILABLE
             ├── RecordingsUnavailable 503 RECORDINGS/UNAVAILABLE
+            ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
+            ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
+            ├── BakeFailed        503 JOBS/BAKE_FAILED
             └── ShuttingDown      503 SHUTTING_DOWN
 
-Those of serverless jobs and gateways are in `job_errors`, those of files in `file_errors`, on the same tree.
+The tree is drawn here alone. Those of compiled engines are in `engine_errors`, those of models and LoRAs in
+`model_errors`, those of serverless jobs and gateways in `job_errors`, those of files that are written and given out in
+`file_errors`, those of `sdstream install-mediamtx` in `install_errors`.
 `message` is for the person who called, `hint` for the operator who can mend it. `retryable`: the same call can succeed
 later. `part`: what of a stream's params is to blame (`params.attainable`). `details` is JSON-safe; for parameters a
 list of `{"field": "params.width", "problem": "...", "suggestion": "..." or None}`.
@@ -81,53 +107,6 @@ class CommandFailed(SdstreamError):
     """A command of the command line could not do its work: a file that is no video, a server that refuses."""
 
     code = "COMMAND/FAILED"
-
-
-class EngineError(SdstreamError):
-    """A compiled engine cannot be made, kept or used. A stream goes on without it, on the plain twin."""
-
-    code = "ENGINES/ERROR"
-    hint = "docs/engines.md says where engines are and how they are baked."
-
-
-class EngineMissing(EngineError):
-    """No engine of this key is here."""
-
-    code = "ENGINES/MISSING"
-    hint = "`python -m builder plan` says what is missing, `python -m builder bake` makes it."
-
-
-class EngineBroken(EngineError):
-    """An engine's files are not what its manifest says; they were put aside."""
-
-    code = "ENGINES/BROKEN"
-    hint = "It is made or fetched anew; the cache's `.quarantine` holds what was found."
-
-
-class EngineMismatch(EngineError):
-    """An engine is for another GPU, version or shape than what it was to be used for."""
-
-    code = "ENGINES/MISMATCH"
-
-
-class EngineBuildFailed(EngineError):
-    """A back end could not make an engine of a network; the message has its own words."""
-
-    code = "ENGINES/BUILD_FAILED"
-
-
-class EngineBackendUnavailable(EngineError):
-    """A back end's packages, libraries or GPU are not on this machine."""
-
-    code = "ENGINES/BACKEND_UNAVAILABLE"
-
-
-class EngineStoreUnavailable(EngineError):
-    """Engines cannot be written or read where they are kept: a full disk, a read-only volume, a silent S3."""
-
-    code = "ENGINES/STORE_UNAVAILABLE"
-    hint = "Free some space, or mend the access; what was begun is taken up again by the same command."
-    retryable = True
 
 
 class RequestError(SdstreamError):
@@ -321,15 +300,6 @@ class PictureNotFinite(Unavailable):
     headers: ClassVar[dict[str, str]] = {}
 
 
-class ModelUnavailable(Unavailable):
-    """The model that a stream asks for cannot be loaded here."""
-
-    code = "MODELS/UNAVAILABLE"
-    hint = "`sdstream doctor` lists what is present; `skip_diffusion: true` runs image processors only."
-    retryable = False
-    headers: ClassVar[dict[str, str]] = {}
-
-
 class WebRtcOff(Unavailable):
     """This server takes no WebRTC sessions: it is switched off, or there is no way in for them."""
 
@@ -344,42 +314,6 @@ class TurnUnavailable(Unavailable):
 
     code = "WEBRTC/TURN_UNAVAILABLE"
     hint = "Check the TURN settings and that this machine reaches the service; the message has its answer."
-
-
-class ModelAccessDenied(ModelUnavailable):
-    """The hub does not give the files to whoever asks: gated, private, or not there at all."""
-
-    code = "MODELS/ACCESS_DENIED"
-    hint = "Accept the model's licence on its page and set HF_TOKEN to a token that may read it."
-
-
-class ModelDownloadFailed(ModelUnavailable):
-    """Files could not be fetched whole: no network, a server that fails, bytes that are not those promised."""
-
-    code = "MODELS/DOWNLOAD_FAILED"
-    hint = "Try again: what has come is kept, and the download goes on from there."
-    retryable = True
-
-
-class ModelDiskFull(ModelUnavailable):
-    """There is no room for the files."""
-
-    code = "MODELS/DISK_FULL"
-    hint = "Free some space, or set SDSTREAM_DATA_DIR to a directory on another disk."
-
-
-class ModelNotAsPinned(ModelUnavailable):
-    """What is offered is not what was pinned: other bytes, or no such commit. Nothing of it is used."""
-
-    code = "MODELS/NOT_AS_PINNED"
-    hint = "The message says who pins it; SDSTREAM_SHIPPED_PINS=false goes without what sdstream itself pins."
-
-
-class LoraUnusable(ModelUnavailable):
-    """A LoRA that is not here, is none, or is made for another base model; nothing of it was applied."""
-
-    code = "MODELS/LORA_UNUSABLE"
-    hint = "Take it out of lora_dict, or name one that was made for the stream's model."
 
 
 class RecordingsUnavailable(Unavailable):

@@ -1,11 +1,4 @@
-"""The errors of files that are written and given out, on the tree of `sdstream.errors`.
-
-SdstreamError
-├── CommandFailed
-│   └── DiskFull                  COMMAND/DISK_FULL
-└── RequestError
-    └── RangeNotSatisfiable 416   RANGE_NOT_SATISFIABLE
-"""
+"""The errors of files that are written and given out. `sdstream.errors` draws the tree."""
 
 import errno
 from typing import Any

@@ -1,14 +1,4 @@
-"""The errors of putting another program onto this machine, on the tree of `sdstream.errors`.
-
-    CommandFailed
-    └── InstallFailed                 INSTALL/FAILED
-        ├── PlatformUnsupported       INSTALL/PLATFORM_UNSUPPORTED
-        ├── ReleaseNotFound           INSTALL/RELEASE_NOT_FOUND
-        ├── ChecksumMissing           INSTALL/CHECKSUM_MISSING
-        ├── ChecksumDiffers           INSTALL/CHECKSUM_DIFFERS
-        ├── ArchiveUnusable           INSTALL/ARCHIVE_UNUSABLE
-        ├── ProgramUnusable           INSTALL/PROGRAM_UNUSABLE
-        └── InstallDiskFull           INSTALL/DISK_FULL
+"""The errors of putting another program onto this machine. `sdstream.errors` draws the tree.
 
 None of them changes a program that is here already.
 """

@@ -1,25 +1,4 @@
-"""The errors of serverless jobs, of the way to their sessions, and of gateways: more leaves of `sdstream.errors`.
-
-SdstreamError
-├── JobFailed                     a job ended without its result; `error_code` says why
-└── RequestError
-    ├── BadRequest
-    │   ├── InvalidJob      400   JOBS/INVALID_INPUT
-    │   │   └── UnknownAction 400 JOBS/UNKNOWN_ACTION
-    │   ├── SourceRefused   400   JOBS/SOURCE_REFUSED
-    │   └── NotMedia        400   JOBS/NOT_MEDIA
-    ├── BodyTooLarge
-    │   └── ResultTooLarge  413   JOBS/RESULT_TOO_LARGE
-    ├── SessionNotHere      421   SESSION_NOT_HERE
-    ├── StorageFailed       502   JOBS/STORAGE_FAILED
-    ├── EndpointFailed      502   ENDPOINT/FAILED
-    ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
-    │   └── OwnerSilent     504   SESSION/OWNER_UNREACHABLE
-    └── Unavailable
-        ├── DirectoryUnavailable 503 SESSION/DIRECTORY_UNAVAILABLE
-        ├── NoEndpointWorker  503 ENDPOINT/NO_WORKER
-        └── BakeFailed        503 JOBS/BAKE_FAILED
-"""
+"""The errors of serverless jobs, of the way to their sessions, and of gateways. `sdstream.errors` draws the tree."""
 
 from typing import ClassVar
 

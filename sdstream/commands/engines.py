@@ -14,13 +14,14 @@ from rich.table import Table
 from sdstream.commands.flags import with_settings
 from sdstream.commands.machine import compute_capability
 from sdstream.directories import choose_data_directory
+from sdstream.engine_errors import EngineError
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import EngineKey, capabilities_of
 from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
 from sdstream.engines.targets import parse_capabilities, takes_capability
-from sdstream.errors import CommandFailed, ConfigurationError, EngineError
+from sdstream.errors import CommandFailed, ConfigurationError
 from sdstream.settings import Settings
 
 MIRROR = ("engine_mirror", "engine_mirror_endpoint", "engine_mirror_region")

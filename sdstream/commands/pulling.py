@@ -21,7 +21,8 @@ from sdstream.diffusion.fetching.sources import (
 )
 from sdstream.diffusion.loading.kinds import family_of, is_turbo
 from sdstream.directories import choose_data_directory, prove_writable
-from sdstream.errors import CommandFailed, ConfigurationError, ModelUnavailable
+from sdstream.errors import CommandFailed, ConfigurationError
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Family, Settings
 from sdstream.worker.files.fetched import fetch_addresses

@@ -16,7 +16,8 @@ from sdstream.diffusion.adapters import ImageAdapter, make_adapter
 from sdstream.diffusion.fetching.selection import NETWORK, TRANSFORMERS, opening
 from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.placing import place
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """By which CLIP's pictures are shifted and scaled."""

@@ -19,7 +19,7 @@ from sdstream.diffusion.loading.models import Model, ModelOrigin
 from sdstream.diffusion.lora import PARTS, Lora
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.engines.weights import digest_of_tensors
-from sdstream.errors import LoraUnusable
+from sdstream.model_errors import LoraUnusable
 
 WeightedLoras = Sequence[tuple[Lora, float]]
 

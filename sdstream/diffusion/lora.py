@@ -18,7 +18,7 @@ from sdstream.diffusion.fetching.selection import PICKLED
 from sdstream.diffusion.libraries import lora_loaders, state_dicts
 from sdstream.diffusion.loading.headers import SafetensorError, read_header
 from sdstream.diffusion.loading.weights import read_tensors
-from sdstream.errors import LoraUnusable
+from sdstream.model_errors import LoraUnusable
 from sdstream.settings import Family
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")

@@ -24,7 +24,8 @@ from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 
 ABSENT = (
     "use_safety_checker is on and no safety checker is on this machine, so pictures are not checked; "

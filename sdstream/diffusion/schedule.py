@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 
 Prediction = Literal["epsilon", "v_prediction"]
 """What the network answers: the noise, or the velocity between noise and picture."""

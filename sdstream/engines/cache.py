@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sdstream.clock import Clock, SystemClock
+from sdstream.engine_errors import EngineBroken, EngineStoreUnavailable
 from sdstream.engines.entry import DRAFTS, LOCKS, QUARANTINE, TRASH, USED, Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, EngineEventKind, Report, say_nothing
 from sdstream.engines.keys import EngineKey, is_digest, target_of_place
@@ -33,7 +34,6 @@ from sdstream.engines.manifest import (
     write_durably,
 )
 from sdstream.engines.tidying import evict
-from sdstream.errors import EngineBroken, EngineStoreUnavailable
 from sdstream.platform.directories import flush_directory
 
 MARGIN = 64 * 1024 * 1024

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from sdstream.engine_errors import EngineBroken, EngineBuildFailed, EngineMismatch
 from sdstream.engines.backend import Progress
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.export import export_program, first_lines, quiet
 from sdstream.engines.keys import BackendName, target_of
-from sdstream.errors import EngineBroken, EngineBuildFailed, EngineMismatch
 from sdstream.platform.cores import processor_features, processor_name
 
 PACKAGE = "package.pt2"

@@ -2,8 +2,8 @@
 
 import torch
 
+from sdstream.engine_errors import EngineMismatch
 from sdstream.engines.component import Component
-from sdstream.errors import EngineMismatch
 
 
 class EagerRunner:

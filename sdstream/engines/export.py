@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed
 from sdstream.engines.component import Component
-from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed
 
 OPSET = 20
 ONNX_FILE = "model.onnx"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from sdstream.errors import EngineStoreUnavailable
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.platform.processes import process_exists
 
 BEAT = 5.0

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdstream.engine_errors import EngineBroken
 from sdstream.engines.keys import EngineKey
-from sdstream.errors import EngineBroken
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1024 * 1024

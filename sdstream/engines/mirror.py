@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, error_status, is_missing, make_bucket_client
+from sdstream.engine_errors import EngineBroken, EngineMissing, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry, anything
 from sdstream.engines.events import EngineEvent, Report, say_nothing
@@ -20,7 +21,7 @@ from sdstream.engines.keys import capabilities_of, is_digest, target_of_place
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, check_files
 from sdstream.engines.uploads import PART, Uploads
-from sdstream.errors import ConfigurationError, EngineBroken, EngineMissing, EngineStoreUnavailable
+from sdstream.errors import ConfigurationError
 from sdstream.urls import split_url
 
 READ_TIMEOUT = 120.0

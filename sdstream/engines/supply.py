@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Accepts, Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
@@ -12,7 +13,7 @@ from sdstream.engines.keys import EngineKey
 from sdstream.engines.mirror import EngineMirror, RemoteEngine
 from sdstream.engines.targets import bake_command, capability_text, takes_capability
 from sdstream.engines.tidying import collect, evict
-from sdstream.errors import EngineStoreUnavailable, SdstreamError
+from sdstream.errors import SdstreamError
 
 Found = TypeVar("Found")
 

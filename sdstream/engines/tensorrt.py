@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBroken, EngineMismatch
 from sdstream.engines.backend import Progress
 from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
@@ -17,7 +18,6 @@ from sdstream.engines.targets import bake_command, capability_text, refuse_capab
 from sdstream.engines.tensorrt_build import build_plan
 from sdstream.engines.tensorrt_library import TensorrtName, find_library
 from sdstream.engines.tensorrt_run import TensorrtRunner, diagnostics_of, load_runner
-from sdstream.errors import EngineBackendUnavailable, EngineBroken, EngineMismatch
 
 PLAN = "engine.plan"
 OPTIMIZATION_LEVEL = 3

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed
 from sdstream.engines.backend import Progress
 from sdstream.engines.keys import TensorRange, capabilities_of
 from sdstream.engines.targets import capability_text
 from sdstream.engines.tensorrt_library import TensorrtLibrary, make_logger
-from sdstream.errors import EngineBackendUnavailable, EngineBuildFailed
 
 
 def build_plan(

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sdstream.errors import EngineBackendUnavailable
+from sdstream.engine_errors import EngineBackendUnavailable
 from sdstream.platform.libraries import preload_library
 
 TensorrtName = Literal["tensorrt-rtx", "tensorrt"]

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
+from sdstream.engine_errors import EngineBroken, EngineMismatch
 from sdstream.engines.entry import Entry
 from sdstream.engines.kernels import file_for, read_kernels, write_kernels
 from sdstream.engines.keys import TensorRange
 from sdstream.engines.tensorrt_library import TensorrtLibrary, make_logger
-from sdstream.errors import EngineBroken, EngineMismatch
 
 
 class DeviceMemory(Protocol):

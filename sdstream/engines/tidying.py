@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines.entry import DRAFTS, LOCKS, QUARANTINE, TRASH, USED, Entry
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import MANIFEST
-from sdstream.errors import EngineStoreUnavailable
 
 if TYPE_CHECKING:
     from sdstream.engines.cache import EngineCache

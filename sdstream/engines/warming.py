@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from sdstream.clock import Clock, SystemClock
+from sdstream.engine_errors import EngineError
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import DTYPES
 from sdstream.engines.kernels import compile_now
 from sdstream.engines.keys import TensorRange
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.targets import takes_capability
-from sdstream.errors import EngineError
 
 
 def warm(directory: Path, device: torch.device, clock: Clock) -> int:

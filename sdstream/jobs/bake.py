@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import structlog
 
-from sdstream.errors import ModelUnavailable, RequestError
+from sdstream.errors import RequestError
 from sdstream.job_errors import BakeFailed, InvalidJob, StorageFailed
 from sdstream.jobs.inputs import BakeInput, Job
 from sdstream.jobs.outputs import Event, make_event
+from sdstream.model_errors import ModelUnavailable
 
 PROGRAM = "builder"
 END_SECONDS = 5.0

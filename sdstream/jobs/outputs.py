@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from sdstream import errors, job_errors
+from sdstream import errors, job_errors, model_errors
 from sdstream.errors import BadRequest, InternalError, RequestError, SdstreamError
 from sdstream.job_errors import JobFailed, ResultTooLarge
 
@@ -106,7 +106,8 @@ def _as_object(value: object) -> dict[str, Any]:
 def _request_errors() -> list[type[RequestError]]:
     return [
         member
-        for member in (*vars(errors).values(), *vars(job_errors).values())
+        for module in (errors, model_errors, job_errors)
+        for member in vars(module).values()
         if isinstance(member, type) and issubclass(member, RequestError) and member is not RequestError
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, cast
 
-from sdstream.errors import CommandFailed, InvalidParams, ModelUnavailable, Unavailable, WorkerUnavailable
+from sdstream.errors import CommandFailed, InvalidParams, Unavailable, WorkerUnavailable
 from sdstream.file_errors import DiskFull
 from sdstream.frames import I420Frame
 from sdstream.job_errors import NotMedia
@@ -23,6 +23,7 @@ from sdstream.jobs.sources import fetch_source
 from sdstream.media.files.reader import VideoFacts, VideoReader
 from sdstream.media.files.sizes import fit_size
 from sdstream.media.files.writer import VideoWriter
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import StreamParams, parse_create
 from sdstream.worker.ports import WorkerPhase
 

@@ -21,7 +21,7 @@ from sdstream.diffusion.fetching.sources import get_files
 from sdstream.diffusion.loading.models import Model, Progress
 from sdstream.diffusion.state import Recall, Steering, Style
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage
 from sdstream.params.attainable import ADAPTER, active_controlnets, controlnet_part, style_of
 from sdstream.worker.annotators.faces import FaceNetworks

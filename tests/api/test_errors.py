@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-import sdstream.job_errors  # noqa: F401 -- its classes are leaves, too
+import sdstream.job_errors
+import sdstream.model_errors  # noqa: F401 -- their classes are leaves, too
 from sdstream import errors
 from sdstream.errors import RequestError
 from tests.api.conftest import CREATE, Site

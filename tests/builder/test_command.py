@@ -15,12 +15,12 @@ from builder.models import LoadedProfile
 from builder.profiles import Profile
 from builder.progress import ProgressLine
 from sdstream.clock import ManualClock
+from sdstream.engine_errors import EngineBuildFailed, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import TensorRange
 from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.tensorrt_library import is_installed
-from sdstream.errors import EngineBuildFailed, EngineStoreUnavailable
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 

@@ -15,7 +15,7 @@ from sdstream.diffusion.fetching.lora_sources import find_lora
 from sdstream.diffusion.fetching.sources import get_model
 from sdstream.directories import ModelPlaces
 from sdstream.engines.weights import digest_of_weights
-from sdstream.errors import ModelAccessDenied, ModelUnavailable
+from sdstream.model_errors import ModelAccessDenied, ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
 from sdstream.worker.annotators.parted import PartedNetwork

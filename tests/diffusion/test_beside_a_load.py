@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from sdstream.errors import ModelDownloadFailed
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.worker import work
 from sdstream.worker.pipelines import Pipeline, make_pipeline
 from tests.diffusion.fleet import Fleet, FleetLane, params_of, ran

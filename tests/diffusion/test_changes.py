@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.errors import ModelUnavailable, OutOfMemory
+from sdstream.errors import OutOfMemory
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker import outcomes, work
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.groups import StreamGroup

@@ -11,7 +11,7 @@ import pytest
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.worker import conditions
 from sdstream.worker.conditions import Conditions, ConditionShelf, WantedConditions, WantedNet
 from sdstream.worker.outcomes import LoadGivenUp

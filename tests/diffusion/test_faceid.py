@@ -12,7 +12,7 @@ pytest.importorskip("onnx", reason="it makes the networks that find faces here; 
 pytest.importorskip("onnxruntime", reason="the extra `faceid` brings it")
 
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.files.published import ADAPTERS, FACES, needed_for

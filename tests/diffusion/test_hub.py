@@ -24,14 +24,14 @@ from sdstream.diffusion.fetching.sources import (
 )
 from sdstream.diffusion.loading.models import load_model
 from sdstream.directories import ModelPlaces
-from sdstream.errors import (
+from sdstream.errors import OutOfMemory
+from sdstream.model_errors import (
     LoraUnusable,
     ModelAccessDenied,
     ModelDiskFull,
     ModelDownloadFailed,
     ModelNotAsPinned,
     ModelUnavailable,
-    OutOfMemory,
 )
 from sdstream.pace import STALL_SECONDS
 from sdstream.worker.loading.room import MemoryReport

@@ -19,7 +19,7 @@ from sdstream.diffusion.fusing import can_refit, check_loras, fused, networks_of
 from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.diffusion.tiny import write_tiny_lora
-from sdstream.errors import LoraUnusable
+from sdstream.model_errors import LoraUnusable
 from sdstream.settings import Family
 from tests.diffusion.runs import distance
 

@@ -17,7 +17,7 @@ from sdstream.diffusion.runners import EagerRunner, GraphRunner
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.tiny import write_tiny_lora
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable
+from sdstream.model_errors import LoraUnusable
 from sdstream.worker import diffusion_pipeline, groups
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.diffusion_plan import DiffusionPlan

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sdstream.diffusion.fetching.sources import find_model
 from sdstream.diffusion.loading.models import family_of, load_model
 from sdstream.diffusion.tiny import write_tiny_model
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
 from sdstream.settings import Family
 from sdstream.worker import diffusion_pipeline

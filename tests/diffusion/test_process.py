@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sdstream.clock import SystemClock
-from sdstream.errors import ModelUnavailable
 from sdstream.frames import I420Frame, PictureSize, split_planes
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, StreamParams, parse_create
 from sdstream.settings import Settings
 from sdstream.worker import colour

@@ -21,7 +21,7 @@ from sdstream.diffusion.loading.directory import ModelDirectory, open_tokenizer
 from sdstream.diffusion.safety import find_safety_checker, load_safety_checker
 from sdstream.diffusion.tiny_conditions import make_tiny_controlnet
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.files.presence import files_presence
 from sdstream.worker.files.published import needed_for
 from tests.diffusion.checkers import made

@@ -70,6 +70,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
     own -= {name for name in own if name.startswith("sdstream.engines")}
     assert own <= {
         "sdstream.errors",
+        "sdstream.model_errors",
         "sdstream.settings",
         "sdstream.directories",
         "sdstream.clock",
@@ -102,7 +103,7 @@ def test_a_worker_without_the_model_never_imports_diffusers(tmp_path: Path) -> N
     program = """
 import sys
 import torch
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable, parse_create
 from sdstream.worker import work
 from sdstream.worker.pipelines import make_pipeline

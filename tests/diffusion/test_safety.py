@@ -15,7 +15,7 @@ from sdstream.diffusion.safety import (
     find_safety_checker,
     load_safety_checker,
 )
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.loading.checkers import placard
 from tests.diffusion.captures import StandInCapture
 from tests.diffusion.checkers import Library, made

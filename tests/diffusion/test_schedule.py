@@ -7,7 +7,7 @@ import torch
 
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.schedule import Schedule
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 
 SD: dict[str, Any] = {
     "num_train_timesteps": 1000,

@@ -14,7 +14,7 @@ from sdstream.diffusion.fetching.pins import Pin, find_differences, find_pin, sh
 from sdstream.diffusion.fetching.repositories import commit_of
 from sdstream.diffusion.fetching.sources import SAFETY_CHECKER, TAESD, TOKENIZER, fetch_chosen, get_taesd
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelNotAsPinned, ModelUnavailable
+from sdstream.model_errors import ModelNotAsPinned, ModelUnavailable
 from sdstream.params import PUBLIC_MODELS
 from sdstream.params.controlnets import CONTROLNETS
 from sdstream.settings import Settings

@@ -26,7 +26,7 @@ from sdstream.diffusion.loading.original_keys import ENCODERS, family_of_keys
 from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.tiny import LCM_LAYERS, write_tiny_lora
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 from tests.diffusion.original_layout import (
     Tensors,

@@ -16,7 +16,7 @@ from sdstream.diffusion.loading.models import Model
 from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, StreamParams, dump_params, load_params, parse_create
 from sdstream.params.controlnets import ControlNetFacts
 from sdstream.settings import Family, load_settings

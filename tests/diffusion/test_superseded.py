@@ -11,7 +11,7 @@ import torch
 
 from sdstream.diffusion.fetching import hub as hub_module
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.params import ModelEntry, ModelTable
 from sdstream.worker import work
 from sdstream.worker.pipelines import Pipeline, make_pipeline

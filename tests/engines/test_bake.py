@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBroken, EngineMismatch
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.keys import capabilities_of
 from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.tensorrt import PLAN, TensorrtBackend, refuse_entry
 from sdstream.engines.tensorrt_library import is_installed
-from sdstream.errors import EngineBackendUnavailable, EngineBroken, EngineMismatch
 from tests.engines.stored import Events
 from tests.engines.tiny_parts import ALL, CAPABILITIES, TinyParts
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdstream.clock import ManualClock
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines import cache as cache_module
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.tidying import collect
-from sdstream.errors import EngineStoreUnavailable
 from tests.engines.stored import FILES, KEY, Events, key, leftovers, store
 
 

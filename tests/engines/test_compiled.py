@@ -16,13 +16,13 @@ from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.runners import EagerRunner
 from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
+from sdstream.engine_errors import EngineBroken, EngineMismatch
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
 from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.supply import EngineSupply
-from sdstream.errors import EngineBroken, EngineMismatch
 from sdstream.worker.engines.finder import EngineFinder
 from sdstream.worker.engines.requests import EngineRequest
 from tests.engines.conftest import FRAME_PROFILE, ROOT

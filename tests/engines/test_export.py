@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from builder.checking import ONNX_LIMITS, onnx_error
+from sdstream.engine_errors import EngineBuildFailed
 from sdstream.engines.component import Component, RowRange
 from sdstream.engines.export import export_program
 from sdstream.engines.exports import exported
 from sdstream.engines.keys import TensorRange
-from sdstream.errors import EngineBuildFailed
 from tests.engines.tiny_parts import ALL, TinyParts, in_single_precision
 
 pytestmark = pytest.mark.timeout(600)

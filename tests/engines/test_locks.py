@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines.locks import BuildLock
-from sdstream.errors import EngineStoreUnavailable
 from tests.support.waiting import eventually_sync
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from sdstream.engine_errors import EngineBroken
 from sdstream.engines.manifest import FileRecord, Manifest
-from sdstream.errors import EngineBroken
 from tests.engines.stored import KEY
 
 JUNK = [

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from sdstream.engine_errors import EngineBroken, EngineMissing, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
-from sdstream.errors import ConfigurationError, EngineBroken, EngineMissing, EngineStoreUnavailable
+from sdstream.errors import ConfigurationError
 from tests.engines.buckets import BUCKET, PART, Line
 from tests.engines.stored import FILES, KEY, Events, key, store
 

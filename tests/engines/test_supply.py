@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.kernels import file_for, read_kernels, write_kernels
 from sdstream.engines.mirror import EngineMirror
 from sdstream.engines.supply import EngineSupply, Need, difference
-from sdstream.errors import ConfigurationError, EngineStoreUnavailable
+from sdstream.errors import ConfigurationError
 from tests.engines.stored import KEY, Events, key, store
 
 NEED = Need(KEY, 89, 4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from builder.checking import relative_error
+from sdstream.engine_errors import EngineBroken, EngineMismatch
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.eager import EagerRunner
 from sdstream.engines.kernels import compile_now, read_kernels, write_kernels
@@ -18,7 +19,6 @@ from sdstream.engines.keys import TensorRange
 from sdstream.engines.tensorrt import TensorrtBackend
 from sdstream.engines.tensorrt_library import TensorrtLibrary, find_library, is_installed
 from sdstream.engines.tensorrt_run import TensorrtRunner, torch_dtype
-from sdstream.errors import EngineBroken, EngineMismatch
 from tests.engines.fake_tensorrt import FakeMemory, Plan, make_module
 from tests.engines.tiny_parts import TinyParts
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdstream.engine_errors import EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent
 from sdstream.engines.locks import BuildLock
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.tidying import evict
-from sdstream.errors import EngineStoreUnavailable
 from sdstream.settings import Settings
 from sdstream.worker.engines.setup import GRACE, WorkerEngines
 from tests.engines.stored import FILES, KEY, Events, key, store

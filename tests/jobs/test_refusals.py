@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from sdstream.clock import SystemClock
-from sdstream.errors import InvalidParams, LoraUnusable, ModelAccessDenied, NoFace, OutOfMemory, RequestError
+from sdstream.errors import InvalidParams, NoFace, OutOfMemory, RequestError
 from sdstream.jobs.control import ControlActions
 from sdstream.jobs.directory import MemoryDirectory
 from sdstream.jobs.inputs import Job, UpdateInput, WarmInput
 from sdstream.jobs.warm import WarmAction
+from sdstream.model_errors import LoraUnusable, ModelAccessDenied
 from sdstream.params import ModelTable
 from sdstream.settings import Settings
 from sdstream.worker.ports import LanePhase, LaneStatus

@@ -18,9 +18,10 @@ from sdstream.clock import ManualClock
 from sdstream.commands.bench import BenchRun, enough_for, memory_text, read_numbers
 from sdstream.commands.measuring import FIRST_PICTURES, LEAST_PICTURES, Rates, longest_of, measure
 from sdstream.commands.slow_ways import slow_ways
-from sdstream.errors import ConfigurationError, ModelUnavailable, OutOfMemory
+from sdstream.errors import ConfigurationError, OutOfMemory
 from sdstream.frames import I420Frame
 from sdstream.jobs.side_by_side import UNDER_WAY_EACH
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable, StreamParams, parse_create
 from sdstream.settings import Settings
 from sdstream.worker.ports import CallCost, LaneListener, LanePhase, LaneStatus, WorkerHealth, WorkerPhase, kind_of

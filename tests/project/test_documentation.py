@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from sdstream import errors, file_errors, install_errors, job_errors
+from sdstream import engine_errors, errors, file_errors, install_errors, job_errors, model_errors
 from sdstream.cli import COMMANDS, make_application
 from sdstream.commands.flags import flag_name, variable_name
 from sdstream.metrics import ServerStatistics
@@ -46,7 +46,7 @@ def snippets(page: str, language: str) -> list[str]:
 def error_classes() -> Iterator[type[errors.SdstreamError]]:
     found = [
         pair
-        for module in (errors, job_errors, file_errors, install_errors)
+        for module in (errors, engine_errors, model_errors, job_errors, file_errors, install_errors)
         for pair in inspect.getmembers(module, inspect.isclass)
     ]
     for member in dict(found).values():
@@ -122,9 +122,26 @@ def test_every_error_code_is_described() -> None:
     assert {code for code in codes if f"`{code}`" not in page} == set()
 
 
+def drawn_errors() -> Iterator[tuple[str, str, str]]:
+    """Of each error in the tree at the top of `errors`: its name, its parent's, and what stands behind it."""
+    above: list[str] = []
+    for marks, name, rest in re.findall(r"^ {4}([ │├└─]*)(\w+)(.*)$", errors.__doc__ or "", re.MULTILINE):
+        depth = len(marks) // 4
+        above[depth:] = [name]
+        yield name, above[depth - 1] if depth else "Exception", rest
+
+
 def test_every_error_class_is_in_the_tree() -> None:
-    tree = f"{errors.__doc__}{job_errors.__doc__}{file_errors.__doc__}{install_errors.__doc__}"
-    assert [member.__name__ for member in error_classes() if member.__name__ not in tree] == []
+    drawn = [(name, parent) for name, parent, _ in drawn_errors()]
+    assert sorted(drawn) == sorted((member.__name__, member.__bases__[0].__name__) for member in error_classes())
+
+
+def test_the_tree_has_the_status_and_the_code_of_every_error_that_is_answered() -> None:
+    found = {name: rest.split() for name, _, rest in drawn_errors()}
+    kinds = [member for member in error_classes() if issubclass(member, errors.RequestError)]
+    right = {kind.__name__: [str(kind.status), kind.code] for kind in kinds if kind is not errors.RequestError}
+    right["TooManyRequests"] = ["429"]  # only its leaves are raised
+    assert {name: found[name] for name in right} == right
 
 
 def test_every_metric_is_described() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params.costs import COSTS
 from sdstream.worker.annotators.depth import load_depth
 from sdstream.worker.annotators.drawing import AnimeNetwork, LineNetwork

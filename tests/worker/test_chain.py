@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import IMAGE_PROCESSORS
 from sdstream.worker.annotators.motion import draw_flow, warp
 from sdstream.worker.annotators.shelf import AnnotatorShelf

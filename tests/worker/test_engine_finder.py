@@ -24,13 +24,13 @@ from sdstream.diffusion.seeds import make_noise
 from sdstream.diffusion.state import Knobs, make_knobs, make_memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
+from sdstream.engine_errors import EngineMismatch
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
 from sdstream.engines.keys import target_of
 from sdstream.engines.supply import EngineSupply
-from sdstream.errors import EngineMismatch
 from sdstream.settings import Settings
 from sdstream.worker.engines import setup
 from sdstream.worker.engines.builds import EngineBuilds

@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("onnx", reason="it makes the networks of these tests; the extra `bake` brings it")
 pytest.importorskip("onnxruntime", reason="the extra `faceid` brings it")
 
-from sdstream.errors import ModelUnavailable, NoFace
+from sdstream.errors import NoFace
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.faces import CROP, PLACES, Face, FaceNetworks, align
 from tests.worker.faces import portrait, write_tiny_faces
 

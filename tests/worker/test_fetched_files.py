@@ -10,8 +10,8 @@ import pytest
 
 from sdstream.diffusion.fetching.pins import write_pins
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed, ModelNotAsPinned
 from sdstream.fetching import PublicFetcher
+from sdstream.model_errors import ModelDownloadFailed, ModelNotAsPinned
 from sdstream.worker.annotators.weights import locate
 from sdstream.worker.files import fetched
 from sdstream.worker.files.fetched import fetch_addresses

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params.costs import COSTS
 from sdstream.worker import sharing
 from sdstream.worker.annotators import motion

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sdstream.errors import ModelDownloadFailed, ModelUnavailable, OutOfMemory
+from sdstream.errors import OutOfMemory
+from sdstream.model_errors import ModelDownloadFailed, ModelUnavailable
 from sdstream.params import StreamParams, load_params
 from sdstream.params.attainable import controlnet_part, lora_part
 from sdstream.worker.ports import LanePhase, LaneStatus

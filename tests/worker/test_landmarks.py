@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.landmarks import PersonTask, PoseOptions, PoseTask, skeleton_of
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.files.published import PERSON_TASKS, POSE_TASKS

@@ -8,8 +8,9 @@ import numpy
 import pytest
 
 from sdstream.clock import ManualClock
-from sdstream.errors import InternalError, ModelUnavailable, WorkerEndedByStream, WorkerUnavailable
+from sdstream.errors import InternalError, WorkerEndedByStream, WorkerUnavailable
 from sdstream.frames import PictureSize
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import StreamParams, StyleImage, load_params
 from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.worker.channel import Channel

@@ -12,8 +12,8 @@ import pytest
 
 from sdstream import transfers
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import PublicFetcher
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.worker.files.loras import LoraFiles
 
 CONTENT = bytes(range(256)) * 40

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.parts import (
     FACE_POINTS,
     HAND_POINTS,

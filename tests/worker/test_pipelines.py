@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sdstream.errors import ModelUnavailable
 from sdstream.frames import PictureSize
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import IMAGE_PROCESSORS, StreamParams
 from sdstream.worker.colour import resize
 from sdstream.worker.pipelines import ProcessorPipeline, make_pipeline

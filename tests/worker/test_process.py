@@ -16,8 +16,9 @@ import pytest
 import pytest_asyncio
 
 from sdstream.clock import SystemClock
-from sdstream.errors import ModelUnavailable, WorkerUnavailable
+from sdstream.errors import WorkerUnavailable
 from sdstream.frames import PictureSize
+from sdstream.model_errors import ModelUnavailable
 from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.settings import Settings
 from sdstream.worker.client import WorkerProcess

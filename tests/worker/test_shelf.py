@@ -13,8 +13,8 @@ import torch
 
 from sdstream.diffusion.tiny import write_tiny_lora, write_tiny_model
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable, ModelDownloadFailed, ModelUnavailable
 from sdstream.fetching import PublicFetcher
+from sdstream.model_errors import LoraUnusable, ModelDownloadFailed, ModelUnavailable
 from sdstream.params import ModelEntry, ModelTable, parse_create
 from sdstream.worker.files import loras
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles, shown

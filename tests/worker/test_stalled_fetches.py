@@ -11,7 +11,7 @@ from torch import nn
 
 from sdstream.diffusion.fetching import hub as hub_module
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.pace import STALL_SECONDS
 from sdstream.worker.annotators.shelf import FETCHES, AnnotatorShelf, Loader
 from sdstream.worker.annotators.weights import locate

@@ -2,16 +2,8 @@
 
 import pytest
 
-from sdstream.errors import (
-    InternalError,
-    LoraUnusable,
-    ModelDownloadFailed,
-    ModelUnavailable,
-    OutOfMemory,
-    PictureNotFinite,
-    RequestError,
-    WorkerEndedByStream,
-)
+from sdstream.errors import InternalError, OutOfMemory, PictureNotFinite, RequestError, WorkerEndedByStream
+from sdstream.model_errors import LoraUnusable, ModelDownloadFailed, ModelUnavailable
 from sdstream.worker.server_end.submission import failure
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sdstream.clock import ManualClock
-from sdstream.errors import InternalError, ModelUnavailable
+from sdstream.errors import InternalError
 from sdstream.frames import I420Frame, PictureSize
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import StreamParams, dump_params, image_apart
 from sdstream.platform.shared_memory import shared_memory_names
 from sdstream.worker.devices import Device

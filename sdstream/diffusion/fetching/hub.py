@@ -19,13 +19,13 @@ from huggingface_hub import constants, errors
 
 from sdstream.clock import Clock, SystemClock, pause
 from sdstream.diffusion.fetching.selection import RemoteFile
-from sdstream.errors import (
+from sdstream.errors import first_line
+from sdstream.model_errors import (
     ModelAccessDenied,
     ModelDiskFull,
     ModelDownloadFailed,
     ModelNotAsPinned,
     ModelUnavailable,
-    first_line,
 )
 from sdstream.pace import LEAST_BYTES, STALL_SECONDS, Pace, Progress
 

@@ -11,7 +11,7 @@ from sdstream.diffusion.fetching.repositories import HubId, fetch_repository
 from sdstream.diffusion.fetching.selection import LORA, RemoteFile, choose_lora_file
 from sdstream.diffusion.fetching.sources import fetches, find_cached
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable
+from sdstream.model_errors import LoraUnusable
 
 MAX_BYTES = 2 * 1024**3
 """Of one LoRA."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sdstream.diffusion.fetching.selection import WEIGHTS, RemoteFile
-from sdstream.errors import ModelNotAsPinned, ModelUnavailable
+from sdstream.model_errors import ModelNotAsPinned, ModelUnavailable
 
 PINS = "pins.json"
 MANIFEST = ".sdstream.json"

@@ -11,7 +11,7 @@ from typing import Any, cast
 from sdstream.diffusion.fetching.commits import Choose, ask
 from sdstream.diffusion.fetching.hub import Listing, Progress, fetch_files, only_one
 from sdstream.diffusion.fetching.pins import MANIFEST, find_pin
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 
 PARTIAL = ".partial"
 """Below `models`: what is being fetched."""

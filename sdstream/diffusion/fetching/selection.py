@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdstream.errors import LoraUnusable, ModelUnavailable
+from sdstream.model_errors import LoraUnusable, ModelUnavailable
 
 INDEX = "model_index.json"
 CONFIGS = (

@@ -24,7 +24,7 @@ from sdstream.diffusion.fetching.selection import (
     find_published,
 )
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 _hub: Any = huggingface_hub

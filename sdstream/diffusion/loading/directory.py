@@ -12,7 +12,8 @@ from sdstream.diffusion.libraries import diffusers, transformers
 from sdstream.diffusion.loading.headers import SafetensorError
 from sdstream.diffusion.loading.parts import find_weights, look_for_tokenizer, read_json, stem_of
 from sdstream.diffusion.placing import place
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 
 CANNOT_LOAD = (OSError, ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)
 """What diffusers and transformers raise on files that are broken or of another kind."""

@@ -13,7 +13,7 @@ from sdstream.diffusion.loading.headers import look_into
 from sdstream.diffusion.loading.kinds import family_of
 from sdstream.diffusion.loading.original_keys import INPUT, family_of_keys
 from sdstream.diffusion.loading.parts import TOKENIZERS, find_weights, look_for_tokenizer, read_json, stem_of
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 LATENT_CHANNELS = 4

@@ -8,7 +8,7 @@ from typing import Any
 import safetensors
 from safetensors import SafetensorError
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 
 _open: Any = safetensors.safe_open
 

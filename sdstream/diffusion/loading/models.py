@@ -15,7 +15,7 @@ from sdstream.diffusion.loading.single_file import SingleFile
 from sdstream.diffusion.loading.weighing import weight_bytes
 from sdstream.diffusion.prompts import PromptEncoder, TextEncoder
 from sdstream.diffusion.schedule import Schedule
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 Progress = Callable[[str, float | None], None]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 UNET = "model.diffusion_model."

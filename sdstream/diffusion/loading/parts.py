@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from sdstream.diffusion.fetching.selection import PICKLED, STEMS, variants
 from sdstream.diffusion.loading.headers import look_into
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 """By one of these CLIP's tokenizer is opened."""

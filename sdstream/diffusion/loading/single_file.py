@@ -28,7 +28,7 @@ from sdstream.diffusion.loading.flaws import no_tokenizer
 from sdstream.diffusion.loading.headers import look_into
 from sdstream.diffusion.loading.original_keys import ENCODERS, INPUT, UNET, VAE, VELOCITY, family_of_keys
 from sdstream.diffusion.loading.weights import read_tensors
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
 

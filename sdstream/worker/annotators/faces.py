@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from sdstream.errors import ModelUnavailable, NoFace, first_line
+from sdstream.errors import NoFace, first_line
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.libraries import optional_library
 
 SIDES = (640, 320, 160)

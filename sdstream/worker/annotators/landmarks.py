@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.libraries import optional_library
 from sdstream.worker.annotators.skeletons import Dot, Line, Place, Skeleton, colour, face_marks
 

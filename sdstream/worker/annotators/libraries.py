@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 
 
 def optional_library(module: str, extra: str, what: str, library: str) -> Any:

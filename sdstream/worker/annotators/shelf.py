@@ -14,7 +14,8 @@ from torch import nn
 
 from sdstream.diffusion.owning import own_tensors
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.annotators.answers import EngineAnswers, PartRequest
 from sdstream.worker.annotators.parted import PartedNetwork
 from sdstream.worker.annotators.weights import Finder, fill, finder, locate

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from sdstream.diffusion.fetching.pins import pinned_hash, shipped_hash
 from sdstream.diffusion.fetching.sources import fetch_chosen, fetches, find_repository
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable, first_line
+from sdstream.errors import first_line
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.files.fetched import fetch_addresses
 from sdstream.worker.files.published import ADDRESSES, WeightSource
 

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from sdstream.engine_errors import EngineError
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.component import Component
@@ -27,7 +28,7 @@ from sdstream.engines.keys import PORTABLE, BackendName
 from sdstream.engines.registry import backends_for, capability_of, make_backend
 from sdstream.engines.supply import EngineSupply, Need
 from sdstream.engines.weights import digest_of_weights
-from sdstream.errors import EngineError, SdstreamError
+from sdstream.errors import SdstreamError
 from sdstream.worker.engines.builds import EngineBuilds
 from sdstream.worker.engines.use import KEEP_SECONDS, EnginesInUse
 

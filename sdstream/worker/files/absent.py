@@ -10,7 +10,7 @@ from sdstream.diffusion.fetching.lora_sources import find_lora
 from sdstream.diffusion.fetching.selection import LORA, NETWORK
 from sdstream.diffusion.fetching.sources import fetches, find_model, get_files, may_fetch
 from sdstream.diffusion.loading.kinds import is_turbo
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import ADAPTER, STYLE, active_controlnets
 from sdstream.worker.files.loras import LCM_LORAS, LoraFiles

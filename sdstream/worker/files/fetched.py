@@ -14,8 +14,8 @@ from sdstream.diffusion.fetching.hub import Progress, only_one
 from sdstream.diffusion.fetching.pins import MANIFEST, SHOWN, Pin, find_pin
 from sdstream.diffusion.fetching.repositories import PARTIAL
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.worker.files.published import ADDRESSES
 
 MAX_BYTES = 256 * 1024**2

@@ -15,8 +15,8 @@ from sdstream.diffusion.fetching.hub import only_one
 from sdstream.diffusion.fetching.lora_sources import MAX_BYTES, get_lora
 from sdstream.diffusion.fetching.sources import fetches
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable, ModelDownloadFailed
 from sdstream.fetching import FetchProblem, PublicFetcher
+from sdstream.model_errors import LoraUnusable, ModelDownloadFailed
 from sdstream.pace import Progress
 from sdstream.settings import Family
 from sdstream.transfers import Part, bring_whole

@@ -19,7 +19,7 @@ from sdstream.diffusion.fetching.sources import (
 )
 from sdstream.diffusion.loading.flaws import Elsewhere, Flaw, find_flaws, find_small_vae
 from sdstream.directories import ModelPlaces
-from sdstream.errors import ModelUnavailable
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable
 from sdstream.settings import Family
 from sdstream.worker.files.published import ADAPTERS, CHOSEN, NETWORKS, PROCESSORS

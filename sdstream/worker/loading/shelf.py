@@ -26,7 +26,7 @@ from sdstream.diffusion.loading.models import Model, Progress, default_dtype, lo
 from sdstream.diffusion.loading.weighing import listed_bytes
 from sdstream.diffusion.lora import Lora, read_lora
 from sdstream.directories import ModelPlaces
-from sdstream.errors import LoraUnusable, ModelUnavailable
+from sdstream.model_errors import LoraUnusable, ModelUnavailable
 from sdstream.params import ModelTable, StreamParams
 from sdstream.params.attainable import LCM, lora_part
 from sdstream.settings import Family

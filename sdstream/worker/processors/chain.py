@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdstream.errors import ModelUnavailable, SdstreamError
+from sdstream.errors import SdstreamError
+from sdstream.model_errors import ModelUnavailable
 from sdstream.params.costs import COSTS
 from sdstream.params.processors import working_size
 from sdstream.worker.annotators.parted import InForce, PartedNetwork, shrunk_size

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sdstream.errors import ModelDownloadFailed, NoFace
+from sdstream.errors import NoFace
+from sdstream.model_errors import ModelDownloadFailed
 from sdstream.params import StreamParams, StyleImage, dump_params, image_apart
 from sdstream.params.attainable import Failed, attainable, place_of, startable, with_hot
 from sdstream.worker.messages import LaneReport

@@ -5,16 +5,9 @@ from fractions import Fraction
 
 import msgspec
 
-from sdstream.errors import (
-    InternalError,
-    ModelUnavailable,
-    NoFace,
-    OutOfMemory,
-    PictureNotFinite,
-    RequestError,
-    WorkerEndedByStream,
-)
+from sdstream.errors import InternalError, NoFace, OutOfMemory, PictureNotFinite, RequestError, WorkerEndedByStream
 from sdstream.frames import I420Frame
+from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.ring import FrameRing
 
 LANE_ERRORS: dict[str | None, type[RequestError]] = {
