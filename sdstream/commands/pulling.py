@@ -12,13 +12,7 @@ from sdstream.commands.download_bar import DownloadBar
 from sdstream.commands.flags import variable_name
 from sdstream.commands.machine import find_gpus
 from sdstream.diffusion.fetching.repositories import HubId, commit_of
-from sdstream.diffusion.fetching.sources import (
-    fetch_chosen,
-    fetch_model,
-    find_unfetched,
-    get_taesd,
-    may_fetch,
-)
+from sdstream.diffusion.fetching.sources import fetch_chosen, fetch_model, find_unfetched, get_taesd, may_fetch
 from sdstream.diffusion.loading.kinds import family_of, is_turbo
 from sdstream.directories import choose_data_directory, prove_writable
 from sdstream.errors import CommandFailed, ConfigurationError

@@ -163,7 +163,7 @@ def test_refused_params_leave_the_old_ones_in_force(make: Make, monkeypatch: pyt
         raise ModelUnavailable("no noise")
 
     with monkeypatch.context() as late:
-        late.setattr(diffusion_pipeline, "make_noise", refuse)
+        late.setattr("sdstream.worker.diffusion_plan.make_noise", refuse)
         with pytest.raises(ModelUnavailable, match="no noise"):
             asked.apply(params_of(prompt="a dog", guidance_scale=1.5))
     assert all(torch.equal(a, b) for a, b in zip(process(asked, images), process(left, images), strict=True))

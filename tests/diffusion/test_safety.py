@@ -8,13 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdstream.diffusion.safety import (
-    CheckRunner,
-    SafetyChecker,
-    SafetyGuard,
-    find_safety_checker,
-    load_safety_checker,
-)
+from sdstream.diffusion.safety import CheckRunner, SafetyChecker, SafetyGuard, find_safety_checker, load_safety_checker
 from sdstream.model_errors import ModelUnavailable
 from sdstream.worker.loading.checkers import placard
 from tests.diffusion.captures import StandInCapture

@@ -28,13 +28,7 @@ from sdstream.diffusion.lora import read_lora
 from sdstream.diffusion.tiny import LCM_LAYERS, write_tiny_lora
 from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
-from tests.diffusion.original_layout import (
-    Tensors,
-    original_clip,
-    original_open_clip,
-    original_unet,
-    original_vae,
-)
+from tests.diffusion.original_layout import Tensors, original_clip, original_open_clip, original_unet, original_vae
 
 CPU = torch.device("cpu")
 FAMILIES: tuple[Family, ...] = ("sd15", "sd-turbo", "sdxl-turbo")

@@ -17,13 +17,7 @@ from torch import nn
 
 from sdstream.diffusion.libraries import diffusers, single_files, transformers
 from sdstream.diffusion.loading import architectures
-from sdstream.diffusion.loading.directory import (
-    CANNOT_LOAD,
-    ModelDirectory,
-    made_ready,
-    open_tokenizer,
-    why_not_loaded,
-)
+from sdstream.diffusion.loading.directory import CANNOT_LOAD, ModelDirectory, made_ready, open_tokenizer, why_not_loaded
 from sdstream.diffusion.loading.flaws import no_tokenizer
 from sdstream.diffusion.loading.headers import look_into
 from sdstream.diffusion.loading.original_keys import ENCODERS, INPUT, UNET, VAE, VELOCITY, family_of_keys

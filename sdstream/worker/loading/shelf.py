@@ -12,15 +12,7 @@ import torch
 
 from sdstream.diffusion.fetching.selection import INDEX, LORA, RemoteFile
 from sdstream.diffusion.fetching.sources import ModelFiles, get_model, get_tokenizer
-from sdstream.diffusion.fusing import (
-    WeightedLoras,
-    can_refit,
-    check_loras,
-    fused,
-    networks_of,
-    refit,
-    refitted_prompts,
-)
+from sdstream.diffusion.fusing import WeightedLoras, can_refit, check_loras, fused, networks_of, refit, refitted_prompts
 from sdstream.diffusion.loading.kinds import is_turbo
 from sdstream.diffusion.loading.models import Model, Progress, default_dtype, load_model
 from sdstream.diffusion.loading.weighing import listed_bytes
