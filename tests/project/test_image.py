@@ -50,7 +50,7 @@ def arguments(name: str) -> list[str]:
 
 
 def build_arguments() -> dict[str, str]:
-    pairs = [argument.partition("=") for argument in arguments("ARG")]
+    pairs = [argument.partition("=") for argument in arguments("ARG") if "=" in argument]
     return {name: value for name, _, value in pairs}
 
 
@@ -112,6 +112,12 @@ def test_each_image_has_a_torch_that_exists_for_its_cuda() -> None:
     for given in cuda_arguments():
         assert given["TORCH_CUDA"] in TORCH_BUILDS[pinned[1]]
         assert given["TORCH_CUDA"] == "cu" + "".join(given["CUDA_VERSION"].split(".")[:2])
+
+
+def test_the_headers_that_engines_are_compiled_with_are_of_the_images_cuda() -> None:
+    """torch's wheels ask for the very same version of one of them, so pip would refuse another."""
+    pinned = re.findall(r"^nvidia-cuda-(?:cccl|crt|runtime)==(\d+\.\d+)\.", read("constraints.txt"), re.MULTILINE)
+    assert pinned == [build_arguments()["CUDA_VERSION"].rpartition(".")[0]] * 3
 
 
 def test_an_image_too_old_for_blackwell_says_so_and_is_not_the_default() -> None:
