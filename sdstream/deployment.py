@@ -26,6 +26,8 @@ MOST_WORKERS = 1000
 """More are a slip of the finger; RunPod's own quota is far below."""
 LEAST_JOB_SECONDS, MOST_SECONDS = 5, 7 * 24 * 3600
 """What RunPod lets a job take."""
+MOST_IDLE_SECONDS = 3600
+"""What RunPod lets a worker wait for the next job."""
 LARGEST_PORT = 65_535
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
@@ -133,13 +135,13 @@ class EndpointPlan:
     flashboot: bool = True
 
     def payload(self, settings: Settings) -> dict[str, Any]:
-        """The body of `POST /v2/endpoints`. Raises `ConfigurationError`."""
+        """The body of `POST /v2/serverless`. Raises `ConfigurationError`."""
         common = self.common
         _check(common)
         for name, value, least, most in (
             ("workers_min", self.workers_min, 0, MOST_WORKERS),
             ("workers_max", self.workers_max, 0, MOST_WORKERS),
-            ("idle_timeout", self.idle_timeout, 1, MOST_SECONDS),
+            ("idle_timeout", self.idle_timeout, 1, MOST_IDLE_SECONDS),
             ("timeout", self.timeout, LEAST_JOB_SECONDS, MOST_SECONDS),
         ):
             if not least <= value <= most:
@@ -227,9 +229,12 @@ def read_variables(given: Sequence[str]) -> dict[str, str]:
 
 
 async def deploy(
-    kind: Literal["pods", "endpoints"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
+    kind: Literal["pods", "serverless"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
 ) -> Deployed:
-    """Post a payload. Raises `CommandFailed` with RunPod's own words and never the key."""
+    """Post a payload; RunPod's API v2 keeps endpoints under `serverless`.
+
+    Raises `CommandFailed` with RunPod's own words and never the key.
+    """
     try:
         response = await http.post(f"{API}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:

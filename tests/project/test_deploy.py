@@ -114,6 +114,7 @@ def test_what_would_fail_there_is_refused_here(values: dict[str, Any], words: st
         ({"workers_min": -1}, "workers_min: 0 to"),
         ({"workers_max": 10**6}, "workers_max: 0 to"),
         ({"idle_timeout": 0}, "idle_timeout: 1 to"),
+        ({"idle_timeout": 3601}, "idle_timeout: 1 to 3600"),
         ({"timeout": 0}, "timeout: 5 to"),
         ({"timeout": -5}, "timeout: 5 to"),
         ({"timeout": 10**9}, "timeout: 5 to"),
@@ -215,8 +216,10 @@ def test_it_says_where_the_new_thing_will_be(api: FakeApi, deploy: Callable[...,
     assert code == 0
     assert "https://made1-8080.proxy.runpod.net" in said
     assert "https://api.runpod.ai/v2/made1/run" in deploy("endpoint", "--gpu", "ADA_24")[1]
-    assert "https://made1.api.runpod.ai" in deploy("endpoint", "--gpu", "ADA_24", "--load-balancer")[1]
-    assert [path for path, _, _ in api.seen] == ["/v2/pods", "/v2/endpoints", "/v2/endpoints"]
+    balanced = deploy("endpoint", "--gpu", "ADA_24", "--load-balancer")[1]
+    assert "https://made1.api.runpod.ai" in balanced
+    assert "needs RunPod's API key" in balanced, "RunPod refuses a request without one before it reaches a worker"
+    assert [path for path, _, _ in api.seen] == ["/v2/pods", "/v2/serverless", "/v2/serverless"]
 
 
 @pytest.mark.parametrize(
