@@ -32,6 +32,10 @@ LARGEST_PORT = 65_535
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
+NO_HOST_HINT = (
+    "RunPod says this also of a card that the data centres asked for have not at all: take another --gpu, or other "
+    "places with --data-center."
+)
 JOB_SECONDS = 3900
 """What one job may take: five minutes more than a session lasts by default, so that its summary is posted."""
 POOLS = (
@@ -205,6 +209,12 @@ def doubts_of_count(gpu_count: int) -> list[str]:
     return [f"a server uses one card, and {gpu_count} are paid for"] if gpu_count > 1 else []
 
 
+def doubts_of_cloud(cloud: str) -> list[str]:
+    """RunPod promises a public address to pods of its secure cloud alone, and its API v2 takes no wish for one."""
+    words = "a host of the community cloud may have no public IP; without one neither WebRTC nor RTMP gets in"
+    return [words] if cloud == "community" else []
+
+
 def doubts(pools: Sequence[str]) -> list[str]:
     """A line for each pool that is not known here, with the one that may be meant."""
     return [
@@ -251,7 +261,10 @@ async def deploy(
         )
     if not response.is_success:
         words = " ".join(response.text.replace(key, "[redacted]").split())[:500]
-        raise CommandFailed(f"RunPod answered with status {response.status_code}: {words or 'nothing'}")
+        raise CommandFailed(
+            f"RunPod answered with status {response.status_code}: {words or 'nothing'}",
+            hint=NO_HOST_HINT if "no longer any instances" in words else None,
+        )
     try:
         answer = response.json()
     except ValueError:
@@ -332,6 +345,7 @@ __all__ = [
     "PodPlan",
     "deploy",
     "doubts",
+    "doubts_of_cloud",
     "doubts_of_count",
     "read_variables",
 ]

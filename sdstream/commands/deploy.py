@@ -21,6 +21,7 @@ from sdstream.deployment import (
     EndpointPlan,
     PodPlan,
     doubts,
+    doubts_of_cloud,
     doubts_of_count,
     read_variables,
 )
@@ -117,6 +118,8 @@ def deploy(
             raise ConfigurationError("gpu: a pod has cards of one type; name it with --gpu")
         plan = PodPlan(common, (gpu or [""])[0], "SECURE" if cloud == "secure" else "COMMUNITY", volume_path)
         body = plan.payload(Settings())
+        for doubt in doubts_of_cloud(cloud):
+            print(f"sdstream: cloud: {doubt}", file=sys.stderr)
     else:
         body = EndpointPlan(
             common,

@@ -245,6 +245,15 @@ def test_a_failure_is_told_in_runpods_words_and_without_the_key(
     assert said.replace("\n", "").isprintable()
 
 
+def test_no_free_host_is_told_with_what_may_be_asked_for_instead(
+    api: FakeApi, deploy: Callable[..., tuple[int, str]]
+) -> None:
+    api.answer = (400, b'{"detail": "There are no longer any instances available.", "status": 400}')
+    assert "--data-center" in deploy("pod", "--gpu", CARD, "--data-center", "EU-RO-1")[1]
+    api.answer = (400, b'{"detail": "No such card.", "status": 400}')
+    assert "--data-center" not in deploy("pod", "--gpu", CARD, "--data-center", "EU-RO-1")[1]
+
+
 def test_an_answer_that_never_comes_may_have_made_something(
     api: FakeApi, deploy: Callable[..., tuple[int, str]]
 ) -> None:
@@ -321,6 +330,12 @@ def test_cards_that_no_server_would_use_are_told(what: str, gpu: str, deploy: Ca
     code, said = deploy(what, "--gpu", gpu, "--gpu-count", "2", "--dry-run")
     assert (code, "a server uses one card, and 2 are paid for" in said) == (0, True)
     assert "paid for" not in deploy(what, "--gpu", gpu, "--dry-run")[1]
+
+
+def test_a_cloud_whose_hosts_may_have_no_address_is_told(deploy: Callable[..., tuple[int, str]]) -> None:
+    code, said = deploy("pod", "--gpu", CARD, "--cloud", "community", "--dry-run")
+    assert (code, "may have no public IP" in said) == (0, True)
+    assert "public IP" not in deploy("pod", "--gpu", CARD, "--dry-run")[1]
 
 
 def test_a_load_balancers_port_is_the_servers() -> None:
