@@ -50,6 +50,14 @@ COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
         ".[runpod,bake]"
+# CUDA's headers, which compiled engines are made with. Those of 13 come with the extra `bake`.
+ARG CUDA_VERSION
+RUN --mount=type=cache,target=/root/.cache/pip \
+    release=${CUDA_VERSION%.*}; \
+    if [ "${release%.*}" = 12 ]; then \
+        pip install --constraint constraints.txt \
+            "nvidia-cuda-nvcc-cu12==$release.*" "nvidia-cuda-cccl-cu12==$release.*"; \
+    fi
 # TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu13>=11'. Gigabytes that RTX cards have no use for.
 ARG TENSORRT_PACKAGE=
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -105,9 +105,13 @@ def show_outcome(outcome: BakeOutcome, pusher: Pusher | None, *, as_json: bool) 
                 print(f"{engine.status:8}{engine.name} {readable_size(engine.size)}, {engine.seconds:.0f} s")
         for name in pushed:
             print(f"pushed  {name}")
+    hints: dict[str, None] = {}  # each once, in order
     for engine in outcome.failures:
         if engine.error is not None:
             print(f"builder: {engine.name} could not be made: {engine.error.message}", file=sys.stderr)
+            hints[engine.error.hint] = None
+    for hint in filter(None, hints):
+        print(f"  {hint}", file=sys.stderr)
     for name, error in unpushed.items():
         print(f"builder: {name} is made and could not be pushed: {error.message}", file=sys.stderr)
 

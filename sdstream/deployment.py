@@ -26,10 +26,16 @@ MOST_WORKERS = 1000
 """More are a slip of the finger; RunPod's own quota is far below."""
 LEAST_JOB_SECONDS, MOST_SECONDS = 5, 7 * 24 * 3600
 """What RunPod lets a job take."""
+MOST_IDLE_SECONDS = 3600
+"""What RunPod lets a worker wait for the next job."""
 LARGEST_PORT = 65_535
 QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
+NO_HOST_HINT = (
+    "RunPod says this also of a card that the data centres asked for have not at all: take another --gpu, or other "
+    "places with --data-center."
+)
 JOB_SECONDS = 3900
 """What one job may take: five minutes more than a session lasts by default, so that its summary is posted."""
 POOLS = (
@@ -133,13 +139,13 @@ class EndpointPlan:
     flashboot: bool = True
 
     def payload(self, settings: Settings) -> dict[str, Any]:
-        """The body of `POST /v2/endpoints`. Raises `ConfigurationError`."""
+        """The body of `POST /v2/serverless`. Raises `ConfigurationError`."""
         common = self.common
         _check(common)
         for name, value, least, most in (
             ("workers_min", self.workers_min, 0, MOST_WORKERS),
             ("workers_max", self.workers_max, 0, MOST_WORKERS),
-            ("idle_timeout", self.idle_timeout, 1, MOST_SECONDS),
+            ("idle_timeout", self.idle_timeout, 1, MOST_IDLE_SECONDS),
             ("timeout", self.timeout, LEAST_JOB_SECONDS, MOST_SECONDS),
         ):
             if not least <= value <= most:
@@ -203,6 +209,12 @@ def doubts_of_count(gpu_count: int) -> list[str]:
     return [f"a server uses one card, and {gpu_count} are paid for"] if gpu_count > 1 else []
 
 
+def doubts_of_cloud(cloud: str) -> list[str]:
+    """RunPod promises a public address to pods of its secure cloud alone, and its API v2 takes no wish for one."""
+    words = "a host of the community cloud may have no public IP; without one neither WebRTC nor RTMP gets in"
+    return [words] if cloud == "community" else []
+
+
 def doubts(pools: Sequence[str]) -> list[str]:
     """A line for each pool that is not known here, with the one that may be meant."""
     return [
@@ -227,9 +239,12 @@ def read_variables(given: Sequence[str]) -> dict[str, str]:
 
 
 async def deploy(
-    kind: Literal["pods", "endpoints"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
+    kind: Literal["pods", "serverless"], body: Mapping[str, Any], key: str, http: httpx.AsyncClient
 ) -> Deployed:
-    """Post a payload. Raises `CommandFailed` with RunPod's own words and never the key."""
+    """Post a payload; RunPod's API v2 keeps endpoints under `serverless`.
+
+    Raises `CommandFailed` with RunPod's own words and never the key.
+    """
     try:
         response = await http.post(f"{API}/{kind}", json=body, headers={"Authorization": f"Bearer {key}"})
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -246,7 +261,10 @@ async def deploy(
         )
     if not response.is_success:
         words = " ".join(response.text.replace(key, "[redacted]").split())[:500]
-        raise CommandFailed(f"RunPod answered with status {response.status_code}: {words or 'nothing'}")
+        raise CommandFailed(
+            f"RunPod answered with status {response.status_code}: {words or 'nothing'}",
+            hint=NO_HOST_HINT if "no longer any instances" in words else None,
+        )
     try:
         answer = response.json()
     except ValueError:
@@ -327,6 +345,7 @@ __all__ = [
     "PodPlan",
     "deploy",
     "doubts",
+    "doubts_of_cloud",
     "doubts_of_count",
     "read_variables",
 ]

@@ -21,6 +21,7 @@ from sdstream.deployment import (
     EndpointPlan,
     PodPlan,
     doubts,
+    doubts_of_cloud,
     doubts_of_count,
     read_variables,
 )
@@ -117,6 +118,8 @@ def deploy(
             raise ConfigurationError("gpu: a pod has cards of one type; name it with --gpu")
         plan = PodPlan(common, (gpu or [""])[0], "SECURE" if cloud == "secure" else "COMMUNITY", volume_path)
         body = plan.payload(Settings())
+        for doubt in doubts_of_cloud(cloud):
+            print(f"sdstream: cloud: {doubt}", file=sys.stderr)
     else:
         body = EndpointPlan(
             common,
@@ -143,7 +146,7 @@ def deploy(
         key = read_key(given)
     except ValueError as error:
         raise ConfigurationError(f"{KEY_VARIABLE}: {error}") from None
-    made = asyncio.run(_post("pods" if what == "pod" else "endpoints", body, key))
+    made = asyncio.run(_post("pods" if what == "pod" else "serverless", body, key))
     print(f"RunPod made the {what} {made.id}")
     for line in describe(what, made, body):
         print(f"  {line}")
@@ -157,7 +160,11 @@ def describe(what: str, made: Deployed, body: dict[str, Any]) -> list[str]:
         base = Place(Role.POD, made.id).public_base(port)
         return [f"opens at {base} when it runs", f"stop it at {CONSOLE}/pods"]
     if body["type"] == "LOAD_BALANCER":
-        return [f"answers at https://{made.id}.api.runpod.ai", f"change it at {CONSOLE}/serverless"]
+        return [
+            f"answers at https://{made.id}.api.runpod.ai",
+            "whose every request needs RunPod's API key: Authorization: Bearer rpa_...",
+            f"change it at {CONSOLE}/serverless",
+        ]
     return [f"takes jobs at https://api.runpod.ai/v2/{made.id}/run", f"change it at {CONSOLE}/serverless"]
 
 
@@ -169,7 +176,7 @@ def _refuse_flags_of_the_other(what: str, *, pod: Mapping[str, bool], endpoint: 
             raise ConfigurationError(f"--{name} is for {other}; this makes {own}")
 
 
-async def _post(kind: Literal["pods", "endpoints"], body: dict[str, Any], key: str) -> Deployed:
+async def _post(kind: Literal["pods", "serverless"], body: dict[str, Any], key: str) -> Deployed:
     async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as http:
         return await post(kind, body, key, http)
 

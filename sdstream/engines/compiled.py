@@ -3,6 +3,7 @@
 import hashlib
 import platform as system
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from sdstream.engine_errors import EngineBroken, EngineBuildFailed, EngineMismatch
 from sdstream.engines.backend import Progress
 from sdstream.engines.component import Component
+from sdstream.engines.cuda_home import cuda_home
 from sdstream.engines.entry import Entry
 from sdstream.engines.export import export_program, first_lines, quiet
 from sdstream.engines.keys import BackendName, target_of
@@ -50,19 +52,22 @@ class CompiledBackend:
     def build(
         self, component: Component, target: str, folder: Path, work: Path, progress: Progress
     ) -> Mapping[str, Any]:
-        """See `Backend.build`. Needs a C++ compiler. Takes one to two minutes of one core for a tiny network."""
+        """See `Backend.build`. Needs a C++ compiler, and for a GPU CUDA's headers (`sdstream.engines.cuda_home`). Takes
+        one to two minutes of one core for a tiny network.
+        """
         if target != self.target():
             raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
-        progress(f"exporting {component.name}", None)
-        component.module.to(self._device)
-        program = export_program(component)
-        progress(f"compiling {component.name}", None)
         compile_package: Any = getattr(torch, "_inductor").aoti_compile_and_package  # noqa: B009 - as torch documents it
-        with quiet(), torch.no_grad():
-            try:
-                compile_package(program, package_path=str(folder / PACKAGE))
-            except Exception as error:
-                raise EngineBuildFailed(f"{component.name} cannot be compiled: {first_lines(error)}") from error
+        with cuda_home() if self._device.type == "cuda" else nullcontext():
+            progress(f"exporting {component.name}", None)
+            component.module.to(self._device)
+            program = export_program(component)
+            progress(f"compiling {component.name}", None)
+            with quiet(), torch.no_grad():
+                try:
+                    compile_package(program, package_path=str(folder / PACKAGE))
+                except Exception as error:
+                    raise EngineBuildFailed(f"{component.name} cannot be compiled: {compiler_words(error)}") from error
         return {"torch": torch.__version__, "processor": processor_name()}
 
     def load(self, entry: Entry, device: torch.device) -> "CompiledRunner":
@@ -119,6 +124,14 @@ class CompiledRunner:
         self._loader = None
 
 
+def compiler_words(error: BaseException) -> str:
+    """An exception in one line. Of what a C++ compiler said only its errors: torch puts the whole command before them,
+    which is longer than any line that tells of it."""
+    _, compiled, said = str(error).partition("Output:\n")
+    told = [line.strip() for line in said.splitlines() if "error" in line or "cannot find" in line]
+    return " ".join(told[:3]) if compiled and told else first_lines(error)
+
+
 def processor_target() -> str:
     """This CPU as a target: packages use every instruction it has, so they are for CPUs with the same ones only."""
     flags = processor_features()
@@ -127,4 +140,4 @@ def processor_target() -> str:
     return f"cpu-{machine}-{level}-{hashlib.sha256(' '.join(flags).encode()).hexdigest()[:8]}"
 
 
-__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "processor_target"]
+__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "compiler_words", "processor_target"]

@@ -30,6 +30,7 @@ from sdstream.job_errors import (
 )
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, MemoryDirectory, SessionEntry
+from sdstream.jobs.inputs import LONGEST_SESSION_SECONDS
 from sdstream.jobs.outputs import error_of
 from sdstream.settings import Settings
 from sdstream.streams.names import new_stream_id
@@ -276,12 +277,10 @@ class Fleet:
             raise StreamNotFound("this stream has ended")
 
     def _policy(self) -> dict[str, int]:
-        """The platform's own limits end a job after ten minutes unless they are given."""
+        """The platform's own limits end a job after ten minutes, and forget it after a day, unless they are given."""
         seconds = self._settings.session_max_seconds + GRACE_SECONDS
-        return {
-            "executionTimeout": round(1000 * seconds),
-            "ttl": round(1000 * (seconds + self._settings.endpoint_start_timeout)),
-        }
+        limits = {"executionTimeout": seconds, "ttl": seconds + self._settings.endpoint_start_timeout}
+        return {name: round(1000 * min(limit, LONGEST_SESSION_SECONDS)) for name, limit in limits.items()}
 
     async def _watch(self) -> None:
         while True:

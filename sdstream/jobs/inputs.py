@@ -14,7 +14,7 @@ from sdstream.streams.names import new_stream_id
 
 SESSION_ID = r"^[A-Za-z0-9_-]{8,80}$"
 LONGEST_SESSION_SECONDS = 7 * 24 * 3600
-"""What RunPod's executionTimeout allows."""
+"""What RunPod's executionTimeout and ttl allow."""
 DEFAULT_AUTHOR = "runpod"
 
 SessionId = Annotated[str, Field(pattern=SESSION_ID)]

@@ -15,7 +15,7 @@ from builder.models import LoadedProfile
 from builder.profiles import Profile
 from builder.progress import ProgressLine
 from sdstream.clock import ManualClock
-from sdstream.engine_errors import EngineBuildFailed, EngineStoreUnavailable
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import TensorRange
@@ -224,6 +224,14 @@ def test_an_engine_that_fails_keeps_no_other_out_of_the_bucket(
     assert line.endswith("could not be made: the layer Foo is not known")
     assert pushing("--json") == command.EXIT_FAILED
     assert json.loads(capsys.readouterr().out)["pushed"] == [], "both are there"
+
+
+def test_what_mends_a_failure_is_told_once(
+    oven: Oven, pushing: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    oven.backend.error = EngineBackendUnavailable("a header is not here", hint="pip install the headers")
+    assert pushing() == command.EXIT_FAILED
+    assert capsys.readouterr().err.splitlines().count("  pip install the headers") == 1
 
 
 def test_a_bake_that_is_ended_has_pushed_what_it_had_made(

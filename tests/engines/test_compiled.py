@@ -18,7 +18,7 @@ from sdstream.diffusion.state import Knobs, Memory
 from sdstream.diffusion.swapping import SwappingRunner
 from sdstream.engine_errors import EngineBroken, EngineMismatch
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.compiled import CompiledBackend
+from sdstream.engines.compiled import CompiledBackend, compiler_words
 from sdstream.engines.component import Component
 from sdstream.engines.eager import EagerRunner as PlainEngine
 from sdstream.engines.entry import Entry
@@ -42,7 +42,7 @@ torch.set_grad_enabled(False)
 folder, engines, base = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 began = time.monotonic()
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.compiled import CompiledBackend
+from sdstream.engines.compiled import CompiledBackend, compiler_words
 entry = EngineCache(engines).take(base)
 runner = CompiledBackend(torch.device("cpu")).load(entry, torch.device("cpu"))
 inputs = torch.load(folder / "inputs.pt")
@@ -203,3 +203,13 @@ def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
     finally:
         finder.close()
     assert {"fetched", "hit", "swapped"} <= set(events.kinds)
+
+
+def test_of_a_compilers_words_only_its_errors_are_told() -> None:
+    """torch puts the whole command before them."""
+    said = "C++ compile error\n\nCommand:\ng++ -D A\n\nOutput:\nIn file from c:1:\n d.h:1:10: fatal error: no e.h\n"
+    assert compiler_words(RuntimeError(said)) == "d.h:1:10: fatal error: no e.h"
+
+
+def test_what_no_compiler_said_is_told_with_its_kind() -> None:
+    assert compiler_words(ValueError("a graph\nwith a cycle")) == "ValueError: a graph with a cycle"

@@ -115,6 +115,19 @@ async def test_a_start_that_no_worker_takes_is_taken_back(empty_platform: FakePl
     assert job.body["policy"]["executionTimeout"] >= 3_600_000
 
 
+async def test_a_job_never_asks_for_more_time_than_runpod_gives(empty_platform: FakePlatform) -> None:
+    most = 7 * 24 * 3600
+    given = settings(empty_platform, endpoint_start_timeout=0.5, session_max_seconds=float(most))
+    fleet = Fleet(given, API_KEY, SystemClock())
+    try:
+        with pytest.raises(NoEndpointWorker):
+            await begin(fleet)
+    finally:
+        await fleet.close()
+    (job,) = empty_platform.jobs.values()
+    assert job.body["policy"] == {"executionTimeout": most * 1000, "ttl": most * 1000}
+
+
 async def test_a_wrong_key_for_the_platform_is_told(empty_platform: FakePlatform) -> None:
     fleet = Fleet(settings(empty_platform), "wrong", SystemClock())
     await fleet.open()

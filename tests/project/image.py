@@ -32,7 +32,7 @@ def arguments(name: str) -> list[str]:
 
 
 def build_arguments() -> dict[str, str]:
-    pairs = [argument.partition("=") for argument in arguments("ARG")]
+    pairs = [argument.partition("=") for argument in arguments("ARG") if "=" in argument]
     return {name: value for name, _, value in pairs}
 
 

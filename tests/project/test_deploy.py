@@ -114,6 +114,7 @@ def test_what_would_fail_there_is_refused_here(values: dict[str, Any], words: st
         ({"workers_min": -1}, "workers_min: 0 to"),
         ({"workers_max": 10**6}, "workers_max: 0 to"),
         ({"idle_timeout": 0}, "idle_timeout: 1 to"),
+        ({"idle_timeout": 3601}, "idle_timeout: 1 to 3600"),
         ({"timeout": 0}, "timeout: 5 to"),
         ({"timeout": -5}, "timeout: 5 to"),
         ({"timeout": 10**9}, "timeout: 5 to"),
@@ -215,8 +216,10 @@ def test_it_says_where_the_new_thing_will_be(api: FakeApi, deploy: Callable[...,
     assert code == 0
     assert "https://made1-8080.proxy.runpod.net" in said
     assert "https://api.runpod.ai/v2/made1/run" in deploy("endpoint", "--gpu", "ADA_24")[1]
-    assert "https://made1.api.runpod.ai" in deploy("endpoint", "--gpu", "ADA_24", "--load-balancer")[1]
-    assert [path for path, _, _ in api.seen] == ["/v2/pods", "/v2/endpoints", "/v2/endpoints"]
+    balanced = deploy("endpoint", "--gpu", "ADA_24", "--load-balancer")[1]
+    assert "https://made1.api.runpod.ai" in balanced
+    assert "needs RunPod's API key" in balanced, "RunPod refuses a request without one before it reaches a worker"
+    assert [path for path, _, _ in api.seen] == ["/v2/pods", "/v2/serverless", "/v2/serverless"]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +243,15 @@ def test_a_failure_is_told_in_runpods_words_and_without_the_key(
     assert words in said
     assert KEY not in said
     assert said.replace("\n", "").isprintable()
+
+
+def test_no_free_host_is_told_with_what_may_be_asked_for_instead(
+    api: FakeApi, deploy: Callable[..., tuple[int, str]]
+) -> None:
+    api.answer = (400, b'{"detail": "There are no longer any instances available.", "status": 400}')
+    assert "--data-center" in deploy("pod", "--gpu", CARD, "--data-center", "EU-RO-1")[1]
+    api.answer = (400, b'{"detail": "No such card.", "status": 400}')
+    assert "--data-center" not in deploy("pod", "--gpu", CARD, "--data-center", "EU-RO-1")[1]
 
 
 def test_an_answer_that_never_comes_may_have_made_something(
@@ -318,6 +330,12 @@ def test_cards_that_no_server_would_use_are_told(what: str, gpu: str, deploy: Ca
     code, said = deploy(what, "--gpu", gpu, "--gpu-count", "2", "--dry-run")
     assert (code, "a server uses one card, and 2 are paid for" in said) == (0, True)
     assert "paid for" not in deploy(what, "--gpu", gpu, "--dry-run")[1]
+
+
+def test_a_cloud_whose_hosts_may_have_no_address_is_told(deploy: Callable[..., tuple[int, str]]) -> None:
+    code, said = deploy("pod", "--gpu", CARD, "--cloud", "community", "--dry-run")
+    assert (code, "may have no public IP" in said) == (0, True)
+    assert "public IP" not in deploy("pod", "--gpu", CARD, "--dry-run")[1]
 
 
 def test_a_load_balancers_port_is_the_servers() -> None:

@@ -57,6 +57,12 @@ def test_each_image_has_a_torch_that_exists_for_its_cuda() -> None:
         assert given["TORCH_CUDA"] == "cu" + "".join(given["CUDA_VERSION"].split(".")[:2])
 
 
+def test_the_headers_that_engines_are_compiled_with_are_of_the_images_cuda() -> None:
+    """torch's wheels ask for the very same version of one of them, so pip would refuse another."""
+    pinned = re.findall(r"^nvidia-cuda-(?:cccl|crt|runtime)==(\d+\.\d+)\.", read("constraints.txt"), re.MULTILINE)
+    assert pinned == [build_arguments()["CUDA_VERSION"].rpartition(".")[0]] * 3
+
+
 def test_an_image_too_old_for_blackwell_says_so_and_is_not_the_default() -> None:
     blocks = bake_blocks("target")
     versions = {name: blocks[name]["args"]["CUDA_VERSION"] for name in blocks if name != "base"}
@@ -211,11 +217,27 @@ def test_the_default_target_is_what_a_plain_build_makes() -> None:
 def test_the_workflow_builds_the_default_target_and_pushes_releases_only() -> None:
     workflow = yaml.safe_load(read(".github/workflows/image.yml"))
     (build,) = [step for step in workflow["jobs"]["image"]["steps"] if "buildx bake" in step.get("run", "")]
-    assert build["run"].split()[3] in bake_blocks("group")["default"]["targets"]
-    assert set(build["env"]) <= set(bake_blocks("variable"))
+    words = build["run"].split()
+    assert words[words.index("bake") + 1] in bake_blocks("group")["default"]["targets"]
+    assert {*build["env"], words[0].partition("=")[0]} <= set(bake_blocks("variable"))
     assert "'release' && '--push'" in build["run"]
     changed = workflow[True]["pull_request"]["paths"]  # YAML reads the key `on` as true
     assert {"Dockerfile", "docker-bake.hcl", ".dockerignore"} <= set(changed)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_an_owner_with_capital_letters_can_push_the_image() -> None:
+    workflow = yaml.safe_load(read(".github/workflows/image.yml"))
+    (build,) = [step for step in workflow["jobs"]["image"]["steps"] if "buildx bake" in step.get("run", "")]
+    line = re.sub(r"\$\{\{.*?\}\}", "--push", build["run"])
+    done = subprocess.run(
+        ["bash", "-e", "-c", f'docker() {{ echo "$REGISTRY $*"; }}\n{line}'],
+        env={"PATH": os.environ["PATH"], "GITHUB_REPOSITORY_OWNER": "SomeBody"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "ghcr.io/somebody buildx bake cuda13 --push\n"
 
 
 def test_compose_has_good_settings_and_their_ports() -> None:
