@@ -2,8 +2,8 @@
 
 import hashlib
 import platform as system
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from sdstream.engines.keys import BackendName, target_of
 from sdstream.platform.cores import processor_features, processor_name
 
 PACKAGE = "package.pt2"
+ANY_PROCESSOR: Mapping[str, Any] = {"cpp.march": "", "cpp.simdlen": 0}
+"""torch's options for host code that every processor of the architecture runs. What a package for a GPU does on the
+host is to launch kernels, and machines with that GPU and other processors load it from a shared cache."""
 
 
 class CompiledBackend:
@@ -58,7 +61,7 @@ class CompiledBackend:
         if target != self.target():
             raise EngineMismatch(f"packages made here are for {self.target()}, and {target} was asked for")
         compile_package: Any = getattr(torch, "_inductor").aoti_compile_and_package  # noqa: B009 - as torch documents it
-        with cuda_home() if self._device.type == "cuda" else nullcontext():
+        with compiling_for(self._device):
             progress(f"exporting {component.name}", None)
             component.module.to(self._device)
             program = export_program(component)
@@ -124,6 +127,19 @@ class CompiledRunner:
         self._loader = None
 
 
+@contextmanager
+def compiling_for(device: torch.device) -> Generator[None]:
+    """Within it torch compiles packages that are for this kind of device. Raises as `cuda_home` does."""
+    if device.type != "cuda":
+        yield
+        return
+    from torch._inductor import config  # takes seconds
+
+    options: Any = config
+    with cuda_home(), options.patch(dict(ANY_PROCESSOR)):
+        yield
+
+
 def compiler_words(error: BaseException) -> str:
     """An exception in one line. Of what a C++ compiler said only its errors: torch puts the whole command before them,
     which is longer than any line that tells of it."""
@@ -140,4 +156,4 @@ def processor_target() -> str:
     return f"cpu-{machine}-{level}-{hashlib.sha256(' '.join(flags).encode()).hexdigest()[:8]}"
 
 
-__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "compiler_words", "processor_target"]
+__all__ = ["PACKAGE", "CompiledBackend", "CompiledRunner", "compiler_words", "compiling_for", "processor_target"]

@@ -11,7 +11,9 @@ from torch.utils import cpp_extension
 
 from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed
 from sdstream.engines import cuda_home as module
+from sdstream.engines.compiled import compiling_for
 from sdstream.engines.cuda_home import HEADERS, cuda_home, driver_library, find_headers, make_home, wheel_directories
+from tests.engines.conftest import make_driver
 
 MAPS = """\
 55d0c2a00000-55d0c2a01000 r--p 00000000 08:01 131 /usr/bin/python3.12
@@ -140,21 +142,18 @@ def test_torchs_header_for_packages_compiles_and_links(as_on_a_gpu: Callable[[],
     """With the options that torch itself compiles packages with, the wheels of the extra `bake`, and a library in the
     driver's place."""
     from torch._inductor import config
-    from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder, CppTorchDeviceOptions
+    from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 
     assert wheel_directories()
-    (tmp_path / "driver.cpp").write_text('extern "C" int cuInit(unsigned flags) { return 100; }\n')
-    named = BuildOptionsBase(compiler="g++", cflags=["shared", "fPIC", "Wl,-soname,libcuda.so.1"])
-    made = CppBuilder(name="driver", sources=str(tmp_path / "driver.cpp"), BuildOption=named, output_dir=str(tmp_path))
-    made.build()
-    Path(made.get_target_file_path()).rename(as_on_a_gpu())
+    make_driver(as_on_a_gpu())
     source = tmp_path / "package.cpp"
     source.write_text(
         '#include <torch/csrc/inductor/aoti_include/cuda.h>\nextern "C" int start() { return int(cuInit(0)); }\n'
     )
     # torch's libraries for CUDA are not here, and are not asked for then.
-    with cuda_home(), config.patch({"aot_inductor.link_libtorch": False}):
+    with compiling_for(torch.device("cuda")), config.patch({"aot_inductor.link_libtorch": False}):
         options = CppTorchDeviceOptions(device_type="cuda", aot_mode=True)
         builder = CppBuilder(name="package", sources=str(source), BuildOption=options, output_dir=str(tmp_path))
         builder.build()
+    assert "-march=" not in builder.get_command_line(), "machines with other processors load it, too"
     assert b"libcuda.so.1" in Path(builder.get_target_file_path()).read_bytes()
