@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sdstream.engine_errors import EngineBackendUnavailable
+from sdstream.platform.libraries import mapped_files
 
 HEADERS = ("cuda.h", "cuda_runtime.h", "cuda_fp8.h", "crt/host_config.h", "nv/target")
 """One of each part that torch's header for packages includes, itself or by another one: the driver's interface, the
@@ -94,12 +95,7 @@ def driver_library(maps: str | None = None) -> Path:
 
     Loaded it is, since CUDA was used before anything is compiled for it. Raises `EngineBackendUnavailable`.
     """
-    if maps is None:
-        try:
-            maps = Path("/proc/self/maps").read_text("utf-8", errors="replace")
-        except OSError:
-            maps = ""
-    for line in maps.splitlines():
+    for line in (mapped_files() if maps is None else maps).splitlines():
         _, slash, path = line.partition("/")
         if slash and path.rpartition("/")[2].startswith(DRIVER):
             return Path(slash + path)

@@ -1,4 +1,4 @@
-"""Shared libraries: those that are loaded ahead of others, and the CUDA driver's."""
+"""Shared libraries: those that are loaded ahead of others, those that are loaded, and the CUDA driver's."""
 
 import contextlib
 import ctypes
@@ -14,6 +14,14 @@ def preload_library(file: Path) -> None:
     ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
+def mapped_files() -> str:
+    """The kernel's list of what is mapped into this process, libraries among it; empty where there is no such list."""
+    try:
+        return Path("/proc/self/maps").read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def cuda_driver_version(names: Sequence[str] = ("libcuda.so.1", "nvcuda.dll")) -> int:
     """The newest CUDA that the driver knows, such as 13000; 0 without one. Torch tells it in some versions only."""
     for name in names:
@@ -23,4 +31,4 @@ def cuda_driver_version(names: Sequence[str] = ("libcuda.so.1", "nvcuda.dll")) -
     return 0
 
 
-__all__ = ["cuda_driver_version", "preload_library"]
+__all__ = ["cuda_driver_version", "mapped_files", "preload_library"]
