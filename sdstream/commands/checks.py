@@ -175,6 +175,11 @@ def check_torch(settings: Settings, facts: MachineFacts) -> Check:
     finding = f"{found['version']}, imported in {found['seconds']:.1f} s"
     if found["cuda_available"]:
         return Check("torch", Verdict.GOOD, f"{finding}, computes on {found['device']}")
+    if settings.worker_device == "cpu":
+        return Check("torch", Verdict.GOOD, f"{finding}, computes on the CPU")
+    if facts.obstacle is not None:
+        finding = f"{finding}, does not see the GPU: {facts.obstacle.reason}"
+        return Check("torch", Verdict.BAD, finding, facts.obstacle.remedy)
     if settings.worker_device.startswith("cuda"):
         return Check("torch", Verdict.BAD, f"{finding}, sees no CUDA device", "Set SDSTREAM_WORKER_DEVICE=auto.")
     if facts.gpus:

@@ -11,6 +11,7 @@ import av
 import av.error
 import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
+from sdstream.commands.torch_build import Obstacle, TorchBuild, find_obstacle, read_torch_build
 from sdstream.errors import ConfigurationError
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.mediamtx.reach import choose_reach
@@ -25,12 +26,13 @@ NVENC_LEAST_SIDE = 256
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA card. `memory` is bytes."""
+    """One NVIDIA card. `memory` is bytes; `cuda` the newest that its driver knows (13000), 0 where that is not known."""
 
     index: int
     name: str
     memory: int
     driver: str
+    cuda: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class MachineFacts:
     webrtc: WebRtcChoice = field(default_factory=lambda: WebRtcChoice("udp", "nothing says that UDP is blocked"))
     place: Place | None = None
     """RunPod's variables; None elsewhere."""
+    torch: TorchBuild | None = None
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why torch will not use the first card; None without a card, too."""
+        return find_obstacle(self.torch, self.gpus[0].driver, self.gpus[0].cuda) if self.gpus else None
 
 
 def read_machine(settings: Settings) -> MachineFacts:
@@ -72,6 +80,7 @@ def read_machine(settings: Settings) -> MachineFacts:
         nvenc_problem="" if settings.video_encoder == "x264" else probe_encoder("h264_nvenc"),
         webrtc=webrtc,
         place=place,
+        torch=read_torch_build() if gpus else None,
     )
 
 
@@ -82,12 +91,12 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
     except nvml.NVMLError as error:
         return (), f"no NVIDIA driver answers ({error})"
     try:
-        driver = str(nvml.nvmlSystemGetDriverVersion())
+        driver, cuda = str(nvml.nvmlSystemGetDriverVersion()), int(nvml.nvmlSystemGetCudaDriverVersion_v2())
         found: list[Gpu] = []
         for index in range(int(nvml.nvmlDeviceGetCount())):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found.append(Gpu(index, str(nvml.nvmlDeviceGetName(handle)), memory, driver))
+            found.append(Gpu(index, str(nvml.nvmlDeviceGetName(handle)), memory, driver, cuda))
         return tuple(found), "" if found else "the NVIDIA driver shows no card"
     except nvml.NVMLError as error:
         return (), f"the NVIDIA driver does not answer ({error})"

@@ -60,6 +60,9 @@ def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
     """Where the worker computes."""
     if settings.worker_device != "auto":
         return PlanLine("device", settings.worker_device, "worker_device asks for it")
+    if facts.obstacle is not None:
+        reason = f"not {facts.gpus[0].name}: {facts.obstacle.reason}; `sdstream doctor` says what helps"
+        return PlanLine("device", "cpu", reason)
     if facts.gpus:
         gpu = facts.gpus[0]
         of_several = f", one of {len(facts.gpus)} cards" if len(facts.gpus) > 1 else ""

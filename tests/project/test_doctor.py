@@ -31,6 +31,7 @@ from sdstream.commands.checks import (
 from sdstream.commands.doctor import _check_table, printable
 from sdstream.commands.machine import Gpu, MachineFacts
 from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
+from sdstream.commands.torch_build import TorchBuild
 from sdstream.settings import ModelSource, Settings
 from sdstream.streams.database import FILE_NAME
 from sdstream.streams.store import StreamStore
@@ -39,6 +40,9 @@ from tests.support.hollow import write_hollow_model
 
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
 CARD = MachineFacts("Linux", "x86_64", (Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1"),), "", ("127.0.0.1",), "")
+OLD_DRIVER = replace(
+    CARD, gpus=(replace(CARD.gpus[0], driver="550.54", cuda=12040),), torch=TorchBuild("2.13.0", "13.0")
+)
 
 
 @pytest.mark.slow
@@ -188,6 +192,8 @@ def test_gpu() -> None:
         ("import sys; sys.exit('no torch here')", Settings(), BARE, Verdict.BAD, "no torch here"),
         ("{'cuda_available': False}", Settings(), BARE, Verdict.GOOD, "computes on the CPU"),
         ("{'cuda_available': False}", Settings(), CARD, Verdict.BAD, "does not see the GPU"),
+        ("{'cuda_available': False}", Settings(), OLD_DRIVER, Verdict.BAD, "CUDA 13.0, and driver 550.54 knows 12.4"),
+        ("{'cuda_available': False}", Settings(worker_device="cpu"), OLD_DRIVER, Verdict.GOOD, "computes on the CPU"),
         ("{'cuda_available': False}", Settings(worker_device="cuda:0"), BARE, Verdict.BAD, "sees no CUDA device"),
         ("{'cuda_available': True, 'device': 'NVIDIA L4'}", Settings(), CARD, Verdict.GOOD, "computes on NVIDIA L4"),
     ],

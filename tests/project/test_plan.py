@@ -1,11 +1,13 @@
 """What `serve` says it will do, from settings and facts alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sdstream.commands.machine import Gpu, MachineFacts
 from sdstream.commands.plan import plan_serve
+from sdstream.commands.torch_build import TorchBuild
 from sdstream.settings import Settings
 
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
@@ -28,6 +30,19 @@ def line(subject: str, settings: Settings, facts: MachineFacts = BARE) -> str:
 )
 def test_the_device_follows_the_machine(facts: MachineFacts, choice: str) -> None:
     assert choice in line("device", Settings(), facts)
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (TorchBuild("2.13.0", "13.0"), "torch here is for CUDA 13.0, and driver 550.54 knows 12.4"),
+        (TorchBuild("2.13.0", ""), "torch here is built without CUDA"),
+    ],
+)
+def test_a_card_that_torch_cannot_use_is_not_the_device(build: TorchBuild, reason: str) -> None:
+    old = replace(CARD, driver="550.54", cuda=12040)
+    said = line("device", Settings(), MachineFacts("Linux", "x86_64", (old,), "", (), "", torch=build))
+    assert said.split(":", 1)[1].strip() == f"cpu (not NVIDIA L4: {reason}; `sdstream doctor` says what helps)"
 
 
 def test_the_device_of_the_settings_wins() -> None:
