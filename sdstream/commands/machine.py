@@ -26,7 +26,7 @@ NVENC_LEAST_SIDE = 256
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA card. `memory` is bytes; `cuda` the newest that its driver knows (13000), 0 where that is not known."""
+    """One NVIDIA card. `memory` is bytes; `cuda` the newest that its driver knows (13000), 0 if that is not known."""
 
     index: int
     name: str
