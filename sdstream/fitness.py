@@ -15,6 +15,7 @@ from sdstream.commands.machine import Gpu, MachineFacts, probe_encoder, read_mac
 from sdstream.directories import choose_data_directory
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
+from sdstream.worker.architectures import has_programs
 
 LEAST_ARCHITECTURE = (7, 5)
 """Compute capability. Older cards have no fast float16."""
@@ -48,22 +49,13 @@ def check_card(settings: Settings, facts: MachineFacts | None = None) -> None:
 def check_architecture(gpu: Gpu, capability: tuple[int, ...], built_for: tuple[str, ...]) -> None:
     """Whether torch, built for architectures such as `sm_86` and `compute_120`, has programs for this card.
 
-    A program for an architecture runs on every later one of the same generation (8.6 on 8.9); an intermediate one
-    (`compute_...`) on every later one. Pools of RunPod mix generations, so a card can be newer than torch.
+    Pools of RunPod mix generations, so a card can be newer than torch.
     """
     name = f"{gpu.name} (compute capability {'.'.join(map(str, capability))})"
     if capability < LEAST_ARCHITECTURE:
         raise ConfigurationError(f"{name} is too old; {'.'.join(map(str, LEAST_ARCHITECTURE))} is the least")
-    for entry in built_for:
-        kind, _, number = entry.partition("_")
-        digits = number.rstrip("af")
-        if not digits.isdigit():
-            continue
-        version = (int(digits[:-1]), int(digits[-1]))
-        same_generation = version[0] == capability[0] and number == digits
-        if version <= capability and (kind == "compute" or same_generation):
-            return
-    raise ConfigurationError(f"torch here has no programs for {name}, only {', '.join(built_for) or 'none'}")
+    if not has_programs(capability, built_for):
+        raise ConfigurationError(f"torch here has no programs for {name}, only {', '.join(built_for) or 'none'}")
 
 
 def check_data(settings: Settings) -> None:

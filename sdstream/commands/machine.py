@@ -33,6 +33,7 @@ class Gpu:
     memory: int
     driver: str
     cuda: int = 0
+    capability: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,10 @@ class MachineFacts:
     @property
     def obstacle(self) -> Obstacle | None:
         """Why torch will not use the first card; None without a card, too."""
-        return find_obstacle(self.torch, self.gpus[0].driver, self.gpus[0].cuda) if self.gpus else None
+        if not self.gpus:
+            return None
+        gpu = self.gpus[0]
+        return find_obstacle(self.torch, gpu.driver, gpu.cuda, gpu.capability)
 
 
 def read_machine(settings: Settings) -> MachineFacts:
@@ -96,7 +100,9 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
         for index in range(int(nvml.nvmlDeviceGetCount())):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            found.append(Gpu(index, str(nvml.nvmlDeviceGetName(handle)), memory, driver, cuda))
+            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+            name, capability = str(nvml.nvmlDeviceGetName(handle)), 10 * int(major) + int(minor)
+            found.append(Gpu(index, name, memory, driver, cuda, capability))
         return tuple(found), "" if found else "the NVIDIA driver shows no card"
     except nvml.NVMLError as error:
         return (), f"the NVIDIA driver does not answer ({error})"

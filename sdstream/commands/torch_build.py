@@ -9,6 +9,8 @@ BUILDS = {13: "cu130", 12: "cu126"}
 """By the CUDA that a driver knows: what the index of PyTorch calls a build of the pinned torch for it."""
 INDEX = "https://download.pytorch.org/whl"
 DRIVER_OF_CUDA_13 = 580
+LEAST_OF_CUDA_13 = 75
+"""Compute capability, 75 for 7.5: CUDA 13 makes no programs for cards before Turing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,19 @@ def parse_torch_build(text: str) -> TorchBuild | None:
     return None if version is None or cuda is None else TorchBuild(version[1], cuda[1] or "")
 
 
-def find_obstacle(build: TorchBuild | None, driver: str, cuda: int) -> Obstacle | None:
-    """Why torch cannot use a card whose `driver` (580.95) knows CUDA `cuda` (13000, 0 where that is not known).
+def find_obstacle(build: TorchBuild | None, driver: str, cuda: int, capability: int = 0) -> Obstacle | None:
+    """Why torch cannot use a card of compute `capability` (75 for 7.5) whose `driver` (580.95) knows CUDA `cuda`
+    (13000). Either number is 0 where it is not known.
 
     A driver runs every program for its own major version of CUDA and for older ones, and none for a newer one.
     """
     if build is None or not cuda:
         return None
+    if build.cuda and int(build.cuda.partition(".")[0]) >= 13 and 0 < capability < LEAST_OF_CUDA_13:
+        reason = f"torch here is for CUDA {build.cuda}, which has no programs for compute capability {capability / 10}"
+        return Obstacle(reason, f"`.venv/bin/pip install --index-url {INDEX}/{BUILDS[12]} torch=={build.version}`.")
     knows, major = f"{cuda // 1000}.{cuda % 1000 // 10}", cuda // 1000
-    name = BUILDS.get(min(major, max(BUILDS)))
+    name = BUILDS.get(12 if 0 < capability < LEAST_OF_CUDA_13 and major > 12 else min(major, max(BUILDS)))
     other = f"`.venv/bin/pip install --index-url {INDEX}/{name} torch=={build.version}`"
     newer = f"Update the driver to {DRIVER_OF_CUDA_13} or newer"
     if not build.cuda:
@@ -68,6 +74,7 @@ def find_obstacle(build: TorchBuild | None, driver: str, cuda: int) -> Obstacle 
 __all__ = [
     "BUILDS",
     "DRIVER_OF_CUDA_13",
+    "LEAST_OF_CUDA_13",
     "Obstacle",
     "TorchBuild",
     "find_obstacle",

@@ -50,6 +50,21 @@ def test_a_torch_without_cuda_is_told_the_build_for_the_driver(cuda: int, name: 
     assert f"whl/{name} torch==2.13.0" in obstacle.remedy
 
 
+def test_a_card_before_turing_is_told_the_last_build_for_it() -> None:
+    obstacle = find_obstacle(FOR_13, "580.95", 13000, 61)
+    assert obstacle is not None
+    assert obstacle.reason == "torch here is for CUDA 13.0, which has no programs for compute capability 6.1"
+    assert "whl/cu126 torch==2.13.0" in obstacle.remedy
+    assert find_obstacle(TorchBuild("2.13.0", "12.6"), "580.95", 13000, 61) is None
+    assert find_obstacle(FOR_13, "580.95", 13000, 75) is None
+
+
+def test_a_card_before_turing_is_not_told_a_build_without_programs_for_it() -> None:
+    obstacle = find_obstacle(TorchBuild("2.13.0", ""), "580.95", 13000, 61)
+    assert obstacle is not None
+    assert "whl/cu126" in obstacle.remedy
+
+
 def test_a_driver_too_old_for_every_build_can_only_be_updated() -> None:
     obstacle = find_obstacle(FOR_13, "470.1", 11040)
     assert obstacle is not None
