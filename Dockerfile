@@ -87,5 +87,5 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 # HTTP, TURN, RTMP. Nothing but documentation: what can be reached, the pod or the endpoint says.
 EXPOSE 8080/tcp 3478/tcp 1935/tcp
 # No USER: a network volume of RunPod belongs to root, so the entrypoint gives its place to the user sdstream first, and
-# runs everything as that user.
-ENTRYPOINT ["/usr/bin/tini", "-g", "--", "/opt/sdstream/docker/entrypoint.sh"]
+# runs everything as that user. Without tini's -g: SIGTERM is for the server, which needs its worker to end jobs and streams.
+ENTRYPOINT ["/usr/bin/tini", "--", "/opt/sdstream/docker/entrypoint.sh"]

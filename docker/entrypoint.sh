@@ -24,12 +24,13 @@ choose_mode() {
     printf '%s\n' "$mode"
 }
 
-# RunPod's variables of addresses for shells that come by SSH: those see nothing of the first process's environment.
-# No key is among them.
+# For shells that come by SSH, which see nothing of the first process's environment: where the programs, the data and the
+# server are, and RunPod's variables of addresses. No key is among them.
 write_shell_profile() {
     local name
     for name in $(compgen -e); do
-        if [[ $name =~ ^RUNPOD_(POD_ID|ENDPOINT_ID|PUBLIC_IP|DC_ID|VOLUME_ID|TCP_PORT_[0-9]+)$ ]]; then
+        if [[ $name =~ ^RUNPOD_(POD_ID|ENDPOINT_ID|PUBLIC_IP|DC_ID|VOLUME_ID|TCP_PORT_[0-9]+)$ ]] ||
+            [[ $name =~ ^(PATH|SDSTREAM_(DATA_DIR|HOST|PORT|MEDIA_BACKEND|WEBRTC_MODE))$ ]]; then
             printf 'export %s=%q\n' "$name" "${!name}"
         fi
     done >"$1"
@@ -37,7 +38,8 @@ write_shell_profile() {
 
 as_user() { setpriv --reuid "$user" --regid "$user" --init-groups env HOME="/home/$user" "$@"; }
 
-# A network volume belongs to root. Its sdstream/ is given to the user, not the models below it, which can be read anyway.
+# A network volume belongs to root. Its sdstream/ is given to the user, with each engine that root baked in a shell of a pod
+# and the user will put aside; not what is deeper, which can be read anyway. The mode is that of the server.
 hand_over_data() {
     local place
     if [ -n "${SDSTREAM_DATA_DIR:-}" ]; then
@@ -49,7 +51,8 @@ hand_over_data() {
     else
         return 0
     fi
-    mkdir -p "$place" && find "$place" -maxdepth 2 ! -user "$user" -exec chown "$user:$user" {} +
+    { [ -d "$place" ] || install -d -m 700 "$place"; } &&
+        find "$place" -maxdepth 3 ! -user "$user" -exec chown -h "$user:$user" {} +
 }
 
 least_free_port() { cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024; }
@@ -122,7 +125,8 @@ if [ "$(id -u)" -eq 0 ]; then
     auto)
         if needs_root_for_ports; then
             say "a port below $(least_free_port) is wanted, so root runs it"
-        elif hand_over_data && prepare_data as_user >/dev/null 2>&1; then
+        elif hand_over_data && prepare_data as_user >/dev/null 2>&1 || ! prepare_data env >/dev/null 2>&1; then
+            # Where root cannot either, such as by a wrong setting, the program says why.
             runner=(setpriv --reuid "$user" --regid "$user" --init-groups env "HOME=/home/$user")
         else
             say "the user $user cannot write the data directory, so root runs it"

@@ -27,6 +27,7 @@ from typing import Any, cast
 import structlog
 
 from sdstream.clock import Clock, SystemClock
+from sdstream.directories import give_to_owner_of
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
 
@@ -280,6 +281,7 @@ class KeyRing:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with os.fdopen(handle, "wb") as target:
+                    give_to_owner_of(self._file.parent, handle)
                     target.write(content)
                     target.flush()
                     os.fsync(target.fileno())

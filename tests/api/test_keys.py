@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import stat
 import sys
 import threading
@@ -44,6 +45,17 @@ def test_the_file_holds_no_key(tmp_path: Path) -> None:
 def test_the_file_is_private(tmp_path: Path) -> None:
     KeyRing.open(tmp_path, NO_KEYS).create("first")
     assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may give files away")
+def test_a_key_that_root_makes_beside_a_server_of_another_user_can_be_read_by_it(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    ring = KeyRing.open(tmp_path, NO_KEYS)
+    ring.create("first")
+    for _ in ("made", "revoked"):
+        status = (tmp_path / "keys.json").stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o600)
+        ring.revoke(ring.entries()[0].id if ring.entries() else "")
 
 
 def test_no_temporary_file_stays(tmp_path: Path) -> None:

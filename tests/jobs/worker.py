@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,10 +90,10 @@ class JobWorker:
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""
 
     def terminate(self) -> None:
-        """SIGTERM as it comes in the image: RunPod sends it to tini, which gives it to the whole group."""
+        """SIGTERM as it comes in the image: RunPod sends it to tini, which gives it to this process alone."""
         assert self.process is not None
         self._note_family()
-        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.terminate()
 
     def kill(self) -> None:
         """From one moment to the next; `bury` insists on the rest."""

@@ -118,7 +118,7 @@ def test_its_variables_are_good_settings() -> None:
 
 def test_it_starts_by_the_entrypoint_under_an_init() -> None:
     (entrypoint,) = arguments("ENTRYPOINT")
-    assert json.loads(entrypoint) == ["/usr/bin/tini", "-g", "--", "/opt/sdstream/docker/entrypoint.sh"]
+    assert json.loads(entrypoint) == ["/usr/bin/tini", "--", "/opt/sdstream/docker/entrypoint.sh"]
     assert ("WORKDIR", "/opt/sdstream") in instructions()
     if os.name == "posix":
         assert (ROOT / "docker/entrypoint.sh").stat().st_mode & stat.S_IXUSR
