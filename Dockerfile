@@ -18,9 +18,10 @@ WORKDIR /.empty
 # hadolint ignore=DL3029
 FROM --platform=linux/amd64 ${MEDIAMTX_IMAGE} AS mediamtx
 
-# RunPod runs nothing else, wherever the image is built.
+# RunPod runs nothing but linux/amd64, wherever the image is built. The smallest of NVIDIA's images: torch's wheels bring all
+# of CUDA's libraries.
 # hadolint ignore=DL3029
-FROM --platform=linux/amd64 nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION} AS base
+FROM --platform=linux/amd64 nvidia/cuda:${CUDA_VERSION}-base-ubuntu${UBUNTU_VERSION} AS base
 ENV DEBIAN_FRONTEND=noninteractive \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,9 +1,9 @@
 """CUDA's headers and the driver's library, where torch's compiler of packages for a GPU looks for them.
 
 torch wants a developer's installation of CUDA in one directory, `CUDA_HOME`. Machines that only run have none: NVIDIA's
-runtime images and torch's own wheels leave headers out, and the driver's library goes by a name that no linker looks
-for. So a directory of links is made, to the headers of NVIDIA's wheels (or of an installed CUDA) and to the driver that
-is loaded.
+images for running and torch's own wheels leave headers out, and the driver's library goes by a name that no linker
+looks for. So a directory of links is made, to the headers of NVIDIA's wheels (or of an installed CUDA) and to the
+driver that is loaded.
 """
 
 import hashlib

@@ -58,7 +58,7 @@ def test_an_installed_cuda_of_another_release_is_not_taken(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("release", [12, 13])
 def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, release: int) -> None:
-    """As in NVIDIA's runtime images, which have the directory and nothing in it."""
+    """As in NVIDIA's images for running, which have the directory and nothing in it."""
     (tmp_path / "cuda").mkdir()
     with pytest.raises(EngineBackendUnavailable, match=r"cuda\.h is not here") as caught:
         find_headers(release, [], tmp_path / "cuda")

@@ -70,7 +70,10 @@ def test_an_image_too_old_for_blackwell_says_so_and_is_not_the_default() -> None
     for name in too_old:
         assert re.search(rf"^# docker buildx bake {name} .*no Blackwell", read("docker-bake.hcl"), re.MULTILINE)
     assert not too_old & set(bake_blocks("group")["default"]["targets"])
-    assert "-runtime-" in next(line for line in arguments("FROM") if "nvidia/cuda" in line)
+
+
+def test_nvidias_image_brings_nothing_that_torchs_wheels_bring_too() -> None:
+    assert "-base-" in next(line for line in arguments("FROM") if "nvidia/cuda" in line)
 
 
 def test_no_image_is_taken_by_a_tag_that_moves() -> None:
