@@ -43,7 +43,8 @@ class CompiledBackend:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {}
+        """For a GPU the host's architecture: some cards are in machines with processors of either kind."""
+        return {} if self._device.type == "cpu" else {"host": system.machine().lower()}
 
     def target(self) -> str:
         """What packages made on this machine are for."""

@@ -1,5 +1,6 @@
 """The compiled back end: a tiny frame from the cache, in a fresh process, the same pictures in less time."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,15 @@ def test_a_running_stream_goes_over_to_the_package_that_the_volume_has(
     finally:
         finder.close()
     assert {"fetched", "hit", "swapped"} <= set(events.kinds)
+
+
+def test_a_package_for_a_card_is_of_one_architecture_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100 and a GH200 are the same card to CUDA."""
+    options: list[Any] = []
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        options.append(CompiledBackend(torch.device("cuda")).options)
+    assert options == [{"host": "x86_64"}, {"host": "aarch64"}]
 
 
 def test_of_a_compilers_words_only_its_errors_are_told() -> None:
