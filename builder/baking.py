@@ -25,7 +25,7 @@ from sdstream.engines.component import Component
 from sdstream.engines.entry import Entry
 from sdstream.engines.events import EngineEvent, Report, say_nothing
 from sdstream.engines.keys import BackendName, EngineKey, capabilities_of, target_of
-from sdstream.engines.registry import make_backend
+from sdstream.engines.registry import has_usable_card, make_backend
 from sdstream.engines.tidying import collect
 from sdstream.platform.memory import peak_memory
 
@@ -155,7 +155,7 @@ class Bakery:
     """Bakes into one cache. `device` is where TensorRT and CUDA packages are built; TensorRT-RTX needs none."""
 
     cache: EngineCache
-    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if has_usable_card() else "cpu"))
     clock: Clock = field(default_factory=SystemClock)
     report: Report = say_nothing
     load: Callable[[Profile, BackendName, torch.device], LoadedProfile] = load_profile

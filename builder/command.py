@@ -36,6 +36,7 @@ from sdstream.engines.events import EngineEvent
 from sdstream.engines.keys import BACKENDS, BackendName
 from sdstream.engines.manifest import Manifest
 from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
+from sdstream.engines.registry import has_usable_card
 from sdstream.engines.targets import parse_capabilities
 from sdstream.engines.tidying import collect, evict
 from sdstream.errors import ConfigurationError, SdstreamError
@@ -173,7 +174,7 @@ def fetch(*, profile: ProfileName, model: ModelName = None, backend: Backend = N
     Only what is not here, and no file that the profile has no use for. HF_TOKEN opens gated models.
     """
     wanted = _profile(profile, model, backend, None)
-    half = set(wanted.targets) != {"compiled"} or torch.cuda.is_available()
+    half = set(wanted.targets) != {"compiled"} or has_usable_card()
     with DownloadBar() as bar:
         files = _sources().fetch(wanted, bar.tell, half=half)
     parts = (files.taesd, files.tokenizer, *files.loras, *files.controlnets, files.adapter, *files.networks)

@@ -52,7 +52,7 @@ hand_over_data() {
         return 0
     fi
     { [ -d "$place" ] || install -d -m 700 "$place"; } &&
-        find "$place" -maxdepth 3 ! -user "$user" -exec chown -h "$user:$user" {} +
+        find "$place/" -maxdepth 3 ! -user "$user" -exec chown -h "$user:$user" {} +
 }
 
 least_free_port() { cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024; }

@@ -33,7 +33,7 @@ QUEUE_SCALING = {"type": "QUEUE_DELAY", "queueDelay": 4}
 BALANCER_SCALING = {"type": "REQUEST_COUNT", "requestCount": 4}
 CONSOLE = "https://www.console.runpod.io"
 NO_HOST_HINT = (
-    "RunPod says this also of a card that the data centres asked for have not at all: take another --gpu, or other "
+    "RunPod says this, too, of a card that the chosen data centres do not have at all: take another --gpu, or other "
     "places with --data-center."
 )
 JOB_SECONDS = 3900

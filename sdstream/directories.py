@@ -6,7 +6,6 @@ It holds `models/ engines/ loras/ trials/ kernels/ recordings/ bin/ state.sqlite
 outlive a clean-up of caches, so the last resort is the user's data directory and not the cache directory.
 """
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -113,17 +112,6 @@ def looks_writable(directory: Path) -> bool:
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
-def give_to_owner_of(directory: Path, handle: int) -> None:
-    """Give an open file to the owner of `directory` when this process is root; nothing where root may not.
-
-    Root in a shell of the container must leave nothing that the server, another user, cannot read.
-    """
-    if getattr(os, "geteuid", lambda: None)() == 0:  # Windows has none
-        with contextlib.suppress(OSError):
-            owner = directory.stat()
-            os.fchown(handle, owner.st_uid, owner.st_gid)
-
-
 def prove_writable(directory: Path) -> None:
     """Write, flush and remove a small file; raises `OSError` on a read-only or full disk."""
     handle, name = tempfile.mkstemp(prefix=".write-test-", dir=directory)
@@ -142,7 +130,6 @@ __all__ = [
     "DataDirectory",
     "ModelPlaces",
     "choose_data_directory",
-    "give_to_owner_of",
     "looks_writable",
     "prove_writable",
 ]

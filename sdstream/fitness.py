@@ -13,9 +13,9 @@ from typing import Any
 
 from sdstream.commands.machine import Gpu, MachineFacts, probe_encoder, read_machine
 from sdstream.directories import choose_data_directory
+from sdstream.engines.architectures import has_programs
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
-from sdstream.worker.architectures import has_programs
 
 LEAST_ARCHITECTURE = (7, 5)
 """Compute capability. Older cards have no fast float16."""

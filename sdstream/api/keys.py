@@ -27,8 +27,8 @@ from typing import Any, cast
 import structlog
 
 from sdstream.clock import Clock, SystemClock
-from sdstream.directories import give_to_owner_of
 from sdstream.errors import ConfigurationError
+from sdstream.platform.directories import give_to_owner_of
 from sdstream.settings import Settings
 
 FILE_NAME = "keys.json"

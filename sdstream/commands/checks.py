@@ -38,7 +38,10 @@ facts = {"version": torch.__version__, "seconds": time.perf_counter() - started,
          "mps_available": torch.backends.mps.is_available()}
 if facts["cuda_available"]:
     facts["device"] = torch.cuda.get_device_name(0)
-    torch.ones(8, device="cuda").sum().item()
+    try:
+        torch.ones(8, device="cuda").sum().item()
+    except RuntimeError as error:
+        facts["problem"] = str(error).partition("\\n")[0]
 print(json.dumps(facts))
 """
 
@@ -173,13 +176,18 @@ def check_torch(settings: Settings, facts: MachineFacts) -> Check:
         return Check("torch", Verdict.BAD, f"cannot be used: {last}", "`make clean run` installs it anew.")
     found = json.loads(done.stdout.splitlines()[-1])
     finding = f"{found['version']}, imported in {found['seconds']:.1f} s"
-    if found["cuda_available"]:
-        return Check("torch", Verdict.GOOD, f"{finding}, computes on {found['device']}")
     if settings.worker_device == "cpu":
         return Check("torch", Verdict.GOOD, f"{finding}, computes on the CPU")
+    if found["cuda_available"] and "problem" not in found:
+        return Check("torch", Verdict.GOOD, f"{finding}, computes on {found['device']}")
     if facts.obstacle is not None:
-        finding = f"{finding}, does not see the GPU: {facts.obstacle.reason}"
+        finding = f"{finding}, cannot use the GPU: {facts.obstacle.reason}"
         return Check("torch", Verdict.BAD, finding, facts.obstacle.remedy)
+    if "problem" in found:
+        finding = f"{finding}, cannot compute on {found['device']}: {found['problem']}"
+        return Check(
+            "torch", Verdict.BAD, finding, "Look at the card with nvidia-smi, or set SDSTREAM_WORKER_DEVICE=cpu."
+        )
     if settings.worker_device.startswith("cuda"):
         return Check("torch", Verdict.BAD, f"{finding}, sees no CUDA device", "Set SDSTREAM_WORKER_DEVICE=auto.")
     if facts.gpus:

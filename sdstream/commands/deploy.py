@@ -162,7 +162,7 @@ def describe(what: str, made: Deployed, body: dict[str, Any]) -> list[str]:
     if body["type"] == "LOAD_BALANCER":
         return [
             f"answers at https://{made.id}.api.runpod.ai",
-            "whose every request needs RunPod's API key: Authorization: Bearer rpa_...",
+            "every request there needs RunPod's API key: Authorization: Bearer rpa_...",
             f"change it at {CONSOLE}/serverless",
         ]
     return [f"takes jobs at https://api.runpod.ai/v2/{made.id}/run", f"change it at {CONSOLE}/serverless"]

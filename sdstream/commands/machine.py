@@ -26,7 +26,8 @@ NVENC_LEAST_SIDE = 256
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA card. `memory` is bytes; `cuda` the newest that its driver knows (13000), 0 if that is not known."""
+    """One NVIDIA card. `memory` is bytes, `cuda` the newest CUDA that its driver knows (13000), `capability` its
+    compute capability (89 for 8.9); either is 0 where it is not known."""
 
     index: int
     name: str
@@ -54,11 +55,16 @@ class MachineFacts:
     torch: TorchBuild | None = None
 
     @property
+    def gpu(self) -> Gpu | None:
+        """The first card that torch can use, as far as that can be told beforehand."""
+        return next((gpu for gpu in self.gpus if self._obstacle_at(gpu) is None), None)
+
+    @property
     def obstacle(self) -> Obstacle | None:
-        """Why torch will not use the first card; None without a card, too."""
-        if not self.gpus:
-            return None
-        gpu = self.gpus[0]
+        """Why torch can use no card, by the first one; None where it can, and without a card."""
+        return self._obstacle_at(self.gpus[0]) if self.gpus and self.gpu is None else None
+
+    def _obstacle_at(self, gpu: Gpu) -> Obstacle | None:
         return find_obstacle(self.torch, gpu.driver, gpu.cuda, gpu.capability)
 
 
@@ -95,14 +101,13 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
     except nvml.NVMLError as error:
         return (), f"no NVIDIA driver answers ({error})"
     try:
-        driver, cuda = str(nvml.nvmlSystemGetDriverVersion()), int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        driver, cuda = str(nvml.nvmlSystemGetDriverVersion()), _known_cuda()
         found: list[Gpu] = []
         for index in range(int(nvml.nvmlDeviceGetCount())):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-            major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-            name, capability = str(nvml.nvmlDeviceGetName(handle)), 10 * int(major) + int(minor)
-            found.append(Gpu(index, name, memory, driver, cuda, capability))
+            name = str(nvml.nvmlDeviceGetName(handle))
+            found.append(Gpu(index, name, memory, driver, cuda, _capability_of(handle)))
         return tuple(found), "" if found else "the NVIDIA driver shows no card"
     except nvml.NVMLError as error:
         return (), f"the NVIDIA driver does not answer ({error})"
@@ -117,12 +122,26 @@ def compute_capability(index: int = 0) -> int | None:
     except nvml.NVMLError:
         return None
     try:
-        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(nvml.nvmlDeviceGetHandleByIndex(index))
-        return 10 * int(major) + int(minor)
+        return _capability_of(nvml.nvmlDeviceGetHandleByIndex(index)) or None
     except nvml.NVMLError:
         return None
     finally:
         nvml.nvmlShutdown()
+
+
+def _known_cuda() -> int:
+    """13000 for 13.0; 0 where the driver does not tell, as in a container that has none of its libraries but NVML."""
+    with contextlib.suppress(nvml.NVMLError):
+        return int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+    return 0
+
+
+def _capability_of(handle: Any) -> int:
+    """89 for 8.9; 0 where the driver does not tell."""
+    with contextlib.suppress(nvml.NVMLError):
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return 10 * int(major) + int(minor)
+    return 0
 
 
 def probe_encoder(name: str) -> str:

@@ -63,8 +63,7 @@ def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
     if facts.obstacle is not None:
         reason = f"not {facts.gpus[0].name}: {facts.obstacle.reason}; `sdstream doctor` says what helps"
         return PlanLine("device", "cpu", reason)
-    if facts.gpus:
-        gpu = facts.gpus[0]
+    if (gpu := facts.gpu) is not None:
         of_several = f", one of {len(facts.gpus)} cards" if len(facts.gpus) > 1 else ""
         choice = f"cuda, {gpu.name} with {gpu.memory / 2**30:.0f} GiB{of_several}"
         return PlanLine("device", choice, f"driver {gpu.driver}")

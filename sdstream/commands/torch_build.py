@@ -1,16 +1,19 @@
-"""Which CUDA the installed torch is built for, found without importing it, and whether the driver can run that."""
+"""Which CUDA the installed torch is built for, found without importing it, and which cards and drivers can run that."""
 
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 BUILDS = {13: "cu130", 12: "cu126"}
-"""By the CUDA that a driver knows: what the index of PyTorch calls a build of the pinned torch for it."""
+"""What PyTorch's index calls the builds of the pinned torch, by CUDA's major version."""
 INDEX = "https://download.pytorch.org/whl"
-DRIVER_OF_CUDA_13 = 580
-LEAST_OF_CUDA_13 = 75
-"""Compute capability, 75 for 7.5: CUDA 13 makes no programs for cards before Turing."""
+DRIVERS = {13: 580, 12: 525}
+"""The oldest driver that runs programs for CUDA of that major version."""
+TURING, BLACKWELL = 75, 100
+"""Compute capabilities, 75 for 7.5. CUDA 13 makes no programs for cards before Turing, CUDA 12.6 none from Blackwell
+on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,11 @@ class TorchBuild:
 
     version: str
     cuda: str
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of CUDA; (0,) without."""
+        return tuple(int(part) for part in (self.cuda or "0").split("."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ def read_torch_build() -> TorchBuild | None:
 def parse_torch_build(text: str) -> TorchBuild | None:
     """What torch's own `version.py` says."""
     version = re.search(r"^__version__ = '([^'+]+)", text, re.MULTILINE)
-    cuda = re.search(r"^cuda: .*= (?:'([^']*)'|None)$", text, re.MULTILINE)
+    cuda = re.search(r"^cuda: .*= (?:'([\d.]+)'|None)$", text, re.MULTILINE)
     return None if version is None or cuda is None else TorchBuild(version[1], cuda[1] or "")
 
 
@@ -56,28 +64,24 @@ def find_obstacle(build: TorchBuild | None, driver: str, cuda: int, capability: 
     """
     if build is None or not cuda:
         return None
-    if build.cuda and int(build.cuda.partition(".")[0]) >= 13 and 0 < capability < LEAST_OF_CUDA_13:
-        reason = f"torch here is for CUDA {build.cuda}, which has no programs for compute capability {capability / 10}"
-        return Obstacle(reason, f"`.venv/bin/pip install --index-url {INDEX}/{BUILDS[12]} torch=={build.version}`.")
-    knows, major = f"{cuda // 1000}.{cuda % 1000 // 10}", cuda // 1000
-    name = BUILDS.get(12 if 0 < capability < LEAST_OF_CUDA_13 and major > 12 else min(major, max(BUILDS)))
-    other = f"`.venv/bin/pip install --index-url {INDEX}/{name} torch=={build.version}`"
-    newer = f"Update the driver to {DRIVER_OF_CUDA_13} or newer"
+    is_old, is_new, major = 0 < capability < TURING, capability >= BLACKWELL, cuda // 1000
     if not build.cuda:
-        return Obstacle("torch here is built without CUDA", f"{other}." if name else f"{newer}.")
-    if int(build.cuda.partition(".")[0]) <= major:
+        reason = "torch here is built without CUDA"
+    elif (is_old and build.numbers >= (13,)) or (is_new and build.numbers < (12, 8)):
+        reason = f"torch here is for CUDA {build.cuda}, which has no programs for compute capability {capability / 10}"
+    elif build.numbers[0] > major:
+        reason = f"torch here is for CUDA {build.cuda}, and driver {driver} knows {major}.{cuda % 1000 // 10}"
+    else:
         return None
-    reason = f"torch here is for CUDA {build.cuda}, and driver {driver} knows {knows}"
-    return Obstacle(reason, f"{newer}, or, for a card before Blackwell, {other}." if name else f"{newer}.")
+    wanted = 12 if is_old or (major == 12 and not is_new) else 13
+    steps = [f"update the driver to {DRIVERS[wanted]} or newer"] if major < wanted else []
+    if build.numbers[0] != wanted:
+        name = BUILDS[wanted]
+        steps.append(f"run `{sys.executable} -m pip install --index-url {INDEX}/{name} torch=={build.version}+{name}`")
+    remedy = " and ".join(steps)
+    if build.numbers[0] == 13 and wanted == 12 and not is_old:
+        remedy = f"update the driver to {DRIVERS[13]} or newer, or {remedy}"
+    return Obstacle(reason, f"{remedy[0].upper()}{remedy[1:]}.")
 
 
-__all__ = [
-    "BUILDS",
-    "DRIVER_OF_CUDA_13",
-    "LEAST_OF_CUDA_13",
-    "Obstacle",
-    "TorchBuild",
-    "find_obstacle",
-    "parse_torch_build",
-    "read_torch_build",
-]
+__all__ = ["BUILDS", "DRIVERS", "Obstacle", "TorchBuild", "find_obstacle", "parse_torch_build", "read_torch_build"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sdstream.engine_errors import EngineBackendUnavailable
+from sdstream.engine_errors import EngineBackendUnavailable, EngineStoreUnavailable
 from sdstream.platform.libraries import mapped_files
 
 HEADERS = ("cuda.h", "cuda_runtime.h", "cuda_fp8.h", "crt/host_config.h", "nv/target")
@@ -52,8 +52,8 @@ def cuda_home() -> Generator[Path]:
 def find_headers(release: int, wheels: Iterable[Path], installed: Path | None) -> tuple[Path, ...]:
     """The directories that have all of `HEADERS` together, for CUDA `release` (13).
 
-    `wheels` are directories `nvidia` of installed wheels, whose headers are exactly those that torch was built with, so
-    they come first. `installed` is a CUDA on this machine, taken if it is of that release. Raises
+    `wheels` are directories `nvidia` of installed wheels, whose headers are those of torch's own release, so they come
+    first. `installed` is a CUDA on this machine, taken if it is of that release. Raises
     `EngineBackendUnavailable`.
     """
     names = (f"cu{release}",) if release >= 13 else ("cuda_runtime", "cuda_nvcc", "cuda_cccl")
@@ -106,24 +106,28 @@ def make_home(within: Path, include: Sequence[Path], driver: Path) -> Path:
     """A directory in `within` that has the entries of all `include` directories in one, and the driver's library by the
     name that linkers look for.
 
-    Its name tells what is linked, so one that is there is right. It is made beside its place and renamed into it, as
-    other processes may look for it at the same time.
+    Its name tells what is linked; one that has lost links, as systems clean up such places, is made anew. It is made
+    beside its place and renamed into it, as other processes may look for it at the same time. Raises
+    `EngineStoreUnavailable`.
     """
     links = {f"include/{entry.name}": entry for directory in reversed(include) for entry in directory.iterdir()}
     links[f"lib64/{DRIVER}"] = driver
     told = "\n".join(f"{name} {entry}" for name, entry in sorted(links.items()))
     home = within / f"sdstream-cuda-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-    if home.is_dir():
+    if all((home / name).is_symlink() for name in links):
         return home
     fresh = within / f"{home.name}-{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)  # left by a process of the same number that was ended
-    for name, entry in links.items():
-        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / name).symlink_to(entry)
+    for left in (home, fresh):  # the second by a process of the same number that was ended
+        shutil.rmtree(left, ignore_errors=True)
     try:
+        for name, entry in links.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).symlink_to(entry)
         fresh.rename(home)
-    except OSError:  # another process was quicker
+    except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if not home.is_dir():  # else another process was quicker
+            raise EngineStoreUnavailable(f"{within}: {error.strerror or error}") from error
     return home
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from sdstream.engines.architectures import has_programs
 from sdstream.engines.backend import Backend
 from sdstream.engines.compiled import CompiledBackend
 from sdstream.engines.keys import BACKENDS, BackendName
@@ -28,9 +29,18 @@ def capability_of(device: torch.device) -> int | None:
     return 10 * major + minor
 
 
+def has_usable_card() -> bool:
+    """Whether there is a card that torch computes on. An NVIDIA card that is older than any program of torch's is
+    counted as there by torch itself, and its first use fails."""
+    if not torch.cuda.is_available():
+        return False
+    architectures = tuple(torch.cuda.get_arch_list())
+    return torch.version.cuda is None or has_programs(torch.cuda.get_device_capability(), architectures)
+
+
 def backends_for(device: torch.device) -> tuple[BackendName, ...]:
     """Those that serve a device, the best first."""
     return choose_backends(capability_of(device), installed_backends())
 
 
-__all__ = ["backends_for", "capability_of", "installed_backends", "make_backend"]
+__all__ = ["backends_for", "capability_of", "has_usable_card", "installed_backends", "make_backend"]

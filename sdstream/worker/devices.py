@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from sdstream.engines.registry import has_usable_card
 from sdstream.errors import ConfigurationError
 from sdstream.platform.cores import processor_name
 from sdstream.platform.memory import memory_limit, process_memory
-from sdstream.worker.architectures import has_programs
 from sdstream.worker.loading.room import MemoryReport
 
 _used_before: dict[str, int] = {}
@@ -120,15 +120,6 @@ class Device:
         return total - free, total
 
 
-def has_usable_card() -> bool:
-    """Whether there is a card that torch computes on. An NVIDIA card that is older than any program of torch's is
-    counted as there by torch itself, and its first use fails."""
-    if not torch.cuda.is_available():
-        return False
-    architectures = tuple(torch.cuda.get_arch_list())
-    return torch.version.cuda is None or has_programs(torch.cuda.get_device_capability(), architectures)
-
-
 def memory_report(device: torch.device) -> MemoryReport:
     """What is known of a device's memory now; on a CPU what the machine or the container may hold in all."""
     if device.type != "cuda":
@@ -137,4 +128,4 @@ def memory_report(device: torch.device) -> MemoryReport:
     return MemoryReport(total, free, torch.cuda.memory_reserved(device), _used_before.get(str(device), 0))
 
 
-__all__ = ["Device", "Mark", "has_usable_card", "memory_report"]
+__all__ = ["Device", "Mark", "memory_report"]

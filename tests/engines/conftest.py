@@ -39,7 +39,7 @@ compiled = []
 
 def make_driver(file: Path) -> None:
     """A library in the place of NVIDIA's driver, for linkers, with functions by which packages launch kernels. (Linkers
-    leave a library out that has nothing which is asked for.)"""
+    leave out a library from which nothing is asked.)"""
     names = ("cuInit", "cuModuleLoadData", "cuModuleGetFunction", "cuLaunchKernel")
     program = "\n".join(f'extern "C" int {name}() {{ return 100; }}' for name in names)
     command = ["g++", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-x", "c++", "-", "-o", str(file)]

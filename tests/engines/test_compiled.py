@@ -43,7 +43,7 @@ torch.set_grad_enabled(False)
 folder, engines, base = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 began = time.monotonic()
 from sdstream.engines.cache import EngineCache
-from sdstream.engines.compiled import CompiledBackend, compiler_words
+from sdstream.engines.compiled import CompiledBackend
 entry = EngineCache(engines).take(base)
 runner = CompiledBackend(torch.device("cpu")).load(entry, torch.device("cpu"))
 inputs = torch.load(folder / "inputs.pt")

@@ -1,5 +1,6 @@
 """Where packages for a GPU are compiled by, on machines with no developer's installation of CUDA."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed
+from sdstream.engine_errors import EngineBackendUnavailable, EngineBuildFailed, EngineStoreUnavailable
 from sdstream.engines import cuda_home as module
 from sdstream.engines.compiled import compiling_for
 from sdstream.engines.cuda_home import HEADERS, cuda_home, driver_library, find_headers, make_home, wheel_directories
+from sdstream.platform import LINUX
 from tests.engines.conftest import make_driver
 
 MAPS = """\
@@ -84,12 +86,31 @@ def test_a_home_has_all_headers_and_the_driver_by_the_linkers_name(tmp_path: Pat
     assert os.readlink(home / "lib64/libcuda.so") == str(tmp_path / "libcuda.so.1")
 
 
-def test_a_home_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_home_that_is_there_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     include = put(tmp_path / "include", "cuda.h")
     home = make_home(tmp_path, [include], tmp_path / "libcuda.so.1")
-    made = (home / "lib64").stat().st_ino
+    monkeypatch.delattr(Path, "symlink_to")
     assert make_home(tmp_path, [include], tmp_path / "libcuda.so.1") == home
-    assert (home / "lib64").stat().st_ino == made
+
+
+def test_a_home_that_was_half_cleaned_away_is_made_anew(tmp_path: Path) -> None:
+    """Systems clean up the directory for temporary files, where torch keeps what it makes."""
+    include = put(tmp_path / "include", "cuda.h")
+    home = make_home(tmp_path, [include], tmp_path / "libcuda.so.1")
+    (home / "include/cuda.h").unlink()
+    assert make_home(tmp_path, [include], tmp_path / "libcuda.so.1") == home
+    assert (home / "include/cuda.h").is_file()
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    include = put(tmp_path / "include", "cuda.h")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(EngineStoreUnavailable, match="No space left on device"):
+        make_home(tmp_path, [include], tmp_path / "libcuda.so.1")
 
 
 def test_another_driver_has_a_home_of_its_own(tmp_path: Path) -> None:
@@ -137,7 +158,7 @@ def test_torch_has_its_own_home_back_afterwards(monkeypatch: pytest.MonkeyPatch)
     assert cpp_extension.CUDA_HOME == "/usr/local/cuda"
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(not LINUX or shutil.which("g++") is None, reason="NVIDIA's wheels are for Linux, and it needs g++")
 def test_torchs_header_for_packages_compiles_and_links(as_on_a_gpu: Callable[[], Path], tmp_path: Path) -> None:
     """With the options that torch itself compiles packages with, the wheels of the extra `bake`, and a library in the
     driver's place."""

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sdstream"
 LONGEST_FILE, LONGEST_LINE = 400, 120
 POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "ctypes", "mmap"}
 POSIX_ONLY_NAMES = re.compile(
-    r"add_signal_handler|fork|forkpty|get[e]?[ug]id|setsid|killpg|getpgid|sched_\w+|mkfifo|statvfs|getloadavg|sysconf|"
+    r"add_signal_handler|fork|forkpty|[fl]?chown|get[e]?[ug]id|setsid|killpg|getpgid|sched_\w+|mkfifo|statvfs|getloadavg|sysconf|"
     r"sendmsg|recvmsg|AF_UNIX|epoll|pidfd_open|SIG(KILL|STOP|CONT|HUP|CHLD|ALRM|PIPE|USR[12])|O_(DIRECTORY|NOFOLLOW|"
     r"CLOEXEC|NONBLOCK|DIRECT|SYNC)"
 )

@@ -40,6 +40,8 @@ from tests.support.hollow import write_hollow_model
 
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
 CARD = MachineFacts("Linux", "x86_64", (Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1"),), "", ("127.0.0.1",), "")
+OLD_CARD = replace(CARD, gpus=(replace(CARD.gpus[0], cuda=13000, capability=61),), torch=TorchBuild("2.13.0", "13.0"))
+FAILS = "{'cuda_available': True, 'device': 'NVIDIA L4', 'problem': 'no kernel image is available'}"
 OLD_DRIVER = replace(
     CARD, gpus=(replace(CARD.gpus[0], driver="550.54", cuda=12040),), torch=TorchBuild("2.13.0", "13.0")
 )
@@ -193,6 +195,9 @@ def test_gpu() -> None:
         ("{'cuda_available': False}", Settings(), BARE, Verdict.GOOD, "computes on the CPU"),
         ("{'cuda_available': False}", Settings(), CARD, Verdict.BAD, "does not see the GPU"),
         ("{'cuda_available': False}", Settings(), OLD_DRIVER, Verdict.BAD, "CUDA 13.0, and driver 550.54 knows 12.4"),
+        (FAILS, Settings(), OLD_CARD, Verdict.BAD, "no programs for compute capability 6.1"),
+        (FAILS, Settings(), CARD, Verdict.BAD, "cannot compute on NVIDIA L4: no kernel image"),
+        (FAILS, Settings(worker_device="cpu"), OLD_CARD, Verdict.GOOD, "computes on the CPU"),
         ("{'cuda_available': False}", Settings(worker_device="cpu"), OLD_DRIVER, Verdict.GOOD, "computes on the CPU"),
         ("{'cuda_available': False}", Settings(worker_device="cuda:0"), BARE, Verdict.BAD, "sees no CUDA device"),
         ("{'cuda_available': True, 'device': 'NVIDIA L4'}", Settings(), CARD, Verdict.GOOD, "computes on NVIDIA L4"),

@@ -239,3 +239,15 @@ def test_a_link_that_root_left_in_the_data_and_that_leads_nowhere_is_no_reason_f
         owner = (folder / "outside").stat().st_uid
     assert " as daemon " in done.stdout, done.stderr
     assert owner == 0, "what lies outside the data directory stays as it is"
+
+
+@posix
+@as_root
+def test_data_behind_a_link_is_handed_over() -> None:
+    with stage() as folder:
+        (folder / "volume/models").mkdir(parents=True)
+        (folder / "linked").symlink_to(folder / "volume")
+        done = enter(folder, RUN_AS="auto", IMAGE_USER="daemon", SDSTREAM_DATA_DIR=str(folder / "linked"))
+        owners = {(folder / name).stat().st_uid for name in ("volume", "volume/models")}
+    assert " as daemon " in done.stdout, done.stderr
+    assert 0 not in owners

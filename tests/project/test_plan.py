@@ -45,6 +45,13 @@ def test_a_card_that_torch_cannot_use_is_not_the_device(build: TorchBuild, reaso
     assert said.split(":", 1)[1].strip() == f"cpu (not NVIDIA L4: {reason}; `sdstream doctor` says what helps)"
 
 
+def test_one_card_that_torch_can_use_is_enough() -> None:
+    """Beside it there may be one that is too old for torch, which CUDA numbers behind it."""
+    old, usable = replace(CARD, name="GTX 1060", cuda=13000, capability=61), replace(CARD, cuda=13000, capability=89)
+    facts = MachineFacts("Linux", "x86_64", (old, usable), "", (), "", torch=TorchBuild("2.13.0", "13.0"))
+    assert "cuda, NVIDIA L4" in line("device", Settings(), facts)
+
+
 def test_the_device_of_the_settings_wins() -> None:
     assert "cpu (worker_device asks for it)" in line(
         "device", Settings(worker_device="cpu"), MachineFacts("Linux", "x86_64", (CARD,), "", (), "")

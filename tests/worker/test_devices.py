@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sdstream.worker.devices import Device, has_usable_card
+from sdstream.engines.registry import has_usable_card
+from sdstream.worker.devices import Device
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 
