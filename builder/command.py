@@ -65,6 +65,7 @@ application = App(
     help="Bakes engines before they are needed. Profiles: " + ", ".join(shipped_profiles()) + ".",
     version=__version__,
     help_format="plaintext",
+    default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
 

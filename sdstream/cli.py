@@ -45,7 +45,8 @@ def make_application() -> App:
         help=HELP,
         version=__version__,
         help_format="plaintext",
-        default_parameter=Parameter(converter=_read),
+        # A list is empty when its flag is not given: no flag --empty-NAME.
+        default_parameter=Parameter(converter=_read, negative_iterable=()),
     )
     for order, (name, line) in enumerate(COMMANDS.items()):
         module = name.replace("-", "_")

@@ -53,7 +53,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
-    assert "Usage: sdstream" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "Usage: sdstream" in text
+    assert "--empty-" not in text, "a list is empty when its flag is not given"
 
 
 def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
