@@ -1,11 +1,10 @@
 """The settings of encoders, outputs and recordings."""
 
-import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sdstream.urls import split_url
+from sdstream.urls import check_bucket_endpoint, split_bucket
 
 
 class MediaSettings(BaseModel):
@@ -103,17 +102,14 @@ class MediaSettings(BaseModel):
     @field_validator("recording_bucket")
     @classmethod
     def _check_bucket(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"s3://[^/?#@]+(/[^?#]*)?", value):
-            raise ValueError("must be written s3://BUCKET or s3://BUCKET/PREFIX, without keys, ? and #")
+        if value is not None:
+            split_bucket(value)
         return value
 
     @field_validator("recording_bucket_endpoint")
     @classmethod
     def _check_bucket_endpoint(cls, value: str | None) -> str | None:
-        parts = split_url(value or "", ("http", "https"))
-        if value is not None and (parts is None or "@" in parts.netloc):  # not shown: people write keys into addresses
-            raise ValueError("must be the address of an S3 service, such as https://HOST:PORT, without keys")
-        return value
+        return None if value is None else check_bucket_endpoint(value)
 
     @model_validator(mode="after")
     def _check_bitrates(self) -> "MediaSettings":

@@ -1,9 +1,12 @@
 """The settings of the worker process: its engines, its device, how streams share it, how it is watched."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sdstream.urls import check_bucket_endpoint, split_bucket
 
 
 class WorkerSettings(BaseModel):
@@ -143,6 +146,25 @@ class WorkerSettings(BaseModel):
         description="Keep a second, idle worker process with torch imported, so that a restart takes a fraction of a "
         "second; costs some 200 MB of memory.",
     )
+
+    @field_validator("engine_mirror")
+    @classmethod
+    def _check_mirror(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_bucket(value)
+        return value
+
+    @field_validator("engine_mirror_endpoint")
+    @classmethod
+    def _check_mirror_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else check_bucket_endpoint(value)
+
+    @field_validator("worker_device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
+            raise ValueError("must be auto, cpu, mps, cuda or cuda:NUMBER")
+        return value
 
 
 __all__ = ["WorkerSettings"]

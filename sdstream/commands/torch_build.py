@@ -73,7 +73,7 @@ def find_obstacle(build: TorchBuild | None, driver: str, cuda: int, capability: 
         reason = f"torch here is for CUDA {build.cuda}, and driver {driver} knows {major}.{cuda % 1000 // 10}"
     else:
         return None
-    wanted = 12 if is_old or (major == 12 and not is_new) else 13
+    wanted = 12 if is_old or (12 in (major, build.numbers[0]) and not is_new) else 13
     steps = [f"update the driver to {DRIVERS[wanted]} or newer"] if major < wanted else []
     if build.numbers[0] != wanted:
         name = BUILDS[wanted]

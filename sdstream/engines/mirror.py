@@ -22,7 +22,7 @@ from sdstream.engines.locks import BuildLock
 from sdstream.engines.manifest import LARGEST_MANIFEST, MANIFEST, Manifest, check_files
 from sdstream.engines.uploads import PART, Uploads
 from sdstream.errors import ConfigurationError
-from sdstream.urls import split_url
+from sdstream.urls import check_bucket_endpoint, split_bucket
 
 READ_TIMEOUT = 120.0
 ATTEMPTS = 10
@@ -67,18 +67,9 @@ class MirrorAddress:
 
     @classmethod
     def parse(cls, url: str, endpoint: str | None = None, region: str | None = None) -> "MirrorAddress":
-        """Raises `ConfigurationError` for what is no such address. It is not shown where it may hold a key."""
-        parts = split_url(url, ("s3",))
-        if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
-            raise ConfigurationError(
-                f"{_shown(url)} is not an address of a mirror", hint="Write it as s3://BUCKET/PREFIX."
-            )
-        where = split_url(endpoint or "", ("http", "https"))
-        if endpoint is not None and (where is None or "@" in where.netloc):  # keys belong elsewhere
-            raise ConfigurationError(
-                f"{_shown(endpoint)} is not the address of an S3 endpoint", hint="It is written https://HOST:PORT."
-            )
-        return cls(parts.netloc, parts.path.strip("/"), endpoint or None, region or None)
+        """The place that settings name, which are checked. Raises `ValueError` for what is no such address."""
+        bucket, prefix = split_bucket(url)
+        return cls(bucket, prefix, None if endpoint is None else check_bucket_endpoint(endpoint), region or None)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
@@ -268,10 +259,6 @@ class EngineMirror:
             words = _words(error)
             self._report(EngineEvent("store_unavailable", what, f"{self.address}: {words}"))
             raise EngineStoreUnavailable(f"{self.address}: {what}: {words}", hint=HINT) from error
-
-
-def _shown(url: str) -> str:
-    return re.sub(r"//.*@", "//***@", url)[:200]
 
 
 def make_client(address: MirrorAddress, attempts: int, read_timeout: float) -> Any:

@@ -11,6 +11,7 @@ import structlog
 from sdstream.buckets import BucketAccess, bucket_errors, error_code, is_missing, make_bucket_client
 from sdstream.errors import ConfigurationError, NotFound, RecordingsUnavailable
 from sdstream.settings import Settings
+from sdstream.urls import split_bucket
 
 ATTEMPTS = 3
 READ_SECONDS = 30.0
@@ -45,7 +46,7 @@ class RecordingBucket:
 
     def __init__(self, bucket: str, prefix: str, access: BucketAccess) -> None:
         self._bucket = bucket
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._prefix = f"{prefix}/" if prefix else ""
         self._access = access
         self._client: Any = None
 
@@ -61,7 +62,7 @@ class RecordingBucket:
             raise ConfigurationError(
                 "recording_bucket needs boto3", hint="pip install -c constraints.txt -e '.[s3]' in sdstream's directory"
             ) from None
-        name, _, prefix = url.removeprefix("s3://").partition("/")
+        name, prefix = split_bucket(url)
         access = BucketAccess(
             settings.recording_bucket_endpoint,
             settings.recording_bucket_region,

@@ -9,7 +9,6 @@ import pytest
 from sdstream.engine_errors import EngineBroken, EngineMissing, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.mirror import EngineMirror, MirrorAddress, RemoteEngine
-from sdstream.errors import ConfigurationError
 from tests.engines.buckets import BUCKET, PART, Line
 from tests.engines.stored import FILES, KEY, Events, key, store
 
@@ -179,25 +178,3 @@ def test_nothing_that_runpod_does_not_take_is_sent(cache: EngineCache, mirror: M
         }
         assert f"/{BUCKET}" in request.url
         assert "?delete" not in request.url
-
-
-@pytest.mark.parametrize("url", ["", "engines", "http://bucket/x", "s3://", "s3://key:secret@bucket/x", "s3://b/x?y=1"])
-def test_what_is_no_address_of_a_mirror_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="not an address"):
-        MirrorAddress.parse(url)
-
-
-@pytest.mark.parametrize("url", ["s3://key:s3cret@bucket/x", "s3://[", "s3://b:99999/x"])
-def test_a_wrong_address_of_a_mirror_tells_no_key(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="not an address") as refused:
-        MirrorAddress.parse(url)
-    assert "s3cret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["s3api-eu-ro-1.runpod.io", "http://[", "http://h:99999", "http://h:0", "https://", "https://key:s3cret@h"]
-)
-def test_what_is_no_endpoint_is_refused_and_tells_no_key(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="endpoint") as refused:
-        MirrorAddress.parse("s3://bucket/x", url)
-    assert "s3cret" not in str(refused.value)

@@ -156,11 +156,34 @@ def test_no_setting_is_endless(name: str, value: str) -> None:
         ("redis_url", "redis://:s3cret@h:99999/0", "must be an address"),
         ("redis_url", "redis://[s3cret", "must be an address"),
         ("redis_url", "s3cret", "must be an address"),
+        *[
+            (name, address, "must be written s3://BUCKET or s3://BUCKET/PREFIX")
+            for name in ("engine_mirror", "recording_bucket")
+            for address in (
+                "engines",
+                "http://bucket/x",
+                "s3://",
+                "s3://key:s3cret@bucket/x",
+                "s3://b/x?s3cret",
+                "s3://[",
+                "s3://b:99999/x",
+            )
+        ],
+        *[
+            (name, address, "must be the address of an S3 service")
+            for name in ("engine_mirror_endpoint", "recording_bucket_endpoint")
+            for address in (
+                "s3api-eu-ro-1.runpod.io",
+                "http://[",
+                "http://h:99999",
+                "http://h:0",
+                "https://",
+                "https://key:s3cret@h",
+            )
+        ],
     ],
 )
-def test_what_a_gateway_cannot_use_is_told_at_once_and_without_what_may_be_secret(
-    name: str, value: str, words: str
-) -> None:
+def test_what_cannot_be_used_is_told_at_once_and_without_what_may_be_secret(name: str, value: str, words: str) -> None:
     variable = f"SDSTREAM_{name.upper()}"
     with pytest.raises(ConfigurationError, match=f"^{variable}: {words}") as refused:
         load_settings(environment={variable: value})
@@ -172,6 +195,17 @@ def test_addresses_of_redis_are_taken(url: str) -> None:
     found = load_settings(environment={"SDSTREAM_REDIS_URL": url}).redis_url
     assert found is not None
     assert found.get_secret_value() == url
+
+
+@pytest.mark.parametrize("device", ["gpu", "CUDA", "cuda:", "cuda:-1", "cuda:0,1", "cpu:0"])
+def test_no_worker_is_started_for_a_device_that_is_none(device: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^SDSTREAM_WORKER_DEVICE: must be auto, cpu, mps, cuda or "):
+        load_settings(environment={"SDSTREAM_WORKER_DEVICE": device})
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"])
+def test_devices_of_a_worker_are_taken(device: str) -> None:
+    assert load_settings(environment={"SDSTREAM_WORKER_DEVICE": device}).worker_device == device
 
 
 def test_a_key_is_taken_without_the_line_break_of_its_file() -> None:

@@ -84,7 +84,7 @@ def test_a_broken_engine_in_the_bucket_does_not_keep_the_others_away(
         (["pull"], "SDSTREAM_ENGINE_MIRROR"),
         (["list", "--mirror"], "SDSTREAM_ENGINE_MIRROR"),
         (["warm", "--sm", "ada"], "not a compute capability"),
-        (["pull", "--engine-mirror", "https://bucket/x"], "not an address of a mirror"),
+        (["pull", "--engine-mirror", "https://bucket/x"], "must be written s3://BUCKET"),
     ],
 )
 def test_what_cannot_be_done_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:

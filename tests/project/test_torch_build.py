@@ -62,6 +62,8 @@ def test_what_stands_in_the_way_is_named(build: TorchBuild, cuda: int, capabilit
         (FOR_12, 13000, 120, None, "cu130"),
         (FOR_12, 12080, 120, 580, "cu130"),
         (FOR_12, 11040, 61, 525, None),
+        (FOR_12, 11040, 89, 525, None),
+        (FOR_12, 11040, 120, 580, "cu130"),
         (FOR_CPU, 13000, 89, None, "cu130"),
         (FOR_CPU, 12040, 0, None, "cu126"),
         (FOR_CPU, 14010, 61, None, "cu126"),
