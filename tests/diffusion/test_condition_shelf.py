@@ -1,6 +1,8 @@
 """The shelf of ControlNets: what one stream fetches is fetched once, and holds up nobody who wants something else."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from sdstream.diffusion.loading.models import Model
+from sdstream.diffusion.loading.models import Model, load_model
 from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
 from sdstream.directories import ModelPlaces
 from sdstream.model_errors import ModelDownloadFailed
 from sdstream.worker import conditions
 from sdstream.worker.conditions import Conditions, ConditionShelf, WantedConditions, WantedNet
 from sdstream.worker.outcomes import LoadGivenUp
+from tests.diffusion.conftest import CPU
 
 SECONDS = 30.0
 """How long a test waits for what must happen; what hangs does so for longer."""
@@ -133,3 +136,17 @@ def test_who_waits_for_anothers_fetch_can_give_up(model: Model, fetcher: Fetcher
     waiter.gives_up = True
     assert isinstance(second.exception(SECONDS), LoadGivenUp)
     assert not fetcher.let_go.is_set()
+
+
+def test_an_adapter_that_stays_keeps_no_model_that_nobody_uses(
+    tiny_directory: Callable[..., Path], places: ModelPlaces
+) -> None:
+    shelf = ConditionShelf()
+    model = load_model(tiny_directory("sd15"), "sd15", CPU)
+    loaded = shelf.get(WantedConditions(adapter="regular"), model, places, lambda detail, percent: None)
+    again = shelf.get(WantedConditions(adapter="regular"), model, places, lambda detail, percent: None)
+    assert again.adapter is loaded.adapter
+    held = weakref.ref(model)
+    del model, loaded, again
+    gc.collect()
+    assert held() is None
