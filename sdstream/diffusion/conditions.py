@@ -73,7 +73,11 @@ def load_adapter(file: Path, unet: Any) -> ImageAdapter:
         adapter = replace(make_adapter(unet, state), file=file)
     except LOAD_ERRORS as error:
         raise ModelUnavailable(f"{file} is no IP-Adapter for this model: {first_line(error)}") from error
-    _refuse_what_is_not_finite(file, adapter.projection)
+    layers = nn.ModuleList(part for pair in adapter.layers for part in pair)
+    _refuse_what_is_not_finite(file, nn.ModuleDict({"projection": adapter.projection, "layers": layers}))
+    bad = [name for name, pair in adapter.changes.items() if not all(bool(part.isfinite().all()) for part in pair)]
+    if bad:
+        raise ModelUnavailable(f"{file} holds weights that are not finite numbers, such as what it adds to {bad[0]}")
     return adapter
 
 

@@ -34,6 +34,8 @@ OTHER_KINDS = {
 }
 """What a part of a key tells of a file that is something else."""
 ENDINGS = (".lora_A.weight", ".lora_B.weight")
+STRANGE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError, RecursionError)
+"""What comes of tensors and headers that are of another form than those of a LoRA."""
 CONTEXT_WIDTHS: dict[int, str] = {768: "SD 1.5", 1024: "SD 2", 2048: "SDXL"}
 
 
@@ -66,6 +68,13 @@ def read_lora(file: Path, name: str, family: Family, networks: Mapping[str, nn.M
     `name` is what people call it. Raises `LoraUnusable`, by that name: it is no LoRA, has a layout that is not known,
     numbers that are not finite, or was made for another base model.
     """
+    try:
+        return _read(file, name, family, networks)
+    except STRANGE as error:
+        raise LoraUnusable(f"the layout of the LoRA {name} is not known: {_first_line(error)}") from error
+
+
+def _read(file: Path, name: str, family: Family, networks: Mapping[str, nn.Module]) -> Lora:
     tensors, metadata = _read_file(file, name)
     for mark, kind in OTHER_KINDS.items():
         if any(mark in key for key in tensors):
@@ -98,32 +107,27 @@ def _read_file(file: Path, name: str) -> tuple[dict[str, torch.Tensor], Mapping[
 def _in_one_layout(
     tensors: dict[str, torch.Tensor], name: str, family: Family, unet: nn.Module
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Part of the model to key to tensor, keys as peft writes them; what alpha scales is scaled."""
+    """Part of the model to key to tensor, keys as peft writes them; what alpha scales is scaled. Raises `LoraUnusable`
+    or one of `STRANGE`."""
     tensors = {_without_wrapping(key): tensor for key, tensor in _with_alpha_applied(tensors, name).items()}
     is_xl = family == "sdxl-turbo"
     loader = lora_loaders.StableDiffusionXLLoraLoaderMixin if is_xl else lora_loaders.StableDiffusionLoraLoaderMixin
-    try:
-        converted: dict[str, torch.Tensor]
-        converted, _ = loader.lora_state_dict(dict(tensors), unet_config=unet.config)
-    except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise LoraUnusable(f"the layout of the LoRA {name} is not known: {_first_line(error)}") from error
+    converted: dict[str, torch.Tensor]
+    converted, _ = loader.lora_state_dict(dict(tensors), unet_config=unet.config)
     parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in PARTS}
     for key, tensor in converted.items():
         part, dot, rest = key.partition(".")
         if not dot or part not in parts:
             raise LoraUnusable(f"the layout of the LoRA {name} is not known: it has the key {key[:80]}")
         parts[part][rest] = tensor
-    try:
-        for part, pairs in parts.items():
-            if not pairs:
-                continue
-            if part == "unet":
-                parts[part] = state_dicts.convert_unet_state_dict_to_peft(pairs)
-            else:
-                in_between = state_dicts.convert_state_dict_to_diffusers(pairs)
-                parts[part] = state_dicts.convert_state_dict_to_peft(in_between)
-    except ValueError as error:
-        raise LoraUnusable(f"the layout of the LoRA {name} is not known: {_first_line(error)}") from error
+    for part, pairs in parts.items():
+        if not pairs:
+            continue
+        if part == "unet":
+            parts[part] = state_dicts.convert_unet_state_dict_to_peft(pairs)
+        else:
+            in_between = state_dicts.convert_state_dict_to_diffusers(pairs)
+            parts[part] = state_dicts.convert_state_dict_to_peft(in_between)
     return parts
 
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import torch
 from torch import nn
@@ -206,12 +206,12 @@ class ConditionShelf:
     def _adapter(self, kind: str, model: Model, places: ModelPlaces, progress: Progress) -> "_Loaded":
         key = (id(model.unet), kind, places)
         loaded = self._adapters.get(key)
-        if loaded is None or loaded.model is not model:
+        if loaded is None or loaded.model() is not model:
             what = f"the IP-Adapter of type {kind}"
             # By its files, not by the model: for two models they are fetched once, too.
             with self._turns.turn((model.family, kind, places), what, progress):
                 loaded = self._adapters.get(key)
-                if loaded is None or loaded.model is not model:
+                if loaded is None or loaded.model() is not model:
                     loaded = self._load_adapter(kind, what, model, places, progress)
         with self._look:
             self._adapters[key] = self._last = loaded
@@ -233,7 +233,7 @@ class ConditionShelf:
                 embedder = ClipEmbedder(load_image_encoder(root / files.encoder, model.dtype, model.device))
             else:
                 embedder = FaceNetworks(*(faces / name for name in files.faces.files))
-            return _Loaded(model, load_adapter(root / files.adapter, model.unet), embedder)
+            return _Loaded(ref(model), load_adapter(root / files.adapter, model.unet), embedder)
 
 
 def _check_channels(name: str, network: Any, expected: int) -> None:
@@ -247,7 +247,8 @@ def _check_channels(name: str, network: Any, expected: int) -> None:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class _Loaded:
-    model: Model
+    model: ReferenceType[Model]
+    """Weak: the shelf keeps the last adapter, and the model that it was for must be able to make room for another."""
     adapter: ImageAdapter
     embedder: Embedder
 

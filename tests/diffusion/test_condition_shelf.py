@@ -1,20 +1,25 @@
 """The shelf of ControlNets: what one stream fetches is fetched once, and holds up nobody who wants something else."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sdstream.diffusion.loading.models import Model
-from sdstream.diffusion.tiny_conditions import write_tiny_controlnet
+from sdstream.diffusion.conditions import load_adapter
+from sdstream.diffusion.loading.models import Model, load_model
+from sdstream.diffusion.tiny_conditions import make_tiny_adapter, write_tiny_controlnet
 from sdstream.directories import ModelPlaces
-from sdstream.model_errors import ModelDownloadFailed
+from sdstream.model_errors import ModelDownloadFailed, ModelUnavailable
 from sdstream.worker import conditions
 from sdstream.worker.conditions import Conditions, ConditionShelf, WantedConditions, WantedNet
 from sdstream.worker.outcomes import LoadGivenUp
+from tests.diffusion.conftest import CPU
 
 SECONDS = 30.0
 """How long a test waits for what must happen; what hangs does so for longer."""
@@ -133,3 +138,33 @@ def test_who_waits_for_anothers_fetch_can_give_up(model: Model, fetcher: Fetcher
     waiter.gives_up = True
     assert isinstance(second.exception(SECONDS), LoadGivenUp)
     assert not fetcher.let_go.is_set()
+
+
+def test_an_adapter_that_stays_keeps_no_model_that_nobody_uses(
+    tiny_directory: Callable[..., Path], places: ModelPlaces
+) -> None:
+    shelf = ConditionShelf()
+    model = load_model(tiny_directory("sd15"), "sd15", CPU)
+    loaded = shelf.get(WantedConditions(adapter="regular"), model, places, lambda detail, percent: None)
+    again = shelf.get(WantedConditions(adapter="regular"), model, places, lambda detail, percent: None)
+    assert again.adapter is loaded.adapter
+    held = weakref.ref(model)
+    del model, loaded, again
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.0.to_q_lora.up.weight"]
+)
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused_by_name(
+    tiny_model: Callable[..., Model], tmp_path: Path, spoilt: str
+) -> None:
+    face = "lora" in spoilt
+    unet = tiny_model("sdxl-turbo" if face else "sd15").unet
+    state = make_tiny_adapter(unet, face=face, changes=face)
+    group, _, key = spoilt.partition(".")
+    state[group][key] = torch.full_like(state[group][key], float("nan"))
+    torch.save(state, tmp_path / "adapter.bin")
+    with pytest.raises(ModelUnavailable, match=r"adapter\.bin holds weights that are not finite"):
+        load_adapter(tmp_path / "adapter.bin", unet)

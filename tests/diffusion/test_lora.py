@@ -256,6 +256,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "LoHa": (change(f"{FIRST}.hada_w1_a", torch.ones(16)), "mine is a LoHa"),
     "another rank": (change(f"{FIRST}.lora_up.weight", torch.zeros(16, 3, 1, 1)), "made for another base model"),
     "nothing": (lambda tensors: tensors.clear(), "not known|no layers"),
+    "several alphas": (change(f"{FIRST}.alpha", torch.ones(2)), "layout of the LoRA mine is not known"),
+    "a number for a matrix": (change(f"{FIRST}.lora_up.weight", torch.tensor(1.0)), "layout of the LoRA mine"),
+    "rank 0 above": (change(f"{FIRST}.lora_up.weight", torch.zeros(16, 0, 1, 1)), "layout of the LoRA mine"),
+    "rank 0 below": (change(f"{FIRST}.lora_down.weight", torch.zeros(0, 8, 3, 3)), "layout of the LoRA mine"),
 }
 
 
@@ -287,6 +291,16 @@ def test_a_header_that_is_no_configuration_is_ignored(tiny_model: Load, kohya: C
     file = kohya()
     save_file(load_file(file), file, metadata={"lora_adapter_metadata": json.dumps(["?"])})
     assert read(file, tiny_model("sd15")).changes["unet"]
+
+
+@pytest.mark.parametrize("said", [{"unet.lora_alpha": "much"}, {"unet.alpha_pattern": [1]}])
+def test_a_configuration_of_another_form_is_refused_by_name(
+    tiny_model: Load, kohya: Callable[..., Path], said: dict[str, Any]
+) -> None:
+    file = kohya()
+    save_file(load_file(file), file, metadata={"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(LoraUnusable, match="layout of the LoRA mine is not known"):
+        read(file, tiny_model("sd15"))
 
 
 @pytest.fixture(autouse=True)

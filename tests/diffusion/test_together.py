@@ -10,13 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdstream.clock import ManualClock
+from sdstream.diffusion.frame import Frame
 from sdstream.diffusion.loading.models import Model
+from sdstream.diffusion.runners import EagerRunner, GraphRunner
 from sdstream.errors import InternalError, PictureNotFinite
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.diffusion_pipeline import DiffusionPipeline
 from sdstream.worker.groups import StreamGroup
 from sdstream.worker.pipelines import Ran
 from sdstream.worker.processors import registry
+from tests.diffusion.captures import StandInCapture
 from tests.diffusion.fleet import Fleet, FleetLane, difference, params_of, picture_of, processed, ran, small
 from tests.worker.annotators import TINY_LOADERS
 
@@ -194,6 +197,31 @@ def test_a_call_that_raises_is_made_again_stream_by_stream(
         fleet.work()
         assert [len(stream.made) for stream in streams] == [1, 0, 1]
         assert streams[1].reports[-1].phase == "failed"
+
+
+def test_streams_that_are_called_one_by_one_are_not_shown_the_picture_of_the_last(
+    tiny_directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def captured(frame: Frame, *_: Any, **options: Any) -> GraphRunner:
+        return GraphRunner(EagerRunner(frame), StandInCapture())
+
+    def broken(group: StreamGroup, images: Any) -> Ran:
+        if len(images) > 1:
+            raise ValueError("not together")
+        return run(group, images)
+
+    run = StreamGroup.run
+    monkeypatch.setattr("sdstream.worker.groups.make_runner", captured)
+    made: list[list[Any]] = []
+    for call in (run, broken):
+        with Fleet(tiny_directory("sd-turbo")) as fleet:
+            streams = [fleet.open(params_of(seed=seed)) for seed in range(3)]
+            monkeypatch.setattr(StreamGroup, "run", call)
+            for stream in streams:
+                stream.put(picture_of(stream.number))
+            fleet.work()
+            made.append([stream.newest for stream in streams])
+    assert all(difference(one, other) <= 1 for one, other in zip(*made, strict=True))
 
 
 def test_the_processors_of_streams_that_ride_together_look_together(

@@ -7,7 +7,8 @@ import torch
 
 from sdstream.model_errors import ModelUnavailable
 from sdstream.params import IMAGE_PROCESSORS
-from sdstream.worker.annotators.motion import draw_flow, warp
+from sdstream.worker.annotators.motion import FlowFinder, draw_flow, searched_size, warp
+from sdstream.worker.annotators.people import HEIGHT, WIDEST
 from sdstream.worker.annotators.shelf import AnnotatorShelf
 from sdstream.worker.outcomes import LoadGivenUp
 from sdstream.worker.processors import LEARNED, PROCESSORS, ProcessorChain, Wanted
@@ -64,6 +65,56 @@ def test_learned_processors_give_pictures_in_range_and_the_same_each_time(name: 
     assert torch.equal(result, other.run(image))
     if name != "realesrgan_trt":  # whose range is kept where all chains end
         assert 0 <= float(result.min()) <= float(result.max()) <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 15), (512, 1), (1, 512)])
+@pytest.mark.parametrize("name", sorted(LEARNED))
+def test_learned_processors_work_at_every_size_that_the_wire_allows(name: str, size: tuple[int, int]) -> None:
+    if name == "temporal_net_tensorrt":
+        pytest.importorskip("cv2", reason="OpenCV is not installed")
+    factor = 2 if name == "realesrgan_trt" else 1
+    made = chain(wanted(name, image_width=size[0], image_height=size[1]))
+    for number in range(2):
+        result = made.run(scene(number), scene(number))
+        assert result.shape == (1, 3, 96 * factor, 96 * factor)
+        assert bool(result.isfinite().all())
+
+
+def test_a_picture_that_is_all_width_is_looked_at_no_wider_than_people_are_found() -> None:
+    seen: list[tuple[int, ...]] = []
+    network = TINY_LOADERS["openpose"](lambda source: None, torch.float32)
+    network.get_submodule("body").register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[2:])))
+    shelf = AnnotatorShelf(CPU, loaders={"openpose": lambda find, dtype: network})
+    chain(wanted("openpose", image_width=512, image_height=1), shelf=shelf).run(scene())
+    assert seen == [(HEIGHT, WIDEST)]
+
+
+@pytest.mark.parametrize(
+    ("size", "searched"),
+    [
+        ((1024, 384), (1024, 384)),
+        ((384, 1024), (384, 1024)),
+        ((16, 16), (16, 16)),
+        ((3, 5), (16, 16)),
+        ((256, 24), (256, 64)),
+        ((1024, 16), (1024, 256)),
+        ((4096, 1), (4096, 1024)),
+    ],
+)
+def test_flow_is_looked_for_where_a_patch_is_left_of_the_halved_picture(
+    size: tuple[int, int], searched: tuple[int, int]
+) -> None:
+    assert searched_size(*size) == searched
+
+
+def test_flow_of_pictures_that_are_stretched_for_it_is_in_their_own_pixels() -> None:
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    wide = scene(side=512)
+    after, before = wide[:, :, 100:140, 6:506], wide[:, :, 100:140, :500]  # too low for its width
+    flow = FlowFinder().find(after, before)
+    assert flow.shape == (1, 2, 40, 500)
+    assert float(flow[:, 0, 10:30, 50:450].median()) == pytest.approx(6.0, abs=1.0)
+    assert float(flow[:, 1, 10:30, 50:450].median()) == pytest.approx(0.0, abs=0.5)
 
 
 @pytest.mark.parametrize("styles", [{"coarse": False}, {"coarse": True}, {"anime_style": True}])

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from sdstream.settings import Settings
 from sdstream.worker.engines import setup
 from sdstream.worker.engines.builds import EngineBuilds
 from sdstream.worker.engines.finder import EngineFinder
-from sdstream.worker.engines.requests import EngineRequest, profile_text
+from sdstream.worker.engines.requests import EngineRequest, profile_text, toml_value
 from tests.engines.stored import Events
 from tests.support.waiting import eventually_sync
 
@@ -284,6 +285,11 @@ def test_swapping_while_frames_are_made_loses_none(stage: Stage, frame: Frame) -
         ended.set()
         thread.join()
     assert all(torch.equal(one, other) for one, other in zip(made, plain, strict=True))
+
+
+@pytest.mark.parametrize("value", ['/data/🎨/a "b"\\c\n', "Müller", [0.25, -1e-07, 10], ["a", "b"]])
+def test_whatever_a_file_is_called_the_builder_reads_its_name(value: Any) -> None:
+    assert tomllib.loads(f"value = {toml_value(value)}")["value"] == value
 
 
 def test_the_profile_of_a_build_behind_is_one_that_the_builder_takes(

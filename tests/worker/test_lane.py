@@ -413,6 +413,19 @@ async def test_no_room_for_pictures_fails_the_lane_and_not_the_decoder(
     assert "no room" in (bench.listener.statuses[-1].error_message or "")
 
 
+async def test_no_room_for_a_picture_of_a_file_is_said_to_whoever_waits_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> FrameRing:
+        raise MemoryError("no room for 24576 bytes in /dev/shm")
+
+    monkeypatch.setattr(FrameRing, "create", full)
+    async with asyncio.timeout(10):
+        with pytest.raises(InternalError, match="no room"):
+            await bench.lane.process(flat(SIZE, 40))
+    assert bench.lane.statistics().lost == 1
+
+
 async def test_a_picture_for_which_there_was_no_room_does_not_keep_smaller_ones_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

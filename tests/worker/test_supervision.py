@@ -89,6 +89,18 @@ def test_after_a_gap_of_its_own_the_supervisor_asks_again_before_it_kills() -> N
     assert decide(still, awake.checked_at + 2.1, LIMITS) is Action.KILL_MUTE
 
 
+@pytest.mark.parametrize("kind", ["busy_seconds", "loading_seconds"])
+def test_seconds_of_a_gap_do_not_make_a_worker_hung(kind: str) -> None:
+    """A container that is paused stands still as a whole, and the clock goes on."""
+    gap = 2000.0
+    awake = checked(replace(READY, pinged_at=100.5, checked_at=100.5), 100.5 + gap)
+    told = replace(awake, **{kind: gap + 0.1})
+    assert decide(told, awake.checked_at + 0.05, LIMITS) is not Action.KILL_HUNG
+    later = awake.checked_at + 1000.0
+    assert decide(replace(awake, **{kind: gap + 1000.0}), later, LIMITS) is Action.KILL_HUNG
+    assert decide(replace(awake, **{kind: 950.0}), later, LIMITS) is Action.KILL_HUNG
+
+
 def test_without_a_gap_checking_changes_nothing_else() -> None:
     asked = replace(READY, heard_at=100.0, pinged_at=100.5, checked_at=100.5)
     assert checked(asked, 101.0) == replace(asked, checked_at=101.0)

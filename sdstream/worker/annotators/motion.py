@@ -12,8 +12,12 @@ import torch
 from torch.nn import functional
 
 from sdstream.worker.annotators.libraries import optional_library
-from sdstream.worker.colour import LUMA_WEIGHTS
+from sdstream.worker.colour import LUMA_WEIGHTS, resize
 
+LEAST = 16
+"""Pixels of a side below which OpenCV finds no flow."""
+PATCH, COARSEST = 8, 20
+"""OpenCV compares patches of so many pixels, and begins with pictures that are halved while they are this wide."""
 WHEEL = (
     (15, (1, 0, 0), (1, 1, 0)),
     (6, (1, 1, 0), (0, 1, 0)),
@@ -37,10 +41,26 @@ class FlowFinder:
 
         Both are float [1, 3, H, W], 0 to 1. Waits for the device.
         """
-        grey = [_grey(image).cpu().numpy() for image in (after, before)]
+        height, width = after.shape[2:]
+        sides = searched_size(width, height)
+        grey = [_grey(resize(image, *sides)).cpu().numpy() for image in (after, before)]
         found: Any = self._search.calc(grey[0], grey[1], None)
-        flow = torch.as_tensor(found)
-        return flow.permute(2, 0, 1)[None].to(after.device, after.dtype)
+        flow = torch.as_tensor(found).permute(2, 0, 1)[None].to(after.device, after.dtype)
+        if sides == (width, height):
+            return flow
+        scale = torch.tensor([width / sides[0], height / sides[1]], device=flow.device, dtype=flow.dtype)
+        return resize(flow, width, height) * scale.view(1, 2, 1, 1)
+
+
+def searched_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height at which flow is looked for in pictures of these: their own, but for those that are stretched.
+
+    OpenCV looks at the width alone when it halves pictures. Where fewer rows than a patch has are left then, it reads
+    beyond its memory, which may end the process.
+    """
+    width = max(LEAST, width)
+    halvings = max(0, (width // COARSEST).bit_length() - 1)
+    return width, max(LEAST, PATCH << halvings, height)
 
 
 def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
@@ -96,4 +116,4 @@ def _opencv() -> Any:
     return library
 
 
-__all__ = ["FlowFinder", "draw_flow", "warp"]
+__all__ = ["FlowFinder", "draw_flow", "searched_size", "warp"]

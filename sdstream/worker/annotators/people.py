@@ -17,6 +17,8 @@ from sdstream.worker.looks import Look, Looking
 HEIGHT = 368
 """Height in pixels at which the network looks, as in training; sides are multiples of `STRIDE`."""
 STRIDE = 8
+WIDEST = 2048
+"""Width in pixels at which it looks at most: a wider picture is squeezed, or a line of pixels would fill the memory."""
 PAIRS = (
     ((1, 2), 12),
     ((1, 5), 20),
@@ -106,7 +108,7 @@ class PeopleNetwork(NamedConvolutions):
 def find_people(network: PeopleNetwork, image: torch.Tensor) -> Looking[list[Skeleton]]:
     """The people in one picture, float [1, 3, H, W], 0 to 1. Waits for the device: peaks are grouped on the host."""
     height = HEIGHT
-    width = max(1, round(image.shape[3] * HEIGHT / image.shape[2] / STRIDE)) * STRIDE
+    width = min(WIDEST, max(1, round(image.shape[3] * HEIGHT / image.shape[2] / STRIDE)) * STRIDE)
     small = functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
     fields, joints = yield Look(network, small, network)
     return group(fields.float(), joints.float(), width, height)
@@ -237,4 +239,4 @@ def _attach(
         people.append(_Person({start: first, end: last}, sure + score))
 
 
-__all__ = ["HEIGHT", "STRIDE", "PeopleNetwork", "find_people", "group"]
+__all__ = ["HEIGHT", "STRIDE", "WIDEST", "PeopleNetwork", "find_people", "group"]

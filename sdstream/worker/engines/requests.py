@@ -157,8 +157,9 @@ def _folder_of(net: nn.Module) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Text, numbers and lists of them as TOML; JSON's forms of these are TOML's, too."""
-    return json.dumps(value)
+    """Text, numbers and lists of them as TOML. JSON's forms of these are TOML's, too, but for the pairs of escapes that
+    stand for what is beyond 16 bits, such as a smiley in the name of a file."""
+    return json.dumps(value, ensure_ascii=False)
 
 
-__all__ = ["CONTROLNET", "FRAME", "EngineRequest", "choices", "profile_text", "rows_of"]
+__all__ = ["CONTROLNET", "FRAME", "EngineRequest", "choices", "profile_text", "rows_of", "toml_value"]

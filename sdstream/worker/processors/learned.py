@@ -17,6 +17,9 @@ from sdstream.worker.looks import Look, Looking
 from sdstream.worker.processors.base import LookingProcessor, ProcessorContext
 from sdstream.worker.processors.filters import gaussian
 
+HED_LEAST, LINEART_LEAST = 16, 8
+"""Pixels of a side below which these networks have nothing left after their last halving; such pictures are stretched
+for them."""
 MOST_DELAY = 8
 """Pictures that are remembered at most to follow motion from: more than denoising has steps."""
 
@@ -46,14 +49,17 @@ def depth(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorCont
 
 def hed(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`hed`: soft outlines, white on black."""
-    edges = yield _look(context, image)
+    height, width = image.shape[2:]
+    fitting = resize(image, max(HED_LEAST, width), max(HED_LEAST, height))
+    edges = yield _look(context, fitting)
+    edges = resize(edges, width, height)
     return _three(in_steps(edges) if params["safe"] else edges)
 
 
 def lineart(image: torch.Tensor, params: Mapping[str, Any], context: ProcessorContext) -> Looking[torch.Tensor]:
     """`lineart`: a drawing, white on black."""
     height, width = image.shape[2:]
-    fitting = resize(image, -(-width // 4) * 4, -(-height // 4) * 4)
+    fitting = resize(image, *(max(LINEART_LEAST, -(-side // 4) * 4) for side in (width, height)))
     drawing = yield _look(context, fitting)
     return _three(resize(1.0 - drawing, width, height))
 

@@ -171,6 +171,10 @@ class Flight:
                 checks.append(self._run(group, [rider], len(checks)))
             except Exception as error:  # noqa: BLE001 - supervises the lanes, each by itself
                 self._fail(rider, error)
+                continue
+            # What a call gives is valid until the next one, which would show this stream the picture of another.
+            rider.image = None if rider.image is None else rider.image.clone()
+            rider.planes = None if rider.planes is None else rider.planes.clone()
         return checks
 
     def _fetch(self, riders: Sequence[_Passenger]) -> None:

@@ -279,6 +279,7 @@ class WorkerLane:
             self._stash = None  # it would ask for that memory again
             self._no_room = NoRoom(size, self._status, failed)
             self._set_status(failed)
+            self._fail_waiting(failure(code, words))  # nothing comes back that would have them looked at again
             return None
 
     def _hand_over(

@@ -83,6 +83,10 @@ class SupervisionState:
     pinged_at: float = 0.0
     checked_at: float = 0.0
     """When the supervisor last looked."""
+    awake_at: float = 0.0
+    """When it looked again after its last gap, such as a suspended machine."""
+    gap_seconds: float = 0.0
+    """How long that gap was."""
     busy_seconds: float = 0.0
     """How long the present call took at the last pong."""
     usual_seconds: float | None = 0.0
@@ -107,7 +111,9 @@ def decide(state: SupervisionState, now: float, limits: Limits) -> Action:
     # Silence counts only from the first ping after the last sign of life: whoever was not asked need not answer.
     if state.pinged_at > state.heard_at and now - state.heard_at > silence_limit(state, limits):
         return Action.KILL_MUTE
-    if state.busy_seconds > busy_limit(state, limits) or state.loading_seconds > limits.load_limit:
+    if without_gap(state.busy_seconds, state, now) > busy_limit(state, limits):
+        return Action.KILL_HUNG
+    if without_gap(state.loading_seconds, state, now) > limits.load_limit:
         return Action.KILL_HUNG
     return Action.PING if now - state.pinged_at >= limits.ping_interval else Action.WAIT
 
@@ -122,6 +128,12 @@ def busy_limit(state: SupervisionState, limits: Limits) -> float:
     if state.usual_seconds is None:
         return limits.first_picture_limit
     return max(limits.picture_limit, USUAL_TIMES * state.usual_seconds)
+
+
+def without_gap(seconds: float, state: SupervisionState, now: float) -> float:
+    """Of so many seconds up to `now` those in which the supervisor, and so the worker, was not suspended."""
+    before_awake = max(0.0, seconds - (now - state.awake_at))
+    return seconds - min(state.gap_seconds, before_awake)
 
 
 def wants_spare(state: SupervisionState, now: float) -> bool:
@@ -153,7 +165,8 @@ def checked(state: SupervisionState, now: float) -> SupervisionState:
     """The supervisor looks at `now`. After a gap, such as a suspended machine, the worker gets a fresh chance."""
     gap = now - state.checked_at
     if state.running and state.ready_at is not None and state.checked_at and gap > BLIND_GAP:
-        return replace(state, checked_at=now, heard_at=now, pinged_at=min(state.pinged_at, now - 1e-6))
+        pinged_at = min(state.pinged_at, now - 1e-6)
+        return replace(state, checked_at=now, heard_at=now, pinged_at=pinged_at, awake_at=now, gap_seconds=gap)
     return replace(state, checked_at=now)
 
 
@@ -240,4 +253,5 @@ __all__ = [
     "started",
     "told",
     "wants_spare",
+    "without_gap",
 ]
