@@ -144,6 +144,7 @@ class StreamService(StreamSessions):
             await store.insert(record, dump_params(record.params), image_apart(record.params))
         except RequestError:
             self._streams.remove(stream)
+            self._streams.retire(stream)
             raise
         self._look_at_style_image(stream)
         log.info("stream created", stream_id=record.id, model_id=record.params.model_id)
