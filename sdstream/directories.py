@@ -35,8 +35,17 @@ class DataDirectory:
 
     @property
     def absolute_path(self) -> Path:
-        """Without `~`, and whatever the working directory will be."""
-        return self.path.expanduser().absolute()
+        """Without `~`, and whatever the working directory will be.
+
+        Raises `ConfigurationError` for the home directory of a user who has none or is not known here.
+        """
+        try:
+            return self.path.expanduser().absolute()
+        except RuntimeError:
+            raise ConfigurationError(
+                f"the data directory {self.path} is in a home directory that is not known here",
+                hint="Set SDSTREAM_DATA_DIR to a path without ~.",
+            ) from None
 
     def prepare(self) -> Path:
         """Make the directory and its parts, and prove that it can be written.
@@ -103,8 +112,22 @@ def choose_data_directory(
         # A volume may belong to root and only our place on it to this user, as the image's entrypoint arranges.
         if writable(volume / "sdstream") or writable(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
-    directory = user_directory or platformdirs.user_data_path("sdstream", appauthor=False)
+    directory = user_directory or own_directory(platformdirs.user_data_path)
     return DataDirectory(directory, "no directory was set, so the user's data directory")
+
+
+def own_directory(find: Callable[..., Path]) -> Path:
+    """A directory of this user for sdstream; `find` is one of `platformdirs`' functions.
+
+    Raises `ConfigurationError` for a user without a home directory, such as a number alone in a container.
+    """
+    try:
+        return find("sdstream", appauthor=False)
+    except RuntimeError:
+        raise ConfigurationError(
+            "this user has no home directory",
+            hint="Set HOME, or SDSTREAM_DATA_DIR and SDSTREAM_ENGINE_LOCAL_DIR.",
+        ) from None
 
 
 def looks_writable(directory: Path) -> bool:
@@ -131,5 +154,6 @@ __all__ = [
     "ModelPlaces",
     "choose_data_directory",
     "looks_writable",
+    "own_directory",
     "prove_writable",
 ]
