@@ -28,7 +28,7 @@ import structlog
 
 from sdstream.clock import Clock, SystemClock
 from sdstream.errors import ConfigurationError
-from sdstream.platform.directories import give_to_owner_of
+from sdstream.platform.directories import alone_in, give_to_owner_of
 from sdstream.settings import Settings
 
 FILE_NAME = "keys.json"
@@ -204,7 +204,8 @@ class KeyRing:
         with self._writing:
             # Whoever comes first writes for all who wait: one wait for the disk, however many keys are made at once.
             if not wish.is_answered:
-                self._answer_wishes()
+                with alone_in(self._file.parent):  # or a key that another process makes now would be lost
+                    self._answer_wishes()
         if wish.error is not None:
             raise wish.error
         return key
@@ -246,7 +247,7 @@ class KeyRing:
 
     def revoke(self, key_id: str) -> bool:
         """Forget the stored key with this `id`; False when there is none. Keys of the settings cannot be revoked."""
-        with self._writing:
+        with self._writing, alone_in(self._file.parent):
             self._read_again()
             left = tuple(entry for entry in self._stored if entry.id != key_id)
             if len(left) == len(self._stored):

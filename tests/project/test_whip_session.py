@@ -92,6 +92,6 @@ async def test_a_refused_session_leaves_nothing_open(server: Server) -> None:
 async def test_an_answer_that_is_no_sdp_is_told(words: str, server: Server) -> None:
     server.words = words
     session = server.open_session()
-    with pytest.raises(CommandFailed, match="http://media.example/whip takes the offer and gives no WebRTC answer"):
+    with pytest.raises(CommandFailed, match="takes the offer and gives no WebRTC answer"):
         await publish._publish(session, TestCard(SIZE, 25), SIZE, 100_000, {})
     assert session._peer.connectionState == "closed"
