@@ -138,7 +138,7 @@ def acceptor(sm: str | None) -> Callable[[EngineKey], bool]:
 
 def volume_of(settings: Settings) -> EngineCache:
     """The engines of the data directory."""
-    return EngineCache(choose_data_directory(settings).path / "engines", report=tell)
+    return EngineCache(choose_data_directory(settings).absolute_path / "engines", report=tell)
 
 
 def local_of(settings: Settings) -> EngineCache:
