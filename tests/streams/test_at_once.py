@@ -8,6 +8,7 @@ from sdstream.media.ports import MediaListener, SessionAnswer
 from sdstream.metrics import ServerStatistics
 from tests.streams.conftest import Scene, SceneMaker
 from tests.streams.fakes import OFFER, FakeMediaStream
+from tests.support.waiting import eventually
 
 ONE, OTHER = "rtmp://one.example/app/key", "rtmp://other.example/app/key"
 
@@ -54,6 +55,16 @@ async def test_a_delivery_that_comes_while_the_publisher_is_answered_is_carried_
     go_on.set()
     await publishing
     assert scene.media_of(record).pushes == (ONE,)
+
+
+async def test_an_update_whose_caller_goes_away_comes_into_force(scene: Scene) -> None:
+    record = await scene.create_live(prompt="sun")
+    updating = asyncio.create_task(scene.service.update(record.id, {"params": {"prompt": "rain"}}))
+    await asyncio.sleep(0)  # what is to be stored is on its way to the disk
+    updating.cancel()
+    await asyncio.gather(updating, return_exceptions=True)
+    await eventually(lambda: scene.service.get(record.id).params.prompt == "rain", what="the update")
+    assert scene.lane_of(record).params.prompt == "rain"
 
 
 async def test_counters_do_not_fall_while_a_stream_ends(scene: Scene) -> None:
