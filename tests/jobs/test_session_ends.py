@@ -9,7 +9,8 @@ import pytest
 
 from sdstream.clock import ManualClock
 from sdstream.errors import StreamNotFound, Unavailable
-from sdstream.jobs.directory import MemoryDirectory
+from sdstream.jobs.directory import MemoryDirectory, SessionEntry
+from sdstream.jobs.routing import Router
 from sdstream.jobs.sessions import Limits, Session, SessionTable
 from sdstream.media.ports import MediaStatistics
 
@@ -102,3 +103,28 @@ async def test_a_session_that_is_being_opened_when_the_worker_drains_ends_too(ho
     assert session.reason == "worker_shutdown"
     assert session.closed.is_set()
     assert host.streams.ids == set()
+
+
+class SlowDirectory(MemoryDirectory):
+    """Enters a session when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+
+    async def claim(self, entry: SessionEntry) -> SessionEntry | None:
+        await self.let.wait()
+        return await super().claim(entry)
+
+
+async def test_a_session_that_ends_while_it_is_entered_does_not_stay_in_the_directory(host: Any) -> None:
+    directory = SlowDirectory()
+    table = SessionTable(host, directory, 1)
+    session, _ = await table.open(make(host), {})
+    assert session.entry is not None
+    entering = asyncio.create_task(Router(host, table, directory).enter(session.entry))
+    await asyncio.sleep(0)
+    await table.end_all("worker_shutdown")
+    directory.let.set()
+    assert await entering is None
+    assert await directory.entries() == ()
