@@ -160,9 +160,9 @@ class Stream:
         return self._warnings(() if self.live is None else self.live.missing_of(names))
 
     def abandon(self, record: StreamRecord) -> None:
-        """`record` could not be saved: updates build on what was."""
+        """`record` could not be saved: updates build on what was, but for the delivery, which is stored apart."""
         if self.accepted.revision >= record.revision:
-            self.accepted = self.saved
+            self.accepted = replace(self.saved, delivery=self.accepted.delivery)
 
     def accept_delivery(self, delivery: Delivery) -> None:
         """Further updates build on `delivery`, which is being saved."""

@@ -2,7 +2,11 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from sdstream.errors import Unavailable
 from sdstream.frames import PictureSize
 from sdstream.media.ports import MediaListener, SessionAnswer
 from sdstream.metrics import ServerStatistics
@@ -29,6 +33,34 @@ async def test_of_two_deliveries_at_once_the_later_one_stays(make_scene: SceneMa
     await scene.service.close()
     again = await make_scene()
     assert again.service.get(record.id).delivery.output_rtmp_url == OTHER
+
+
+async def test_an_update_that_the_disk_refuses_undoes_no_delivery_beside_it(scene: Scene) -> None:
+    record = await scene.create_live()
+    store: Any = scene.service._store
+    update, refused = store.update, asyncio.Event()
+    deliver = store.deliver
+
+    async def refuse(*given: Any) -> bool:
+        refused.set()
+        raise Unavailable("The stream cannot be stored.")
+
+    async def deliver_later(*given: Any) -> bool:
+        await refused.wait()
+        await asyncio.sleep(0)
+        return await deliver(*given)
+
+    store.update, store.deliver = refuse, deliver_later
+    delivering = asyncio.create_task(scene.service.update(record.id, {"output_rtmp_url": ONE}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await scene.service.update(record.id, {"params": {"prompt": "rain"}})
+    await delivering
+    store.update, store.deliver = update, deliver
+    outcome = await scene.service.update(record.id, {"outputs": [OTHER]})
+    assert outcome.record.delivery.targets == (ONE, OTHER)
+    assert outcome.record.params.prompt != "rain"
 
 
 async def test_a_delivery_that_comes_while_the_publisher_is_answered_is_carried_out(scene: Scene) -> None:
