@@ -39,13 +39,7 @@ class DataDirectory:
 
         Raises `ConfigurationError` for the home directory of a user who has none or is not known here.
         """
-        try:
-            return self.path.expanduser().absolute()
-        except RuntimeError:
-            raise ConfigurationError(
-                f"the data directory {self.path} is in a home directory that is not known here",
-                hint="Set SDSTREAM_DATA_DIR to a path without ~.",
-            ) from None
+        return _without_tilde(self.path, "data_dir")
 
     def prepare(self) -> Path:
         """Make the directory and its parts, and prove that it can be written.
@@ -112,15 +106,32 @@ def choose_data_directory(
         # A volume may belong to root and only our place on it to this user, as the image's entrypoint arranges.
         if writable(volume / "sdstream") or writable(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
-    directory = user_directory or own_directory(platformdirs.user_data_path)
+    directory = user_directory or _own_directory(platformdirs.user_data_path)
     return DataDirectory(directory, "no directory was set, so the user's data directory")
 
 
-def own_directory(find: Callable[..., Path]) -> Path:
-    """A directory of this user for sdstream; `find` is one of `platformdirs`' functions.
+def local_engines(settings: Settings) -> Path:
+    """Where engines are on the local disk, absolute.
 
-    Raises `ConfigurationError` for a user without a home directory, such as a number alone in a container.
+    Raises `ConfigurationError` where that would be in a home directory that nobody has.
     """
+    if settings.engine_local_dir is not None:
+        return _without_tilde(settings.engine_local_dir, "engine_local_dir")
+    return _own_directory(platformdirs.user_cache_path) / "engines"
+
+
+def _without_tilde(path: Path, setting: str) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{setting}: {path} is in a home directory that is not known here",
+            hint=f"Set SDSTREAM_{setting.upper()} to a path without ~.",
+        ) from None
+
+
+def _own_directory(find: Callable[..., Path]) -> Path:
+    """A directory of this user for sdstream; `find` is one of `platformdirs`' functions."""
     try:
         return find("sdstream", appauthor=False)
     except RuntimeError:
@@ -153,7 +164,7 @@ __all__ = [
     "DataDirectory",
     "ModelPlaces",
     "choose_data_directory",
+    "local_engines",
     "looks_writable",
-    "own_directory",
     "prove_writable",
 ]
