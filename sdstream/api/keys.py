@@ -204,8 +204,7 @@ class KeyRing:
         with self._writing:
             # Whoever comes first writes for all who wait: one wait for the disk, however many keys are made at once.
             if not wish.is_answered:
-                with alone_in(self._file.parent):  # or a key that another process makes now would be lost
-                    self._answer_wishes()
+                self._answer_wishes()
         if wish.error is not None:
             raise wish.error
         return key
@@ -223,22 +222,26 @@ class KeyRing:
     def _answer_wishes(self) -> None:
         wishes = [self._wishes.popleft() for _ in range(len(self._wishes))]
         try:
-            self._read_again()
-            entries = list(self._stored)
-            for wish in wishes:
-                if len(entries) >= MOST_KEYS:
-                    wish.error = ConfigurationError(
-                        f"there are {len(entries)} keys already", hint="`sdstream key` shows and revokes keys."
-                    )
-                else:
-                    entries.append(wish.entry(self._clock, is_first=not entries and not self._fixed))
-            if len(entries) > len(self._stored):
-                self._write(tuple(entries))
+            with alone_in(self._file.parent):  # or a key that another process makes now would be lost
+                self._add(wishes)
         except ConfigurationError as error:
             for wish in wishes:  # one for each: several threads raise them
                 wish.error = ConfigurationError(error.message, hint=error.hint)
         for wish in wishes:
             wish.is_answered = True
+
+    def _add(self, wishes: list[_Wish]) -> None:
+        self._read_again()
+        entries = list(self._stored)
+        for wish in wishes:
+            if len(entries) >= MOST_KEYS:
+                wish.error = ConfigurationError(
+                    f"there are {len(entries)} keys already", hint="`sdstream key` shows and revokes keys."
+                )
+            else:
+                entries.append(wish.entry(self._clock, is_first=not entries and not self._fixed))
+        if len(entries) > len(self._stored):
+            self._write(tuple(entries))
 
     def entries(self) -> tuple[KeyEntry, ...]:
         """Every key, those of the settings first."""

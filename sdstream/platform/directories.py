@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Generator
 from pathlib import Path
 
+from sdstream.clock import pause
 from sdstream.platform import WINDOWS
 
 LOCK_SECONDS = 5.0
@@ -62,7 +62,7 @@ def _lock(descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(LOCK_PAUSE)
+            pause(LOCK_PAUSE)
         else:
             return
 
