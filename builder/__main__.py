@@ -1,8 +1,9 @@
 """`python -m builder`."""
 
+import os
 import sys
 
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 
 
 def main() -> int:
@@ -13,7 +14,13 @@ def main() -> int:
     except KeyboardInterrupt:
         print("builder: interrupted; nothing was begun", file=sys.stderr)
         return INTERRUPTED
-    return run()
+    try:
+        code = run()
+        print(end="", flush=True)  # now: the interpreter's end would complain of a reader that has left
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
 
 
 if __name__ == "__main__":

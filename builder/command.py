@@ -365,7 +365,7 @@ def _settings() -> Settings:
 
 
 def _cache(directory: Path | None) -> EngineCache:
-    return EngineCache(directory or choose_data_directory(_settings()).path / "engines", report=_say)
+    return EngineCache(directory or choose_data_directory(_settings()).absolute_path / "engines", report=_say)
 
 
 def _bakery(directory: Path | None) -> Bakery:

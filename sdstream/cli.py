@@ -56,6 +56,16 @@ def make_application() -> App:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line (default: the process's) and return the exit code; errors go to stderr as one line."""
+    try:
+        code = _run(arguments)
+        print(end="", flush=True)  # now: the interpreter's end would complain of a reader that has left
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         result = make_application()(
@@ -76,9 +86,6 @@ def run(arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     return result if isinstance(result, int) else 0
 
 

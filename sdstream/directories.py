@@ -35,8 +35,11 @@ class DataDirectory:
 
     @property
     def absolute_path(self) -> Path:
-        """Without `~`, and whatever the working directory will be."""
-        return self.path.expanduser().absolute()
+        """Without `~`, and whatever the working directory will be.
+
+        Raises `ConfigurationError` for the home directory of a user who has none or is not known here.
+        """
+        return _without_tilde(self.path, "data_dir")
 
     def prepare(self) -> Path:
         """Make the directory and its parts, and prove that it can be written.
@@ -103,8 +106,39 @@ def choose_data_directory(
         # A volume may belong to root and only our place on it to this user, as the image's entrypoint arranges.
         if writable(volume / "sdstream") or writable(volume):
             return DataDirectory(volume / "sdstream", f"{volume} is there and writable")
-    directory = user_directory or platformdirs.user_data_path("sdstream", appauthor=False)
+    directory = user_directory or _own_directory(platformdirs.user_data_path)
     return DataDirectory(directory, "no directory was set, so the user's data directory")
+
+
+def local_engines(settings: Settings) -> Path:
+    """Where engines are on the local disk, absolute.
+
+    Raises `ConfigurationError` where that would be in a home directory that nobody has.
+    """
+    if settings.engine_local_dir is not None:
+        return _without_tilde(settings.engine_local_dir, "engine_local_dir")
+    return _own_directory(platformdirs.user_cache_path) / "engines"
+
+
+def _without_tilde(path: Path, setting: str) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{setting}: {path} is in a home directory that is not known here",
+            hint=f"Set SDSTREAM_{setting.upper()} to a path without ~.",
+        ) from None
+
+
+def _own_directory(find: Callable[..., Path]) -> Path:
+    """A directory of this user for sdstream; `find` is one of `platformdirs`' functions."""
+    try:
+        return find("sdstream", appauthor=False)
+    except RuntimeError:
+        raise ConfigurationError(
+            "this user has no home directory",
+            hint="Set HOME, or SDSTREAM_DATA_DIR and SDSTREAM_ENGINE_LOCAL_DIR.",
+        ) from None
 
 
 def looks_writable(directory: Path) -> bool:
@@ -130,6 +164,7 @@ __all__ = [
     "DataDirectory",
     "ModelPlaces",
     "choose_data_directory",
+    "local_engines",
     "looks_writable",
     "prove_writable",
 ]

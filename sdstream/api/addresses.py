@@ -78,7 +78,7 @@ class AddressBook:
             forwarded = _header(headers, b"x-forwarded-proto").lower()
             scheme = forwarded if forwarded in ("http", "https") else scheme
             host = _header(headers, b"x-forwarded-host") or host
-        if not HOST_PATTERN.fullmatch(host):
+        if not _is_host(host):
             host = _listening_host(scope) or self._fallback
         return PublicAddress(f"{scheme}://{host}", host)
 
@@ -89,11 +89,20 @@ class AddressBook:
             if lower == name.lower():
                 return _address(base)
         assert self._place is not None
-        if HOST_PATTERN.fullmatch(host) and (
-            is_loopback(urlsplit(f"//{host}").hostname or "") or self._place.is_private_name(host)
-        ):
+        if _is_host(host) and (is_loopback(urlsplit(f"//{host}").hostname or "") or self._place.is_private_name(host)):
             return None
         return _address(next(iter(self._bases.values())))
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be a host and a port, also to whoever takes a URL with it apart: brackets hold an IPv6 address."""
+    if not HOST_PATTERN.fullmatch(text):
+        return False
+    try:
+        urlsplit(f"//{text}")
+    except ValueError:
+        return False
+    return True
 
 
 def _address(url: str) -> PublicAddress:

@@ -28,7 +28,7 @@ import structlog
 
 from sdstream.clock import Clock, SystemClock
 from sdstream.errors import ConfigurationError
-from sdstream.platform.directories import give_to_owner_of
+from sdstream.platform.directories import alone_in, give_to_owner_of
 from sdstream.settings import Settings
 
 FILE_NAME = "keys.json"
@@ -222,22 +222,26 @@ class KeyRing:
     def _answer_wishes(self) -> None:
         wishes = [self._wishes.popleft() for _ in range(len(self._wishes))]
         try:
-            self._read_again()
-            entries = list(self._stored)
-            for wish in wishes:
-                if len(entries) >= MOST_KEYS:
-                    wish.error = ConfigurationError(
-                        f"there are {len(entries)} keys already", hint="`sdstream key` shows and revokes keys."
-                    )
-                else:
-                    entries.append(wish.entry(self._clock, is_first=not entries and not self._fixed))
-            if len(entries) > len(self._stored):
-                self._write(tuple(entries))
+            with alone_in(self._file.parent):  # or a key that another process makes now would be lost
+                self._add(wishes)
         except ConfigurationError as error:
             for wish in wishes:  # one for each: several threads raise them
                 wish.error = ConfigurationError(error.message, hint=error.hint)
         for wish in wishes:
             wish.is_answered = True
+
+    def _add(self, wishes: list[_Wish]) -> None:
+        self._read_again()
+        entries = list(self._stored)
+        for wish in wishes:
+            if len(entries) >= MOST_KEYS:
+                wish.error = ConfigurationError(
+                    f"there are {len(entries)} keys already", hint="`sdstream key` shows and revokes keys."
+                )
+            else:
+                entries.append(wish.entry(self._clock, is_first=not entries and not self._fixed))
+        if len(entries) > len(self._stored):
+            self._write(tuple(entries))
 
     def entries(self) -> tuple[KeyEntry, ...]:
         """Every key, those of the settings first."""
@@ -246,7 +250,7 @@ class KeyRing:
 
     def revoke(self, key_id: str) -> bool:
         """Forget the stored key with this `id`; False when there is none. Keys of the settings cannot be revoked."""
-        with self._writing:
+        with self._writing, alone_in(self._file.parent):
             self._read_again()
             left = tuple(entry for entry in self._stored if entry.id != key_id)
             if len(left) == len(self._stored):

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import platformdirs
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from sdstream.commands.flags import with_settings
 from sdstream.commands.machine import compute_capability
-from sdstream.directories import choose_data_directory
+from sdstream.directories import choose_data_directory, local_engines
 from sdstream.engine_errors import EngineError
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.entry import Entry
@@ -138,13 +137,12 @@ def acceptor(sm: str | None) -> Callable[[EngineKey], bool]:
 
 def volume_of(settings: Settings) -> EngineCache:
     """The engines of the data directory."""
-    return EngineCache(choose_data_directory(settings).path / "engines", report=tell)
+    return EngineCache(choose_data_directory(settings).absolute_path / "engines", report=tell)
 
 
 def local_of(settings: Settings) -> EngineCache:
     """The engines on the local disk, from where a worker uses them."""
-    directory = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / "engines"
-    return EngineCache(directory, limit=int(settings.engine_limit_gigabytes * 1e9), report=tell)
+    return EngineCache(local_engines(settings), limit=int(settings.engine_limit_gigabytes * 1e9), report=tell)
 
 
 def open_mirror(settings: Settings) -> EngineMirror:

@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import aioice.ice
 import httpx
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc.exceptions import OperationError
 
 from sdstream.commands.camera import CameraTrack, Codec
 from sdstream.errors import CommandFailed
@@ -73,7 +74,13 @@ class WhipSession:
         track.obey(transceiver.sender)
         await self._peer.setLocalDescription(await self._peer.createOffer())
         answer = await self._post(self._peer.localDescription.sdp)
-        await self._peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        try:
+            await self._peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        except (ValueError, LookupError, AssertionError, OperationError) as error:  # what aiortc has for bad SDP
+            raise CommandFailed(
+                f"{self.url} takes the offer and gives no WebRTC answer to it: {str(error) or 'it is no SDP'}",
+                hint="Is it the stream's `whip_url`?",
+            ) from None
         waiting = [asyncio.ensure_future(event.wait()) for event in (self._connected, self._ended)]
         await asyncio.wait(waiting, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for waiter in waiting:

@@ -127,10 +127,16 @@ class Router:
         Without Redis at this moment the session goes on, and is entered when Redis is back.
         """
         try:
-            return await self._directory.claim(entry)
+            return await self._claim(entry)
         except DirectoryUnavailable as error:
             logger.warning("session not entered yet", session_id=entry.session_id, problem=error.message)
             return None
+
+    async def _claim(self, entry: SessionEntry) -> SessionEntry | None:
+        other = await self._directory.claim(entry)
+        if self._table.get(entry.session_id) is None:  # it ended meanwhile, and was taken out before it was in
+            await self._directory.release(entry)
+        return other
 
     async def _keep_leases(self) -> None:
         told = False
@@ -138,7 +144,7 @@ class Router:
             await asyncio.sleep(self._host.settings.session_lease / 3)
             try:
                 for entry in self._table.entries():
-                    other = await self._directory.claim(entry)
+                    other = await self._claim(entry)
                     if other is not None:
                         logger.warning("another worker has this session too", session_id=entry.session_id)
                 told = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from sdstream.errors import CapacityReached, Conflict, ShuttingDown, StreamNotFound
+from sdstream.errors import CapacityReached, Conflict, ShuttingDown, StreamNotFound, Unavailable
 from sdstream.job_errors import DirectoryUnavailable
 from sdstream.jobs.directory import Directory, SessionEntry
 from sdstream.jobs.ports import Host
@@ -63,7 +63,11 @@ class Session:
     async def open(self, body: dict[str, Any], *, from_playground: bool = False) -> SessionEntry:
         """Create the stream and its key. Raises what `create` of the streams raises; then nothing is left."""
         host = self._host
-        outcome = await host.streams.create(body, self.author, from_playground=from_playground, stream_id=self.id)
+        try:
+            outcome = await host.streams.create(body, self.author, from_playground=from_playground, stream_id=self.id)
+        except asyncio.CancelledError:  # the stream may be there already, and would keep the id from a later start
+            await self.abandon()
+            raise
         self.warnings = outcome.warnings
         self.entry = SessionEntry(
             session_id=self.id,
@@ -157,8 +161,12 @@ class Session:
     async def _close(self) -> None:
         if self.entry is not None:
             self._host.take_back_key(self.entry.token)
-        with contextlib.suppress(StreamNotFound, ShuttingDown):  # others were faster
+        try:
             await self._host.streams.delete(self.id)
+        except (StreamNotFound, ShuttingDown):  # others were faster
+            pass
+        except Unavailable as error:  # the disk refuses; whoever waits for this end must not wait for ever
+            log.error("stream of a session was not deleted", session_id=self.id, problem=error.message)
 
     def _observe(self) -> bool:
         """Look at the stream; False when it is gone."""
@@ -249,6 +257,8 @@ class SessionTable:
     async def end_all(self, reason: str) -> None:
         """Take no more sessions, end all and wait until they have ended."""
         self.draining = True
+        if self._opening:
+            await asyncio.wait(self._opening.values())
         sessions = list(self._sessions.values())
         for session in sessions:
             session.end(reason)

@@ -6,7 +6,7 @@ from typing import Any
 from sdstream.params.delivery import Delivery, read_delivery
 from sdstream.params.envelope import FACEID_PIPELINE, LEGACY_PIPELINES, open_envelope
 from sdstream.params.models import ModelTable
-from sdstream.params.preparation import SizePolicy, prepare
+from sdstream.params.preparation import SizePolicy, prepare, whole_number
 from sdstream.params.problems import Notes, Problem, is_object, refuse
 from sdstream.params.validation import check
 from sdstream.params.variants import DEFAULT_STEPS, VARIANTS, StreamParams
@@ -67,8 +67,8 @@ def _with_faceid(adapter: object) -> Any:
 
 def _fit_default_steps(values: dict[str, Any], family: Any) -> None:
     # The default steps are meant for a schedule of fifty; a shorter or longer one gets them in proportion.
-    length = values.get("num_inference_steps")
-    if "t_index_list" in values or isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 100:
+    length = whole_number(values.get("num_inference_steps"))
+    if "t_index_list" in values or length is None or not 1 <= length <= 100:
         return
     default: tuple[int, ...] = VARIANTS[family].model_fields["t_index_list"].default
     values["t_index_list"] = [round(step * length / DEFAULT_STEPS) for step in default]

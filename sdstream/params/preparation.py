@@ -90,6 +90,17 @@ def _clamp_side(values: dict[str, Any], side: str, notes: Notes) -> None:
         values[side] = good
 
 
+def whole_number(value: object) -> int | None:
+    """`value` as the checks read it: 10, 10.0 and "10" are the same. None for what is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
 def nearest_side(value: float) -> int:
     """The width or height nearest to `value`: a multiple of 64 from 384 to 1024."""
     return int(min(max(math.floor(value / 64 + 0.5) * 64, 384), 1024))
@@ -106,4 +117,4 @@ def _note_rare_controlnets(values: Mapping[str, Any], notes: Notes, known: Mappi
             notes.add(f"{name} is unknown to Daydream's SDKs; the Python SDK cannot read this stream back")
 
 
-__all__ = ["ADAPTER_MEMBERS", "SizePolicy", "nearest_side", "prepare"]
+__all__ = ["ADAPTER_MEMBERS", "SizePolicy", "nearest_side", "prepare", "whole_number"]

@@ -11,7 +11,7 @@ from sdstream.params.controlnets import ControlNet, counterpart
 from sdstream.params.delivery import Delivery, read_delivery
 from sdstream.params.envelope import open_envelope
 from sdstream.params.models import ModelEntry, ModelTable
-from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare
+from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare, whole_number
 from sdstream.params.problems import Notes, Problem, is_object, refuse
 from sdstream.params.validation import check
 from sdstream.params.variants import VARIANTS, StreamParams
@@ -100,8 +100,8 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 
 def _clamp_steps(merged: dict[str, Any], notes: Notes) -> None:
     # Daydream's engine does the same when the schedule shrinks under a list that was not sent along.
-    length, steps = merged["num_inference_steps"], merged["t_index_list"]
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= 100:
+    length, steps = whole_number(merged["num_inference_steps"]), merged["t_index_list"]
+    if length is None or not 1 <= length <= 100:
         return
     clamped = tuple(min(step, length) for step in steps)
     if clamped != steps:

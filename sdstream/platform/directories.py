@@ -3,9 +3,15 @@
 import contextlib
 import errno
 import os
+from collections.abc import Generator
 from pathlib import Path
 
+from sdstream.clock import pause
 from sdstream.platform import WINDOWS
+
+LOCK_SECONDS = 5.0
+"""How long another process is waited for that has a directory; what is done meanwhile takes milliseconds."""
+LOCK_PAUSE = 0.01
 
 
 def flush_directory(directory: Path) -> None:
@@ -33,4 +39,32 @@ def give_to_owner_of(directory: Path, handle: int) -> None:
             os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
-__all__ = ["flush_directory", "give_to_owner_of"]
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Generator[None]:
+    """Have processes, and threads, that ask for the same directory go one after another.
+
+    No promise: one that does not let go within `LOCK_SECONDS` is passed, and where directories cannot be locked, as on
+    Windows and some network volumes, nobody waits.
+    """
+    with contextlib.ExitStack() as stack:
+        if not WINDOWS:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(directory, os.O_RDONLY)
+                stack.callback(os.close, descriptor)  # which lets go of it
+                _lock(descriptor)
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    import fcntl  # not on Windows
+
+    for _ in range(round(LOCK_SECONDS / LOCK_PAUSE)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause(LOCK_PAUSE)
+        else:
+            return
+
+
+__all__ = ["alone_in", "flush_directory", "give_to_owner_of"]

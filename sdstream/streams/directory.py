@@ -20,6 +20,8 @@ class StreamDirectory:
         self._by_key: dict[str, Stream] = {}
         self._by_playback: dict[str, Stream] = {}
         self._ended = Totals()
+        self._ending: set[Stream] = set()
+        """Removed ones that may count on: their sessions are being ended."""
 
     def __iter__(self) -> Iterator[Stream]:
         """The streams of this moment; the directory may change meanwhile."""
@@ -35,6 +37,8 @@ class StreamDirectory:
         self._by_playback[record.output_playback_id] = stream
 
     def remove(self, stream: Stream) -> None:
+        """Let nobody find it any more; `retire` must follow."""
+        self._ending.add(stream)
         record = stream.saved
         del self._by_id[record.id]
         del self._by_key[record.stream_key]
@@ -106,13 +110,14 @@ class StreamDirectory:
     # Counters
 
     def retire(self, stream: Stream) -> None:
-        """Keep what a deleted stream has counted."""
+        """Keep what a removed stream has counted."""
+        self._ending.discard(stream)
         self._ended += stream.totals()
 
     def totals(self) -> Totals:
         """Sums over all streams there ever were since the server started."""
         totals = self._ended
-        for stream in self._by_id.values():
+        for stream in (*self._by_id.values(), *self._ending):
             totals += stream.totals()
         return totals
 

@@ -348,6 +348,7 @@ class LiveStream:
         await self.close_lane()
         media, self._media = self._media, None
         if media is not None:
+            self._final = media.statistics()  # counters must not fall while it closes
             await media.close()
             self._final = media.statistics()
 

@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -184,12 +184,11 @@ class RecordingShelf:
 def choose_expired(recordings: Sequence[Recording], now: datetime, max_days: float, max_bytes: int) -> list[Recording]:
     """Which whole recordings must go: those older than `max_days`, then the oldest until `max_bytes` hold the rest."""
     oldest_first = sorted(recordings, key=lambda recording: (recording.started_at, _order(recording.name)))
-    expired = [
-        recording
-        for recording in oldest_first
-        if recording.finished and now - recording.started_at > timedelta(days=max_days)
-    ]
-    rest = [recording for recording in oldest_first if recording not in expired]
+    expired: list[Recording] = []
+    rest: list[Recording] = []
+    for recording in oldest_first:
+        days = (now - recording.started_at).total_seconds() / 86400
+        (expired if recording.finished and days > max_days else rest).append(recording)
     held = sum(recording.byte_count for recording in rest)
     for recording in rest:
         if held <= max_bytes:

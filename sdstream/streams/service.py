@@ -144,6 +144,7 @@ class StreamService(StreamSessions):
             await store.insert(record, dump_params(record.params), image_apart(record.params))
         except RequestError:
             self._streams.remove(stream)
+            self._streams.retire(stream)
             raise
         self._look_at_style_image(stream)
         log.info("stream created", stream_id=record.id, model_id=record.params.model_id)
@@ -165,6 +166,10 @@ class StreamService(StreamSessions):
         `CapacityReached` when the worker cannot carry it, `ShuttingDown`, or `Unavailable` when the disk refuses. In
         each case the stream is as it was.
         """
+        # Whoever asked may go away; what is on the disk must come into force all the same. Tasks begin in turn.
+        return await asyncio.shield(asyncio.ensure_future(self._update(stream_id, body, dry_run=dry_run)))
+
+    async def _update(self, stream_id: str, body: object, *, dry_run: bool) -> UpdateOutcome:
         store = self._open_store()
         stream = self._streams.find(stream_id)
         # From here to the write there is no await: updates merge and queue in the order in which they came.

@@ -55,6 +55,8 @@ class Stream:
         self.used_at = used_at
         self.ended = Totals()
         """What the live parts that ended have counted."""
+        self._ending: LiveStream | None = None
+        """The live part that is being closed, whose counters are not in `ended` yet."""
         self.events = EventLog(record.id, clock)
         self._past = Past(record.id, self.events, clock)
         self._style = StylePicture()
@@ -89,6 +91,8 @@ class Stream:
                 elif session is not None:  # a publisher that was told no must not stay
                     await live.end_publish_session(session.session_id)
                 raise
+            if self.live is None:
+                live.deliver(self.saved.delivery, self._shelf)
             self.live = live
             live.resize(self.saved.params.output_size)  # a PATCH may have come while the offer was being answered
             if self.saved.revision != given:
@@ -135,11 +139,12 @@ class Stream:
 
     def commit(self, record: StreamRecord, applied: Applied) -> None:
         """`record` is on disk: have the worker apply it, unless a newer one already is."""
+        # Where the output goes is stored apart, and may be newer than the record.
         if record.revision > self.accepted.revision:
-            self.accepted = record
+            self.accepted = replace(record, delivery=self.accepted.delivery)
         if record.revision <= self.saved.revision:
             return
-        self.saved = record
+        self.saved = replace(record, delivery=self.saved.delivery)
         self._past.note_update(record.params)
         if self.live is not None:
             params = self._style.given(record.params)
@@ -155,9 +160,9 @@ class Stream:
         return self._warnings(() if self.live is None else self.live.missing_of(names))
 
     def abandon(self, record: StreamRecord) -> None:
-        """`record` could not be saved: updates build on what was."""
+        """`record` could not be saved: updates build on what was, but for the delivery, which is stored apart."""
         if self.accepted.revision >= record.revision:
-            self.accepted = self.saved
+            self.accepted = replace(self.saved, delivery=self.accepted.delivery)
 
     def accept_delivery(self, delivery: Delivery) -> None:
         """Further updates build on `delivery`, which is being saved."""
@@ -286,7 +291,11 @@ class Stream:
 
     def totals(self) -> Totals:
         """What the stream has counted since it was made or loaded."""
-        return self.ended if self.live is None else self.ended + Totals.of(self.live)
+        totals = self.ended
+        for live in (self._ending, self.live):
+            if live is not None:
+                totals += Totals.of(live)
+        return totals
 
     # The end
 
@@ -322,7 +331,9 @@ class Stream:
     async def _close_live(self) -> None:
         live, self.live = self.live, None
         if live is not None:
+            self._ending = live
             await live.close()
+            self._ending = None
             self.ended += Totals.of(live)
             self.observe()
 
@@ -336,7 +347,6 @@ class Stream:
             on_recovery=self._past.forget_error,
         )
         await live.open(self._media, self.saved.params.output_size)
-        live.deliver(self.saved.delivery, self._shelf)
         return live
 
     def _warnings(self, missing: tuple[MissingPart, ...]) -> tuple[str, ...]:

@@ -45,7 +45,10 @@ def test_base_and_host(settings: dict[str, Any], headers: dict[str, str], expect
     assert address(settings, headers) == expected
 
 
-@pytest.mark.parametrize("host", ['evil"/', "a b", "a/b", "a@b", "<x>", "a\r\nb", "", "a:b", "é"])
+@pytest.mark.parametrize(
+    "host",
+    ['evil"/', "a b", "a/b", "a@b", "<x>", "a\r\nb", "", "a:b", "é", "[::::]", "[%%]:80", "[1.2.3.4]"],
+)
 def test_what_cannot_be_a_host_is_not_believed(host: str) -> None:
     assert address({}, {"host": host}) == ("http://10.0.0.5:8080", "10.0.0.5:8080")
 

@@ -97,6 +97,25 @@ def test_a_key_made_by_another_process_is_known_at_once(tmp_path: Path) -> None:
     assert ring.check(KeyRing.open(tmp_path, NO_KEYS).create("theirs")) is not None
 
 
+def test_a_key_that_another_process_makes_at_the_same_moment_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, other = KeyRing.open(tmp_path, NO_KEYS), KeyRing.open(tmp_path, NO_KEYS)
+    theirs: list[str] = []
+    making = threading.Thread(target=lambda: theirs.append(other.create("theirs")))
+    write = ring._write
+
+    def write_late(entries: tuple[KeyEntry, ...]) -> None:
+        making.start()
+        making.join(0.3)  # it waits for us now; else it has written what we are about to overwrite
+        write(entries)
+
+    monkeypatch.setattr(ring, "_write", write_late)
+    mine = ring.create("mine")
+    making.join()
+    assert all(KeyRing.open(tmp_path, NO_KEYS).check(key) for key in (mine, *theirs))
+
+
 def test_a_revoked_key_is_forgotten(tmp_path: Path) -> None:
     ring = KeyRing.open(tmp_path, NO_KEYS)
     key = ring.create("a")

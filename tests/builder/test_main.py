@@ -1,6 +1,8 @@
-"""`python -m builder` while it is still importing what it needs."""
+"""`python -m builder` while it is still importing what it needs, and after it has printed what it has to say."""
 
+import os
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,3 +24,25 @@ def test_a_ctrl_c_while_torch_is_imported_is_told_in_one_line(
     monkeypatch.setitem(sys.modules, "builder.command", Interrupted("builder.command"))
     assert __main__.main() == command.EXIT_INTERRUPTED
     assert capsys.readouterr().err == "builder: interrupted; nothing was begun\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> int:
+        print("an engine")
+        return 0
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as left, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", left)
+        patch.setattr(command, "run", run)
+        assert __main__.main() == command.EXIT_FAILED
+
+
+def test_engines_are_in_a_data_directory_under_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", "~/data")  # as a file of variables, which no shell reads, has it
+    assert command.run(["list"]) == 0
+    assert capsys.readouterr().err == f"builder: no engines in {tmp_path / 'data' / 'engines'}\n"

@@ -191,6 +191,25 @@ def test_the_oldest_go_first_and_none_that_is_being_written() -> None:
     assert choose_expired(held, DAY, max_days=30, max_bytes=40) == []
 
 
+def test_ten_thousand_old_recordings_are_chosen_without_comparing_each_with_each() -> None:
+    class Uncompared(Recording):
+        def __eq__(self, other: object) -> bool:
+            raise AssertionError("compared")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    held = [
+        Uncompared("str_1", f"20260101-00000{number}.mp4", None, DAY - timedelta(days=9), 10, True)
+        for number in range(3)
+    ]
+    assert len(choose_expired(held, DAY, max_days=7, max_bytes=10)) == 3
+
+
+def test_recordings_may_be_kept_for_longer_than_there_are_dates() -> None:
+    held = [Recording("str_1", "20260101-000000.mp4", None, DAY - timedelta(days=9), 10, True)]
+    assert choose_expired(held, DAY, max_days=1e12, max_bytes=10) == []
+
+
 async def test_the_shelf_gives_names_lists_and_prunes(tmp_path: Path) -> None:
     clock = ManualClock()
     shelf = RecordingShelf(tmp_path, make_settings(recording_max_days=1.0), clock)

@@ -59,8 +59,9 @@ def test_default_steps_are_those_of_the_family(model_id: str, steps: list[int]) 
     assert wire_params(created(model_id))["t_index_list"] == steps
 
 
-def test_default_steps_keep_their_proportion_in_a_shorter_schedule() -> None:
-    assert created(SD_TURBO, num_inference_steps=10).t_index_list == (2, 4, 6)
+@pytest.mark.parametrize("length", [10, 10.0, "10"])
+def test_default_steps_keep_their_proportion_in_a_shorter_schedule(length: object) -> None:
+    assert created(SD_TURBO, num_inference_steps=length).t_index_list == (2, 4, 6)
 
 
 def test_ip_adapter_and_cached_attention_start_off() -> None:

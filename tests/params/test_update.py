@@ -131,8 +131,9 @@ def test_seed_minus_one_keeps_the_seed() -> None:
     assert updated(created(SD_TURBO, seed=5), seed=-1).params.seed == 5
 
 
-def test_a_shorter_schedule_cuts_the_steps_with_a_warning() -> None:
-    update = updated(created(SD_TURBO), num_inference_steps=25)
+@pytest.mark.parametrize("length", [25, 25.0, "25"])
+def test_a_shorter_schedule_cuts_the_steps_with_a_warning(length: object) -> None:
+    update = updated(created(SD_TURBO), num_inference_steps=length)
     assert update.params.t_index_list == (12, 20, 25)
     assert update.warnings == ("params.t_index_list was cut to [12, 20, 25] to fit num_inference_steps 25",)
 
@@ -142,7 +143,7 @@ def test_a_shorter_schedule_with_steps_that_do_not_fit_is_refused() -> None:
     assert set(refusal(body, created(SD_TURBO))) == {"params.t_index_list[0]"}
 
 
-@pytest.mark.parametrize("length", [0, 101, "x", True, 2.5])
+@pytest.mark.parametrize("length", [0, 101, "x", True, 2.5, "2e1", [25]])
 def test_a_wrong_schedule_is_refused_and_nothing_else(length: object) -> None:
     assert set(refusal({"params": {"num_inference_steps": length}}, created(SD_TURBO))) == {
         "params.num_inference_steps"

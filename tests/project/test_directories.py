@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdstream import directories
-from sdstream.directories import SUBDIRECTORIES, choose_data_directory, prove_writable
+from sdstream.directories import SUBDIRECTORIES, choose_data_directory, local_engines, prove_writable
 from sdstream.errors import ConfigurationError
 from sdstream.settings import Settings
 
@@ -37,6 +37,28 @@ def test_a_volume_of_another_user_is_taken_when_our_place_on_it_is_writable() ->
 
 def test_then_the_users_own() -> None:
     assert choose(Settings()) == Path("/home/data")
+
+
+def test_a_home_directory_that_nobody_has_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="home directory that is not known here"):
+        choose_data_directory(Settings(data_dir=Path("~nobody-of-this-name/data"))).prepare()
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str, *, appauthor: bool) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    for function in ("user_data_path", "user_cache_path"):
+        monkeypatch.setattr(directories.platformdirs, function, find)
+    with pytest.raises(ConfigurationError, match="no home directory"):
+        choose_data_directory(Settings(), is_writable=lambda path: False)
+    with pytest.raises(ConfigurationError, match="no home directory"):
+        local_engines(Settings())
+
+
+def test_engines_on_the_local_disk_may_be_under_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert local_engines(Settings(engine_local_dir=Path("~/engines"))) == Path("/home/ann/engines")
 
 
 def test_choosing_makes_nothing(tmp_path: Path) -> None:

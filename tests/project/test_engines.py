@@ -46,6 +46,16 @@ def test_engines_are_listed_by_where_they_are(data: Path, capsys: pytest.Capture
     assert lines[0][3] == KEY.readable
 
 
+def test_a_data_directory_may_be_under_the_home_directory(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(data))
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", "~/data")  # as a file of variables, which no shell reads, has it
+    store(EngineCache(data / "data" / "engines"))
+    assert run(["engines", "list"]) == 0
+    assert KEY.readable in capsys.readouterr().out
+
+
 def test_what_a_card_needs_is_pulled(bucket: EngineMirror, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["engines", "list", "--mirror"]) == 0
     assert capsys.readouterr().out.count("bucket") == 2

@@ -22,6 +22,8 @@ class Server:
 
     def __init__(self) -> None:
         self.refuses = False
+        self.words: str | None = None
+        """What it answers in place of SDP."""
         self.clients: list[httpx.AsyncClient] = []
         self.asked: list[tuple[str, str]] = []
         self.state_at_the_end = ""
@@ -37,6 +39,8 @@ class Server:
             return httpx.Response(204)
         if self.refuses:
             return httpx.Response(404, json={"message": "no such stream"})
+        if self.words is not None:
+            return httpx.Response(200, text=self.words)
         await self._peer.setRemoteDescription(RTCSessionDescription(request.content.decode(), "offer"))
         await self._peer.setLocalDescription(await self._peer.createAnswer())
         return httpx.Response(201, text=self._peer.localDescription.sdp, headers={"location": "/sessions/1"})
@@ -81,4 +85,13 @@ async def test_a_refused_session_leaves_nothing_open(server: Server) -> None:
     with pytest.raises(CommandFailed, match="404, no such stream"):
         await publish._publish(session, TestCard(SIZE, 25), SIZE, 100_000, {})
     assert [client.is_closed for client in server.clients] == [True]
+    assert session._peer.connectionState == "closed"
+
+
+@pytest.mark.parametrize("words", ["", "<html>Welcome</html>", "v=0\r\nm=video x\r\n"])
+async def test_an_answer_that_is_no_sdp_is_told(words: str, server: Server) -> None:
+    server.words = words
+    session = server.open_session()
+    with pytest.raises(CommandFailed, match="takes the offer and gives no WebRTC answer"):
+        await publish._publish(session, TestCard(SIZE, 25), SIZE, 100_000, {})
     assert session._peer.connectionState == "closed"

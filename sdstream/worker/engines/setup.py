@@ -4,10 +4,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 import torch
 
-from sdstream.directories import choose_data_directory
+from sdstream.directories import choose_data_directory, local_engines
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.events import EngineEvent, EventCounts
 from sdstream.engines.mirror import EngineMirror, MirrorAddress
@@ -37,7 +36,7 @@ class WorkerEngines:
         self._counts = EventCounts(self._tell)
         data = choose_data_directory(settings).absolute_path
         volume = data / ENGINES
-        local = settings.engine_local_dir or platformdirs.user_cache_path("sdstream", appauthor=False) / ENGINES
+        local = local_engines(settings)
         limit = int(settings.engine_limit_gigabytes * 1e9)
         most = settings.engine_volume_limit_gigabytes
         shared = None if most is None else int(most * 1e9)
