@@ -75,6 +75,32 @@ async def test_sessions_end_once(stream: EmbeddedStream, echo: Echo) -> None:
     assert echo.viewers == [1, 0]
 
 
+async def test_who_takes_over_while_the_publisher_before_is_being_ended_is_not_called_absent(
+    stream: EmbeddedStream, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is drawn anew ends its session and publishes again at the same moment."""
+    former = await stream.publish(OBS_WHIP)
+    publisher = stream._sessions.publisher
+    assert publisher is not None
+    close, closing, go_on = publisher.close, asyncio.Event(), asyncio.Event()
+
+    async def close_slowly() -> None:
+        closing.set()
+        await go_on.wait()
+        await close()
+
+    monkeypatch.setattr(publisher, "close", close_slowly)
+    ending = asyncio.create_task(stream.end_session(former.session_id))
+    await closing.wait()
+    follower = await stream.publish_pictures()
+    go_on.set()
+    assert await ending is True
+    assert echo.states[-1] is PublisherState.CONNECTED
+    assert stream.statistics().publisher is PublisherState.CONNECTED
+    assert await stream.end_session(follower.session_id) is True
+    assert echo.states[-1] is PublisherState.ABSENT
+
+
 async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
     media = EmbeddedMedia(make_settings(max_viewers=2), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)

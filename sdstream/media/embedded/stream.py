@@ -151,8 +151,8 @@ class EmbeddedStream(OutgoingMedia):
         if publisher is not None and publisher.session_id == session_id:
             self._sessions.publisher = None
             self._note_unconnected("it was ended before")
+            self._set_state(PublisherState.ABSENT)  # before the wait, in which another may take over
             await publisher.close()
-            self._set_state(PublisherState.ABSENT)
             return True
         viewer = self._sessions.viewers.pop(session_id, None)
         if viewer is None:
