@@ -1,6 +1,8 @@
 """Recordings: whole after any end, bounded by the disk, and never in the way of the stream."""
 
+import errno
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -162,6 +164,22 @@ def test_a_slow_disk_stops_the_recording(tmp_path: Path, monkeypatch: pytest.Mon
     answers.set()
     assert recorder.join(20)
     assert problems == ["the disk is too slow"]
+
+
+async def test_a_recording_that_cannot_be_given_its_name_ends_and_says_so(delayed: DelayedEcho, tmp_path: Path) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    file = tmp_path / "20260101-000000.mp4"
+    (file / "in the way").mkdir(parents=True)
+    async with FlashingCamera(stream):
+        stream.record_to(file)
+        await eventually(lambda: (facts := stream.statistics().recording) is not None and facts.seconds > 0)
+        stream.record_to(None)
+        await eventually(lambda: len(delayed.recordings) == 2)
+        name, problem = delayed.recordings[1]
+        assert (name, problem) == (file.name, f"the disk refuses to be written: {os.strerror(errno.EISDIR)}")
+        await eventually(lambda: stream.statistics().video_bitrate is None, what="the end of the encoder")
+    assert find_unfinished(tmp_path) == [file.with_name(file.name + PARTIAL)], "for the next start"
 
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)

@@ -87,11 +87,13 @@ class Recorder:
     def _run(self) -> None:
         problem: str | None = None
         try:
-            problem = self._write_all()
+            try:
+                problem = self._write_all()
+            finally:
+                self._finish()
         except OSError as error:
             problem = f"the disk refuses to be written: {error.strerror or error}"
         finally:
-            self._finish()
             self._on_stopped(problem)
 
     def _write_all(self) -> str | None:
