@@ -1,5 +1,6 @@
 """Publishers that follow each other at MediaMTX: what it shows of its paths, put to a stream look by look."""
 
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -8,12 +9,14 @@ import pytest
 
 from sdstream.clock import ManualClock
 from sdstream.media.embedded.rates import Bitrates
+from sdstream.media.mediamtx import reader as reader_module
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState, RelayedSession
 from sdstream.media.mediamtx.stream import CONNECT_SECONDS, MediaMtxStream, StreamOptions
 from sdstream.media.ports import PublisherState
 from tests.media.clients import OBS_WHIP
 from tests.media.conftest import SIZE, Echo
 from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 FORMER, FOLLOWER = Party("webRTCSession", "former"), Party("webRTCSession", "follower")
 
@@ -109,3 +112,17 @@ async def test_with_who_was_only_expected_the_one_that_still_publishes_is_ended(
     assert await stream.end_session(follower.session_id) is True
     assert (scene.control.ended, scene.control.kicked) == (["2"], [FORMER])
     assert scene.echo.states[-1] is PublisherState.ABSENT
+
+
+async def test_a_reader_for_which_there_is_no_thread_leaves_none_behind(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(reader_module, "LoopThread", refuse)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            scene.see(FORMER)
+    await eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "decode-input"])
+    assert scene.stream.statistics().publisher is PublisherState.ABSENT

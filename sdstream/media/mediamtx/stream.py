@@ -294,9 +294,6 @@ class MediaMtxStream(OutgoingMedia):
             self._log.info("a new publisher takes over")
             former.stop()
             self._later(_wait(former))
-        self._party = party
-        if self._publisher is not None:
-            self._publisher.seen = True
         self._distribution.restart_sound()
         self._counters.warnings.clear()
         self._reader = InputReader(
@@ -309,6 +306,9 @@ class MediaMtxStream(OutgoingMedia):
             self._clock,
             self._faults,
         )
+        self._party = party  # with its reader, for which there may have been no thread
+        if self._publisher is not None:
+            self._publisher.seen = True
         self._set_state(PublisherState.CONNECTED)
 
     def _leave_place_to_expected(self) -> None:
