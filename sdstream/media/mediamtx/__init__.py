@@ -148,7 +148,7 @@ class MediaMtxMedia:
 
     async def finish_recordings(self, folder: Path) -> int:
         found = find_unfinished(folder)  # at once: what is begun later belongs to a stream that records
-        return await asyncio.to_thread(finalise_all, found)
+        return await asyncio.to_thread(finalise_all, found, self._settings.recording_least_free)
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         problem = self._webrtc_problem()
