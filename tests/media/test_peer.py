@@ -326,6 +326,23 @@ async def test_an_empty_datagram_of_a_stranger_ends_nothing(fast: bool) -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
+async def test_a_check_whose_attributes_are_cut_off_is_passed_over(fast: bool) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await connected(here, there, (fast, fast))
+    faults: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    priority = bytes.fromhex("0024000100000000")
+    check = bytes.fromhex("000100082112a442") + bytes(12) + priority
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(check, ("127.0.0.1", two._connection.local_candidates[0].port))
+    for number in range(3):
+        one.send_rtp(write_packet(96, True, number, 2, 3, b"good"))
+    await eventually(lambda: len(there.rtp) == 3)
+    assert faults == [], "it would be a traceback in the log for each datagram of a stranger"
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("fast", [True, False])
 async def test_what_strangers_send_before_the_handshake_takes_little_memory(fast: bool) -> None:
     here, there = Recorder(), Recorder()
     addressing = Addressing(addresses=("127.0.0.1",))

@@ -5,7 +5,9 @@ override is listed in `SEAMS`, which `peer.fast_path_known` looks up at start.
 """
 
 import asyncio
+import contextlib
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -145,7 +147,8 @@ class Datagrams(StunProtocol):
                 return
             if len(data) > MAX_DATAGRAM or not connection.queues_media:
                 return
-        super().datagram_received(data, addr)
+        with contextlib.suppress(struct.error):  # aioice reads attributes that are cut off, and strangers may send them
+            super().datagram_received(data, addr)
 
 
 class BurstDatagrams(Datagrams):
