@@ -117,7 +117,7 @@ async def test_a_burst_of_packets_reports_and_rubbish_is_told_apart() -> None:
     protocol = two._connection._protocols[0]
     assert isinstance(protocol, BurstDatagrams)
     for burst in (
-        [*media[:2], control],
+        [*media[:2], control, b"\x80"],
         [media[2], media[2], bytes((128,)) * size, media[3], b"\x80\x60"],
         [media[4], bytes(size), media[5], b"\x80"],
     ):
