@@ -216,6 +216,37 @@ async def test_a_target_that_is_not_there_is_tried_again_and_says_so(delayed: De
     assert output.last_error.startswith("no connection")
 
 
+async def test_a_push_for_which_there_was_no_thread_is_tried_again(
+    delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoThread:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    look_ups = NameLookUp(allow_private=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(names.threading, "Thread", NoThread)
+        for _ in range(names.LOOK_UPS_AT_ONCE):
+            with pytest.raises(RtmpError, match="this server has no thread for it"):
+                await look_ups.resolve("127.0.0.1", 1935)
+    assert await look_ups.resolve("127.0.0.1", 1935) == "127.0.0.1"
+
+    async def fail(*_: object) -> str:
+        raise RuntimeError("can't start new thread")
+
+    stream = delayed.stream
+    assert stream is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(NameLookUp, "resolve", fail)
+        stream.push_to([f"rtmp://127.0.0.1:{free_port()}/live/secret-key"])
+        await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+        assert push_of(stream).last_error == "this server made a mistake"
+    await eventually(lambda: (push_of(stream).last_error or "").startswith("no connection"))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
