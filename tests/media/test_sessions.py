@@ -18,6 +18,7 @@ from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded import stream as stream_module
+from sdstream.media.embedded.counters import MOST_WARNINGS
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
 from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer, make_settings
@@ -110,6 +111,14 @@ async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
     await stream.end_session(answers[0].session_id)
     assert (await stream.watch(OBS_WHEP)).session_id
     await media.close()
+
+
+async def test_what_is_told_of_viewers_that_cannot_connect_has_a_bound(stream: EmbeddedStream) -> None:
+    """The reason may have the viewer's own words in it."""
+    for number in range(2 * MOST_WARNINGS):
+        await stream.watch(OBS_WHEP.replace("a=candidate:1 1 UDP", f"a=candidate:rubbish-{number} UDP"))
+        await eventually(lambda number=number: f"rubbish-{number}" in (stream.statistics().warnings or ("",))[-1])
+    assert len(stream.statistics().warnings) == MOST_WARNINGS
 
 
 async def test_candidates_can_trickle_in(stream: EmbeddedStream) -> None:

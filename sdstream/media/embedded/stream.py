@@ -251,7 +251,7 @@ class EmbeddedStream(OutgoingMedia):
         former, self._sessions.publisher = self._sessions.publisher, session
         self._sessions.problem = ""
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
             self._options.on_left()

@@ -144,7 +144,7 @@ class MediaMtxStream(OutgoingMedia):
             await self._dismiss("a new publisher takes over")
         self._refuse_when_closed()
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         self._problem = ""
         self._set_state(PublisherState.CONNECTED)
         return session
@@ -295,7 +295,7 @@ class MediaMtxStream(OutgoingMedia):
             former.stop()
             self._later(_wait(former))
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         self._reader = InputReader(
             self.input,
             self._options.rtsp_port,
