@@ -4,6 +4,7 @@ import asyncio
 import io
 import re
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from sdstream.clock import ManualClock
 from sdstream.frames import PictureSize
-from sdstream.media.embedded import EmbeddedMedia
+from sdstream.media.embedded import EmbeddedMedia, distribution
 from sdstream.media.embedded.encoding import PictureEncoder
 from sdstream.media.embedded.outputs import hls
 from sdstream.media.embedded.outputs.fragments import Fragment, FragmentMuxer, Head
@@ -201,3 +202,24 @@ def test_a_new_size_begins_with_a_head_of_its_own() -> None:
     for fragment in made:
         with av.open(io.BytesIO(fragment.head.data + fragment.data), "r") as container:
             assert len(list(container.decode(video=0))) == 5
+
+
+async def test_outputs_work_once_there_is_a_thread_for_them_again(
+    media: EmbeddedMedia, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    echo = DelayedEcho(0.02)
+    stream = echo.stream = await media.open_stream("stream", SIZE, echo)
+    stream.send_placard(Placard("Hello"))
+    before = {thread.name for thread in threading.enumerate()}
+    with monkeypatch.context() as patched:
+        patched.setattr(distribution, "Broadcast", refuse)
+        with pytest.raises(RuntimeError):
+            await stream.hls_file("index.m3u8")
+        with pytest.raises(RuntimeError):
+            stream.record_to(tmp_path / "20260101-000000.mp4")
+    assert stream.statistics().recording is None
+    await eventually(lambda: {thread.name for thread in threading.enumerate()} == before, what="the end of the threads")
+    assert await stream.hls_file("index.m3u8") is not None

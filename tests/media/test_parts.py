@@ -111,6 +111,14 @@ def read_arrivals(message: bytes) -> dict[int, float]:
     return arrivals
 
 
+def test_sender_reports_go_on_when_the_seconds_of_ntp_begin_anew() -> None:
+    """In February 2036; what the seconds count from is for the reader to know."""
+    at = (1 << 64) + (5 << 32) + 7
+    told = read_rtcp(sender_report(5, "name", at, 9, 1, 2))[0]
+    assert isinstance(told, RtcpSrPacket)
+    assert told.sender_info.ntp_timestamp == (5 << 32) + 7
+
+
 def test_reception_counts_loss_and_jitter() -> None:
     reception = Reception(90_000, "video", "H264")
     for index in range(100):

@@ -1,6 +1,7 @@
 """The seam to aiortc: the fast way does what the plain way does, and other versions are noticed."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from sdstream.errors import ConfigurationError, InvalidSdp
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.dtls import MOST_EARLY, Certificate, DtlsTransport
-from sdstream.media.embedded.ice import BurstDatagrams
+from sdstream.media.embedded.ice import MOST_QUEUED, BurstDatagrams
 from sdstream.media.embedded.peer import MOST_CANDIDATES, Peer, fast_path_known
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import MediaSection, Setup, Transport
@@ -116,7 +117,7 @@ async def test_a_burst_of_packets_reports_and_rubbish_is_told_apart() -> None:
     protocol = two._connection._protocols[0]
     assert isinstance(protocol, BurstDatagrams)
     for burst in (
-        [*media[:2], control],
+        [*media[:2], control, b"\x80"],
         [media[2], media[2], bytes((128,)) * size, media[3], b"\x80\x60"],
         [media[4], bytes(size), media[5], b"\x80"],
     ):
@@ -308,6 +309,53 @@ async def test_candidates_that_cannot_be_dialled_take_no_place() -> None:
     await peer.add_candidate("1 1 udp 1 127.0.0.1 20000 typ host")
     assert [candidate.port for candidate in peer._connection.remote_candidates] == [20_000]
     await peer.close()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_an_empty_datagram_of_a_stranger_ends_nothing(fast: bool) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await connected(here, there, (fast, fast))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"", ("127.0.0.1", two._connection.local_candidates[0].port))
+    two._connection._protocols[0].datagram_received(b"", ("127.0.0.1", 9))  # as where no bursts are read
+    for number in range(3):
+        one.send_rtp(write_packet(96, True, number, 2, 3, b"good"))
+    await eventually(lambda: len(there.rtp) == 3)
+    assert there.reasons == []
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_check_whose_attributes_are_cut_off_is_passed_over(fast: bool) -> None:
+    here, there = Recorder(), Recorder()
+    one, two = await connected(here, there, (fast, fast))
+    faults: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    priority = bytes.fromhex("0024000100000000")
+    check = bytes.fromhex("000100082112a442") + bytes(12) + priority
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(check, ("127.0.0.1", two._connection.local_candidates[0].port))
+    for number in range(3):
+        one.send_rtp(write_packet(96, True, number, 2, 3, b"good"))
+    await eventually(lambda: len(there.rtp) == 3)
+    assert faults == [], "it would be a traceback in the log for each datagram of a stranger"
+    await asyncio.gather(one.close(), two.close())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_what_strangers_send_before_the_handshake_takes_little_memory(fast: bool) -> None:
+    here, there = Recorder(), Recorder()
+    addressing = Addressing(addresses=("127.0.0.1",))
+    one, two = Peer(addressing, here, fast=fast), Peer(addressing, there, fast=fast)
+    offer, answer = await one.gather("actpass"), await two.gather("active")
+    protocol = two._connection._protocols[0]
+    for _ in range(2 * MOST_QUEUED):
+        protocol.datagram_received(b"rubbish", ("127.0.0.1", 9))
+    assert two._connection._queue.qsize() == MOST_QUEUED
+    two.connect(section(offer))
+    one.connect(section(answer))
+    await eventually(lambda: here.connected and there.connected)
+    await asyncio.gather(one.close(), two.close())
 
 
 @dataclass

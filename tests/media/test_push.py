@@ -17,7 +17,7 @@ from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs import amf, names
 from sdstream.media.embedded.outputs.names import NameLookUp
-from sdstream.media.embedded.outputs.rtmp import RtmpError, RtmpPublisher, RtmpTarget
+from sdstream.media.embedded.outputs.rtmp import MOST_UNSENT, RtmpError, RtmpPublisher, RtmpTarget
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
 from sdstream.params.delivery import hide_key
@@ -216,6 +216,37 @@ async def test_a_target_that_is_not_there_is_tried_again_and_says_so(delayed: De
     assert output.last_error.startswith("no connection")
 
 
+async def test_a_push_for_which_there_was_no_thread_is_tried_again(
+    delayed: DelayedEcho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoThread:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    look_ups = NameLookUp(allow_private=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(names.threading, "Thread", NoThread)
+        for _ in range(names.LOOK_UPS_AT_ONCE):
+            with pytest.raises(RtmpError, match="this server has no thread for it"):
+                await look_ups.resolve("127.0.0.1", 1935)
+    assert await look_ups.resolve("127.0.0.1", 1935) == "127.0.0.1"
+
+    async def fail(*_: object) -> str:
+        raise RuntimeError("can't start new thread")
+
+    stream = delayed.stream
+    assert stream is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(NameLookUp, "resolve", fail)
+        stream.push_to([f"rtmp://127.0.0.1:{free_port()}/live/secret-key"])
+        await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+        assert push_of(stream).last_error == "this server made a mistake"
+    await eventually(lambda: (push_of(stream).last_error or "").startswith("no connection"))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
@@ -246,6 +277,70 @@ async def test_a_ping_is_answered_with_no_more_than_a_ping_has() -> None:
         await asyncio.wait_for(answered.wait(), 10)
         await publisher.close()
     assert len(after[0]) == 12 + 6, "the head and the body of the second answer, and nothing before them"
+
+
+def message(channel: int, kind: int, body: bytes) -> bytes:
+    """A chunk of RTMP that is a whole message of at most 128 bytes."""
+    return bytes((channel,)) + bytes(3) + struct.pack("!I", len(body))[1:] + bytes((kind,)) + bytes(4) + body
+
+
+async def take_up_to_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: float) -> None:
+    """A server's part up to the answer which says the stream's `number`."""
+    await reader.readexactly(1537)
+    writer.write(b"\x03" + bytes(1536) + bytes(1536))
+    await reader.readexactly(1536)
+    await reader.readuntil(b"tcUrl")
+    writer.write(message(3, 20, amf.encode("_result", 1, None, None)))
+    await reader.readuntil(b"createStream")
+    writer.write(message(3, 20, amf.encode("_result", 4, None, number)))
+
+
+@pytest.mark.parametrize("number", [-1.0, 1e10, float("inf"), float("nan")])
+async def test_a_server_that_numbers_streams_as_no_server_does_is_tried_again(
+    delayed: DelayedEcho, number: float
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_up_to_stream(reader, writer, number)
+        await reader.read()
+        writer.close()
+
+    stream = delayed.stream
+    assert stream is not None
+    async with await asyncio.start_server(answer, "127.0.0.1", port := free_port()):
+        stream.push_to([f"rtmp://127.0.0.1:{port}/live/secret-key"])
+        await eventually(lambda: push_of(stream).state is OutputState.WAITING)
+        await eventually(lambda: [output.state for output in delayed.outputs].count(OutputState.CONNECTING) >= 1)
+        assert push_of(stream).last_error == "the server numbers its streams as no RTMP server does"
+        stream.push_to([])
+
+
+async def test_a_connection_whose_end_is_broken_off_is_ended_all_the_same() -> None:
+    """As where a push is taken away while it still says goodbye to a server that takes nothing."""
+    hold = asyncio.Event()
+
+    async def take_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_up_to_stream(reader, writer, 1)
+        writer.write(message(3, 20, amf.encode("onStatus", 0, None, {"code": "NetStream.Publish.Start"})))
+        await hold.wait()
+        writer.close()
+
+    async with await asyncio.start_server(take_nothing, "127.0.0.1", port := free_port()):
+        publisher = RtmpPublisher(RtmpTarget(f"rtmp://127.0.0.1:{port}/live/key"), "127.0.0.1")
+        await publisher.open()
+        writer, reading = publisher._writer, publisher._reading
+        assert writer is not None
+        assert reading is not None
+        while writer.transport.get_write_buffer_size() < 2 * MOST_UNSENT:
+            publisher._send(6, 9, bytes(100_000), 1)
+        ending = asyncio.create_task(publisher.close())
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        await asyncio.wait([reading], timeout=5)
+        assert reading.done()
+        assert writer.transport.is_closing()
+        assert writer.transport.get_write_buffer_size() == 0, "what was not taken is not waited for"
+        hold.set()
 
 
 async def test_a_silent_name_server_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Recordings: whole after any end, bounded by the disk, and never in the way of the stream."""
 
+import errno
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -127,6 +129,34 @@ def test_a_full_disk_stops_the_recording_and_keeps_what_is_there(
     assert seconds_of(file) == pytest.approx(1.16, abs=0.02)
 
 
+def test_a_recording_is_made_whole_only_where_its_copy_leaves_free_what_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage: Any = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20_000))
+    made = fragments(6)
+    least_free = 20_000 - max(len(fragment.data) for fragment in made)
+    problems: list[str | None] = []
+    file = tmp_path / "20260101-000000.mp4"
+    recorder = Recorder(file, problems.append, least_free)
+    for fragment in made:
+        recorder.take_fragment(fragment)
+    recorder.stop()
+    assert recorder.join(10)
+    assert problems == [None]
+    assert b"moof" in file.read_bytes(), "it plays as it is"
+    assert seconds_of(file) > 2.4
+    unfinished = file.with_name("20260101-000001.mp4" + PARTIAL)
+    for least, is_whole in ((least_free, False), (0, True)):
+        shutil.copy(file, unfinished)
+        assert finalise_all([unfinished], least) == 1
+        assert (b"moof" not in (tmp_path / "20260101-000001.mp4").read_bytes()) == is_whole
+    short = file.with_name("20260101-000002.mp4" + PARTIAL)
+    short.write_bytes(made[0].head.data + made[0].data)
+    assert short.stat().st_size < 4096
+    assert finalise_all([short], 20_000) == 1, "it is short, but there is nothing wrong with it"
+
+
 async def test_a_recording_that_stops_leaves_the_stream_alone(
     delayed: DelayedEcho, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +192,22 @@ def test_a_slow_disk_stops_the_recording(tmp_path: Path, monkeypatch: pytest.Mon
     answers.set()
     assert recorder.join(20)
     assert problems == ["the disk is too slow"]
+
+
+async def test_a_recording_that_cannot_be_given_its_name_ends_and_says_so(delayed: DelayedEcho, tmp_path: Path) -> None:
+    stream = delayed.stream
+    assert stream is not None
+    file = tmp_path / "20260101-000000.mp4"
+    (file / "in the way").mkdir(parents=True)
+    async with FlashingCamera(stream):
+        stream.record_to(file)
+        await eventually(lambda: (facts := stream.statistics().recording) is not None and facts.seconds > 0)
+        stream.record_to(None)
+        await eventually(lambda: len(delayed.recordings) == 2)
+        name, problem = delayed.recordings[1]
+        assert (name, problem) == (file.name, f"the disk refuses to be written: {os.strerror(errno.EISDIR)}")
+        await eventually(lambda: stream.statistics().video_bitrate is None, what="the end of the encoder")
+    assert find_unfinished(tmp_path) == [file.with_name(file.name + PARTIAL)], "for the next start"
 
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)

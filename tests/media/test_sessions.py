@@ -18,6 +18,7 @@ from sdstream.errors import CapacityReached, InvalidSdp, ShuttingDown
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded import peer as peer_module
 from sdstream.media.embedded import stream as stream_module
+from sdstream.media.embedded.counters import MOST_WARNINGS
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.ports import Placard, PublisherState
 from tests.media.clients import OBS_WHEP, OBS_WHIP, DirectPublisher, DirectViewer, browser_offer, make_settings
@@ -75,6 +76,32 @@ async def test_sessions_end_once(stream: EmbeddedStream, echo: Echo) -> None:
     assert echo.viewers == [1, 0]
 
 
+async def test_who_takes_over_while_the_publisher_before_is_being_ended_is_not_called_absent(
+    stream: EmbeddedStream, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is drawn anew ends its session and publishes again at the same moment."""
+    former = await stream.publish(OBS_WHIP)
+    publisher = stream._sessions.publisher
+    assert publisher is not None
+    close, closing, go_on = publisher.close, asyncio.Event(), asyncio.Event()
+
+    async def close_slowly() -> None:
+        closing.set()
+        await go_on.wait()
+        await close()
+
+    monkeypatch.setattr(publisher, "close", close_slowly)
+    ending = asyncio.create_task(stream.end_session(former.session_id))
+    await closing.wait()
+    follower = await stream.publish_pictures()
+    go_on.set()
+    assert await ending is True
+    assert echo.states[-1] is PublisherState.CONNECTED
+    assert stream.statistics().publisher is PublisherState.CONNECTED
+    assert await stream.end_session(follower.session_id) is True
+    assert echo.states[-1] is PublisherState.ABSENT
+
+
 async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
     media = EmbeddedMedia(make_settings(max_viewers=2), SystemClock())
     stream = echo.stream = await media.open_stream("stream", SIZE, echo)
@@ -84,6 +111,14 @@ async def test_viewers_past_the_limit_are_refused(echo: Echo) -> None:
     await stream.end_session(answers[0].session_id)
     assert (await stream.watch(OBS_WHEP)).session_id
     await media.close()
+
+
+async def test_what_is_told_of_viewers_that_cannot_connect_has_a_bound(stream: EmbeddedStream) -> None:
+    """The reason may have the viewer's own words in it."""
+    for number in range(2 * MOST_WARNINGS):
+        await stream.watch(OBS_WHEP.replace("a=candidate:1 1 UDP", f"a=candidate:rubbish-{number} UDP"))
+        await eventually(lambda number=number: f"rubbish-{number}" in (stream.statistics().warnings or ("",))[-1])
+    assert len(stream.statistics().warnings) == MOST_WARNINGS
 
 
 async def test_candidates_can_trickle_in(stream: EmbeddedStream) -> None:

@@ -218,3 +218,19 @@ async def test_every_hop_of_a_picture_is_told(delayed: DelayedEcho) -> None:
     for hop, seconds in delayed.hops.items():
         assert len(seconds) >= 10, hop
         assert min(seconds) >= 0, hop
+
+
+async def test_sound_goes_on_at_once_after_a_time_in_which_nobody_heard_it() -> None:
+    """Its numbers go round in 22 minutes, so they may come back just below the last one that was heard."""
+    clock = ManualClock()
+    relay = SoundRelay(clock)
+    seen = KeptSound()
+    now = clock.monotonic() - 2000
+    for number in (*range(1000, 1003), *range(1003, 66_500, 500), *range(66_500, 66_503)):
+        heard = number < 1003 or number >= 66_500
+        (relay.sinks.add if heard else relay.sinks.discard)(seen)
+        relay.put(ReceivedSound(number & 0xFFFF, number * 960, now + number / 50, b"a"))
+    relay.close()
+    assert [packet.sequence for packet in seen.packets] == [0, 1, 2, 3, 4, 5]
+    assert [packet.begins for packet in seen.packets] == [True, False, False, True, False, False]
+    assert dict(relay.statistics().dropped) == {}

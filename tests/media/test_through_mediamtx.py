@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -18,7 +19,9 @@ from av.error import FFmpegError
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, InvalidSdp, StreamNotFound, Unavailable, WebRtcOff
 from sdstream.media.mediamtx import MediaMtxMedia
+from sdstream.media.mediamtx import stream as stream_module
 from sdstream.media.mediamtx.control import ControlApi
+from sdstream.media.mediamtx.reader import InputReader
 from sdstream.media.mediamtx.stream import MediaMtxStream
 from sdstream.media.ports import PublisherState, SessionEnd
 from tests.media.clients import OBS_WHIP, DirectPublisher, DirectViewer, make_settings
@@ -194,6 +197,23 @@ async def test_a_killed_program_is_started_again_and_the_publisher_may_come_agai
     before = doors.echo.count
     async with publishing(rtsp(doors, "in/stk_a")):
         await wait_until(lambda: doors.echo.count > before + 5, "pictures come again")
+
+
+@pytest.mark.parametrize("program", [STAND_IN], indirect=True)
+async def test_a_publisher_for_whom_there_was_no_thread_is_taken_at_another_look(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = iter((True, True))
+
+    def make_reader(*given: Any) -> InputReader:
+        if next(refused, False):
+            raise RuntimeError("can't start new thread")
+        return InputReader(*given)
+
+    monkeypatch.setattr(stream_module, "InputReader", make_reader)
+    async with publishing(rtsp(doors, "in/stk_a")):
+        await wait_until(lambda: doors.echo.count > 5, "pictures come")
+    await wait_until(lambda: doors.echo.states[-1] is PublisherState.ABSENT, "it is seen that the publisher went")
 
 
 @with_both

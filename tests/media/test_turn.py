@@ -261,6 +261,28 @@ async def test_one_session_is_one_request() -> None:
     assert (await service.servers())[0].username == "2"
 
 
+async def test_a_service_that_hangs_keeps_nobody_longer_than_one_request() -> None:
+    asked: list[asyncio.Event] = []
+
+    class Service:
+        async def servers(self) -> tuple[IceServer, ...]:
+            asked.append(asyncio.Event())
+            await asked[-1].wait()
+            raise TurnUnavailable("no")
+
+    service = Remembered(Service(), ManualClock())
+    waiting = [asyncio.create_task(service.servers()) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    asked[0].set()
+    _, late = await asyncio.wait(waiting, timeout=5)
+    told = [type(task.exception()) for task in waiting[1:] if task.done()]
+    for task in late:
+        task.cancel()
+    assert (len(asked), told) == (1, [TurnUnavailable] * 4), "one request for all who came meanwhile"
+
+
 async def test_a_failure_is_not_remembered() -> None:
     class Service:
         answers = iter((TurnUnavailable("no"), (IceServer(("turn:t.example",), "u", "p"),)))

@@ -107,6 +107,20 @@ async def test_sound_joins_on_where_some_is_left_out(scene: tuple[ViewerSession,
     assert [header.marker for header in peer.sound] == [True, False, False, True, False]
 
 
+@pytest.mark.parametrize("skipped", [0, 2])
+async def test_a_viewers_sound_begins_in_the_lower_half_of_the_numbers_however_old_the_stream_is(
+    scene: tuple[ViewerSession, FakePeer], skipped: int
+) -> None:
+    """A wrap among the first packets, of which a player may miss some, would leave it unable to decrypt any (RFC 3711,
+    3.3.1)."""
+    session, peer = scene
+    for number in range(4):
+        session.deliver_sound(SoundPacket((1 << 15) + number, 0, 0.0, False, b"sound", number < skipped))
+    numbers = [header.sequence for header in peer.sound]
+    assert numbers[0] < 1 << 15
+    assert numbers == [numbers[0] + index for index in range(4 - skipped)]
+
+
 async def test_both_clocks_of_a_viewer_are_moved_at_the_same_captured_moment(
     scene: tuple[ViewerSession, FakePeer],
 ) -> None:

@@ -84,7 +84,7 @@ class EmbeddedMedia:
     async def finish_recordings(self, folder: Path) -> int:
         # Looked for at once: what is begun later belongs to a stream that records.
         found = find_unfinished(folder)
-        return await asyncio.to_thread(finalise_all, found)
+        return await asyncio.to_thread(finalise_all, found, self._settings.recording_least_free)
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         return await self._desk.for_client(host)

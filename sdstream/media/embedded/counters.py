@@ -20,6 +20,9 @@ DropReason = Literal[
 ]
 DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 
+MOST_WARNINGS = 20
+"""Facts that are remembered; the oldest leaves. Some have words of a client in them."""
+
 
 def _no_drops() -> dict[DropReason, int]:
     return dict.fromkeys(DROP_REASONS, 0)
@@ -40,7 +43,7 @@ class StreamCounters:
     hop: Callable[[MediaHop, float], None] = lambda hop, seconds: None
     """Told how long a picture took in each hop of the media plane; called on several threads."""
     warnings: dict[str, None] = field(default_factory=dict[str, None])
-    """An ordered set."""
+    """An ordered set, for `warn` and `forget_warnings` to change."""
     _bytes_sent: int = 0
     _decode_errors: int = 0
     _drops: dict[DropReason, int] = field(default_factory=_no_drops)
@@ -84,10 +87,18 @@ class StreamCounters:
             self.encode_seconds += (seconds - self.encode_seconds) * (_MEAN_WEIGHT if self.encode_seconds else 1)
 
     def warn(self, text: str) -> None:
-        """Remember a fact that a user should act on, once."""
-        self.warnings[text] = None
+        """Remember a fact that a user should act on, once. Safe between threads."""
+        with self._lock:
+            self.warnings[text] = None
+            if len(self.warnings) > MOST_WARNINGS:
+                del self.warnings[next(iter(self.warnings))]
+
+    def forget_warnings(self) -> None:
+        """Another publisher came, of whom they do not speak."""
+        with self._lock:
+            self.warnings.clear()
 
 
 _MEAN_WEIGHT = 0.05
 
-__all__ = ["DROP_REASONS", "DropReason", "StreamCounters"]
+__all__ = ["DROP_REASONS", "MOST_WARNINGS", "DropReason", "StreamCounters"]

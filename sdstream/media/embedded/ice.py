@@ -5,7 +5,9 @@ override is listed in `SEAMS`, which `peer.fast_path_known` looks up at start.
 """
 
 import asyncio
+import contextlib
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,8 @@ STUN_SECONDS = 1.0
 """What the STUN server of the settings may hold an answer up."""
 MAX_DATAGRAM = 1500
 """Bytes of the largest media packet that is read: libsrtp's work space."""
+MOST_QUEUED = 256
+"""Datagrams that are neither checks nor media and wait for DTLS, which takes all of them at each turn."""
 SEAMS: tuple[tuple[Any, str], ...] = (
     (Connection, "gather_candidates"),
     (Connection, "data_received"),
@@ -52,6 +56,12 @@ class AddressedConnection(Connection):
     @property
     def selected_pair(self) -> Any:
         return self._nominated.get(1)
+
+    def data_received(self, data: bytes, component: int) -> None:
+        # They come from anybody, and until ICE is through nobody takes them. At an empty one, of which a port scan is
+        # made, aiortc would end the session.
+        if data and self._queue.qsize() < MOST_QUEUED:
+            super().data_received(data, component)
 
     async def gather_candidates(self) -> None:
         if self._local_candidates_start:
@@ -137,7 +147,8 @@ class Datagrams(StunProtocol):
                 return
             if len(data) > MAX_DATAGRAM or not connection.queues_media:
                 return
-        super().datagram_received(data, addr)
+        with contextlib.suppress(struct.error):  # aioice reads attributes that are cut off, and strangers may send them
+            super().datagram_received(data, addr)
 
 
 class BurstDatagrams(Datagrams):
@@ -206,4 +217,12 @@ def parse_candidate(line: str) -> Candidate | None:
     )
 
 
-__all__ = ["MAX_DATAGRAM", "SEAMS", "AddressedConnection", "AddressedGatherer", "parse_candidate", "write_buffer_size"]
+__all__ = [
+    "MAX_DATAGRAM",
+    "MOST_QUEUED",
+    "SEAMS",
+    "AddressedConnection",
+    "AddressedGatherer",
+    "parse_candidate",
+    "write_buffer_size",
+]

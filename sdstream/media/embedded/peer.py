@@ -287,7 +287,7 @@ class Peer:
             for packet in self._receiver.unprotect_burst(data, size):
                 self._handler.on_rtp(packet)
         else:
-            for start in range(0, len(data), size):
+            for start in range(0, len(data) - 1, size):  # the last may have a single byte, and then no kind
                 self._on_media(bytes(data[start : start + size]))
 
     def _send_datagram(self, data: bytes) -> None:

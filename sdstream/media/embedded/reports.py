@@ -175,6 +175,7 @@ def receiver_report(sender: int, receptions: dict[int, Reception], now: float) -
 
 def sender_report(source: int, name: str, ntp: int, timestamp: int, packets: int, octets: int) -> bytes:
     """A sender report with its description. `ntp` is the 64-bit NTP time that `timestamp` belongs to."""
+    ntp &= 0xFFFFFFFFFFFFFFFF  # NTP counts its seconds from 0 again in 2036
     info = RtcpSenderInfo(ntp, timestamp & 0xFFFFFFFF, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF)
     return bytes(RtcpSrPacket(ssrc=source, sender_info=info)) + source_description(source, name)
 

@@ -176,6 +176,7 @@ class SoundRelay:
     def put(self, packet: ReceivedSound) -> None:
         """Take a packet of the publisher; it is held for as long as pictures take."""
         if not self.sinks or self._closed:
+            self._break()  # by the next that is heard the numbers may have gone round
             return
         number = self._numbers.unwrap(packet.sequence)
         if self._released is not None and number <= self._released[0]:

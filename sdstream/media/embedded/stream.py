@@ -151,8 +151,8 @@ class EmbeddedStream(OutgoingMedia):
         if publisher is not None and publisher.session_id == session_id:
             self._sessions.publisher = None
             self._note_unconnected("it was ended before")
+            self._set_state(PublisherState.ABSENT)  # before the wait, in which another may take over
             await publisher.close()
-            self._set_state(PublisherState.ABSENT)
             return True
         viewer = self._sessions.viewers.pop(session_id, None)
         if viewer is None:
@@ -251,7 +251,7 @@ class EmbeddedStream(OutgoingMedia):
         former, self._sessions.publisher = self._sessions.publisher, session
         self._sessions.problem = ""
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         if former is not None:
             self._log.info("a new publisher takes over", session=session.session_id)
             self._options.on_left()

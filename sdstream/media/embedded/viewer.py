@@ -158,7 +158,8 @@ class ViewerSession:
         self._source, self._repair_source, sound_source = sources
         self.sound_type = sound_type
         self._sound = SentTrack(sound_source, AUDIO_CLOCK_RATE)
-        self._sound_sequence = random.getrandbits(15)
+        self._sound_sequence = 0
+        """The RTP sequence number of the stream's sound 0."""
         self._sound_skipped = False
         self._presented = presented
         self._name = name
@@ -243,6 +244,8 @@ class ViewerSession:
             self._sound_skipped = True
             return
         track = self._sound
+        if not track.packets:  # in the lower half as well, wherever the stream's own numbers are by now
+            self._sound_sequence = random.getrandbits(15) - packet.sequence
         shift = self._presented().shift(packet.captured_at)
         timestamp = (track.origin + track.moved(packet.timestamp, shift)) & 0xFFFFFFFF
         sequence = (self._sound_sequence + packet.sequence) & 0xFFFF

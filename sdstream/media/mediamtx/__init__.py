@@ -13,6 +13,7 @@ import structlog
 from sdstream.clock import Clock
 from sdstream.errors import ConfigurationError, SdstreamError, ShuttingDown, Unavailable, WebRtcOff
 from sdstream.frames import PictureSize
+from sdstream.logs import FoldedReporter
 from sdstream.media.child_program import ChildProgram
 from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.encoding import H264Encoder, choose_h264_encoder
@@ -32,6 +33,8 @@ from sdstream.settings import Settings
 
 LOOK_SECONDS = 0.25
 """How often MediaMTX is asked who publishes and who watches, for all streams at once."""
+FAULT_SECONDS = 10.0
+"""The same fault of a look is logged once in this time."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +72,7 @@ class MediaMtxMedia:
         self._process: ChildProgram | None = None
         self._ports: Ports | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._faults = FoldedReporter(log, clock, FAULT_SECONDS)
         self._closed = False
 
     @property
@@ -144,7 +148,7 @@ class MediaMtxMedia:
 
     async def finish_recordings(self, folder: Path) -> int:
         found = find_unfinished(folder)  # at once: what is begun later belongs to a stream that records
-        return await asyncio.to_thread(finalise_all, found)
+        return await asyncio.to_thread(finalise_all, found, self._settings.recording_least_free)
 
     async def ice_servers(self, host: str) -> tuple[IceServer, ...]:
         problem = self._webrtc_problem()
@@ -225,13 +229,24 @@ class MediaMtxMedia:
                 paths = dict[str, PathState]()
             self._streams = {name: stream for name, stream in self._streams.items() if not stream.closed}
             for stream in tuple(self._streams.values()):
-                stream.see(paths)
+                self._show(stream, paths)
             for party in uninvited(paths, self._streams, self._admitting):
                 try:
                     await self._control.kick(party)
                 except Unavailable:
                     break
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _show(self, stream: MediaMtxStream, paths: Mapping[str, PathState]) -> None:
+        try:
+            stream.see(paths)
+        except Exception as error:  # noqa: BLE001 -- supervisor: one broken stream must not blind the others
+            self._faults.report(
+                f"look {type(error).__name__}",
+                "a stream cannot follow what MediaMTX shows",
+                error=type(error).__name__,
+                exc_info=error,
+            )
 
 
 def uninvited(

@@ -107,7 +107,11 @@ class InputReader:
             faults,
             make_context=self._open_decoder,
         )
-        self._thread = LoopThread("read-mediamtx", self._run)
+        try:
+            self._thread = LoopThread("read-mediamtx", self._run)
+        except BaseException:
+            self._decoder.stop()
+            raise
 
     def stop(self) -> None:
         """Deliver nothing more; the threads end by themselves."""

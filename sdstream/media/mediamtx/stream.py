@@ -57,6 +57,8 @@ class _Publisher:
     url: str | None
     """Where MediaMTX knows its WHIP session; None for one that came without an offer."""
     since: float
+    seen: bool = False
+    """Whether MediaMTX has shown it; until then it may show the one before."""
 
 
 class MediaMtxStream(OutgoingMedia):
@@ -142,7 +144,7 @@ class MediaMtxStream(OutgoingMedia):
             await self._dismiss("a new publisher takes over")
         self._refuse_when_closed()
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         self._problem = ""
         self._set_state(PublisherState.CONNECTED)
         return session
@@ -229,6 +231,8 @@ class MediaMtxStream(OutgoingMedia):
         if party is not None:
             if party != self._party:
                 self._enter(party)
+        elif self._party is not None and self._publisher is not None and not self._publisher.seen:
+            self._leave_place_to_expected()
         elif self._party is not None:
             self._leave("it went")
         elif self._publisher is not None and self._clock.monotonic() - self._publisher.since > CONNECT_SECONDS:
@@ -259,7 +263,9 @@ class MediaMtxStream(OutgoingMedia):
         self._dismissed = party
         if publisher is not None and publisher.url is not None:
             await self._control.end_session(publisher.url)
-        elif party is not None:
+            if publisher.seen:
+                return
+        if party is not None:
             await self._control.kick(party)
 
     def _end_pictures(self, end: SessionEnd) -> None:
@@ -288,9 +294,8 @@ class MediaMtxStream(OutgoingMedia):
             self._log.info("a new publisher takes over")
             former.stop()
             self._later(_wait(former))
-        self._party = party
         self._distribution.restart_sound()
-        self._counters.warnings.clear()
+        self._counters.forget_warnings()
         self._reader = InputReader(
             self.input,
             self._options.rtsp_port,
@@ -301,13 +306,20 @@ class MediaMtxStream(OutgoingMedia):
             self._clock,
             self._faults,
         )
+        self._party = party  # with its reader, for which there may have been no thread
+        if self._publisher is not None:
+            self._publisher.seen = True
         self._set_state(PublisherState.CONNECTED)
 
+    def _leave_place_to_expected(self) -> None:
+        """The publisher went before the one that is to follow it has come, whose session goes on."""
+        self._log.info("the publisher is gone", reason="it went")
+        self._stop_reading()
+        self._party = None
+        self._set_state(PublisherState.CONNECTING)
+
     def _leave(self, reason: str) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.stop()
-            self._later(_wait(reader))
+        self._stop_reading()
         if self._publisher is not None or self._party is not None:
             self._log.info("the publisher is gone", reason=reason)
         if self._state is PublisherState.CONNECTING and self._publisher is not None and self._publisher.url is not None:
@@ -315,6 +327,12 @@ class MediaMtxStream(OutgoingMedia):
         self._publisher = self._party = None
         if self._pictures is None:
             self._set_state(PublisherState.ABSENT)
+
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.stop()
+            self._later(_wait(reader))
 
     def _on_picture(self, reader: InputReader, frame: I420Frame) -> None:
         if reader is self._reader and not self._closed:

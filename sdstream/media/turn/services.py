@@ -83,21 +83,33 @@ class TwilioTurn:
 
 
 class Remembered:
-    """Another service's answer, kept for `REUSE_SECONDS`; callers at the same time share one request."""
+    """Another service's answer, kept for `REUSE_SECONDS`; who comes meanwhile shares one request and its failure."""
 
     def __init__(self, service: TurnService, clock: Clock) -> None:
         self._service = service
         self._clock = clock
-        self._lock = asyncio.Lock()
         self._answer: tuple[IceServer, ...] = ()
         self._until = float("-inf")
+        self._asking: asyncio.Future[tuple[IceServer, ...]] | None = None
 
     async def servers(self) -> tuple[IceServer, ...]:
-        async with self._lock:
-            if self._clock.monotonic() >= self._until:
-                self._answer = await self._service.servers()
-                self._until = self._clock.monotonic() + REUSE_SECONDS
+        if self._clock.monotonic() < self._until:
             return self._answer
+        asking = self._asking
+        if asking is None:
+            asking = self._asking = asyncio.ensure_future(self._ask())
+            asking.add_done_callback(self._forget)
+        return await asyncio.shield(asking)  # who leaves must not take the answer from the others
+
+    async def _ask(self) -> tuple[IceServer, ...]:
+        self._answer = await self._service.servers()
+        self._until = self._clock.monotonic() + REUSE_SECONDS
+        return self._answer
+
+    def _forget(self, done: "asyncio.Future[tuple[IceServer, ...]]") -> None:
+        self._asking = None
+        if not done.cancelled():
+            done.exception()  # looked at, so that nobody complains when all who asked have left
 
 
 def read_ice_servers(name: str, given: Any) -> tuple[IceServer, ...]:

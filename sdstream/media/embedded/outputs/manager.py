@@ -107,6 +107,7 @@ class OutputSet:
             recorder.stop_soon()
             self._call_later(RECORDER_PATIENCE, recorder.stop)
         if file is not None and not self._closed:
+            self._open_feed()  # first: where that fails there is nothing to take back
             started = self._recorder = Recorder(
                 file,
                 lambda problem: self._from_thread(lambda: self._on_stopped(file, problem)),
@@ -123,8 +124,9 @@ class OutputSet:
         if hls is None:
             if not name.endswith(".m3u8"):
                 return None
-            hls = self._hls = HlsOutput(self._clock, self._hls_breaks)
+            hls = HlsOutput(self._clock, self._hls_breaks)
             self._attach(hls)
+            self._hls = hls
             self._call_later(EARLY_KEYFRAME, self._want_keyframe)
             self._call_later(LOOK_SECONDS, self._look_at_hls)
         return await hls.file(name)
@@ -164,8 +166,13 @@ class OutputSet:
 
     def _open_feed(self) -> OutputFeed:
         if self._feed is None:
-            self._feed = OutputFeed(self._faults, lambda: self._from_thread(self._want_keyframe))
-            self._distribution.join(CODEC, self._feed, self._feed)
+            feed = OutputFeed(self._faults, lambda: self._from_thread(self._want_keyframe))
+            try:
+                self._distribution.join(CODEC, feed, feed)
+            except BaseException:
+                self._later(feed.close())
+                raise
+            self._feed = feed
         return self._feed
 
     def _attach(self, sink: FragmentSink) -> None:

@@ -63,7 +63,11 @@ class NameLookUp:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell, addresses, problem)
 
-        threading.Thread(target=run, name="look-up", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="look-up", daemon=True).start()
+        except RuntimeError:
+            self._free.release()
+            raise RtmpError("the name of the server is not looked up: this server has no thread for it") from None
         return await answer
 
 

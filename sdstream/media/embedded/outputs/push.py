@@ -99,6 +99,9 @@ class PushOutput:
                 await self._push()
             except (RtmpError, OSError, TimeoutError, ValueError) as error:
                 self.last_error = _describe(error)
+            except Exception as error:  # the supervisor of the push, which is tried again until it is taken away
+                self.last_error = "this server made a mistake"
+                log.warning("a push failed", target=self._target.label, error=type(error).__name__, exc_info=error)
             finally:
                 await self._disconnect()
             if self._clock.monotonic() - began > SETTLED_SECONDS:

@@ -87,11 +87,13 @@ class Recorder:
     def _run(self) -> None:
         problem: str | None = None
         try:
-            problem = self._write_all()
+            try:
+                problem = self._write_all()
+            finally:
+                self._finish()
         except OSError as error:
             problem = f"the disk refuses to be written: {error.strerror or error}"
         finally:
-            self._finish()
             self._on_stopped(problem)
 
     def _write_all(self) -> str | None:
@@ -131,26 +133,29 @@ class Recorder:
             return
         with contextlib.suppress(OSError):
             handle.close()
-        finalise(file)
+        finalise(file, self._least_free)
 
 
-def finalise(partial: Path) -> Path | None:
+def finalise(partial: Path, least_free: int = 0) -> Path | None:
     """Make a plain MP4 with its index in front out of what was being recorded, and take the partial file away.
 
-    Returns the file, or None when nothing of it can be read; then it is removed. Without room for the copy the
-    fragmented file stays under its final name: it plays as well.
+    Returns the file, or None when nothing of it can be read; then it is removed. Without room for the copy, beside
+    `least_free` bytes, the fragmented file stays under its final name: it plays as well.
     """
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     copy = partial.with_name(final.name + FINISHING)
     try:
+        if shutil.disk_usage(partial.parent).free < least_free + partial.stat().st_size:
+            raise OSError(errno.ENOSPC, "the disk has no room for a copy")
         _remux(partial, copy)
     except (FFmpegError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             copy.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FFmpegError):
+        lacks_room = isinstance(error, OSError) and not isinstance(error, FFmpegError)
+        if lacks_room:
             log.warning("a recording stays fragmented", file=final.name, error=str(error))
         with contextlib.suppress(OSError):
-            if partial.stat().st_size < 4096:
+            if not lacks_room and partial.stat().st_size < 4096:
                 partial.unlink()
                 return None
             os.replace(partial, final)
@@ -168,12 +173,12 @@ def find_unfinished(folder: Path) -> list[Path]:
     return sorted(folder.rglob(f"*{PARTIAL}"))
 
 
-def finalise_all(partials: Iterable[Path]) -> int:
-    """Make each of `partials` whole; the number of files."""
+def finalise_all(partials: Iterable[Path], least_free: int = 0) -> int:
+    """Make each of `partials` whole, as `finalise` does; the number of files."""
     count = 0
     for partial in partials:
         with contextlib.suppress(OSError):
-            count += finalise(partial) is not None
+            count += finalise(partial, least_free) is not None
     return count
 
 

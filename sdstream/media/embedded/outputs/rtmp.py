@@ -144,8 +144,7 @@ class RtmpPublisher:
         self._command(amf.encode("releaseStream", 2, None, target.key))
         self._command(amf.encode("FCPublish", 3, None, target.key))
         answer = await self._call(4, amf.encode("createStream", 4, None))
-        number = answer[3] if len(answer) > 3 else None
-        self._stream = int(number) if isinstance(number, float) else 1
+        self._stream = _stream_number(answer[3] if len(answer) > 3 else None)
         self._command(amf.encode("publish", 5, None, target.key, "live"), self._stream)
         async with asyncio.timeout(STEP_SECONDS):
             await self._wait(self._started)
@@ -191,25 +190,32 @@ class RtmpPublisher:
         """End the connection. Idempotent; never waits for the server for long."""
         writer, self._writer = self._writer, None
         reading, self._reading = self._reading, None
-        if writer is not None:
-            if politely and self._failure is None and self._stream:
-                self._writer = writer
-                self._command(amf.encode("FCUnpublish", 6, None, self._target.key))
-                self._command(amf.encode("deleteStream", 7, None, self._stream))
-                self._writer = None
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await writer.drain()
-            writer.transport.abort() if not politely or self._failure else writer.close()
+        try:
+            if writer is not None:
+                await self._take_leave(writer, politely=politely)
+        finally:  # also where somebody does not wait for it: a server takes a key once at a time
+            if writer is not None:
+                writer.transport.abort()
+            if reading is not None:
+                reading.cancel()
+            for waiting in (*self._results.values(), self._started):
+                waiting.cancel()
+        if reading is not None:
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _take_leave(self, writer: asyncio.StreamWriter, *, politely: bool) -> None:
+        if politely and self._failure is None and self._stream:
+            self._writer = writer
+            self._command(amf.encode("FCUnpublish", 6, None, self._target.key))
+            self._command(amf.encode("deleteStream", 7, None, self._stream))
+            self._writer = None
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await writer.wait_closed()
-            writer.transport.abort()
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-        for waiting in (*self._results.values(), self._started):
-            waiting.cancel()
+                    await writer.drain()
+        writer.transport.abort() if not politely or self._failure else writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(0.5):
+                await writer.wait_closed()
 
     async def _shake_hands(self) -> None:
         assert self._writer is not None
@@ -355,6 +361,15 @@ class RtmpPublisher:
         for secret in self._target.secrets:
             text = text.replace(secret, HIDDEN)
         return text
+
+
+def _stream_number(told: amf.Value) -> int:
+    """The number of the stream that the server has made; 1, which all give, when it says none. Raises `RtmpError`."""
+    if not isinstance(told, float):
+        return 1
+    if not 0 <= told <= 0xFFFFFFFF:
+        raise RtmpError("the server numbers its streams as no RTMP server does")
+    return int(told)
 
 
 def avc_header(keyframe: bytes) -> bytes:
