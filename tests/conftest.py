@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def mediamtx_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The same with MediaMTX; for tests marked `on_both`."""
     folder = tmp_path_factory.mktemp("mediamtx-server")
-    yield from _serve(LiveServer(folder, max_streams=200, create_rate=500, **media_settings("mediamtx")))
+    yield from _serve(LiveServer(folder, max_streams=200, create_rate=500, **media_settings()))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.mediamtx import media_settings, on_both, under_both
+from tests.support.mediamtx import on_both
 from tests.support.offers import like_obs, media_lines, obs_payload_types, payload_types, unchanged, without_candidates
 from tests.support.peers import CardTrack, Publisher, Viewer, preserved
 from tests.support.pictures import Picture, TestCard
@@ -204,11 +204,8 @@ async def test_49_whep_before_ingest_is_404_and_the_same_offer_works_later(rest:
             await viewer.close()
 
 
-@under_both
-async def test_50_whep_while_loading_is_answered_and_shows_a_placard(
-    make_server: Callable[..., LiveServer], backend: str
-) -> None:
-    live = make_server(ready=False, **media_settings(backend))
+async def test_50_whep_while_loading_is_answered_and_shows_a_placard(make_server: Callable[..., LiveServer]) -> None:
+    live = make_server(ready=False)
     async with Rest(live) as rest:
         stream = await rest.create()
         async with Publisher(stream["whip_url"]) as publisher:

@@ -95,7 +95,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def doors(program: str) -> AsyncIterator[Doors]:
-    settings = make_settings(mediamtx_program=program, **media_settings("mediamtx"))
+    settings = make_settings(mediamtx_program=program, **media_settings())
     made = Doors()
     made.media = MediaMtxMedia(settings, SystemClock())
     made.media.answer_with(made)

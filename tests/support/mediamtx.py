@@ -17,16 +17,12 @@ on_both = pytest.mark.parametrize(
     indirect=True,
 )
 """For tests that use `rest`: once with the server that most tests share, and once with one that has MediaMTX."""
-under_both = pytest.mark.parametrize("backend", [pytest.param("embedded"), pytest.param("mediamtx", marks=_MARKS)])
-"""For tests that start servers of their own, with `media_settings(backend)`."""
 
 
-def media_settings(backend: str) -> dict[str, Any]:
-    """A live server's settings for this media back end, on ports that are free; RTMP, RTSP and SRT are open."""
-    if backend == "embedded":
-        return {}
+def media_settings() -> dict[str, Any]:
+    """Settings for the MediaMTX back end on ports that are free; RTMP, RTSP and SRT are open."""
     ports = ("rtmp", "rtsp", "srt", "webrtc_udp")
-    return {"media_backend": backend} | {f"mediamtx_{name}_port": free_port() for name in ports}
+    return {"media_backend": "mediamtx"} | {f"mediamtx_{name}_port": free_port() for name in ports}
 
 
-__all__ = ["PROGRAM", "media_settings", "needs_mediamtx", "on_both", "under_both"]
+__all__ = ["PROGRAM", "media_settings", "needs_mediamtx", "on_both"]
