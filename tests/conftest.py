@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.logs import configuration_kept
+from tests.support.mediamtx import media_settings
 from tests.support.rest import Rest
 from tests.support.server import LiveServer
 from tests.support.shared import made_once
@@ -44,6 +45,13 @@ def _logging_as_before() -> Iterator[None]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The server that most tests share. They make their own streams and must not end it or its worker."""
     yield from _serve(LiveServer(tmp_path_factory.mktemp("server"), max_streams=200, create_rate=500))
+
+
+@pytest.fixture(scope="session")
+def mediamtx_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The same with MediaMTX; for tests marked `on_both`."""
+    folder = tmp_path_factory.mktemp("mediamtx-server")
+    yield from _serve(LiveServer(folder, max_streams=200, create_rate=500, **media_settings()))
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +99,9 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
 
 
 @pytest.fixture
-async def rest(server: LiveServer) -> AsyncIterator[Rest]:
-    """A plain HTTP client of the shared server; deletes the test's streams."""
-    async with Rest(server) as client:
+async def rest(request: pytest.FixtureRequest) -> AsyncIterator[Rest]:
+    """A plain HTTP client of the shared server, or of the one that a parameter names; deletes the test's streams."""
+    async with Rest(request.getfixturevalue(getattr(request, "param", "server"))) as client:
         yield client
 
 
@@ -154,7 +162,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed:
         names = set(getattr(item, "fixturenames", ()))
         for live, start in _servers.items():
-            if names & {"server", "make_server", "rest", "sdk"} and (log := live.log_tail(start)):
+            if names & {"server", "make_server", "rest", "sdk", "mediamtx_server"} and (log := live.log_tail(start)):
                 report.sections.append((f"log of the server at {live.url}", log))
     if report.when == "teardown":
         for live in [live for live in _servers if live.process_ended]:

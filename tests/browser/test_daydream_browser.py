@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Route
 
+from tests.support.mediamtx import on_both
 from tests.support.peers import Publisher
 from tests.support.relay import Network
 from tests.support.rest import SMALL, Rest, block
@@ -36,6 +37,7 @@ async def state(page: Page, which: str) -> str:
     return await page.evaluate(f"{which}.state")
 
 
+@on_both
 async def test_55_broadcast_goes_live_and_the_player_plays(rest: Rest, page: Page, artifacts: Path) -> None:
     stream = await rest.create()
     started = await page.evaluate("url => startBroadcast(url)", stream["whip_url"])

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.mediamtx import on_both
 from tests.support.peers import Publisher, Viewer, bare_offer
 from tests.support.rest import Rest, check_error, whep_of
 
@@ -16,6 +17,7 @@ def listed(header: str) -> set[str]:
     return {part.strip().lower() for part in header.split(",")}
 
 
+@on_both
 async def test_57_wrong_type_broken_sdp_and_head(rest: Rest) -> None:
     stream = await rest.create()
     offer = await bare_offer()

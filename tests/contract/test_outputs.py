@@ -7,6 +7,7 @@ import av
 import pytest
 
 from tests.support.events import event_log
+from tests.support.mediamtx import on_both
 from tests.support.peers import Publisher
 from tests.support.rest import Rest, check_error, fields_of
 from tests.support.waiting import eventually
@@ -76,6 +77,7 @@ async def test_a_dry_run_pushes_nowhere(rest: Rest) -> None:
     assert (await rest.get(stream["id"]))["outputs"] == []
 
 
+@on_both
 async def test_a_recording_is_made_listed_and_fetched(rest: Rest, tmp_path: Path) -> None:
     stream = await rest.create()
     path = f"/v1/streams/{stream['id']}/recordings"
@@ -113,6 +115,7 @@ async def test_a_recording_is_made_listed_and_fetched(rest: Rest, tmp_path: Path
     check_error(await rest.http.get(f"{path}/{name}"), 404)
 
 
+@on_both
 async def test_hls_is_there_only_while_somebody_publishes(rest: Rest) -> None:
     stream = await rest.create()
     check_error(await rest.anonymous.get(stream["hls_url"]), 404, "STREAMS/NO_PICTURE_YET")

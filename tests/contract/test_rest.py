@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.contract.conftest import SdkOnServer
+from tests.support.mediamtx import on_both
 from tests.support.peers import Publisher, Viewer
 from tests.support.rest import (
     ADAPTER_PARAMS,
@@ -192,6 +193,7 @@ async def test_11_delete_by_path_works_too(rest: Rest) -> None:
     check_error(await rest.http.get(f"/v1/streams/{stream['id']}"), 404)
 
 
+@on_both
 async def test_12_delete_ends_the_stream_and_its_sessions(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:

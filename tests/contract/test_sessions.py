@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.mediamtx import on_both
 from tests.support.offers import like_obs, media_lines, obs_payload_types, payload_types, unchanged, without_candidates
 from tests.support.peers import CardTrack, Publisher, Viewer, preserved
 from tests.support.pictures import Picture, TestCard
@@ -24,6 +25,7 @@ def listed(header: str) -> set[str]:
     return {part.strip().lower() for part in header.split(",")}
 
 
+@on_both
 async def test_40_the_whip_answer_has_all_its_headers(rest: Rest) -> None:
     stream = await rest.create()
     publisher = Publisher(stream["whip_url"])
@@ -62,6 +64,7 @@ async def test_41_whip_and_whep_work_with_and_without_authorization(rest: Rest, 
         await viewer.wait_kind("card")
 
 
+@on_both
 async def test_42_offers_without_any_candidate_connect(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"], edit=without_candidates) as publisher:
@@ -71,6 +74,7 @@ async def test_42_offers_without_any_candidate_connect(rest: Rest) -> None:
             await viewer.wait_kind("card")
 
 
+@on_both
 async def test_42_offers_with_candidates_connect_too(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"], edit=unchanged) as publisher:
@@ -80,6 +84,7 @@ async def test_42_offers_with_candidates_connect_too(rest: Rest) -> None:
 
 
 @pytest.mark.parametrize("audio", [False, True], ids=["video only", "audio without packets"])
+@on_both
 async def test_43_video_only_and_silent_audio_offers_work(rest: Rest, audio: bool) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"], audio=audio) as publisher:
@@ -91,6 +96,7 @@ async def test_43_video_only_and_silent_audio_offers_work(rest: Rest, audio: boo
             await viewer.wait_kind("card")
 
 
+@on_both
 async def test_43_vp8_is_accepted_from_clients_without_h264(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"], codec="VP8") as publisher:
@@ -100,6 +106,7 @@ async def test_43_vp8_is_accepted_from_clients_without_h264(rest: Rest) -> None:
             await viewer.wait_kind("card")
 
 
+@on_both
 async def test_43_h264_is_selected_even_when_vp8_is_offered_first(rest: Rest) -> None:
     stream = await rest.create()
     both = ("VP8", "H264")
@@ -113,6 +120,7 @@ async def test_43_h264_is_selected_even_when_vp8_is_offered_first(rest: Rest) ->
         await viewer.wait_kind("card")
 
 
+@on_both
 async def test_44_an_offer_like_obs_is_answered_with_its_payload_types(rest: Rest) -> None:
     stream = await rest.create()
     with obs_payload_types():
@@ -126,6 +134,7 @@ async def test_44_an_offer_like_obs_is_answered_with_its_payload_types(rest: Res
                 await viewer.wait_kind("card")
 
 
+@on_both
 async def test_45_a_browsers_whep_offer_gets_both_sections_answered(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, audio=True) as viewer:
@@ -134,6 +143,7 @@ async def test_45_a_browsers_whep_offer_gets_both_sections_answered(rest: Rest) 
         await viewer.wait_kind("card")
 
 
+@on_both
 async def test_46_a_video_only_whep_offer_works(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url, audio=False) as viewer:
@@ -141,6 +151,7 @@ async def test_46_a_video_only_whep_offer_works(rest: Rest) -> None:
         await viewer.wait_kind("card")
 
 
+@on_both
 async def test_47_pictures_of_several_slices_decode(rest: Rest) -> None:
     stream = await rest.create()
     sliced: list[int] = []
@@ -178,6 +189,7 @@ async def test_48_whip_and_whep_answer_within_three_seconds_with_a_cold_worker(
                 assert time.monotonic() - start < 3
 
 
+@on_both
 async def test_49_whep_before_ingest_is_404_and_the_same_offer_works_later(rest: Rest) -> None:
     stream = await rest.create()
     with obs_payload_types():
@@ -221,6 +233,7 @@ async def test_51_the_viewer_that_came_early_sees_the_first_real_picture_at_once
             assert seen[9] - seen[0] < 2.0
 
 
+@on_both
 async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
@@ -244,6 +257,7 @@ async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
 
 
 @pytest.mark.alone
+@on_both
 async def test_53_a_second_publisher_takes_over(rest: Rest) -> None:
     stream = await rest.create()
 
@@ -311,6 +325,7 @@ async def test_54_a_killed_publisher_frees_its_place_within_sixty_seconds(rest: 
     ],
     ids=["smaller", "larger", "portrait", "upscaled", "realesrgan"],
 )
+@on_both
 async def test_60_the_output_has_the_streams_size(
     rest: Rest,
     output: tuple[int, int],
@@ -346,6 +361,7 @@ async def test_60_a_camera_of_another_shape_fills_the_output_undistorted(rest: R
 
 
 @pytest.mark.slow
+@on_both
 async def test_60_the_size_stays_when_the_camera_changes_its_own(rest: Rest) -> None:
     stream = await rest.create()
     cards = [TestCard(384, 384), TestCard(640, 360), TestCard(320, 320)]
@@ -353,6 +369,7 @@ async def test_60_the_size_stays_when_the_camera_changes_its_own(rest: Rest) -> 
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         sizes: set[tuple[int, int]] = set()
         viewer.on_picture = lambda picture: sizes.add(picture.size)
+        await publisher.wait_connected()
         await viewer.wait_connected()
         with preserved(publisher, viewer):
             await viewer.wait(lambda picture: (picture.number() or 0) >= 100, seconds=12, what="the third size")

@@ -2,6 +2,7 @@
 
 import time
 
+from tests.support.mediamtx import on_both
 from tests.support.peers import Publisher, Viewer
 from tests.support.rest import Rest
 from tests.support.waiting import eventually
@@ -9,6 +10,7 @@ from tests.support.waiting import eventually
 ORIGIN = {"Origin": "https://www.example.org"}
 
 
+@on_both
 async def test_36_status_before_whip_is_offline(rest: Rest) -> None:
     stream = await rest.create()
     response = await rest.http.get(f"/v1/streams/{stream['id']}/status")
@@ -21,6 +23,7 @@ async def test_36_status_before_whip_is_offline(rest: Rest) -> None:
     assert not (body["data"].get("gateway_status") or {}).get("whep_url")
 
 
+@on_both
 async def test_37_status_after_whip_has_the_whep_url_and_becomes_online(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher:
@@ -32,6 +35,7 @@ async def test_37_status_after_whip_has_the_whep_url_and_becomes_online(rest: Re
     await rest.wait_state(stream["id"], "OFFLINE")
 
 
+@on_both
 async def test_37_a_camera_that_stops_sending_is_degraded_input(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher:
@@ -54,6 +58,7 @@ async def test_38_status_needs_no_key_and_carries_cors(rest: Rest) -> None:
     assert missing.headers["access-control-allow-origin"] in ("*", ORIGIN["Origin"])
 
 
+@on_both
 async def test_39_status_has_both_layouts_and_integer_milliseconds(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"], fps=24) as publisher, Viewer(publisher.whep_url) as viewer:

@@ -2,9 +2,10 @@
 
     python -m tests.media.mediamtx_stand_in CONFIGURATION
 
-RTSP over TCP passes packets from a path's publisher to its readers; the control API lists paths and ends sessions; WHIP
-and WHEP answer as MediaMTX does, but nothing comes after the answer. Whoever comes is asked for at `authHTTPAddress`.
-No RTMP and no SRT. The same tests that are run with it are run with MediaMTX where that is here.
+RTSP over TCP passes packets from a path's publisher to its readers; the control API lists paths and ends sessions. WHIP
+and WHEP answer as MediaMTX does, but nothing comes after the answer; WHEP viewers are listed from then on. Whoever
+comes is asked for at `authHTTPAddress`. No RTMP and no SRT. The same tests that are run with it are run with MediaMTX
+where that is here.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ from starlette.routing import Route
 METHODS = "OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, RECORD, TEARDOWN"
 MOST_BEHIND = 4 * 2**20
 """Bytes that wait for a reader before it is ended."""
+LETTING_GO = 0.05
+"""Seconds between a viewer's DELETE and the list without it."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class MediaPath:
     description: str
     publisher: Session
     readers: list[Session] = field(default_factory=list[Session])
+    web_readers: list[str] = field(default_factory=list[str])
+    """Ids of WHEP sessions."""
     received: int = 0
 
 
@@ -95,22 +100,34 @@ class StandIn:
         return [
             Route("/v3/info", guarded(lambda request: JSONResponse({"version": "v1.20.1"}))),
             Route("/v3/paths/list", guarded(self._list)),
+            Route("/v3/webrtcsessions/list", guarded(self._list_sessions)),
             Route("/v3/rtspsessions/kick/{id}", guarded(self._kick), methods=["POST"]),
         ]
 
     def _list(self, request: Request) -> Response:
-        page, size = int(request.query_params["page"]), int(request.query_params["itemsPerPage"])
         items = [
             {
                 "name": name,
                 "online": True,
                 "source": {"type": "rtspSession", "id": path.publisher.id},
-                "readers": [{"type": "rtspSession", "id": reader.id} for reader in path.readers],
+                "readers": [
+                    *({"type": "rtspSession", "id": reader.id} for reader in path.readers),
+                    *({"type": "webRTCSession", "id": each} for each in path.web_readers),
+                ],
                 "inboundBytes": path.received,
                 "outboundBytes": path.received * len(path.readers),
             }
             for name, path in sorted(self._paths.items())
         ]
+        return self._page(request, items)
+
+    def _list_sessions(self, request: Request) -> Response:
+        names = [name for path in self._paths.values() for name in path.web_readers]
+        items = [{"id": name, "inboundRTPPackets": 0, "inboundRTPPacketsLost": 0} for name in names]
+        return self._page(request, items)
+
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
+        page, size = int(request.query_params["page"]), int(request.query_params["itemsPerPage"])
         pages = -(-len(items) // size)
         return JSONResponse({"pageCount": pages, "items": items[page * size : (page + 1) * size]})
 
@@ -140,8 +157,11 @@ class StandIn:
             return JSONResponse({"error": "the offer is no SDP"}, 400)
         if kind == "whep" and path not in self._paths:
             return JSONResponse({"error": "no stream is available on path"}, 404)
-        url = f"/{path}/{kind}/{uuid.uuid4()}"
+        session = str(uuid.uuid4())
+        url = f"/{path}/{kind}/{session}"
         self._web.add(url)
+        if kind == "whep":
+            self._paths[path].web_readers.append(session)
         return Response(offer, 201, {"Location": url, "Content-Type": "application/sdp"})
 
     async def _change(self, request: Request) -> Response:
@@ -149,10 +169,17 @@ class StandIn:
             return JSONResponse({"error": "session not found"}, 404)
         if request.method == "DELETE":
             self._web.discard(request.url.path)
+            # It says so first, and lets go a moment later.
+            asyncio.get_running_loop().call_later(LETTING_GO, self._let_go, request.path_params["id"])
             return Response(status_code=200)
         if b"a=ice-ufrag" not in await request.body():
             return JSONResponse({"error": "the fragment cannot be read"}, 400)
         return Response(status_code=204)
+
+    def _let_go(self, session: uuid.UUID) -> None:
+        for path in self._paths.values():
+            if str(session) in path.web_readers:
+                path.web_readers.remove(str(session))
 
     # RTSP
 

@@ -7,12 +7,14 @@ import httpx
 import pytest
 
 from sdstream.errors import ConfigurationError
+from sdstream.media.embedded.reports import Reception
 from sdstream.media.mediamtx import choose_ports, uninvited
 from sdstream.media.mediamtx.config import Ports, configuration
-from sdstream.media.mediamtx.control import Party, PathState, read_path
+from sdstream.media.mediamtx.control import Party, PathState, RtpCounts, read_path
 from sdstream.media.mediamtx.doors import DoorKeeper, Question, Rules
 from sdstream.media.mediamtx.process import Program, child_environment, find_program, version_problem, without_secrets
 from sdstream.media.mediamtx.reach import Reach, choose_reach
+from sdstream.media.mediamtx.reader import track_statistics
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
 from tests.media.clients import make_settings
@@ -136,6 +138,23 @@ def test_a_path_is_read_as_the_api_gives_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("carried", "video"),
+    [
+        (None, (40, 0)),  # a publisher by RTMP, RTSP or SRT: pictures stand for packets
+        (RtpCounts(310, 7), (250, 7)),
+        (RtpCounts(0, 0), (40, 0)),  # not counted yet, or before this publisher
+    ],
+)
+def test_what_mediamtx_counted_of_both_tracks_is_told_of_the_video(
+    carried: RtpCounts | None, video: tuple[int, int]
+) -> None:
+    receptions = (Reception(90_000, "video", "H264", packets=40), Reception(48_000, "audio", "OPUS", packets=60))
+    tracks = track_statistics(receptions, carried)
+    assert [(track.kind, track.codec) for track in tracks] == [("video", "H264"), ("audio", "OPUS")]
+    assert [(track.packets_received, track.packets_lost) for track in tracks] == [video, (60, 0)]
+
+
+@pytest.mark.parametrize(
     ("said", "good"), [("v1.20.1", True), ("v1.21.0", True), ("v1.19.9", False), ("v2.0.0", False), ("nothing", False)]
 )
 def test_which_versions_are_used(said: str, good: bool) -> None:
@@ -145,6 +164,7 @@ def test_which_versions_are_used(said: str, good: bool) -> None:
 def test_log_lines_lose_their_keys() -> None:
     line = "2026/01/01 00:00:00 INF [RTMP] is publishing to path 'in/stk_secret' srt://h?streamid=publish:in/stk_secret"
     assert "stk_secret" not in without_secrets(line)
+    assert "pb_secret" not in without_secrets("INF [path vp8/pb_secret] stream is available and online")
 
 
 def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -18,20 +17,28 @@ from av.error import FFmpegError
 
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, InvalidSdp, StreamNotFound, Unavailable, WebRtcOff
-from sdstream.media.mediamtx import MediaMtxMedia
+from sdstream.media.mediamtx import MediaMtxMedia, outputs
 from sdstream.media.mediamtx import stream as stream_module
 from sdstream.media.mediamtx.control import ControlApi
 from sdstream.media.mediamtx.reader import InputReader
 from sdstream.media.mediamtx.stream import MediaMtxStream
 from sdstream.media.ports import PublisherState, SessionEnd
-from tests.media.clients import OBS_WHIP, DirectPublisher, DirectViewer, make_settings
+from tests.media.clients import (
+    OBS_WHEP,
+    OBS_WHIP,
+    VP8_ONLY,
+    DirectPublisher,
+    DirectViewer,
+    browser_offer,
+    make_settings,
+)
 from tests.media.conftest import SIZE, Echo
+from tests.support.mediamtx import PROGRAM, media_settings, needs_mediamtx
 from tests.support.picture_sockets import decoded, encoded
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = "stand-in"
-PROGRAM = os.environ.get("MEDIAMTX_BIN") or shutil.which("mediamtx")
-needs_mediamtx = pytest.mark.skipif(PROGRAM is None, reason="mediamtx is neither in PATH nor named by MEDIAMTX_BIN")
 with_both = pytest.mark.parametrize(
     "program",
     [STAND_IN, pytest.param(PROGRAM, id="mediamtx", marks=[needs_mediamtx, pytest.mark.slow])],
@@ -68,12 +75,6 @@ class Doors:
         stream.admit()
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
 async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 25.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 -- other processes set it
@@ -97,14 +98,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def doors(program: str) -> AsyncIterator[Doors]:
-    settings = make_settings(
-        media_backend="mediamtx",
-        mediamtx_program=program,
-        mediamtx_rtmp_port=free_port(socket.SOCK_STREAM),
-        mediamtx_rtsp_port=free_port(socket.SOCK_STREAM),
-        mediamtx_srt_port=free_port(socket.SOCK_DGRAM),
-        mediamtx_webrtc_udp_port=free_port(socket.SOCK_DGRAM),
-    )
+    settings = make_settings(mediamtx_program=program, **media_settings())
     made = Doors()
     made.media = MediaMtxMedia(settings, SystemClock())
     made.media.answer_with(made)
@@ -178,6 +172,9 @@ async def test_what_is_published_by_rtsp_is_seen_and_heard_by_rtsp(doors: Doors)
         sizes, heard = await asyncio.to_thread(watch, rtsp(doors, "out/pb_a"), 10, 10)
         assert (sizes, heard >= 10) == ({(256, 256)}, True)
         await wait_until(lambda: 1 in doors.echo.viewers, "the viewer is counted")
+        tracks = {track.kind: track for track in stream.statistics().tracks}
+        assert {kind: track.codec for kind, track in tracks.items()} == {"video": "H264", "audio": "OPUS"}
+        assert all(track.packets_received > 5 and track.jitter < 5 for track in tracks.values())
     await wait_until(lambda: doors.echo.states[-1] is PublisherState.ABSENT, "it is seen that the publisher went")
 
 
@@ -271,6 +268,40 @@ async def test_publishers_by_rtsp_and_of_whole_pictures_take_over_from_each_othe
     assert doors.echo.count == before + 1
     assert third.end is None
     assert doors.echo.states[-1] is PublisherState.CONNECTED
+
+
+@pytest.mark.parametrize("program", [STAND_IN], indirect=True)
+async def test_the_place_of_a_viewer_that_was_ended_is_free_at_once(doors: Doors) -> None:
+    stream = await doors.open()
+    await wait_until(stream.is_taken, "the output is taken")
+    answer = await stream.watch(OBS_WHEP)
+    await wait_until(lambda: doors.echo.viewers == [1], "the viewer is counted")
+    assert await stream.end_session(answer.session_id)
+    assert doors.echo.viewers == [1, 0]
+    assert not await stream.end_session(answer.session_id)
+
+
+@pytest.mark.parametrize("program", [STAND_IN], indirect=True)
+async def test_vp8_is_made_while_a_viewer_takes_nothing_else_and_for_nobody_beside(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "IDLE_SECONDS", 0.5)
+    stream = await doors.open()
+    await wait_until(stream.is_taken, "the output is taken")
+    assert doors.media is not None
+    control = doors.media.control
+    assert set(await control.paths()) == {"out/pb_a"}
+    answer = await stream.watch(browser_offer(VP8_ONLY, "recvonly"))
+    await wait_until(lambda: doors.echo.viewers == [1], "the viewer is counted")
+    assert set(await control.paths()) == {"out/pb_a", "vp8/pb_a"}
+    with pytest.raises(FFmpegError):
+        await asyncio.to_thread(watch, rtsp(doors, "vp8/pb_a"), 1, 0)
+    assert await stream.end_session(answer.session_id)
+
+    async def is_gone() -> bool:
+        return set(await control.paths()) == {"out/pb_a"}
+
+    await eventually(is_gone, what="the end of VP8")
 
 
 @with_both

@@ -121,14 +121,15 @@ def _choose_video(
         raise InvalidSdp(f"the SDP offer {asked}")
     for name in VIDEO_CODECS:
         for index, section in fitting:
-            codec = _best(section, name, sending=sending)
+            codec = best_codec(section, name, sending=sending)
             if codec is not None:
                 return index, *_with_retransmission(section, codec, name)
     names = sorted({codec.name for _, section in fitting for codec in section.codecs})
     raise InvalidSdp(f"the SDP offer has neither H264 nor VP8, only {', '.join(names)[:200] or 'no codec'}")
 
 
-def _best(section: MediaSection, name: VideoCodec, *, sending: bool) -> Codec | None:
+def best_codec(section: MediaSection, name: VideoCodec, *, sending: bool) -> Codec | None:
+    """The form of this codec in the section that is used, by us `sending` or receiving; None without one."""
     rates = [codec for codec in section.codecs if codec.name == name and codec.clock_rate == VIDEO_CLOCK_RATE]
     if name == "H264":
         # Mode 0 has no fragments, so pictures of ours do not fit into it; as a receiver we read either.
@@ -191,4 +192,12 @@ def _anchor(offer: Offer, accepted: dict[int, AcceptedSection]) -> MediaSection:
     return section
 
 
-__all__ = ["TRANSPORT_SEQUENCE", "Negotiation", "VideoChoice", "VideoCodec", "negotiate_publish", "negotiate_watch"]
+__all__ = [
+    "TRANSPORT_SEQUENCE",
+    "Negotiation",
+    "VideoChoice",
+    "VideoCodec",
+    "best_codec",
+    "negotiate_publish",
+    "negotiate_watch",
+]

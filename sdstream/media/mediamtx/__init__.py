@@ -1,6 +1,7 @@
 """The MediaMTX back end: its process takes and serves WebRTC, RTMP, RTSP and SRT; ours reads and writes its paths."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -23,9 +24,10 @@ from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.mediamtx.config import LOOPBACK, Ports, configuration
 from sdstream.media.mediamtx.control import ControlApi, Party, PathState
 from sdstream.media.mediamtx.doors import DoorKeeper, Rules, StreamDoors
+from sdstream.media.mediamtx.outputs import StreamOptions
 from sdstream.media.mediamtx.process import find_program, make_child, version_problem
 from sdstream.media.mediamtx.reach import Reach, choose_reach
-from sdstream.media.mediamtx.stream import MediaMtxStream, StreamOptions
+from sdstream.media.mediamtx.stream import MediaMtxStream
 from sdstream.media.ports import IceServer, MediaListener, MediaStream
 from sdstream.media.turn.services import StaticServers
 from sdstream.reachability import find_place
@@ -35,6 +37,8 @@ LOOK_SECONDS = 0.25
 """How often MediaMTX is asked who publishes and who watches, for all streams at once."""
 FAULT_SECONDS = 10.0
 """The same fault of a look is logged once in this time."""
+COUNT_SECONDS = 1.0
+"""How often it is asked what WebRTC sessions have received."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +77,7 @@ class MediaMtxMedia:
         self._ports: Ports | None = None
         self._looking: asyncio.Task[None] | None = None
         self._faults = FoldedReporter(log, clock, FAULT_SECONDS)
+        self._seeing = asyncio.Lock()
         self._closed = False
 
     @property
@@ -141,7 +146,7 @@ class MediaMtxMedia:
             frame_rate=settings.max_frame_rate,
             outputs=OutputOptions(settings.output_allow_private, settings.recording_least_free),
         )
-        stream = MediaMtxStream(stream_id, size, listener, options, self._control, self._clock)
+        stream = MediaMtxStream(stream_id, size, listener, options, self._control, self._clock, self._see)
         stream.webrtc_problem = self._webrtc_problem()
         self._streams[stream.input] = stream
         return stream
@@ -222,7 +227,33 @@ class MediaMtxMedia:
 
     async def _look(self) -> None:
         assert self._control is not None
+        counted_at = self._clock.monotonic()
         while True:
+            paths = await self._see()
+            if self._clock.monotonic() - counted_at >= COUNT_SECONDS:
+                counted_at = self._clock.monotonic()
+                await self._count()
+            for party in uninvited(paths, self._streams, self._admitting):
+                try:
+                    await self._control.kick(party)
+                except Unavailable:
+                    break
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _count(self) -> None:
+        """Tell streams with WebRTC publishers what MediaMTX counted of these."""
+        assert self._control is not None
+        streams = [stream for stream in self._streams.values() if stream.web_session is not None]
+        if streams:
+            with contextlib.suppress(Unavailable):
+                sessions = await self._control.web_sessions()
+                for stream in streams:
+                    stream.count(sessions)
+
+    async def _see(self) -> dict[str, PathState]:
+        """Show all streams what MediaMTX says now. One after the other: no older word comes after a newer one."""
+        assert self._control is not None
+        async with self._seeing:
             try:
                 paths = await self._control.paths()
             except Unavailable:
@@ -230,12 +261,7 @@ class MediaMtxMedia:
             self._streams = {name: stream for name, stream in self._streams.items() if not stream.closed}
             for stream in tuple(self._streams.values()):
                 self._show(stream, paths)
-            for party in uninvited(paths, self._streams, self._admitting):
-                try:
-                    await self._control.kick(party)
-                except Unavailable:
-                    break
-            await asyncio.sleep(LOOK_SECONDS)
+        return paths
 
     def _show(self, stream: MediaMtxStream, paths: Mapping[str, PathState]) -> None:
         try:

@@ -1,7 +1,7 @@
 """MediaMTX's configuration as a pure function of ours, and the names of its paths.
 
-Paths are two regular expressions, which it opens as somebody publishes and forgets with the last one: it holds no state
-of ours, so nothing has to be set again when it was restarted. Who may use a path is asked of us (`doors.py`).
+Paths are three regular expressions, which it opens as somebody publishes and forgets with the last one: it holds no
+state of ours, so nothing has to be set again when it was restarted. Who may use a path is asked of us (`doors.py`).
 """
 
 import json
@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sdstream.media.embedded.negotiation import VideoCodec
+
 INPUT, OUTPUT = "in", "out"
 """The first part of a path's name; the second is the stream key, or the playback id."""
+VP8_OUTPUT = "vp8"
+"""The first part of the path that has the same pictures for WebRTC viewers without H.264; nobody else may read it."""
 PATH = re.compile(r"(in|out)/([A-Za-z0-9_-]{1,128})")
 WRITE_QUEUE = 512
 """Packets that may wait for one reader, about three seconds; a power of two."""
@@ -39,8 +43,8 @@ def input_path(stream_key: str) -> str:
     return f"{INPUT}/{stream_key}"
 
 
-def output_path(playback_id: str) -> str:
-    return f"{OUTPUT}/{playback_id}"
+def output_path(playback_id: str, codec: VideoCodec = "H264") -> str:
+    return f"{OUTPUT if codec == 'H264' else VP8_OUTPUT}/{playback_id}"
 
 
 def configuration(ports: Ports, auth_url: str, hosts: Sequence[str], ice_servers: Sequence[Any] = ()) -> str:
@@ -77,7 +81,7 @@ def configuration(ports: Ports, auth_url: str, hosts: Sequence[str], ice_servers
         "webrtcAdditionalHosts": list(hosts),
         "webrtcICEServers2": list(ice_servers),
         "pathDefaults": {"overridePublisher": True},
-        "paths": {f"~^{INPUT}/[A-Za-z0-9_-]+$": {}, f"~^{OUTPUT}/[A-Za-z0-9_-]+$": {}},
+        "paths": {f"~^{name}/[A-Za-z0-9_-]+$": {} for name in (INPUT, OUTPUT, VP8_OUTPUT)},
     }
     if ports.rtmp is not None:
         values["rtmpAddress"] = f":{ports.rtmp}"
@@ -86,4 +90,4 @@ def configuration(ports: Ports, auth_url: str, hosts: Sequence[str], ice_servers
     return json.dumps(values, indent=1)
 
 
-__all__ = ["INPUT", "LOOPBACK", "OUTPUT", "PATH", "Ports", "configuration", "input_path", "output_path"]
+__all__ = ["INPUT", "LOOPBACK", "OUTPUT", "PATH", "VP8_OUTPUT", "Ports", "configuration", "input_path", "output_path"]

@@ -46,6 +46,14 @@ class PathState:
 
 
 @dataclass(frozen=True, slots=True)
+class RtpCounts:
+    """RTP packets that a WebRTC session received, all its tracks together. `lost` never came, or too late."""
+
+    received: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class RelayedSession:
     """A WHIP or WHEP session of MediaMTX: its answer, and the URL at which it is known."""
 
@@ -70,16 +78,16 @@ class ControlApi:
 
     async def paths(self) -> dict[str, PathState]:
         """All paths that somebody publishes or waits for, by name."""
-        found: dict[str, PathState] = {}
-        page = 0
-        while True:
-            answer = await self._get(f"/paths/list?page={page}&itemsPerPage={PAGE}")
-            for item in cast("list[Mapping[str, Any]]", answer.get("items") or []):
-                state = read_path(item)
-                found[state.name] = state
-            page += 1
-            if page >= int(answer.get("pageCount") or 0):
-                return found
+        return {state.name: state for state in map(read_path, await self._list("paths"))}
+
+    async def web_sessions(self) -> dict[str, RtpCounts]:
+        """What WebRTC sessions have received so far, by the id that a `Party` has too."""
+        return {
+            str(item.get("id", "")): RtpCounts(
+                int(item.get("inboundRTPPackets") or 0), int(item.get("inboundRTPPacketsLost") or 0)
+            )
+            for item in await self._list("webrtcsessions")
+        }
 
     async def kick(self, party: Party) -> None:
         """End a publisher or reader; nothing when it is gone or cannot be ended."""
@@ -117,6 +125,16 @@ class ControlApi:
     async def close(self) -> None:
         """Idempotent."""
         await self._http.aclose()
+
+    async def _list(self, what: str) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = []
+        page = 0
+        while True:
+            answer = await self._get(f"/{what}/list?page={page}&itemsPerPage={PAGE}")
+            found += cast("list[Mapping[str, Any]]", answer.get("items") or [])
+            page += 1
+            if page >= int(answer.get("pageCount") or 0):
+                return found
 
     async def _get(self, path: str) -> Mapping[str, Any]:
         answer = await self._send("GET", self._api + path)
@@ -156,4 +174,4 @@ def _reason(answer: httpx.Response) -> str:
     return str(cast("dict[str, Any]", said).get("error", ""))[:200] if isinstance(said, dict) else "no reason was given"
 
 
-__all__ = ["ControlApi", "Party", "PathState", "RelayedSession", "read_path"]
+__all__ = ["ControlApi", "Party", "PathState", "RelayedSession", "RtpCounts", "read_path"]

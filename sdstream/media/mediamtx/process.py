@@ -26,7 +26,7 @@ RELEASES = "github.com/bluenviron/mediamtx/releases"
 LEAST_VERSION = (1, 20, 1)
 VERSION_SECONDS = 10.0
 FOLDER = "sdstream-mediamtx-"
-_SECRETS = re.compile(r"\b(in|out)/[A-Za-z0-9_-]+|([?&](?:streamid|token|user|pass|password|jwt)=)[^&\s'\"]+")
+_SECRETS = re.compile(r"\b(in|out|vp8)/[A-Za-z0-9_-]+|([?&](?:streamid|token|user|pass|password|jwt)=)[^&\s'\"]+")
 _LEVEL = re.compile(r"^\S+ \S+ (DEB|INF|WAR|ERR) ")
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 

@@ -5,7 +5,7 @@ queue that drops up to a keyframe. So MediaMTX, which throws packets away for a 
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import av
@@ -20,10 +20,13 @@ from sdstream.media.embedded.assembly import Picture
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE, CaptureClock
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.decoding import DecoderThread, open_decoder
+from sdstream.media.embedded.reports import Reception
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.threads import LoopThread
 from sdstream.media.mediamtx.config import LOOPBACK
+from sdstream.media.mediamtx.control import RtpCounts
 from sdstream.media.mediamtx.doors import OUR_NAME
+from sdstream.media.ports import TrackStatistics
 
 OPEN_SECONDS = 6.0
 """A publisher whose first keyframe comes later than this is tried again; MediaMTX asks WHIP's for one each 2 s."""
@@ -96,7 +99,10 @@ class InputReader:
         self._stopped = False
         self._pause = threading.Event()
         self._parameters: tuple[str, bytes, bool] = ("h264", b"", True)
+        self._begun = False
         self._sequence = 0
+        self._receptions: dict[str, Reception] = {}
+        """What was read of each kind of track, sound or pictures, since this publisher came."""
         self._decoder = DecoderThread(
             "input",
             lambda frame: deliver(self, frame),
@@ -122,6 +128,10 @@ class InputReader:
     async def ended(self) -> bool:
         """Wait a moment for the threads after `stop`; whether they have ended."""
         return await self._decoder.ended() and await self._thread.ended(JOIN_SECONDS)
+
+    def statistics(self, carried: RtpCounts | None) -> tuple[TrackStatistics, ...]:
+        """What came of each track; `carried` is what MediaMTX counted of a WebRTC publisher."""
+        return track_statistics(tuple(self._receptions.values()), carried)  # at once: the thread may add one
 
     def captured_at(self, timestamp: int) -> float | None:
         """The monotonic second at which the picture of that time (90 kHz) was captured, or came. From any thread."""
@@ -154,6 +164,11 @@ class InputReader:
                 bytes(context.extradata or b""),
                 not context.has_b_frames,
             )
+            for stream, rate in ((video, VIDEO_CLOCK.denominator), (audio, AUDIO_CLOCK_RATE)):
+                if stream is not None:
+                    name = stream.codec_context.codec.canonical_name.upper()
+                    self._receptions.setdefault(stream.type, Reception(rate, stream.type, name))
+            self._begun = False
             line = None
             if audio is not None and audio.codec_context.name != "opus":
                 line = OpusLine(audio.codec_context)
@@ -171,13 +186,24 @@ class InputReader:
 
     def _take_picture(self, packet: "Packet[Any]") -> None:
         timestamp = _ticks(packet, VIDEO_CLOCK.denominator)
-        self._capture.video.arrived(timestamp & 0xFFFFFFFF, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._capture.video.arrived(timestamp & 0xFFFFFFFF, now)
+        self._count("video", timestamp, now)
+        self._begun = self._begun or packet.is_keyframe or self._parameters[0] not in _LIBRARIES.values()
+        if not self._begun:
+            return  # libvpx would call it damaged; other decoders say nothing of what comes before their first keyframe
         self._decoder.put(Picture(bytes(packet), timestamp, packet.is_keyframe))
+
+    def _count(self, kind: str, timestamp: int, now: float) -> None:
+        reception = self._receptions[kind]
+        reception.packet(reception.packets & 0xFFFF, timestamp, now)
 
     def _take_sound(self, packet: "Packet[Any]", line: OpusLine | None) -> None:
         time = _ticks(packet, AUDIO_CLOCK_RATE)
         clock = self._capture
-        clock.audio.arrived(time & 0xFFFFFFFF, self._clock.monotonic())
+        now = self._clock.monotonic()
+        clock.audio.arrived(time & 0xFFFFFFFF, now)
+        self._count("audio", time, now)
         made = [(time, bytes(packet))] if line is None else self._encode(packet, time, line)
         for begin, payload in made:
             captured_at = clock.captured_at(clock.audio, begin & 0xFFFFFFFF)
@@ -201,6 +227,21 @@ class InputReader:
         return open_decoder(library, extradata, low_delay=low_delay)
 
 
+def track_statistics(receptions: Sequence[Reception], carried: RtpCounts | None) -> tuple[TrackStatistics, ...]:
+    """Packets of sound, and pictures, in place of which stand the packets that MediaMTX counted where it told.
+
+    Its losses, of both tracks together, are told of the pictures' track.
+    """
+    sound = sum(reception.packets for reception in receptions if reception.kind == "audio")
+    found: list[TrackStatistics] = []
+    for reception in receptions:
+        received, lost = reception.packets, 0
+        if carried is not None and reception.kind == "video":
+            received, lost = max(received, carried.received - sound), carried.lost
+        found.append(TrackStatistics(reception.kind, reception.codec, received, lost, reception.jitter))
+    return tuple(found)
+
+
 def _ticks(packet: Any, rate: int) -> int:
     return round(packet.pts * packet.time_base * rate)
 
@@ -215,4 +256,4 @@ def _open_opus() -> Any:
     return encoder
 
 
-__all__ = ["InputReader", "OpusLine"]
+__all__ = ["InputReader", "OpusLine", "track_statistics"]

@@ -1,25 +1,22 @@
-"""The media of one stream under MediaMTX: its input's reader, its output's writer, and the sessions relayed to it."""
+"""The media of one stream under MediaMTX: its input's reader, and the sessions relayed to it; outputs: `outputs.py`."""
 
-import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from sdstream.clock import Clock
 from sdstream.errors import Unavailable, WebRtcOff
 from sdstream.frames import I420Frame, PictureSize
-from sdstream.media.embedded.encoding import H264Encoder
 from sdstream.media.embedded.outgoing import OutgoingMedia, trusted_capture, unconnected
-from sdstream.media.embedded.outputs.manager import OutputOptions
-from sdstream.media.embedded.rates import Bitrates
 from sdstream.media.embedded.sdp import told_addresses
 from sdstream.media.embedded.sound import ReceivedSound
 from sdstream.media.embedded.whole_pictures.publisher import WholePicturePublisher
 from sdstream.media.mediamtx.config import input_path, output_path
-from sdstream.media.mediamtx.control import ControlApi, Party, PathState
+from sdstream.media.mediamtx.control import ControlApi, Party, PathState, RtpCounts
+from sdstream.media.mediamtx.offers import for_publishing
+from sdstream.media.mediamtx.outputs import OutputPaths, StreamOptions
 from sdstream.media.mediamtx.reader import InputReader
-from sdstream.media.mediamtx.writer import OutputWriter
 from sdstream.media.ports import (
     MediaListener,
     MediaStatistics,
@@ -31,24 +28,6 @@ from sdstream.media.ports import (
 
 CONNECT_SECONDS = 15.0
 """A publisher that was answered and is not seen to send within this time is given up."""
-WRITER_SECONDS = 5.0
-WATCH_TRIES, WATCH_PAUSE = 10, 0.2
-"""MediaMTX answers viewers once the output's first packets have come, a moment after it has taken the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """What a stream needs of the back end. `rtsp_port` and `secret` are the way of our own connections."""
-
-    stream_key: str
-    playback_id: str
-    rtsp_port: int
-    secret: str
-    max_viewers: int
-    bitrates: Bitrates
-    h264_encoder: H264Encoder = "x264"
-    frame_rate: float = 30.0
-    outputs: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(slots=True)
@@ -72,6 +51,7 @@ class MediaMtxStream(OutgoingMedia):
         options: StreamOptions,
         control: ControlApi,
         clock: Clock,
+        look: Callable[[], Awaitable[object]],
     ) -> None:
         super().__init__(stream_id, size, options, listener, clock)
         self._options = options
@@ -85,27 +65,21 @@ class MediaMtxStream(OutgoingMedia):
         self._problem = ""
         """Why the last publisher never connected."""
         self._party: Party | None = None
+        self._carried: RtpCounts | None = None
+        """What MediaMTX last said that the publisher's WebRTC session received."""
         self._dismissed: Party | None = None
         """One that was sent away, and may still be in what MediaMTX said a moment ago."""
         self._pictures: WholePicturePublisher | None = None
         """The publisher, when it sends whole pictures, of which MediaMTX knows nothing."""
         self._reader: InputReader | None = None
-        self._readers = 0
         self._viewers = 0
-        self._opening = 0
-        self._watching: dict[str, str] = {}
-        """Where MediaMTX knows each WHEP session, by our id; the oldest are forgotten."""
-        self._bytes_sent = 0
         self.webrtc_problem: WebRtcOff | None = None
         """Raised to whoever comes with an offer."""
-        self._writer = OutputWriter(
-            self.output, options.rtsp_port, options.secret, self._distribution, self._counters, clock
-        )
-        self._writer.start()
+        self._paths = OutputPaths(options, self._distribution, self._counters, control, clock, look)
 
     def is_taken(self) -> bool:
         """Whether MediaMTX takes the output now."""
-        return self._writer.connected.is_set()
+        return self._paths.is_taken()
 
     @property
     def is_published(self) -> bool:
@@ -113,7 +87,8 @@ class MediaMtxStream(OutgoingMedia):
         return self._publisher is not None or self._party is not None or self._pictures is not None
 
     def has_place(self) -> bool:
-        return self._readers + self._opening + len(self._picture_viewers) < self._options.max_viewers
+        others = self._paths.readers + self._paths.opening
+        return others + len(self._picture_viewers) < self._options.max_viewers
 
     # Sessions
 
@@ -122,7 +97,7 @@ class MediaMtxStream(OutgoingMedia):
         if self.webrtc_problem is not None:
             raise self.webrtc_problem
         try:
-            session = await self._control.open_session(self.input, "whip", offer)
+            session = await self._control.open_session(self.input, "whip", for_publishing(offer))
         except LookupError:
             raise Unavailable("MediaMTX takes no publisher") from None
         if self._closed:
@@ -154,32 +129,9 @@ class MediaMtxStream(OutgoingMedia):
         if self.webrtc_problem is not None:
             raise self.webrtc_problem
         self._refuse_viewer()
-        self._opening += 1
-        try:
-            session_url, sdp = await self._watch(offer)
-        finally:
-            self._opening -= 1
-        session_id = secrets.token_urlsafe(18)
-        self._watching[session_id] = session_url
-        while len(self._watching) > 4 * self._options.max_viewers:
-            del self._watching[next(iter(self._watching))]
-        return SessionAnswer(session_id, sdp)
-
-    async def _watch(self, offer: str) -> tuple[str, str]:
-        try:
-            async with asyncio.timeout(WRITER_SECONDS):
-                await self._writer.connected.wait()
-        except TimeoutError:
-            raise Unavailable("MediaMTX does not take the output") from None
-        for _ in range(WATCH_TRIES):
-            try:
-                session = await self._control.open_session(self.output, "whep", offer)
-            except LookupError:
-                await asyncio.sleep(WATCH_PAUSE)
-            else:
-                self._refuse_when_closed()
-                return session.url, session.sdp
-        raise Unavailable("MediaMTX does not have the output yet")
+        answer = await self._paths.watch(offer)
+        self._refuse_when_closed()
+        return answer
 
     async def end_session(self, session_id: str) -> bool:
         pictures, publisher = self._pictures, self._publisher
@@ -190,14 +142,11 @@ class MediaMtxStream(OutgoingMedia):
         if publisher is not None and publisher.session_id == session_id:
             await self._dismiss("it was ended")
             return True
-        url = self._watching.pop(session_id, None)
-        if url is None:
-            return self._picture_viewers.end(session_id)
-        return await self._control.end_session(url)
+        return self._picture_viewers.end(session_id) or await self._paths.end(session_id)
 
     async def add_candidates(self, session_id: str, fragment: str) -> bool:
         publisher = self._publisher
-        url = self._watching.get(session_id)
+        url = self._paths.url_of(session_id)
         if publisher is not None and publisher.session_id == session_id:
             url = publisher.url
         return url is not None and await self._control.add_candidates(url, fragment)
@@ -211,11 +160,10 @@ class MediaMtxStream(OutgoingMedia):
         self._picture_viewers.close()
         with contextlib.suppress(Unavailable):  # it has ended, and its sessions with it
             await self._dismiss("the stream is closed")
-        await self._writer.close()
+        await self._paths.close()
         if reader is not None:
             await reader.ended()
         await self._close_outgoing()
-        self._readers = 0
         self._count_viewers()
 
     # What MediaMTX shows
@@ -237,13 +185,25 @@ class MediaMtxStream(OutgoingMedia):
             self._leave("it went")
         elif self._publisher is not None and self._clock.monotonic() - self._publisher.since > CONNECT_SECONDS:
             self._leave(f"MediaMTX saw nothing of it for {CONNECT_SECONDS:g} s")
-        output = paths.get(self.output)
-        self._note_sent(0 if output is None else output.bytes_sent)
-        self._readers = 0 if output is None else len(output.readers)
+        unused = self._paths.see(paths)
+        if unused is not None:
+            self._later(unused.close())
         self._count_viewers()
 
+    @property
+    def web_session(self) -> str | None:
+        """MediaMTX's id of the publisher's session, where that is WebRTC's."""
+        party = self._party
+        return party.id if party is not None and party.kind == "webRTCSession" else None
+
+    def count(self, sessions: Mapping[str, RtpCounts]) -> None:
+        """Take what MediaMTX says of its WebRTC sessions now."""
+        if self.web_session is not None:
+            self._carried = sessions.get(self.web_session, self._carried)
+
     def statistics(self) -> MediaStatistics:
-        return self._statistics(self._state, self._viewers, problem=self._problem)
+        tracks = () if self._reader is None else self._reader.statistics(self._carried)
+        return self._statistics(self._state, self._viewers, tracks, problem=self._problem)
 
     # Helpers
 
@@ -294,6 +254,7 @@ class MediaMtxStream(OutgoingMedia):
             self._log.info("a new publisher takes over")
             former.stop()
             self._later(_wait(former))
+        self._carried = None
         self._distribution.restart_sound()
         self._counters.forget_warnings()
         self._reader = InputReader(
@@ -351,19 +312,12 @@ class MediaMtxStream(OutgoingMedia):
             captured_at = reader.captured_at(frame.pts & 0xFFFFFFFF)
         return trusted_capture(captured_at, frame)
 
-    def _note_sent(self, total: int) -> None:
-        """Count what the path's readers were sent; MediaMTX begins at 0 with each path."""
-        before = self._bytes_sent
-        if total > before:
-            self._counters.sent(total - before)
-        self._bytes_sent = total
-
     def _count_viewers(self) -> None:
-        count = self._readers + len(self._picture_viewers)
+        count = self._paths.readers + len(self._picture_viewers)
         if count == self._viewers:
             return
         if count > self._viewers:
-            self._distribution.request_keyframe("H264")
+            self._paths.request_keyframes()
         self._viewers = count
         self._listener.on_viewers(count)
 
@@ -377,4 +331,4 @@ async def _wait(reader: InputReader) -> None:
     await reader.ended()
 
 
-__all__ = ["MediaMtxStream", "StreamOptions"]
+__all__ = ["MediaMtxStream"]

@@ -18,6 +18,7 @@ from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.distribution import Distribution
 from sdstream.media.embedded.encoding import EncodedPicture
+from sdstream.media.embedded.negotiation import VideoCodec
 from sdstream.media.embedded.reports import sender_report
 from sdstream.media.embedded.rtp import write_packet
 from sdstream.media.embedded.sdp import VIDEO_CLOCK_RATE
@@ -26,7 +27,6 @@ from sdstream.media.embedded.viewer import MOST_BACKLOG, SentTrack, ViewerGate
 from sdstream.media.mediamtx.config import LOOPBACK
 from sdstream.media.mediamtx.doors import OUR_NAME
 
-CODEC = "H264"
 VIDEO_TYPE, SOUND_TYPE = 96, 97
 VIDEO_CHANNEL, SOUND_CHANNEL = 0, 2
 """Interleaved channels of RTP; the next number is that of RTCP."""
@@ -34,14 +34,20 @@ CONNECT_SECONDS = 5.0
 REPORT_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 NTP_ORIGIN = datetime(1900, 1, 1, tzinfo=UTC)
-DESCRIPTION = (
-    "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=sdstream\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n"
-    "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:trackID=0\r\n"
-    "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\na=fmtp:97 sprop-stereo=1\r\na=control:trackID=1\r\n"
-)
+_HEAD = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=sdstream\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n"
+_VIDEO: dict[VideoCodec, str] = {
+    "H264": "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\n",
+    "VP8": "a=rtpmap:96 VP8/90000\r\n",
+}
+_SOUND = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\na=fmtp:97 sprop-stereo=1\r\na=control:trackID=1\r\n"
 _FRAME = struct.Struct("!cBH")
 
 log = structlog.get_logger(__name__)
+
+
+def description(codec: VideoCodec) -> str:
+    """The SDP that the output is announced with."""
+    return f"{_HEAD}m=video 0 RTP/AVP 96\r\n{_VIDEO[codec]}a=control:trackID=0\r\n{_SOUND}"
 
 
 class RtspRefused(Exception):
@@ -49,11 +55,19 @@ class RtspRefused(Exception):
 
 
 class OutputWriter:
-    """Publishes to `path` from `start` to `close`. Implements `PictureSink` and `SoundSink`; for the event loop."""
+    """Publishes `codec` to `path` from `start` to `close`. Implements `PictureSink`, `SoundSink`; for the loop."""
 
     def __init__(
-        self, path: str, port: int, secret: str, distribution: Distribution, counters: StreamCounters, clock: Clock
+        self,
+        path: str,
+        codec: VideoCodec,
+        port: int,
+        secret: str,
+        distribution: Distribution,
+        counters: StreamCounters,
+        clock: Clock,
     ) -> None:
+        self._codec: VideoCodec = codec
         self._url = f"rtsp://{LOOPBACK}:{port}/{path}"
         self._port = port
         self._login = base64.b64encode(f"{OUR_NAME}:{secret}".encode()).decode("ascii")
@@ -74,7 +88,7 @@ class OutputWriter:
     def start(self) -> None:
         """Begin to connect."""
         self._task = asyncio.create_task(self._run(), name="publish to MediaMTX")
-        self._distribution.join(CODEC, self, self)
+        self._distribution.join(self._codec, self, self)
 
     async def close(self) -> None:
         """Say goodbye. Idempotent."""
@@ -83,7 +97,7 @@ class OutputWriter:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        unused = self._distribution.leave(CODEC, self, self)
+        unused = self._distribution.leave(self._codec, self, self)
         if unused is not None:
             await unused.close()
 
@@ -103,7 +117,7 @@ class OutputWriter:
         dropped = self._gate.dropped
         if not self._gate.admit(keyframe=picture.keyframe, backlog=self._backlog):
             self._counters.drop("viewer_slow", self._gate.dropped - dropped)
-            self._distribution.request_keyframe(CODEC)
+            self._distribution.request_keyframe(self._codec)
             return
         track = self._picture
         timestamp, later = track.stamp(picture, self._distribution.presentation(), self._clock.monotonic())
@@ -158,7 +172,7 @@ class OutputWriter:
             self._gate = ViewerGate()
             self._stream = writer
             self.connected.set()
-            self._distribution.request_keyframe(CODEC)
+            self._distribution.request_keyframe(self._codec)
             await self._drain(reader)
         finally:
             self._stream = None
@@ -169,7 +183,7 @@ class OutputWriter:
 
     async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session: str | None = None
-        await self._ask(reader, writer, "ANNOUNCE", self._url, session, DESCRIPTION)
+        await self._ask(reader, writer, "ANNOUNCE", self._url, session, description(self._codec))
         for track, channel in enumerate((VIDEO_CHANNEL, SOUND_CHANNEL)):
             transport = f"RTP/AVP/TCP;unicast;interleaved={channel}-{channel + 1};mode=record"
             headers = await self._ask(
