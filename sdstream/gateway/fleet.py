@@ -115,8 +115,9 @@ class Fleet:
         """Start a session and wait until a worker has it.
 
         Raises `CapacityReached` when only full workers were met, `NoEndpointWorker` when none took the job in time,
-        `EndpointFailed`, or what the worker found wrong.
+        `EndpointFailed`, `DirectoryUnavailable`, or what the worker found wrong.
         """
+        await self.directory.check()  # before a job is there: it would start a worker in vain
         session_id = new_stream_id()
         job_input = {
             "action": "start",
@@ -310,6 +311,7 @@ class Fleet:
     async def _count(self) -> None:
         try:
             self.sessions = len(await self.directory.entries())
+            await self.directory.check()
         except DirectoryUnavailable as error:
             self.directory_problem = error.message
         else:

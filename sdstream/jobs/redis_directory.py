@@ -89,6 +89,11 @@ class RedisDirectory:
             found = [_decode(raw) for raw in await pipeline.execute(raise_on_error=False)]
         return [entry for entry in found if entry is not None]
 
+    async def check(self) -> None:
+        """A Redis that is full, or has become a replica of another, answers and lets nothing be written."""
+        with answering():
+            await cast("Any", self._redis).set(f"{self._prefix}:check", b"1", px=self._lease)
+
     def _session(self, session_id: str) -> str:
         return f"{self._prefix}:session:{session_id}"
 

@@ -19,8 +19,8 @@ from sdstream.jobs.waiting import ANSWER_SECONDS
 if TYPE_CHECKING:  # it needs the redis package, which the base installation does not have
     from sdstream.jobs.post import PostOffice
 
-ALIVE_SECONDS = 1.5
-"""How long an owner may take to say that it is there."""
+ALIVE_SECONDS = 3.0
+"""How long an owner may take to say that it is there; to begin with that, half of it."""
 
 _STREAM = re.compile(r"/v1/streams/([A-Za-z0-9_-]+)")
 logger = structlog.get_logger(__name__)

@@ -1,7 +1,7 @@
 """The gateway where things are missing: no worker, no Redis, a worker that is full or gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,7 +156,7 @@ async def test_the_doctor_of_a_gateway_asks_the_endpoint_and_the_directory(
 
 async def test_a_gateway_whose_redis_is_gone_says_that_it_takes_no_streams(empty_platform: FakePlatform) -> None:
     class GoneDirectory(MemoryDirectory):
-        async def entries(self) -> Sequence[SessionEntry]:
+        async def check(self) -> None:
             raise DirectoryUnavailable("Redis does not answer")
 
     fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
@@ -167,6 +167,9 @@ async def test_a_gateway_whose_redis_is_gone_says_that_it_takes_no_streams(empty
         fleet.directory = GoneDirectory()
         await fleet._count()
         assert (streams.capacity().accepting, streams.capacity().reason) == (False, "Redis does not answer")
+        with pytest.raises(DirectoryUnavailable):
+            await begin(fleet)
+        assert empty_platform.jobs == {}, "no worker is started in vain"
         fleet.directory = MemoryDirectory()
         await fleet._count()
         assert streams.capacity().accepting
