@@ -29,6 +29,9 @@ MAX_MESSAGE_BYTES = 7_000_000
 """Redis ends subscribers that hold more than 8 MB of unread messages for a minute."""
 CALLS_AT_ONCE = 64
 """Calls of others that are worked on here; further ones are answered 429."""
+WORK_SECONDS = 60.0
+"""After so long a call of another is given up: who asked has gone long ago, and calls that hang must not fill all
+places for ever."""
 RECONNECT_SECONDS = 0.5
 POLL_SECONDS = 1.0
 QUIET_POLLS = 3
@@ -275,7 +278,8 @@ class PostOffice:
                 logger.info("a call is left", method=call.method, problem=error.message)
                 return
             try:
-                answer = await self._serve(call)
+                async with asyncio.timeout(WORK_SECONDS):
+                    answer = await self._serve(call)
             except Exception as error:  # supervisor of calls: whoever asked must hear of it
                 logger.error("call failed", method=call.method, exc_info=error)
                 answer = OwnerAnswer(status=500)

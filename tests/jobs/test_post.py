@@ -117,7 +117,7 @@ async def test_an_owner_that_has_begun_and_says_nothing_may_have_done_it(
     owner.may_answer.clear()
     async with post(server.url, "caller") as caller, post(server.url, "owner", owner.serve):
         with pytest.raises(OwnerSilent, match="gave no answer within") as caught:
-            await caller.ask("owner", call, 0.4)
+            await caller.ask("owner", call, 2)
     assert (owner.calls, caught.value.retryable) == ([call], repeatable)
 
 
@@ -125,8 +125,8 @@ async def test_an_owner_that_takes_long_is_waited_for(server: RedisServer) -> No
     owner = Owner()
     owner.may_answer.clear()
     async with post(server.url, "caller") as caller, post(server.url, "owner", owner.serve):
-        asking = asyncio.create_task(caller.ask("owner", CHANGE, 1.0))
-        await asyncio.wait((asking,), timeout=0.7)  # it may take half a second to begin
+        asking = asyncio.create_task(caller.ask("owner", CHANGE, 4))
+        await asyncio.wait((asking,), timeout=2.3)  # it may take two seconds to begin
         owner.may_answer.set()
         assert (await asking).status == 200
 
@@ -134,7 +134,7 @@ async def test_an_owner_that_takes_long_is_waited_for(server: RedisServer) -> No
 async def test_an_owner_that_goes_away_before_it_answers_is_not_waited_for(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 0.1)
+    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 1.0)
     monkeypatch.setattr("sdstream.jobs.waiting.LOOK_SECONDS", 0.1)
     owner = Owner()
     owner.may_answer.clear()
@@ -152,7 +152,7 @@ async def test_an_answer_that_came_while_nobody_listened_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(post_module, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(post_module, "RECONNECT_SECONDS", 0.05)
-    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 0.5)
+    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 1.5)
     monkeypatch.setattr("sdstream.jobs.waiting.LOOK_SECONDS", 0.1)
     owner = Owner()
     async with Wire(server.port).run() as wire, post(server.url, "owner", owner.serve):
@@ -161,6 +161,22 @@ async def test_an_answer_that_came_while_nobody_listened_is_not_waited_for(
             with pytest.raises(OwnerSilent, match="Redis went away"):
                 await caller.ask("owner", CHANGE, 60)
     assert owner.calls == [CHANGE]
+
+
+async def test_calls_that_hang_do_not_keep_their_places_for_ever(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(post_module, "CALLS_AT_ONCE", 2)
+    monkeypatch.setattr(post_module, "WORK_SECONDS", 1.0)
+    owner = Owner()
+    owner.may_answer.clear()
+    async with post(server.url, "caller") as caller, post(server.url, "owner", owner.serve):
+        hanging = [asyncio.create_task(caller.ask("owner", CHANGE, 20)) for _ in range(2)]
+        await eventually(lambda: len(owner.calls) == 2, what="both calls")
+        assert (await caller.ask("owner", READ, 20)).status == 429
+        assert [answer.status for answer in await asyncio.gather(*hanging)] == [500, 500]
+        owner.may_answer.set()
+        assert (await caller.ask("owner", READ, 20)).status == 200
 
 
 async def test_nobody_is_told_at_once_and_leaves_no_ticket(server: RedisServer, redis: Any) -> None:
