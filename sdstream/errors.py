@@ -49,7 +49,8 @@
         ├── StorageFailed       502   JOBS/STORAGE_FAILED
         ├── EndpointFailed      502   ENDPOINT/FAILED
         ├── OwnerUnreachable    504   SESSION/OWNER_UNREACHABLE
-        │   └── OwnerSilent     504   SESSION/OWNER_UNREACHABLE
+        │   ├── OwnerAsleep     504   SESSION/OWNER_UNREACHABLE
+        │   └── OwnerSilent     504   SESSION/OWNER_SILENT
         └── Unavailable         503   UNAVAILABLE
             ├── WorkerUnavailable 503 WORKER/UNAVAILABLE
             ├── WorkerEndedByStream 503 WORKER/ENDED_BY_STREAM

@@ -1,6 +1,6 @@
 """The errors of serverless jobs, of the way to their sessions, and of gateways. `sdstream.errors` draws the tree."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sdstream.errors import BadRequest, BodyTooLarge, RequestError, SdstreamError, Unavailable
 
@@ -82,7 +82,7 @@ class EndpointFailed(RequestError):
 
 
 class OwnerUnreachable(RequestError):
-    """The worker that has this session does not answer; its lease ends soon if it is gone."""
+    """The worker that has this session cannot be asked, and nothing was done; its lease ends soon if it is gone."""
 
     code = "SESSION/OWNER_UNREACHABLE"
     status = 504
@@ -91,8 +91,24 @@ class OwnerUnreachable(RequestError):
     headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
 
 
+class OwnerAsleep(OwnerUnreachable):
+    """Its process listens and begins with nothing that it is asked: it is stopped, or overloaded. Nothing was done."""
+
+
 class OwnerSilent(OwnerUnreachable):
-    """It was asked and gave no answer in time; what was asked for may be done all the same."""
+    """It was asked and gave no answer in time; what was asked for may be done all the same.
+
+    `repeatable`: it does no harm when it is done twice.
+    """
+
+    code = "SESSION/OWNER_SILENT"
+    hint = "What was asked for may have been done: look at the stream before you ask for it again."
+
+    def __init__(self, message: str, *, repeatable: bool = False, hint: str | None = None, details: Any = None) -> None:
+        super().__init__(message, hint=hint, details=details)
+        if not repeatable:
+            self.retryable = False  # pyright: ignore[reportAttributeAccessIssue]
+            self.headers = {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class DirectoryUnavailable(Unavailable):
@@ -127,6 +143,7 @@ __all__ = [
     "JobFailed",
     "NoEndpointWorker",
     "NotMedia",
+    "OwnerAsleep",
     "OwnerSilent",
     "OwnerUnreachable",
     "ResultTooLarge",

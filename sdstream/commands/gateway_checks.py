@@ -1,4 +1,7 @@
-"""The doctor's checks of a gateway: the endpoint and the directory that it depends on. They change nothing."""
+"""The doctor's checks of a gateway: the endpoint and the directory that it depends on.
+
+They change nothing but a key in Redis that is gone within a lease.
+"""
 
 import asyncio
 import importlib
@@ -7,7 +10,7 @@ from typing import Any
 from sdstream.client import RunPodClient
 from sdstream.commands.checks import Check, Verdict
 from sdstream.errors import ConfigurationError
-from sdstream.job_errors import EndpointFailed
+from sdstream.job_errors import DirectoryUnavailable, EndpointFailed
 from sdstream.serve import find_runpod_key
 from sdstream.settings import Settings
 
@@ -35,12 +38,12 @@ async def check_endpoint(settings: Settings) -> Check:
 
 
 async def check_directory(settings: Settings) -> Check:
-    """Redis, where the sessions are found, answers."""
+    """Redis, where the sessions are found, answers and takes entries."""
     if settings.redis_url is None:
         finding = "redis_url is not set: only streams made by this gateway are known, until it is restarted"
         return Check("directory", Verdict.NOTE, finding, "Give it and all workers the same SDSTREAM_REDIS_URL.")
     try:
-        directory: Any = importlib.import_module("sdstream.jobs.redis_directory")
+        module: Any = importlib.import_module("sdstream.jobs.redis_directory")
     except ImportError:
         return Check(
             "directory",
@@ -48,15 +51,14 @@ async def check_directory(settings: Settings) -> Check:
             "the redis package is not installed",
             "pip install -c constraints.txt -e '.[runpod]'",
         )
-    redis = directory.connect(settings.redis_url.get_secret_value())
+    redis = module.connect(settings.redis_url.get_secret_value())
     try:
-        await redis.ping()
-    except (directory.RedisError, OSError) as error:
-        finding = f"Redis does not answer: {type(error).__name__}"
-        return Check("directory", Verdict.BAD, finding, "Check SDSTREAM_REDIS_URL and that server.")
+        await module.RedisDirectory(redis, settings.endpoint or "", settings.session_lease).check()
+    except DirectoryUnavailable as error:
+        return Check("directory", Verdict.BAD, error.message, "Check SDSTREAM_REDIS_URL and that server.")
     finally:
         await redis.aclose()
-    return Check("directory", Verdict.GOOD, "Redis answers")
+    return Check("directory", Verdict.GOOD, "Redis answers and takes entries")
 
 
 __all__ = ["check_directory", "check_endpoint"]

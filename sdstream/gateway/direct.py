@@ -1,18 +1,21 @@
 """Calls to the worker that has a session, by HTTP at the session's control URL."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 
 import httpx
 import structlog
 
-from sdstream.gateway.patience import CALL_SECONDS
-from sdstream.job_errors import OwnerSilent, OwnerUnreachable
+from sdstream.job_errors import OwnerAsleep, OwnerSilent, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import SessionEntry
 from sdstream.jobs.use import LOOK
+from sdstream.jobs.waiting import is_safe_to_repeat, take_seconds
 
 NO_WAY = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
 """What httpx raises for an address at which nobody answers, or that is none; it comes from the directory or a job."""
+LONG_SECONDS = 60.0
+"""How long a long answer may pause: pictures and events come, or something that says that there are none."""
 
 logger = structlog.get_logger(__name__)
 
@@ -53,13 +56,26 @@ class LongAnswer:
 
 
 async def call_owner(http: httpx.AsyncClient, entry: SessionEntry, call: OwnerCall, seconds: float) -> OwnerAnswer:
-    """Have the owner carry out a call. Raises `OwnerUnreachable`, of which `OwnerSilent` when `seconds` have passed."""
+    """Have the owner carry out a call.
+
+    Raises `OwnerUnreachable` when nobody answers at its address, so that nothing was done, and `OwnerSilent` when
+    somebody does and says nothing within `seconds`, or breaks off.
+    """
     url = entry.control_url + call.path + (f"?{call.query}" if call.query else "")
     headers = {**call.headers, "Authorization": f"Bearer {entry.token}"} | ({} if call.uses else {LOOK: "1"})
     try:
-        response = await http.request(call.method, url, headers=headers, content=call.body, timeout=seconds)
-    except httpx.TimeoutException as error:
-        raise OwnerSilent(f"the control URL of the worker gave no answer within {seconds:g} s") from error
+        response = await http.request(
+            call.method, url, headers=headers, content=call.body, timeout=_limits(seconds, seconds)
+        )
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise OwnerUnreachable("the control URL of the worker does not answer") from error
+    except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+        repeatable = is_safe_to_repeat(call.method)
+        if isinstance(error, httpx.TimeoutException):
+            words = f"the control URL of the worker gave no answer within {seconds:g} s"
+        else:
+            words = "the worker broke off before it answered"
+        raise OwnerSilent(words, repeatable=repeatable) from error
     except NO_WAY as error:
         raise OwnerUnreachable("the control URL of the worker does not answer") from error
     answer = OwnerAnswer(
@@ -69,20 +85,31 @@ async def call_owner(http: httpx.AsyncClient, entry: SessionEntry, call: OwnerCa
 
 
 async def follow_owner(
-    http: httpx.AsyncClient, entry: SessionEntry, path: str, headers: Mapping[str, str]
+    http: httpx.AsyncClient, entry: SessionEntry, path: str, headers: Mapping[str, str], seconds: float
 ) -> LongAnswer:
-    """A GET whose answer is long, whatever its status; to be read or closed. Raises `OwnerUnreachable`."""
+    """A GET whose answer is long and begins within `seconds`, whatever its status; to be read or closed.
+
+    Raises `OwnerUnreachable`.
+    """
     try:
         request = http.build_request(
             "GET",
             entry.control_url + path,
             headers={**headers, "Accept-Encoding": "identity", "Authorization": f"Bearer {entry.token}"},
-            timeout=httpx.Timeout(CALL_SECONDS, read=60.0),
+            timeout=_limits(seconds, LONG_SECONDS),
         )
-        response = await http.send(request, stream=True)
+        async with asyncio.timeout(seconds):
+            response = await http.send(request, stream=True)
+    except TimeoutError as error:
+        raise OwnerAsleep(f"the control URL of the worker began no answer within {seconds:g} s") from error
     except NO_WAY as error:
         raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
     return LongAnswer(response, entry.session_id)
+
+
+def _limits(seconds: float, read: float) -> httpx.Timeout:
+    """A worker that is there at all takes a connection at once."""
+    return httpx.Timeout(seconds, read=read, connect=take_seconds(seconds))
 
 
 def _moved(answer: OwnerAnswer, control_url: str, base: str) -> OwnerAnswer:

@@ -19,12 +19,13 @@ from sdstream.clock import Clock
 from sdstream.errors import CapacityReached, ConfigurationError, NoPictureYet, StreamNotFound
 from sdstream.gateway.direct import LongAnswer, call_owner, follow_owner
 from sdstream.gateway.lines import SHUT_DOWN, Line, open_line
-from sdstream.gateway.patience import CALL_SECONDS, Patience
+from sdstream.gateway.patience import CALL_SECONDS, OPEN_SECONDS, Patience
 from sdstream.job_errors import (
     DirectoryUnavailable,
     EndpointFailed,
     JobFailed,
     NoEndpointWorker,
+    OwnerAsleep,
     OwnerSilent,
     OwnerUnreachable,
 )
@@ -44,6 +45,8 @@ JOB_LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 0.3
 """Pause before a start that met a full worker is submitted again."""
 HEALTH_SECONDS = 10.0
+KEPT_SECONDS = 2.0
+"""How long a connection to a worker is kept unused. A worker ends one after 5 s, and a call must not meet that."""
 GRACE_SECONDS = 60.0
 """How much longer the platform lets a session's job live than the session lives by itself."""
 
@@ -64,13 +67,15 @@ class Fleet:
         """Why there is no `health`."""
         self.sessions = 0
         """Sessions that the directory had when it was asked last."""
+        self.directory_problem: str | None = None
+        """Why the directory did not answer when it was asked last, None when it did."""
         self._settings = settings
         self._clock = clock
         self._patience = Patience(clock)
         self._post: PostOffice | None = None
         self._redis: Any = None
         # Each viewer of motion JPEG and of events holds a connection, and must keep nobody waiting for another.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=KEPT_SECONDS)
         self._http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False, limits=limits)
         self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
         self._watching: asyncio.Task[None] | None = None
@@ -110,8 +115,9 @@ class Fleet:
         """Start a session and wait until a worker has it.
 
         Raises `CapacityReached` when only full workers were met, `NoEndpointWorker` when none took the job in time,
-        `EndpointFailed`, or what the worker found wrong.
+        `EndpointFailed`, `DirectoryUnavailable`, or what the worker found wrong.
         """
+        await self.directory.check()  # before a job is there: it would start a worker in vain
         session_id = new_stream_id()
         job_input = {
             "action": "start",
@@ -166,7 +172,7 @@ class Fleet:
         seconds = self._patience.seconds(entry.mailbox)
         try:
             answer = await self._ask(entry, call, seconds)
-        except OwnerSilent:
+        except (OwnerAsleep, OwnerSilent):
             if seconds == CALL_SECONDS:
                 self._patience.silent(entry.mailbox)
             raise
@@ -201,10 +207,11 @@ class Fleet:
         Raises `OwnerUnreachable`, or `StreamNotFound` once the session has ended.
         """
         try:
-            answer = await follow_owner(self._http, entry, path, headers)
+            answer = await follow_owner(self._http, entry, path, headers, self._seconds_to_open(entry))
         except OwnerUnreachable:
             await self._forget_if_ended(entry)
             raise
+        self._patience.answered(entry.mailbox)
         return answer if answer.status < 400 else await self._checked(entry, await answer.whole())
 
     async def connect(self, entry: SessionEntry, path: str, headers: Mapping[str, str]) -> Line | OwnerAnswer:
@@ -214,14 +221,18 @@ class Fleet:
         """
         given = {**headers, "Authorization": f"Bearer {entry.token}"}
         try:
-            found = await open_line(entry.control_url + path, given, entry.session_id, CALL_SECONDS)
+            found = await open_line(entry.control_url + path, given, entry.session_id, self._seconds_to_open(entry))
         except OwnerUnreachable:
             await self._forget_if_ended(entry)
             raise
+        self._patience.answered(entry.mailbox)
         if isinstance(found, OwnerAnswer):
             return await self._checked(entry, found)
         self._lines.add(found)
         return found
+
+    def _seconds_to_open(self, entry: SessionEntry) -> float:
+        return min(OPEN_SECONDS, self._patience.seconds(entry.mailbox))
 
     async def _take_back(self, job_id: str) -> None:
         if not job_id:
@@ -289,14 +300,22 @@ class Fleet:
                 if self.problem is not None:
                     logger.info("endpoint answers", jobs=self.health.jobs, workers=self.health.workers)
                 self.problem = None
-                with contextlib.suppress(DirectoryUnavailable):
-                    self.sessions = len(await self.directory.entries())
+                await self._count()
             except EndpointFailed as error:
                 if self.problem != error.message:
                     logger.warning("endpoint does not answer", problem=error.message, hint=error.hint)
                 self.problem = error.message
                 self.health = None
             await asyncio.sleep(HEALTH_SECONDS if self.health is not None else 1.0)
+
+    async def _count(self) -> None:
+        try:
+            self.sessions = len(await self.directory.entries())
+            await self.directory.check()
+        except DirectoryUnavailable as error:
+            self.directory_problem = error.message
+        else:
+            self.directory_problem = None
 
 
 def _existing(entry: SessionEntry | None) -> SessionEntry:

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.frames import EXTERNAL_CLOSE_CODES, CloseCode
 
 from sdstream.api.routes.pictures import LARGEST_MESSAGE
-from sdstream.job_errors import OwnerUnreachable
+from sdstream.job_errors import OwnerAsleep, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer
 
 CLOSE_SECONDS = 2.0
@@ -73,7 +73,7 @@ class _Connect(connect):
 async def open_line(url: str, headers: Mapping[str, str], session_id: str, seconds: float) -> Line | OwnerAnswer:
     """A WebSocket to the worker at `url`, an http or https one, within `seconds`; its answer where it refuses.
 
-    Raises `OwnerUnreachable`.
+    Raises `OwnerUnreachable`, of which `OwnerAsleep` where something takes the connection and no handshake comes.
     """
     try:
         return Line(
@@ -95,6 +95,8 @@ async def open_line(url: str, headers: Mapping[str, str], session_id: str, secon
         if answer.status_code < 400:
             raise OwnerUnreachable(f"what has this session answers a WebSocket with {answer.status_code}") from refusal
         return OwnerAnswer(status=answer.status_code, headers=list(answer.headers.raw_items()), body=bytes(answer.body))
+    except TimeoutError as error:
+        raise OwnerAsleep(f"the control URL of the worker opened no WebSocket within {seconds:g} s") from error
     except NO_WAY as error:
         raise OwnerUnreachable("the control URL of the worker cannot be reached from here") from error
 

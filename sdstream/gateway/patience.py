@@ -1,9 +1,12 @@
 """How long the gateway waits for a worker: one that was silent a moment ago does not hold up every call."""
 
 from sdstream.clock import Clock
+from sdstream.jobs.waiting import ANSWER_SECONDS
 
-CALL_SECONDS = 15.0
+CALL_SECONDS = ANSWER_SECONDS
 """For a worker of which nothing bad is known."""
+OPEN_SECONDS = 5.0
+"""For the beginning of a long answer or of a WebSocket, which needs no work: the most, whatever is known."""
 BRIEF_SECONDS = 2.0
 """For one that has just been silent for the whole time: one that is well again answers within this."""
 SILENCE_SECONDS = 20.0
@@ -40,4 +43,4 @@ class Patience:
         self._silent_until.pop(mailbox, None)
 
 
-__all__ = ["BRIEF_SECONDS", "CALL_SECONDS", "SILENCE_SECONDS", "Patience"]
+__all__ = ["BRIEF_SECONDS", "CALL_SECONDS", "OPEN_SECONDS", "SILENCE_SECONDS", "Patience"]

@@ -44,6 +44,7 @@ class GatewayStreams:
 
     def capacity(self) -> Capacity:
         health = self._fleet.health
+        reason = "RunPod's API does not answer." if health is None else self._fleet.directory_problem or ""
         running = sum(health.workers.get(state, 0) for state in ("running", "idle", "ready")) if health else 0
         return Capacity(
             streams=self._fleet.sessions,
@@ -51,8 +52,8 @@ class GatewayStreams:
             publishing=0,
             viewers=0,
             max_viewers=0,
-            accepting=health is not None,
-            reason="" if health else "RunPod's API does not answer.",
+            accepting=not reason,
+            reason=reason,
             worker_phase=self.worker_health().phase.value,
             device=f"endpoint {self._fleet.endpoint}",
             memory_used=None,

@@ -46,6 +46,10 @@ class Directory(Protocol):
 
     async def entries(self) -> Sequence[SessionEntry]: ...
 
+    async def check(self) -> None:
+        """Do nothing if a session could be entered now: what keeps the directory may answer and take nothing."""
+        ...
+
 
 class MemoryDirectory:
     """The sessions that this process has entered itself. Nothing expires: the owner takes out what ends."""
@@ -77,6 +81,9 @@ class MemoryDirectory:
 
     async def entries(self) -> Sequence[SessionEntry]:
         return tuple(self._entries.values())
+
+    async def check(self) -> None:
+        return
 
 
 __all__ = ["Directory", "MemoryDirectory", "SessionEntry"]

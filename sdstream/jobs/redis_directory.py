@@ -1,7 +1,7 @@
 """The directory in Redis: one hash a session, with a lease that its worker renews."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import msgspec
@@ -61,26 +61,26 @@ class RedisDirectory:
 
     async def claim(self, entry: SessionEntry) -> SessionEntry | None:
         arguments = [entry.mailbox, msgspec.json.encode(entry), self._lease, entry.session_id]
-        async with _answering():
+        with answering():
             found = await self._claim(keys=self._keys(entry), args=arguments)
         return _decode(found)
 
     async def release(self, entry: SessionEntry) -> None:
-        async with _answering():
+        with answering():
             await self._release(keys=self._keys(entry), args=[entry.mailbox])
 
     async def find(self, session_id: str) -> SessionEntry | None:
-        async with _answering():
+        with answering():
             return _decode(await cast("Any", self._redis).hget(self._session(session_id), "entry"))
 
     async def find_by_token(self, token: str) -> SessionEntry | None:
-        async with _answering():
+        with answering():
             session_id = await cast("Any", self._redis).get(f"{self._prefix}:token:{token}")
         return None if session_id is None else await self.find(session_id.decode("utf-8", "replace"))
 
     async def entries(self) -> Sequence[SessionEntry]:
         redis = cast("Any", self._redis)
-        async with _answering():
+        with answering():
             names = [name async for name in redis.scan_iter(match=self._session("*"), count=500)]
             pipeline = redis.pipeline(transaction=False)
             for name in names:
@@ -88,6 +88,11 @@ class RedisDirectory:
             # Whatever else lies under such a name is no entry, and keeps no other from being found.
             found = [_decode(raw) for raw in await pipeline.execute(raise_on_error=False)]
         return [entry for entry in found if entry is not None]
+
+    async def check(self) -> None:
+        """A Redis that is full, or has become a replica of another, answers and lets nothing be written."""
+        with answering():
+            await cast("Any", self._redis).set(f"{self._prefix}:check", b"1", px=self._lease)
 
     def _session(self, session_id: str) -> str:
         return f"{self._prefix}:session:{session_id}"
@@ -97,8 +102,9 @@ class RedisDirectory:
         return [self._session(entry.session_id), *(f"{self._prefix}:token:{token}" for token in tokens)]
 
 
-@asynccontextmanager
-async def _answering() -> AsyncGenerator[None]:
+@contextmanager
+def answering() -> Generator[None]:
+    """What Redis or the way to it raises becomes `DirectoryUnavailable`."""
     try:
         yield
     except (ResponseError, AuthenticationError) as error:
@@ -115,4 +121,4 @@ def _decode(raw: object) -> SessionEntry | None:
         return None
 
 
-__all__ = ["RedisDirectory", "connect"]
+__all__ = ["RedisDirectory", "answering", "connect"]

@@ -14,14 +14,13 @@ from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.directory import Directory, SessionEntry
 from sdstream.jobs.ports import Host
 from sdstream.jobs.sessions import SessionTable
+from sdstream.jobs.waiting import ANSWER_SECONDS
 
 if TYPE_CHECKING:  # it needs the redis package, which the base installation does not have
     from sdstream.jobs.post import PostOffice
 
-ANSWER_SECONDS = 15.0
-"""How long the owner of a session may take for a control call."""
-ALIVE_SECONDS = 1.5
-"""How long an owner may take to say that it is there."""
+ALIVE_SECONDS = 3.0
+"""How long an owner may take to say that it is there; to begin with that, half of it."""
 
 _STREAM = re.compile(r"/v1/streams/([A-Za-z0-9_-]+)")
 logger = structlog.get_logger(__name__)
@@ -133,8 +132,9 @@ class Router:
             return None
 
     async def _claim(self, entry: SessionEntry) -> SessionEntry | None:
+        """Enter or renew; gives the entry of another worker that has it. Raises `DirectoryUnavailable`."""
         other = await self._directory.claim(entry)
-        if self._table.get(entry.session_id) is None:  # it ended meanwhile, and was taken out before it was in
+        if self._table.get(entry.session_id) is None:  # it ended meanwhile, and must not be found again
             await self._directory.release(entry)
         return other
 
@@ -144,14 +144,22 @@ class Router:
             await asyncio.sleep(self._host.settings.session_lease / 3)
             try:
                 for entry in self._table.entries():
-                    other = await self._claim(entry)
-                    if other is not None:
-                        logger.warning("another worker has this session too", session_id=entry.session_id)
+                    await self._renew(entry)
                 told = False
             except DirectoryUnavailable as error:
                 if not told:
                     logger.warning("leases are not renewed; sessions go on", problem=error.message)
                 told = True
 
+    async def _renew(self, entry: SessionEntry) -> None:
+        """Lengthen a lease. Ends the session where another worker has it by now: this one has been away for so long
+        that it was given to another, and nobody finds it here any more. Raises `DirectoryUnavailable`."""
+        session = self._table.get(entry.session_id)
+        if session is None or session.reason is not None:
+            return
+        if await self._claim(entry) is not None:
+            logger.warning("another worker has this session by now", session_id=entry.session_id)
+            session.end("taken_over")
 
-__all__ = ["ANSWER_SECONDS", "Router"]
+
+__all__ = ["Router"]

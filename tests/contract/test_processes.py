@@ -44,11 +44,13 @@ async def polled(rest: Rest, stream_id: str) -> AsyncIterator[list[float]]:
             await asyncio.sleep(0.05)
 
     task = asyncio.get_running_loop().create_task(ask())
-    yield times
-    assert not task.done(), task.exception()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    try:
+        yield times
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @pytest.mark.slow

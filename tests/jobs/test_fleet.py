@@ -21,7 +21,7 @@ from sdstream.gateway.routes import GatewayRoutes
 from sdstream.gateway.streams import GatewayStreams
 from sdstream.job_errors import DirectoryUnavailable, EndpointFailed, NoEndpointWorker, OwnerUnreachable
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
-from sdstream.jobs.directory import SessionEntry
+from sdstream.jobs.directory import MemoryDirectory, SessionEntry
 from sdstream.settings import Settings
 from tests.jobs.conftest import PLACES
 from tests.jobs.platform import API_KEY, ENDPOINT, FakeJob, FakePlatform
@@ -152,6 +152,29 @@ async def test_the_doctor_of_a_gateway_asks_the_endpoint_and_the_directory(
     assert (await check_directory(settings(empty_platform, redis_url="redis://127.0.0.1:1/0"))).verdict is Verdict.BAD
     found = await run_checks(settings(empty_platform, runpod_api_key=API_KEY), BARE)
     assert [check.subject for check in found] == ["port", "access", "endpoint", "directory", "data"]
+
+
+async def test_a_gateway_whose_redis_is_gone_says_that_it_takes_no_streams(empty_platform: FakePlatform) -> None:
+    class GoneDirectory(MemoryDirectory):
+        async def check(self) -> None:
+            raise DirectoryUnavailable("Redis does not answer")
+
+    fleet = Fleet(settings(empty_platform), API_KEY, SystemClock())
+    streams = GatewayStreams(fleet)
+    await fleet.open()
+    try:
+        await eventually(lambda: streams.capacity().accepting, what="an endpoint that answers")
+        fleet.directory = GoneDirectory()
+        await fleet._count()
+        assert (streams.capacity().accepting, streams.capacity().reason) == (False, "Redis does not answer")
+        with pytest.raises(DirectoryUnavailable):
+            await begin(fleet)
+        assert empty_platform.jobs == {}, "no worker is started in vain"
+        fleet.directory = MemoryDirectory()
+        await fleet._count()
+        assert streams.capacity().accepting
+    finally:
+        await fleet.close()
 
 
 async def first_job(platform: FakePlatform) -> FakeJob:

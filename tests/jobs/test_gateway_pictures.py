@@ -251,6 +251,7 @@ async def test_whole_pictures_keep_a_session_from_being_idle(client: RunPodClien
         await eventually(lambda: running.events[-1].get("seconds", 0) > 2.5, what="more than twice the time")
         assert running.events[-1]["event"] == "status"
     assert (await running.wait("summary"))["reason"] == "idle"
+    await running.end()
 
 
 @pytest.mark.slow

@@ -57,3 +57,15 @@ async def test_junk_is_no_session(redis: Any) -> None:
 async def test_a_redis_that_refuses_says_why(redis: Any) -> None:
     with pytest.raises(DirectoryUnavailable, match="Redis refuses: WRONGTYPE"):
         await RedisDirectory(redis, "ours", 60).find("a-text")
+
+
+async def test_a_redis_that_lets_nothing_be_written_is_told_before_a_session_begins(redis: Any) -> None:
+    directory = RedisDirectory(redis, "ours", 60)
+    await directory.check()
+    try:
+        await redis.replicaof("127.0.0.1", 1)
+        assert await directory.find("session-1") == entry("one"), "it answers"
+        with pytest.raises(DirectoryUnavailable, match="Redis refuses"):
+            await directory.check()
+    finally:
+        await redis.replicaof("NO", "ONE")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
-from sdstream.jobs.directory import MemoryDirectory
+from sdstream.jobs.directory import MemoryDirectory, SessionEntry
 from sdstream.jobs.routing import Router
+from tests.jobs.test_parts import entry
 
 
 class OpenSession:
@@ -62,3 +63,39 @@ async def test_a_look_at_all_sessions_keeps_none_from_being_idle(uses: bool) -> 
     session = OpenSession()
     await serve(session, OwnerCall(method="GET", path=f"/v1/streams/{session.id}", author="a", uses=uses))
     assert session.touched == uses
+
+
+def router_of(sessions: dict[str, OpenSession], directory: MemoryDirectory) -> Router:
+    host: Any = SimpleNamespace(mailbox="one")
+    table: Any = SimpleNamespace(get=sessions.get)
+    return Router(host, table, directory)
+
+
+async def test_a_session_that_another_worker_has_by_now_ends_here() -> None:
+    """This worker was stopped for longer than its lease, and the session was started again elsewhere."""
+    session, directory = OpenSession(), MemoryDirectory()
+    router = router_of({session.id: session}, directory)
+    await router._renew(entry("one"))
+    assert session.reason is None
+    await directory.release(entry("one"))
+    await directory.claim(entry("two"))
+    await router._renew(entry("one"))
+    assert session.reason == "taken_over"
+    assert await directory.find(session.id) == entry("two")
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_the_lease_of_a_session_that_has_ended_is_not_renewed(when: str) -> None:
+    session = OpenSession()
+    sessions = {session.id: session}
+
+    class SlowDirectory(MemoryDirectory):
+        async def claim(self, entry: SessionEntry) -> SessionEntry | None:
+            sessions.clear()  # and its release is faster
+            return await super().claim(entry)
+
+    directory = SlowDirectory()
+    if when == "before":
+        sessions.clear()
+    await router_of(sessions, directory)._renew(entry("one"))
+    assert list(await directory.entries()) == []

@@ -139,9 +139,10 @@ class Teller:
         await asyncio.to_thread(owner.bury)
         story.half_file = key in bucket.objects
         bucket.forget_held()
-        again = await at_other.start(params=SMALL, session_id=SESSION)
-        story.taken_over_by = (await Running(at_other, again).wait("ready"))["worker_id"]
+        again = Running(at_other, await at_other.start(params=SMALL, session_id=SESSION))
+        story.taken_over_by = (await again.wait("ready"))["worker_id"]
         await at_other.stop(SESSION)
+        await again.end()
         story.given_again = [job for job in self.platform.give_again(owner.name) if job == story.render_job]
 
         async def is_done() -> bool:
