@@ -59,11 +59,16 @@ class Scene:
         self.stream.see({} if publisher is None else {name: PathState(name, online=True, publisher=publisher)})
 
 
+async def nothing() -> None:
+    """No look beside those of the test."""
+
+
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     control, echo, clock = Control(), Echo(), ManualClock()
     options = StreamOptions("stk_a", "pb_a", free_port(), "secret", 2, Bitrates())
-    stream = MediaMtxStream("stream", SIZE, echo, options, cast(ControlApi, cast(Any, control)), clock)
+    api = cast(ControlApi, cast(Any, control))
+    stream = MediaMtxStream("stream", SIZE, echo, options, api, clock, look=nothing)
     echo.stream = stream
     yield Scene(stream, control, echo, clock)
     await stream.close()
