@@ -357,8 +357,11 @@ class LiveStream:
             file = await shelf.new_file(self.stream_id)
         except OSError as error:
             self.on_recording("", f"no file can be made: {error.strerror or error}")
-        else:
+            return
+        try:
             media.record_to(file)
+        except RuntimeError as error:  # no thread is to be had
+            self.on_recording("", f"it cannot be begun: {error}")
 
     def _end_reload(self, status: LaneStatus) -> None:
         awaited = self._reload_revision

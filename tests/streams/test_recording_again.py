@@ -1,5 +1,9 @@
 """Recordings that stop by themselves: what of them is still asked for."""
 
+from pathlib import Path
+
+import pytest
+
 from sdstream.streams.views import StreamRecord
 from tests.streams.conftest import Scene
 from tests.support.waiting import eventually
@@ -38,3 +42,19 @@ async def test_what_stops_an_ended_one_says_nothing_of_the_one_that_followed(sce
     scene.media_of(record).listener.on_recording(first, "the disk is nearly full")
     await ask(scene, record, enabled=False)
     assert scene.media_of(record).recording is None
+
+
+async def test_one_for_which_no_thread_is_to_be_had_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await scene.create_live()
+    events = scene.service.events(record.id, after=0)
+
+    def refuse(file: Path | None) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(scene.media_of(record), "record_to", refuse)
+    await ask(scene, record, enabled=True)
+    told = await anext(event.data async for event in events if event.name == "recording")
+    assert told["problem"] == "it cannot be begun: can't start new thread"
+    monkeypatch.undo()
+    await ask(scene, record, enabled=True)
+    assert await recording_of(scene, record)
