@@ -47,7 +47,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY docker/seal.sh /usr/local/bin/
-RUN python3 -m venv /opt/venv
+# Each layer is made in a directory that stands for the image's root, /opt included: one that COPY has to make gets a new date.
+# Moved, as venv makes nothing where a link is.
+RUN python3 -m venv /opt/venv \
+    && mkdir -p /torch/opt \
+    && mv /opt/venv /torch/opt/ \
+    && ln -s /torch/opt/venv /opt/venv
 
 # Gigabytes, the same for all releases with one torch: torch, Triton, CUDA's libraries and headers. The small packages that
 # torch needs are put away again: their versions change more often.
@@ -58,34 +63,34 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-compile --requirement torch.txt \
     && pip list --format freeze | sed -E '/^(pip|torch|triton|cuda[-_]|nvidia[-_])/d; s/==.*//' \
         | xargs pip uninstall --yes \
-    && seal.sh /opt/venv
+    && seal.sh /torch
 
 # TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu13>=11'. Gigabytes that RTX cards have no use for.
 FROM torch AS tensorrt
 ARG TENSORRT_PACKAGE=
 RUN --mount=type=cache,target=/root/.cache/pip \
-    mkdir /layer \
+    mkdir -p /tensorrt/opt/venv \
     && if [ -n "$TENSORRT_PACKAGE" ]; then \
-        pip install --no-compile --prefix /layer --constraint torch.txt --extra-index-url https://pypi.nvidia.com \
+        pip install --no-compile --prefix /tensorrt/opt/venv --constraint torch.txt --extra-index-url https://pypi.nvidia.com \
             "$TENSORRT_PACKAGE"; \
     fi \
-    && seal.sh /layer
+    && seal.sh /tensorrt
 
 # pip takes torch as there, and puts everything else in a directory of its own.
 FROM torch AS packages
 COPY constraints.txt ./
 COPY --from=cut /cut/packages.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-compile --prefix /layer --constraint constraints.txt --requirement packages.txt \
-    && seal.sh /layer
+    pip install --no-compile --prefix /packages/opt/venv --constraint constraints.txt --requirement packages.txt \
+    && seal.sh /packages
 
 FROM tools AS project
 COPY pyproject.toml README.md LICENSE ./
 COPY sdstream ./sdstream
 COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-compile --prefix /layer --no-deps . \
-    && seal.sh /layer
+    pip install --no-compile --prefix /project/opt/venv --no-deps . \
+    && seal.sh /project
 
 FROM base AS runtime
 # g++ and the headers are for torch.compile and for engines of the compiled back end, which are C++ programs.
@@ -97,10 +102,10 @@ RUN apt-get update \
     && useradd --uid 10001 --user-group --create-home --shell /bin/bash sdstream
 # By --link a layer is what it holds, whatever lies below it. The rarest changes come first.
 COPY --link --from=mediamtx /mediamtx /usr/local/bin/mediamtx
-COPY --link --from=torch /opt/venv /opt/venv
-COPY --link --from=tensorrt /layer /opt/venv
-COPY --link --from=packages /layer /opt/venv
-COPY --link --from=project /layer /opt/venv
+COPY --link --from=torch /torch /
+COPY --link --from=tensorrt /tensorrt /
+COPY --link --from=packages /packages /
+COPY --link --from=project /project /
 WORKDIR /opt/sdstream
 COPY handler.py test_input.json ./
 COPY docker ./docker

@@ -16,6 +16,8 @@ from tests.project.image import ROOT, arguments, bake_blocks, build_arguments, c
 
 GIGABYTES = ("torch", "tensorrt")
 """Stages whose layers a release of the project must not change."""
+LAYERS = ("torch", "tensorrt", "packages", "project")
+"""Stages that each make one layer, in a directory of their name, which stands for the image's root."""
 IMAGES = {13: ("13.0.2", "cu130"), 12: ("12.6.3", "cu126")}
 
 
@@ -56,10 +58,8 @@ def test_the_project_is_a_layer_of_its_own_that_needs_no_torch() -> None:
 
 def test_each_layer_is_copied_for_itself_and_the_rarest_change_comes_first() -> None:
     """Without --link, a layer is made anew when one below it is."""
-    copied = [rest for _, rest in stage("runtime") if rest.endswith(" /opt/venv")]
-    assert [line.split()[:2] for line in copied] == [
-        ["--link", f"--from={name}"] for name in ("torch", "tensorrt", "packages", "project")
-    ]
+    copied = [rest for instruction, rest in stage("runtime") if instruction == "COPY" and rest.endswith(" /")]
+    assert copied == [f"--link --from={name} /{name} /" for name in LAYERS]
 
 
 @pytest.mark.parametrize("line", [r"^(transformers)==.*$", r"^(nvidia-ml-py)==.*$", r"^(torchvision)==.*$"])
@@ -114,7 +114,7 @@ def test_a_sealed_directory_is_the_same_whenever_its_packages_were_installed(tmp
 
     def installed(name: str, seconds: int) -> dict[str, tuple[int, bytes]]:
         folder = tmp_path / name
-        package = folder / "lib/package"
+        package = folder / "opt/venv/lib/package"
         package.mkdir(parents=True)
         (package / "__init__.py").write_text("THREE = 1 + 2\n")
         (package / "link").symlink_to("__init__.py")
@@ -130,16 +130,25 @@ def test_a_sealed_directory_is_the_same_whenever_its_packages_were_installed(tmp
     first, second = installed("first", 1_700_000_000), installed("second", 1_800_000_000)
     assert first == second
     (bytecode,) = [content for name, (_, content) in first.items() if name.endswith(".pyc")]
-    source = first["lib/package/__init__.py"][0] // 10**9
+    source = first["opt/venv/lib/package/__init__.py"][0] // 10**9
     assert (bytecode[4:8], bytecode[8:12]) == (bytes(4), source.to_bytes(4, "little"))
     assert b"/opt/venv/lib/package" in bytecode
 
 
 def test_what_pip_installs_is_sealed_and_not_compiled_before() -> None:
-    for name in ("torch", "tensorrt", "packages", "project"):
+    for name in LAYERS:
         (line,) = [rest for instruction, rest in stage(name) if instruction == "RUN"]
         assert "--no-compile" in line
-        assert re.search(r"&& seal\.sh (/layer|/opt/venv)$", line)
+        assert line.endswith(f"&& seal.sh /{name}")
+
+
+def test_a_layer_holds_opt_so_that_no_copy_makes_it_with_a_date_of_its_own() -> None:
+    *_, (_, made) = [line for line in stage("tools") if line[0] == "RUN"]
+    assert made.startswith("python3 -m venv /opt/venv ")
+    assert made.endswith("&& mv /opt/venv /torch/opt/ && ln -s /torch/opt/venv /opt/venv")
+    for name in set(LAYERS) - {"torch"}:
+        installed = " ".join(rest for instruction, rest in stage(name) if instruction == "RUN")
+        assert f" --prefix /{name}/opt/venv " in installed
 
 
 def test_a_release_leaves_its_layers_for_the_next_one_beside_the_image() -> None:
