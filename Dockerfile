@@ -32,40 +32,65 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 
-FROM base AS build
+# What the layers of Python packages are made of, each in a file: a layer is made anew when its own file changes.
+FROM base AS cut
+WORKDIR /cut
+ARG CUDA_VERSION
+ARG TORCH_CUDA=cu130
+COPY constraints.txt pyproject.toml docker/layers.py ./
+RUN python3 layers.py "$CUDA_VERSION" "$TORCH_CUDA" . .
+
+FROM base AS tools
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-RUN python3 -m venv /opt/venv
-# torch first: it is the largest layer, and changes least.
-ARG TORCH_CUDA=cu130
-COPY constraints.txt ./
+COPY docker/seal.sh /usr/local/bin/
+# Each layer is made in a directory that stands for the image's root, /opt included: one that COPY has to make gets a new date.
+# Moved, as venv makes nothing where a link is.
+RUN python3 -m venv /opt/venv \
+    && mkdir -p /torch/opt \
+    && mv /opt/venv /torch/opt/ \
+    && ln -s /torch/opt/venv /opt/venv
+
+# Gigabytes, the same for all releases with one torch: torch, Triton, CUDA's libraries and headers. The small packages that
+# torch needs are put away again: their versions change more often.
+FROM tools AS torch
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+COPY --from=cut /cut/torch.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
-        "torch==$(sed -n 's/^torch==//p' constraints.txt)+${TORCH_CUDA}"
+    pip install --no-compile --requirement torch.txt \
+    && pip list --format freeze | sed -E '/^(pip|torch|triton|cuda[-_]|nvidia[-_])/d; s/==.*//' \
+        | xargs pip uninstall --yes \
+    && seal.sh /torch
+
+# TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu13>=11'. Gigabytes that RTX cards have no use for.
+FROM torch AS tensorrt
+ARG TENSORRT_PACKAGE=
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir -p /tensorrt/opt/venv \
+    && if [ -n "$TENSORRT_PACKAGE" ]; then \
+        pip install --no-compile --prefix /tensorrt/opt/venv --constraint torch.txt --extra-index-url https://pypi.nvidia.com \
+            "$TENSORRT_PACKAGE"; \
+    fi \
+    && seal.sh /tensorrt
+
+# pip takes torch as there, and puts everything else in a directory of its own.
+FROM torch AS packages
+COPY constraints.txt ./
+COPY --from=cut /cut/packages.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-compile --prefix /packages/opt/venv --constraint constraints.txt --requirement packages.txt \
+    && seal.sh /packages
+
+FROM tools AS project
 COPY pyproject.toml README.md LICENSE ./
 COPY sdstream ./sdstream
 COPY builder ./builder
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt --extra-index-url "https://download.pytorch.org/whl/${TORCH_CUDA}" \
-        ".[runpod,bake]"
-# CUDA's headers, which compiled engines are made with. Those of 13 come with the extra `bake`.
-ARG CUDA_VERSION
-RUN --mount=type=cache,target=/root/.cache/pip \
-    release=${CUDA_VERSION%.*}; \
-    if [ "${release%.*}" = 12 ]; then \
-        pip install --constraint constraints.txt \
-            "nvidia-cuda-nvcc-cu12==$release.*" "nvidia-cuda-cccl-cu12==$release.*"; \
-    fi
-# TensorRT, for H100, H200 and B200: --build-arg TENSORRT_PACKAGE='tensorrt-cu13>=11'. Gigabytes that RTX cards have no use for.
-ARG TENSORRT_PACKAGE=
-RUN --mount=type=cache,target=/root/.cache/pip \
-    if [ -n "$TENSORRT_PACKAGE" ]; then \
-        pip install --constraint constraints.txt --extra-index-url https://pypi.nvidia.com "$TENSORRT_PACKAGE"; \
-    fi \
-    && python -m compileall -q /opt/venv
+    pip install --no-compile --prefix /project/opt/venv --no-deps . \
+    && seal.sh /project
 
 FROM base AS runtime
 # g++ and the headers are for torch.compile and for engines of the compiled back end, which are C++ programs.
@@ -75,8 +100,12 @@ RUN apt-get update \
         coturn ffmpeg g++ libc6-dev python3-dev tini util-linux \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --create-home --shell /bin/bash sdstream
-COPY --from=mediamtx /mediamtx /usr/local/bin/mediamtx
-COPY --from=build /opt/venv /opt/venv
+# By --link a layer is what it holds, whatever lies below it. The rarest changes come first.
+COPY --link --from=mediamtx /mediamtx /usr/local/bin/mediamtx
+COPY --link --from=torch /torch /
+COPY --link --from=tensorrt /tensorrt /
+COPY --link --from=packages /packages /
+COPY --link --from=project /project /
 WORKDIR /opt/sdstream
 COPY handler.py test_input.json ./
 COPY docker ./docker

@@ -1,6 +1,8 @@
 """The files that make the image, as their own parsers read them, for the tests of what is in them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,28 @@ def instructions() -> list[tuple[str, str]]:
 
 def arguments(name: str) -> list[str]:
     return [rest for instruction, rest in instructions() if instruction == name]
+
+
+def stage(name: str) -> list[tuple[str, str]]:
+    """The instructions of one stage, from its FROM on."""
+    every = instructions()
+    (start,) = [number for number, line in enumerate(every) if line[0] == "FROM" and line[1].endswith(f" AS {name}")]
+    rest = [number for number in range(start + 1, len(every)) if every[number][0] == "FROM"]
+    return every[start : min(rest, default=len(every))]
+
+
+def parents(name: str) -> list[str]:
+    """The stages that one stage is made on, itself first."""
+    start = stage(name)[0][1].removeprefix("--platform=linux/amd64 ").partition(" AS ")[0]
+    known = {line.rpartition(" AS ")[2] for line in arguments("FROM")}
+    return [name, *parents(start)] if start in known else [name]
+
+
+def cut(cuda: str, build: str, source: Path, target: Path) -> tuple[str, str]:
+    """What the layers of torch and of the other packages are made of, by the Dockerfile's own program."""
+    program = [sys.executable, str(ROOT / "docker/layers.py"), cuda, build, str(source), str(target)]
+    subprocess.run(program, check=True, timeout=60)
+    return (target / "torch.txt").read_text("utf-8"), (target / "packages.txt").read_text("utf-8")
 
 
 def build_arguments() -> dict[str, str]:

@@ -133,15 +133,11 @@ def test_it_holds_what_the_settings_start() -> None:
     assert re.search(r"\bcoturn\b", installed)
     assert re.search(r"\btini\b", installed)
     assert re.search(r"\bffmpeg\b", installed)
-    assert any(line.startswith("--from=mediamtx /mediamtx ") for line in arguments("COPY"))
+    assert any("--from=mediamtx /mediamtx " in line for line in arguments("COPY"))
 
 
-def test_it_can_bake_engines_on_its_card_and_run_them() -> None:
-    installed = " ".join(arguments("RUN"))
-    (extras,) = re.findall(r"\"\.\[([a-z,]+)\]\"", installed)
-    assert {"runpod", "bake"} <= set(extras.split(","))
-    assert "sdstream[gpu]" in tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]["bake"]
-    assert re.search(r"\bg\+\+ ", installed), "what the compiled back end makes is C++"
+def test_it_has_the_compiler_of_compiled_engines() -> None:
+    assert re.search(r"\bg\+\+ ", " ".join(arguments("RUN"))), "what the compiled back end makes is C++"
 
 
 def test_tensorrt_goes_in_by_the_same_name_everywhere() -> None:
@@ -157,15 +153,12 @@ def test_it_shows_the_ports_of_the_settings() -> None:
 
 def test_what_it_copies_is_there_and_not_ignored() -> None:
     copied = {
-        source.removeprefix("./")
-        for line in arguments("COPY")
-        if not line.startswith("--from")
-        for source in line.split()[:-1]
+        source.removeprefix("./") for line in arguments("COPY") if "--from=" not in line for source in line.split()[:-1]
     }
     missing = {source for source in copied if not (ROOT / source).exists()}
     assert missing <= set(SERVERLESS)
     allowed = {line.removeprefix("!") for line in read(".dockerignore").splitlines() if line.startswith("!")}
-    assert copied <= allowed
+    assert {source.partition("/")[0] for source in copied} <= allowed
     assert "*" in read(".dockerignore").splitlines()
 
 
