@@ -105,13 +105,21 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
             seen.append(number)
             track.paused = gated and number != track.sent - 1
 
+    def forgo_a_lost_picture() -> None:
+        if track.paused and waits_since is not None and loop.time() - waits_since > PATIENCE:
+            track.paused = False
+
+    def came_back() -> bool:
+        forgo_a_lost_picture()
+        return seen[-1] == track.sent - 1 and not track.paused
+
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
         viewer.on_picture = read
         await viewer.wait(lambda picture: number_in(picture) is not None, seconds=60, what="a number")
         async with event_log(rest, stream["id"]) as log:  # that the worker became ready has been told by now
             gated = True
             await eventually(
-                lambda: seen[-1] == track.sent - 1 and track.paused is False, seconds=30, what="the last one"
+                came_back, seconds=30, what=lambda: f"that the last of {track.sent} came back after {seen[-5:]}"
             )
             first, came_out = track.sent, await frames_out(rest)
             del seen[:]
@@ -120,8 +128,7 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
                 answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
                 assert answer["applied"] == "hot"
                 sent, newest = sent + 1, answer["revision"]
-                if track.paused and waits_since is not None and loop.time() - waits_since > PATIENCE:
-                    track.paused = False
+                forgo_a_lost_picture()
                 await asyncio.sleep(max(0.0, started + sent * 0.1 - loop.time()))
             effective = await log.wait("effective", revision=newest, seconds=20)
             track.limit = track.sent

@@ -12,6 +12,7 @@ from sdstream.diffusion.tiny import write_tiny_model
 from tests.jobs.bucket import FakeBucket
 from tests.jobs.platform import API_KEY, ENDPOINT, FakePlatform
 from tests.jobs.worker import JobWorker
+from tests.support.waiting import eventually
 
 PLACES = 6
 """Sessions that the shared worker takes."""
@@ -64,9 +65,17 @@ def bucket() -> Iterator[FakeBucket]:
 
 @pytest.fixture
 async def client(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[RunPodClient]:
-    """A client of the shared worker."""
+    """A client of the shared worker, whose places are all free again when the next test begins."""
     async with RunPodClient(ENDPOINT, API_KEY, url=platform.url, poll_seconds=0.02) as made:
         yield made
+        if worker.ended:
+            return
+
+        async def all_free() -> bool:
+            # The platform ends a cancelled job at once, the worker its session when it hears of it.
+            return await made.sessions() == []
+
+        await eventually(all_free, interval=0.0, what="the end of the sessions of this test")
 
 
 @pytest.hookimpl(hookwrapper=True)

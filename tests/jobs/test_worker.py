@@ -39,11 +39,14 @@ class Running:
 
     async def wait(self, name: str, seconds: float = 15.0) -> dict[str, Any]:
         """The first event of this name."""
+
+        def find() -> dict[str, Any] | None:
+            found = next((event for event in self.events if event["event"] == name), None)
+            assert found is not None or self.failure is None, f"{self.failure} and not the event {name}"
+            return found
+
         return await eventually(
-            lambda: next((event for event in self.events if event["event"] == name), None),
-            seconds=seconds,
-            interval=0.01,
-            what=lambda: f"the event {name}; there are {self.events}, {self.failure}",
+            find, seconds=seconds, interval=0.01, what=lambda: f"the event {name}; there are {self.events}"
         )
 
     async def cancel(self) -> None:
@@ -256,10 +259,11 @@ async def test_a_failing_job_says_why_and_the_worker_goes_on(
 async def test_a_full_worker_refuses_one_more_session(client: RunPodClient) -> None:
     async with AsyncExitStack() as stack:
         failure: JobFailed | None = None
-        for _ in range(PLACES + 1):  # sessions of earlier tests may just be ending, so it can be full sooner
+        for _ in range(PLACES + 1):
+            assert failure is None
             running = Running(client, await client.start(params=SMALL))
             stack.push_async_callback(running.cancel)
             await eventually(lambda running=running: running.events or running.failure, what="a session, or none")
-            failure = failure or running.failure
+            failure = running.failure
         assert failure is not None
         assert failure.error_code == "STREAMS/CAPACITY"

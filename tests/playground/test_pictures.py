@@ -145,7 +145,7 @@ def test_watching_goes_by_webrtc_where_only_publishing_cannot(open_blocked: Call
     playground.element("start").click()
     playground.until(lambda: playground.output_time() > 0, seconds=30, what="the server's placard by WebRTC")
     assert other.viewers == []
-    assert len(other.taken) > 0
+    playground.until(lambda: len(other.taken) > 0, what="a picture of the source")
     assert playground.text("way").startswith("No WebRTC gets out of here, so your picture travels")
 
 
@@ -170,7 +170,7 @@ def test_the_choice_of_a_websocket_is_kept_and_makes_no_offer(playground: Playgr
     playground.until(lambda: is_red(playground), what="the picture of the other end")
     assert playground.element("connection").is_disabled()
     assert playground.text("way").startswith("As chosen, pictures travel over a WebSocket")
-    assert len(other.taken) > 0
+    playground.until(lambda: len(other.taken) > 0, what="a picture of the source")
     assert [address for address in playground.addresses if address.endswith(("whip", "whep"))] == []
 
 
@@ -278,7 +278,7 @@ def test_a_browser_without_webrtc_goes_by_websockets(
     playground.choose_source("test")
     playground.element("start").click()
     playground.until(lambda: is_red(playground), seconds=5, what="the picture, without a wait")
-    assert len(other.taken) > 0
+    playground.until(lambda: len(other.taken) > 0, what="a picture of the source")
     assert playground.text("way") == NOTE
     playground.stop()
     assert playground.complaints == []
