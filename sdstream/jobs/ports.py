@@ -15,7 +15,13 @@ class SessionStreams(Protocol):
     """The streams of this process, as far as sessions use them."""
 
     async def create(
-        self, body: object, author: str, *, from_playground: bool = False, stream_id: str | None = None
+        self,
+        body: object,
+        author: str,
+        *,
+        from_playground: bool = False,
+        stream_id: str | None = None,
+        dry_run: bool = False,
     ) -> CreateOutcome: ...
     async def delete(self, stream_id: str) -> None: ...
     def get(self, stream_id: str) -> StreamRecord: ...

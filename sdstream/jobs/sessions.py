@@ -60,6 +60,10 @@ class Session:
         self._most_viewers = 0
         self._life: asyncio.Task[None] | None = None
 
+    async def check(self, body: dict[str, Any]) -> None:
+        """Raise what `open` would raise of this body; nothing is created."""
+        await self._host.streams.create(body, self.author, dry_run=True)
+
     async def open(self, body: dict[str, Any], *, from_playground: bool = False) -> SessionEntry:
         """Create the stream and its key. Raises what `create` of the streams raises; then nothing is left."""
         host = self._host
@@ -234,9 +238,10 @@ class SessionTable:
             raise Conflict("the session of this id is just ending")
         if session.id in self._opening:
             return await asyncio.shield(self._opening[session.id]), True
-        if len(self._sessions) + len(self._opening) >= self._most:
+        if (taken := len(self._sessions) + len(self._opening)) >= self._most:
+            await session.check(body)  # what is wrong anywhere must not be tried at one full worker after another
             raise CapacityReached(
-                f"this worker has {len(self._sessions) + len(self._opening)} sessions and takes {self._most}",
+                f"this worker has {taken} sessions and takes {self._most}",
                 hint="SDSTREAM_WORKER_SESSIONS sets the limit; more workers take more.",
             )
         opening: asyncio.Future[Session] = asyncio.get_running_loop().create_future()

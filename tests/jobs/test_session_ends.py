@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sdstream.clock import ManualClock
-from sdstream.errors import StreamNotFound, Unavailable
+from sdstream.errors import CapacityReached, InvalidParams, StreamNotFound, Unavailable
 from sdstream.jobs.directory import MemoryDirectory, SessionEntry
 from sdstream.jobs.routing import Router
 from sdstream.jobs.sessions import Limits, Session, SessionTable
@@ -26,7 +26,13 @@ class Streams:
         self.opened.set()
         self.refusal: Exception | None = None
 
-    async def create(self, body: object, author: str, *, stream_id: str, **others: Any) -> Any:
+    async def create(
+        self, body: object, author: str, *, stream_id: str = "", dry_run: bool = False, **others: Any
+    ) -> Any:
+        if body:
+            raise InvalidParams("a stream of these tests has no members")
+        if dry_run:
+            return None
         self.ids.add(stream_id)
         await self.opened.wait()
         record = SimpleNamespace(stream_key="stk", output_playback_id="pb", created_at=datetime(2026, 1, 1, tzinfo=UTC))
@@ -77,6 +83,17 @@ async def test_a_start_that_is_cancelled_leaves_no_stream(host: Any) -> None:
     assert not repeated
     await table.end_all("worker_shutdown")
     assert session.closed.is_set()
+
+
+async def test_a_full_worker_says_of_wrong_params_that_they_are_wrong(host: Any) -> None:
+    table = SessionTable(host, MemoryDirectory(), 1)
+    await table.open(make(host), {})
+    with pytest.raises(InvalidParams):
+        await table.open(make(host, "str_0002"), {"params": {"width": 500}})
+    with pytest.raises(CapacityReached):
+        await table.open(make(host, "str_0002"), {})
+    assert host.streams.ids == {"str_0001"}
+    await table.end_all("worker_shutdown")
 
 
 async def test_a_disk_that_does_not_forget_the_stream_holds_up_no_end(host: Any) -> None:
