@@ -30,7 +30,7 @@ def test_a_ctrl_c_while_torch_is_imported_is_told_in_one_line(
 
 
 def test_a_reader_that_leaves_early_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> int:
+    def run(*_: object) -> int:
         print("an engine")
         return 0
 
@@ -50,6 +50,12 @@ def test_a_full_disk_under_standard_output_is_told_in_one_line(tmp_path: Path) -
         )
     assert done.returncode == command.EXIT_FAILED
     assert done.stderr == "builder: standard output cannot be written: No space left on device\n"
+
+
+def test_it_speaks_as_the_program_that_was_called(capsys: pytest.CaptureFixture[str]) -> None:
+    code = __main__.main(["fetch", "--profile", "nothing"], "sdstream")
+    assert code == command.EXIT_USAGE
+    assert capsys.readouterr().err.startswith("sdstream: there is no profile nothing\n")
 
 
 def test_engines_are_in_a_data_directory_under_the_home_directory(
