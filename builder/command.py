@@ -300,8 +300,9 @@ def gc(
     return 0
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code; errors go to stderr, each with its hint."""
+def run(arguments: list[str] | None = None, name: str = "builder") -> int:
+    """Run one command line and return its exit code; errors go to stderr, each with its hint. `name` is the program
+    that a person has called."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     torch.set_grad_enabled(False)
     try:
@@ -310,19 +311,19 @@ def run(arguments: list[str] | None = None) -> int:
             exit_on_error=False,
             print_error=True,
             error_console=errors,
-            error_formatter=lambda error: Text(f"builder: {' '.join(str(error).split())}"),
+            error_formatter=lambda error: Text(f"{name}: {' '.join(str(error).split())}"),
             result_action="return_value",
         )
     except CycloptsError:
         return EXIT_USAGE
     except SdstreamError as error:
         for line in error.message.splitlines():
-            errors.print(Text(f"builder: {line}"))
+            errors.print(Text(f"{name}: {line}"))
         if error.hint:
             errors.print(Text(f"  {error.hint}", "dim"))
         return exit_code(error)
     except KeyboardInterrupt:
-        errors.print(Text("builder: interrupted; what was made stays, and the same command goes on"))
+        errors.print(Text(f"{name}: interrupted; what was made stays, and the same command goes on"))
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 

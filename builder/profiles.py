@@ -97,7 +97,7 @@ class Profile(BaseModel):
     """Image processors whose networks are baked."""
     targets: Mapping[BackendName, tuple[int, ...]] = Field(default_factory=dict[BackendName, tuple[int, ...]])
     """For each back end the compute capabilities to bake for; `compiled` is for the machine that bakes."""
-    tiny: int | None = None
+    tiny: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """The seed of a tiny model with random weights that is made on the spot and stands in for `model`: for tests."""
 
     @model_validator(mode="before")
@@ -195,6 +195,8 @@ def read_profile(file: Path) -> Profile:
         content = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{file} is not TOML: it is nested too deeply", hint=FIELDS_HINT) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}", hint=FIELDS_HINT) from None
     try:

@@ -24,13 +24,20 @@ from sdstream.diffusion.fetching.sources import (
     get_tokenizer,
     may_fetch,
 )
-from sdstream.directories import ModelPlaces
+from sdstream.directories import ModelPlaces, home_expanded
 from sdstream.model_errors import ModelUnavailable
 from sdstream.params import ModelTable
 
 _Look = Callable[[str, Path | None], Path]
 TINY = "tiny"
 """A ControlNet or an adapter of this name is made on the spot, with random weights."""
+
+FETCH_HINT = (
+    "`python -m builder fetch` with the same --profile and --model fetches them, unless SDSTREAM_OFFLINE or "
+    "HF_HUB_OFFLINE forbids it; give paths of what is elsewhere."
+)
+OFFLINE_HINT = "SDSTREAM_OFFLINE or HF_HUB_OFFLINE forbids to fetch them; give paths of what is elsewhere."
+NO_PLACE_HINT = "They have no place on the hub; give the paths at which they are."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class ProfileSources:
 
     table: ModelTable = field(default_factory=ModelTable)
 
-    def find(self, profile: Profile) -> ProfileFiles:
+    def find(self, profile: Profile, hint: str = FETCH_HINT) -> ProfileFiles:
         """The files of a profile. Raises `ModelUnavailable`, naming all that are not on this machine."""
         places = self.places(profile)
         networks, missing = find_networks(profile, places)
@@ -89,11 +96,7 @@ class ProfileSources:
             networks,
         )
         if missing:
-            way = "fetches them, unless SDSTREAM_OFFLINE or HF_HUB_OFFLINE forbids it; give paths of what is elsewhere."
-            raise ModelUnavailable(
-                f"not on this machine: {', '.join(missing)}",
-                hint=f"`python -m builder fetch` with the same --profile and --model {way}",
-            )
+            raise ModelUnavailable(f"not on this machine: {', '.join(missing)}", hint=hint)
         return files
 
     def fetch(self, profile: Profile, progress: Progress, *, half: bool) -> ProfileFiles:
@@ -103,7 +106,7 @@ class ProfileSources:
         """
         places = self.places(profile)
         if not fetches(places):
-            return self.find(profile)
+            return self.find(profile, OFFLINE_HINT)
         fetch_networks(profile, places, progress)
         if profile.tiny is None and profile.components:
             model = self._fetch_model(profile, places, progress, half)
@@ -119,7 +122,7 @@ class ProfileSources:
             repository, file = _split(profile.adapter)
             if file:
                 _fetch(repository, (file,), places, progress)
-        return self.find(profile)
+        return self.find(profile, NO_PLACE_HINT)
 
     def _fetch_model(self, profile: Profile, places: ModelPlaces, progress: Progress, half: bool) -> Path | None:
         source = self._model(profile)
@@ -162,7 +165,7 @@ class ProfileSources:
 
     def _find_tokenizer(self, profile: Profile, model: Path | None, look: _Look) -> Path | None:
         if profile.tokenizer is not None:
-            folder = Path(profile.tokenizer).expanduser()
+            folder = home_expanded(profile.tokenizer)
             return look(f"the tokenizer {profile.tokenizer}", folder if folder.is_dir() else None)
         if model is None or not model.is_file():
             return None
@@ -176,7 +179,7 @@ def _fetch(repository: str, names: tuple[str, ...], places: ModelPlaces, progres
 
 
 def _find_lora(source: str, places: ModelPlaces) -> Path | None:
-    path = Path(source).expanduser()
+    path = home_expanded(source)
     if path.is_file():
         return path
     if path.is_dir():
@@ -187,7 +190,7 @@ def _find_lora(source: str, places: ModelPlaces) -> Path | None:
 
 
 def _find_adapter(source: str, places: ModelPlaces) -> Path | None:
-    path = Path(source).expanduser()
+    path = home_expanded(source)
     if path.is_file():
         return path
     repository, file = _split(source)

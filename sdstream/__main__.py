@@ -10,6 +10,9 @@ def main() -> int:
     try:
         # Here, because that takes a moment, and a Ctrl-C that comes meanwhile is one like any other.
         from sdstream.cli import run
+        from sdstream.platform.output import guard_output
+
+        guard_output()
     except KeyboardInterrupt:
         return INTERRUPTED
     return run()

@@ -5,9 +5,7 @@ A command's module is imported only when it runs, so `sdstream --help` starts at
 Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong, 130 interrupted.
 """
 
-import os
 import re
-import sys
 from typing import Any, cast
 
 from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError, convert
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sdstream import __version__
-from sdstream.errors import ConfigurationError, SdstreamError
+from sdstream.errors import CommandFailed, ConfigurationError, SdstreamError
 
 HELP = "Real-time video diffusion on your own GPU, speaking Daydream's API."
 EXIT_FAILED = 1
@@ -56,17 +54,19 @@ def make_application() -> App:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line (default: the process's) and return the exit code; errors go to stderr as one line."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        code = _run(arguments)
-        print(end="", flush=True)  # now: the interpreter's end would complain of a reader that has left
+        code = _run(arguments, errors)
+        print(end="", flush=True)  # now: at the interpreter's end nobody could be told that it fails
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except CommandFailed as error:
+        _print_error(errors, error)
         return EXIT_FAILED
     return code
 
 
-def _run(arguments: list[str] | None) -> int:
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+def _run(arguments: list[str] | None, errors: Console) -> int:
     try:
         result = make_application()(
             arguments,

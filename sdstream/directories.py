@@ -141,6 +141,15 @@ def _own_directory(find: Callable[..., Path]) -> Path:
         ) from None
 
 
+def home_expanded(path: str | Path) -> Path:
+    """`path` with the home directory in the place of its `~`; as it is where that is not known, such as for a user that
+    the system has no name for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def looks_writable(directory: Path) -> bool:
     """Whether this user may make files in `directory`; false when it is not there."""
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)

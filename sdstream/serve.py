@@ -199,7 +199,7 @@ class Server:
         """Say where the server is; the first key is made only now, when the line that shows it is sure to come."""
         place = find_place(os.environ)
         page = self._settings.public_url or (place and place.public_base(self._settings.port)) or url
-        print(f"sdstream is listening on {url}")
+        print(f"sdstream is listening on {url}", flush=True)
         if not self._settings.authentication:
             print(f"Open {page}/")
         elif keys.is_empty():

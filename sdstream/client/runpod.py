@@ -16,7 +16,10 @@ from typing import Any, Self, cast
 import httpx
 
 from sdstream.clock import Clock, SystemClock
+from sdstream.errors import ConfigurationError
+from sdstream.http_clients import obeying_variables
 from sdstream.job_errors import EndpointFailed, JobFailed
+from sdstream.urls import split_url
 
 API_URL = "https://api.runpod.ai/v2"
 WAIT_MILLISECONDS = 60_000
@@ -66,14 +69,20 @@ class RunPodClient:
         poll_seconds: float = 0.5,
         clock: Clock | None = None,
     ) -> None:
-        """`url` is anything that speaks the endpoint API. `timeout` and `poll_seconds` are seconds."""
+        """`url` is anything that speaks the endpoint API. `timeout` and `poll_seconds` are seconds.
+
+        Raises `ConfigurationError` for a key or an address that can be none, not showing the key.
+        """
+        key = api_key.strip()  # of the line break of the file that it comes from
+        if not re.fullmatch(r"[!-~]+", key):  # a header can carry no more
+            raise ConfigurationError("the API key has a character that no key has, or is empty", hint="")
         self._poll_seconds = poll_seconds
         self._clock = clock or SystemClock()
-        self._http = httpx.AsyncClient(
-            base_url=f"{url.rstrip('/')}/{endpoint}",
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=timeout,
-        )
+        base = f"{url.rstrip('/')}/{endpoint}"
+        if split_url(base, ("http", "https")) is None or not base.isprintable():
+            raise ConfigurationError("`url` and `endpoint` make no http or https address", hint="")
+        with obeying_variables():
+            self._http = httpx.AsyncClient(base_url=base, headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
         self._patience = httpx.Timeout(timeout, read=timeout + WAIT_MILLISECONDS / 1000)
         """For requests that the platform holds until there is something to tell."""
 
@@ -202,7 +211,7 @@ class RunPodClient:
         timeout = self._patience if patiently else httpx.USE_CLIENT_DEFAULT
         try:
             response = await self._http.request(method, path, content=content, headers=headers, timeout=timeout)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise EndpointFailed(f"RunPod's API gave no answer: {error or type(error).__name__}") from error
         if response.status_code >= 400:
             failed = EndpointFailed(f"RunPod's API answered {response.status_code}: {response.text[:300]}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -156,9 +157,9 @@ def read_numbers(text: str) -> tuple[int, ...]:
     """The numbers of streams of `--streams`. Raises `ConfigurationError` where one is none."""
     numbers: list[int] = []
     for part in text.split(","):
-        if not part.strip().isdecimal() or not 1 <= int(part) <= MOST_STREAMS:
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", part) or not 1 <= int(part) <= MOST_STREAMS:
             raise ConfigurationError(
-                f"--streams: {part.strip()!r} is no number between 1 and {MOST_STREAMS}", hint="Such as 1,2,4."
+                f"--streams: {part.strip()[:20]!r} is no number between 1 and {MOST_STREAMS}", hint="Such as 1,2,4."
             )
         numbers.append(int(part))
     return tuple(numbers)

@@ -213,7 +213,10 @@ def check_data_directory(settings: Settings) -> Check:
     """Whether the data directory can be written, or be made, and its free space. Makes nothing."""
     path = choose_data_directory(settings).absolute_path
     remedy = "Set SDSTREAM_DATA_DIR to a directory that can be written."
-    existing = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        existing = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:  # in a directory that this user may not enter, or of a name that is too long
+        return Check("data", Verdict.BAD, f"{path} cannot be used: {error.strerror or error}", remedy)
     if existing == path:
         try:
             prove_writable(path)
@@ -260,8 +263,8 @@ def answers_as_sdstream(settings: Settings) -> bool:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host
     place = f"[{host}]" if ":" in host else host
     try:
-        answer = httpx.get(f"http://{place}:{settings.port}/health", timeout=1.0, trust_env=False)
-        return "worker" in answer.json()
+        answer = httpx.get(f"http://{place}:{settings.port}/health", timeout=1.0, trust_env=False).json()
+        return isinstance(answer, dict) and "worker" in answer
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 

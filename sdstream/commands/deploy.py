@@ -27,6 +27,7 @@ from sdstream.deployment import (
 )
 from sdstream.deployment import deploy as post
 from sdstream.errors import ConfigurationError
+from sdstream.http_clients import obeying_variables
 from sdstream.job_settings import read_key
 from sdstream.reachability import Place, Role
 from sdstream.settings import Settings
@@ -177,7 +178,9 @@ def _refuse_flags_of_the_other(what: str, *, pod: Mapping[str, bool], endpoint: 
 
 
 async def _post(kind: Literal["pods", "serverless"], body: dict[str, Any], key: str) -> Deployed:
-    async with httpx.AsyncClient(timeout=REQUEST_SECONDS) as http:
+    with obeying_variables():
+        client = httpx.AsyncClient(timeout=REQUEST_SECONDS)
+    async with client as http:
         return await post(kind, body, key, http)
 
 

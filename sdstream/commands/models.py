@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sdstream.commands.flags import with_settings
-from sdstream.commands.pulling import PROFILE, pull_conditions, pull_models, pull_profiles
+from sdstream.commands.pulling import (
+    PROFILE,
+    needs_of,
+    pull_conditions,
+    pull_models,
+    pull_profiles,
+    sources_of,
+)
 from sdstream.diffusion.fetching.pins import PINS, Pin, fetched_folders, find_differences, shipped_pins, write_pins
 from sdstream.diffusion.fetching.repositories import HubId, commit_of
 from sdstream.diffusion.fetching.sources import absence_of
@@ -113,9 +120,14 @@ def pull(
         )
     table = ModelTable.from_settings(settings)
     profiles = [purpose.removeprefix(PROFILE) for purpose in purposes if purpose.startswith(PROFILE)]
-    pull_conditions([purpose for purpose in purposes if not purpose.startswith(PROFILE)], table)
-    code = pull_profiles(profiles, settings)
-    return code or (pull_models(names, table, revision, precision) if names else 0)
+    # All is looked at before anything is fetched: gigabytes come before one would hear of a slip in the last word.
+    needs = needs_of([purpose for purpose in purposes if not purpose.startswith(PROFILE)], table)
+    wanted = sources_of(names, table, revision) if names else []
+    code = pull_profiles(profiles, settings)  # first, as the builder alone knows which there are
+    if code:
+        return code
+    pull_conditions(needs, table)
+    return pull_models(wanted, table, precision) if wanted else 0
 
 
 @models.command
@@ -132,8 +144,12 @@ def pin(
     if shipped:
         _tell_pins(shipped_pins())
         return 0
+    try:
+        is_empty = not any(True for _ in fetched_folders(root))
+    except OSError as error:
+        raise CommandFailed(f"{root} cannot be read: {error.strerror or error}") from None
     if check:
-        if not any(True for _ in fetched_folders(root)):
+        if is_empty:
             print(f"nothing was fetched into {root}, so there is nothing to compare", file=sys.stderr)
             return 0
         differences = find_differences(root, shipped=settings.shipped_pins)
@@ -143,7 +159,7 @@ def pin(
             raise CommandFailed(f"{len(differences)} differences from {root / PINS}")
         print(f"all is as {root / PINS} has it{', and sdstream itself' if settings.shipped_pins else ''}")
         return 0
-    if not any(True for _ in fetched_folders(root)):
+    if is_empty:
         raise CommandFailed(
             f"nothing was fetched into {root}, so there is nothing to pin",
             hint="`sdstream models pull ID` fetches; what lies there otherwise is not pinned.",
@@ -168,9 +184,14 @@ def tiny(
 
     DIR appears only when it is complete.
     """
-    target = directory.expanduser().absolute()
-    _check_target(target)
     try:
+        target = directory.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{directory} is in a home directory that is not known here", hint="Name a path without ~."
+        ) from None
+    try:
+        _check_target(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
             made = Path(folder, "model")

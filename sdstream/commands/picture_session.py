@@ -1,6 +1,7 @@
 """The publisher's end of a WebSocket of whole pictures, for networks in which no WebRTC gets through."""
 
 import asyncio
+from urllib.parse import urlsplit, urlunsplit
 
 from aiortc.mediastreams import MediaStreamError
 from websockets.asyncio.client import ClientConnection, connect
@@ -87,7 +88,12 @@ class PictureSession:
 
 def socket_url(url: str) -> str:
     """The WebSocket for whole pictures beside a WHIP URL."""
-    return "ws" + url.removeprefix("http").rpartition("/")[0] + "/pictures"
+    parts = urlsplit(url)  # which makes the scheme small
+    return urlunsplit(("ws" + parts.scheme.removeprefix("http"), parts.netloc, _beside(parts.path), parts.query, ""))
+
+
+def _beside(path: str) -> str:
+    return path.rpartition("/")[0] + "/pictures"
 
 
 __all__ = ["PictureSession", "socket_url"]

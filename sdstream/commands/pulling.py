@@ -27,16 +27,23 @@ ALL = "all"
 PROFILE = "profile:"
 """What the name of a profile begins with, among the purposes of a pull."""
 EXIT_FAILED, EXIT_USAGE = 1, 2
+FETCH_PROGRAM = """
+import sys
+from builder.__main__ import main
+sys.exit(main(["fetch", "--profile", sys.argv[1]], "sdstream"))
+"""
+"""The builder's own command, which speaks as who was called."""
 Precision = Literal["auto", "half", "single"]
+Need = tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]
+"""A purpose, and for each repository that it needs the files of it."""
 
 
-def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, precision: Precision) -> int:
-    """Fetch each of `names`; one that fails is told and the others are fetched all the same.
+def pull_models(wanted: Sequence[tuple[str, str]], table: ModelTable, precision: Precision) -> int:
+    """Fetch each of `wanted`, of `sources_of`; one that fails is told and the others are fetched all the same.
 
-    Raises `ConfigurationError` for what cannot be meant, `CommandFailed` when one of several failed, else what went
+    Raises `ConfigurationError` where they cannot be put, `CommandFailed` when one of several failed, else what went
     wrong.
     """
-    wanted = _sources(names, table, revision)
     places = table.places
     assert places.models is not None, "settings always give a place"
     try:
@@ -66,18 +73,22 @@ def pull_models(names: Sequence[str], table: ModelTable, revision: str | None, p
     return 0
 
 
-def pull_conditions(purposes: Sequence[str], table: ModelTable) -> None:
-    """Fetch what ControlNets, image processors and IP-Adapters need; see `needed_for` in `worker.files.published`.
+def needs_of(purposes: Sequence[str], table: ModelTable) -> list[Need]:
+    """What ControlNets, image processors and IP-Adapters need; see `needed_for` in `worker.files.published`.
 
-    Raises `ConfigurationError` for what is not known, before anything is fetched, else what went wrong.
+    Raises `ConfigurationError` for what is not known.
     """
     try:
-        needed = [(purpose, needed_for(purpose, table.controlnets)) for purpose in purposes]
+        return [(purpose, needed_for(purpose, table.controlnets)) for purpose in purposes]
     except ValueError as error:
         raise ConfigurationError(
             f"--for: {error}", hint="A model's ID stands alone: `sdstream models pull ID`, without --for."
         ) from None
-    for purpose, repositories in needed:
+
+
+def pull_conditions(needs: Sequence[Need], table: ModelTable) -> None:
+    """Fetch what `needs_of` found. Raises what went wrong."""
+    for purpose, repositories in needs:
         for repository, files in repositories:
             if not may_fetch(repository, table.places):
                 path = find_unfetched(repository, table.places)
@@ -101,15 +112,18 @@ def pull_profiles(profiles: Sequence[str], settings: Settings) -> int:
     }
     given[variable_name("data_dir")] = str(choose_data_directory(settings).absolute_path)
     for profile in profiles:
-        command = [sys.executable, "-m", "builder", "fetch", "--profile", profile]
+        command = [sys.executable, "-c", FETCH_PROGRAM, profile]
         code = subprocess.run(command, env={**os.environ, **given}, check=False).returncode
         if code:
             return EXIT_USAGE if code == EXIT_USAGE else EXIT_FAILED
     return 0
 
 
-def _sources(names: Sequence[str], table: ModelTable, revision: str | None) -> list[tuple[str, str]]:
-    """Names as they are told to people, and the source of each."""
+def sources_of(names: Sequence[str], table: ModelTable, revision: str | None) -> list[tuple[str, str]]:
+    """Names as they are told to people, and the source of each.
+
+    Raises `ConfigurationError` for what cannot be meant.
+    """
     if revision is not None and (len(names) != 1 or names[0] == ALL or "@" in names[0]):
         raise ConfigurationError("a revision belongs to one ID", hint="Write OWNER/NAME@REVISION for each instead.")
     found: list[tuple[str, str]] = []
@@ -161,4 +175,4 @@ def _tell_how_to_use(name: str, source: str, path: Path, table: ModelTable) -> N
         print(f"To use it: SDSTREAM_MODELS='{setting}'", file=sys.stderr)
 
 
-__all__ = ["PROFILE", "pull_conditions", "pull_models", "pull_profiles"]
+__all__ = ["PROFILE", "needs_of", "pull_conditions", "pull_models", "pull_profiles", "sources_of"]

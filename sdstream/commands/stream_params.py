@@ -45,8 +45,9 @@ def read_params(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"--params: cannot read {file}: {error.strerror}", hint="") from None
-    except ValueError as error:
-        raise ConfigurationError(f"--params: {file} is not JSON: {error}", hint="") from None
+    except (ValueError, RecursionError) as error:
+        words = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigurationError(f"--params: {file} is not JSON: {words}", hint="") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"--params: {file} must hold an object of parameters", hint="")
     members = cast("dict[str, Any]", content)

@@ -16,6 +16,7 @@ from aiortc.exceptions import OperationError
 
 from sdstream.commands.camera import CameraTrack, Codec
 from sdstream.errors import CommandFailed
+from sdstream.http_clients import obeying_variables
 from sdstream.settings import is_loopback
 
 CONNECT_SECONDS = 15.0
@@ -45,7 +46,8 @@ class WhipSession:
         """The server's words for the end: WebRTC has none."""
         # One for all requests: to make it reads the certificates of authorities, which takes longer than to ask.
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(headers=headers, timeout=CONNECT_SECONDS)
+        with obeying_variables():
+            self._http = httpx.AsyncClient(headers=headers, timeout=CONNECT_SECONDS)
         self._location: str | None = None
         self._peer: Any = None
         self._ended = asyncio.Event()

@@ -23,7 +23,7 @@ from sdstream.diffusion.fetching.sources import NOWHERE, SAFETY_CHECKER, find_ca
 from sdstream.diffusion.libraries import diffusers
 from sdstream.diffusion.placing import place
 from sdstream.diffusion.readback import Readback, make_readback
-from sdstream.directories import ModelPlaces
+from sdstream.directories import ModelPlaces, home_expanded
 from sdstream.errors import first_line
 from sdstream.model_errors import ModelUnavailable
 
@@ -174,7 +174,7 @@ def find_safety_checker(source: str, places: ModelPlaces = NOWHERE) -> Path | No
 
     None without any.
     """
-    for model in (Path(source).expanduser(), find_cached(source)):
+    for model in (home_expanded(source), find_cached(source)):
         if model is not None and os.path.isfile(model / FOLDER / "config.json"):
             return model / FOLDER
     return find_files(SAFETY_CHECKER, TRANSFORMERS, places)

@@ -74,6 +74,8 @@ def test_a_profile_of_ones_own_is_taken_by_its_path(tmp_path: Path) -> None:
         (GOOD.replace("[targets]", 'processors = ["depth_tensort"]\n[targets]'), "did you mean depth_tensorrt?"),
         (GOOD.replace("stabilityai/sd-turbo", ""), "unet, encoder, decoder needs `model`"),
         ("family =", "is not TOML"),
+        ("sizes = " + "[" * 20_000, "nested too deeply"),
+        (GOOD.replace("[targets]", f"tiny = {2**63}\n[targets]"), "tiny: "),
     ],
 )
 def test_what_is_wrong_in_a_profile_is_named(tmp_path: Path, changed: str, words: str) -> None:

@@ -125,10 +125,18 @@ def test_everything_that_is_missing_is_named_at_once_and_nothing_is_fetched(hub:
     for name in (MODEL, LORA, *CONTROLNETS, "/".join(ADAPTER), f"model.safetensors of {DEPTH} for depth_tensorrt"):
         assert name in raised.value.message
     assert "python -m builder fetch" in (raised.value.hint or "")
-    with pytest.raises(ModelUnavailable, match=f"the model {MODEL}"):
+    with pytest.raises(ModelUnavailable, match=f"the model {MODEL}") as raised:
         sources_of(tmp_path / "data", offline=True).fetch(profile_of(), quiet, half=True)
+    assert "builder fetch" not in (raised.value.hint or ""), "that is what was called"
     assert hub.requests == []
     assert not (tmp_path / "data").exists()
+
+
+def test_a_place_in_a_home_directory_that_nobody_has_is_not_there(tmp_path: Path) -> None:
+    nowhere = "~nobody-of-this-name/x"
+    profile = profile_of(adapter=nowhere, tokenizer=nowhere)
+    with pytest.raises(ModelUnavailable, match=f"the tokenizer {nowhere}.*the IP-Adapter {nowhere}"):
+        sources_of(tmp_path / "data").find(profile)
 
 
 def test_paths_and_what_the_settings_say_of_ids_are_taken(upstream: Path, tmp_path: Path, hub: FakeHub) -> None:

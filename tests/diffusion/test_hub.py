@@ -467,3 +467,10 @@ def test_pins_are_compared_with_what_is_here(hub: FakeHub, tmp_path: Path) -> No
     (root / "pins.json").write_text("[1]")
     with pytest.raises(ModelUnavailable, match="holds no pins"):
         fetch_net(hub, tmp_path)
+
+
+@pytest.mark.parametrize("answer", [b"<html>Sign in</html>", b"null", b"{}", b'{"id": "a/b", "siblings": 5}', b"\xff"])
+def test_what_answers_in_the_hubs_place_is_told(answer: bytes, tmp_path: Path, hub: FakeHub) -> None:
+    hub.repositories[ID].answer = answer
+    with pytest.raises(ModelDownloadFailed, match="is no hub"):
+        fetch_model(HubId(ID), ModelPlaces(tmp_path / "models"), half=False, vae=False, progress=quiet)

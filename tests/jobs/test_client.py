@@ -6,6 +6,8 @@ import httpx
 import pytest
 
 from sdstream.client import RunPodClient
+from sdstream.client.runpod import API_URL
+from sdstream.errors import ConfigurationError
 from sdstream.job_errors import EndpointFailed
 
 
@@ -54,6 +56,35 @@ async def test_no_answer_tells_the_key(answer: dict[str, Any]) -> None:
         with pytest.raises(EndpointFailed) as failed:
             await made.health()
     assert "rpa_secret" not in str(failed.value)
+
+
+async def test_the_line_break_of_a_keys_file_is_not_sent() -> None:
+    async with RunPodClient("endpoint", "rpa_secret\n") as made:
+        assert made._http.headers["Authorization"] == "Bearer rpa_secret"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "key", "url"),
+    [
+        ("endpoint", "rpa_secret\nrpa_secret", API_URL),
+        ("endpoint", "rpa_secr\u00e9t", API_URL),
+        ("endpoint", " ", API_URL),
+        ("end\npoint", "rpa_secret", API_URL),
+        ("endpoint", "rpa_secret", "localhost:8000"),
+        ("endpoint", "rpa_secret", "http://[::1"),
+    ],
+)
+def test_what_can_be_no_key_and_no_address_is_refused_and_no_key_is_told(endpoint: str, key: str, url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        RunPodClient(endpoint, key, url=url)
+    assert "rpa_" not in str(refused.value)
+
+
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:secret@127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="SOCKS") as refused:
+        RunPodClient("endpoint", "rpa_secret")
+    assert "secret" not in f"{refused.value} {refused.value.hint}"
 
 
 async def test_only_what_the_platform_holds_is_waited_for_longer() -> None:

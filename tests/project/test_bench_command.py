@@ -18,6 +18,7 @@ from sdstream.clock import ManualClock
 from sdstream.commands.bench import BenchRun, enough_for, memory_text, read_numbers
 from sdstream.commands.measuring import FIRST_PICTURES, LEAST_PICTURES, Rates, longest_of, measure
 from sdstream.commands.slow_ways import slow_ways
+from sdstream.commands.stream_params import read_params
 from sdstream.errors import ConfigurationError, OutOfMemory
 from sdstream.frames import I420Frame
 from sdstream.jobs.side_by_side import UNDER_WAY_EACH
@@ -171,7 +172,14 @@ def test_numbers_of_streams(text: str, numbers: tuple[int, ...]) -> None:
     assert read_numbers(text) == numbers
 
 
-@pytest.mark.parametrize("text", ["", "0", "1,,2", "two", "-1", "65", "1.5"])
+def test_params_that_are_nested_too_deeply_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "params.json"
+    file.write_text("[" * 200_000, "utf-8")
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        read_params(file)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,,2", "two", "-1", "65", "1.5", "9" * 5000])
 def test_what_is_no_number_of_streams_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--streams"):
         read_numbers(text)

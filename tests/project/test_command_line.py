@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from sdstream.cli import COMMANDS, EXIT_INTERRUPTED, EXIT_USAGE, run
+from sdstream.cli import COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, run
 from sdstream.commands.flags import flag_name, sources_of, with_settings
 from sdstream.errors import ConfigurationError
+from sdstream.platform import WINDOWS
 from sdstream.settings import Settings, load_settings
 from tests.project.commands import environment, sdstream
+
+FULL = Path("/dev/full")
 
 
 @pytest.fixture(autouse=True)
@@ -304,6 +307,58 @@ def test_a_reader_that_leaves_early_is_no_error(command: str, words: bytes, tmp_
     assert said.startswith(words)
     assert b"BrokenPipe" not in said
     process.stderr.close()
+
+
+@pytest.mark.parametrize("switches", [[], ["-u"]])
+@pytest.mark.parametrize("command", ["--help", "openapi", "key list"])
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_under_standard_output_is_told_in_one_line(
+    command: str, switches: list[str], tmp_path: Path
+) -> None:
+    with FULL.open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, *switches, "-m", "sdstream", *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(tmp_path),
+            text=True,
+            check=False,
+        )
+    assert done.returncode == EXIT_FAILED
+    assert done.stderr == "sdstream: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_under_standard_error_takes_nothing_from_the_work(tmp_path: Path) -> None:
+    with FULL.open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sdstream", "models", "list"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment(tmp_path),
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert "stabilityai/sd-turbo" in done.stdout
+
+
+@pytest.mark.skipif(WINDOWS, reason="the shell there closes nothing")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&- <&-"])
+def test_who_closes_the_output_wants_to_see_nothing(closed: str, tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m sdstream models list {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(tmp_path), text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(WINDOWS, reason="the shell there closes nothing")
+def test_notes_do_not_come_by_standard_output_where_standard_error_is_closed(tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m sdstream models list 2>&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(tmp_path), text=True, check=False)
+    assert done.returncode == 0
+    assert "No model is here" not in done.stdout
 
 
 def test_python_m_sdstream_is_the_program(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -41,6 +42,7 @@ from tests.support.hollow import write_hollow_model
 BARE = MachineFacts("Linux", "x86_64", (), "no NVIDIA driver answers", ("127.0.0.1",), "no such device")
 CARD = MachineFacts("Linux", "x86_64", (Gpu(0, "NVIDIA L4", 23 * 2**30, "580.1"),), "", ("127.0.0.1",), "")
 OLD_CARD = replace(CARD, gpus=(replace(CARD.gpus[0], cuda=13000, capability=61),), torch=TorchBuild("2.13.0", "13.0"))
+REMEDY = "Set SDSTREAM_DATA_DIR to a directory that can be written."
 FAILS = "{'cuda_available': True, 'device': 'NVIDIA L4', 'problem': 'no kernel image is available'}"
 OLD_DRIVER = replace(
     CARD, gpus=(replace(CARD.gpus[0], driver="550.54", cuda=12040),), torch=TorchBuild("2.13.0", "13.0")
@@ -120,6 +122,15 @@ def test_a_data_directory_that_another_server_uses_is_told(tmp_path: Path, monke
 def test_a_host_that_can_be_none_is_bad(host: str) -> None:
     found = check_port(Settings(host=host, port=1))
     assert (found.verdict, "is not an address of this machine" in found.finding) == (Verdict.BAD, True)
+
+
+@pytest.mark.parametrize("health", [True, 5, None, "worker", ["worker"]])
+def test_a_program_that_answers_with_any_json_is_another_program(
+    health: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks.httpx, "get", lambda *_, **__: httpx.Response(200, json=health))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert check_port(Settings(port=taken.getsockname()[1])).verdict is Verdict.BAD
 
 
 def test_a_free_port_is_good() -> None:
@@ -285,6 +296,8 @@ def test_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")
     assert check_data_directory(Settings(data_dir=tmp_path / "file")).verdict is Verdict.BAD
+    unreachable = check_data_directory(Settings(data_dir=tmp_path / ("x" * 300)))
+    assert (unreachable.verdict, unreachable.remedy) == (Verdict.BAD, REMEDY)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _path: usage._replace(free=1))
     assert check_data_directory(Settings(data_dir=tmp_path)).verdict is Verdict.BAD

@@ -44,6 +44,32 @@ def test_a_tiny_model_is_made_and_listed(
     assert told[1:3] == [f"{size / 1e6:.1f}", "MB"]
 
 
+@pytest.mark.parametrize("target", ["~nobody-of-this-name/model", "x" * 300])
+def test_a_place_that_cannot_be_is_told(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["models", "tiny", target]) in (EXIT_FAILED, EXIT_USAGE)
+    assert target in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_in_a_home_directory_that_nobody_has_is_not_on_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"source": "~nobody-of-this-name/model", "family": "sd15"}
+    monkeypatch.setenv("SDSTREAM_MODELS", json.dumps({"my/own": source}))
+    assert run(["models", "list"]) == 0
+    assert "is not on this machine" in line_of(capsys.readouterr().out, "my/own")
+
+
+def test_a_data_directory_that_cannot_be_read_has_nothing_to_pin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "pin", "--data-dir", str(tmp_path / ("x" * 300))]) == EXIT_FAILED
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_models_that_are_not_here_are_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "list"]) == 0
     said = capsys.readouterr()

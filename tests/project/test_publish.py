@@ -89,6 +89,19 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "no answer from http://127.0.0.1:1/whip" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://me:secret@127.0.0.1:1"), ("HTTP_PROXY", "foo://me:secret@x"), ("SSL_CERT_FILE", "/none")],
+)
+def test_a_variable_that_keeps_a_server_from_being_asked_is_named(variable: str, value: str, tmp_path: Path) -> None:
+    around = environment(tmp_path) | {variable: value}
+    done = sdstream("publish", "testsrc", "--url", "http://127.0.0.1:1/whip", environment=around)
+    assert done.returncode == 2
+    assert variable in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
 @pytest.mark.slow
 def test_what_cannot_be_encoded_ends_the_session_and_is_told(server: LiveServer, tmp_path: Path) -> None:
     film = tmp_path / "wide.mkv"

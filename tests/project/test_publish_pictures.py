@@ -77,6 +77,8 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     ("url", "expected"),
     [
         ("http://host:8080/live/video-to-video/stk/whip", "ws://host:8080/live/video-to-video/stk/pictures"),
+        ("HTTP://host:8080/live/stk/whip", "ws://host:8080/live/stk/pictures"),
+        ("https://host/live/stk/whip?by=a/proxy", "wss://host/live/stk/pictures?by=a/proxy"),
         ("https://host/http/live/video-to-video/stk/whip", "wss://host/http/live/video-to-video/stk/pictures"),
     ],
 )

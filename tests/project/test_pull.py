@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sdstream.cli import EXIT_FAILED, EXIT_USAGE, run
+from sdstream.commands import models
 from sdstream.commands.download_bar import DownloadBar
-from sdstream.commands.pulling import pull_models
+from sdstream.commands.pulling import sources_of
 from sdstream.directories import ModelPlaces
 from sdstream.errors import ConfigurationError
 from sdstream.params import ModelEntry, ModelTable
@@ -83,8 +85,49 @@ def test_what_cannot_be_pulled_is_refused(tmp_path: Path, names: list[str], revi
     entries = [ModelEntry("mine", "sd15", str(tmp_path))]
     table = ModelTable(entries, places=ModelPlaces(tmp_path / "models", tmp_path / "loras"))
     with pytest.raises(ConfigurationError, match=said):
-        pull_models(names, table, revision, "single")
-    assert not (tmp_path / "models").exists()
+        sources_of(names, table, revision)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("nothing",), "sdstream: nothing is neither the id of a model"),
+        (("--for", "nothing"), "sdstream: --for: 'nothing' is nothing"),
+    ],
+)
+def test_nothing_is_fetched_where_the_last_word_is_wrong(
+    wrong: tuple[str, ...], said: str, tmp_path: Path, hub: FakeHub
+) -> None:
+    around = environment(tmp_path / "data") | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    done = sdstream("models", "pull", "--for", "hed", *wrong, environment=around)
+    assert done.returncode == EXIT_USAGE
+    assert done.stderr.startswith(said)
+    assert hub.requests == []
+
+
+def test_the_builder_is_asked_for_its_profiles_before_anything_is_fetched(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDSTREAM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(models, "pull_profiles", lambda profiles, _: EXIT_USAGE if profiles == ["nothing"] else 0)
+    hub.be_the_hub(monkeypatch, tmp_path / "cache")
+    assert run(["models", "pull", "--for", "hed", "--for", "profile:nothing"]) == EXIT_USAGE
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://me:secret@127.0.0.1:1"), ("HTTP_PROXY", "foo://me:secret@x"), ("SSL_CERT_FILE", "/none")],
+)
+def test_a_variable_that_keeps_the_hub_from_being_asked_is_named(
+    variable: str, value: str, tmp_path: Path, hub: FakeHub
+) -> None:
+    around = environment(tmp_path / "data") | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", variable: value}
+    done = sdstream("models", "pull", TURBO, environment=around)
+    assert done.returncode == EXIT_FAILED
+    assert variable in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.slow

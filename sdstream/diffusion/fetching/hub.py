@@ -7,6 +7,7 @@ into requests only, never into a message.
 import contextlib
 import errno
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from huggingface_hub import constants, errors
 from sdstream.clock import Clock, SystemClock, pause
 from sdstream.diffusion.fetching.selection import RemoteFile
 from sdstream.errors import first_line
+from sdstream.http_clients import CANNOT_BE_OBEYED, describe
 from sdstream.model_errors import (
     ModelAccessDenied,
     ModelDiskFull,
@@ -68,7 +70,7 @@ def is_offline() -> bool:
 
 def list_repository(repository: str, revision: str | None = None) -> Listing:
     """Ask the hub what `repository` holds. Raises `ModelUnavailable` of the kind that fits."""
-    with _said_plainly(repository, revision):
+    with _understood(repository), _said_plainly(repository, revision):
         found = _hub.HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=LIST_SECONDS)
         files = tuple(
             RemoteFile(
@@ -256,6 +258,22 @@ def _disk_error(repository: str, folder: Path, error: OSError) -> ModelUnavailab
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return ModelDiskFull(f"{repository}: the disk of {folder} is full")
     return ModelDownloadFailed(f"{repository}: {folder} cannot be written: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def _understood(repository: str) -> Generator[None]:
+    """Around the first question to the hub. Whatever answers in its place, such as a network's page for signing in, has
+    the hub's library raise anything; and the library makes its client only now, as the system's variables say."""
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise ModelDownloadFailed(
+            f"{repository}: what answers in the hub's place is no hub",
+            hint="Look at HF_ENDPOINT, and whether this network wants a sign-in first.",
+        ) from error
+    except CANNOT_BE_OBEYED as error:
+        problem, hint = describe(error)
+        raise ModelDownloadFailed(f"{repository}: {problem}", hint=hint) from error
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from sdstream.diffusion.fetching.selection import (
     choose_tokenizer_files,
     find_published,
 )
-from sdstream.directories import ModelPlaces
+from sdstream.directories import ModelPlaces, home_expanded
 from sdstream.model_errors import ModelUnavailable
 from sdstream.settings import Family
 
@@ -243,7 +243,7 @@ def find_cached(repository: str, revision: str | None = None) -> Path | None:
 
 
 def _find(source: str, places: ModelPlaces) -> Path | None:
-    candidates = [Path(source).expanduser()] if source else []
+    candidates = [home_expanded(source)] if source else []
     if source and places.models is not None and not Path(source).is_absolute() and ".." not in Path(source).parts:
         hub_id = HubId.parse(source)
         candidates.append(places.models / (source if hub_id is None else hub_id.folder))

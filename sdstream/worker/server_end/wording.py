@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from sdstream.directories import choose_data_directory
+from sdstream.directories import choose_data_directory, home_expanded
 from sdstream.settings import Settings
 from sdstream.worker.messages import Ending, LaneReport
 from sdstream.worker.ports import ProcessorState
@@ -49,7 +49,7 @@ def without_directories(text: str, roots: Iterable[Path] = ()) -> str:
 def roots_of(settings: Settings) -> tuple[Path, ...]:
     """What a person knows the places below: the data directory, and the parents of the models that settings name."""
     sources = [each.source for each in (*settings.models.values(), *settings.controlnets.values())]
-    local = [path.parent for path in (Path(source).expanduser() for source in sources) if path.is_absolute()]
+    local = [path.parent for path in (home_expanded(source) for source in sources) if path.is_absolute()]
     named = [choose_data_directory(settings).absolute_path, *local]
     # The root of the disk is no place of ours: whatever is below it would be told whole.
     return tuple(path for path in {*named, *(each.resolve() for each in named)} if path != Path(path.anchor))
