@@ -60,7 +60,7 @@ def slerp(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Te
         step = (shares * angles / sines.clamp(min=LEAST)) @ across
         size = _length(step)
         mean = torch.cos(size) * mean + torch.sin(size) * step / size.clamp(min=LEAST)
-        mean = mean / _length(mean)
+        mean = mean / _length(mean).clamp(min=LEAST)  # nothing has no direction, and blends to nothing
     return (mean * (shares @ lengths) * total).view(tensors[0].shape).to(tensors[0].dtype)
 
 

@@ -89,12 +89,12 @@ class StreamTable:
             raise ValueError(f"all {len(self._taken)} seats are taken")
         knobs = self._completed(knobs)
         memory = make_memory(knobs) if memory is None else memory
-        if not fits(memory, self._memory):
+        if count(memory) != 1 or not fits(memory, self._memory):
             raise ValueError("the memory is of another kind of stream than this table's")
-        seat = self._free.pop()
-        self._taken.add(seat)
+        seat = self._free[-1]
         copy_into(row(self._knobs, seat), knobs)
         copy_into(row(self._memory, seat), memory)
+        self._taken.add(self._free.pop())
         return seat
 
     def leave(self, seat: int) -> Memory:

@@ -11,7 +11,7 @@ import torch
 
 from sdstream.engine_errors import EngineBroken, EngineBuildFailed, EngineMismatch
 from sdstream.engines.backend import Progress
-from sdstream.engines.component import Component
+from sdstream.engines.component import DTYPES, Component, dtype_name
 from sdstream.engines.cuda_home import cuda_home
 from sdstream.engines.entry import Entry
 from sdstream.engines.export import export_program, first_lines, quiet
@@ -91,6 +91,7 @@ class CompiledRunner:
     def __init__(self, entry: Entry, device: torch.device) -> None:
         self._name = entry.name
         self._inputs = entry.key.inputs
+        self._dtypes = tuple(DTYPES[wanted.dtype] for wanted in self._inputs)
         loader: Any = getattr(torch, "_C")._aoti.AOTIModelPackageLoader  # noqa: B009 - what aoti_load_package wraps
         index = -1 if device.type == "cpu" else (device.index or 0)
         try:
@@ -107,6 +108,9 @@ class CompiledRunner:
         ):
             # Checked here, because a package with one size for an axis does not look, and reads past the end.
             raise EngineMismatch(f"{self._name} does not take {[tuple(given.shape) for given in inputs]}")
+        dtypes = tuple(given.dtype for given in inputs)
+        if dtypes != self._dtypes:  # nor does it look at these, and takes bytes for what they are not
+            raise EngineMismatch(f"{self._name} does not take {', '.join(map(dtype_name, dtypes))}")
         return tuple(self._loader.run([given.contiguous() for given in inputs]))
 
     def replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:

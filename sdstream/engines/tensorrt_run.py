@@ -183,6 +183,7 @@ class TensorrtRunner:
     def _set_rows(self, rows: int) -> None:
         if rows == self._rows:
             return
+        self._rows = -1  # until all inputs have so many: a refusal leaves some with others
         for entry in self._inputs:
             if not self._context.set_input_shape(entry.name, (rows, *entry.best[1:])):
                 raise EngineMismatch(f"{self._name} does not take {rows} rows of {entry.name}: {self._logger.words()}")

@@ -57,6 +57,12 @@ def test_the_weight_of_one_alone_gives_that_one() -> None:
     assert torch.equal(slerp([one], [1.0]), one)
 
 
+def test_a_blend_of_nothing_is_nothing() -> None:
+    nothing, (one,) = torch.zeros(40, dtype=torch.float64), points(1)
+    assert torch.equal(slerp([nothing, nothing], [0.5, 0.5]), nothing)
+    torch.testing.assert_close(slerp([nothing, one], [0.25, 0.75]), 0.75 * one)
+
+
 def test_the_length_is_the_weighted_mean_of_lengths() -> None:
     one, other = points(2)
     expected = 0.25 * one.norm() + 0.75 * (3 * other).norm()

@@ -16,7 +16,8 @@ pytestmark = [
 NUMBERS = {"eps": "fp32", "factor": "fp32", "divisor": "fp32", "scale": "fp32", "offset": "fp32"}
 """What is no pointer; other numbers are whole."""
 WHOLE = {"rows", "channels", "first", "width", "squares", "pixels", "values", "slots", "against"}
-WHOLE |= {"queries", "keys", "heads", "columns"}
+WHOLE |= {"queries", "keys", "heads", "columns", "height", "out_height", "out_width", "other_channels"}
+WHOLE |= {"split_steps", "parts"}
 PLACES = ("_stride", "_batch", "_head", "_token")
 """Ends of the names of such whole numbers."""
 Case = tuple[Any, Mapping[str, str], Mapping[str, Any]]
@@ -157,14 +158,30 @@ def test_threads_seldom_wait_for_each_other_while_they_read_the_sums_of_a_norm(r
     assert program.count("bar.sync") < 10, "20 and more, where sums and squares are added up apart"
 
 
-def program_of(kernel: Any, constants: Mapping[str, Any]) -> str:
-    """What a kernel is on a card for float16, whose numbers are multiples of 16, as those of networks are."""
+@pytest.mark.parametrize("name", ["convolution_values", "convolution_sums"])
+def test_a_relu_shows_what_is_no_number(name: str) -> None:
+    # An interpreter shows it either way.
+    kernels: Any = importlib.import_module("sdstream.diffusion.convolving.kernels")
+    kernel = getattr(kernels, name)
+    kind = {"has_bias": True, "has_more": False, "has_residual": True, "activation": 1}
+    kind |= {"side": 3, "stride": 1, "padding": 1, "doubled": False, "phased": False, "narrow": False}
+    kind |= {"has_other": False, "is_split": False, "block_rows": 64, "block_columns": 64, "block_depth": 32}
+    kind |= {"together": 8, "some_rows": kernels.SUM_ROWS, "some_columns": kernels.SUM_COLUMNS}
+    constants = {argument: value for argument, value in kind.items() if argument in kernel.arg_names}
+    program = program_of(kernel, constants, partial="*fp32")
+    assert "max.NaN.f32" in program
+    assert "max.f32" not in program
+
+
+def program_of(kernel: Any, constants: Mapping[str, Any], **types: str) -> str:
+    """What a kernel is on a card for float16, whose numbers are multiples of 16, as those of networks are. `types` are
+    those of other arguments."""
     compiler: Any = importlib.import_module("triton.compiler")
     backends: Any = importlib.import_module("triton.backends.compiler")
     signature: dict[str, str] = {}
     for name in kernel.arg_names:
         number = "i32" if name in WHOLE or name.endswith(PLACES) else NUMBERS.get(name, "*fp16")
-        signature[name] = "constexpr" if name in constants else number
+        signature[name] = "constexpr" if name in constants else types.get(name, number)
     fixed = {(index,): constants[name] for index, name in enumerate(kernel.arg_names) if name in constants}
     places = [index for index, name in enumerate(kernel.arg_names) if signature[name] in ("i32", "*fp16")]
     known = {(index,): [["tt.divisibility", 16]] for index in places}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -126,13 +127,13 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
     frame = Frame(EagerNetworks(unet, model.vae), slots=2, guidance="full", prediction=model.schedule.prediction)
     knobs, images = knobs_of(model, guidance=1.8), pictures(2)
     wanted = run(frame, knobs, images)
-    asked: set[str] = set()
+    asked: Counter[str] = Counter()
 
     def counted(name: str) -> Callable[..., Any]:
         before = getattr(pointwise, name)
 
         def call(*told: Any) -> Any:
-            asked.add(name)
+            asked[name] += 1
             return before(*told)
 
         return call
@@ -148,5 +149,8 @@ def test_blocks_that_ask_for_joined_operations_answer_as_plain_ones(
     ):
         monkeypatch.setattr(room, name, counted(name))
     made = run(frame, frame.complete(knobs), images)
-    assert asked == {"add_product", "biased_sum", "gated", "normed", "summed_norm"}
+    assert asked.keys() == {"add_product", "biased_sum", "gated", "normed", "summed_norm"}
+    kinds = (attention.FusedTransformer, attention.FusedTransformerBlock)
+    adding = sum(isinstance(module, kinds) for module in unet.modules())
+    assert asked["add_product"] == len(images) * adding, "the last product of each, be it a layer or a convolution"
     assert max(distance(one.image, other.image) for one, other in zip(made, wanted, strict=True)) < 1e-5

@@ -146,6 +146,9 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tiny_model: Load) -> N
     table = StreamTable(EagerRunner(frame_of(model, SLOTS)), knobs, 1)
     with pytest.raises(ValueError, match="another kind"):
         table.join(longer)
+    with pytest.raises(ValueError, match="another kind"):
+        table.join(knobs, make_memory(stack([knobs, knobs])))
+    assert not table.seats
     seat = table.join(knobs)
     with pytest.raises(ValueError, match="all 1 seats"):
         table.join(knobs)

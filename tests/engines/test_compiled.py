@@ -134,6 +134,8 @@ def test_shapes_that_the_package_does_not_take_are_refused(entry: Entry, frame: 
         runner(image[:, :, :32], *rest)
     with pytest.raises(EngineMismatch, match="does not take"):
         runner(image)
+    with pytest.raises(EngineMismatch, match="float16"):
+        runner(image.half(), *rest)
 
 
 def test_a_package_for_another_cpu_or_torch_is_refused_with_both_names(tmp_path: Path) -> None:

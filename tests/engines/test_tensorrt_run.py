@@ -73,6 +73,21 @@ def test_buffers_never_move_and_shapes_are_set_only_when_they_change() -> None:
     assert len(bench.memory.buffers) == 3, "one for each tensor, of its largest shape"
 
 
+def test_a_number_of_rows_that_was_refused_leaves_nothing_behind() -> None:
+    bench = Bench()
+    runner = bench.load()
+    runner(*rows(2))
+    context = runner._context
+    take = context.set_input_shape
+    context.set_input_shape = lambda name, shape: name != "timesteps" and take(name, shape)
+    with pytest.raises(EngineMismatch, match="3 rows of timesteps"):
+        runner(*rows(3))
+    context.set_input_shape = take
+    latents, timesteps = rows(2, 1.0)
+    (answer,) = runner(latents, timesteps)
+    assert torch.equal(answer, compute({"latents": latents, "timesteps": timesteps})["prediction"])
+
+
 def test_work_goes_on_the_stream_that_is_current_now() -> None:
     bench = Bench()
     runner = bench.load()

@@ -52,8 +52,8 @@ def _finished(
         value += tl.load(more + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
     if has_residual:
         value += tl.load(residual + place, mask=kept, other=0.0).to(tl.float32)
-    if activation == 1:
-        value = tl.maximum(value, 0.0)
+    if activation == 1:  # a NaN must show in the answer, as it does in torch's
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif activation == 2:
         value = value * tl.sigmoid(value)
     return value

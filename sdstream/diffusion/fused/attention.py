@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdstream.diffusion.convolving.layers import FusedConvolution
 from sdstream.diffusion.eight_bit.products import (
     EightBitRows,
     gated_for,
@@ -166,9 +167,8 @@ def _adding(layers: Any) -> Any:
 
 def _is_simple(layer: Any) -> bool:
     """Whether it is a linear layer, or a convolution of single pixels, and nobody multiplies in another way there."""
-    return (
-        type(layer) in (nn.Linear, nn.Conv2d) and layer.bias is not None and getattr(layer, "eight_bit", None) is None
-    )
+    known = type(layer) in (nn.Linear, nn.Conv2d, FusedConvolution)
+    return known and layer.bias is not None and getattr(layer, "eight_bit", None) is None
 
 
 def _product(layer: Any, tokens: torch.Tensor) -> torch.Tensor:

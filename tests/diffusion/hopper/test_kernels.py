@@ -23,3 +23,16 @@ def test_a_kernel_answers_as_its_twin_whenever_boxes_come_and_products_read(name
     for late in (False, True):
         made = emulated(program, arguments, tiling, late=late).float()
         assert (made - wanted).abs().max() < 1e-3 * wanted.abs().max(), late
+
+
+@pytest.mark.parametrize("name", ["gathered", "doubled", "stepped in two regions", "five parts"])
+def test_what_is_no_number_shows_behind_a_relu(name: str, tmp_path: Path) -> None:
+    shape, tiling = CASES[name]
+    assert shape.activation == "relu"
+    arguments = arguments_of(shape, torch.device("cpu"))
+    arguments.x[-1, 1, 2, 3] = torch.nan
+    wanted = plain_convolution(arguments).isnan()
+    assert wanted.any()
+    assert not wanted.all()
+    made = emulated(built(arguments, tiling, tmp_path), arguments, tiling, late=False)
+    assert torch.equal(made.isnan(), wanted)

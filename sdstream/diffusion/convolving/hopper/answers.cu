@@ -2,7 +2,7 @@
 
 __device__ __forceinline__ float activated(float sum) {
 #if ACTIVATION == 1
-    return fmaxf(sum, 0.0f);
+    return sum < 0.0f ? 0.0f : sum;  // fmaxf would make 0 of a NaN, which must show in the answer
 #elif ACTIVATION == 2
     return sum / (1.0f + __expf(-sum));
 #else
