@@ -91,7 +91,7 @@ class PlaygroundPage:
             before = self.output_time()
             return self.text("state-badge") not in ("Idle", "Loading") and before > 0
 
-        self.until(moving, seconds=40, what="the output to play")
+        self.until(moving, seconds=60, what="the output to play")
 
     def output_time(self) -> float:
         """Seconds that the output element has played; 0 without a picture."""
@@ -125,7 +125,7 @@ class PlaygroundPage:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.server.key}"}
 
-    def until(self, probe: Any, *, seconds: float = 15, what: str) -> Any:
+    def until(self, probe: Any, *, seconds: float = 30, what: str) -> Any:
         """Wait for `probe` while the page goes on living."""
 
         def ask() -> Any:

@@ -108,7 +108,7 @@ def test_why_a_stream_runs_nothing_is_told_beside_the_picture(
     playground.choose_source("test")
     playground.element("start").click()
     note = playground.element("missing")
-    playground.until(lambda: note.is_visible(), seconds=40, what="the reason")
+    playground.until(lambda: note.is_visible(), seconds=60, what="the reason")
     assert "is not on this machine" in (note.text_content() or "")
     playground.stop()
     assert note.is_hidden()
