@@ -82,7 +82,7 @@ async def test_a_recording_is_made_listed_and_fetched(rest: Rest, tmp_path: Path
     stream = await rest.create()
     path = f"/v1/streams/{stream['id']}/recordings"
     async with event_log(rest, stream["id"]) as log, Publisher(stream["whip_url"]):
-        await rest.wait_state(stream["id"], "ONLINE", seconds=30)
+        await rest.wait_state(stream["id"], "ONLINE")
         answer = await rest.patch(stream["id"], {}, recording={"enabled": True, "format": "mp4"})
         assert answer.json()["recording"] == {"enabled": True, "format": "mp4"}
         name = (await log.wait("recording", state="started"))["name"]

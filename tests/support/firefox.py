@@ -74,7 +74,7 @@ class Firefox:
         assert answer["type"] == "success", answer["exceptionDetails"]["text"]
         return json.loads(answer["result"]["value"])
 
-    async def wait(self, expression: str, *, seconds: float = 15.0) -> Any:
+    async def wait(self, expression: str, *, seconds: float = 30.0) -> Any:
         """The first truthy value of an expression."""
         return await eventually(lambda: self.evaluate(expression), seconds=seconds, what=expression)
 
