@@ -43,6 +43,8 @@ START: dict[str, Any] = TURBO | {
     "negative_prompt": "rain",
     "guidance_scale": 1.6,
 }
+WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not keep the camera's rate."""
 KNOBS: list[dict[str, Any]] = [
     {"guidance_scale": 3.0},
     {"negative_prompt": "a dog"},
@@ -121,7 +123,7 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)  # always the same picture: only knobs change what comes out
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=120)
         seen = await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         assert seen.size == (384, 384)
         assert not seen.is_card()
@@ -168,7 +170,7 @@ async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=120)
         await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         async with output_log(rest, stream["id"]) as outputs:
             plain = before = await settled(rest, stream["id"])

@@ -19,6 +19,8 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 DREAM, LCM = "Lykon/dreamshaper-8", "latent-consistency/lcm-lora-sdv1-5"
+WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not keep the camera's rate."""
 PARAMS = {"model_id": DREAM, "t_index_list": [20], "width": 384, "height": 384}
 
 
@@ -66,7 +68,7 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
             await viewer.wait_kind("placard")
             await neighbour.wait_kind("card")
             hub.hold.set()
-            await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+            await rest.wait_state(stream["id"], *WORKING, seconds=60)
             await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
             lane = (await rest.status(stream["id"]))["lane"]
             assert lane["loras"] == [{"name": LCM, "weight": 1.0}]
@@ -85,7 +87,7 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
                 await log.wait("effective", revision=answer["revision"])
             lane = (await rest.status(stream["id"]))["lane"]
             assert lane["loras"] == [{"name": LCM, "weight": 1.0}, {"name": "mine", "weight": 0.25}]
-            await rest.wait_state(stream["id"], "ONLINE")
+            await rest.wait_state(stream["id"], *WORKING)
     assert "hf_of_somebody_else" not in server.log_tail(limit=10_000_000)
 
 

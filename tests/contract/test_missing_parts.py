@@ -28,8 +28,8 @@ TURBO: dict[str, Any] = {
 }
 OTHER = "tiny/other"
 """A model that no stream has in memory."""
-WORKING = ("ONLINE", "DEGRADED_INFERENCE")
-"""Pictures come out. A busy machine need not make as many as the camera sends."""
+WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not make as many as the camera sends, nor send as many as it should."""
 CANNY = {"model_id": NET, "preprocessor": "canny", "conditioning_scale": 0.5}
 
 

@@ -39,7 +39,8 @@ def launched(*flags: str) -> Iterator[Browser]:
     if path is None:
         pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
+        arguments = [*FLAGS, *flags]
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=arguments, timeout=120_000)
         yield browser
         browser.close()
 
@@ -53,7 +54,7 @@ class PlaygroundPage:
         self.addresses: list[str] = []
         context.on("request", self._note_request)
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", self._note_message)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 

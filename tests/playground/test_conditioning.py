@@ -196,8 +196,12 @@ def test_the_hls_address_is_copied(playground: PlaygroundPage, artifacts: Path) 
     playground.choose_source("test")
     playground.start()
     copy = playground.element("outputs").get_by_role("button", name="Copy the HLS address")
-    copy.click()
-    playground.until(lambda: copy.text_content() == "Copied", what="the word on the button")
+
+    def copied() -> bool:
+        copy.click()  # each time, as the word is there for a moment only
+        return copy.text_content() == "Copied"
+
+    playground.until(copied, what="the word on the button")
     assert playground.page.evaluate("navigator.clipboard.readText()") == playground.stream()["hls_url"]
     copy.scroll_into_view_if_needed()
     playground.page.screenshot(path=artifacts / "playground-outputs.png")

@@ -324,7 +324,7 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

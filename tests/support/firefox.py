@@ -90,7 +90,7 @@ class Firefox:
         number = next(self._numbers)
         self._answers[number] = answer = asyncio.get_running_loop().create_future()
         await self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        reply = await asyncio.wait_for(answer, 40)
+        reply = await asyncio.wait_for(answer, 120)
         assert reply["type"] == "success", f"{method}: {reply.get('message')}"
         return reply["result"]
 
@@ -108,7 +108,7 @@ async def running(profile: Path) -> AsyncIterator[Firefox]:
     )
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while (found := LISTENING.search((await process.stderr.readline()).decode())) is None:
                 assert process.returncode is None, "Firefox ended at once"
         drain = asyncio.create_task(process.stderr.read())

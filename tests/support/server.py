@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.cores import CoreWaits
 from tests.support.plain_http import NO_TLS
 from tests.support.ports import free_port
 from tests.support.processes import is_gone
@@ -153,9 +154,12 @@ class LiveServer:
         """Whether a spare process stands beside the worker, with torch imported and nothing more to do."""
         worker = self.worker_pid()
         spares = [member for member in self.family() if member.pid != worker and _memory(member) > 100_000_000]
-        before = [_cpu_seconds(member) for member in spares]
+        before = [(_cpu_seconds(member), CoreWaits.of(member.pid)) for member in spares]
         time.sleep(0.3)
-        return bool(spares) and [_cpu_seconds(member) for member in spares] == before
+        return bool(spares) and all(
+            _cpu_seconds(member) == seconds and CoreWaits.of(member.pid).since(waits) == 0.0
+            for member, (seconds, waits) in zip(spares, before, strict=True)
+        )
 
     def footprint(self) -> "Footprint":
         """What the server process holds at this moment (POSIX)."""
