@@ -23,6 +23,8 @@ CELLS = 4
 RATE = 8.0
 """Pictures a second at most: the camera waits until each has been seen, so none is lost because the machine is slow."""
 SECONDS = 30.0
+LEAST = 150
+"""Updates. A machine that is too slow for ten a second is given longer."""
 PATIENCE = 5.0
 """Seconds after which a picture is not waited for any more."""
 LOST = 1
@@ -124,7 +126,7 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
             first, came_out = track.sent, await frames_out(rest)
             del seen[:]
             started, sent, newest = loop.time(), 0, 0
-            while loop.time() - started < SECONDS:
+            while loop.time() - started < SECONDS or sent < LEAST:
                 answer = await rest.change(stream["id"], {"prompt": f"the {sent}th"} | KNOBS[sent % len(KNOBS)])
                 assert answer["applied"] == "hot"
                 sent, newest = sent + 1, answer["revision"]
@@ -139,7 +141,6 @@ async def test_ten_updates_a_second_lose_and_repeat_no_picture(server: LiveServe
 
             await eventually(all_came_back, what=lambda: f"that the last of {track.sent} came back after {seen[-5:]}")
             came_out = await frames_out(rest) - came_out
-    assert sent > SECONDS * 5
     given = track.sent - first
     assert given > 10
     assert seen == sorted(seen), "a picture came after a later one"
