@@ -154,7 +154,7 @@ async def test_motion_jpeg_ends_with_the_stream(served: tuple[Site, str]) -> Non
     async with open_socket(stream["whip_url"]), httpx.AsyncClient() as client, client.stream("GET", url) as answer:
         site.streams.watching[0].finish(SessionEnd.CLOSED)
         assert await answer.aread() == b"--picture\r\n"
-    assert not site.streams.viewers
+    await eventually(lambda: not site.streams.viewers, what="the end of the session")
 
 
 async def test_motion_jpegs_headers_can_be_asked_for_alone(served: tuple[Site, str]) -> None:

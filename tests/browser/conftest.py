@@ -22,7 +22,7 @@ async def context(tmp_path: Path) -> AsyncIterator[BrowserContext]:
         pytest.skip(NO_CHROMIUM)
     async with async_playwright() as playwright:
         context = await playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=path, headless=True, args=list(FLAGS)
+            tmp_path / "profile", executable_path=path, headless=True, args=list(FLAGS), timeout=120_000
         )
         yield context
         await context.close()
@@ -58,6 +58,7 @@ async def _page(_: web.Request) -> web.FileResponse:
 async def page(context: BrowserContext, origin: str) -> AsyncIterator[Page]:
     """The loaded test page. Fails the test for errors of the page itself."""
     page = context.pages[0]
+    page.set_default_timeout(60_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     await page.goto(origin)

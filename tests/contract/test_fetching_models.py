@@ -19,6 +19,8 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.slow
 
 DREAM, LCM = "Lykon/dreamshaper-8", "latent-consistency/lcm-lora-sdv1-5"
+WORKING = ("ONLINE", "DEGRADED_INPUT", "DEGRADED_INFERENCE")
+"""Pictures come out. A busy machine need not keep the camera's rate."""
 PARAMS = {"model_id": DREAM, "t_index_list": [20], "width": 384, "height": 384}
 
 
@@ -59,14 +61,14 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
     other = await rest.create({"skip_diffusion": True, "width": 384, "height": 384})
     stream = await rest.create(PARAMS)
     async with Publisher(other["whip_url"]) as far, Viewer(far.whep_url) as neighbour:
-        await neighbour.wait_kind("card", seconds=20)
+        await neighbour.wait_kind("card", seconds=60)
         async with Publisher(stream["whip_url"], fps=15) as publisher, Viewer(publisher.whep_url) as viewer:
             lane = await eventually(lambda: downloading(rest, stream["id"]), seconds=60, what="a download under way")
             assert 0 < lane["percent"] < 100
             await viewer.wait_kind("placard")
             await neighbour.wait_kind("card")
             hub.hold.set()
-            await rest.wait_state(stream["id"], "ONLINE", seconds=60)
+            await rest.wait_state(stream["id"], *WORKING, seconds=60)
             await viewer.wait(lambda picture: not picture.is_placard(), what="a diffused picture")
             lane = (await rest.status(stream["id"]))["lane"]
             assert lane["loras"] == [{"name": LCM, "weight": 1.0}]
@@ -76,16 +78,16 @@ async def test_a_model_is_fetched_while_others_stream_and_loras_are_named(
                     ("nothing", "MODELS/LORA_UNUSABLE"),
                 ):
                     await rest.change(stream["id"], {"lora_dict": {name: 0.5}})
-                    event = await log.wait("error", code=code, seconds=20)
+                    event = await log.wait("error", code=code)
                     assert name in event["message"]
                 assert (await rest.status(stream["id"]))["lane"]["loras"] == lane["loras"], "the old ones stay"
                 put = Path(server.data_dir) / "loras/mine.safetensors"
                 shutil.copy(next((Path(server.data_dir) / "loras" / LCM).glob("*.safetensors")), put)
                 answer = await rest.change(stream["id"], {"lora_dict": {"mine": 0.25}})
-                await log.wait("effective", revision=answer["revision"], seconds=20)
+                await log.wait("effective", revision=answer["revision"])
             lane = (await rest.status(stream["id"]))["lane"]
             assert lane["loras"] == [{"name": LCM, "weight": 1.0}, {"name": "mine", "weight": 0.25}]
-            await rest.wait_state(stream["id"], "ONLINE")
+            await rest.wait_state(stream["id"], *WORKING)
     assert "hf_of_somebody_else" not in server.log_tail(limit=10_000_000)
 
 

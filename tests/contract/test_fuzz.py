@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.support.goes import without_a_gap
 from tests.support.offers import without_candidates
 from tests.support.peers import Publisher, Viewer, preserved
 from tests.support.rest import SHARED_PARAMS, SMALL, Rest
@@ -73,7 +74,7 @@ class Client:
 
     def __init__(self, live: LiveServer) -> None:
         self.http = httpx.Client(
-            base_url=live.url, headers={"Authorization": f"Bearer {live.key}"}, timeout=10, follow_redirects=False
+            base_url=live.url, headers={"Authorization": f"Bearer {live.key}"}, timeout=30, follow_redirects=False
         )
         self.stream = self.http.post("/v1/streams", json={"params": SMALL}).json()
 
@@ -96,8 +97,7 @@ def test_generated_calls_keep_to_the_openapi_document(fuzzed: LiveServer) -> Non
         response_headers_conformance,
         response_schema_conformance,
     ]
-    start = time.monotonic()
-    called: dict[str, int] = {}
+    quickest: dict[str, float] = {}
     with Client(fuzzed) as client:
         stream = client.stream
         real = {
@@ -113,17 +113,19 @@ def test_generated_calls_keep_to_the_openapi_document(fuzzed: LiveServer) -> Non
                 case.path_parameters = {
                     name: real.get(name, value) for name, value in (case.path_parameters or {}).items()
                 }
-            response = case.call(headers={"Authorization": f"Bearer {fuzzed.key}"}, timeout=10)
+            start = time.monotonic()
+            response = case.call(headers={"Authorization": f"Bearer {fuzzed.key}"}, timeout=30)
+            took = time.monotonic() - start
             case.validate_response(response, checks=checks)
             label = f"{case.method} {case.operation.path}"
-            called[label] = called.get(label, 0) + 1
+            quickest[label] = min(took, quickest.get(label, took))
 
         for result in schema.get_all_operations():
             operation: Any = result.ok()  # pyright: ignore[reportAttributeAccessIssue]
             if not operation.path.endswith("/events"):  # an answer without an end; test_update reads it
                 settings(FUZZ, max_examples=25)(given(case=operation.as_strategy(), known=st.booleans())(call))()
-    assert len(called) >= 12, called
-    assert time.monotonic() - start < 60
+    assert len(quickest) >= 12, quickest
+    assert max(quickest.values()) < 1, quickest
 
 
 @pytest.mark.slow
@@ -199,16 +201,18 @@ async def test_broken_offers_are_refused_and_leave_nothing_behind(fuzzed: LiveSe
             files = fuzzed.footprint().files
             victim = await rest.create()
             with preserved(publisher, viewer):
-                start = time.monotonic()
-                statuses = await _send_broken_offers(rest, victim, role, count=120)
-                assert viewer.longest_gap(start) < 1.5
-            assert set(statuses) <= {201, 400, 404, 413, 429}, statuses
-            assert statuses.count(400) > 30
+
+                async def send(go: int) -> None:
+                    statuses = await _send_broken_offers(rest, victim, role, count=120)
+                    assert set(statuses) <= {201, 400, 404, 413, 429}, statuses
+                    assert statuses.count(400) > 30
+
+                await without_a_gap(viewer, send, 1.5)
             assert (await rest.http.delete("/v1/streams", params={"id": victim["id"]})).status_code == 200
             await viewer.wait_kind("card")
             await eventually(
                 lambda: fuzzed.footprint().files <= files + 3,
-                seconds=20,
+                seconds=60,
                 what=lambda: f"back to {files} open files; now {fuzzed.footprint().files}",
             )
 
@@ -262,4 +266,4 @@ async def test_opening_and_closing_sessions_leaves_files_threads_and_memory_flat
                 and now.memory < before.memory + 25_000_000
             )
 
-        await eventually(flat, seconds=20, what=lambda: f"back to {before}; it is {fuzzed.footprint()}")
+        await eventually(flat, seconds=60, what=lambda: f"back to {before}; it is {fuzzed.footprint()}")

@@ -7,6 +7,7 @@ import pytest
 from tests.contract.conftest import SdkOnServer
 from tests.support.rest import SMALL, Rest
 from tests.support.server import LiveServer
+from tests.support.waiting import eventually
 
 DREAMCAM = {
     "pipeline_id": "pip_SD15",
@@ -85,7 +86,7 @@ async def test_21_an_ip_adapter_on_sd_turbo_is_ignored_and_logged(rest: Rest, se
     obs = {"ip_adapter": {"enabled": True, "scale": 0.5, "type": "regular"}, "t_index_list": [11], "seed": 42}
     stream = await rest.create({"model_id": "stabilityai/sd-turbo"} | obs)
     assert not (stream["params"].get("ip_adapter") or {}).get("enabled")
-    assert "ip_adapter" in server.log_tail(start)
+    await eventually(lambda: "ip_adapter" in server.log_tail(start), what="the line of the log")
 
 
 async def test_22_the_chrome_extensions_legacy_body_is_accepted(sdk: SdkOnServer, rest: Rest) -> None:

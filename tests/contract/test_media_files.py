@@ -87,7 +87,7 @@ async def play(rest: Rest, clip: Path, size: tuple[int, int]) -> list[tuple[int,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        output, complaints = await asyncio.wait_for(process.communicate(), 40)
+        output, complaints = await asyncio.wait_for(process.communicate(), 80)
         assert process.returncode == 0, complaints.decode()
         # A stock aiortc viewer completes a picture when the next one begins: here, the placard after the film.
         await viewer.wait_kind("placard")
@@ -176,7 +176,7 @@ def test_a_rendered_film_shows_the_processor(tmp_path: Path) -> None:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -210,7 +210,7 @@ def test_wrong_files_and_urls_get_a_clear_line(
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert done.returncode != 0
@@ -223,16 +223,16 @@ def test_wrong_files_and_urls_get_a_clear_line(
 async def test_the_test_camera_can_be_watched(rest: Rest) -> None:
     stream = await rest.create()
     process = await asyncio.create_subprocess_exec(
-        *command("publish", "testsrc", "--url", stream["whip_url"], "--duration", "20"),
+        *command("publish", "testsrc", "--url", stream["whip_url"], "--duration", "200"),
         env=clean_environment(),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        status = await rest.wait_state(stream["id"], "ONLINE", seconds=20)
+        status = await rest.wait_state(stream["id"], "ONLINE", seconds=60)
         async with Viewer(status["gateway_status"]["whep_url"]) as viewer:
             await eventually(lambda: viewer.count > 10, what="ten pictures")
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) is not None
+        assert await asyncio.wait_for(process.wait(), 30) is not None
     await rest.wait_state(stream["id"], "OFFLINE")

@@ -29,7 +29,7 @@ ffmpeg = pytest.mark.skipif("whip" not in av.formats_available, reason="PyAV's F
 @libdatachannel
 async def test_obs_is_seen_although_it_makes_no_second_key_frame(rest: Rest) -> None:
     stream = await rest.create()
-    units = film(TestCard().draw, 400, rate=RATE)
+    units = film(TestCard().draw, 1200, rate=RATE)
 
     async def send() -> None:
         for number, unit in enumerate(units):
@@ -41,8 +41,14 @@ async def test_obs_is_seen_although_it_makes_no_second_key_frame(rest: Rest) -> 
         async with alongside(send()):
             seen = await viewer.wait(lambda picture: picture.number() is not None, what="a numbered card")
             assert seen.is_card()
-            media = (await rest.status(stream["id"]))["media"]
-    assert (media["decode_errors"], media["warnings"]) == (0, [])
+
+            async def not_warned_of() -> bool:
+                media = (await rest.status(stream["id"]))["media"]
+                assert media["decode_errors"] == 0
+                return media["warnings"] == []
+
+            # That pictures are late on a busy machine is a warning too, but one that goes.
+            await eventually(not_warned_of, what="a status without warnings")
     assert obs.deleted == 200
     await rest.wait_state(stream["id"], "OFFLINE")
 
@@ -98,7 +104,7 @@ class FfmpegPublisher:
         audio: Any = output.add_stream("libopus", rate=SOUND_RATE, layout="stereo")
         length = SOUND_RATE // RATE
         tone = numpy.sin(numpy.arange(length) * (440 * 2 * numpy.pi / SOUND_RATE)) * 8000
-        for number in range(20 * RATE):
+        for number in range(100 * RATE):
             if self._over.wait(1 / RATE):
                 return
             picture = card.draw(number)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 import pytest
 
 from tests.support.events import event_log
@@ -82,7 +83,7 @@ async def test_a_recording_is_made_listed_and_fetched(rest: Rest, tmp_path: Path
     stream = await rest.create()
     path = f"/v1/streams/{stream['id']}/recordings"
     async with event_log(rest, stream["id"]) as log, Publisher(stream["whip_url"]):
-        await rest.wait_state(stream["id"], "ONLINE", seconds=30)
+        await rest.wait_state(stream["id"], "ONLINE")
         answer = await rest.patch(stream["id"], {}, recording={"enabled": True, "format": "mp4"})
         assert answer.json()["recording"] == {"enabled": True, "format": "mp4"}
         name = (await log.wait("recording", state="started"))["name"]
@@ -121,8 +122,13 @@ async def test_hls_is_there_only_while_somebody_publishes(rest: Rest) -> None:
     check_error(await rest.anonymous.get(stream["hls_url"]), 404, "STREAMS/NO_PICTURE_YET")
     check_error(await rest.anonymous.get(f"{rest.server.url}/hls/pb_no/index.m3u8"), 404, "STREAMS/NOT_FOUND")
     async with Publisher(stream["whip_url"]):
-        playlist = await rest.anonymous.get(stream["hls_url"], headers={"Origin": "https://player.example.org"})
-        assert playlist.status_code == 200
+
+        async def listed() -> httpx.Response | None:
+            """The playlist; it is asked for again where the first segment takes longer than a request waits for it."""
+            answer = await rest.anonymous.get(stream["hls_url"], headers={"Origin": "https://player.example.org"})
+            return answer if answer.status_code == 200 else None
+
+        playlist = await eventually(listed, what="the playlist")
         assert playlist.headers["content-type"] == "application/vnd.apple.mpegurl"
         assert playlist.headers["access-control-allow-origin"] == "*"
         assert playlist.headers["cache-control"] == "no-cache"

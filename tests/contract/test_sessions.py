@@ -1,20 +1,20 @@
-"""Acceptance statements 40 to 54 and 60 of the contract: WHIP and WHEP (55 and 56 are in tests/browser)."""
+"""Acceptance statements 40 to 54 and 60 of the contract: WHIP and WHEP (48, 50 and 51: test_cold_worker.py)."""
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.goes import without_a_gap
 from tests.support.mediamtx import on_both
 from tests.support.offers import like_obs, media_lines, obs_payload_types, payload_types, unchanged, without_candidates
 from tests.support.peers import CardTrack, Publisher, Viewer, preserved
 from tests.support.pictures import Picture, TestCard
 from tests.support.rest import SMALL, Rest, block, check_error, whep_of
-from tests.support.server import LiveServer
 from tests.support.waiting import eventually
 
 ORIGIN = {"Origin": "https://studio.example.org"}
@@ -171,24 +171,6 @@ async def test_47_pictures_of_several_slices_decode(rest: Rest) -> None:
         assert (await rest.status(stream["id"]))["media"]["decode_errors"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.alone
-async def test_48_whip_and_whep_answer_within_three_seconds_with_a_cold_worker(
-    make_server: Callable[..., LiveServer],
-) -> None:
-    live = make_server(ready=False)
-    async with Rest(live) as rest:
-        stream = await rest.create({"model_id": "stabilityai/sdxl-turbo", "width": 384, "height": 384})
-        start = time.monotonic()
-        async with Publisher(stream["whip_url"]) as publisher:
-            assert time.monotonic() - start < 3
-            start = time.monotonic()
-            async with Viewer(publisher.whep_url) as viewer:
-                assert time.monotonic() - start < 3
-                await viewer.wait_kind("placard", seconds=2)
-                assert time.monotonic() - start < 3
-
-
 @on_both
 async def test_49_whep_before_ingest_is_404_and_the_same_offer_works_later(rest: Rest) -> None:
     stream = await rest.create()
@@ -204,42 +186,13 @@ async def test_49_whep_before_ingest_is_404_and_the_same_offer_works_later(rest:
             await viewer.close()
 
 
-async def test_50_whep_while_loading_is_answered_and_shows_a_placard(make_server: Callable[..., LiveServer]) -> None:
-    live = make_server(ready=False)
-    async with Rest(live) as rest:
-        stream = await rest.create()
-        async with Publisher(stream["whip_url"]) as publisher:
-            async with Viewer(publisher.whep_url) as viewer:
-                placards: list[float] = []
-                viewer.on_picture = lambda picture: placards.append(picture.at) if picture.is_placard() else None
-                await viewer.wait_kind("card", seconds=30)
-                assert placards, "no placard came before the worker was ready"
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-async def test_51_the_viewer_that_came_early_sees_the_first_real_picture_at_once(
-    make_server: Callable[..., LiveServer],
-) -> None:
-    live = make_server(ready=False)
-    async with Rest(live) as rest:
-        stream = await rest.create()
-        async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as early:
-            seen: list[float] = []
-            early.on_picture = lambda picture: seen.append(picture.at) if picture.is_card() else None
-            await eventually(lambda: seen, seconds=30, what="the first card")
-            # No session was opened anew for it, and pictures flow from here on.
-            await eventually(lambda: len(seen) >= 10, what="ten cards")
-            assert seen[9] - seen[0] < 2.0
-
-
 @on_both
 async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
     stream = await rest.create()
     async with Publisher(stream["whip_url"]) as publisher, Viewer(publisher.whep_url) as viewer:
         await viewer.wait_kind("card")
         for peer in (viewer, publisher):
-            async with httpx.AsyncClient(timeout=10) as http:
+            async with httpx.AsyncClient(timeout=30) as http:
                 options = await http.options(
                     peer.session_url, headers=ORIGIN | {"Access-Control-Request-Method": "DELETE"}
                 )
@@ -261,20 +214,30 @@ async def test_52_delete_on_the_location_ends_the_session(rest: Rest) -> None:
 async def test_53_a_second_publisher_takes_over(rest: Rest) -> None:
     stream = await rest.create()
 
-    def mirrored(number: int) -> Any:
-        return TestCard(384, 384).draw(30_000 + number)
+    card = TestCard(384, 384)
 
-    async with Publisher(stream["whip_url"]) as first, Viewer(first.whep_url) as viewer:
+    async with AsyncExitStack() as stack:
+        publishers: list[Publisher] = [await stack.enter_async_context(Publisher(stream["whip_url"]))]
+        viewer: Viewer = await stack.enter_async_context(Viewer(publishers[0].whep_url))
         await viewer.wait_kind("card")
-        start = time.monotonic()
-        async with Publisher(stream["whip_url"], track=CardTrack(mirrored)) as second:
-            assert second.whep_url == first.whep_url
-            await viewer.wait(lambda picture: (picture.number() or 0) >= 30_000, what="the second camera")
-            await eventually(lambda: first.state == "closed", what="the first publisher closed")
+
+        async def take_over(go: int) -> None:
+            first_number = 10_000 * (go + 1)
+
+            def is_of_the_next(picture: Picture) -> bool:
+                return (picture.number() or 0) >= first_number
+
+            track = CardTrack(lambda number: card.draw(first_number + number))
+            last = publishers[-1]
+            publishers.append(await stack.enter_async_context(Publisher(stream["whip_url"], track=track)))
+            assert publishers[-1].whep_url == last.whep_url
+            await viewer.wait(is_of_the_next, what="the next camera")
+            await eventually(lambda: last.state == "closed", what="the publisher before closed")
             assert viewer.state == "connected"
-            assert viewer.longest_gap(start) < 1.5
-            async with Viewer(second.whep_url) as later:
-                await later.wait(lambda picture: (picture.number() or 0) >= 30_000, what="the second camera")
+
+        await without_a_gap(viewer, take_over, 1.5)
+        async with Viewer(publishers[-1].whep_url) as later:
+            await later.wait(lambda picture: (picture.number() or 0) >= 10_000, what="the last camera")
 
 
 PUBLISHER_PROGRAM = """
@@ -299,13 +262,13 @@ async def test_54_a_killed_publisher_frees_its_place_within_sixty_seconds(rest: 
     )
     try:
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"connected\n"
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"connected\n"
         await rest.wait_state(stream["id"], "ONLINE")
     finally:
         process.kill()
         killed = time.monotonic()
         await process.wait()
-    await rest.wait_state(stream["id"], "DEGRADED_INPUT", seconds=10)
+    await rest.wait_state(stream["id"], "DEGRADED_INPUT")
     status = await rest.wait_state(stream["id"], "OFFLINE", seconds=60)
     assert time.monotonic() - killed < 60
     assert status["publisher"] == "absent"
@@ -372,5 +335,5 @@ async def test_60_the_size_stays_when_the_camera_changes_its_own(rest: Rest) -> 
         await publisher.wait_connected()
         await viewer.wait_connected()
         with preserved(publisher, viewer):
-            await viewer.wait(lambda picture: (picture.number() or 0) >= 100, seconds=12, what="the third size")
+            await viewer.wait(lambda picture: (picture.number() or 0) >= 100, seconds=60, what="the third size")
         assert sizes == {(384, 384)}

@@ -39,7 +39,8 @@ def launched(*flags: str) -> Iterator[Browser]:
     if path is None:
         pytest.skip(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=[*FLAGS, *flags])
+        arguments = [*FLAGS, *flags]
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=arguments, timeout=120_000)
         yield browser
         browser.close()
 
@@ -53,7 +54,7 @@ class PlaygroundPage:
         self.addresses: list[str] = []
         context.on("request", self._note_request)
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", self._note_message)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
@@ -91,7 +92,7 @@ class PlaygroundPage:
             before = self.output_time()
             return self.text("state-badge") not in ("Idle", "Loading") and before > 0
 
-        self.until(moving, seconds=40, what="the output to play")
+        self.until(moving, seconds=60, what="the output to play")
 
     def output_time(self) -> float:
         """Seconds that the output element has played; 0 without a picture."""
@@ -125,7 +126,7 @@ class PlaygroundPage:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.server.key}"}
 
-    def until(self, probe: Any, *, seconds: float = 15, what: str) -> Any:
+    def until(self, probe: Any, *, seconds: float = 30, what: str) -> Any:
         """Wait for `probe` while the page goes on living."""
 
         def ask() -> Any:

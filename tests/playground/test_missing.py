@@ -39,7 +39,8 @@ def test_a_missing_controlnet_is_told_beside_the_picture_and_at_its_control(
     playground.choose_source("test")
     playground.start()
     # What is missing while the model itself is still loaded is the whole stream's, and not its ControlNet's.
-    playground.until(lambda: playground.text("state-badge") in ("Online", "Poor output"), seconds=60, what="pictures")
+    working = ("Online", "Poor input", "Poor output")
+    playground.until(lambda: playground.text("state-badge") in working, seconds=60, what="pictures")
     playground.page.get_by_label("Add a ControlNet").select_option(CANNY)
     here = net_row(playground, CANNY).locator(".missing-here")
     playground.until(lambda: here.is_visible(), what="the reason at the ControlNet")
@@ -108,7 +109,7 @@ def test_why_a_stream_runs_nothing_is_told_beside_the_picture(
     playground.choose_source("test")
     playground.element("start").click()
     note = playground.element("missing")
-    playground.until(lambda: note.is_visible(), seconds=40, what="the reason")
+    playground.until(lambda: note.is_visible(), seconds=60, what="the reason")
     assert "is not on this machine" in (note.text_content() or "")
     playground.stop()
     assert note.is_hidden()

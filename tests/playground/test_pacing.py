@@ -39,7 +39,7 @@ def in_node(module: str, names: str, script: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

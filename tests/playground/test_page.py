@@ -182,7 +182,7 @@ def test_python_code_runs_as_it_is(playground: PlaygroundPage) -> None:
         env={**os.environ, "DAYDREAM_BEARER": playground.server.key},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

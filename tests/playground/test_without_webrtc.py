@@ -76,7 +76,7 @@ def test_all_comes_back_after_the_server_was_started_again(
     playground.until(lambda: "Connection lost." in playground.text("activity"), what="that it is noticed")
     server.start()
     playground.until(
-        lambda: playground.text("state-badge") not in ("Offline", "Poor input", "Loading"), seconds=40, what="pictures"
+        lambda: playground.text("state-badge") not in ("Offline", "Poor input", "Loading"), seconds=60, what="pictures"
     )
     playground.until(lambda: difference(playground.picture("input"), playground.picture()) > 60, what="outlines again")
     assert playground.stream()["id"] == stream

@@ -32,6 +32,7 @@ def test_the_playground_works_through_one_tcp_port(pod: Pod, pod_server: LiveSer
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.add_init_script(REMEMBER_PEERS)
         playground = PlaygroundPage(context, pod_server).open()
+        playground.element("connection").select_option("webrtc")  # however long it takes
         playground.choose_source("test")
         playground.start()
         begun = playground.output_time()

@@ -96,7 +96,7 @@ async def test_an_update_whose_caller_goes_away_comes_into_force(scene: Scene) -
     updating.cancel()
     await asyncio.gather(updating, return_exceptions=True)
     await eventually(lambda: scene.service.get(record.id).params.prompt == "rain", what="the update")
-    assert scene.lane_of(record).params.prompt == "rain"
+    await eventually(lambda: scene.lane_of(record).params.prompt == "rain", what="the update of the lane")
 
 
 async def test_counters_do_not_fall_while_a_stream_ends(scene: Scene) -> None:

@@ -34,7 +34,7 @@ async def test_a_waiting_subscriber_is_woken() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     emit(log, 1)
-    assert (await asyncio.wait_for(waiting, 1)).name == "viewers"
+    assert (await asyncio.wait_for(waiting, 30)).name == "viewers"
 
 
 async def test_a_waiting_subscriber_ends_with_the_log() -> None:
@@ -43,7 +43,7 @@ async def test_a_waiting_subscriber_ends_with_the_log() -> None:
     await asyncio.sleep(0)
     log.close()
     with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_a_reader_that_comes_back_gets_what_it_missed() -> None:

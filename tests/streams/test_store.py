@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -186,22 +186,27 @@ async def test_writes_that_wait_share_a_transaction(tmp_path: Path) -> None:
 
 
 async def test_a_waiting_update_is_replaced_by_the_next_but_not_across_a_delete(tmp_path: Path) -> None:
-    store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: time.sleep(0.2))
+    store, come = StreamStore(tmp_path / "a.sqlite", SystemClock()), threading.Event()
+    store._connection.create_function("nap", 0, lambda: come.wait(60))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     store._connection.execute("CREATE TEMP TABLE written (params)")
     store._connection.execute(
         "CREATE TEMP TRIGGER note AFTER UPDATE ON streams BEGIN INSERT INTO written VALUES (new.params); END"
     )
-    results = await asyncio.gather(
-        store.insert(make_record(), "1"),  # holds the writer while the others come
-        store.update("str_0", "2", 2),
-        store.update("str_0", "3", 3),
-        store.delete("str_0"),
-        store.update("str_0", "4", 4),
-        store.update("str_0", "5", 5),
-    )
-    assert results == [None, True, True, True, False, False]
+    writes = [
+        asyncio.ensure_future(write)
+        for write in (
+            store.insert(make_record(), "1"),  # holds the writer while the others come
+            store.update("str_0", "2", 2),
+            store.update("str_0", "3", 3),
+            store.delete("str_0"),
+            store.update("str_0", "4", 4),
+            store.update("str_0", "5", 5),
+        )
+    ]
+    await asyncio.sleep(0)
+    come.set()
+    assert await asyncio.gather(*writes) == [None, True, True, True, False, False]
     assert store._connection.execute("SELECT params FROM written").fetchall() == [("3",)]
     await store.close()
 
@@ -248,15 +253,17 @@ async def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: 
 
 
 async def test_the_loop_turns_while_the_disk_is_slow(tmp_path: Path) -> None:
-    store = StreamStore(tmp_path / "a.sqlite", SystemClock())
-    store._connection.create_function("nap", 0, lambda: time.sleep(0.3))
+    store, turned = StreamStore(tmp_path / "a.sqlite", SystemClock()), threading.Event()
+    naps: list[bool] = []
+    store._connection.create_function("nap", 0, lambda: naps.append(turned.wait(60)))
     store._connection.execute("CREATE TEMP TRIGGER slow AFTER INSERT ON streams BEGIN SELECT nap(); END")
     writing = asyncio.ensure_future(store.insert(make_record(), "x"))
-    turns = 0
-    while not writing.done():
+    for _ in range(10):
         await asyncio.sleep(0.01)
-        turns += 1
-    assert turns >= 10
+    assert not writing.done()
+    turned.set()
+    await writing
+    assert naps == [True], "the disk was not waited for"
     await store.close()
 
 
@@ -317,7 +324,7 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

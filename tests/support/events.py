@@ -27,7 +27,7 @@ class EventLog:
         """The states that the stream has gone through."""
         return [data["state"] for data in self.named("state")]
 
-    async def wait(self, name: str, *, seconds: float = 8.0, **members: Any) -> dict[str, Any]:
+    async def wait(self, name: str, *, seconds: float = 30.0, **members: Any) -> dict[str, Any]:
         """The first event of that name whose data has these members."""
 
         def probe() -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ async def event_log(rest: Rest, stream_id: str) -> AsyncIterator[EventLog]:
 
     task = asyncio.get_running_loop().create_task(read())
     try:
-        await asyncio.wait_for(opened.wait(), 5)
+        await asyncio.wait_for(opened.wait(), 30)
         yield log
     finally:
         task.cancel()

@@ -74,7 +74,7 @@ class Firefox:
         assert answer["type"] == "success", answer["exceptionDetails"]["text"]
         return json.loads(answer["result"]["value"])
 
-    async def wait(self, expression: str, *, seconds: float = 15.0) -> Any:
+    async def wait(self, expression: str, *, seconds: float = 30.0) -> Any:
         """The first truthy value of an expression."""
         return await eventually(lambda: self.evaluate(expression), seconds=seconds, what=expression)
 
@@ -90,7 +90,7 @@ class Firefox:
         number = next(self._numbers)
         self._answers[number] = answer = asyncio.get_running_loop().create_future()
         await self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        reply = await asyncio.wait_for(answer, 40)
+        reply = await asyncio.wait_for(answer, 120)
         assert reply["type"] == "success", f"{method}: {reply.get('message')}"
         return reply["result"]
 
@@ -108,7 +108,7 @@ async def running(profile: Path) -> AsyncIterator[Firefox]:
     )
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while (found := LISTENING.search((await process.stderr.readline()).decode())) is None:
                 assert process.returncode is None, "Firefox ended at once"
         drain = asyncio.create_task(process.stderr.read())

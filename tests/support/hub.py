@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2 if cut is None else cut])
         self.wfile.flush()
         if cut is None and hub.hold is not None:
-            if hub.hold.wait(60):
+            if hub.hold.wait(300):
                 self.wfile.write(body[len(body) // 2 :])
             return
         self.close_connection = True

@@ -47,7 +47,7 @@ async def see(socket: ClientConnection) -> Picture:
     return decoded(data)
 
 
-async def close_of(socket: ClientConnection, seconds: float = 10) -> tuple[int, str]:
+async def close_of(socket: ClientConnection, seconds: float = 30) -> tuple[int, str]:
     """Wait for the server to close the socket; its code and reason."""
     async with asyncio.timeout(seconds):
         with contextlib.suppress(ConnectionClosed):

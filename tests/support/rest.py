@@ -77,7 +77,7 @@ class Rest:
     def __init__(self, server: LiveServer, key: str | None = None) -> None:
         self.server = server
         self.key = server.key if key is None else key
-        common: Any = {"base_url": server.url, "timeout": 15, "follow_redirects": False, "verify": NO_TLS}
+        common: Any = {"base_url": server.url, "timeout": 30, "follow_redirects": False, "verify": NO_TLS}
         self.http = httpx.AsyncClient(headers={"Authorization": f"Bearer {self.key}"}, **common)
         self.anonymous = httpx.AsyncClient(**common)
         self.created: list[str] = []
@@ -135,7 +135,7 @@ class Rest:
         assert response.status_code == 200, response.text
         return response.json()["data"]
 
-    async def wait_state(self, stream_id: str, *states: str, seconds: float = 15.0) -> dict[str, Any]:
+    async def wait_state(self, stream_id: str, *states: str, seconds: float = 30.0) -> dict[str, Any]:
         """Wait until the stream is in one of `states`; returns the status data."""
         last: dict[str, Any] = {}
 

@@ -56,6 +56,7 @@ ALONE_SECONDS = {
     "tests/browser/test_daydream_browser.py": 12,
     "tests/browser/test_hls.py": 16,
     "tests/browser/test_lips.py": 16,
+    "tests/contract/test_cold_worker.py": 10,
     "tests/contract/test_diffusion.py": 105,
     "tests/contract/test_fuzz.py": 8,
     "tests/contract/test_hot_and_cold.py": 6,

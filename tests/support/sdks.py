@@ -83,7 +83,7 @@ class PythonSdk:
         self, server_url: str, bearer: str | None, operation: Operation, space: Space, request: dict[str, Any]
     ) -> Outcome:
         arguments = {"request": request} if operation == "create" else request
-        with Daydream(bearer=bearer, server_url=server_url, timeout_ms=15_000) as sdk:
+        with Daydream(bearer=bearer, server_url=server_url, timeout_ms=30_000) as sdk:
             try:
                 value = getattr(getattr(sdk, space), self.METHODS[operation])(**arguments)
             except DaydreamError as error:
@@ -126,7 +126,7 @@ class NodeSdk:
 
     def close(self) -> None:
         self._process.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
-        self._process.wait(10)
+        self._process.wait(30)
         self._process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
 
     def zod_version(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.cores import CoreWaits
 from tests.support.plain_http import NO_TLS
 from tests.support.ports import free_port
 from tests.support.processes import is_gone
@@ -63,7 +64,7 @@ class LiveServer:
         self.process: subprocess.Popen[str] | None = None
         self._family: dict[int, psutil.Process] = {}
 
-    def start(self, *, ready: bool = True, seconds: float = 60.0) -> "LiveServer":
+    def start(self, *, ready: bool = True, seconds: float = 150.0) -> "LiveServer":
         """Start and wait until REST answers; with `ready` also until `/ready` says that the worker runs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SDSTREAM_")}
         environment |= {"SDSTREAM_DATA_DIR": str(self.data_dir), "PYTHONUNBUFFERED": "1"}
@@ -106,7 +107,7 @@ class LiveServer:
     def is_ready(self) -> bool:
         """Whether `/ready` answers 200."""
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/ready", timeout=5, verify=NO_TLS).status_code == 200
+            return httpx.get(f"{self.url}/ready", timeout=30, verify=NO_TLS).status_code == 200
         return False
 
     def _read_lines(self, process: subprocess.Popen[str]) -> None:
@@ -121,7 +122,7 @@ class LiveServer:
         self.port = httpx.URL(self.url).port or 0
         if self.settings.get("api_keys") is None:
             eventually_sync(
-                lambda: any(FIRST_KEY.match(line) for line in self.lines), seconds=5, what="the line with the first key"
+                lambda: any(FIRST_KEY.match(line) for line in self.lines), what="the line with the first key"
             )
             self.first_key = next(match[2] for line in self.lines if (match := FIRST_KEY.match(line)))
             self.key = self.first_key or ""
@@ -153,9 +154,12 @@ class LiveServer:
         """Whether a spare process stands beside the worker, with torch imported and nothing more to do."""
         worker = self.worker_pid()
         spares = [member for member in self.family() if member.pid != worker and _memory(member) > 100_000_000]
-        before = [_cpu_seconds(member) for member in spares]
+        before = [(_cpu_seconds(member), CoreWaits.of(member.pid)) for member in spares]
         time.sleep(0.3)
-        return bool(spares) and [_cpu_seconds(member) for member in spares] == before
+        return bool(spares) and all(
+            _cpu_seconds(member) == seconds and CoreWaits.of(member.pid).since(waits) == 0.0
+            for member, (seconds, waits) in zip(spares, before, strict=True)
+        )
 
     def footprint(self) -> "Footprint":
         """What the server process holds at this moment (POSIX)."""
@@ -164,7 +168,7 @@ class LiveServer:
         with process.oneshot():
             return Footprint(process.num_fds(), process.num_threads(), process.memory_info().rss)
 
-    def stop(self, seconds: float = 15.0) -> int:
+    def stop(self, seconds: float = 30.0) -> int:
         """End it as an operator does, and insist that it and its children are gone. Returns the exit status."""
         assert self.process is not None
         self.family()
@@ -184,11 +188,11 @@ class LiveServer:
             return
         self.family()
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
         self._insist_on_no_children()
 
     def _insist_on_no_children(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (left := self.family()) and time.monotonic() < deadline:
             time.sleep(0.05)
         for member in left:

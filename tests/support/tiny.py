@@ -57,7 +57,7 @@ def write_tiny_data(models: Path, families: Iterable[str], kinds: Iterable[str] 
     """
     models.mkdir(parents=True, exist_ok=True)
     arguments = [sys.executable, "-c", PROGRAM, str(models), ",".join(kinds), *families]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
 
 

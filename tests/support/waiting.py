@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 async def eventually(
     probe: Callable[[], Awaitable[Value | None] | Value | None],
     *,
-    seconds: float = 15.0,
+    seconds: float = 30.0,
     interval: float = 0.05,
     what: str | Callable[[], object] = "the condition",
 ) -> Value:
@@ -34,7 +34,7 @@ async def eventually(
 
 
 def eventually_sync(
-    probe: Callable[[], Value | None], *, seconds: float = 15.0, interval: float = 0.05, what: str = "the condition"
+    probe: Callable[[], Value | None], *, seconds: float = 30.0, interval: float = 0.05, what: str = "the condition"
 ) -> Value:
     """`eventually` for code outside an event loop."""
     deadline = time.monotonic() + seconds
