@@ -271,7 +271,7 @@ def test_an_interruption_leaves_no_worker(tmp_path: Path) -> None:
         program = psutil.Process(process.pid)
         (worker,) = eventually_sync(lambda: program.children() or None, seconds=60, what="its worker")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=40)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert not worker.is_running()

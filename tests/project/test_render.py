@@ -250,7 +250,7 @@ def test_an_interruption_leaves_no_half_file(number: int, film: Path, tmp_path: 
             lambda: sum(entry.stat().st_size for entry in folder.iterdir()) or None, seconds=60, what="a growing file"
         )
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=40)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert list(folder.iterdir()) == []

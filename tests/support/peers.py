@@ -229,7 +229,7 @@ class Peer:
             for protocol in ice._connection._protocols:
                 protocol.transport.abort()
 
-    async def wait_connected(self, seconds: float = 10.0) -> None:
+    async def wait_connected(self, seconds: float = 30.0) -> None:
         """Wait until ICE and DTLS are done."""
         deadline = time.monotonic() + seconds
         while self.state != "connected":
