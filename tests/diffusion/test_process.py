@@ -60,7 +60,7 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
     worker = WorkerProcess(settings, SystemClock())
     await worker.start()
     try:
-        assert await worker.wait_ready(60)
+        assert await worker.wait_ready(150)
         recorder, missing = Recorder(), Recorder()
         first, second = params_of(), params_of(prompt="a dog in rain", seed=5)
         lane = await worker.open_lane("stream", first, 1, recorder)

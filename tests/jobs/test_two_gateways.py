@@ -40,7 +40,7 @@ from tests.support.waiting import eventually
 pytestmark = [
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
     pytest.mark.slow,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 LEASE = 3.0
 MEGABYTE = 2**20

@@ -252,7 +252,7 @@ def test_figures_come_from_a_worker_of_its_own(tmp_path: Path) -> None:
         *("bench", "--skip-diffusion", "--processors", "canny", "--width", "384", "--height", "384"),
         *("--streams", "1,2", "--seconds", "0.5", "--warm-up", "0", "--json"),
         environment=environment(tmp_path),
-        seconds=110,
+        seconds=250,
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)

@@ -50,7 +50,7 @@ async def start() -> AsyncIterator[Start]:
         workers.append(worker)
         await worker.start()
         if ready:
-            assert await worker.wait_ready(60)
+            assert await worker.wait_ready(150)
         return worker
 
     yield start
@@ -68,7 +68,7 @@ async def shared() -> AsyncIterator[WorkerProcess]:
     """The worker of the tests that do it no harm."""
     worker = WorkerProcess(Settings(worker_spare=False, worker_ping_timeout=20), SystemClock())
     await worker.start()
-    assert await worker.wait_ready(60)
+    assert await worker.wait_ready(150)
     yield worker
     await worker.close()
 
@@ -329,7 +329,7 @@ async def test_the_worker_ends_with_its_parent() -> None:
         "async def main():\n"
         "    worker = WorkerProcess(Settings(worker_spare=False), SystemClock())\n"
         "    await worker.start()\n"
-        "    assert await worker.wait_ready(60)\n"
+        "    assert await worker.wait_ready(150)\n"
         "    print('worker', worker.health().process_id, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
