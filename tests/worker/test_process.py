@@ -191,14 +191,14 @@ async def test_viewers_get_pictures_again_within_five_seconds_of_a_kill_and_of_a
         for lane in lanes:
             lane.update(make_params(seed=5), 2)
         await until(lambda: all(each.pictures[-1].revision == 2 for each in listeners))
-        await until(lambda: worker.spare_is_warm, 60)
+        await until(lambda: worker.spare_is_warm, 120)
         worker_process(worker).kill()
         assert await seconds_until_all_are_back(1) < 5
         assert worker.health().last_error == "the worker was ended by signal 9"
         assert all(each.pictures[-1].revision == 2 for each in listeners)
         assert LanePhase.WAITING in {status.phase for status in listeners[0].statuses}
 
-        await until(lambda: worker.spare_is_warm, 60)
+        await until(lambda: worker.spare_is_warm, 120)
         worker_process(worker).suspend()
         assert await seconds_until_all_are_back(2) < 5
     health = worker.health()
@@ -272,7 +272,7 @@ async def test_the_process_for_another_card_than_the_first_sees_no_other(
 
 async def test_a_device_that_is_not_there_is_what_the_worker_ended_for_and_no_traceback_hides_it(start: Start) -> None:
     worker = await start(ready=False, worker_device="cuda:99")
-    await until(lambda: worker.health().last_error is not None, seconds=60)
+    await until(lambda: worker.health().last_error is not None, seconds=150)
     health = worker.health()
     assert str(health.last_error).startswith("the worker ended itself: worker_device cuda:99 cannot be used: ")
     assert health.last_error_code == "CONFIGURATION/INVALID"
@@ -312,7 +312,7 @@ async def test_a_lane_that_fails_for_a_file_names_it_without_its_directory(start
     worker = await start(models={"stabilityai/sd-turbo": str(folder)}, offline=True, data_dir=tmp_path / "data")
     recorder = Recorder()
     lane = await worker.open_lane("lost", make_params(skip_diffusion=False), 1, recorder)
-    await until(lambda: recorder.statuses and recorder.statuses[-1].phase is LanePhase.FAILED, 60)
+    await until(lambda: recorder.statuses and recorder.statuses[-1].phase is LanePhase.FAILED, 150)
     told = recorder.statuses[-1].error_message or ""
     assert "turbo" in told
     assert str(tmp_path) not in told
@@ -407,7 +407,7 @@ async def test_a_hundred_lanes_leave_nothing_behind(shared: WorkerProcess) -> No
         params = make_params("passthrough" if number % 2 else "feedback")
         lane = await worker.open_lane(f"stream {number}", params, 1, listener)
         lane.submit(flat(PictureSize(16, 16), 50, number))
-        await until(lambda: listener.pictures, 30)
+        await until(lambda: listener.pictures)
         await lane.close()
 
     await asyncio.gather(*(use(number) for number in range(4)))
