@@ -60,11 +60,11 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
     worker = WorkerProcess(settings, SystemClock())
     await worker.start()
     try:
-        assert await worker.wait_ready(60)
+        assert await worker.wait_ready(150)
         recorder, missing = Recorder(), Recorder()
         first, second = params_of(), params_of(prompt="a dog in rain", seed=5)
         lane = await worker.open_lane("stream", first, 1, recorder)
-        await until(lambda: recorder.statuses and recorder.statuses[-1].phase is LanePhase.READY, 60)
+        await until(lambda: recorder.statuses and recorder.statuses[-1].phase is LanePhase.READY, 150)
         frames = [noise(SIZE, seed=index, sequence=index) for index in range(6)]
         made = [await lane.process(frame) for frame in frames[:3]]
         lane.update(second, 2)
@@ -76,7 +76,7 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
         assert difference(made[-1], unturned[-1]) > 20
         assert {frame.size for frame in made} == {SIZE}
         other = await worker.open_lane("missing", params_of(model_id="stabilityai/sdxl-turbo"), 1, missing)
-        await until(lambda: missing.statuses and missing.statuses[-1].phase is LanePhase.FAILED, 30)
+        await until(lambda: missing.statuses and missing.statuses[-1].phase is LanePhase.FAILED, 150)
         with pytest.raises(ModelUnavailable, match="not on this machine"):
             await other.process(frames[0])
         assert difference(await lane.process(frames[0]), made[0]) > 0, "the stream beside it goes on"
@@ -84,7 +84,7 @@ async def test_the_worker_diffuses_and_turns_a_prompt_without_losing_a_picture(
         recorders = [Recorder() for _ in neighbours]
         lanes = [await worker.open_lane(f"{n}", params, 1, recorders[n]) for n, params in enumerate(neighbours)]
         for each in recorders:
-            await until(lambda each=each: each.statuses and each.statuses[-1].phase is LanePhase.READY, 60)
+            await until(lambda each=each: each.statuses and each.statuses[-1].phase is LanePhase.READY, 150)
         together = await asyncio.gather(*(beside.process(frame) for frame in frames[:3] for beside in lanes))
         for n, params in enumerate(neighbours):
             alone = here(directory, {0: params}, frames[:3])

@@ -115,7 +115,7 @@ except ModelUnavailable as error:
 """
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=150, env=environment)
     assert done.stdout.startswith("False False stabilityai/sd-turbo is not on this machine")
 
 

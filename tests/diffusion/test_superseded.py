@@ -30,7 +30,7 @@ def hub(tmp_path: Path, tiny_directory: Directory, monkeypatch: pytest.MonkeyPat
     made.hold, made.held = threading.Event(), UNET
     with made.run():
         made.be_the_hub(monkeypatch, tmp_path / "cache")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 10.0)
         monkeypatch.setattr(hub_module, "PAUSE_SECONDS", 0.0)
         monkeypatch.setattr(hub_module, "SPARE_BYTES", 0)
         monkeypatch.setattr(hub_module, "ATTEMPTS", 1000)

@@ -83,7 +83,7 @@ def installed() -> Path:
 def run_upstream(model: Path, answers: Path) -> dict[str, torch.Tensor]:
     """What upstream makes of all cases: `NAME/latent` [frames, 4, 8, 8] and `NAME/image` [frames, 3, 64, 64]."""
     command = [sys.executable, "-m", "tests.diffusion.upstream_program", str(installed()), str(model), str(answers)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     return load_file(answers)
 

@@ -35,7 +35,7 @@ def assert_whole(directory: Path, rounds: int) -> int:
 def test_two_builders_race_and_each_engine_is_built_once(tmp_path: Path) -> None:
     rounds = 30
     racers = [builder(tmp_path, rounds) for _ in range(2)]
-    said = [racer.communicate(timeout=100)[0] for racer in racers]
+    said = [racer.communicate(timeout=250)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0]
     assert assert_whole(tmp_path, rounds) == rounds
     built = [line.split()[1] for text in said for line in text.splitlines() if "built" in line]
@@ -58,7 +58,7 @@ def test_builders_killed_at_random_points_leave_whole_engines_or_none(tmp_path: 
         victim.stdout.close()
         assert_whole(tmp_path, rounds)
     last = builder(tmp_path, rounds)
-    said = last.communicate(timeout=100)[0]
+    said = last.communicate(timeout=250)[0]
     assert last.returncode == 0
     assert f"done {rounds - 1} found" in said
     assert assert_whole(tmp_path, rounds) == rounds

@@ -32,7 +32,7 @@ def test_one_holds_it_and_the_next_takes_it_when_it_is_free(file: Path) -> None:
 def test_the_lock_of_a_process_that_ended_is_broken_at_once(file: Path) -> None:
     program = "import sys; from pathlib import Path; from sdstream.engines.locks import BuildLock; import os\n"
     program += "assert BuildLock(Path(sys.argv[1])).try_acquire(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", program, str(file)], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", program, str(file)], check=False, timeout=150)
     assert file.exists()
     lock = BuildLock(file)
     assert lock.try_acquire()

@@ -42,7 +42,7 @@ class FakeBucket:
 
     def start(self) -> "FakeBucket":
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(30)
         return self
 
     def stop(self) -> None:

@@ -65,7 +65,10 @@ def bucket() -> Iterator[FakeBucket]:
 
 @pytest.fixture
 async def client(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[RunPodClient]:
-    """A client of the shared worker, whose places are all free again when the next test begins."""
+    """A client of the shared worker, whose places are all free again when the next test begins.
+
+    Whatever opens sessions of that worker has this among its fixtures, and ends them before.
+    """
     async with RunPodClient(ENDPOINT, API_KEY, url=platform.url, poll_seconds=0.02) as made:
         yield made
         if worker.ended:
@@ -75,7 +78,7 @@ async def client(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[Run
             # The platform ends a cancelled job at once, the worker its session when it hears of it.
             return await made.sessions() == []
 
-        await eventually(all_free, interval=0.0, what="the end of the sessions of this test")
+        await eventually(all_free, seconds=30, interval=0.0, what="the end of the sessions of this test")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -70,7 +70,7 @@ class FakePlatform:
 
     def start(self) -> "FakePlatform":
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(30)
         return self
 
     def stop(self) -> None:
@@ -80,14 +80,14 @@ class FakePlatform:
 
     def vanish(self) -> None:
         """Cut every connection and refuse new ones. The jobs stay, and nobody else gets the port."""
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._place.bind(("127.0.0.1", self.port))
 
     def come_back(self) -> None:
         """After `vanish`: at the same address."""
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(30)
         self._leave_place()
 
     def _leave_place(self) -> None:
@@ -111,7 +111,7 @@ class FakePlatform:
 
     def give_again(self, worker: str) -> list[str]:
         """What the platform does when a worker is gone: its jobs are queued again. Returns their ids."""
-        return asyncio.run_coroutine_threadsafe(self._give_again(worker), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(self._give_again(worker), self._loop).result(30)
 
     async def _give_again(self, worker: str) -> list[str]:
         lost = [job for job in self.jobs.values() if job.worker == worker and job.state == "IN_PROGRESS"]
@@ -265,6 +265,8 @@ class FakePlatform:
     async def _stop_channel(self, request: web.Request) -> web.Response:
         worker = request.match_info["worker"]
         await self._until(lambda: self._stops.get(worker), POLL_SECONDS)
+        if request.transport is None or request.transport.is_closing():
+            raise web.HTTPGone  # the worker asks again, and hears of them then
         ids, self._stops[worker] = self._stops.get(worker, []), []
         return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)
 

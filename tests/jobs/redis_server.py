@@ -25,7 +25,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [*command, str(self._folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        eventually_sync(self._answers, what="redis-server answering")
+        eventually_sync(self._answers, seconds=30, what="redis-server answering")
         return self
 
     def _answers(self) -> bool:

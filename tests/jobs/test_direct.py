@@ -14,7 +14,7 @@ from sdstream.clock import SystemClock
 from sdstream.gateway import fleet as fleet_module
 from sdstream.gateway.direct import call_owner
 from sdstream.gateway.fleet import KEPT_SECONDS, Fleet
-from sdstream.gateway.patience import BRIEF_SECONDS, CALL_SECONDS
+from sdstream.gateway.patience import BRIEF_SECONDS, CALL_SECONDS, OPEN_SECONDS
 from sdstream.job_errors import OwnerAsleep, OwnerSilent, OwnerUnreachable
 from sdstream.jobs.calls import OwnerCall
 from sdstream.jobs.directory import SessionEntry
@@ -80,7 +80,7 @@ async def test_a_worker_that_was_asked_and_does_not_answer_may_have_done_it(
 ) -> None:
     async with worker(behave) as url, httpx.AsyncClient(trust_env=False) as http:
         with pytest.raises(OwnerSilent) as caught:
-            await call_owner(http, at(url), call, 0.3)
+            await call_owner(http, at(url), call, 1.0)  # half of it is for connecting
     assert caught.value.retryable is repeatable
 
 
@@ -116,7 +116,7 @@ async def test_a_long_answer_of_a_worker_that_is_stopped_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(fleet_module, "OPEN_SECONDS", 0.2)
     job_id = await fleet.client.submit({"action": "start"})
-    async with worker(say_nothing) as url, asyncio.timeout(5):
+    async with worker(say_nothing) as url, asyncio.timeout(2 * OPEN_SECONDS):
         with pytest.raises(OwnerAsleep):
             await fleet.follow(at(url, job_id=job_id), "/v1/streams/session-1/events", {})
         with pytest.raises(OwnerAsleep):

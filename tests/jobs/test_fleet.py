@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from sdstream.api.context import LOCAL_CALLER
+from sdstream.client import RunPodClient
 from sdstream.clock import SystemClock
 from sdstream.commands.checks import Verdict
 from sdstream.commands.doctor import run_checks
@@ -26,7 +27,6 @@ from sdstream.settings import Settings
 from tests.jobs.conftest import PLACES
 from tests.jobs.platform import API_KEY, ENDPOINT, FakeJob, FakePlatform
 from tests.jobs.test_parts import entry as entry_of
-from tests.jobs.worker import JobWorker
 from tests.project.test_doctor import BARE
 from tests.support.rest import SMALL
 from tests.support.waiting import eventually
@@ -45,9 +45,9 @@ def empty_platform() -> Iterator[FakePlatform]:
 
 
 @pytest.fixture
-async def fleet(platform: FakePlatform, worker: JobWorker) -> AsyncIterator[Fleet]:
+async def fleet(platform: FakePlatform, client: RunPodClient) -> AsyncIterator[Fleet]:
     """A fleet without Redis, in front of the shared worker."""
-    made = Fleet(settings(platform, endpoint_start_timeout=3), API_KEY, SystemClock())
+    made = Fleet(settings(platform, endpoint_start_timeout=30), API_KEY, SystemClock())
     await made.open()
     yield made
     for entry in await made.directory.entries():
@@ -94,13 +94,12 @@ async def test_what_the_worker_finds_wrong_is_its_own_error_again(fleet: Fleet) 
         await fleet.begin({"params": SMALL | {"width": 500}}, "usr_tester", from_playground=False)
 
 
-async def test_full_workers_are_tried_until_the_time_is_over(fleet: Fleet) -> None:
-    async def fill() -> None:
-        for _ in range(PLACES + 1):
-            await begin(fleet)
-
+async def test_full_workers_are_tried_until_the_time_is_over(fleet: Fleet, platform: FakePlatform) -> None:
+    for _ in range(PLACES):
+        await begin(fleet)
+    fleet._settings = settings(platform, endpoint_start_timeout=2)
     with pytest.raises(CapacityReached):
-        await fill()
+        await begin(fleet)
 
 
 async def test_a_start_that_no_worker_takes_is_taken_back(empty_platform: FakePlatform) -> None:
@@ -291,7 +290,7 @@ async def test_an_api_that_hangs_holds_a_create_no_longer_than_a_start_may_take(
     await fleet.client.aclose()
     fleet.client._http = httpx.AsyncClient(base_url="http://runpod", transport=httpx.MockTransport(hang))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             with pytest.raises(EndpointFailed, match="took no job in time"):
                 await begin(fleet)
     finally:
@@ -311,7 +310,7 @@ async def test_any_number_of_long_answers_keeps_no_call_waiting(empty_platform: 
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     entry = msgspec.structs.replace(entry_of("one"), control_url=url)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answers = [await fleet.follow(entry, "/playback/pb/pictures.mjpeg", {}) for _ in range(120)]
         assert [answer.status for answer in answers] == [200] * 120
     finally:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
 from sdstream.api.keys import FILE_NAME, KeyRing
@@ -241,8 +242,13 @@ async def test_pictures_and_files_of_a_stream_come_through_the_gateway(rest: Res
     check_error(await rest.anonymous.get(f"{hls}/index.m3u8"), 404, "STREAMS/NO_PICTURE_YET")
     async with event_log(rest, stream["id"]) as log, Publisher(stream["whip_url"]):
         name = (await log.wait("recording", state="started"))["name"]
-        index = await rest.anonymous.get(f"{hls}/index.m3u8")
-        assert (index.status_code, index.headers["content-type"]) == (200, "application/vnd.apple.mpegurl")
+
+        async def first_index() -> httpx.Response | None:  # on a slow machine the first segment takes its time
+            answer = await rest.anonymous.get(f"{hls}/index.m3u8")
+            return answer if answer.status_code == 200 else None
+
+        index = await eventually(first_index, seconds=30, what="the playlist of HLS")
+        assert index.headers["content-type"] == "application/vnd.apple.mpegurl"
         assert index.headers["cache-control"] == "no-cache"
         (playlist,) = [line for line in index.text.splitlines() if line and not line.startswith("#")]
 

@@ -47,7 +47,7 @@ def gateway(
 
 
 @pytest.fixture
-async def rest(gateway: LiveServer) -> AsyncIterator[Rest]:
+async def rest(gateway: LiveServer, client: RunPodClient) -> AsyncIterator[Rest]:
     async with Rest(gateway) as made:
         yield made
 
@@ -245,10 +245,10 @@ async def test_the_end_of_the_stream_ends_all_that_came_through_the_gateway(rest
 
 
 async def test_whole_pictures_keep_a_session_from_being_idle(client: RunPodClient) -> None:
-    running = Running(client, await client.start(params=SMALL, idle_seconds=1, status_seconds=0.2))
+    running = Running(client, await client.start(params=SMALL, idle_seconds=2, status_seconds=0.2))
     ready = await running.wait("ready")
     async with open_socket(ready["whip_url"]), open_socket(ready["whep_url"]):
-        await eventually(lambda: running.events[-1].get("seconds", 0) > 2.5, what="more than twice the time")
+        await eventually(lambda: running.events[-1].get("seconds", 0) > 5, seconds=30, what="more than twice the time")
         assert running.events[-1]["event"] == "status"
     assert (await running.wait("summary"))["reason"] == "idle"
     await running.end()

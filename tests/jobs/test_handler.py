@@ -41,7 +41,7 @@ def test_the_test_job_is_run_to_its_end(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -102,4 +102,4 @@ def test_the_sdks_local_api_takes_one_shot_jobs(tmp_path: Path) -> None:
         assert "JOBS/UNKNOWN_ACTION" in json.dumps(wrong)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(40)

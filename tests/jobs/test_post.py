@@ -14,6 +14,7 @@ from sdstream.jobs import post as post_module
 from sdstream.jobs.calls import OwnerAnswer, OwnerCall
 from sdstream.jobs.post import PostOffice
 from sdstream.jobs.redis_directory import connect
+from sdstream.jobs.waiting import TAKE_SECONDS
 from tests.jobs.redis_server import RedisServer
 from tests.jobs.wire import Wire
 from tests.support.waiting import eventually
@@ -75,14 +76,14 @@ async def test_a_call_that_the_owner_did_not_begin_is_not_carried_out_however_la
     owner = Owner()
     async with post(server.url, "caller") as caller, redis.pubsub(ignore_subscribe_messages=True) as stopped:
         await stopped.subscribe(CHANNEL)
-        await stopped.get_message(ignore_subscribe_messages=False, timeout=5)
+        await stopped.get_message(ignore_subscribe_messages=False, timeout=20)
         with pytest.raises(OwnerAsleep):
             await caller.ask("owner", CHANGE, 0.2)
-        letter = (await stopped.get_message(timeout=5))["data"]
+        letter = (await stopped.get_message(timeout=20))["data"]
         await stopped.unsubscribe()
         async with post(server.url, "owner", owner.serve):
             await redis.publish(CHANNEL, letter)
-            await caller.ask("owner", READ, 5)  # so that the letter before it was looked at
+            await caller.ask("owner", READ, 20)  # so that the letter before it was looked at
     assert owner.calls == [READ]
 
 
@@ -94,10 +95,10 @@ async def test_a_letter_that_comes_twice_is_carried_out_once(server: RedisServer
         redis.pubsub(ignore_subscribe_messages=True) as copies,
     ):
         await copies.subscribe(CHANNEL)
-        await copies.get_message(ignore_subscribe_messages=False, timeout=5)
+        await copies.get_message(ignore_subscribe_messages=False, timeout=20)
         await caller.ask("owner", CHANGE, 5)
-        await redis.publish(CHANNEL, (await copies.get_message(timeout=5))["data"])
-        await caller.ask("owner", READ, 5)
+        await redis.publish(CHANNEL, (await copies.get_message(timeout=20))["data"])
+        await caller.ask("owner", READ, 20)
     assert owner.calls == [CHANGE, READ]
 
 
@@ -125,8 +126,8 @@ async def test_an_owner_that_takes_long_is_waited_for(server: RedisServer) -> No
     owner = Owner()
     owner.may_answer.clear()
     async with post(server.url, "caller") as caller, post(server.url, "owner", owner.serve):
-        asking = asyncio.create_task(caller.ask("owner", CHANGE, 4))
-        await asyncio.wait((asking,), timeout=2.3)  # it may take two seconds to begin
+        asking = asyncio.create_task(caller.ask("owner", CHANGE, 60))
+        await asyncio.wait((asking,), timeout=TAKE_SECONDS + 0.3)  # so long it may take to begin
         owner.may_answer.set()
         assert (await asking).status == 200
 
@@ -142,7 +143,7 @@ async def test_an_owner_that_goes_away_before_it_answers_is_not_waited_for(
         async with post(server.url, "owner", owner.serve):
             asking = asyncio.create_task(caller.ask("owner", CHANGE, 60))
             await eventually(lambda: owner.calls, what="the call")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             with pytest.raises(OwnerSilent, match="went away"):
                 await asking
 
@@ -150,13 +151,13 @@ async def test_an_owner_that_goes_away_before_it_answers_is_not_waited_for(
 async def test_an_answer_that_came_while_nobody_listened_is_not_waited_for(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(post_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(post_module, "POLL_SECONDS", 0.25)  # it is deaf for 1.5 s, in which the answer comes
     monkeypatch.setattr(post_module, "RECONNECT_SECONDS", 0.05)
-    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 1.5)
+    monkeypatch.setattr("sdstream.jobs.waiting.TAKE_SECONDS", 2.0)
     monkeypatch.setattr("sdstream.jobs.waiting.LOOK_SECONDS", 0.1)
     owner = Owner()
     async with Wire(server.port).run() as wire, post(server.url, "owner", owner.serve):
-        async with post(wire.url, "caller") as caller, asyncio.timeout(10):
+        async with post(wire.url, "caller") as caller, asyncio.timeout(30):
             wire.forget()
             with pytest.raises(OwnerSilent, match="Redis went away"):
                 await caller.ask("owner", CHANGE, 60)
@@ -167,13 +168,13 @@ async def test_calls_that_hang_do_not_keep_their_places_for_ever(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(post_module, "CALLS_AT_ONCE", 2)
-    monkeypatch.setattr(post_module, "WORK_SECONDS", 1.0)
+    monkeypatch.setattr(post_module, "WORK_SECONDS", 3.0)
     owner = Owner()
     owner.may_answer.clear()
     async with post(server.url, "caller") as caller, post(server.url, "owner", owner.serve):
-        hanging = [asyncio.create_task(caller.ask("owner", CHANGE, 20)) for _ in range(2)]
-        await eventually(lambda: len(owner.calls) == 2, what="both calls")
-        assert (await caller.ask("owner", READ, 20)).status == 429
+        hanging = [asyncio.create_task(caller.ask("owner", CHANGE, 60)) for _ in range(2)]
+        await eventually(lambda: len(owner.calls) == 2, interval=0.01, what="both calls")
+        assert (await caller.ask("owner", READ, 60)).status == 429
         assert [answer.status for answer in await asyncio.gather(*hanging)] == [500, 500]
         owner.may_answer.set()
         assert (await caller.ask("owner", READ, 20)).status == 200
@@ -201,7 +202,7 @@ async def test_a_mailbox_whose_connection_was_forgotten_on_the_way_listens_again
     owner = Owner()
     async with Wire(server.port).run() as wire, post(server.url, "caller") as caller:
         async with post(wire.url, "owner", owner.serve):
-            assert (await caller.ask("owner", READ, 5)).status == 200
+            assert (await caller.ask("owner", READ, 20)).status == 200
             wire.forget()
 
             async def answers() -> bool:
@@ -215,14 +216,14 @@ async def test_a_mailbox_whose_connection_was_forgotten_on_the_way_listens_again
 async def test_a_quiet_mailbox_keeps_its_connection(
     server: RedisServer, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(post_module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(post_module, "POLL_SECONDS", 0.3)  # so that what it sends itself has 0.9 s to arrive
     async with post(server.url, "owner", Owner().serve), redis.pubsub(ignore_subscribe_messages=True) as copies:
         ours = (await redis.pubsub_numsub(CHANNEL))[0][1]
         connections = {client["id"] for client in await redis.client_list(_type="pubsub")}
         await copies.subscribe(CHANNEL)
-        await copies.get_message(ignore_subscribe_messages=False, timeout=5)
-        for _ in range(4):  # one that hears itself is quiet for longer than a deaf one is let
-            assert await copies.get_message(timeout=5) is not None
+        await copies.get_message(ignore_subscribe_messages=False, timeout=20)
+        for _ in range(3):  # one that hears itself is quiet for longer than a deaf one is let
+            assert await copies.get_message(timeout=20) is not None
         assert ours == 1
         assert connections <= {client["id"] for client in await redis.client_list(_type="pubsub")}
 

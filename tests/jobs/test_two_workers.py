@@ -112,7 +112,7 @@ class Teller:
             async def reaches() -> bool:
                 return not await code_of_update(at_other, SESSION)
 
-            await eventually(reaches, seconds=20, what="the call through the new Redis")
+            await eventually(reaches, seconds=30, what="the call through the new Redis")
             await viewer.wait_kind("card")
             self.story.longest_gap = viewer.longest_gap(gone_at)
             self.story.publisher_state = publisher.state
@@ -134,7 +134,7 @@ class Teller:
             story.codes_after_kill.append(await code_of_update(at_other, SESSION))
             return story.codes_after_kill[-1] == "STREAMS/NOT_FOUND"
 
-        await eventually(is_forgotten, seconds=15, what="the end of the lease")
+        await eventually(is_forgotten, seconds=30, what="the end of the lease")
         story.forgotten_after = time.monotonic() - killed_at
         await asyncio.to_thread(owner.bury)
         story.half_file = key in bucket.objects
@@ -159,7 +159,7 @@ class Teller:
             await each.wait("ready")
         asked_at = time.monotonic()
         other.terminate()
-        await eventually(lambda: '"draining"' in other.log(), interval=0.01, what=other.log)
+        await eventually(lambda: '"draining"' in other.log(), seconds=30, interval=0.01, what=other.log)
         late = await at_other.submit({"action": "list"})
         for each in running:
             self.story.summaries.append(await each.wait("summary"))

@@ -109,7 +109,7 @@ class FlashingCamera:
         transport = await self._session.peer.gather("actpass")
         answer = await self._stream.publish(_offer(transport, "sendonly", sound=self._sound))
         self._session.peer.connect(parse_offer(answer.sdp).sections[0])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await self._connected.wait()
         start = clock.monotonic() + 0.1
         self._tasks = [asyncio.create_task(self._show(start))]
@@ -186,7 +186,7 @@ class FlashViewer:
         transport = await self._session.peer.gather("actpass")
         self.answer = await self.stream.watch(_offer(transport, "recvonly", sound=True))
         self._session.peer.connect(parse_offer(self.answer.sdp).sections[0])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await connected.wait()
         return self
 

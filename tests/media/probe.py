@@ -24,7 +24,7 @@ def rate_of(file: Path) -> float:
 
 def _ask(file: Path, *arguments: str) -> dict[str, Any]:
     extensions = _COMMAND if file.suffix == ".m3u8" else (*_COMMAND[:3], *_COMMAND[5:])
-    done = subprocess.run([*extensions, *arguments, str(file)], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([*extensions, *arguments, str(file)], capture_output=True, text=True, check=True, timeout=60)
     assert not done.stderr, done.stderr
     return json.loads(done.stdout)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sdstream.media.embedded.stream import EmbeddedStream
+from sdstream.media.ports import TrackStatistics
 from tests.media.clients import DirectPublisher, DirectViewer
 from tests.media.conftest import Echo
 from tests.support.waiting import eventually
@@ -31,11 +32,14 @@ async def test_packets_lost_on_the_way_in_are_repaired(stream: EmbeddedStream, e
         await eventually(lambda: echo.count >= 5)
         lose_on_the_way_in(publisher, random.Random(4))
         start = publisher.track.sent
-        await eventually(lambda: publisher.track.sent >= start + 90)
-        video = next(track for track in stream.statistics().tracks if track.kind == "video")
-        assert video.packets_lost > 0
-        assert video.round_trip is not None
-        assert 0 <= video.round_trip < 0.5
+        await eventually(lambda: publisher.track.sent >= start + 90, seconds=30)
+
+        def video() -> TrackStatistics:
+            return next(track for track in stream.statistics().tracks if track.kind == "video")
+
+        await eventually(lambda: video().packets_lost > 0, what="a loss that was noticed")
+        # Each report tells it anew: one of them comes while this machine is not held up.
+        await eventually(lambda: (took := video().round_trip) is not None and 0 <= took < 0.5, seconds=30, what=video)
         await eventually(lambda: echo.count >= publisher.track.sent - 20)
         assert stream.statistics().decode_errors == 0
 
@@ -64,7 +68,7 @@ async def test_packets_lost_on_the_way_out_are_sent_again(stream: EmbeddedStream
         session.peer.send_rtp_burst_here = losing(session.peer.send_rtp_burst_here)  # type: ignore[method-assign]
         numbers: list[int | None] = []
         viewer.on_picture = lambda picture: numbers.append(picture.number())
-        await eventually(lambda: len(numbers) >= 90, seconds=15)
+        await eventually(lambda: len(numbers) >= 90, seconds=30)
         publisher.track.paused = True
         # Each picture that was sent is seen; the viewer shows the last one when another follows.
         await eventually(lambda: len(numbers) >= len(sent) - 2, what=lambda: f"{len(sent)} pictures in {len(numbers)}")

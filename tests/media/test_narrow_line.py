@@ -151,7 +151,7 @@ async def test_a_narrow_line_loses_nothing_once_the_encoder_follows_it(stream: E
         (session,) = stream._sessions.viewers.values()
         line = NarrowLine()
         line.put_before(session)
-        await eventually(lambda: line.lost > 20, what="that the line is too narrow")
-        await eventually(lambda: (stream.statistics().video_bitrate or 0) < NARROW)
-        assert COARSER in stream.statistics().warnings
+        await eventually(lambda: line.lost > 20, seconds=30, what="that the line is too narrow")
+        await eventually(lambda: (stream.statistics().video_bitrate or NARROW) < NARROW, seconds=30)
+        await eventually(lambda: COARSER in stream.statistics().warnings)
         await eventually(lambda: line.in_a_row > 100, seconds=30, what="a while without a loss")

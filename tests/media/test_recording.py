@@ -124,7 +124,7 @@ def test_a_full_disk_stops_the_recording_and_keeps_what_is_there(
     recorder = Recorder(file, problems.append, least_free=5000)
     for fragment in fragments(4):
         recorder.take_fragment(fragment)
-    assert recorder.join(10)
+    assert recorder.join(30)
     assert problems == ["the disk refuses to be written: the disk is nearly full"]
     assert seconds_of(file) == pytest.approx(1.16, abs=0.02)
 
@@ -142,7 +142,7 @@ def test_a_recording_is_made_whole_only_where_its_copy_leaves_free_what_must_be(
     for fragment in made:
         recorder.take_fragment(fragment)
     recorder.stop()
-    assert recorder.join(10)
+    assert recorder.join(30)
     assert problems == [None]
     assert b"moof" in file.read_bytes(), "it plays as it is"
     assert seconds_of(file) > 2.4
@@ -180,7 +180,7 @@ def test_a_slow_disk_stops_the_recording(tmp_path: Path, monkeypatch: pytest.Mon
     usage: Any = shutil.disk_usage(tmp_path)
 
     def hang(path: Path) -> Any:
-        answers.wait(10)
+        answers.wait(60)
         return usage
 
     monkeypatch.setattr(shutil, "disk_usage", hang)
@@ -190,7 +190,7 @@ def test_a_slow_disk_stops_the_recording(tmp_path: Path, monkeypatch: pytest.Mon
     for _ in range(MOST_WAITING + 2):
         recorder.take_fragment(made[0])
     answers.set()
-    assert recorder.join(20)
+    assert recorder.join(30)
     assert problems == ["the disk is too slow"]
 
 

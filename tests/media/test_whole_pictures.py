@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 
 async def next_picture(viewer: PictureViewer) -> Picture:
     """The next picture of a viewer, which says that it came."""
-    data = await asyncio.wait_for(viewer.next(), 10)
+    data = await asyncio.wait_for(viewer.next(), 30)
     assert data is not None
     viewer.taken()
     return decoded(data)
@@ -116,10 +116,10 @@ async def test_states_and_numbers_are_those_of_any_session(stream: EmbeddedStrea
 async def test_whoever_publishes_next_takes_over(stream: EmbeddedStream, echo: Echo) -> None:
     first = await stream.publish_pictures()
     second = await stream.publish_pictures()
-    await asyncio.wait_for(first.ended(), 5)
+    await asyncio.wait_for(first.ended(), 30)
     assert first.end is SessionEnd.REPLACED
     async with DirectPublisher(stream) as third:
-        await asyncio.wait_for(second.ended(), 5)
+        await asyncio.wait_for(second.ended(), 30)
         assert second.end is SessionEnd.REPLACED
         await third.wait_connected()
         await stream.publish_pictures()
@@ -167,7 +167,7 @@ async def test_the_end_of_the_stream_ends_its_sessions(stream: EmbeddedStream, e
     publisher, viewer = await stream.publish_pictures(), await stream.watch_pictures()
     waiting = asyncio.ensure_future(viewer.next())
     await stream.close()
-    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(waiting, 30) is None
     assert publisher.end is viewer.end is SessionEnd.CLOSED
     with pytest.raises(ShuttingDown):
         await stream.publish_pictures()

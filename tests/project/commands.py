@@ -17,7 +17,7 @@ def environment(data_dir: Path, **settings: object) -> dict[str, str]:
 
 
 def sdstream(
-    *arguments: str, environment: Mapping[str, str], seconds: float = 60
+    *arguments: str, environment: Mapping[str, str], seconds: float = 150
 ) -> "subprocess.CompletedProcess[str]":
     """One finished run; its exit code is the caller's to judge."""
     return subprocess.run(

@@ -302,7 +302,7 @@ def test_a_reader_that_leaves_early_is_no_error(command: str, words: bytes, tmp_
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait(30) == 1
+    assert process.wait(60) == 1
     said = process.stderr.read()
     assert said.startswith(words)
     assert b"BrokenPipe" not in said

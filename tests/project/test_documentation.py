@@ -221,7 +221,7 @@ def test_the_python_snippets_run(server: LiveServer, number: int) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
     assert ("whip" if number == 0 else "OFFLINE") in done.stdout
@@ -237,7 +237,7 @@ def test_the_curl_snippet_makes_a_stream(server: LiveServer) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
     stream = json.loads(done.stdout)
@@ -258,7 +258,7 @@ def test_the_typescript_snippet_runs(server: LiveServer) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
     assert "/whip" in done.stdout

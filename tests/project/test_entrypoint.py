@@ -51,7 +51,7 @@ def enter(folder: Path, *command: str, **variables: str) -> "subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
 
 

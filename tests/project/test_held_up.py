@@ -86,12 +86,16 @@ def rivals() -> Iterator[list[int]]:
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not count waits for cores")
 def test_a_process_that_shares_its_core_waits_for_it_and_one_that_sleeps_does_not(rivals: list[int]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sleeper:
+    program = "print('here', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sleeper:
+        assert sleeper.stdout is not None
+        assert sleeper.stdout.readline() == b"here\n", "before, it may sleep for a moment while it starts"
         eventually_sync(lambda: _state(sleeper.pid) == "S", what="sleep")
         asleep, start = CoreWaits.of(sleeper.pid), time.monotonic()
         before = [CoreWaits.of(rival) for rival in rivals]
         eventually_sync(
-            lambda: all(CoreWaits.of(rival).since(was) > 0.3 for rival, was in zip(rivals, before, strict=True))
+            lambda: all(CoreWaits.of(rival).since(was) > 0.3 for rival, was in zip(rivals, before, strict=True)),
+            seconds=30,
         )
         assert all(
             CoreWaits.of(rival).since(was) <= time.monotonic() - start

@@ -121,7 +121,7 @@ def test_a_sealed_directory_is_the_same_whenever_its_packages_were_installed(tmp
         for path in (package / "__init__.py", package, folder):
             os.utime(path, (seconds, seconds))
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        subprocess.run(["bash", str(ROOT / "docker/seal.sh"), str(folder)], env=environment, check=True, timeout=60)
+        subprocess.run(["bash", str(ROOT / "docker/seal.sh"), str(folder)], env=environment, check=True, timeout=150)
         return {
             str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
             for path in (folder, *folder.rglob("*"))

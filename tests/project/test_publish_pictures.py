@@ -47,9 +47,9 @@ def test_whoever_takes_over_ends_it_with_the_servers_words(api: httpx.Client, tm
         return bar == pytest.approx((180, 16, 180), abs=25)
 
     with started(*words, environment=environment(tmp_path / "first")) as first:
-        eventually_sync(shows_magenta, seconds=20, what="the fifth bar of the test picture")
+        eventually_sync(shows_magenta, seconds=40, what="the fifth bar of the test picture")
         second = sdstream(*words, "--duration", "1", environment=environment(tmp_path / "second"))
-        _, complaints = first.communicate(timeout=20)
+        _, complaints = first.communicate(timeout=40)
     assert second.returncode == 0, second.stderr
     assert first.returncode == 1
     assert "the server ended the session after" in complaints

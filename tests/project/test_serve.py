@@ -79,7 +79,7 @@ def test_the_first_start_prints_a_link_that_signs_in_and_the_next_one_none(start
     opened = first.line()
     assert opened.startswith(f"Open {url}/#key=sds_")
     key = opened.partition("#key=")[2]
-    answer = httpx.get(f"{url}/v1/streams", headers={"Authorization": f"Bearer {key}"}, timeout=10)
+    answer = httpx.get(f"{url}/v1/streams", headers={"Authorization": f"Bearer {key}"}, timeout=20)
     assert answer.status_code == 200
     assert first.end() == 0
 
@@ -92,10 +92,10 @@ def test_the_first_start_prints_a_link_that_signs_in_and_the_next_one_none(start
 def test_rest_answers_while_the_worker_is_still_starting(start: Callable[..., Serving]) -> None:
     serving = start("--no-authentication")
     url = serving.line().removeprefix("sdstream is listening on ")
-    health = httpx.get(f"{url}/health", timeout=5).json()
+    health = httpx.get(f"{url}/health", timeout=20).json()
     assert health["worker"]["phase"] == "starting"
-    assert httpx.get(f"{url}/v1/streams", timeout=5).status_code == 200
-    eventually_sync(lambda: httpx.get(f"{url}/ready", timeout=5).status_code == 200, seconds=60, what="/ready")
+    assert httpx.get(f"{url}/v1/streams", timeout=20).status_code == 200
+    eventually_sync(lambda: httpx.get(f"{url}/ready", timeout=20).status_code == 200, seconds=60, what="/ready")
 
 
 def test_it_says_what_it_does_and_why(start: Callable[..., Serving]) -> None:
@@ -134,11 +134,11 @@ def test_an_encoder_that_is_not_here_is_refused_before_anything_is_made(tmp_path
 def test_a_second_signal_ends_at_once(start: Callable[..., Serving]) -> None:
     serving = start("--no-authentication")
     url = serving.line().removeprefix("sdstream is listening on ")
-    stream = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=10).json()
-    with httpx.stream("GET", f"{url}/v1/streams/{stream['id']}/events", timeout=10) as events:
+    stream = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=20).json()
+    with httpx.stream("GET", f"{url}/v1/streams/{stream['id']}/events", timeout=20) as events:
         assert events.status_code == 200
         serving.process.send_signal(signal.SIGTERM)
-        eventually_sync(lambda: any("draining" in line for line in serving.log) or None, seconds=10, what="draining")
+        eventually_sync(lambda: any("draining" in line for line in serving.log) or None, seconds=30, what="draining")
         serving.process.send_signal(signal.SIGINT)
         assert serving.process.wait(5) in (0, 128 + signal.SIGINT)
 
@@ -164,7 +164,7 @@ def test_a_server_with_something_that_hangs_ends_all_the_same(start: Callable[..
     serving.line()
     assert serving.end() == 1
     eventually_sync(
-        lambda: any("not ended after 1.5 s" in line for line in serving.log) or None, seconds=5, what="the last words"
+        lambda: any("not ended after 1.5 s" in line for line in serving.log) or None, seconds=30, what="the last words"
     )
 
 
@@ -172,7 +172,7 @@ def test_ending_it_leaves_no_process_and_closes_open_event_streams(make_server: 
     live = make_server()
     headers = {"Authorization": f"Bearer {live.key}"}
     body = {"params": {"skip_diffusion": True}}
-    stream = httpx.post(f"{live.url}/v1/streams", json=body, headers=headers, timeout=10).json()
+    stream = httpx.post(f"{live.url}/v1/streams", json=body, headers=headers, timeout=20).json()
     with httpx.stream("GET", f"{live.url}/v1/streams/{stream['id']}/events", headers=headers, timeout=20) as events:
         assert events.status_code == 200
         assert live.stop() == 0
@@ -214,7 +214,7 @@ def test_a_second_server_with_the_same_data_is_refused_and_the_first_goes_on(
     assert "is in use by another sdstream server; one data directory serves one server" in second.stderr
     assert "Traceback" not in second.stderr
     assert "listening" not in second.stdout
-    answer = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=10)
+    answer = httpx.post(f"{url}/v1/streams", json={"params": {"skip_diffusion": True}}, timeout=20)
     assert answer.status_code == 201
 
 
@@ -224,17 +224,17 @@ def test_a_load_balancer_asks_on_a_port_that_answers_nothing_else(make_server: C
     variables = {"RUNPOD_POD_ID": "worker1", "RUNPOD_ENDPOINT_ID": "end1", "PORT_HEALTH": str(port)}
     live = make_server(environment=variables, host="0.0.0.0")
     for path in ("/ping", "/health", "/ready"):
-        assert httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10).status_code == 200
-        assert httpx.get(f"{live.url}{path}", timeout=10).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}{path}", timeout=20).status_code == 200
+        assert httpx.get(f"{live.url}{path}", timeout=20).status_code == 200
     headers = {"Authorization": f"Bearer {live.key}", "Host": "end1.api.runpod.ai"}
-    closed = httpx.get(f"http://127.0.0.1:{port}/v1/streams", headers=headers, timeout=10)
+    closed = httpx.get(f"http://127.0.0.1:{port}/v1/streams", headers=headers, timeout=20)
     assert (closed.status_code, closed.json()["code"]) == (404, "NOT_FOUND")
-    made = httpx.post(f"{live.url}/v1/streams", headers=headers, json={"params": {"skip_diffusion": True}}, timeout=10)
+    made = httpx.post(f"{live.url}/v1/streams", headers=headers, json={"params": {"skip_diffusion": True}}, timeout=20)
     url = made.json()["whip_url"]
     assert url.startswith("https://end1.api.runpod.ai/live/")
     # and, as nothing leads in for media, that is what the client hears
     sdp = {"Content-Type": "application/sdp"}
-    answer = httpx.post(f"{live.url}{httpx.URL(url).path}", headers=sdp, content=OFFER, timeout=10)
+    answer = httpx.post(f"{live.url}{httpx.URL(url).path}", headers=sdp, content=OFFER, timeout=20)
     assert (answer.status_code, answer.json()["code"]) == (503, "WEBRTC/OFF")
     assert any(line.split()[:2] == ["WebRTC:", "off"] for line in live.lines)
 

@@ -71,7 +71,7 @@ def test_what_the_first_phase_leaves_is_written_down(tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=250,
             check=True,
         ).stdout
 
@@ -122,7 +122,7 @@ def make_test(
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=150,
     )
     return done, [" ".join(call.split()) for call in calls.read_text().splitlines()]
 

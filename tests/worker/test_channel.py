@@ -30,7 +30,7 @@ def test_a_sender_does_not_wait_for_a_reader_and_nothing_is_lost_or_mixed_up(end
     sent = [UpdateLane(number, "x" * 40_000, number) for number in range(60)]  # far more than a socket buffers
     sender = threading.Thread(target=lambda: [near.send(message) for message in sent])
     sender.start()
-    sender.join(5)
+    sender.join(30)
     assert not sender.is_alive(), "send waited for the reader"
     received: list[object] = []
     while len(received) < len(sent):
@@ -51,7 +51,7 @@ def test_an_end_that_sends_a_backlog_goes_on_reading(ends: Ends) -> None:
         received += far.read() or []
     far.send(Ping(1))
     far.close()
-    reader.join(5)
+    reader.join(30)
     assert heard == [[Ping(1)], None]
 
 
@@ -69,7 +69,7 @@ def test_closing_wakes_the_reader_of_the_same_end(ends: Ends) -> None:
     reader = threading.Thread(target=lambda: results.append(near.read()))
     reader.start()
     near.close()
-    reader.join(5)
+    reader.join(30)
     assert results[-1] is None
 
 

@@ -53,7 +53,7 @@ async def test_an_engine_is_built_behind_a_stream_and_takes_over_between_two_pic
     worker = WorkerProcess(Settings.model_validate(settings), SystemClock())
     await worker.start()
     try:
-        assert await worker.wait_ready(60)
+        assert await worker.wait_ready(150)
         wanted = {"skip_diffusion": False, "t_index_list": [10, 30], "prompt": "a cat", "seed": 1}
         built, plain = Recorder(), Recorder()
         lanes = [

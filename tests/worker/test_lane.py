@@ -420,7 +420,7 @@ async def test_no_room_for_a_picture_of_a_file_is_said_to_whoever_waits_for_it(
         raise MemoryError("no room for 24576 bytes in /dev/shm")
 
     monkeypatch.setattr(FrameRing, "create", full)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(InternalError, match="no room"):
             await bench.lane.process(flat(SIZE, 40))
     assert bench.lane.statistics().lost == 1

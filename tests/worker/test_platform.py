@@ -79,7 +79,7 @@ def test_a_child_gets_its_socket_and_no_other_file_of_ours() -> None:
         process, gift = start_child([sys.executable, "-c", program], dict(os.environ), theirs)
         theirs.close()
         ours.sendall(b"hello")
-        output, _ = process.communicate(f"{gift}\n".encode(), timeout=30)
+        output, _ = process.communicate(f"{gift}\n".encode(), timeout=60)
         assert ours.recv(100) == b"HELLO"
     assert process.returncode == 0
     assert output.strip() == b"4", "standard input, output, error and the socket"

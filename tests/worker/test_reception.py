@@ -52,14 +52,14 @@ def bench() -> Iterator[Bench]:
 def test_the_working_thread_reads_for_itself(bench: Bench) -> None:
     bench.server.send(Ping(1))
     assert bench.reception.read_here()
-    assert bench.handled.get(timeout=5) == (threading.current_thread().name, Ping(1))
+    assert bench.handled.get(timeout=30) == (threading.current_thread().name, Ping(1))
 
 
 def test_the_working_thread_reads_on_while_messages_leave_it_nothing_to_do(bench: Bench) -> None:
     for number in (0, 0, 1):
         bench.server.send(Ping(number))
     assert bench.reception.read_here()
-    assert [bench.handled.get(timeout=5)[1].number for _ in range(3)] == [0, 0, 1]
+    assert [bench.handled.get(timeout=30)[1].number for _ in range(3)] == [0, 0, 1]
 
 
 def test_the_helper_reads_while_it_is_called_and_the_working_thread_may_not(bench: Bench) -> None:
@@ -67,20 +67,20 @@ def test_the_helper_reads_while_it_is_called_and_the_working_thread_may_not(benc
     assert not bench.reception.read_here()
     for number in range(3):
         bench.server.send(Ping(number))
-        assert bench.handled.get(timeout=5) == ("reception", Ping(number))
+        assert bench.handled.get(timeout=30) == ("reception", Ping(number))
 
 
 def test_a_relieved_helper_gives_the_line_back_with_its_next_message(bench: Bench) -> None:
     bench.reception.call_helper()
     bench.server.send(Ping(1))
-    assert bench.handled.get(timeout=5)[0] == "reception"
+    assert bench.handled.get(timeout=30)[0] == "reception"
     bench.reception.relieve_helper()
     bench.server.send(Ping(2))
-    assert bench.handled.get(timeout=5) == ("reception", Ping(2))
-    assert bench.relieved.wait(5)
+    assert bench.handled.get(timeout=30) == ("reception", Ping(2))
+    assert bench.relieved.wait(30)
     bench.server.send(Ping(3))
     assert bench.reception.read_here()
-    assert bench.handled.get(timeout=5) == (threading.current_thread().name, Ping(3))
+    assert bench.handled.get(timeout=30) == (threading.current_thread().name, Ping(3))
 
 
 def test_the_helper_can_be_called_again_and_again(bench: Bench) -> None:
@@ -89,8 +89,8 @@ def test_the_helper_can_be_called_again_and_again(bench: Bench) -> None:
         bench.relieved.clear()
         bench.reception.relieve_helper()
         bench.server.send(Ping(number))
-        assert bench.handled.get(timeout=5) == ("reception", Ping(number))
-        assert bench.relieved.wait(5)
+        assert bench.handled.get(timeout=30) == ("reception", Ping(number))
+        assert bench.relieved.wait(30)
         assert not bench.reception.helper_reads
 
 
@@ -100,17 +100,17 @@ def test_a_helper_that_is_called_again_in_time_stays(bench: Bench) -> None:
     bench.reception.call_helper()
     for number in range(3):
         bench.server.send(Ping(number))
-        assert bench.handled.get(timeout=5) == ("reception", Ping(number))
+        assert bench.handled.get(timeout=30) == ("reception", Ping(number))
     assert bench.reception.helper_reads
 
 
 def test_the_end_of_the_line_is_told_by_the_helper(bench: Bench) -> None:
     bench.reception.call_helper()
     bench.server.close()
-    assert bench.ended.get(timeout=5) is None
+    assert bench.ended.get(timeout=30) is None
 
 
 def test_a_message_that_cannot_be_handled_ends_the_process_with_its_error(bench: Bench) -> None:
     bench.reception.call_helper()
     bench.server.send(Ping(666))
-    assert isinstance(bench.ended.get(timeout=5), ValueError)
+    assert isinstance(bench.ended.get(timeout=30), ValueError)

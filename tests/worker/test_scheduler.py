@@ -232,7 +232,7 @@ def test_a_wake_before_the_wait_is_not_lost() -> None:
     scheduler.wake()
     waiting = threading.Thread(target=scheduler.wait)
     waiting.start()
-    waiting.join(5)
+    waiting.join(30)
     assert not waiting.is_alive()
 
 
@@ -241,7 +241,7 @@ def test_an_arrival_ends_the_wait() -> None:
     waiting = threading.Thread(target=scheduler.wait)
     waiting.start()
     scheduler.put(1, picture(1))
-    waiting.join(5)
+    waiting.join(30)
     assert not waiting.is_alive()
 
 
