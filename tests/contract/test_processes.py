@@ -84,7 +84,7 @@ async def test_viewers_survive_the_loss_of_the_worker(fragile: LiveServer, blow:
 
             async def replaced() -> bool:
                 inference = (await rest.status(stream["id"]))["inference_status"]
-                return inference["restart_count"] > before["inference_status"]["restart_count"]
+                return inference["restart_count"] == before["inference_status"]["restart_count"] + 1
 
             with preserved(publisher, viewer):
                 async with polled(rest, stream["id"]) as times:

@@ -35,20 +35,17 @@ SMALL = {"skip_diffusion": True, "width": 384, "height": 384}
 def test_it_sends_every_picture_and_ends_its_session(codec: str, server: LiveServer, tmp_path: Path) -> None:
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.key}"}, timeout=10) as api:
         stream = api.post("/v1/streams", json={"params": SMALL}).json()
-        options = ["--duration", "2", "--fps", "20", "--width", "384", "--height", "384", "--report", "json"]
-        done = sdstream(
-            "publish",
-            "testsrc",
-            "--url",
-            stream["whip_url"],
-            "--codec",
-            codec,
-            *options,
-            environment=environment(tmp_path),
-        )
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
-        assert report["frames"] + report["dropped"] == 40, "late by a second they are left out, on a machine held up"
+        size = ["--duration", "2", "--fps", "20", "--width", "384", "--height", "384"]
+        options = ["publish", "testsrc", "--url", stream["whip_url"], "--codec", codec, *size, "--report", "json"]
+        report: dict[str, Any] = {}
+        for _ in range(3):  # what is late by a second is left out: on a machine that was held up, not each time
+            done = sdstream(*options, environment=environment(tmp_path))
+            assert done.returncode == 0, done.stderr
+            report = json.loads(done.stdout)
+            assert report["frames"] + report["dropped"] == 40
+            if report["frames"] == 40:
+                break
+        assert report["frames"] == 40
         assert report["codec"] == codec
         assert report["playback_url"].endswith("/whep")
         status = api.get(f"/v1/streams/{stream['id']}/status").json()["data"]
