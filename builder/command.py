@@ -26,10 +26,10 @@ from builder.profiles import Choice, Profile, find_profile, shipped_profiles
 from builder.progress import ProgressLine
 from builder.pushing import Pusher
 from builder.sources import ProfileSources
-from builder.telling import guess_json, plan_json, show_guess, show_outcome, show_plan, show_result
+from builder.telling import guess_json, plan_json, show_guess, show_outcome, show_plan, show_results
 from sdstream import __version__
 from sdstream.commands.download_bar import DownloadBar
-from sdstream.directories import choose_data_directory
+from sdstream.directories import choose_data_directory, home_expanded
 from sdstream.engine_errors import EngineBackendUnavailable, EngineBroken, EngineMissing, EngineStoreUnavailable
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.events import EngineEvent
@@ -155,16 +155,7 @@ def verify(
         for entry in bakery.plan(_profile(profile, model, backend, sm), backend)
         for result in check_plan(entry, bakery.cache, bakery.device, onnx=onnx)
     ]
-    if as_json:
-        print(
-            json.dumps(
-                [{"name": r.name, "facts": r.facts, "problems": r.problems, "not_run": r.not_run} for r in results],
-                indent=2,
-            )
-        )
-    else:
-        for result in results:
-            show_result(result)
+    show_results(results, as_json=as_json)
     return EXIT_WRONG if any(result.problems for result in results) else 0
 
 
@@ -366,7 +357,8 @@ def _settings() -> Settings:
 
 
 def _cache(directory: Path | None) -> EngineCache:
-    return EngineCache(directory or choose_data_directory(_settings()).absolute_path / "engines", report=_say)
+    own = choose_data_directory(_settings()).absolute_path / "engines"
+    return EngineCache(own if directory is None else home_expanded(directory), report=_say)
 
 
 def _bakery(directory: Path | None) -> Bakery:

@@ -1,7 +1,9 @@
 """What the builder prints for people and programs: plans, and what was found about engines."""
 
 import json
+import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from builder.baking import BakeOutcome, Plan
@@ -83,8 +85,28 @@ def plan_json(entry: Plan) -> dict[str, Any]:
     }
 
 
-def show_result(result: CheckResult) -> None:
-    """One line: whether the engine is good, why not, what could not be looked at, what was measured."""
+def show_results(results: Iterable[CheckResult], *, as_json: bool) -> None:
+    """A line for each engine: whether it is good, why not, what could not be looked at, what was measured.
+
+    JSON has null for a fact that is no finite number; `problems` says of what.
+    """
+    if as_json:
+        print(json.dumps([result_json(result) for result in results], indent=2, allow_nan=False))
+    else:
+        for result in results:
+            _show_result(result)
+
+
+def result_json(result: CheckResult) -> dict[str, Any]:
+    """The members of one of `verify --json`."""
+    facts = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in result.facts.items()
+    }
+    return {"name": result.name, "facts": facts, "problems": result.problems, "not_run": result.not_run}
+
+
+def _show_result(result: CheckResult) -> None:
     facts = [
         f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}" for name, value in result.facts.items()
     ]
@@ -122,5 +144,5 @@ __all__ = [
     "show_guess",
     "show_outcome",
     "show_plan",
-    "show_result",
+    "show_results",
 ]
