@@ -73,6 +73,7 @@ def test_the_room_knows_torch_and_nothing_of_servers(file: Path) -> None:
         "sdstream.model_errors",
         "sdstream.settings",
         "sdstream.directories",
+        "sdstream.http_clients",  # the ground floor's words for a proxy, or authorities, that cannot be used
         "sdstream.clock",
         "sdstream.pace",
         "sdstream.frames",  # the ground floor's word for the colours of a picture
