@@ -29,7 +29,7 @@ from sdstream.params import Delivery, StreamParams
 from sdstream.streams.entering import Enter, Session
 from sdstream.streams.lane_errors import LaneErrors
 from sdstream.streams.lateness import LatenessWatch
-from sdstream.streams.loading import LoadingBook
+from sdstream.streams.loading import LoadingBook, is_news
 from sdstream.streams.placards import choose_placard
 from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.snapshots import encode_jpeg
@@ -265,7 +265,7 @@ class LiveStream:
         was_ready = before is not None and before.phase is LanePhase.READY and self._reload_revision is None
         self._end_reload(status)
         is_ready = status.phase is LanePhase.READY and self._reload_revision is None
-        if before is None or was_ready != is_ready:
+        if before is None or was_ready != is_ready or (not is_ready and is_news(before, status)):
             self._lane_changed_at = self._clock.monotonic()
         self.loading.note(status)
         self._lane_errors.note(before, status)

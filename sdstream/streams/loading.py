@@ -60,4 +60,9 @@ class LoadingBook:
         )
 
 
-__all__ = ["LoadingBook"]
+def is_news(before: LaneStatus, status: LaneStatus) -> bool:
+    """Whether a lane that gets ready has come further since it said `before`: a fetch of gigabytes may take an hour."""
+    return (before.phase, before.detail, before.percent) != (status.phase, status.detail, status.percent)
+
+
+__all__ = ["LoadingBook", "is_news"]

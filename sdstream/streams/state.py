@@ -33,7 +33,7 @@ class Thresholds:
     error_memory: float = 15.0
     restart_memory: float = 60.0
     ready_deadline: float = 180.0
-    """Until the lane is ready, and once more until its first picture is made."""
+    """Without news of a lane until it is ready, and once more until its first picture is made."""
     max_frame_rate: float = 60.0
     """Pictures above this rate are dropped on purpose before the worker, so no more can come out."""
 
@@ -61,7 +61,7 @@ class Moments:
     reloading: bool = False
     """New params were given to the lane that it must load anew for, and it has not said yet that they are in force."""
     lane_changed_at: float | None = None
-    """When the lane last became ready, or stopped being it."""
+    """When the lane last became ready, stopped being it, or came further on its way there."""
     error: str | None = None
     error_at: float | None = None
     restart_at: float | None = None
@@ -107,7 +107,7 @@ def _hopeless(moments: Moments, now: float, thresholds: Thresholds) -> Verdict |
     if not is_ready(moments):
         since = latest(moments.publisher_at, moments.lane_changed_at)
         if since is not None and now - since > thresholds.ready_deadline:
-            return Verdict(StreamState.ERROR, f"Not ready after {thresholds.ready_deadline:g} s.")
+            return Verdict(StreamState.ERROR, f"Not ready, and nothing new of it for {thresholds.ready_deadline:g} s.")
     return None
 
 

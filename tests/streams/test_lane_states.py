@@ -18,6 +18,21 @@ async def test_a_stream_goes_from_loading_to_online(scene: Scene) -> None:
     assert scene.service.status(record.id).state is StreamState.ONLINE
 
 
+async def test_a_load_that_comes_further_is_never_given_up(scene: Scene) -> None:
+    scene.worker.ready_lanes = False
+    record = await scene.create_live()
+    lane = scene.lane_of(record)
+    for percent in range(10):  # gigabytes, over a slow line
+        lane.report(LanePhase.LOADING, detail="downloading", percent=float(percent))
+        await scene.flow(record, 1, processed=False)
+        scene.clock.advance(100)
+        await scene.flow(record, 1, processed=False)
+        assert scene.service.status(record.id).state is StreamState.LOADING
+    scene.clock.advance(100)  # the same percent as 200 s before
+    await scene.flow(record, 1, processed=False)
+    assert scene.service.status(record.id).state is StreamState.ERROR
+
+
 async def test_a_reload_is_loading_until_the_lane_has_the_new_params(scene: Scene) -> None:
     record = await scene.create_live()
     await scene.flow(record, 3)
