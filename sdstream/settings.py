@@ -154,7 +154,10 @@ class ServerSettings(BaseModel):
         default=60.0, ge=30, description="PATCH requests one stream takes a second, with bursts of two seconds' worth."
     )
     publisher_timeout: float = Field(
-        default=60.0, gt=0, description="Seconds without a picture from the publisher before its session is ended."
+        default=60.0,
+        gt=0,
+        description="Seconds without a picture from the publisher before its session is ended; and seconds for which "
+        "all is kept for one that left.",
     )
     idle_stream_timeout: float = Field(
         default=3600.0, gt=0, description="Seconds without publisher, viewer or request before a stream is deleted."

@@ -243,8 +243,9 @@ OPERATIONS: dict[str, Operation] = {
         "/v1/streams/{id}/events",
         "Extensions",
         "Follow what happens",
-        "Server-sent events: state, publisher, viewers, updated, effective, loading, error, output, recording, worker, "
-        "deleted. A comment comes every ten seconds; a Last-Event-ID header resumes after that event while it is kept.",
+        "Server-sent events: state, publisher, viewers, updated, effective, loading, late, error, output, recording, "
+        "worker, deleted. A comment comes every ten seconds; a Last-Event-ID header resumes after that event while it "
+        "is kept.",
         {200: Answer("An endless stream of events", None, "text/event-stream", TEXT)},
         (401, 403, 404, 429),
         query=(

@@ -45,6 +45,8 @@ _RULES = """\
 - `cached_attention` needs `acceleration: tensorrt` and 512x512; on SDXL `max_frames` is at most 4, 2, 1 for one, two,
   three items in `t_index_list`, and four items do not go with it.
 - No side of the output, upscalers included, is above 4096 pixels.
+- A prompt has at most 8000 characters, a URL 2048; there are at most 16 weighted prompts, seeds or LoRAs, 16 processors
+  in a block and 8 ControlNets.
 - On sd-turbo models `ip_adapter`, `ip_adapter_style_image_url` and `cached_attention` are ignored with a warning.
 - `seed: -1` counts as not sent.
 - A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same kind, or

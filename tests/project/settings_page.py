@@ -52,6 +52,24 @@ All of them:
 |---|---|---|---|---|
 """
 
+FOOT = """
+## Other variables
+
+These have their names from elsewhere. RunPod's own: [RunPod](runpod.md#settings), [jobs](serverless.md#files).
+
+| Variable | Used for |
+|---|---|
+| `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` | the hub: gated models; another one; fetch nothing from it |
+| `HF_HUB_CACHE`, `HF_HOME` | where the hub's cache is, in which models are looked for, too |
+| `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR` | \
+proxies and authorities on the way to the hub, to RunPod's API, and of `sdstream publish`; \
+not to what users name by URL, to TURN services and to MediaMTX's release |
+| `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the like | the buckets of recordings and engines |
+| `MEDIAMTX_BIN` | [MediaMTX's program](media.md#mediamtx) |
+| `CUDA_VISIBLE_DEVICES` | which card there is |
+| `TRITON_CACHE_DIR` | where [compiled kernels](diffusion.md#what-trials-remember) are kept |
+"""
+
 NAMES: dict[Any, str] = {
     str: "text",
     int: "whole number",
@@ -65,7 +83,7 @@ NAMES: dict[Any, str] = {
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
+    return HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items()) + FOOT
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -92,7 +92,7 @@ def test_every_setting_is_described(name: str) -> None:
 
 
 def test_every_variable_that_a_page_names_exists() -> None:
-    known = {variable_name(name) for name in Settings.model_fields} | {"SDSTREAM_CONFIG", "SDSTREAM_URL"}
+    known = {variable_name(name) for name in Settings.model_fields} | {"SDSTREAM_CONFIG"}
     named = {
         (name_of(page), variable)
         for page in PAGES
@@ -217,7 +217,7 @@ def test_the_python_snippets_run(server: LiveServer, number: int) -> None:
     program = snippets("docs/clients/python.md", "python")[number]
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "SDSTREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
+        env={**os.environ, "DAYDREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
         capture_output=True,
         text=True,
         check=False,
@@ -254,7 +254,7 @@ def test_the_typescript_snippet_runs(server: LiveServer) -> None:
     done = subprocess.run(
         ["node", "--input-type=module", "--eval", program],
         cwd=CLIENT_PACKAGES.parent,
-        env={**os.environ, "SDSTREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
+        env={**os.environ, "DAYDREAM_URL": server.url, "DAYDREAM_BEARER": server.key},
         capture_output=True,
         text=True,
         check=False,
