@@ -158,7 +158,8 @@ OPERATIONS: dict[str, Operation] = {
         _WHIP,
         "WebRTC",
         "Publish (WHIP)",
-        "A second publisher takes over from the first. Viewers keep their sessions.",
+        "A second publisher takes over from the first. Viewers keep their sessions. `Link` headers name STUN and TURN "
+        "servers, as they do in the answer to OPTIONS (RFC 9725).",
         {201: _ANSWER},
         (400, 404, 413, 415, 429, 503),
         key=False,
@@ -169,7 +170,7 @@ OPERATIONS: dict[str, Operation] = {
         _WHEP,
         "WebRTC",
         "Watch (WHEP)",
-        "404 until somebody publishes; the same offer may be posted again.",
+        "404 until somebody publishes; the same offer may be posted again. `Link` headers as for publishers.",
         {201: _ANSWER},
         (400, 404, 413, 415, 429, 503),
         key=False,

@@ -16,6 +16,8 @@ import pytest
 from sdstream import engine_errors, errors, file_errors, install_errors, job_errors, model_errors
 from sdstream.cli import COMMANDS, make_application
 from sdstream.commands.flags import flag_name, variable_name
+from sdstream.engines.events import EngineEventKind
+from sdstream.media.embedded.counters import DROP_REASONS
 from sdstream.metrics import ServerStatistics
 from sdstream.params import IMAGE_PROCESSORS, LATENT_PROCESSORS, parameter_catalogue
 from sdstream.reachability import PORT_VARIABLES
@@ -142,6 +144,11 @@ def test_the_tree_has_the_status_and_the_code_of_every_error_that_is_answered() 
     right = {kind.__name__: [str(kind.status), kind.code] for kind in kinds if kind is not errors.RequestError}
     right["TooManyRequests"] = ["429"]  # only its leaves are raised
     assert {name: found[name] for name in right} == right
+
+
+def test_every_reason_for_a_drop_and_every_event_of_engines_is_described() -> None:
+    page = read("docs/metrics.md")
+    assert [name for name in (*DROP_REASONS, *get_args(EngineEventKind)) if f"`{name}`" not in page] == []
 
 
 def test_every_metric_is_described() -> None:
