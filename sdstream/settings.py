@@ -141,7 +141,9 @@ class ServerSettings(BaseModel):
     )
 
     max_streams: int = Field(
-        default=16, ge=1, description="Streams that may exist with a publisher or a recent use; then 429."
+        default=16,
+        ge=1,
+        description="Streams that may be in use: with a publisher, or used within publisher_timeout; then 429.",
     )
     max_viewers: int = Field(default=20, ge=1, description="Viewers of one stream; then 429.")
     max_body_bytes: int = Field(
