@@ -5,7 +5,10 @@ A command's module is imported only when it runs, so `sdstream --help` starts at
 Exit codes: 0 done, 1 the work failed, 2 the command line or a setting is wrong, 130 interrupted.
 """
 
+import importlib
+import inspect
 import re
+import sys
 from typing import Any, cast
 
 from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError, convert
@@ -26,7 +29,7 @@ COMMANDS = {
     "publish": "Send a video file or a test picture to a WHIP URL.",
     "render": "Process a whole video file, every frame in order.",
     "bench": "Measure how many pictures a second this machine makes.",
-    "models": "Show where models are; make tiny ones to try with.",
+    "models": "List, fetch and pin models; make tiny ones to try with.",
     "engines": "List, fetch and warm compiled engines.",
     "openapi": "Print the OpenAPI document of the REST API.",
     "deploy": "Make a pod or a serverless endpoint on RunPod.",
@@ -36,8 +39,8 @@ COMMANDS = {
 """Every command and the line that `--help` shows; `sdstream.commands.NAME` holds it as `NAME`, a dash as underscore."""
 
 
-def make_application() -> App:
-    """The command tree; imports none of the commands."""
+def make_application(chosen: str = "") -> App:
+    """The command tree; imports none of the commands but the `chosen` one, whose own words its help shows."""
     application = App(
         name="sdstream",
         help=HELP,
@@ -48,8 +51,16 @@ def make_application() -> App:
     )
     for order, (name, line) in enumerate(COMMANDS.items()):
         module = name.replace("-", "_")
-        application.command(f"sdstream.commands.{module}:{module}", name=name, help=line, sort_key=order)
+        words = _own_words(module) if name == chosen else ""
+        application.command(f"sdstream.commands.{module}:{module}", name=name, help=words or line, sort_key=order)
     return application
+
+
+def _own_words(module: str) -> str:
+    """What a command says of itself, a paragraph a line; nothing of one that has commands of its own."""
+    command = getattr(importlib.import_module(f"sdstream.commands.{module}"), module)
+    words = "" if isinstance(command, App) else inspect.getdoc(command) or ""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in words.split("\n\n"))
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -67,8 +78,9 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None, errors: Console) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        result = make_application()(
+        result = make_application(next((word for word in words if word in COMMANDS), ""))(
             arguments,
             exit_on_error=False,
             print_error=True,

@@ -53,6 +53,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in COMMANDS)
 
 
+def test_the_help_of_a_command_is_all_that_it_says_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["deploy", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "with the key in RUNPOD_API_KEY" in text
+    assert "A pod costs money from its start until it is stopped" in text
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
