@@ -123,8 +123,8 @@ class ServerSettings(BaseModel):
     )
     offline: bool = Field(
         default=False,
-        description="Fetch nothing: models, LoRAs and programs that are not on this machine are refused. "
-        "HF_HUB_OFFLINE=1 does the same for models and LoRAs.",
+        description="Fetch no models, LoRAs and programs: what is not on this machine is refused. HF_HUB_OFFLINE=1 "
+        "does the same for models and LoRAs. Style images at URLs and engines of a bucket are fetched all the same.",
     )
     shipped_pins: bool = Field(
         default=True,

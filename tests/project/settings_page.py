@@ -39,7 +39,7 @@ Most servers need few of them:
 | keep data elsewhere | `SDSTREAM_DATA_DIR` |
 | use fixed keys | `SDSTREAM_API_KEYS` |
 | use models of your own | `SDSTREAM_MODELS`, `SDSTREAM_CONTROLNETS`, `SDSTREAM_DEFAULT_MODEL` |
-| fetch nothing | `SDSTREAM_OFFLINE` |
+| fetch no models | `SDSTREAM_OFFLINE` |
 | limit the load | `SDSTREAM_MAX_STREAMS`, `SDSTREAM_MAX_VIEWERS`, `SDSTREAM_STREAM_FRAME_RATE` |
 | change the bitrate | `SDSTREAM_VIDEO_BITRATE` |
 | take RTMP, RTSP or SRT | `SDSTREAM_MEDIA_BACKEND` and the `SDSTREAM_MEDIAMTX_RTMP_PORT`, `_RTSP_PORT`, `_SRT_PORT` |
