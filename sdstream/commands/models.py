@@ -40,9 +40,7 @@ write_tiny_model(Path(sys.argv[1]), sys.argv[2], seed=int(sys.argv[3]))
 """
 """Run in a process of its own: torch is imported where it is needed, and not by the command line."""
 
-models = App(
-    name="models", help="List, fetch and pin models; make tiny ones to try with.", help_format="plaintext"
-)
+models = App(name="models", help="List, fetch and pin models; make tiny ones to try with.", help_format="plaintext")
 
 
 @dataclass(frozen=True, slots=True)
