@@ -206,7 +206,7 @@ async def measure(endpoint: Endpoint, callers: list[Caller], calls: int, pace: f
         errors=errors,
         per_second=round(len(ordered) / seconds, 1),
         p50=round(statistics.median(ordered), 2),
-        p99=round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 2),
+        p99=round(ordered[-1 - len(ordered) // 100], 2),
         maximum=round(ordered[-1], 2),
     )
 

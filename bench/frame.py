@@ -54,6 +54,8 @@ from sdstream.worker.server_end.child import KEEP_MEMORY
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
 OURS_SMALL = "sdstream, 8-bit"
+COMPARED_WITH = (BareModules.name, OURS)
+"""Without these the others' figures say nothing."""
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
 CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
@@ -124,6 +126,12 @@ def contenders_of(
             present.append(make())
         except upstream.Absent as reason:
             absent[name] = str(reason)
+        except torch.AcceleratorError:
+            raise  # the device is lost to all
+        except Exception as error:  # supervises the contenders: trials, and eight bits, are what fails first
+            if name in COMPARED_WITH:
+                raise
+            absent[name] = f"{type(error).__name__}: {first_line(error)}"
     return present, absent
 
 
@@ -175,7 +183,7 @@ def prepare(
         except torch.AcceleratorError:
             raise  # the device is lost to all
         except Exception as error:  # supervises the contenders: what one lacks is no reason to time none
-            if contender.name in (BareModules.name, OURS):  # what the others are compared with
+            if contender.name in COMPARED_WITH:
                 raise
             absent[contender.name] = f"{type(error).__name__}: {first_line(error)}"
         else:

@@ -98,7 +98,8 @@ def measure(ages: list[tuple[float, float]], start: float, up: float, end: float
     moments = [start, *(moment for moment, _ in seen), end]
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     late = [1000 * age for _, age in seen] or [float("inf")]
-    cuts = statistics.quantiles(late, n=100) if len(late) > 1 else late * 99
+    # Of what was seen: the other method goes beyond the largest of a few.
+    cuts = statistics.quantiles(late, n=100, method="inclusive") if len(late) > 1 else late * 99
     # A picture that was sent before the line came back tells of no recovery.
     recovered = next((moment - up for moment, age in seen if moment - age >= up), end - up)
     return {

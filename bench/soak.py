@@ -42,7 +42,7 @@ AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass
 class Samples:
-    """What was seen each few seconds, of the server and its children together."""
+    """What was seen each few seconds, of the server's process alone (`footprint`)."""
 
     moments: list[float] = field(default_factory=list[float])
     megabytes: list[float] = field(default_factory=list[float])
@@ -187,7 +187,7 @@ def describe(
         "files": [samples.files[0], samples.files[-1]],
         "threads": [samples.threads[0], samples.threads[-1]],
         "age_p50_ms": [round(statistics.median(each), 1) for each in ages],
-        "age_p99_ms": [round(statistics.quantiles(each, n=100)[98], 1) for each in ages],
+        "age_p99_ms": [round(statistics.quantiles(each, n=100, method="inclusive")[98], 1) for each in ages],
         "age_drift_ms": [round(value, 1) for value in drift],
         "pictures_per_second": [round(len(each) / seconds, 2) for each in ages],
         "drops": drops,

@@ -1,10 +1,16 @@
-"""The benches' own arithmetic: numbers in pixels, and which arrival belongs to which sending."""
+"""The benches' own arithmetic: numbers in pixels, percentiles, and which arrival belongs to which sending."""
+
+import asyncio
 
 import numpy
 import pytest
 
+from bench import api, network
 from bench.cpu import align, carried
+from bench.soak import Samples, describe
+from bench.support.caller import Caller, Reply
 from bench.support.clip import LENGTH, make_clip, read_stamp
+from bench.support.peers import PictureViewer
 from sdstream.media.embedded.pictures import view_of
 
 
@@ -39,3 +45,38 @@ def test_the_most_streams_with_few_late_pictures_count() -> None:
     ]
     assert carried(rows) == 8
     assert carried([]) == 0
+
+
+def test_no_percentile_is_above_the_largest_of_a_few() -> None:
+    ages = [(float(moment), 0.1 * moment) for moment in range(1, 7)]
+    figures = network.measure(ages, 0.0, 0.0, 30.0)
+    assert figures["p50"] <= figures["p95"] <= figures["max"] == 600.0
+    viewer = PictureViewer.__new__(PictureViewer)
+    viewer.ages = ages
+    figures = describe(Samples([0.0], [1.0], [1], [1]), [viewer], [{}], 30.0)
+    assert figures["age_p99_ms"][0] <= 600.0
+
+
+async def test_the_99th_of_100_calls_is_their_p99() -> None:
+    moments = iter(range(1, 101))
+
+    async def call(caller: Caller) -> Reply:
+        await asyncio.sleep(0)
+        return Reply(200, {}, b"")
+
+    class Clock:
+        """Call n takes n seconds."""
+
+        now = 0.0
+        asked = 0
+
+        def perf_counter(self) -> float:
+            self.asked += 1
+            if self.asked > 1 and self.asked % 2:
+                self.now += next(moments, 0)
+            return self.now
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(api, "time", Clock())
+        result = await api.measure(api.Endpoint("ping", 200, call), [Caller("", 0, 0)], 100, None)
+    assert (result.p50, result.p99, result.maximum) == (50_500, 99_000, 100_000)
