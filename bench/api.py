@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.support.caller import Caller, Reply
-from bench.support.targets import machine, run_sdstream
+from bench.support.targets import conditions, run_sdstream
 
 NO_OP = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}
 GOAL_UPDATE_P99_MS = 20.0
@@ -336,7 +336,7 @@ def main() -> int:
         results = asyncio.run(measure_all(address.hostname, address.port, arguments))
     show(results)
     if arguments.json:
-        content = {"machine": machine(), "results": [asdict(result) for result in results]}
+        content = {**conditions(), "results": [asdict(result) for result in results]}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     missed = missed_goals(results)
     print("goals met" if not missed else "goals missed:\n  " + "\n  ".join(missed))

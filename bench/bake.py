@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench.support.targets import machine
+from bench.support.targets import conditions
 
 GOALS = {"seconds": 120.0, "peak_gigabytes": 8.0}
 
@@ -169,8 +169,7 @@ def main() -> int:
     if process.returncode != 0:
         raise SystemExit(f"the child ended with {process.returncode}")
     result = {
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
+        **conditions(),
         "conditions": {"load_before": round(load, 1), "others_cores": measured.pop("others_cores")},
         "model": given.model,
         "size": given.size,

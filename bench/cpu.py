@@ -27,7 +27,7 @@ import psutil
 
 from bench.support.clip import FRAME_RATE, LENGTH, SIZE, TICKS, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, clock, until
-from bench.support.targets import Target, machine, processor_seconds, run_echo, run_sdstream, settle
+from bench.support.targets import Target, conditions, processor_seconds, run_echo, run_sdstream, settle
 from sdstream.media.embedded.encoding import PictureEncoder
 from sdstream.media.embedded.rtp import unpack_h264
 
@@ -215,7 +215,7 @@ def main() -> int:
     options = parser.parse_args()
     counts = [int(part) for part in options.streams.split(",") if part]
     clip = make_clip()
-    result: dict[str, Any] = {"machine": machine(), "goals": GOALS}
+    result: dict[str, Any] = {**conditions(), "goals": GOALS}
     with contextlib.ExitStack() as stack:
         targets: list[Target] = [stack.enter_context(run_sdstream(max_streams="64", worker_threads="1"))]
         if not options.skip_echo:

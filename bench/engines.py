@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.support import turn
 from bench.support.random_models import TOKENS, make_networks
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.clock import SystemClock
 from sdstream.diffusion.components import ComponentMaker, ModelSizes, row_ranges
 from sdstream.diffusion.engine_networks import EngineFrame, EngineNetworks, LoadedEngine
@@ -258,8 +258,7 @@ def main() -> None:
         console.print(f"{name}: {reason}")
     bad = missed_goals(rows, dtype)
     result = {
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
+        **conditions(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "model": given.model,
         "size": given.size,

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.support.contenders import NOISE
 from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.convolving.shapes import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
 from sdstream.diffusion.eight_bit.copies import source_of
@@ -356,7 +356,7 @@ def main() -> int:
         counted.append(count(model, size, steps, options.streams, device, options.controls))
         show(counted[-1])
     if options.json:
-        result = {"machine": machine(), "torch": torch.__version__, "counted": counted}
+        result = {**conditions(), "torch": torch.__version__, "counted": counted}
         Path(options.json).write_text(json.dumps(result, indent=2), "utf-8")
     return 0
 

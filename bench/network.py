@@ -26,7 +26,7 @@ import httpx
 from bench.support.clip import Clip, make_clip
 from bench.support.line import BadLine, Line
 from bench.support.peers import Camera, PictureViewer, clock, until
-from bench.support.targets import Target, machine, run_echo, run_sdstream, settle
+from bench.support.targets import Target, conditions, run_echo, run_sdstream, settle
 
 Leg = Literal["in", "out"]
 DELAY = 0.02
@@ -142,7 +142,7 @@ def main() -> int:
                 print(TABLE.format(case.name, target.name, *shown, back), flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "cases": results}, file, indent=2)
+            json.dump({**conditions(), "cases": results}, file, indent=2)
     share, slack = (0.5, 0.0) if options.narrow else (1.0, SLACK)
     worse = [
         name

@@ -27,7 +27,7 @@ import psutil
 
 from bench.support.clip import FRAME_RATE, SIZE, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, PictureViewer, clock, until
-from bench.support.targets import KEY, Sdstream, machine, run_sdstream, settle
+from bench.support.targets import KEY, Sdstream, conditions, run_sdstream, settle
 from sdstream.frames import PictureSize
 
 SAMPLE_SECONDS = 5.0
@@ -262,7 +262,7 @@ def main() -> int:
         print(f"{name:<22} {value}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "figures": figures}, file, indent=2)
+            json.dump({**conditions(), "figures": figures}, file, indent=2)
     grown = judge(figures)
     print("nothing grew" if not grown else f"grew: {', '.join(grown)}")
     return 1 if grown else 0

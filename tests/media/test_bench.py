@@ -1,7 +1,11 @@
 """The benches' own arithmetic: numbers in pixels, percentiles, and which arrival belongs to which sending."""
 
 import asyncio
+import struct
+import sys
+import time
 
+import httpx
 import numpy
 import pytest
 
@@ -10,7 +14,8 @@ from bench.cpu import align, carried
 from bench.soak import Samples, describe
 from bench.support.caller import Caller, Reply
 from bench.support.clip import LENGTH, make_clip, read_stamp
-from bench.support.peers import PictureViewer
+from bench.support.peers import VIDEO, MarkerViewer, PictureViewer
+from bench.support.targets import conditions
 from sdstream.media.embedded.pictures import view_of
 
 
@@ -80,3 +85,21 @@ async def test_the_99th_of_100_calls_is_their_p99() -> None:
         patched.setattr(api, "time", Clock())
         result = await api.measure(api.Endpoint("ping", 200, call), [Caller("", 0, 0)], 100, None)
     assert (result.p50, result.p99, result.maximum) == (50_500, 99_000, 100_000)
+
+
+@pytest.mark.parametrize("rate", [2, 30, 60])
+async def test_every_picture_counts_whatever_the_cameras_rate(rate: int) -> None:
+    viewer = MarkerViewer(httpx.AsyncClient(), 90_000 // rate)
+    for number in range(20):
+        header = struct.pack("!BBHII", 0x80, 0x80 | VIDEO.payload_type, number, number * 90_000 // rate, 1)
+        viewer.on_rtp(header + b"picture")
+    await viewer.close()
+    assert sorted(viewer.arrivals) == list(range(20))
+
+
+def test_a_file_of_figures_says_when_and_how_they_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/a/tree/bench/network.py", "--narrow"])
+    told = conditions()
+    assert told["command"] == "python -m bench.network --narrow"
+    assert time.strptime(told["date"], "%Y-%m-%d")
+    assert told["machine"]["cores"]
