@@ -1,15 +1,20 @@
 """The benches' own arithmetic: numbers in pixels, percentiles, and which arrival belongs to which sending."""
 
 import asyncio
+import contextlib
 import struct
 import sys
+import threading
 import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy
 import pytest
 
-from bench import api, network
+from bench import api, cpu, network
 from bench.cpu import align, carried
 from bench.soak import Samples, describe
 from bench.support.caller import Caller, Reply
@@ -103,3 +108,37 @@ def test_a_file_of_figures_says_when_and_how_they_were_taken(monkeypatch: pytest
     assert told["command"] == "python -m bench.network --narrow"
     assert time.strptime(told["date"], "%Y-%m-%d")
     assert told["machine"]["cores"]
+
+
+async def test_what_one_more_viewer_costs_is_the_difference_of_two_measurements_with_the_same_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here a picture is twice as dear while a codec runs on the machine, and a viewer is 1 % of a core."""
+    busy, measured = threading.Event(), threading.Event()
+    server = SimpleNamespace(viewers=4)
+
+    def codec(clip: object, seconds: float) -> dict[str, float]:
+        busy.set()
+        measured.wait(30)
+        measured.clear()
+        return {"decode": 0.0, "encode": 0.0}
+
+    async def spend(target: object, streams: object, seconds: float) -> tuple[float, int, float]:
+        is_busy = await asyncio.to_thread(busy.wait, 5)
+        busy.clear()
+        measured.set()
+        return (2 if is_busy else 1) * server.viewers * 0.01, 30, 1.0
+
+    async def add_viewer() -> None:
+        server.viewers += 1
+
+    @contextlib.asynccontextmanager
+    async def streams_of(*given: object) -> AsyncIterator[list[Any]]:
+        yield [SimpleNamespace(add_viewer=add_viewer)]
+
+    for name, stand_in in {"codec_cost": codec, "_spend": spend, "streams_of": streams_of}.items():
+        monkeypatch.setattr(cpu, name, stand_in)
+    monkeypatch.setattr(cpu, "settle", lambda process: 0.0)
+    nobody: Any = SimpleNamespace(process=None)
+    cost = await cpu.measure_cost(nobody, nobody, 0.4)
+    assert cost["extra_viewer_percent"] == pytest.approx(2.0)

@@ -1,11 +1,11 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
+import asyncio
 import importlib
 import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -111,17 +111,18 @@ async def test_who_is_asked_to_end_takes_all_steps_along(tmp_path: Path) -> None
         f"card.ON_A_CPU = card.ON_A_GPU = (Step('hangs', ('-c', {hangs!r}), 100, prepares=True, writes=False),); "
         f"sys.argv = ['card', '--results', {str(tmp_path)!r}]; sys.exit(card.main())"
     )
-    bench = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    bench = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
     try:
         number = tmp_path / "number"
         await until(lambda: number.exists() and number.read_text() != "", 120, "the step to begin")
         hanging = psutil.Process(int(number.read_text()))
         bench.terminate()
-        assert bench.wait(60) == 128 + signal.SIGTERM
+        assert await asyncio.wait_for(bench.wait(), 60) == 128 + signal.SIGTERM
         await until(lambda: has_ended(hanging), 30, "the step to end")
     finally:
-        bench.kill()
-        bench.wait()
+        if bench.returncode is None:
+            bench.kill()
+            await bench.wait()
 
 
 def test_a_program_whose_turn_nobody_can_give_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
