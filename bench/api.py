@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.support.caller import Caller, Reply
-from bench.support.targets import machine, run_sdstream
+from bench.support.targets import conditions, run_sdstream
 
 NO_OP = {"model_id": "stabilityai/sd-turbo", "skip_diffusion": True}
 GOAL_UPDATE_P99_MS = 20.0
@@ -206,7 +206,7 @@ async def measure(endpoint: Endpoint, callers: list[Caller], calls: int, pace: f
         errors=errors,
         per_second=round(len(ordered) / seconds, 1),
         p50=round(statistics.median(ordered), 2),
-        p99=round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 2),
+        p99=round(ordered[-1 - len(ordered) // 100], 2),
         maximum=round(ordered[-1], 2),
     )
 
@@ -336,7 +336,7 @@ def main() -> int:
         results = asyncio.run(measure_all(address.hostname, address.port, arguments))
     show(results)
     if arguments.json:
-        content = {"machine": machine(), "results": [asdict(result) for result in results]}
+        content = {**conditions(), "results": [asdict(result) for result in results]}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
     missed = missed_goals(results)
     print("goals met" if not missed else "goals missed:\n  " + "\n  ".join(missed))

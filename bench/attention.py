@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.fused.attending import BACKENDS, Attention, AttentionShape
 from sdstream.diffusion.fused.attention_trials import tensors_of, try_backends
 from sdstream.diffusion.trials.stopwatch import IN_A_ROW, ROUNDS, CudaStopwatch, Stopwatch
@@ -174,7 +174,7 @@ def main() -> int:
     dtype = torch.float16 if on_gpu else torch.float32
     stopwatch: Stopwatch = CudaStopwatch(device, in_a_row=IN_A_ROW) if on_gpu else HostStopwatch()
     backends: Mapping[str, Attention] = BACKENDS if on_gpu else {"operations": _by_operations}
-    figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    figures: Row = {**conditions(), "torch": torch.__version__}
     figures |= {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "dtype": str(dtype), "rows": []}
     rows: list[Row] = figures["rows"]
     for work in todo:

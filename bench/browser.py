@@ -23,7 +23,7 @@ import psutil
 from playwright.async_api import Page, async_playwright
 
 from bench.support.peers import clock
-from bench.support.targets import Sdstream, Target, machine, run_echo, run_sdstream, settle
+from bench.support.targets import Sdstream, Target, conditions, run_echo, run_sdstream, settle
 from tests.support.browser import FLAGS, NO_CHROMIUM, chromium
 
 PAGE = Path(__file__).parent / "support" / "glass.html"
@@ -149,7 +149,7 @@ def main() -> int:
     missed = judge(figures[Sdstream.name])
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "goal_ms": MOST_MS, "milliseconds": figures}, file, indent=2)
+            json.dump({**conditions(), "goal_ms": MOST_MS, "milliseconds": figures}, file, indent=2)
     print("goals met" if not missed else f"goals missed: {'; '.join(missed)}")
     return 1 if missed else 0
 

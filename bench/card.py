@@ -31,7 +31,7 @@ import psutil
 import torch
 
 from bench.support.card_steps import ON_A_CPU, ON_A_GPU, Step
-from bench.support.targets import ROOT, machine
+from bench.support.targets import ROOT, conditions
 from bench.support.turn import READY
 
 LOOK = 0.1
@@ -88,6 +88,8 @@ class Program:
         self._state: State = "preparing" if step.prepares else "ready"
         self.seconds = 0.0
         """What the turn took."""
+        for kind in ("json", "log"):  # what an earlier run has left is no figure of this one
+            (results / f"{step.name}.{kind}").unlink(missing_ok=True)
         if step.prepares:
             self._start()
 
@@ -243,7 +245,13 @@ def told_of(step: Step, state: State, seconds: float, results: Path) -> dict[str
     return told
 
 
+def end_with_steps(number: int, frame: object) -> None:
+    """A signal's handler: leave through `run`, which ends all programs, as they would run on beside what comes next."""
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, end_with_steps)
     on_gpu = torch.cuda.is_available()
     steps = ON_A_GPU if on_gpu else ON_A_CPU
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -264,7 +272,7 @@ def main() -> int:
         return 0
     results: Path = options.results.resolve()
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
-    card: dict[str, Any] = {"machine": machine(), "device": device, "date": time.strftime("%Y-%m-%d")}
+    card: dict[str, Any] = {**conditions(), "device": device}
     card["minutes"] = options.minutes
 
     def note(outcomes: Mapping[str, tuple[State, float]]) -> None:

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from bench.launches import (
     shapes_of,
 )
 from bench.support.interpreting import mend_interpreter
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice, choice_by, finding_of
 from sdstream.diffusion.convolving.shapes import EIGHT_BIT, Card, Shape
@@ -169,6 +169,15 @@ def summary_of(rows: Iterable[Row]) -> Row:
     return {"plain_ms": round(plain, 4), "chosen_ms": round(chosen, 4), "calls_by_own": own}
 
 
+def summaries_of(rows: Sequence[Row], types: Mapping[str, str]) -> Row:
+    """The summary of a frame's rows; one by each type of numbers where they have several, as a frame has the one or the
+    other. `types` are by the name of the shape."""
+    summaries = {
+        kind: summary_of(row for row in rows if types[row["shape"]] == kind) for kind in sorted(set(types.values()))
+    }
+    return next(iter(summaries.values()), summary_of(())) if len(summaries) < 2 else summaries
+
+
 def compile_for(tiling: Tiling, capability: int, **flags: Any) -> Row:
     """What the compiler makes of a tiling for cards of a capability such as 90. Needs Triton, and no card."""
     import triton
@@ -293,7 +302,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.backends.cudnn.benchmark = True
-    figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    figures: Row = {**conditions(), "torch": torch.__version__}
     rows: list[Row] = []
 
     def note() -> None:
@@ -311,7 +320,7 @@ def main() -> int:
         try_steps(device)  # torch's own way doubles pictures and adds biases as frames have it
         size = 64 if options.model == "tiny" else options.size
         shapes = shapes_of_frame(options.model, size, options.streams, eight_bit=options.eight_bit)
-        figures |= {"card": card, "model": options.model, "size": options.size, "streams": options.streams}
+        figures |= {"card": card, "model": options.model, "size": size, "streams": options.streams}
         chosen: dict[str, Choice] = {}
         for row, shape, choice in measure(
             shapes.most_common(options.most),
@@ -325,7 +334,7 @@ def main() -> int:
             chosen[shape.name] = choice
             show(row)
             note()
-        figures["frame"] = summary_of(rows)
+        figures["frame"] = summaries_of(rows, {shape.name: shape.dtype for shape in shapes})
         print(json.dumps(figures["frame"]))
         if options.remember:
             keep_findings_in(options.remember)

@@ -14,7 +14,6 @@ import copy
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from torch.nn import functional
 
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import SMALL, Networks, make_networks
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.eight_bit.layers import make_eight_bit, make_eight_bit_convolutions
 from sdstream.diffusion.eight_bit.products import EightBitWeight, Terms, apart, product, weight_of
 from sdstream.diffusion.fused.blocks import fuse
@@ -181,9 +180,7 @@ def main() -> int:
         )
     if options.json:
         result = {
-            "machine": machine(),
-            "date": time.strftime("%Y-%m-%d"),
-            "command": " ".join(["python -m bench.eight_bit", *sys.argv[1:]]),
+            **conditions(),
             "pictures": rows,
             "outliers": found,
         }

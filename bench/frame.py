@@ -23,7 +23,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,7 @@ from bench.support.clock import Clock, own_milliseconds, take_turns
 from bench.support.contenders import BareModules, Contender, ImageToImage, Ours, Upstream, Work
 from bench.support.random_models import FULL, make_networks, operators_of
 from bench.support.roofline import card_of, least_seconds
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from bench.support.working_memory import working_memory
 from sdstream.diffusion.attention import share
 from sdstream.diffusion.convolving.switch import Wanted
@@ -54,6 +53,8 @@ from sdstream.worker.server_end.child import KEEP_MEMORY
 ONE, FOUR = (32,), (0, 16, 32, 45)
 OURS, OURS_PLAIN, OURS_UNPREPARED = "sdstream", "sdstream, eager", "sdstream, unprepared"
 OURS_SMALL = "sdstream, 8-bit"
+COMPARED_WITH = (BareModules.name, OURS)
+"""Without these the others' figures say nothing."""
 NOISE_SHARE = 0.02
 """Two medians that differ by less than this share are taken as equal."""
 CPU_GOALS = {"own_ms_a_stream": 0.6, "at_least_as_fast_as": Upstream.name}
@@ -124,6 +125,12 @@ def contenders_of(
             present.append(make())
         except upstream.Absent as reason:
             absent[name] = str(reason)
+        except torch.AcceleratorError:
+            raise  # the device is lost to all
+        except Exception as error:  # supervises the contenders: trials, and eight bits, are what fails first
+            if name in COMPARED_WITH:
+                raise
+            absent[name] = f"{type(error).__name__}: {first_line(error)}"
     return present, absent
 
 
@@ -175,7 +182,7 @@ def prepare(
         except torch.AcceleratorError:
             raise  # the device is lost to all
         except Exception as error:  # supervises the contenders: what one lacks is no reason to time none
-            if contender.name in (BareModules.name, OURS):  # what the others are compared with
+            if contender.name in COMPARED_WITH:
                 raise
             absent[contender.name] = f"{type(error).__name__}: {first_line(error)}"
         else:
@@ -350,11 +357,10 @@ def main() -> int:
     if options.wait_for_turn:
         prepared = list(prepared)
         turn.wait()
-    conditions: Row = {"machine": machine(), "device": device_name, "dtype": str(dtype), "threads": options.threads}
-    conditions |= {"load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
-    conditions |= {"date": time.strftime("%Y-%m-%d"), "command": " ".join(["python -m bench.frame", *sys.argv[1:]])}
+    how: Row = {**conditions(), "device": device_name, "dtype": str(dtype), "threads": options.threads}
+    how |= {"load_average": os.getloadavg() if hasattr(os, "getloadavg") else None}
     other = "cpu" if on_gpu else "cuda"
-    conditions["not_run"] = {other: [f"{case.model} {case.size}" for case in CASES[other]]}
+    how["not_run"] = {other: [f"{case.model} {case.size}" for case in CASES[other]]}
     results: list[Row] = []
     for each in prepared:
         case, work = each.case, each.work
@@ -364,7 +370,7 @@ def main() -> int:
         results.append(result | {"rows": rows, "not_run": each.absent})
         show(results[-1])
         if options.json:  # each time: the next case may be too much for the time, or for the card
-            said = {**conditions, "missed": missed_goals(results, device_name), "cases": results}
+            said = {**how, "missed": missed_goals(results, device_name), "cases": results}
             Path(options.json).write_text(json.dumps(said, indent=2), "utf-8")
     missed = missed_goals(results, device_name)
     print("goals met" if not missed else "goals missed: " + "; ".join(missed), file=sys.stderr)

@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.support.contenders import NOISE
 from bench.support.counted_controls import CountedControls, controls_of
 from bench.support.random_models import FULL, TOKENS
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.convolving.shapes import Card
 from sdstream.diffusion.convolving.tuning import assumed_choices
 from sdstream.diffusion.eight_bit.copies import source_of
@@ -71,24 +71,21 @@ STEPS = {1: (32,), 2: (32, 45), 4: (0, 16, 32, 45)}
 IDLE = {"aten._unsafe_view", "aten.empty", "aten.empty_like", "aten.new_empty", "aten.detach", "prim.device"}
 """Operations that launch nothing, besides views."""
 KINDS = {
-    "convolution": ("convolution",),
-    "attention": ("attention", "flash", "fmha"),
+    "attention": ("attention", "flash", "fmha", "sdpa"),
+    "convolution": ("convolution", "cudnn", "xmma_fprop", "implicit"),
     "product": ("addmm", "aten.mm", "scaled_mm", "bmm", "gemm", "cutlass", "nvjet"),
     "norm": ("group_norm", "layer_norm", "norm_values", "normed", "summed_norm"),
     "copy": ("clone", "copy", "cat", "stack", "index", "roll", "upsample", "doubled", "memcpy", "nchw", "nhwc"),
 }
-"""Parts of the names of operations, and of kernels; what has none of them is `pointwise`."""
+"""Parts of the names of operations, and of kernels; what has none of them is `pointwise`. The first kind that fits
+counts: cuDNN's convolutions are products by name, and its attention is called after cuDNN, too."""
 Row = dict[str, Any]
 
 
 def kind_of(name: str) -> str:
     """The kind of an operation or of a kernel."""
     small = name.lower()
-    # cuDNN's convolutions are products by name
-    words = {"convolution": (*KINDS["convolution"], "cudnn", "xmma_fprop", "implicit")} | {
-        kind: parts for kind, parts in KINDS.items() if kind != "convolution"
-    }
-    return next((kind for kind, parts in words.items() if any(part in small for part in parts)), "pointwise")
+    return next((kind for kind, parts in KINDS.items() if any(part in small for part in parts)), "pointwise")
 
 
 class Counting(TorchDispatchMode):
@@ -359,7 +356,7 @@ def main() -> int:
         counted.append(count(model, size, steps, options.streams, device, options.controls))
         show(counted[-1])
     if options.json:
-        result = {"machine": machine(), "torch": torch.__version__, "counted": counted}
+        result = {**conditions(), "torch": torch.__version__, "counted": counted}
         Path(options.json).write_text(json.dumps(result, indent=2), "utf-8")
     return 0
 

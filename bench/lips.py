@@ -19,7 +19,7 @@ from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
 from tests.media.clients import make_settings
@@ -158,7 +158,7 @@ def main() -> int:
     rows = asyncio.run(measure(options.seconds))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "rows": rows}, file, indent=2)
+            json.dump({**conditions(), "rows": rows}, file, indent=2)
     missed = judge(rows)
     print("in step" if not missed else "\n".join(missed))
     return 1 if missed else 0

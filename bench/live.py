@@ -24,7 +24,7 @@ import torch
 from bench.support.clip import FRAME_RATE, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, until
 from bench.support.random_models import FULL, write_full_model
-from bench.support.targets import Sdstream, machine, run_sdstream, settle
+from bench.support.targets import Sdstream, conditions, run_sdstream, settle
 from sdstream.diffusion.tiny import write_tiny_model
 
 FIRST_SECONDS = 120.0
@@ -41,7 +41,7 @@ async def measure(target: Sdstream, clip: Clip, streams: int, seconds: float) ->
         for _ in range(streams):
             record = await target.new_record(http, clip.size)
             names.append(record["id"])
-            camera, viewer = Camera(clip, http), MarkerViewer(http)
+            camera, viewer = Camera(clip, http), MarkerViewer(http, clip.ticks)
             stack.push_async_callback(camera.close)
             headers = await camera.open(record["whip_url"])
             stack.push_async_callback(viewer.close)
@@ -92,8 +92,8 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
-    conditions = {"machine": machine(), "device": device, "model": options.model, "rate": options.rate}
-    conditions |= {"date": time.strftime("%Y-%m-%d"), "settings": options.setting, "weights": "random"}
+    told = {**conditions(), "device": device, "model": options.model, "rate": options.rate}
+    told |= {"settings": options.setting, "weights": "random"}
     with tempfile.TemporaryDirectory() as folder:
         if options.model == "tiny":
             write_tiny_model(Path(folder), "sd-turbo")
@@ -109,7 +109,7 @@ def main() -> int:
                 rows.append(asyncio.run(measure(target, clip, streams, options.seconds)))
                 show(rows[-1])
                 if options.json:  # each time: the next number of streams may be too many
-                    written = json.dumps({**conditions, "rows": rows}, indent=2)
+                    written = json.dumps({**told, "rows": rows}, indent=2)
                     Path(options.json).write_text(written + "\n", "utf-8")
     return 0
 

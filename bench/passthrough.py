@@ -22,7 +22,7 @@ import psutil
 
 from bench.support.clip import FRAME_RATE, SIZE, Clip, make_clip
 from bench.support.peers import Camera, PictureViewer, clock, until
-from bench.support.targets import Sdstream, Target, machine, run_echo, run_sdstream, settle
+from bench.support.targets import Sdstream, Target, conditions, run_echo, run_sdstream, settle
 from sdstream.frames import PictureSize
 from sdstream.media.embedded.negotiation import VideoCodec
 
@@ -127,7 +127,7 @@ def main() -> int:
             results[name] = measure(name, case, (ours, echo), options.rounds, options.seconds)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "goals": GOALS, "cases": results}, file, indent=2)
+            json.dump({**conditions(), "goals": GOALS, "cases": results}, file, indent=2)
     missed = judge(results[PLAIN])
     print("goals met" if not missed else f"goals missed: {', '.join(missed)}")
     return 1 if missed else 0

@@ -23,7 +23,7 @@ from bench.launches import STEPS, kind_of
 from bench.support import ways
 from bench.support.contenders import Ours, Work
 from bench.support.random_models import make_networks
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.capture import CudaCapture, Recording
 from sdstream.diffusion.convolving.switch import Wanted, convolutions
 from sdstream.diffusion.eight_bit.copies import eight_bit_layers
@@ -170,7 +170,7 @@ def main() -> int:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA GPU")
-    figures: Row = {"machine": machine(), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    figures: Row = {**conditions(), "torch": torch.__version__}
     rows: list[Row] = []
     keep_findings_in(options.remember)
     tuned = ways.tuned_of(options)

@@ -24,7 +24,7 @@ import torch
 
 from bench.support.clip import LENGTH, make_clip
 from bench.support.random_models import FULL, write_full_model
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.clock import SystemClock
 from sdstream.diffusion.tiny import write_tiny_model
 from sdstream.frames import PictureSize
@@ -148,9 +148,9 @@ def main() -> int:
         print(f"{row['at_once']:3} a call: {row['rate']:8.2f} pictures a second, {row['rate'] / first:5.2f} times")
     if options.json:
         device = torch.cuda.get_device_name() if on_gpu else "cpu"
-        conditions = {"machine": machine(), "device": device, "date": time.strftime("%Y-%m-%d"), "weights": "random"}
+        how = {**conditions(), "device": device, "weights": "random"}
         told = {"model": options.model, "side": options.side, "steps": steps, "pictures": options.pictures}
-        written = json.dumps({**conditions, **told, "rows": rows}, indent=2)
+        written = json.dumps({**how, **told, "rows": rows}, indent=2)
         Path(options.json).write_text(written + "\n", "utf-8")
     return 0
 

@@ -27,7 +27,7 @@ import psutil
 
 from bench.support.clip import FRAME_RATE, SIZE, Clip, make_clip
 from bench.support.peers import Camera, MarkerViewer, PictureViewer, clock, until
-from bench.support.targets import KEY, Sdstream, machine, run_sdstream, settle
+from bench.support.targets import KEY, Sdstream, conditions, run_sdstream, settle
 from sdstream.frames import PictureSize
 
 SAMPLE_SECONDS = 5.0
@@ -42,7 +42,7 @@ AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass
 class Samples:
-    """What was seen each few seconds, of the server and its children together."""
+    """What was seen each few seconds, of the server's process alone (`footprint`)."""
 
     moments: list[float] = field(default_factory=list[float])
     megabytes: list[float] = field(default_factory=list[float])
@@ -187,7 +187,7 @@ def describe(
         "files": [samples.files[0], samples.files[-1]],
         "threads": [samples.threads[0], samples.threads[-1]],
         "age_p50_ms": [round(statistics.median(each), 1) for each in ages],
-        "age_p99_ms": [round(statistics.quantiles(each, n=100)[98], 1) for each in ages],
+        "age_p99_ms": [round(statistics.quantiles(each, n=100, method="inclusive")[98], 1) for each in ages],
         "age_drift_ms": [round(value, 1) for value in drift],
         "pictures_per_second": [round(len(each) / seconds, 2) for each in ages],
         "drops": drops,
@@ -262,7 +262,7 @@ def main() -> int:
         print(f"{name:<22} {value}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "figures": figures}, file, indent=2)
+            json.dump({**conditions(), "figures": figures}, file, indent=2)
     grown = judge(figures)
     print("nothing grew" if not grown else f"grew: {', '.join(grown)}")
     return 1 if grown else 0

@@ -9,14 +9,13 @@ of it, by turns; microseconds, medians.
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.support.targets import machine
+from bench.support.targets import conditions
 from sdstream.diffusion.fused.pointwise import add_bias_in_one, doubled_in_one, plain_add_bias, plain_doubled
 from sdstream.diffusion.fused.steps_trial import try_steps
 from sdstream.diffusion.trials.stopwatch import CudaStopwatch, Stopwatch
@@ -76,10 +75,9 @@ def main() -> int:
         parser.error("there is no CUDA GPU")
     device = torch.device("cuda")
     figures: Row = {
-        "machine": machine(),
+        **conditions(),
         "card": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
         "works": try_steps(device),
     }
     rows: list[Row] = []

@@ -22,7 +22,7 @@ import httpx
 from bench.cpu import Stream, codec_cost
 from bench.support.clip import Clip, make_clip
 from bench.support.peers import clock
-from bench.support.targets import ROOT, Sdstream, machine, processor_seconds, run_sdstream, settle
+from bench.support.targets import ROOT, Sdstream, conditions, processor_seconds, run_sdstream, settle
 
 STREAMS = 4
 SETTLE_SECONDS = 1.2
@@ -89,7 +89,7 @@ def main() -> int:
         costs = asyncio.run(take_turns(targets, clip, options.rounds, options.seconds))
     codecs.append(codec_cost(clip))
     codec = statistics.mean(sum(each.values()) for each in codecs)
-    result: dict[str, Any] = {"machine": machine(), "codec_ms": round(codec, 3)}
+    result: dict[str, Any] = {**conditions(), "codec_ms": round(codec, 3)}
     for name, each in costs.items():
         middle = statistics.median(each)
         result[name] = {"picture_ms": [round(cost, 3) for cost in each], "overhead_ms": round(middle - codec, 3)}

@@ -303,16 +303,6 @@ class Bakery:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def entries_of(plans: list[Plan]) -> list[Entry]:
-    """The engines of a profile that are in the cache."""
-    return [item.entry for plan in plans for item in plan.wanted if item.entry is not None]
-
-
-def default_cache(directory: Path, report: Report = say_nothing) -> EngineCache:
-    """The cache that builders write to."""
-    return EngineCache(directory, report=report)
-
-
 __all__ = [
     "BakeOutcome",
     "BakeProgress",
@@ -325,8 +315,6 @@ __all__ = [
     "Plan",
     "Tell",
     "Wanted",
-    "default_cache",
-    "entries_of",
     "keep_here",
     "tell_nobody",
 ]

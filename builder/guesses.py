@@ -29,13 +29,14 @@ class Guess:
 
 def guess(profile: Profile, backend: BackendName, cache: EngineCache) -> Guess:
     """From the tables alone: no file is looked at, and neither is what is baked already."""
-    weights = list(_weights(profile))
+    engines = _weights(profile)
+    weights = [weight for _, weight in engines]
     rate = RATES[backend]
     sizes = [weight / GIGABYTE for weight in weights]
     memory = max((rate.memory + rate.memory_per_gigabyte * size for size in sizes), default=0.0)
     disk = sum(rate.disk + rate.disk_per_gigabyte * size for size in sizes)
     if backend != "compiled":  # the graph of one, and the weights of all
-        disk += max(weights, default=0.0) + sum(set(weights))
+        disk += max(weights, default=0.0) + sum(dict(engines).values())
     return Guess(
         profile.name,
         backend,
@@ -57,20 +58,22 @@ def guesses(profile: Profile, backend: BackendName | None, cache: EngineCache) -
     return [guess(profile, name, cache) for name in profile.targets if backend in (None, name)]
 
 
-def _weights(profile: Profile) -> list[float]:
-    """Bytes of the weights of each engine. A tiny model's are nothing to speak of."""
-    family, made = profile.family, list[float]()
+def _weights(profile: Profile) -> list[tuple[str, float]]:
+    """The network of each engine, and bytes of its weights. A tiny model's are nothing to speak of."""
+    family, made = profile.family, list[tuple[str, float]]()
     for component in profile.components:
         if component in ("encoder", "decoder"):
-            one, count = VAE_PART[profile.full_vae], 1
+            networks = {component: VAE_PART[profile.full_vae]}
         elif component == "controlnet":
-            one, count = CONTROLNET[family], len(profile.controlnets)
+            networks = dict.fromkeys(profile.controlnets, CONTROLNET[family])
         elif component == "frame":
-            one, count = UNET[family] + 2 * VAE_PART[profile.full_vae], len(profile.slots) * len(profile.guidance)
+            one = UNET[family] + 2 * VAE_PART[profile.full_vae]
+            networks = {f"frame {slots} {kind}": one for slots in profile.slots for kind in profile.guidance}
         else:
-            one, count = UNET[family], 1
-        made += [0.0 if profile.tiny is not None else one] * count * len(profile.sizes)
-    return made + [PROCESSORS[name] for name in profile.processors for _ in profile.sizes]
+            networks = {"unet": UNET[family]}
+        weights = [(name, 0.0 if profile.tiny is not None else one) for name, one in networks.items()]
+        made += weights * len(profile.sizes)
+    return made + [(name, PROCESSORS[name]) for name in profile.processors for _ in profile.sizes]
 
 
 __all__ = ["Guess", "guess", "guesses"]

@@ -26,7 +26,6 @@ class Clip:
 
     pictures: tuple[EncodedPicture, ...]
     frames: tuple[av.VideoFrame, ...]
-    byte_rate: float
     size: PictureSize = SIZE
     rate: int = FRAME_RATE
     codec: VideoCodec = "H264"
@@ -66,8 +65,7 @@ def make_clip(
         assert made is not None
         pictures.append(made)
         frames.append(frame)
-    byte_count = sum(picture.byte_count for picture in pictures)
-    return Clip(tuple(pictures), tuple(frames), byte_count * rate / LENGTH, size, rate, codec)
+    return Clip(tuple(pictures), tuple(frames), size, rate, codec)
 
 
 def stamp(luma: NDArray[numpy.uint8], number: int) -> None:

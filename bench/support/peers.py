@@ -150,10 +150,12 @@ class PictureViewer:
 
 
 class MarkerViewer:
-    """Counts pictures by their last packet and decodes none; `arrivals` are moments by RTP time in pictures."""
+    """Counts pictures by their last packet and decodes none; `arrivals` are moments by RTP time in pictures, of which
+    one takes `ticks`."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, ticks: int = TICKS) -> None:
         self._http = http
+        self._ticks = ticks
         self._connected = asyncio.Event()
         self._first: int | None = None
         self.arrivals: dict[int, float] = {}
@@ -183,7 +185,7 @@ class MarkerViewer:
         if self._first is None:
             self._first = header.timestamp
         ticks = (header.timestamp - self._first + 2**31) % 2**32 - 2**31
-        self.arrivals[round(ticks / TICKS)] = clock.monotonic()
+        self.arrivals[round(ticks / self._ticks)] = clock.monotonic()
 
 
 async def exchange(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -154,6 +155,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def conditions() -> dict[str, Any]:
+    """How figures came about, for the file that they are written to: the machine, the day, and what was called."""
+    command = " ".join([f"python -m bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    return {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "command": command}
+
+
 def _installed(name: str) -> bool:
     from importlib.util import find_spec
 
@@ -200,4 +207,15 @@ def _wait_ready(url: str) -> None:
     raise RuntimeError("sdstream's worker did not get ready")
 
 
-__all__ = ["ROOT", "Echo", "Sdstream", "Target", "machine", "processor_seconds", "run_echo", "run_sdstream", "settle"]
+__all__ = [
+    "ROOT",
+    "Echo",
+    "Sdstream",
+    "Target",
+    "conditions",
+    "machine",
+    "processor_seconds",
+    "run_echo",
+    "run_sdstream",
+    "settle",
+]

@@ -16,9 +16,11 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def wait() -> None:
-    """Say that all is prepared, and wait until it is this program's turn."""
+    """Say that all is prepared, and wait until it is this program's turn. Raises `SystemExit` when whoever gives turns
+    has gone: others may be timed by now."""
     print(READY, flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        raise SystemExit("nobody gives a turn any more")
 
 
 __all__ = ["READY", "add_option", "wait"]

@@ -113,21 +113,6 @@ class CompiledRunner:
             raise EngineMismatch(f"{self._name} does not take {', '.join(map(dtype_name, dtypes))}")
         return tuple(self._loader.run([given.contiguous() for given in inputs]))
 
-    def replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put other weights, such as those with a LoRA fused, into the loaded package, by their names in the module.
-
-        The tensors are copied. Raises `EngineMismatch` for names or shapes that the package does not have.
-        """
-        known = set(self._loader.get_constant_fqns())
-        named = {f"module.{name}": tensor for name, tensor in tensors.items()}
-        wrong = sorted(set(named) - known)
-        if wrong:
-            raise EngineMismatch(f"{self._name} has no weights {wrong[0].removeprefix('module.')}")
-        try:
-            self._loader.load_constants(named, False, False)
-        except RuntimeError as error:
-            raise EngineMismatch(f"{self._name} does not take these weights: {first_lines(error)}") from error
-
     def close(self) -> None:
         self._loader = None
 

@@ -7,8 +7,6 @@ from sdstream.engines.keys import PORTABLE, BackendName, capabilities_of, target
 
 RTX_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 """What TensorRT-RTX 1.7 builds for."""
-RTX_DEFAULT = (86, 89, 120)
-"""What profiles bake for unless they say otherwise: GeForce 30, 40 and 50, A40, L4, L40S, RTX PRO 6000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,6 @@ def bake_command(profile: str | None, backend: BackendName, capability: int | No
 __all__ = [
     "GENERATIONS",
     "RTX_CAPABILITIES",
-    "RTX_DEFAULT",
     "GpuGeneration",
     "bake_command",
     "capability_text",

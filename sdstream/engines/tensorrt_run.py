@@ -101,12 +101,6 @@ class TensorrtRunner:
             raise EngineMismatch(f"{self._name} did not run: {self._logger.words()}")
         return tuple(self._buffers[name][:rows] for name in self._output_names)
 
-    @property
-    def is_capturable(self) -> bool:
-        """Whether the call can be part of a CUDA graph, as the library sees it; yes, where it has no such question."""
-        ask: Any = getattr(self._context, "is_stream_capturable", None)
-        return True if ask is None else bool(ask(self._memory.stream()))
-
     def compile_for(self, rows: Iterable[int]) -> None:
         """See `kernels.CompilesLater`. Runs on zeros, which no network looks up anything out of range with."""
         least, most = self._inputs[0].least[0], self._inputs[0].most[0]

@@ -40,7 +40,7 @@ _RULES = """\
 
 - `t_index_list` never decreases, and no item is above `num_inference_steps`. A PATCH that shortens the schedule without
   sending the list cuts the list to fit, with a warning.
-- Weights of prompts or seeds that are normalised sum to more than nothing.
+- Weights of prompts or seeds that are normalised sum to more than a hundredth of the largest.
 - Each ControlNet is named once and belongs to the model's family; SDXL takes at most three enabled ones.
 - `cached_attention` needs `acceleration: tensorrt` and 512x512; on SDXL `max_frames` is at most 4, 2, 1 for one, two,
   three items in `t_index_list`, and four items do not go with it.

@@ -17,10 +17,13 @@ def why_dependent(params: StreamParams, *, aligned: bool = True, check_interval:
     (`SDSTREAM_SAFETY_CHECK_INTERVAL`).
     """
     for name, told in _processors(params):
-        if IMAGE_PROCESSORS[name].remembers:
+        kind = IMAGE_PROCESSORS[name]
+        if kind.remembers:
             return f"{name} follows the pictures"
-        if interval_of(told) > 1:
-            return f"{name} looks at every {interval_of(told)} pictures"
+        # Others may have been sent any value under that name, which they do not look at.
+        interval = interval_of(told) if "interval" in kind.defaults else 1
+        if interval > 1:
+            return f"{name} looks at every {interval} pictures"
     if params.skip_diffusion:
         return ""
     if any(block is not None and block.active for block in (params.latent_preprocessing, params.latent_postprocessing)):

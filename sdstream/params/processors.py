@@ -269,9 +269,11 @@ class Processor(WireModel):
     @property
     def output_factor(self) -> float:
         """By how much it multiplies width and height at the end of the pipeline."""
-        if not self.enabled or not IMAGE_PROCESSORS[self.type].scales_output:
+        kind = IMAGE_PROCESSORS[self.type]
+        if not self.enabled or not kind.scales_output:
             return 1.0
-        return float(self.params.get("scale_factor", 2.0))
+        # One that has no such parameter of its own may have been sent any value under that name.
+        return float(self.params["scale_factor"]) if "scale_factor" in kind.defaults else 2.0
 
 
 def working_size(params: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sdstream.params.controlnets import controlnet_ids, counterpart
 from sdstream.params.problems import Problem
+from sdstream.params.vocabulary import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from sdstream.params.processors import ImageProcessing
@@ -50,10 +51,13 @@ def _weights(params: "StreamParams") -> Iterator[Problem]:
         ("prompt", "normalize_prompt_weights", params.prompt, params.normalize_prompt_weights),
         ("seed", "normalize_seed_weights", params.seed, params.normalize_seed_weights),
     ):
-        if isinstance(value, tuple) and normalized and not sum(weight for _, weight in value) > 0:
+        if not isinstance(value, tuple) or not normalized:
+            continue
+        weights = [weight for _, weight in value]
+        if not (total := sum(weights)) > 0 or max(map(abs, weights)) > MAX_WEIGHT * total:
             yield Problem(
                 field,
-                "has weights that sum to nothing, so they cannot be normalised",
+                "has weights that sum to nothing, or to next to nothing, so they cannot be normalised",
                 f"give one of them more weight, or send {switch}: false",
                 frozenset({field, switch}),
             )

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sdstream.params.adapters import AdapterSettings
 from sdstream.params.addresses import StyleImage
-from sdstream.params.controlnets import ControlNet, counterpart
+from sdstream.params.controlnets import ControlNet, ControlNetFacts, counterpart
 from sdstream.params.delivery import Delivery, read_delivery
 from sdstream.params.envelope import open_envelope
 from sdstream.params.models import ModelEntry, ModelTable
@@ -73,7 +73,9 @@ def apply_update(
             problems.append(found)
             doubtful = frozenset({"model_id"})
     values = prepare(sent, family, size_policy, notes, models.controlnets)
-    base = dict(current) if family == current.family else _carry_over(current, family, values, notes)
+    base = dict(current)
+    if family != current.family:
+        base = _carry_over(current, family, values, notes, models.controlnets)
     _keep_shortened_image(base, values)
     _note_face_flip(base, values, notes)
     merged = _merge(base, values)
@@ -127,7 +129,13 @@ def _note_face_flip(base: Mapping[str, Any], values: Mapping[str, Any], notes: N
         )
 
 
-def _carry_over(current: StreamParams, family: Family, values: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+def _carry_over(
+    current: StreamParams,
+    family: Family,
+    values: Mapping[str, Any],
+    notes: Notes,
+    controlnets: Mapping[str, ControlNetFacts],
+) -> dict[str, Any]:
     """What a stream keeps when its model changes to one of another family, where the caller does not say."""
     target = VARIANTS[family]
     kept = {name: value for name, value in current if name in target.model_fields}
@@ -145,18 +153,22 @@ def _carry_over(current: StreamParams, family: Family, values: Mapping[str, Any]
         if name not in target.model_fields and lost is not None and getattr(lost, "enabled", True):
             notes.add(f"params.{name} is dropped: {family} models have none")
     if "controlnets" not in values:
-        kept["controlnets"] = _translate_controlnets(current.controlnets, family, notes)
+        kept["controlnets"] = _translate_controlnets(current.controlnets, family, notes, controlnets)
     return kept
 
 
-def _translate_controlnets(controlnets: tuple[ControlNet, ...], family: Family, notes: Notes) -> tuple[ControlNet, ...]:
+def _translate_controlnets(
+    controlnets: tuple[ControlNet, ...], family: Family, notes: Notes, known: Mapping[str, ControlNetFacts]
+) -> tuple[ControlNet, ...]:
     translated: list[ControlNet] = []
     for controlnet in controlnets:
         same = counterpart(controlnet.facts, family)
         if same is None:
             notes.add(f"{controlnet.model_id} is dropped: {family} models have none of its kind")
         else:
-            translated.append(ControlNet.model_validate({**dict(controlnet), "model_id": same}))
+            members = {**dict(controlnet), "model_id": same}
+            # By this server's table: one that knew another source would count as changed when it is sent again.
+            translated.append(ControlNet.model_validate(members, context={"controlnets": known}))
     return tuple(translated)
 
 

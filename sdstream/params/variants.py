@@ -22,6 +22,7 @@ from sdstream.params.vocabulary import (
     MAX_SAFE_INTEGER,
     MAX_TEXT,
     MAX_URL,
+    MAX_WEIGHT,
     MAX_WEIGHTED,
     NOT_BOOLEAN,
     Acceleration,
@@ -44,7 +45,7 @@ def _seed_form(value: Any) -> str | None:
     return NUMBER_FORM if isinstance(value, int | float | str) else None
 
 
-Weight = Annotated[float, Field(ge=-100, le=100), NOT_BOOLEAN]
+Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT), NOT_BOOLEAN]
 SafeInteger = Annotated[int, Field(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER), NOT_BOOLEAN]
 WeightedText = tuple[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)], Weight]
 WeightedSeed = tuple[SafeInteger, Weight]

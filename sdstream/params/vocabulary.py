@@ -59,6 +59,8 @@ MAX_URL = 2_048
 MAX_NAME = 256
 MAX_WEIGHTED = 16
 """Pairs in a weighted prompt or seed."""
+MAX_WEIGHT = 100
+"""Of each, as it is sent and once it is normalised, either sign: half precision does not hold much more of a prompt."""
 MAX_PROCESSORS = 16
 MAX_LORAS = 16
 
@@ -82,6 +84,7 @@ __all__ = [
     "MAX_SAFE_INTEGER",
     "MAX_TEXT",
     "MAX_URL",
+    "MAX_WEIGHT",
     "MAX_WEIGHTED",
     "NOT_BOOLEAN",
     "Acceleration",

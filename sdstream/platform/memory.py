@@ -9,6 +9,9 @@ from pathlib import Path
 
 from sdstream.platform import LINUX
 
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where the kernel tells of this container's memory."""
+
 
 def process_memory() -> int | None:
     """Bytes of memory that this process holds now; None where the system does not tell without help."""
@@ -49,10 +52,20 @@ def free_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+        limit = (CONTAINER / "memory.max").read_text("utf-8").strip()
         if limit != "max":
-            found.append(max(0, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text("utf-8"))))
+            held = int((CONTAINER / "memory.current").read_text("utf-8")) - _cached_files()
+            found.append(max(0, int(limit) - held))
     return min(found) if found else None
+
+
+def _cached_files() -> int:
+    """Bytes of files that this container's memory holds, and gives up when somebody needs it; 0 where not known."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (CONTAINER / "memory.stat").read_text("utf-8").splitlines()
+        counts = dict(line.split() for line in lines)
+        return int(counts.get("active_file", 0)) + int(counts.get("inactive_file", 0))
+    return 0
 
 
 def forget_pages(mapping: mmap.mmap) -> None:

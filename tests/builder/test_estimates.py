@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from builder.checking import relative_error
 from builder.estimates import RATES, Basis, Estimate, bake_facts, estimate, readable_size
 from sdstream.engines.cache import EngineCache
 from sdstream.engines.component import Component
 from sdstream.engines.keys import BackendName, EngineKey, TensorRange
+from sdstream.platform import LINUX, memory
 from tests.builder.test_command import Oven
 
 SECONDS, PEAK = 123.4, 3_000_000_000
@@ -114,3 +116,26 @@ def test_a_peak_that_came_before_is_not_the_engines(tmp_path: Path, monkeypatch:
 )
 def test_sizes_are_readable(count: int, text: str) -> None:
     assert readable_size(count) == text
+
+
+@pytest.mark.skipif(not LINUX, reason="other systems have no such containers")
+@pytest.mark.parametrize(
+    ("stat", "free"), [("anon 5\nactive_file 300\ninactive_file 200\n", 600), ("", 100), (None, 100)]
+)
+def test_files_that_a_container_only_remembers_take_no_memory_from_a_bake(
+    stat: str | None, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that were just fetched fill a container's memory to its limit, and leave it when somebody needs it."""
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    if stat is not None:
+        (tmp_path / "memory.stat").write_text(stat)
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    assert memory.free_memory() == free
+
+
+def test_an_answer_of_another_shape_is_as_wrong_as_one_that_is_no_number() -> None:
+    answer = torch.ones(2, 3)
+    assert relative_error([answer], [answer]) == 0.0
+    assert relative_error([answer[:1]], [answer]) == float("inf")
+    assert relative_error([answer * float("nan")], [answer]) == float("inf")

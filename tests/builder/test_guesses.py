@@ -3,7 +3,8 @@
 import pytest
 
 from builder import command
-from builder.guesses import UNET, guess, guesses
+from builder.estimates import RATES
+from builder.guesses import CONTROLNET, UNET, guess, guesses
 from builder.profiles import Choice, find_profile
 from sdstream.engines.cache import EngineCache
 
@@ -31,6 +32,24 @@ def test_more_sizes_and_larger_models_take_more(tmp_path_factory: pytest.TempPat
         3.3 * (UNET["sdxl-turbo"] - UNET["sd-turbo"]), rel=0.01
     )
     assert guesses(profile, "compiled", cache) == []
+
+
+def test_weights_of_several_controlnets_lie_on_the_disk_each_and_those_of_a_network_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    profile = find_profile("dreamshaper-512-controlnets", Choice(None, None, None))
+    assert len(profile.controlnets) == 3
+
+    def disk(**changed: object) -> float:
+        return guess(profile.model_copy(update=changed), "tensorrt-rtx", cache).estimate.disk
+
+    rate, one = RATES["tensorrt-rtx"], CONTROLNET["sd15"]
+    engine = rate.disk + rate.disk_per_gigabyte * one / 1e9
+    assert disk() - disk(controlnets=profile.controlnets[:1]) == pytest.approx(2 * (engine + one), rel=1e-6)
+    engine = rate.disk + rate.disk_per_gigabyte * UNET["sd15"] / 1e9
+    forms = tuple(name for name in profile.components if not name.endswith("control-tokens"))
+    assert disk() - disk(components=forms) == pytest.approx(engine, rel=1e-6)
 
 
 def test_plan_without_the_model_guesses_and_says_what_is_not_here(

@@ -34,11 +34,14 @@ def _left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
-def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: ImageToImage, images: torch.Tensor) -> torch.Tensor:
+@pytest.mark.parametrize("where", ["__init__", "run"])
+def test_a_contender_that_fails_is_left_out_by_name_and_the_others_are_timed(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: ImageToImage, given: Any) -> torch.Tensor:
         raise ValueError("this library and that one\ndo not agree")
 
-    monkeypatch.setattr(ImageToImage, "run", fails)
+    monkeypatch.setattr(ImageToImage, where, fails)
     # It forks, which a process of several threads must not.
     monkeypatch.setattr(frame, "working_memory", lambda contender, work: None)
     work = Work(make_networks("tiny", CPU, torch.float32), 64, (32,), 1, CPU, torch.float32)

@@ -60,9 +60,6 @@ def make_module(compute: Compute, memory: "FakeMemory", *, validity: tuple[str, 
             self.shapes[name] = tuple(shape)
             return True
 
-        def is_stream_capturable(self, stream: int) -> bool:
-            return stream != 0
-
         def execute_async_v3(self, stream: int) -> bool:
             log.append(f"execute {stream}")
             inputs = {name: memory.at(self.addresses[name], self.shapes[name]) for name in self.engine.plan.inputs}

@@ -95,7 +95,6 @@ def test_work_goes_on_the_stream_that_is_current_now() -> None:
     bench.memory.current = 42
     runner(*rows(1))
     assert [line for line in bench.module.log if line.startswith("execute")] == ["execute 7", "execute 42"]
-    assert runner.is_capturable
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def net(preprocessor: str, scale: float = 0.5, **told: Any) -> list[dict[str, An
         {"image_preprocessing": block("blur") | {"enabled": True}},
         {"image_preprocessing": block("feedback") | {"enabled": False}},
         {"image_postprocessing": block("openpose", interval=1)},
+        {"image_postprocessing": block("blur", interval="of no meaning to it")},
         {"skip_diffusion": True, "cached_attention": {"enabled": True}},
         {"skip_diffusion": True, "controlnets": net("feedback")},
     ],

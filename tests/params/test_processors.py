@@ -100,6 +100,13 @@ def test_unknown_parameters_are_kept_with_a_warning() -> None:
     assert near.warnings[0].endswith("has no effect; did you mean 'low_threshold'?")
 
 
+@pytest.mark.parametrize("value", [8, 0, -1, 1e308, True, "much", [2], {"by": 2}])
+def test_a_parameter_of_another_processor_does_not_change_the_size_of_the_output(value: Any) -> None:
+    processor = {"type": "realesrgan_trt", "params": {"scale_factor": value}}
+    made = created(SD_TURBO, image_postprocessing={"processors": [processor]}).output_size
+    assert (made.width, made.height) == (1024, 1024)
+
+
 def test_a_null_parameter_takes_its_default() -> None:
     assert _read("feedback", feedback_strength=None) == {"feedback_strength": 0.5}
 

@@ -150,10 +150,21 @@ def test_a_step_above_the_schedule_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("prompt", [["a", 0], ["b", 0]]), ("seed", [[1, 0]]), ("prompt", [["a", 1], ["b", -1]])]
+    ("name", "value"),
+    [
+        ("prompt", [["a", 0], ["b", 0]]),
+        ("seed", [[1, 0]]),
+        ("prompt", [["a", 1], ["b", -1]]),
+        ("prompt", [["a", 100], ["b", -99.9999]]),
+        ("seed", [[1, 0.5], [2, -0.4951]]),
+    ],
 )
 def test_weights_that_cannot_be_normalised_are_refused(name: str, value: object) -> None:
     assert refused_fields(SD_TURBO, **{name: value}) == {f"params.{name}"}
+
+
+def test_weights_that_can_just_be_normalised_are_taken() -> None:
+    assert created(SD_TURBO, prompt=[["a", 1e-300], ["b", 0]], seed=[[1, 50], [2, -49.5]])
 
 
 def test_weights_of_nothing_are_fine_when_they_stay_as_they_are() -> None:

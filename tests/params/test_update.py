@@ -1,11 +1,21 @@
 """Merging update bodies: what is kept, what is replaced, and what happens when the model changes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sdstream.errors import InvalidParams
-from sdstream.params import SdTurboParams, SdxlTurboParams, apply_update, wire_params
+from sdstream.params import (
+    CONTROLNETS,
+    ChangeKind,
+    ModelTable,
+    SdTurboParams,
+    SdxlTurboParams,
+    apply_update,
+    classify,
+    wire_params,
+)
 from tests.params.requests import (
     DREAMSHAPER,
     MODELS,
@@ -177,6 +187,16 @@ def test_a_model_of_another_family_keeps_what_both_have() -> None:
     after = updated(created(SDXL_TURBO, **FULL), model_id=SD_TURBO).params
     assert isinstance(after, SdTurboParams)
     assert (after.prompt, after.width, after.t_index_list) == ((("a", 1.0), ("b", 2.0)), 640, (4, 9))
+
+
+def test_counterparts_are_those_of_this_server_so_that_sending_them_again_changes_nothing() -> None:
+    own = "lllyasviel/control_v11p_sd15_canny"
+    table = ModelTable(controlnets={**CONTROLNETS, own: replace(CONTROLNETS[own], source="/models/canny")})
+    before = created(SDXL_TURBO, controlnets=[{"model_id": "xinsir/controlnet-canny-sdxl-1.0"}])
+    after = apply_update(before, {"params": {"model_id": DREAMSHAPER}}, table).params
+    assert [entry.source for entry in after.controlnets] == ["/models/canny"]
+    again = apply_update(after, {"params": {"controlnets": wire_params(after)["controlnets"]}}, table).params
+    assert classify(after, again, live=True).kind is ChangeKind.UNCHANGED
 
 
 def test_controlnets_become_their_counterparts_with_their_scales() -> None:

@@ -1,8 +1,11 @@
 """`bench.card`: whose turn it is, and that nothing runs beside what is timed."""
 
+import asyncio
 import importlib
+import io
 import json
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -11,9 +14,10 @@ import psutil
 import pytest
 
 from bench.card import Program, Standing, State, is_over, next_turn, outcomes_of, run, told_of
-from bench.support import card_steps
+from bench.support import card_steps, turn
 from bench.support.card_steps import ON_A_CPU, ON_A_GPU, Step
 from bench.support.peers import until
+from bench.support.targets import ROOT
 from bench.support.turn import READY
 from sdstream.worker.server_end.child import KEEP_MEMORY
 
@@ -87,6 +91,45 @@ def test_what_was_measured_is_told_after_each_step(tmp_path: Path) -> None:
     (tmp_path / "first.json").write_text('{"ms"')
     assert told_of(first, "late", 1.0, tmp_path)["figures"] is None
     assert json.dumps(told)
+
+
+def test_what_an_earlier_run_has_left_is_no_figure_of_this_one(tmp_path: Path) -> None:
+    (tmp_path / "fails.json").write_text('{"ms": 3}')
+    (tmp_path / "late.log").write_text("done")
+    fails, late = Step("fails", ("-c", "raise SystemExit(1)"), 20), step("late", "input()", seconds=200)
+    ended = run([fails, late], tmp_path, seconds=100, tell=lambda line: None)
+    assert {name: state for name, (state, _) in ended.items()} == {"fails": "failed", "late": "not run"}
+    assert told_of(fails, "failed", 1.0, tmp_path)["figures"] is None
+    assert told_of(late, "not run", 0.0, tmp_path)["log"] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody is asked to end there")
+async def test_who_is_asked_to_end_takes_all_steps_along(tmp_path: Path) -> None:
+    hangs = f"open({str(tmp_path / 'number')!r}, 'w').write(str(__import__('os').getpid())); input()"
+    program = (
+        "import sys; from bench import card; from bench.support.card_steps import Step; "
+        f"card.ON_A_CPU = card.ON_A_GPU = (Step('hangs', ('-c', {hangs!r}), 100, prepares=True, writes=False),); "
+        f"sys.argv = ['card', '--results', {str(tmp_path)!r}]; sys.exit(card.main())"
+    )
+    bench = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
+    try:
+        number = tmp_path / "number"
+        await until(lambda: number.exists() and number.read_text() != "", 120, "the step to begin")
+        hanging = psutil.Process(int(number.read_text()))
+        bench.terminate()
+        assert await asyncio.wait_for(bench.wait(), 60) == 128 + signal.SIGTERM
+        await until(lambda: has_ended(hanging), 30, "the step to end")
+    finally:
+        if bench.returncode is None:
+            bench.kill()
+            await bench.wait()
+
+
+def test_a_program_whose_turn_nobody_can_give_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    turn.wait()
+    with pytest.raises(SystemExit, match="nobody"):
+        turn.wait()
 
 
 @pytest.mark.parametrize(

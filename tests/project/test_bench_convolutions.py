@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.convolutions import TINY, measure, row_of, summary_of
+from bench.convolutions import TINY, measure, row_of, summaries_of, summary_of
 from bench.launches import H100
 from sdstream.diffusion.convolving.arguments import Arguments
 from sdstream.diffusion.convolving.choices import Choice
@@ -32,6 +32,14 @@ def test_a_row_has_the_best_of_both_ways_and_their_rates() -> None:
     other = row_of(SHAPE, 2, [Sample("", (1.0,))], Choice("", 1.0, 1.0), 0)
     assert (other["own_ms"], other["chosen"]) == (None, "torch")
     assert summary_of([row, other]) == {"plain_ms": 10.0, "chosen_ms": 8.0, "calls_by_own": 4}
+
+
+def test_a_frame_has_its_convolutions_in_eight_bits_or_in_half_precision_and_not_both() -> None:
+    rows = [row_of(shape, 2, [Sample("", (1.0,))], Choice("", 1.0, 1.0), 0) for shape in TINY[:2]]
+    first, second = (row["shape"] for row in rows)
+    alone = {"plain_ms": 2.0, "chosen_ms": 2.0, "calls_by_own": 0}
+    assert summaries_of(rows, {first: "float8", second: "float16"}) == {"float16": alone, "float8": alone}
+    assert summaries_of(rows, {first: "float16", second: "float16"}) == summary_of(rows)
 
 
 def test_shapes_are_measured_the_largest_first_by_the_ways_of_a_card() -> None:

@@ -79,10 +79,6 @@ class KeyframePolicy:
         self._last = now
         self._requested = False
 
-    @property
-    def requested(self) -> bool:
-        return self._requested
-
 
 class PictureEncoder:
     """An encoder of one size. Not safe between threads."""

@@ -7,7 +7,6 @@ when it leaves, and the number line it lies on, which runs on when another publi
 import asyncio
 import statistics
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -272,11 +271,8 @@ class SoundRelay:
         )
 
 
-ReceiveSound = Callable[[ReceivedSound], None]
-
 __all__ = [
     "OldestDroppedSound",
-    "ReceiveSound",
     "ReceivedSound",
     "SoundDelay",
     "SoundPacket",
