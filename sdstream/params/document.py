@@ -23,10 +23,11 @@ Objects merge member by member, arrays are replaced whole, `null` means absent (
 unknown members are ignored with a warning. An answer always holds every parameter of its model's family. A request that
 is refused changes nothing; its `details` list everything that is wrong with it.
 
-*Update* says what a change does to a running stream: **hot** takes effect within a picture or two, **reload** shows a
-placard while the pipeline loads again, **refused** answers 409 while a publisher is connected. Anything else that
-changes the size of the output (switching an upscaler on or off) is refused as well. A ControlNet that has no effect,
-off or of scale 0, is added and removed hot.
+*Update* says what a change does to a running stream. **hot** takes effect within a picture or two. **reload** loads
+something first: pictures go on with the old values until that is ready, with a placard in between only where the
+device's memory does not hold both. **refused** answers 409 while a publisher is connected; anything else that changes
+the size of the output (switching an upscaler on or off) is refused as well. A ControlNet that has no effect, off or of
+scale 0, is added and removed hot.
 """
 _MODELS = """\
 ## Models and families

@@ -121,8 +121,13 @@ def _unready(moments: Moments) -> Verdict | None:
     if moments.lane is None:
         return Verdict(StreamState.LOADING, "The stream is being given to the worker.")
     if moments.reloading:
-        return Verdict(StreamState.LOADING, moments.lane.detail or "The new parameters are being loaded.")
+        return Verdict(StreamState.LOADING, load_words(moments.lane) or "The new parameters are being loaded.")
     return Verdict(StreamState.LOADING, moments.lane.detail or "The stream is being loaded.")
+
+
+def load_words(lane: LaneStatus) -> str:
+    """What a load says of itself; empty until it has said something: a ready lane's `detail` is of what runs."""
+    return "" if lane.phase is LanePhase.READY and lane.percent is None else lane.detail
 
 
 def _poor_input(moments: Moments, now: float, thresholds: Thresholds, was_poor: bool) -> Verdict | None:
@@ -220,5 +225,6 @@ __all__ = [
     "is_ready",
     "latest",
     "least_output_rate",
+    "load_words",
     "makes_first_picture",
 ]
