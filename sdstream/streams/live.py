@@ -292,6 +292,7 @@ class LiveStream:
             worker=health.phase,
             worker_error=health.last_error,
             lane=self.lane_status,
+            load_seconds_left=self.loading.seconds_left,
             reloading=self._reload_revision is not None,
             lane_changed_at=self._lane_changed_at,
             restart_at=self.restart_at,

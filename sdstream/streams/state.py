@@ -58,6 +58,8 @@ class Moments:
     worker: WorkerPhase = WorkerPhase.STARTING
     worker_error: str | None = None
     lane: LaneStatus | None = None
+    load_seconds_left: float | None = None
+    """Of what the percents of the lane count; None where nobody can tell."""
     reloading: bool = False
     """New params were given to the lane that it must load anew for, and it has not said yet that they are in force."""
     lane_changed_at: float | None = None

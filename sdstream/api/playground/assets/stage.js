@@ -3,7 +3,7 @@
 import { byId, element, formatNumber } from "./dom.js";
 import { HopPlot } from "./hops.js";
 import { Plot } from "./plots.js";
-import { describeDrops, describeEvent, readStatus, STATES } from "./status.js";
+import { describeDrops, describeEvent, readStatus, STATES, wordsLeft } from "./status.js";
 
 const MOST_ACTIVITIES = 100;
 const HOPS = ["receive", "queue", "wait", "worker", "encode", "send", "total"];
@@ -43,7 +43,7 @@ export class Stage {
 
   showStatus(data) {
     const status = readStatus(data);
-    const reason = [status.reason, status.state === "LOADING" && status.detail !== status.reason ? status.detail : "", status.percent === null ? "" : `${Math.round(status.percent)} %`];
+    const reason = [status.reason, status.state === "LOADING" && status.detail !== status.reason ? status.detail : "", status.percent === null ? "" : [`${Math.round(status.percent)} %`, wordsLeft(status.left)].filter(Boolean).join(", ")];
     this.showState(status.state, reason.filter(Boolean).join(" "), status.percent);
     const now = performance.now();
     this.#plots.input.push([status.inputFps], now);
