@@ -51,6 +51,16 @@ _RULES = """\
 - A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same kind, or
   is dropped with a warning.
 """
+_STRENGTH = """\
+### Strength
+
+`strength`, a number from 0 to 1, is a short way to say `t_index_list`: how far the picture may go from the camera's. It
+is an **extension** for raw HTTP clients, in requests only; answers have the list that it stands for.
+
+- The list begins at `(1 - strength)` of the schedule and goes evenly on to its end, with as many steps as it had, so a
+  change is hot. With three steps of 50, 0.5 is `[25, 33, 42]`, 1 is `[0, 17, 33]`; 0 is the last step each time.
+- Beside a `t_index_list` in the same request it is ignored, with a warning.
+"""
 _BLOCKS = """\
 ## Processing blocks
 
@@ -97,6 +107,7 @@ def render_parameters_page() -> str:
             (_parameter_row(entry) for entry in own if "processing." not in entry["name"]),
         ),
         _RULES,
+        _STRENGTH,
         _BLOCKS,
         *_table(_BLOCK_HEADS, (_block_row(entry) for entry in own if entry["name"].startswith("image_preprocessing."))),
         _PROCESSORS,
