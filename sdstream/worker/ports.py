@@ -196,6 +196,8 @@ class WorkerHealth:
     process_id: int | None = None
     device: str = ""
     processor: str = ""
+    start_seconds: float | None = None
+    """From the start of the present process until it was ready; None until then."""
     memory_used: int | None = None
     memory_total: int | None = None
     last_error: str | None = None
