@@ -122,6 +122,7 @@ def status_object(record: StreamRecord, status: StreamStatus, address: PublicAdd
         "lane": lane_object(status.lane, status.next_tries, status.load_seconds_left),
         "viewers": status.media.viewers,
         "publisher": status.media.publisher.value,
+        "pictures_late": status.pictures_late,
         "latency_ms": {
             hop: {"p50": round(1000 * summary.p50, 2), "p95": round(1000 * summary.p95, 2)}
             for hop, summary in status.latencies.items()

@@ -33,6 +33,7 @@ export function readStatus(data) {
     hops: data.latency_ms ?? {},
     drops,
     dropped: Object.values(drops).reduce((sum, count) => sum + count, 0),
+    acceleration: lane?.acceleration_in_force ?? "",
     inForce: lane?.effective_frame === null || lane?.effective_frame === undefined ? null : lane.revision,
     effectiveFrame: lane?.effective_frame ?? null,
     warnings: data.media?.warnings ?? [],
@@ -66,6 +67,8 @@ export function describeEvent(name, data) {
       return `Update ${data.revision}: ${(data.changed ?? []).join(", ") || "no change"} (${data.applied})`;
     case "effective":
       return `Update ${data.revision} in force${data.effective_frame === null || data.effective_frame === undefined ? "" : ` from picture ${data.effective_frame}`}`;
+    case "acceleration":
+      return [data.acceleration && `Networks run on ${data.acceleration}`, data.detail].filter(Boolean).join(": ");
     case "loading":
       return [data.detail, data.percent === null || data.percent === undefined ? "" : `${Math.round(data.percent)} %`].filter(Boolean).join(" ");
     case "error":
