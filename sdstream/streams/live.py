@@ -26,6 +26,7 @@ from sdstream.media.ports import (
     PublisherState,
 )
 from sdstream.params import Delivery, StreamParams
+from sdstream.streams.accelerations import AccelerationBook
 from sdstream.streams.entering import Enter, Session
 from sdstream.streams.lane_errors import LaneErrors
 from sdstream.streams.lateness import LatenessWatch
@@ -86,8 +87,7 @@ class LiveStream:
         self._lane: Lane | None = None
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
-        self._runs: tuple[str, str] | None = None
-        """What was told last of what runs the networks: its name, and remarks on it."""
+        self._accelerations = AccelerationBook(emit)
         self._reload_revision: int | None = None
         self.loading = LoadingBook(stream_id, clock, emit)
         self._lateness = LatenessWatch(stream_id, clock, self.traffic, emit)
@@ -169,7 +169,8 @@ class LiveStream:
         if lane is None:
             return
         self._ended_lanes += _lane_drops(lane.statistics())
-        self.lane_status = self._runs = None
+        self.lane_status = None
+        self._accelerations.forget()
         self._lane_changed_at = None
         self._reload_revision = None
         await lane.close()
@@ -271,20 +272,10 @@ class LiveStream:
             self._lane_changed_at = self._clock.monotonic()
         self.loading.note(status)
         self._lane_errors.note(before, status)
-        self._tell_what_runs(status)
+        self._accelerations.note(status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
             self._emit("effective", {"revision": status.revision, "effective_frame": status.effective_sequence})
-
-    def _tell_what_runs(self, status: LaneStatus) -> None:
-        runs, before = (status.acceleration, status.detail), self._runs
-        if status.phase is not LanePhase.READY or runs == before or not any(runs):
-            return
-        # While something missing is tried again the detail may be of that.
-        if before is not None and before[0] == runs[0] and status.missing:
-            return
-        self._runs = runs
-        self._emit("acceleration", {"acceleration": status.acceleration or None, "detail": status.detail})
 
     # What others ask
 
