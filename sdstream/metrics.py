@@ -60,10 +60,12 @@ class ServerStatistics:
     worker_phase: str = "starting"
     worker_phases: tuple[str, ...] = ()
     worker_restarts: int = 0
+    worker_start_seconds: float | None = None
     worker_calls: Mapping[int, int] = field(default_factory=dict[int, int])
     worker_call_seconds: Mapping[int, float] = field(default_factory=dict[int, float])
     worker_memory_used: int | None = None
     worker_memory_total: int | None = None
+    accelerations: Mapping[str, int] = field(default_factory=dict[str, int])
     engine_events: Mapping[str, int] = field(default_factory=dict[str, int])
     store_commits: int = 0
     store_seconds: float = 0.0
@@ -97,10 +99,12 @@ METRICS: dict[str, str] = {
     "sdstream_load_seconds_total": "Time that those loads took, fetching included.",
     "sdstream_worker_phase": "1 for the phase that the worker process is in, 0 for the others.",
     "sdstream_worker_restarts_total": "Times the worker process was started again.",
+    "sdstream_worker_start_seconds": "Time from the start of the present worker process until it was ready.",
     "sdstream_worker_calls_total": "Calls of the worker, by the number of streams that rode in them.",
     "sdstream_worker_call_seconds_total": "Time that those calls took.",
     "sdstream_worker_memory_used_bytes": "Memory in use on the worker's device, where it is known.",
     "sdstream_worker_memory_bytes": "Memory of the worker's device, where it is known.",
+    "sdstream_stream_accelerations": "Streams by what runs their networks now, such as torch+cuda_graph.",
     "sdstream_engine_events_total": "What happened to compiled engines in the worker, by kind of event.",
     "sdstream_store_commits_total": "Transactions of the stream store.",
     "sdstream_store_commit_seconds_total": "Time spent in transactions of the stream store.",
@@ -148,6 +152,8 @@ class StatisticsCollector(Collector):
         phases = {phase: int(phase == statistics.worker_phase) for phase in statistics.worker_phases}
         yield _labelled_gauge("sdstream_worker_phase", "phase", phases)
         yield _counter("sdstream_worker_restarts_total", statistics.worker_restarts)
+        if statistics.worker_start_seconds is not None:
+            yield _gauge("sdstream_worker_start_seconds", statistics.worker_start_seconds)
         calls, seconds = statistics.worker_calls, statistics.worker_call_seconds
         yield _labelled_counter("sdstream_worker_calls_total", "streams", {str(n): calls[n] for n in sorted(calls)})
         yield _labelled_counter(
@@ -157,6 +163,7 @@ class StatisticsCollector(Collector):
             yield _gauge("sdstream_worker_memory_used_bytes", statistics.worker_memory_used)
         if statistics.worker_memory_total is not None:
             yield _gauge("sdstream_worker_memory_bytes", statistics.worker_memory_total)
+        yield _labelled_gauge("sdstream_stream_accelerations", "acceleration", statistics.accelerations)
         yield _labelled_counter("sdstream_engine_events_total", "event", statistics.engine_events)
         yield _counter("sdstream_store_commits_total", statistics.store_commits)
         yield _counter("sdstream_store_commit_seconds_total", statistics.store_seconds)

@@ -121,6 +121,11 @@ class ServerSettings(BaseModel):
     default_model: str = Field(
         default="stabilityai/sd-turbo", description="The model of a stream whose create request names none."
     )
+    warm_start: bool = Field(
+        default=False,
+        description="Load the default model, and make a picture with it, before /ready and /ping say ready. Off: the "
+        "first stream that needs a model loads it.",
+    )
     offline: bool = Field(
         default=False,
         description="Fetch no models, LoRAs and programs: what is not on this machine is refused. HF_HUB_OFFLINE=1 "

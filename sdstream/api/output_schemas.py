@@ -60,6 +60,7 @@ class LaneState(Shape):
     phase: LanePhase
     detail: str
     percent: float | None
+    seconds_left: int | None = Field(description="Of what `percent` counts, by how it went lately; null: not known.")
     revision: int = Field(description="The revision of the params that are in force.")
     effective_frame: int | None = Field(description="The first picture that was made under it.")
     loras: list[LoraStatus]

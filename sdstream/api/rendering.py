@@ -119,9 +119,10 @@ def status_object(record: StreamRecord, status: StreamStatus, address: PublicAdd
         "gateway_status": gateway,
         "reason": status.reason,
         "revision": status.revision,
-        "lane": lane_object(status.lane, status.next_tries),
+        "lane": lane_object(status.lane, status.next_tries, status.load_seconds_left),
         "viewers": status.media.viewers,
         "publisher": status.media.publisher.value,
+        "pictures_late": status.pictures_late,
         "latency_ms": {
             hop: {"p50": round(1000 * summary.p50, 2), "p95": round(1000 * summary.p95, 2)}
             for hop, summary in status.latencies.items()
@@ -224,15 +225,18 @@ def recording_object(recording: Recording, base: str) -> dict[str, Any]:
     }
 
 
-def lane_object(lane: LaneStatus | None, next_tries: tuple[datetime | None, ...] = ()) -> dict[str, Any] | None:
-    """What the worker says of this stream (extension), with the next try of each part that is missing; null before it
-    has one."""
+def lane_object(
+    lane: LaneStatus | None, next_tries: tuple[datetime | None, ...] = (), seconds_left: float | None = None
+) -> dict[str, Any] | None:
+    """What the worker says of this stream (extension), with the next try of each part that is missing and the
+    `seconds_left` of what its percents count; null before it has one."""
     if lane is None:
         return None
     return {
         "phase": lane.phase.value,
         "detail": lane.detail,
         "percent": lane.percent,
+        "seconds_left": None if seconds_left is None else round(seconds_left),
         "revision": lane.revision,
         "effective_frame": lane.effective_sequence,
         "loras": [{"name": name, "weight": weight} for name, weight in lane.loras],

@@ -218,6 +218,7 @@ class Status(Shape):
     lane: LaneState | None = Field(description="Null while the worker does not have the stream.")
     viewers: int
     publisher: Literal["absent", "connecting", "connected"]
+    pictures_late: int = Field(description="How many pictures later than it came a picture leaves: its steps less one.")
     latency_ms: dict[str, dict[str, float]] = Field(description="p50 and p95 by hop.")
     drops: dict[str, int] = Field(description="Dropped pictures by reason.")
     replaced: dict[str, int] = Field(

@@ -11,6 +11,7 @@ from sdstream import __version__
 from sdstream.api import schemas
 from sdstream.api.examples import ERROR_EXAMPLE
 from sdstream.api.operations import JSON, OPERATIONS, TAGS, TEXT, Answer, Operation
+from sdstream.params.strength import STRENGTH_SCHEMA
 
 DESCRIPTION = (
     "Real-time video diffusion on your own machine, speaking Daydream's API: clients work by changing the base URL.\n\n"
@@ -92,6 +93,7 @@ def _loosen(definitions: dict[str, Any]) -> None:
             continue
         if name.removesuffix("-Input") in _VARIANTS:
             schema.pop("required", None)
+            schema["properties"]["strength"] = dict(STRENGTH_SCHEMA)
         needed = schema.get("required", [])
         for member, described in schema.get("properties", {}).items():
             if member not in needed:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sdstream.api.ingest import direct_ways
 from sdstream.commands.machine import MachineFacts, read_machine
+from sdstream.commands.switches import switched_off
 from sdstream.directories import choose_data_directory
 from sdstream.media.mediamtx.reach import choose_reach
 from sdstream.reachability import join_address
@@ -31,6 +32,7 @@ def plan_serve(settings: Settings, facts: MachineFacts | None = None) -> tuple[P
     data = choose_data_directory(settings)
     return (
         plan_device(settings, facts),
+        *plan_speed(settings, facts),
         plan_encoder(settings, facts),
         plan_webrtc(facts),
         plan_addresses(settings, facts),
@@ -70,6 +72,17 @@ def plan_device(settings: Settings, facts: MachineFacts) -> PlanLine:
     if facts.system == "Darwin" and facts.processor == "arm64":
         return PlanLine("device", "mps", "Apple GPU")
     return PlanLine("device", "cpu", facts.gpu_problem)
+
+
+def plan_speed(settings: Settings, facts: MachineFacts) -> tuple[PlanLine, ...]:
+    """What makes pictures with a model slower than they could be here; nothing where nothing does."""
+    device = plan_device(settings, facts).choice
+    if device == "cpu":
+        return (PlanLine("speed", "slow with a model", "networks are made for a CUDA GPU"),)
+    slow = switched_off(settings) if device.startswith("cuda") else ()
+    if settings.full_vae:
+        slow = (*slow, "the model's own VAE makes the pictures; SDSTREAM_FULL_VAE=false takes the small one")
+    return tuple(PlanLine("speed", "slower than it could be", why) for why in slow)
 
 
 def plan_encoder(settings: Settings, facts: MachineFacts) -> PlanLine:
@@ -151,6 +164,7 @@ __all__ = [
     "plan_gateway",
     "plan_ingest",
     "plan_serve",
+    "plan_speed",
     "plan_urls",
     "plan_webrtc",
 ]

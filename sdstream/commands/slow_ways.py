@@ -1,6 +1,7 @@
 """What a worker does in a slower way than it could, in words for the operator."""
 
 from sdstream.commands.checks import FOR_EIGHT_BIT_CONVOLUTIONS, LEAST_FOR_EIGHT_BIT
+from sdstream.commands.switches import switched_off
 from sdstream.params import StreamParams
 from sdstream.settings import Settings
 from sdstream.worker.options import acceleration_notes
@@ -21,21 +22,11 @@ def slow_ways(
         notes.append("the model's own VAE makes the pictures; SDSTREAM_FULL_VAE=false takes the small one")
     if not device.startswith("cuda"):
         return (f"the networks run on {device}; they are made for a CUDA GPU", *notes)
-    switches = (
-        ("cuda_graphs", settings.cuda_graphs, "frames are launched operation by operation"),
-        ("fused_blocks", settings.fused_blocks, "norms, attention and the small VAE run in torch's own steps"),
-        ("worker_overlap", settings.worker_overlap, "the GPU waits for the host between two calls"),
-        (
-            "tuned_convolutions",
-            settings.tuned_convolutions,
-            "convolutions are cuDNN's, whatever is faster",
-        ),
-    )
-    notes += [f"{what}; SDSTREAM_{name.upper()}=true changes that" for name, is_on, what in switches if not is_on]
+    notes += switched_off(settings)
+    if not settings.tuned_convolutions:
+        notes.append("convolutions are cuDNN's, whatever is faster; SDSTREAM_TUNED_CONVOLUTIONS=true changes that")
     if settings.cuda_graphs and acceleration.startswith("torch") and "cuda_graph" not in acceleration:
         notes.append("frames could not be captured; the worker's log says why")
-    if settings.batch_size == 1:
-        notes.append("streams do not share calls; SDSTREAM_BATCH_SIZE is 1")
     if settings.eight_bit == "off" and capability is not None and capability >= LEAST_FOR_EIGHT_BIT:
         value = "all" if capability == FOR_EIGHT_BIT_CONVOLUTIONS else "linear"
         notes.append(f"nothing is multiplied in eight bits; SDSTREAM_EIGHT_BIT={value} does, at a loss of precision")

@@ -8,6 +8,7 @@ from sdstream.params.envelope import FACEID_PIPELINE, LEGACY_PIPELINES, open_env
 from sdstream.params.models import ModelTable
 from sdstream.params.preparation import SizePolicy, prepare, whole_number
 from sdstream.params.problems import Notes, Problem, is_object, refuse
+from sdstream.params.strength import take_strength
 from sdstream.params.validation import check
 from sdstream.params.variants import DEFAULT_STEPS, VARIANTS, StreamParams
 
@@ -51,6 +52,8 @@ def parse_create(
         else:
             entry = found
     values = prepare(sent, entry.family, size_policy, notes, models.controlnets)
+    steps = VARIANTS[entry.family].model_fields["t_index_list"].default
+    take_strength(values, {"num_inference_steps": DEFAULT_STEPS, "t_index_list": steps, **values}, notes, problems)
     _fit_default_steps(values, entry.family)
     params, more = check({**values, "model_id": entry.id}, entry.family, notes, doubtful, models.controlnets)
     problems += more

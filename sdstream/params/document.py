@@ -23,10 +23,11 @@ Objects merge member by member, arrays are replaced whole, `null` means absent (
 unknown members are ignored with a warning. An answer always holds every parameter of its model's family. A request that
 is refused changes nothing; its `details` list everything that is wrong with it.
 
-*Update* says what a change does to a running stream: **hot** takes effect within a picture or two, **reload** shows a
-placard while the pipeline loads again, **refused** answers 409 while a publisher is connected. Anything else that
-changes the size of the output (switching an upscaler on or off) is refused as well. A ControlNet that has no effect,
-off or of scale 0, is added and removed hot.
+*Update* says what a change does to a running stream. **hot** takes effect within a picture or two. **reload** loads
+something first: pictures go on with the old values until that is ready, with a placard in between only where the
+device's memory does not hold both. **refused** answers 409 while a publisher is connected; anything else that changes
+the size of the output (switching an upscaler on or off) is refused as well. A ControlNet that has no effect, off or of
+scale 0, is added and removed hot.
 """
 _MODELS = """\
 ## Models and families
@@ -51,6 +52,16 @@ _RULES = """\
 - `seed: -1` counts as not sent.
 - A `model_id` of another family keeps what the new family has too: each ControlNet becomes the one of the same kind, or
   is dropped with a warning.
+"""
+_STRENGTH = """\
+### Strength
+
+`strength`, a number from 0 to 1, is a short way to say `t_index_list`: how far the picture may go from the camera's. It
+is an **extension** for raw HTTP clients, in requests only; answers have the list that it stands for.
+
+- The list begins at `(1 - strength)` of the schedule and goes evenly on to its end, with as many steps as it had, so a
+  change is hot. With three steps of 50, 0.5 is `[25, 33, 42]`, 1 is `[0, 17, 33]`; 0 is the last step each time.
+- Beside a `t_index_list` in the same request it is ignored, with a warning.
 """
 _BLOCKS = """\
 ## Processing blocks
@@ -98,6 +109,7 @@ def render_parameters_page() -> str:
             (_parameter_row(entry) for entry in own if "processing." not in entry["name"]),
         ),
         _RULES,
+        _STRENGTH,
         _BLOCKS,
         *_table(_BLOCK_HEADS, (_block_row(entry) for entry in own if entry["name"].startswith("image_preprocessing."))),
         _PROCESSORS,

@@ -13,6 +13,7 @@ from sdstream.params.envelope import open_envelope
 from sdstream.params.models import ModelEntry, ModelTable
 from sdstream.params.preparation import ADAPTER_MEMBERS, SizePolicy, prepare, whole_number
 from sdstream.params.problems import Notes, Problem, is_object, refuse
+from sdstream.params.strength import take_strength
 from sdstream.params.validation import check
 from sdstream.params.variants import VARIANTS, StreamParams
 from sdstream.params.wire import STYLE_IMAGE
@@ -78,6 +79,7 @@ def apply_update(
         base = _carry_over(current, family, values, notes, models.controlnets)
     _keep_shortened_image(base, values)
     _note_face_flip(base, values, notes)
+    take_strength(values, {**base, **values}, notes, problems)
     merged = _merge(base, values)
     if "num_inference_steps" in values and "t_index_list" not in values:
         _clamp_steps(merged, notes)

@@ -6,12 +6,13 @@ is alone is taken whatever it costs.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sdstream.errors import CapacityReached
 from sdstream.params import StreamParams
 from sdstream.params.costs import COSTS
+from sdstream.params.preparation import nearest_side
 from sdstream.settings import Settings
 from sdstream.streams.directory import StreamDirectory
 from sdstream.streams.stream import Stream
@@ -180,6 +181,29 @@ def room_for(newcomer: Demand, demands: Sequence[Demand], supply: Supply) -> int
     return MOST_ROOM
 
 
+def nearest_that_fits(wanted: CallKind, fits: Callable[[CallKind], bool], *, resizable: bool = True) -> CallKind | None:
+    """The largest kind below `wanted` that `fits`: fewer steps of its model, and with `resizable` smaller pictures of
+    about its shape. None where none does."""
+    sizes = list(_sizes_from(wanted)) if resizable else [(wanted.width, wanted.height)]
+    steps = range(1, wanted.steps + 1) if wanted.model_id else [wanted.steps]
+    lesser = [replace(wanted, width=w, height=h, steps=n) for w, h in sizes for n in steps]
+    return next((kind for kind in sorted(lesser, key=_work, reverse=True) if kind != wanted and fits(kind)), None)
+
+
+def _sizes_from(kind: CallKind) -> Iterator[tuple[int, int]]:
+    """The sizes of a kind's shape that streams may have, its own and smaller."""
+    longer, shorter = max(kind.width, kind.height), min(kind.width, kind.height)
+    for long in range(longer, 0, -64):
+        short = nearest_side(long * shorter / longer)
+        if nearest_side(long) == long and short <= long:
+            yield (long, short) if kind.width >= kind.height else (short, long)
+
+
+def _advice(kind: CallKind | None) -> str:
+    """What could be asked for in place of what was refused, to be put behind the reason."""
+    return "" if kind is None else f" It would fit as {kind.described}."
+
+
 def _count(streams: int) -> str:
     return f"{streams} stream{'' if streams == 1 else 's'}"
 
@@ -209,10 +233,14 @@ def supply_of(settings: Settings, health: WorkerHealth) -> Supply:
 
 def worker_full(streams: StreamDirectory, settings: Settings, health: WorkerHealth, params: StreamParams) -> str:
     """Why the worker cannot carry one more stream of these params, in a sentence; empty when it can."""
-    rate = settings.stream_frame_rate
+    rate, wanted = settings.stream_frame_rate, kind_of(params)
     if rate == 0:
         return ""
-    return why_not(Demand(kind_of(params), rate), demands_of(streams, rate), supply_of(settings, health))
+    demands, supply = demands_of(streams, rate), supply_of(settings, health)
+    reason = why_not(Demand(wanted, rate), demands, supply)
+    if not reason:
+        return ""
+    return reason + _advice(nearest_that_fits(wanted, lambda kind: not why_not(Demand(kind, rate), demands, supply)))
 
 
 def worker_full_after(
@@ -225,9 +253,18 @@ def worker_full_after(
     rate = settings.stream_frame_rate
     if rate == 0 or not stream.is_publishing:
         return ""
-    others = demands_of((each for each in streams if each is not stream), rate)
+    others, supply = demands_of((each for each in streams if each is not stream), rate), supply_of(settings, health)
     before, after = (_demand_of(stream, each, rate) for each in (stream.accepted.params, params))
-    return why_not_change(before, after, others, supply_of(settings, health))
+    reason = why_not_change(before, after, others, supply)
+    if not reason:
+        return ""
+
+    def fits(kind: CallKind) -> bool:
+        is_more = kind.model_id != before.kind.model_id or kind.steps > before.kind.steps
+        return is_more and not why_not_change(before, replace(after, kind=kind), others, supply)
+
+    # Nobody can change the size of a stream that is published to.
+    return reason + _advice(nearest_that_fits(after.kind, fits, resizable=False))
 
 
 def refuse_overload(
@@ -304,6 +341,7 @@ __all__ = [
     "describe_capacity",
     "find_cost",
     "load_of",
+    "nearest_that_fits",
     "refuse_overload",
     "room_for",
     "seconds_of",

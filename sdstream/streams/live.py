@@ -26,6 +26,7 @@ from sdstream.media.ports import (
     PublisherState,
 )
 from sdstream.params import Delivery, StreamParams
+from sdstream.streams.accelerations import AccelerationBook
 from sdstream.streams.entering import Enter, Session
 from sdstream.streams.lane_errors import LaneErrors
 from sdstream.streams.lateness import LatenessWatch
@@ -86,6 +87,7 @@ class LiveStream:
         self._lane: Lane | None = None
         self._lane_changed_at: float | None = None
         self._effective_revision = 0
+        self._accelerations = AccelerationBook(emit)
         self._reload_revision: int | None = None
         self.loading = LoadingBook(stream_id, clock, emit)
         self._lateness = LatenessWatch(stream_id, clock, self.traffic, emit)
@@ -168,6 +170,7 @@ class LiveStream:
             return
         self._ended_lanes += _lane_drops(lane.statistics())
         self.lane_status = None
+        self._accelerations.forget()
         self._lane_changed_at = None
         self._reload_revision = None
         await lane.close()
@@ -269,6 +272,7 @@ class LiveStream:
             self._lane_changed_at = self._clock.monotonic()
         self.loading.note(status)
         self._lane_errors.note(before, status)
+        self._accelerations.note(status)
         if status.effective_sequence is not None and status.revision > self._effective_revision:
             self._effective_revision = status.revision
             self._emit("effective", {"revision": status.revision, "effective_frame": status.effective_sequence})
@@ -292,6 +296,7 @@ class LiveStream:
             worker=health.phase,
             worker_error=health.last_error,
             lane=self.lane_status,
+            load_seconds_left=self.loading.seconds_left,
             reloading=self._reload_revision is not None,
             lane_changed_at=self._lane_changed_at,
             restart_at=self.restart_at,

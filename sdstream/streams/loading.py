@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from sdstream.clock import Clock
+from sdstream.streams.remaining import TimeLeft
 from sdstream.worker.ports import LanePhase, LaneStatus
 
 log = structlog.get_logger(__name__)
@@ -21,6 +22,7 @@ class LoadingBook:
         self._emit = emit
         self._told: tuple[str, int | None] | None = None
         self._since: float | None = None
+        self._left = TimeLeft()
         self._detail = ""
         """What the log was told last: the same step with other percents is no news there."""
         self.ended: Counter[str] = Counter()
@@ -28,15 +30,23 @@ class LoadingBook:
         self.seconds: dict[str, float] = {}
         """How long all of them took together, by how they ended."""
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Of what the percents of the last status count, None where it has none or nobody can tell yet."""
+        return self._left.at(self._clock.monotonic())
+
     def note(self, status: LaneStatus) -> None:
         """The lane says where it stands."""
+        self._left.note(status.percent, self._clock.monotonic())
         if status.phase not in (LanePhase.WAITING, LanePhase.LOADING):
             self._end(status)
             return
         step = (status.detail, None if status.percent is None else int(status.percent))
         if step != self._told:
             self._told = step
-            self._emit("loading", {"detail": status.detail, "percent": status.percent})
+            left = self.seconds_left
+            told = {"detail": status.detail, "percent": status.percent}
+            self._emit("loading", {**told, "seconds_left": None if left is None else round(left)})
         if status.phase is LanePhase.LOADING and self._since is None:
             self._since = self._clock.monotonic()
         if status.phase is LanePhase.LOADING and status.detail != self._detail:

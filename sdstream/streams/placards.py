@@ -1,7 +1,8 @@
 """Which words a viewer sees while there is no processed picture to see."""
 
 from sdstream.media.ports import Placard, PublisherState
-from sdstream.streams.state import FIRST_PICTURE, Moments, Thresholds, is_ready, latest, makes_first_picture
+from sdstream.streams.remaining import words_left
+from sdstream.streams.state import FIRST_PICTURE, Moments, Thresholds, is_ready, latest, load_words, makes_first_picture
 from sdstream.worker.ports import LanePhase, WorkerPhase
 
 QUIET_SECONDS = 0.5
@@ -48,7 +49,10 @@ def _loading(moments: Moments) -> Placard | None:
     if moments.worker is WorkerPhase.STARTING or moments.lane is None:
         detail = "" if moments.lane is None else moments.lane.detail
         return Placard("Starting", detail or "The worker is starting.")
-    return Placard("Loading", moments.lane.detail, moments.lane.percent)
+    detail, left = load_words(moments.lane), moments.load_seconds_left
+    if left is not None:
+        detail = f"{detail}\n{words_left(left)}".lstrip()
+    return Placard("Loading", detail, moments.lane.percent)
 
 
 def _no_input(moments: Moments, now: float, thresholds: Thresholds) -> Placard | None:

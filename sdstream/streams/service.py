@@ -52,6 +52,7 @@ from sdstream.streams.views import (
     StreamStatus,
     UpdateOutcome,
 )
+from sdstream.streams.warming import WarmStart
 from sdstream.worker.ports import WorkerClient, WorkerHealth
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,9 @@ class StreamService(StreamSessions):
         self.recordings = RecordingShelf(data_dir, settings, clock, self._streams.note_recording)
         self.doors = PublisherDoors(self._streams, self.admit)
         self._store: StreamStore | None = None
+        self._warm_start: WarmStart | None = None
+        if settings.warm_start:
+            self._warm_start = WarmStart(worker, parse_create({}, models).params, clock)
         self._updates: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
 
@@ -100,6 +104,8 @@ class StreamService(StreamSessions):
         try:
             await self._media.start()
             await self._worker.start()
+            if self._warm_start is not None:
+                self._warm_start.start()
         except BaseException:
             await self.close()
             raise
@@ -258,7 +264,8 @@ class StreamService(StreamSessions):
         return describe_capacity(self._streams, self._settings, health, since, closing=closing, default=default)
 
     def worker_health(self) -> WorkerHealth:
-        return self._worker.health()
+        warming = self._warm_start is not None and self._warm_start.is_under_way
+        return replace(self._worker.health(), is_warming=warming)
 
     def faults(self) -> int:
         """Defects that the supervisors of streams and worker caught; the log has each."""
@@ -284,6 +291,8 @@ class StreamService(StreamSessions):
                 stack.push_async_callback(self._store.close)
             stack.push_async_callback(self._media.close)
             stack.push_async_callback(self._worker.close)
+            if self._warm_start is not None:
+                stack.push_async_callback(self._warm_start.close)
             await self._keeper.close()
             await self.recordings.close()
             await self._style_images.close()

@@ -58,6 +58,8 @@ class Moments:
     worker: WorkerPhase = WorkerPhase.STARTING
     worker_error: str | None = None
     lane: LaneStatus | None = None
+    load_seconds_left: float | None = None
+    """Of what the percents of the lane count; None where nobody can tell."""
     reloading: bool = False
     """New params were given to the lane that it must load anew for, and it has not said yet that they are in force."""
     lane_changed_at: float | None = None
@@ -121,8 +123,13 @@ def _unready(moments: Moments) -> Verdict | None:
     if moments.lane is None:
         return Verdict(StreamState.LOADING, "The stream is being given to the worker.")
     if moments.reloading:
-        return Verdict(StreamState.LOADING, moments.lane.detail or "The new parameters are being loaded.")
+        return Verdict(StreamState.LOADING, load_words(moments.lane) or "The new parameters are being loaded.")
     return Verdict(StreamState.LOADING, moments.lane.detail or "The stream is being loaded.")
+
+
+def load_words(lane: LaneStatus) -> str:
+    """What a load says of itself; empty until it has said something: a ready lane's `detail` is of what runs."""
+    return "" if lane.phase is LanePhase.READY and lane.percent is None else lane.detail
 
 
 def _poor_input(moments: Moments, now: float, thresholds: Thresholds, was_poor: bool) -> Verdict | None:
@@ -220,5 +227,6 @@ __all__ = [
     "is_ready",
     "latest",
     "least_output_rate",
+    "load_words",
     "makes_first_picture",
 ]

@@ -47,6 +47,8 @@ def make_status(
         last_restart_logs=health.last_restart_logs if past.restarts else (),
         revision=record.revision,
         lane=lane,
+        pictures_late=record.params.pictures_late,
+        load_seconds_left=live.loading.seconds_left if live else None,
         next_tries=tuple(date(part.next_at) for part in lane.missing) if lane else (),
         media=live.statistics() if live else MediaStatistics(),
         latencies=live.traffic.latencies(clock.monotonic()) if live else {},

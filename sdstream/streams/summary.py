@@ -24,6 +24,8 @@ def summarize(
     statistics = [stream.live.statistics() for stream in streams if stream.live is not None]
     outputs = Counter({state.value: 0 for state in OutputState})
     outputs.update(output.state.value for media in statistics for output in media.outputs)
+    lanes = [stream.live.lane_status for stream in streams if stream.live is not None]
+    accelerations = Counter(lane.acceleration for lane in lanes if lane is not None and lane.acceleration)
     return ServerStatistics(
         streams=len(streams),
         publishers=sum(stream.is_publishing for stream in streams),
@@ -52,10 +54,12 @@ def summarize(
         worker_phase=health.phase.value,
         worker_phases=tuple(phase.value for phase in WorkerPhase),
         worker_restarts=health.restarts,
+        worker_start_seconds=health.start_seconds,
         worker_calls=health.calls,
         worker_call_seconds=health.call_seconds,
         worker_memory_used=health.memory_used,
         worker_memory_total=health.memory_total,
+        accelerations=accelerations,
         engine_events=health.engine_events,
         store_commits=written.commits,
         store_seconds=written.seconds,

@@ -120,6 +120,10 @@ class StreamStatus:
     latencies: Mapping[str, LatencySummary] = field(default_factory=dict[str, LatencySummary])
     drops: Mapping[str, int] = field(default_factory=dict[str, int])
     replaced: Mapping[str, int] = field(default_factory=dict[str, int])
+    pictures_late: int = 0
+    """How many pictures later than it came a picture leaves, because denoising steps share a batch."""
+    load_seconds_left: float | None = None
+    """Of what `lane.percent` counts; None where nobody can tell."""
     next_tries: tuple[datetime | None, ...] = ()
     """Of each of `lane.missing` when it is tried again, None for only when somebody asks."""
 
@@ -141,7 +145,9 @@ EVENT_NAMES = {
     "viewers": "The number of viewers changed: {count}.",
     "updated": "An update was accepted: {revision, applied, changed}.",
     "effective": "An update is in force: {revision, effective_frame}.",
-    "loading": "A load goes on: {detail, percent}.",
+    "acceleration": "Something else runs the networks from now on, or says why it is nothing faster: {acceleration, "
+    "detail}.",
+    "loading": "A load goes on: {detail, percent, seconds_left}.",
     "late": "Pictures began to leave too old, or no longer do: {late, age_ms, stage, message}.",
     "error": "Something failed: {code, message}.",
     "output": "A push to an RTMP server changed: {target, state, error}; the target is shown without its key.",

@@ -270,7 +270,8 @@ class WorkerProcess:
             return
         self._record.ready = message
         now = self._clock.monotonic()
-        logger.info("worker_ready", device=message.device, seconds=round(now - self._state.started_at, 3))
+        self._record.start_seconds = now - self._state.started_at
+        logger.info("worker_ready", device=message.device, seconds=round(self._record.start_seconds, 3))
         self._state = supervision.became_ready(self._state, now)
         for lane in list(self._lanes.values()):
             if not self._quarantine.holds(lane.number):

@@ -196,6 +196,10 @@ class WorkerHealth:
     process_id: int | None = None
     device: str = ""
     processor: str = ""
+    is_warming: bool = False
+    """Whether the server waits for the default model before it calls itself ready."""
+    start_seconds: float | None = None
+    """From the start of the present process until it was ready; None until then."""
     memory_used: int | None = None
     memory_total: int | None = None
     last_error: str | None = None

@@ -114,17 +114,20 @@ async def test_capacity_tells_the_limits(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "ready", "ping"),
+    ("phase", "warming", "ready", "ping"),
     [
-        (WorkerPhase.READY, 200, 200),
-        (WorkerPhase.STARTING, 503, 204),
-        (WorkerPhase.RESTARTING, 503, 204),
-        (WorkerPhase.FAILED, 503, 503),
-        (WorkerPhase.STOPPED, 503, 503),
+        (WorkerPhase.READY, False, 200, 200),
+        (WorkerPhase.READY, True, 503, 204),
+        (WorkerPhase.STARTING, True, 503, 204),
+        (WorkerPhase.RESTARTING, False, 503, 204),
+        (WorkerPhase.FAILED, True, 503, 503),
+        (WorkerPhase.STOPPED, False, 503, 503),
     ],
 )
-async def test_health_ready_and_ping_follow_the_worker(site: Site, phase: WorkerPhase, ready: int, ping: int) -> None:
-    site.streams.health = WorkerHealth(phase)
+async def test_health_ready_and_ping_follow_the_worker(
+    site: Site, phase: WorkerPhase, warming: bool, ready: int, ping: int
+) -> None:
+    site.streams.health = WorkerHealth(phase, is_warming=warming)
     with capture_logs() as lines:
         answers = {path: await site.client_with(None).get(path) for path in ("/health", "/ready", "/ping")}
     assert [line for line in lines if line["log_level"] != "debug"] == [], "a probe that is answered is no fault"

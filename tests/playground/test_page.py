@@ -13,6 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Route
 
+from sdstream.params.strength import spread_steps
 from tests.playground.browser import PlaygroundPage
 from tests.support.server import LiveServer
 
@@ -158,6 +159,17 @@ def test_shorter_schedule_takes_the_steps_along(playground: PlaygroundPage) -> N
     playground.page.get_by_role("slider", name="Step 1").fill("14")
     playground.page.get_by_role("slider", name="Step 3").fill("9")
     assert playground.settings()["t_index_list"] == [9, 9, 9]
+
+
+def test_one_slider_moves_all_steps_as_the_server_would(playground: PlaygroundPage) -> None:
+    playground.element("diffusion").check()
+    strength = playground.page.get_by_role("slider", name="Strength", exact=True)
+    assert strength.input_value() == "0.76"  # the default steps begin at 12 of 50
+    for value in ("0.55", "1", "0"):
+        strength.fill(value)
+        assert playground.settings()["t_index_list"] == spread_steps(float(value), 50, 3)
+    playground.page.get_by_role("slider", name="Step 1").fill("40")
+    assert strength.input_value() == "0.2"
 
 
 def test_a_longer_schedule_brings_the_steps_back_that_a_shorter_one_held(playground: PlaygroundPage) -> None:

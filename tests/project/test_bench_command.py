@@ -226,7 +226,9 @@ def test_a_gpu_with_all_that_it_has_is_told_nothing() -> None:
     assert noted(capability=90, settings={"eight_bit": "all"}) == ""
 
 
-@pytest.mark.parametrize("name", ["cuda_graphs", "fused_blocks", "worker_overlap", "tuned_convolutions"])
+@pytest.mark.parametrize(
+    "name", ["cuda_graphs", "kernel_memsets", "fused_blocks", "worker_overlap", "tuned_convolutions"]
+)
 def test_each_switch_that_is_off_is_named(name: str) -> None:
     assert noted(settings={name: False}).count("SDSTREAM_") == 1
     assert f"SDSTREAM_{name.upper()}=true" in noted(settings={name: False})

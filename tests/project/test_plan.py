@@ -58,6 +58,28 @@ def test_the_device_of_the_settings_wins() -> None:
     )
 
 
+def speed(settings: Settings, facts: MachineFacts) -> str:
+    return "\n".join(entry.text for entry in plan_serve(settings, facts) if entry.subject == "speed")
+
+
+def test_each_slow_way_that_is_in_use_is_told_at_the_start() -> None:
+    with_card = MachineFacts("Linux", "x86_64", (CARD,), "", (), "")
+    assert speed(Settings(), with_card) == ""
+    slow = Settings(cuda_graphs=False, fused_blocks=False, batch_size=1, full_vae=True)
+    told = speed(slow, with_card)
+    assert len(told.splitlines()) == 4
+    for name in ("CUDA_GRAPHS", "FUSED_BLOCKS", "BATCH_SIZE", "FULL_VAE"):
+        assert f"SDSTREAM_{name}" in told
+
+
+def test_a_cpu_is_called_slow_and_the_switches_of_a_gpu_are_no_matter_there() -> None:
+    assert speed(Settings(cuda_graphs=False), BARE).strip() == (
+        "speed:      slow with a model (networks are made for a CUDA GPU)"
+    )
+    with_card = MachineFacts("Linux", "x86_64", (CARD,), "", (), "")
+    assert "slow with a model" in speed(Settings(worker_device="cpu"), with_card)
+
+
 def test_the_encoder_is_nvenc_only_after_a_good_probe() -> None:
     failed = MachineFacts("Linux", "x86_64", (CARD,), "", (), "no such device")
     assert "x264 (the NVENC probe failed: no such device)" in line("encoder", Settings(), failed)

@@ -14,6 +14,7 @@ from sdstream.streams.capacity import (
     Supply,
     find_cost,
     load_of,
+    nearest_that_fits,
     room_for,
     seconds_of,
     why_not,
@@ -102,6 +103,38 @@ def test_a_full_device_is_named_with_its_numbers() -> None:
         "are in use."
     )
     assert room_for(Demand(TURBO, 1.0), [Demand(TURBO, 1.0)], replace(full, memory_used=700 * 2**20)) > 0
+
+
+def test_the_nearest_that_fits_keeps_most_of_the_work_and_the_shape() -> None:
+    wide = CallKind("stabilityai/sd-turbo", 1024, 512, 2)
+    tried: list[CallKind] = []
+    assert nearest_that_fits(wide, lambda kind: bool(tried.append(kind))) is None
+    assert wide not in tried
+    assert max(kind.width for kind in tried) == 1024
+    assert {(kind.width, kind.height) for kind in tried} >= {(1024, 512), (960, 512), (896, 448), (768, 384)}
+    assert all(384 <= kind.height <= kind.width and kind.steps in (1, 2) for kind in tried)
+    small = nearest_that_fits(wide, lambda kind: kind.width * kind.height * kind.steps <= 800 * 448 * 2)
+    assert small == replace(wide, width=768, height=384)
+    assert nearest_that_fits(wide, lambda kind: True, resizable=False) == replace(wide, steps=1)
+    assert nearest_that_fits(replace(wide, steps=1), lambda kind: True, resizable=False) is None
+
+
+async def test_who_is_refused_is_told_what_would_fit(make_scene: SceneMaker) -> None:
+    scene = await make_scene(stream_frame_rate=10.0)
+    kind = kind_of((await scene.create_live(t_index_list=[10, 20, 30])).params)
+    scene.worker.facts = replace(scene.worker.facts, costs=(CallCost(kind, {1: 0.055}),))
+    with pytest.raises(CapacityReached, match=r"110% .* It would fit as stabilityai/sd-turbo, 448x448, 3 steps\.$"):
+        await scene.create()
+
+
+async def test_a_live_stream_is_told_how_many_steps_would_fit_and_no_other_size(make_scene: SceneMaker) -> None:
+    scene = await make_scene(stream_frame_rate=10.0)
+    stream, _ = await scene.create_live(t_index_list=[20]), await scene.create_live(t_index_list=[20])
+    kind = kind_of(stream.params)
+    costs = tuple(CallCost(replace(kind, steps=steps), {1: 0.021 * steps}) for steps in (1, 2, 3, 4))
+    scene.worker.facts = replace(scene.worker.facts, costs=costs)
+    with pytest.raises(CapacityReached, match=r"It would fit as stabilityai/sd-turbo, 512x512, 3 steps\.$"):
+        await scene.service.update(stream.id, {"params": {"t_index_list": [10, 20, 30, 40]}})
 
 
 async def test_a_stream_that_the_worker_cannot_carry_is_refused_at_creation_and_at_its_offer(

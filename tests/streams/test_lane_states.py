@@ -2,7 +2,7 @@
 
 from sdstream.media.ports import Placard
 from sdstream.streams.views import Applied, StreamRecord, StreamState
-from sdstream.worker.ports import LanePhase
+from sdstream.worker.ports import LanePhase, MissingPart
 from tests.streams.conftest import Scene
 
 
@@ -193,3 +193,26 @@ async def test_a_failed_lane_can_be_updated_out_of_it(scene: Scene) -> None:
     lane.report(LanePhase.READY)
     await scene.flow(record, 20)
     assert scene.service.status(record.id).state is StreamState.ONLINE
+
+
+async def test_what_runs_the_networks_is_an_event_when_it_changes(scene: Scene) -> None:
+    record = await scene.create_live()
+    lane, events = scene.lane_of(record), scene.service.events(record.id)
+    missing = (MissingPart("controlnets[0]", "a/b", "MODELS/DOWNLOAD_FAILED", "no network"),)
+    lane.report(LanePhase.READY, acceleration="torch", detail="no engine is here")
+    lane.report(LanePhase.READY, acceleration="torch", detail="no engine is here")
+    lane.report(LanePhase.READY, acceleration="torch", detail="downloading a/b", missing=missing)
+    lane.report(LanePhase.LOADING, detail="preparing")
+    lane.report(LanePhase.READY, acceleration="tensorrt-rtx")
+    await scene.service.delete(record.id)
+    data = [event.data async for event in events if event.name == "acceleration"]
+    told = [(each["acceleration"], each["detail"]) for each in data]
+    assert told == [("torch", "no engine is here"), ("tensorrt-rtx", "")]
+
+
+async def test_a_stream_without_networks_has_nothing_to_tell_of_them(scene: Scene) -> None:
+    record = await scene.create_live()
+    events = scene.service.events(record.id)
+    scene.lane_of(record).report(LanePhase.READY)
+    await scene.service.delete(record.id)
+    assert [event.name async for event in events].count("acceleration") == 0

@@ -28,6 +28,8 @@ FULL = ServerStatistics(
     worker_phases=("starting", "ready"),
     worker_memory_used=1,
     worker_memory_total=2,
+    worker_start_seconds=4.5,
+    accelerations={"torch+cuda_graph": 2},
     engine_events={"hit": 1},
 )
 
@@ -55,6 +57,16 @@ def test_numbers_and_labels_arrive() -> None:
     assert samples["sdstream_worker_calls_total", (("streams", "4"),)] == 2
     assert samples["sdstream_worker_call_seconds_total", (("streams", "4"),)] == 0.5
     assert samples["sdstream_worker_phase", (("phase", "starting"),)] == 0
+
+
+async def test_streams_are_counted_by_what_runs_their_networks(scene: Scene) -> None:
+    for acceleration in ("torch+cuda_graph", "tensorrt-rtx", "torch+cuda_graph", ""):
+        record = await scene.create_live()
+        ready = LaneStatus(LanePhase.READY, revision=record.revision, acceleration=acceleration)
+        scene.lane_of(record).listener.on_lane_status(ready)
+    samples = samples_of(scene.service.statistics())
+    counted = {labels[0][1]: value for (name, labels), value in samples.items() if name.endswith("_accelerations")}
+    assert counted == {"torch+cuda_graph": 2, "tensorrt-rtx": 1}
 
 
 def test_a_histogram_is_cumulative() -> None:

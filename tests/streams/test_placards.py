@@ -57,3 +57,10 @@ def test_words_come_half_a_second_after_the_last_picture_of_a_lost_camera() -> N
 def test_loading_keeps_detail_and_percent() -> None:
     lane = LaneStatus(LanePhase.LOADING, detail="compiling", percent=12.5)
     assert choose_placard(replace(QUIET, lane=lane), NOW, THRESHOLDS) == Placard("Loading", "compiling", 12.5)
+    slow = replace(QUIET, lane=lane, load_seconds_left=130.0)
+    assert choose_placard(slow, NOW, THRESHOLDS) == Placard("Loading", "compiling\nabout 3 min left", 12.5)
+
+
+def test_a_reload_that_has_said_nothing_yet_shows_no_remarks_on_what_ran_before() -> None:
+    lane = replace(FRESH, detail="no engine is here")
+    assert choose_placard(replace(QUIET, lane=lane, reloading=True), NOW, THRESHOLDS) == Placard("Loading", "")

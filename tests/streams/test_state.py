@@ -159,6 +159,19 @@ def test_a_failed_lane_gives_its_own_reason() -> None:
     assert compute_state(replace(GOOD, lane=lane), NOW, THRESHOLDS).reason == "No weights for that model."
 
 
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"detail": "no engine is here"}, "The new parameters are being loaded."),  # of what runs, not of the load
+        ({"detail": "downloading a/b", "percent": 5.0}, "downloading a/b"),  # a ready lane that tries something again
+        ({"phase": LanePhase.LOADING, "detail": "preparing a/b"}, "preparing a/b"),
+    ],
+)
+def test_a_reload_gives_its_own_reason(told: dict[str, object], reason: str) -> None:
+    lane = replace(READY, **told)  # type: ignore[arg-type]
+    assert compute_state(replace(GOOD, lane=lane, reloading=True), NOW, THRESHOLDS).reason == reason
+
+
 @pytest.mark.parametrize(("input_fps", "limit", "least"), [(30, 60, 10), (10, 60, 8), (30, 5, 4), (0, 60, 0)])
 def test_the_least_output_rate(input_fps: float, limit: float, least: float) -> None:
     assert least_output_rate(input_fps, Thresholds(max_frame_rate=limit)) == least

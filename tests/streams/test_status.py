@@ -73,3 +73,22 @@ async def test_events_tell_the_story_in_order(scene: Scene) -> None:
     effective = next(event for event in story if event.name == "effective")
     assert effective.data == {"revision": outcome.record.revision, "effective_frame": 95}
     assert ("OFFLINE", "LOADING") in [(e.data["previous"], e.data["state"]) for e in story if e.name == "state"]
+
+
+async def test_a_status_tells_how_much_later_than_they_came_pictures_leave(scene: Scene) -> None:
+    record = await scene.create_live(t_index_list=[10, 20, 30])
+    assert scene.service.status(record.id).pictures_late == 2
+    await scene.service.update(record.id, {"params": {"t_index_list": [20]}})
+    assert scene.service.status(record.id).pictures_late == 0
+
+
+async def test_a_status_tells_what_is_left_of_a_load(scene: Scene) -> None:
+    record = await scene.create_live()
+    lane = scene.lane_of(record)
+    lane.report(LanePhase.LOADING, detail="downloading a/b", percent=20.0)
+    assert scene.service.status(record.id).load_seconds_left is None
+    scene.clock.advance(10)
+    lane.report(LanePhase.LOADING, detail="downloading a/b", percent=60.0)
+    assert scene.service.status(record.id).load_seconds_left == pytest.approx(10.0)
+    lane.report(LanePhase.READY)
+    assert scene.service.status(record.id).load_seconds_left is None

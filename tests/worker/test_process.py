@@ -128,6 +128,7 @@ async def test_lanes_share_a_worker_each_with_its_own_pictures_and_a_failed_one_
     ]
     health = worker.health()
     assert (health.phase, health.device, health.restarts) == (WorkerPhase.READY, "cpu", 0)
+    assert health.start_seconds
     frame = noise(SIZE, sequence=3, pts=900)
     await until(lambda: broken.statuses and broken.statuses[-1].phase is LanePhase.FAILED)
     for lane in lanes:

@@ -11,10 +11,11 @@ def pong(calls: int) -> Pong:
 
 def test_what_an_ended_worker_has_counted_stays_and_what_it_said_of_itself_does_not() -> None:
     record = WorkerRecord()
-    record.pong = pong(4)
+    record.pong, record.start_seconds = pong(4), 3.0
     record.begin()
     between = record.health(WorkerPhase.STARTING, 1, None)
     assert (between.calls, between.engine_events, between.memory_used) == ({2: 4}, {"built": 4}, None)
+    assert between.start_seconds is None
     record.pong = pong(1)
     after = record.health(WorkerPhase.READY, 1, 7)
     assert (after.calls, after.call_seconds, after.engine_events) == ({2: 5}, {2: 1.25}, {"built": 5})

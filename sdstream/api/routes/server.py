@@ -38,17 +38,20 @@ class ServerRoutes:
 
     async def ready(self, request: Request) -> Response:
         """Ready: a stream that starts now gets pictures. Raises `WorkerUnavailable` otherwise."""
-        phase = self._streams.worker_health().phase
-        if phase is not WorkerPhase.READY:
-            raise WorkerUnavailable(f"the worker is {phase.value}")
+        health = self._streams.worker_health()
+        if health.phase is not WorkerPhase.READY:
+            raise WorkerUnavailable(f"the worker is {health.phase.value}")
+        if health.is_warming:
+            raise WorkerUnavailable("the worker loads the default model")
         return json_answer({"status": "ready"}, headers=NO_STORE)
 
     async def ping(self, request: Request) -> Response:
-        """RunPod's load balancer: 200 takes requests, 204 still starts, anything else is unwell."""
-        phase = self._streams.worker_health().phase
-        if phase is WorkerPhase.READY:
+        """RunPod's load balancer: 200 takes requests, 204 still starts or warms up, anything else is unwell."""
+        health = self._streams.worker_health()
+        phase = health.phase
+        if phase is WorkerPhase.READY and not health.is_warming:
             return json_answer({"status": "ready"}, headers=NO_STORE)
-        if phase in (WorkerPhase.STARTING, WorkerPhase.RESTARTING):
+        if phase in (WorkerPhase.READY, WorkerPhase.STARTING, WorkerPhase.RESTARTING):
             return Response(status_code=204, headers=NO_STORE)
         raise WorkerUnavailable(f"the worker is {phase.value}")
 

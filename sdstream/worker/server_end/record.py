@@ -15,6 +15,8 @@ class WorkerRecord:
         self.ready: Ready | None = None
         self.pong: Pong | None = None
         """What the present worker said last."""
+        self.start_seconds: float | None = None
+        """What it took from its start until it was ready."""
         self.last_error: str | None = None
         self.last_code = WorkerUnavailable.code
         self.last_logs: tuple[str, ...] = ()
@@ -28,7 +30,7 @@ class WorkerRecord:
         self._ended_events += self._engine_events()
         if (pong := self.pong) is not None:
             self._totals.end(pong.calls, pong.call_seconds)
-        self.ready = self.pong = None
+        self.ready = self.pong = self.start_seconds = None
 
     def health(self, phase: WorkerPhase, restarts: int, process_id: int | None) -> WorkerHealth:
         """All of it, with what the supervision knows; `process_id` is None while there is no worker."""
@@ -39,6 +41,7 @@ class WorkerRecord:
             process_id=process_id,
             device="" if ready is None else ready.device,
             processor="" if ready is None else ready.processor,
+            start_seconds=self.start_seconds,
             memory_used=None if pong is None else pong.memory_used,
             memory_total=None if pong is None else pong.memory_total,
             engine_events=self._ended_events + self._engine_events(),

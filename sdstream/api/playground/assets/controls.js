@@ -41,7 +41,7 @@ const LABELS = {
 
 const MARKS = {
   hot: null,
-  reload: { text: "reload", title: "A change loads the pipeline again; the stream stays connected" },
+  reload: { text: "reload", title: "A change is loaded first; the pictures go on as they were until then" },
   refused: { text: "fixed while live", title: "Cannot be changed while the stream is live" },
 };
 

@@ -132,7 +132,13 @@ export function blendField({ label, value, changed, describedBy }) {
   };
 }
 
-/** One to four rising step numbers; moving one past its neighbour takes the neighbour along. */
+/** `count` steps evenly from where `strength` begins on a schedule of `length` to its end, as the server spreads them. */
+export function spreadSteps(strength, length, count) {
+  const first = Math.round((1 - strength) * length);
+  return Array.from({ length: count }, (_, index) => first + Math.round((index * (length - first)) / count));
+}
+
+/** One to four rising step numbers, and one slider for all; moving one past its neighbour takes the neighbour along. */
 export function stepsField({ label, value, maximum, changed, describedBy, least = 1, most = 4 }) {
   let steps = [...value];
   let chosen = steps; // before they were held within a shorter schedule: a longer one brings them back
@@ -144,6 +150,13 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
   const drop = element("button", { type: "button", class: "icon-button", "aria-label": "Remove the last step", title: "Remove the last step", onclick: () => alter(steps.slice(0, -1)) }, icon("minus"));
   head.append(element("span", { class: "field-tail" }, drop, add));
   let sliders = [];
+  const strength = sliderField({ label: "Strength", minimum: 0, maximum: 1, step: 0.01, value: 0, changed: (next) => {
+    steps = chosen = spreadSteps(next, maximum, steps.length);
+    sliders.forEach((slider, place) => slider.set(steps[place]));
+    changed([...steps]);
+  } });
+  strength.node.title = "How far the picture may go from the camera's: moves all steps";
+  const showStrength = () => strength.set(1 - steps[0] / maximum);
   const alter = (next) => {
     steps = chosen = next;
     render();
@@ -155,10 +168,12 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
     sliders = steps.map((step, index) => sliderField({ label: `Step ${index + 1}`, minimum: 0, maximum, step: 1, value: step, changed: (next) => {
       steps = chosen = steps.map((other, place) => (place < index ? Math.min(other, next) : place > index ? Math.max(other, next) : next));
       sliders.forEach((slider, place) => slider.set(steps[place]));
+      showStrength();
       changed([...steps]);
     } }));
-    sliders.forEach((slider) => slider.disable(disabled));
-    list.replaceChildren(...sliders.map((slider) => slider.node));
+    [strength, ...sliders].forEach((slider) => slider.disable(disabled));
+    showStrength();
+    list.replaceChildren(strength.node, ...sliders.map((slider) => slider.node));
   };
   render();
   return {

@@ -3,7 +3,7 @@
 import { byId, element, formatNumber } from "./dom.js";
 import { HopPlot } from "./hops.js";
 import { Plot } from "./plots.js";
-import { describeDrops, describeEvent, readStatus, STATES } from "./status.js";
+import { describeDrops, describeEvent, readStatus, STATES, wordsLeft } from "./status.js";
 
 const MOST_ACTIVITIES = 100;
 const HOPS = ["receive", "queue", "wait", "worker", "encode", "send", "total"];
@@ -14,6 +14,7 @@ export class Stage {
   #dropped = null;
   #lastStatusAt = null;
   #warned = new Set();
+  #acceleration = ""; // what runs the networks; empty without any
 
   constructor() {
     this.#plots = {
@@ -43,7 +44,8 @@ export class Stage {
 
   showStatus(data) {
     const status = readStatus(data);
-    const reason = [status.reason, status.state === "LOADING" && status.detail !== status.reason ? status.detail : "", status.percent === null ? "" : `${Math.round(status.percent)} %`];
+    this.#acceleration = status.acceleration;
+    const reason = [status.reason, status.state === "LOADING" && status.detail !== status.reason ? status.detail : "", status.percent === null ? "" : [`${Math.round(status.percent)} %`, wordsLeft(status.left)].filter(Boolean).join(", ")];
     this.showState(status.state, reason.filter(Boolean).join(" "), status.percent);
     const now = performance.now();
     this.#plots.input.push([status.inputFps], now);
@@ -61,10 +63,11 @@ export class Stage {
     return status;
   }
 
-  /** Size, rate and codec under each picture; null where nothing flows. */
+  /** Size and codec under each picture, and what runs the networks under the output; null where nothing flows. */
   showFacts(which, facts, label = "") {
     const size = facts ? `${facts.width} × ${facts.height}` : "";
-    byId(`${which}-facts`).textContent = [label, size, facts?.codec].filter(Boolean).join(" · ");
+    const runs = which === "output" && facts ? this.#acceleration : "";
+    byId(`${which}-facts`).textContent = [label, size, facts?.codec, runs].filter(Boolean).join(" · ");
   }
 
   showPicture(which, stream) {

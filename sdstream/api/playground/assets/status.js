@@ -25,6 +25,7 @@ export function readStatus(data) {
     reason: data.reason || data.inference_status?.last_error || "",
     detail: loads ? lane.detail : "",
     percent: loads ? lane.percent : null,
+    left: loads ? (lane.seconds_left ?? null) : null,
     inputFps: data.input_status?.fps ?? null,
     outputFps: data.inference_status?.fps ?? null,
     p50: total?.p50 ?? null,
@@ -32,6 +33,7 @@ export function readStatus(data) {
     hops: data.latency_ms ?? {},
     drops,
     dropped: Object.values(drops).reduce((sum, count) => sum + count, 0),
+    acceleration: lane?.acceleration_in_force ?? "",
     inForce: lane?.effective_frame === null || lane?.effective_frame === undefined ? null : lane.revision,
     effectiveFrame: lane?.effective_frame ?? null,
     warnings: data.media?.warnings ?? [],
@@ -42,6 +44,14 @@ export function readStatus(data) {
     outputs: data.outputs ?? [],
     recording: data.recording ?? null,
   };
+}
+
+/** How long a load will still take, as coarse as such a guess is. */
+export function wordsLeft(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 10) return "a few seconds left";
+  if (seconds <= 60) return `about ${10 * Math.ceil(seconds / 10)} s left`;
+  return seconds <= 3600 ? `about ${Math.ceil(seconds / 60)} min left` : `about ${Math.ceil(seconds / 3600)} h left`;
 }
 
 /** An event of the stream in one line for the activity list; empty where there is nothing to say. */
@@ -57,6 +67,8 @@ export function describeEvent(name, data) {
       return `Update ${data.revision}: ${(data.changed ?? []).join(", ") || "no change"} (${data.applied})`;
     case "effective":
       return `Update ${data.revision} in force${data.effective_frame === null || data.effective_frame === undefined ? "" : ` from picture ${data.effective_frame}`}`;
+    case "acceleration":
+      return [data.acceleration && `Networks run on ${data.acceleration}`, data.detail].filter(Boolean).join(": ");
     case "loading":
       return [data.detail, data.percent === null || data.percent === undefined ? "" : `${Math.round(data.percent)} %`].filter(Boolean).join(" ");
     case "error":
