@@ -251,7 +251,20 @@ async def test_a_push_for_which_there_was_no_thread_is_tried_again(
     await eventually(lambda: (push_of(stream).last_error or "").startswith("no connection"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
+# The last three carry an IPv4 address that a network of IPv6 leads on to.
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "169.254.169.254",
+        "::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::10.1.2.3",
+        "64:ff9b:1::10.1.2.3",
+        "2002:a01:203::1",
+    ],
+)
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
         await NameLookUp(allow_private=False).resolve(address, 1935)
