@@ -27,9 +27,11 @@ from sdstream.fetching import (
     is_public,
 )
 from sdstream.pace import STALL_SECONDS
-from sdstream.params.pictures import KINDS
-from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
+from sdstream.params import StyleImage
+from sdstream.params.pictures import KINDS, MOST_SCANS
+from sdstream.streams.style_images import FORMATS, MAX_PIXELS, StyleImageChecker, decode
 from tests.streams.conftest import Scene, SceneMaker
+from tests.support.endless import jpeg_of_scans
 from tests.support.waiting import eventually
 
 SDXL = "stabilityai/sdxl-turbo"
@@ -308,6 +310,35 @@ class FakeFetcher(PublicFetcher):
         if "defect" in url:
             raise LookupError("a defect")
         raise FetchProblem("is answered with 404")
+
+
+def test_a_picture_of_endless_scans_is_not_decoded() -> None:
+    assert decode(jpeg_of_scans(MOST_SCANS)).size == (64, 64)
+    with pytest.raises(FetchProblem, match="more than 256 scans"):
+        decode(jpeg_of_scans(MOST_SCANS + 1))
+
+
+async def test_pictures_that_take_long_keep_no_other_work_from_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each update begins anew, and what was begun cannot be ended: all threads of the server were busy with it."""
+    over, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(uri: str) -> None:
+        begun.release()
+        over.wait(200)
+
+    monkeypatch.setattr("sdstream.streams.style_images.decode_data", hang)
+    checker = StyleImageChecker(PublicFetcher(near))
+    try:
+        for number in range(100):
+            checker.check("str_1", StyleImage(f"data:{number}"), lambda problem: None, lambda image, picture=None: None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert begun.acquire(timeout=60)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 60) == "done"
+    finally:
+        over.set()
+        await checker.close()
 
 
 BROKEN_DATA = "data:image/png;base64," + base64.b64encode(png()[:30] + b"IEND").decode()
