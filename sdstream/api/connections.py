@@ -8,12 +8,14 @@ import asyncio
 from enum import Enum
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 LONGEST_HEAD = 64 * 1024
 """Bytes of a request that come one after the other and are none of its body: its head, or what follows a chunked body.
 Most servers take 8 to 32 kB."""
+MOST_PIPELINED = 16
+"""Requests of a connection that wait for the answer to one before. Each takes kilobytes, and 20 bytes of the client."""
 HEAD_SECONDS = 30.0
 """From the start of a connection, or the first byte of a further request, to the end of the head."""
 SILENT_SECONDS = 30.0
@@ -45,6 +47,7 @@ class RequestProtocol(HttpToolsProtocol):
         self._bodiless = 0
         """Bytes since the last of a body, or since the request began."""
         self._timer: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -53,6 +56,11 @@ class RequestProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        # Which tells the newest request alone, though that may wait still, and another be the one that is answered.
+        self.pipeline.clear()
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def handle_websocket_upgrade(self) -> None:
         self._part = _Part.NONE
@@ -72,6 +80,8 @@ class RequestProtocol(HttpToolsProtocol):
             self._wait(HEAD_SECONDS)
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError("too many requests at a time")  # what is no HTTP is answered with 400, and so is this
         self._begin(_Part.HEAD)
         super().on_message_begin()
 
@@ -86,6 +96,10 @@ class RequestProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._part, self._bodiless = _Part.NONE, 0
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _begin(self, part: _Part) -> None:
         self._part, self._since = part, self.loop.time()
@@ -156,6 +170,7 @@ __all__ = [
     "HEAD_SECONDS",
     "LONGEST_HEAD",
     "MOST_FRAMES",
+    "MOST_PIPELINED",
     "MOST_UNREAD",
     "SILENT_SECONDS",
     "SLICE",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from sdstream.api import connections
-from sdstream.api.connections import LONGEST_HEAD, MOST_FRAMES, SLICE
+from sdstream.api.connections import LONGEST_HEAD, MOST_FRAMES, MOST_PIPELINED, SLICE
 from sdstream.serve import HttpServer
 from tests.api.conftest import Site
 from tests.api.test_pictures import stream_of
@@ -101,6 +101,35 @@ async def test_a_head_of_a_usual_length_and_many_requests_on_one_connection_pass
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             await reader.readuntil(b"}")
             await reader.readuntil(b"}")
+
+
+async def test_requests_that_wait_for_one_before_are_few(port: int) -> None:
+    """A quarter of a megabyte of them took 50 MB."""
+    async with dial(port) as (reader, writer):
+        writer.write((HEAD + b"\r\n") * 10 * MOST_PIPELINED)
+        answer = await rest_of(reader)
+    assert answer.count(b"HTTP/1.1 ") <= MOST_PIPELINED + 2
+    async with dial(port) as (reader, writer):
+        writer.write((HEAD + b"\r\n") * MOST_PIPELINED)
+        for _ in range(MOST_PIPELINED):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"}")
+            await reader.readuntil(b"}")
+
+
+async def test_who_leaves_while_several_requests_wait_leaves_no_fault_in_the_log(
+    make_site: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site()
+    async with serve(site) as port:
+        async with dial(port) as (_, writer):
+            writer.write((HEAD + b"\r\n") * MOST_PIPELINED)
+            await writer.drain()
+            writer.transport.abort()
+        async with dial(port) as (reader, writer):
+            writer.write(HEAD + b"Connection: close\r\n\r\n")
+            assert (await rest_of(reader)).startswith(b"HTTP/1.1 200")
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_body_in_tiny_pieces_is_a_body(port: int) -> None:
