@@ -2,7 +2,8 @@
 
 A server that fetches for others can be sent after its own network. So the name is resolved here, every address it has
 must be public, and the connection goes to the address that was checked, with the name only in `Host` and in TLS. Each
-redirect is checked the same way. Proxies of the environment are not used: they would resolve the name again.
+redirect is checked the same way. Proxies of the environment are not used: they would resolve the name again. Nothing is
+unpacked: the limit on size is one on what comes.
 """
 
 import asyncio
@@ -36,6 +37,8 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _ABSENT = {404, 410}
 _PASSING = {408, 425, 429}
 """Answers that another try may mend."""
+_PACKINGS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd"}
+"""Other words there, such as S3's `aws-chunked`, say nothing of the bytes that come."""
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 _UNCHECKED = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 """IPv4-compatible addresses, and those that a network translates in ways of its own."""
@@ -140,9 +143,7 @@ class PublicFetcher:
             tell(file.tell(), total)
 
         start = file.seek(0, 2) if transfer.validator else 0
-        headers = {"Accept-Encoding": "identity"}  # what is packed has no ranges
-        if start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": transfer.validator}
+        headers = {"Range": f"bytes={start}-", "If-Range": transfer.validator} if start else {}
         await self._fetch(url, "", max_bytes, take, headers, begin)
 
     async def _fetch(
@@ -209,6 +210,7 @@ class PublicFetcher:
             headers={
                 "Host": parts.netloc.decode("ascii"),
                 "Accept": f"{media_type or '*/'}*",
+                "Accept-Encoding": "identity",  # what is packed has no ranges, and may be anything unpacked
                 "User-Agent": "sdstream",
                 **headers,
             },
@@ -273,13 +275,16 @@ async def _read(
     kind = response.headers.get("Content-Type", "")
     if not kind.lower().startswith(media_type):
         raise FetchProblem(f"is of type {kind[:80] or 'unknown'}, not {media_type}*")
+    packed = response.headers.get("Content-Encoding", "").lower()
+    if _PACKINGS.intersection(packed.replace(" ", "").split(",")):
+        raise FetchProblem(f"comes packed ({packed[:40]}), which was not asked for")
     came = begin(response)
     length = response.headers.get("Content-Length", "")
     total = came + int(length) if length.isdecimal() else None
     if total is not None and total > max_bytes:
         raise FetchProblem(f"is larger than {max_bytes} bytes")
     pace = Pace(clock.monotonic(), came)
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():  # never unpacked: a kilobyte can hold gigabytes
         came += len(chunk)
         pace = pace.after(now := clock.monotonic(), came)
         if pace.is_stalled(now, came):
@@ -297,14 +302,15 @@ def _authorities() -> ssl.SSLContext:
 
 def _range_start(headers: httpx.Headers) -> int | None:
     """Where a part begins."""
-    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    found = re.match(r"bytes ([0-9]{1,18})-", headers.get("Content-Range", ""))
     return None if found is None else int(found[1])
 
 
 def _validator(headers: httpx.Headers) -> str:
     """What names exactly these bytes, for `If-Range`; a weak ETag does not."""
     tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else "" if tag else headers.get("Last-Modified", "")
+    name = tag if tag.startswith('"') else "" if tag else headers.get("Last-Modified", "")
+    return name if name.isascii() else ""  # others cannot be sent back
 
 
 def _told_hash(headers: httpx.Headers) -> str:

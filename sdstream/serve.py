@@ -18,15 +18,15 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from sdstream.api import create_app
 from sdstream.api.app import Endpoint
+from sdstream.api.connections import RequestProtocol, SocketProtocol
 from sdstream.api.context import Context
 from sdstream.api.health import HealthDoor
 from sdstream.api.keys import KeyRing
@@ -233,15 +233,6 @@ class Server:
                 signal.signal(number, handler)
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, without the error that it logs for each WebSocket that is refused with an answer."""
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True
-
-
 class HttpServer(uvicorn.Server):
     """uvicorn without its own signal handling, telling when it answers."""
 
@@ -249,7 +240,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,  # pyright: ignore[reportArgumentType]
-                http="httptools",
+                http=RequestProtocol,
                 ws=SocketProtocol,
                 ws_max_size=LARGEST_MESSAGE,
                 ws_per_message_deflate=False,  # pictures are compressed already

@@ -16,6 +16,9 @@ SDP_TYPE = "application/sdp"
 FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 LARGE_BODY = 256 * 1024
 """Bytes; longer ones are parsed off the event loop, on which every stream's packets travel."""
+MOST_COMMAS = 200_000
+"""Of a JSON body, those in texts too: what is no more than a request can hold has far fewer, and to parse millions of
+values takes longer, even on a thread, than the other threads can wait for the interpreter."""
 LONGEST_SDP = 256 * 1024
 """Bytes; a browser's offer with every codec is about 10 kB."""
 
@@ -47,6 +50,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a JSON object; refuses NaN, infinities, duplicate members, lone surrogates and bottomless nesting."""
     if not body.strip():
         raise BadRequest("the body is empty; a JSON object is expected")
+    if body.count(b",") > MOST_COMMAS:
+        raise BadRequest("the JSON body holds more values than any request needs")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -136,4 +141,13 @@ def _kind(value: object) -> str:
     return names[type(value)]
 
 
-__all__ = ["FRAGMENT_TYPE", "LONGEST_SDP", "SDP_TYPE", "parse_object", "read_bytes", "read_object", "read_sdp"]
+__all__ = [
+    "FRAGMENT_TYPE",
+    "LONGEST_SDP",
+    "MOST_COMMAS",
+    "SDP_TYPE",
+    "parse_object",
+    "read_bytes",
+    "read_object",
+    "read_sdp",
+]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from sdstream.params.pictures import KINDS, is_cut_off, kind_of_picture
+from sdstream.params.pictures import KINDS, MOST_SCANS, has_endless_scans, is_cut_off, kind_of_picture
 from sdstream.params.vocabulary import MAX_URL
 from sdstream.urls import split_url
 
@@ -153,6 +153,8 @@ def _sniff(text: str) -> str:
         raise _wrong(f"holds no picture: its data starts like none of {', '.join(KINDS)}")
     if is_cut_off(kind, content):
         raise _wrong(f"holds a picture ({kind}) that is cut off: its end is missing; send all of it")
+    if has_endless_scans(content):
+        raise _wrong(f"holds a picture ({kind}) of more than {MOST_SCANS} scans; save it as an ordinary one")
     return kind
 
 

@@ -1,7 +1,7 @@
 """Limits on any JSON before it is looked at: depth, number of values, length of texts, size of numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sdstream.params.problems import Problem, join
@@ -28,10 +28,11 @@ def find_out_of_bounds(body: object) -> list[Problem]:
     while pending and len(problems) < 10:
         value, location = pending.pop()
         seen += 1
-        if seen > MAX_VALUES:
-            return [Problem("body", f"holds more than {MAX_VALUES} values")]
         if len(location) > MAX_DEPTH:
             return [Problem("body", f"is nested more than {MAX_DEPTH} levels deep")]
+        # Before anything of it is looked at: a list of millions held the event loop for half a minute.
+        if seen + len(pending) + _count(value) > MAX_VALUES:
+            return [Problem("body", f"holds more than {MAX_VALUES} values")]
         problem = _look_at(value, location)
         if problem is not None:
             problems.append(Problem(join("", location) or "body", problem))
@@ -40,6 +41,10 @@ def find_out_of_bounds(body: object) -> list[Problem]:
         elif isinstance(value, list | tuple):
             pending += [(item, (*location, index)) for index, item in enumerate(cast("list[Any]", value))]
     return problems
+
+
+def _count(value: object) -> int:
+    return len(cast("Sequence[object]", value)) if isinstance(value, Mapping | list | tuple) else 0
 
 
 def _look_at(value: object, location: tuple[int | str, ...]) -> str | None:

@@ -14,6 +14,9 @@ _SIGNATURES = {
 KINDS = tuple(_SIGNATURES)
 MOST_BOXES = 64
 """Of an AVIF file, at its top: a few."""
+MOST_SCANS = 256
+"""Of a JPEG that is read: progressive ones have about ten. Each is a pass over the whole picture and may take fifty
+bytes, so ten megabytes of them keep a decoder busy for half an hour."""
 
 
 def kind_of_picture(content: bytes) -> str | None:
@@ -24,6 +27,12 @@ def kind_of_picture(content: bytes) -> str | None:
 def is_cut_off(kind: str, content: bytes) -> bool:
     """Whether a picture of this kind ends before it should. False is no proof: a GIF says nothing of its length."""
     return _CUT_OFF[kind](content) if kind in _CUT_OFF else False
+
+
+def has_endless_scans(content: bytes) -> bool:
+    """Whether it is a JPEG of more than `MOST_SCANS` scans, those of small pictures inside counted too."""
+    # Two bytes that stand for nothing else in what is compressed.
+    return kind_of_picture(content) == "jpeg" and content.count(b"\xff\xda") > MOST_SCANS
 
 
 def _has_no_end(content: bytes) -> bool:
@@ -67,4 +76,4 @@ _CUT_OFF: dict[str, Callable[[bytes], bool]] = {
     "avif": _lacks_bytes_of_avif,
 }
 
-__all__ = ["KINDS", "is_cut_off", "kind_of_picture"]
+__all__ = ["KINDS", "MOST_SCANS", "has_endless_scans", "is_cut_off", "kind_of_picture"]

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import structlog
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sdstream.fetching import FetchProblem, PublicFetcher
 from sdstream.params import StreamParams, StyleImage
+from sdstream.params.pictures import MOST_SCANS, has_endless_scans
 
 STYLE_IMAGE = "ip_adapter_style_image_url"
 """The parameter that names a style image."""
@@ -33,6 +35,9 @@ class StyleImageChecker:
         self._fetcher = fetcher
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(CHECKS_AT_ONCE)
+        # Threads of their own: decoding cannot be ended, and each update begins anew, which must not keep out what else
+        # is done on threads.
+        self._decoding = ThreadPoolExecutor(CHECKS_AT_ONCE, thread_name_prefix="style image")
 
     @property
     def pending(self) -> int:
@@ -61,16 +66,19 @@ class StyleImageChecker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fetcher.close()
+        self._decoding.shutdown(wait=False, cancel_futures=True)
 
     async def _check(
         self, stream_id: str, image: StyleImage, report: Callable[[str], None], found: Callable[[StyleImage], None]
     ) -> None:
         try:
             async with self._places:
+                loop = asyncio.get_running_loop()
                 if image.is_data:
-                    await asyncio.to_thread(decode_data, str(image))
+                    await loop.run_in_executor(self._decoding, decode_data, str(image))
                 else:
-                    found(await asyncio.to_thread(_as_data, await self._fetcher.fetch(str(image))))
+                    content = await self._fetcher.fetch(str(image))
+                    found(await loop.run_in_executor(self._decoding, _as_data, content))
         except FetchProblem as problem:
             report(f"The style image {problem}.")
         except Exception as error:  # supervisor of a check: its end must be told, whatever it was
@@ -131,6 +139,8 @@ def decode_data(uri: str) -> Image.Image:
 
 def decode(content: bytes) -> Image.Image:
     """The picture in `content`. Raises `FetchProblem` when there is none or it is too large."""
+    if has_endless_scans(content):
+        raise FetchProblem(f"is a JPEG of more than {MOST_SCANS} scans")
     try:
         image = Image.open(io.BytesIO(content), formats=_readable_formats())
         if image.width * image.height > MAX_PIXELS:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdstream.api.bodies import parse_object
+from sdstream.api import bodies
+from sdstream.api.bodies import MOST_COMMAS, parse_object
 from sdstream.errors import BadRequest
 from sdstream.params import IMAGE_PROCESSORS, SdxlTurboParams
 from tests.api.conftest import Site
@@ -98,6 +99,13 @@ def test_a_repeated_member_among_very_many_is_found_in_one_pass() -> None:
     members = ",".join(f'"member{number}":0' for number in range(200_000))
     with pytest.raises(BadRequest, match="'member199999' twice"):
         parse_object(f'{{{members},"member199999":0}}'.encode())
+
+
+def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To parse it holds the interpreter, and so every stream, for as long as that takes."""
+    monkeypatch.setattr(bodies, "_DECODER", None)
+    with pytest.raises(BadRequest, match="more values"):
+        parse_object(b'{"seed": [' + b"1," * MOST_COMMAS + b"1,1]}")
 
 
 async def test_a_long_body_is_answered_like_a_short_one(site: Site) -> None:

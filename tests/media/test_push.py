@@ -17,7 +17,7 @@ from sdstream.clock import SystemClock
 from sdstream.media.embedded import EmbeddedMedia
 from sdstream.media.embedded.outputs import amf, names
 from sdstream.media.embedded.outputs.names import NameLookUp
-from sdstream.media.embedded.outputs.rtmp import MOST_UNSENT, RtmpError, RtmpPublisher, RtmpTarget
+from sdstream.media.embedded.outputs.rtmp import MOST_AT_ONCE, MOST_UNSENT, RtmpError, RtmpPublisher, RtmpTarget
 from sdstream.media.embedded.outputs.units import DropToKeyframeQueue
 from sdstream.media.ports import MediaStream, OutputState, OutputStatistics
 from sdstream.params.delivery import hide_key
@@ -251,11 +251,38 @@ async def test_a_push_for_which_there_was_no_thread_is_tried_again(
     await eventually(lambda: (push_of(stream).last_error or "").startswith("no connection"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1"])
+# The last three carry an IPv4 address that a network of IPv6 leads on to.
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.1.2.3",
+        "169.254.169.254",
+        "::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::10.1.2.3",
+        "64:ff9b:1::10.1.2.3",
+        "2002:a01:203::1",
+    ],
+)
 async def test_private_addresses_are_not_dialled(address: str) -> None:
     with pytest.raises(RtmpError, match="private network"):
         await NameLookUp(allow_private=False).resolve(address, 1935)
     assert await NameLookUp(allow_private=True).resolve(address, 1935)
+
+
+async def test_a_server_that_sends_empty_messages_for_ever_does_not_have_the_loop_for_itself() -> None:
+    """Each is one byte, and 64 kB of them lie ready whenever the publisher looks."""
+    publisher = RtmpPublisher(RtmpTarget("rtmp://127.0.0.1/app/key"), "127.0.0.1")
+    reader = publisher._reader = asyncio.StreamReader()
+    reader.feed_data(b"\xc3" * 10 * MOST_AT_ONCE)
+    reading = asyncio.create_task(publisher._read_chunks())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(reader._buffer) > 8 * MOST_AT_ONCE  # pyright: ignore[reportAttributeAccessIssue]
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await publisher.close()
 
 
 async def test_a_ping_is_answered_with_no_more_than_a_ping_has() -> None:

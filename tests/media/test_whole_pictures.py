@@ -10,8 +10,10 @@ from sdstream.errors import CapacityReached, SessionNotFound, ShuttingDown
 from sdstream.media.embedded.stream import EmbeddedStream
 from sdstream.media.embedded.whole_pictures.publisher import MOST_UNREADABLE
 from sdstream.media.ports import PictureViewer, Placard, PublisherState, SessionEnd
+from sdstream.params.pictures import MOST_SCANS
 from tests.media.clients import DirectPublisher, DirectViewer, browser_offer
 from tests.media.conftest import SIZE, Echo
+from tests.support.endless import jpeg_of_scans
 from tests.support.picture_sockets import decoded, encoded
 from tests.support.pictures import Picture
 from tests.support.waiting import eventually
@@ -140,6 +142,15 @@ async def test_who_sends_no_pictures_is_sent_away(stream: EmbeddedStream, echo: 
         await publisher.put(broken[-1])
     assert publisher.end is SessionEnd.UNREADABLE
     assert stream.statistics().publisher is PublisherState.ABSENT
+    assert echo.count == 1
+
+
+async def test_a_picture_of_endless_scans_is_not_decoded(stream: EmbeddedStream, echo: Echo) -> None:
+    """Eight megabytes of scans kept a decoder's thread, and a core, busy for minutes."""
+    publisher = await stream.publish_pictures()
+    await publisher.put(jpeg_of_scans(MOST_SCANS + 1, SIZE.width))
+    assert echo.count == 0
+    await publisher.put(jpeg_of_scans(MOST_SCANS, SIZE.width))
     assert echo.count == 1
 
 

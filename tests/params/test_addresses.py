@@ -7,11 +7,13 @@ from typing import Any
 import numpy
 import pytest
 from PIL import Image
+from pydantic_core import PydanticCustomError
 
 from sdstream.params import StyleImage, wire_params
 from sdstream.params.addresses import MAX_STYLE_IMAGE, read_style_image
-from sdstream.params.pictures import is_cut_off
+from sdstream.params.pictures import MOST_SCANS, is_cut_off
 from tests.params.requests import DREAMSHAPER, SDXL_TURBO, created, refusal
+from tests.support.endless import jpeg_of_scans
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 60 + b"IEND"
 JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 60 + b"\xff\xda\xff\xd9"
@@ -138,6 +140,13 @@ def test_a_picture_of_ten_megabytes_is_accepted_and_one_above_refused() -> None:
     assert len(fits) > 10_000_000
     body = {"params": {"model_id": SDXL_TURBO, "ip_adapter_style_image_url": picture(MAX_STYLE_IMAGE + 100)}}
     assert "more than 10485760 characters" in str(refusal(body)["params.ip_adapter_style_image_url"]["problem"])
+
+
+def test_a_picture_of_endless_scans_is_refused() -> None:
+    """It is whole, and would keep whoever decodes it busy for half an hour."""
+    assert read_style_image(_uri(jpeg_of_scans(MOST_SCANS), "jpeg"))
+    with pytest.raises(PydanticCustomError, match="more than 256 scans"):
+        read_style_image(_uri(jpeg_of_scans(MOST_SCANS + 1), "jpeg"))
 
 
 def test_a_checked_address_is_not_checked_again() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import socket
 import ssl
@@ -16,11 +17,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdstream.clock import ManualClock
-from sdstream.fetching import LOOK_UPS_AT_ONCE, MAX_BYTES, FetchBrokenOff, FetchProblem, PublicFetcher, is_public
+from sdstream.fetching import (
+    LOOK_UPS_AT_ONCE,
+    MAX_BYTES,
+    FetchBrokenOff,
+    FetchProblem,
+    PublicFetcher,
+    Transfer,
+    is_public,
+)
 from sdstream.pace import STALL_SECONDS
-from sdstream.params.pictures import KINDS
-from sdstream.streams.style_images import FORMATS, MAX_PIXELS, decode
+from sdstream.params import StyleImage
+from sdstream.params.pictures import KINDS, MOST_SCANS
+from sdstream.streams.style_images import FORMATS, MAX_PIXELS, StyleImageChecker, decode
 from tests.streams.conftest import Scene, SceneMaker
+from tests.support.endless import jpeg_of_scans
 from tests.support.waiting import eventually
 
 SDXL = "stabilityai/sdxl-turbo"
@@ -138,6 +149,42 @@ async def test_a_redirect_to_where_nothing_can_be_is_told(to: str) -> None:
 async def test_a_url_that_leads_nowhere_is_told(url: str, problem: str) -> None:
     with pytest.raises(FetchProblem, match=problem):
         await PublicFetcher(lambda address: True, 60).fetch(url)
+
+
+@pytest.mark.parametrize("packed", ["gzip", "GZIP, gzip", "br", "deflate", "zstd"])
+async def test_what_comes_packed_is_not_unpacked(packed: str) -> None:
+    """A kilobyte can hold gigabytes, and unpacking them held the event loop for seconds."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Encoding: {packed}\r\n".encode()
+    body = gzip.compress(gzip.compress(bytes(1_000_000)))
+    async with web(head + b"Content-Length: %d\r\n\r\n" % len(body) + body) as (url, seen):
+        with pytest.raises(FetchProblem, match="comes packed"):
+            await PublicFetcher(near, 60).fetch(url)
+    assert b"accept-encoding: identity\r\n" in seen[0].lower()
+
+
+async def test_a_word_about_how_a_store_keeps_a_file_says_nothing_of_what_comes() -> None:
+    answer = ok(png()).replace(b"\r\n\r\n", b"\r\nContent-Encoding: aws-chunked\r\n\r\n", 1)
+    async with web(answer) as (url, _):
+        assert await PublicFetcher(near, 60).fetch(url) == png()
+
+
+async def test_a_part_that_begins_at_a_number_without_an_end_is_a_problem_of_its_server(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 206 Part\r\nContent-Range: bytes " + b"9" * 5000 + b"-\r\nContent-Length: 1\r\n\r\nx"
+    file = tmp_path / "part"
+    file.write_bytes(b"ab")
+    async with web(answer) as (url, _):
+        with file.open("ab") as target, pytest.raises(FetchBrokenOff):
+            await PublicFetcher(near, 60).go_on(url, target, 100, lambda came, total: None, Transfer('"x"'))
+
+
+async def test_a_name_of_the_bytes_that_cannot_be_sent_back_is_none(tmp_path: Path) -> None:
+    answer = ok(b"abc").replace(b"\r\n\r\n", '\r\nETag: "\u00e9"\r\n\r\n'.encode("latin-1"), 1)
+    file, transfer = tmp_path / "part", Transfer()
+    async with web(answer) as (url, _):
+        for _ in range(2):
+            with file.open("ab") as target:
+                await PublicFetcher(near, 60).go_on(url, target, 100, lambda came, total: None, transfer)
+    assert (transfer.validator, file.read_bytes()) == ("", b"abc")
 
 
 async def test_look_ups_that_hang_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +310,35 @@ class FakeFetcher(PublicFetcher):
         if "defect" in url:
             raise LookupError("a defect")
         raise FetchProblem("is answered with 404")
+
+
+def test_a_picture_of_endless_scans_is_not_decoded() -> None:
+    assert decode(jpeg_of_scans(MOST_SCANS)).size == (64, 64)
+    with pytest.raises(FetchProblem, match="more than 256 scans"):
+        decode(jpeg_of_scans(MOST_SCANS + 1))
+
+
+async def test_pictures_that_take_long_keep_no_other_work_from_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each update begins anew, and what was begun cannot be ended: all threads of the server were busy with it."""
+    over, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(uri: str) -> None:
+        begun.release()
+        over.wait(200)
+
+    monkeypatch.setattr("sdstream.streams.style_images.decode_data", hang)
+    checker = StyleImageChecker(PublicFetcher(near))
+    try:
+        for number in range(100):
+            checker.check("str_1", StyleImage(f"data:{number}"), lambda problem: None, lambda image, picture=None: None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert begun.acquire(timeout=60)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 60) == "done"
+    finally:
+        over.set()
+        await checker.close()
 
 
 BROKEN_DATA = "data:image/png;base64," + base64.b64encode(png()[:30] + b"IEND").decode()

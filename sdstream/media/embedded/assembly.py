@@ -20,6 +20,11 @@ LONGEST_WAIT = 1.0
 KEYFRAME_PATIENCE = 2.0
 """Seconds after which pictures are released even without a keyframe: some senders never make one (intra refresh)."""
 MAX_REQUESTED = 256
+FEW_GAPS = 64
+"""Missing packets up to which each packet that comes may be a reason to look at all of them."""
+GAPS_A_SECOND = 2 * CAPACITY
+"""Missing packets that are waited for; behind that it goes on with what has come. A sender whose numbers leap with each
+packet would keep the event loop busy with what it leaves out."""
 
 
 class Packet(msgspec.Struct, frozen=True, gc=False):
@@ -61,6 +66,8 @@ class PictureAssembler:
         self._keyframe_wanted_since: float | None = None
         self._started = False
         self._torn = False
+        self._spare_gaps = float(CAPACITY)
+        self._spared_at: float | None = None
         self.round_trip = INITIAL_ROUND_TRIP
         """A moving mean of the seconds from asking for a packet to having it."""
         self.lost = 0
@@ -79,6 +86,11 @@ class PictureAssembler:
     def waiting(self) -> bool:
         """Whether packets are missing, so that `tick` should be called every few milliseconds."""
         return bool(self._gaps)
+
+    @property
+    def misses_few(self) -> bool:
+        """Whether so few packets are missing that to look at them costs little."""
+        return len(self._gaps) <= FEW_GAPS
 
     def push(self, packet: Packet, now: float) -> list[Picture]:
         """Take a packet; return the pictures that are now whole, in order."""
@@ -108,9 +120,11 @@ class PictureAssembler:
             if gap.asked == 1:
                 self.round_trip += (min(now - gap.asked_at, LONGEST_WAIT) - self.round_trip) / 8
         elif sequence > self._highest:
+            self.lost += sequence - self._highest - 1
+            if not self._waits_for(sequence - self._highest - 1, now):
+                self._restart(sequence, now)
             for missing in range(self._highest + 1, sequence):
                 self._gaps[missing] = _Gap(now, -1.0, 0)
-                self.lost += 1
             self._highest = sequence
         self._packets[sequence] = packet
         return self._release(now)
@@ -146,6 +160,18 @@ class PictureAssembler:
         """Throw pictures away until the next keyframe, or until patience ends."""
         if self._keyframe_wanted_since is None:
             self._keyframe_wanted_since = now
+
+    def _waits_for(self, count: int, now: float) -> bool:
+        """Whether `count` more packets may be missing."""
+        if not count:
+            return True
+        since = 0.0 if self._spared_at is None else now - self._spared_at
+        self._spared_at = now
+        self._spare_gaps = min(CAPACITY, self._spare_gaps + GAPS_A_SECOND * since)
+        if count > self._spare_gaps:
+            return False
+        self._spare_gaps -= count
+        return True
 
     def _begin(self, sequence: int, now: float) -> None:
         self._next = sequence

@@ -30,8 +30,12 @@ MAX_DATAGRAM = 1500
 """Bytes of the largest media packet that is read: libsrtp's work space."""
 MOST_QUEUED = 256
 """Datagrams that are neither checks nor media and wait for DTLS, which takes all of them at each turn."""
+MOST_PAIRS = 256
+"""Ways to the client that are tried or known. Each address that a check comes from is one more, is sent checks, and has
+all pairs sorted again; whoever has the answer can send checks from as many ports as there are, in others' names too."""
 SEAMS: tuple[tuple[Any, str], ...] = (
     (Connection, "gather_candidates"),
+    (Connection, "check_incoming"),
     (Connection, "data_received"),
     (StunProtocol, "datagram_received"),
 )
@@ -62,6 +66,14 @@ class AddressedConnection(Connection):
         # made, aiortc would end the session.
         if data and self._queue.qsize() < MOST_QUEUED:
             super().data_received(data, component)
+
+    def check_incoming(self, message: Any, addr: tuple[str, int], protocol: Any) -> None:
+        # aioice believes that a check names its priority.
+        if "PRIORITY" in message.attributes and (len(self._check_list) < MOST_PAIRS or self._knows(addr)):
+            super().check_incoming(message, addr, protocol)
+
+    def _knows(self, address: tuple[str, int]) -> bool:
+        return any((known.host, known.port) == address[:2] for known in self._remote_candidates)
 
     async def gather_candidates(self) -> None:
         if self._local_candidates_start:
@@ -219,6 +231,7 @@ def parse_candidate(line: str) -> Candidate | None:
 
 __all__ = [
     "MAX_DATAGRAM",
+    "MOST_PAIRS",
     "MOST_QUEUED",
     "SEAMS",
     "AddressedConnection",

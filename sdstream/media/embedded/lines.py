@@ -46,6 +46,8 @@ REPAIRS_SECONDS = 30.0
 """After a cut, for which that holds."""
 MOST_REPAIRS = 16_000
 """Bytes of repairs that may be saved up."""
+REPAIRS_ANYWAY, MOST_REPAIRS_ANYWAY = 1.0, 2_000_000
+"""The same of any line: a report of 1,500 bytes can ask for 6,000 packets, and for the same ones again and again."""
 QUICKEST_LASTS = 0.002
 """Seconds that the quickest round trip grows by in each second, so that another way may have another one."""
 LONGEST_ROUND_TRIP = 60.0
@@ -134,15 +136,17 @@ class _Report:
 
 
 class RepairBudget:
-    """How many packets may be sent again over a line that is too narrow."""
+    """How many packets may be sent again: `share` of what is sent, and `most` bytes at a time."""
 
-    def __init__(self) -> None:
-        self._saved = float(MOST_REPAIRS)
+    def __init__(self, share: float = REPAIRS, most: int = MOST_REPAIRS) -> None:
+        self._share = share
+        self._most = most
+        self._saved = float(most)
         self._octets = 0
 
     def take(self, size: int, octets: int) -> bool:
         """Whether `size` bytes may be sent again when `octets` were sent so far."""
-        self._saved = min(self._saved + REPAIRS * (octets - self._octets), MOST_REPAIRS)
+        self._saved = min(self._saved + self._share * (octets - self._octets), self._most)
         self._octets = octets
         if size > self._saved:
             return False
@@ -219,4 +223,15 @@ class ViewerLine:
         return round_trip - self._quickest
 
 
-__all__ = ["UNLIMITED", "Allowance", "Heard", "RepairBudget", "SentSoFar", "ViewerLine", "allow", "common_limit"]
+__all__ = [
+    "MOST_REPAIRS_ANYWAY",
+    "REPAIRS_ANYWAY",
+    "UNLIMITED",
+    "Allowance",
+    "Heard",
+    "RepairBudget",
+    "SentSoFar",
+    "ViewerLine",
+    "allow",
+    "common_limit",
+]

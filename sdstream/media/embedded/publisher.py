@@ -230,7 +230,7 @@ class PublisherSession:
                 self._assembler.want_keyframe(now)
         assembler = self._assembler
         pictures = assembler.push(Packet(sequence, header.timestamp, header.marker, data, part), now)
-        if assembler.waiting:
+        if assembler.waiting and (assembler.misses_few or "repair" not in self._timers):
             self._repair()
         if pictures:
             self._decode(pictures)

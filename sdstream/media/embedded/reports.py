@@ -1,6 +1,7 @@
 """RTCP that we send: reception reports, transport-wide arrival times, requests for packets and keyframes."""
 
 import struct
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from aiortc.rtp import (
@@ -25,6 +26,8 @@ _TICKS_PER_SECOND = 4000
 """Arrival times count 250 microseconds."""
 _LARGEST_RUN = 400
 """Transport numbers that one feedback message may span; a longer hole starts a new message."""
+MOST_MESSAGES = 16
+"""At a time. A sender's numbers go on by one; of one whose numbers leap the rest is not reported."""
 
 
 @dataclass(slots=True)
@@ -121,10 +124,11 @@ class ArrivalReport:
         """The feedback messages for all that arrived since the last call."""
         messages: list[bytes] = []
         numbers = sorted(self._arrivals)
-        while numbers:
-            run = [number for number in numbers if number - numbers[0] < _LARGEST_RUN]
-            numbers = numbers[len(run) :]
-            messages.append(self._message(run, sender, media))
+        start = 0
+        while start < len(numbers) and len(messages) < MOST_MESSAGES:
+            end = bisect_left(numbers, numbers[start] + _LARGEST_RUN, start)
+            messages.append(self._message(numbers[start:end], sender, media))
+            start = end
         self._arrivals.clear()
         return messages
 
@@ -215,6 +219,7 @@ def read_rtcp(packet: bytes) -> list[object]:
 
 
 __all__ = [
+    "MOST_MESSAGES",
     "ArrivalReport",
     "Reception",
     "goodbye",

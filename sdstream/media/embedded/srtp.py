@@ -11,8 +11,13 @@ from pylibsrtp import _binding  # pyright: ignore[reportPrivateUsage]
 
 LARGEST = 1500
 """Bytes of the largest packet that is taken."""
+MOST_SOURCES = 128
+"""SSRCs of the peer that packets are read of. libsrtp keeps a state for each and looks through all of them for each
+packet; with ten thousand, which a megabyte of packets makes, that takes longer than all else that a packet costs."""
 _TRAILER = 256
 """Room for what libsrtp appends: at most a tag, a key identifier and an index."""
+
+_NO_ROOM = 3  # libsrtp's srtp_err_status_alloc_fail
 
 _library: Any = getattr(_binding, "lib", None)
 _interface: Any = getattr(_binding, "ffi", None)
@@ -27,6 +32,8 @@ class ShortSession:
         self._space: Any = _interface.new("char[]", LARGEST + _TRAILER)
         self._buffer: Any = _interface.buffer(self._space)
         self._length: Any = _interface.new("int *")
+        self._sources: set[bytes] = set()
+        """Of which something was decrypted."""
 
     def protect(self, packet: bytes) -> bytes:
         """Raises `pylibsrtp.Error` as the session does, `ValueError` for a packet over `LARGEST`."""
@@ -53,8 +60,8 @@ class ShortSession:
         return self._run(packet, _library.srtp_protect_rtcp)
 
     def unprotect(self, packet: bytes) -> bytes:
-        """Raises `pylibsrtp.Error` for what the peer has not sent, or sent before."""
-        return self._run(packet, _library.srtp_unprotect)
+        """Raises `pylibsrtp.Error` for what the peer has not sent, or sent before, and past `MOST_SOURCES`."""
+        return self._read(packet, packet[8:12], _library.srtp_unprotect)
 
     def unprotect_burst(self, data: memoryview, size: int) -> list[bytes]:
         """As `unprotect` of each datagram of `size` bytes in `data`, the last of which may be smaller; those that it
@@ -62,19 +69,30 @@ class ShortSession:
         if size > LARGEST:
             raise ValueError("the packets are too long for SRTP")
         length, buffer, state, space = self._length, self._buffer, self._state, self._space
-        decrypt = _library.srtp_unprotect
+        decrypt, sources = _library.srtp_unprotect, self._sources
         packets: list[bytes] = []
         for start in range(0, len(data), size):
             part = data[start : start + size]
+            source = bytes(part[8:12])
+            if source not in sources and len(sources) >= MOST_SOURCES:
+                continue
             length[0] = count = len(part)
             buffer[0:count] = part
             if not decrypt(state, space, length):
+                sources.add(source)
                 packets.append(buffer[0 : length[0]])
         return packets
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         """As `unprotect`, for RTCP."""
-        return self._run(packet, _library.srtp_unprotect_rtcp)
+        return self._read(packet, packet[4:8], _library.srtp_unprotect_rtcp)
+
+    def _read(self, packet: bytes, source: bytes, function: Any) -> bytes:
+        if source not in self._sources and len(self._sources) >= MOST_SOURCES:
+            raise pylibsrtp.Error(_NO_ROOM)
+        plain = self._run(packet, function)
+        self._sources.add(source)
+        return plain
 
     def _run(self, packet: bytes, function: Any) -> bytes:
         size = len(packet)
@@ -95,4 +113,4 @@ def short_way_known() -> bool:
     return _interface is not None and all(hasattr(_library, name) for name in names)
 
 
-__all__ = ["LARGEST", "ShortSession", "short_way_known"]
+__all__ = ["LARGEST", "MOST_SOURCES", "ShortSession", "short_way_known"]

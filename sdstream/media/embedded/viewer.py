@@ -25,7 +25,13 @@ from sdstream.media.embedded.addresses import Addressing
 from sdstream.media.embedded.capture import AUDIO_CLOCK_RATE
 from sdstream.media.embedded.counters import StreamCounters
 from sdstream.media.embedded.encoding import EncodedPicture
-from sdstream.media.embedded.lines import RepairBudget, SentSoFar, ViewerLine
+from sdstream.media.embedded.lines import (
+    MOST_REPAIRS_ANYWAY,
+    REPAIRS_ANYWAY,
+    RepairBudget,
+    SentSoFar,
+    ViewerLine,
+)
 from sdstream.media.embedded.negotiation import VideoChoice, VideoCodec
 from sdstream.media.embedded.peer import Peer
 from sdstream.media.embedded.presentation import Presentation
@@ -172,6 +178,7 @@ class ViewerSession:
         self._gate = ViewerGate()
         self._line = ViewerLine()
         self._repairs = RepairBudget()
+        self._repairs_anyway = RepairBudget(REPAIRS_ANYWAY, MOST_REPAIRS_ANYWAY)
         # The first number lies in the lower half: a wrap during the first seconds can confuse SRTP (RFC 3711, 3.3.1).
         self._sequence = random.getrandbits(15)
         self._repair_sequence = random.getrandbits(15)
@@ -281,7 +288,7 @@ class ViewerSession:
         self.heard_at = self._clock.monotonic()
         for part in read_rtcp(packet):
             if isinstance(part, RtcpRtpfbPacket) and part.fmt == RTCP_RTPFB_NACK:
-                for sequence in part.lost:
+                for sequence in dict.fromkeys(part.lost):
                     self._send_again(sequence & 0xFFFF)
             elif isinstance(part, RtcpPsfbPacket) and part.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
                 self._request(self)
@@ -304,6 +311,8 @@ class ViewerSession:
         _, timestamp, marker, payload = kept
         if self._line.is_narrow and not self._repairs.take(len(payload), self._picture.octets):
             return  # a keyframe mends what is left, and the viewer asks for one
+        if not self._repairs_anyway.take(len(payload), self._picture.octets):
+            return
         if self._video.retransmission_type is None:
             packet = write_packet(self._video.payload_type, marker, sequence, timestamp, self._source, payload)
         else:

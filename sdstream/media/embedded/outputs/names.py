@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import threading
 
+from sdstream.fetching import is_public
 from sdstream.media.embedded.outputs.rtmp import STEP_SECONDS, RtmpError
 
 LOOK_UPS_AT_ONCE = 4
@@ -34,7 +34,7 @@ class NameLookUp:
             raise RtmpError("the name of the server is not one that a server can have") from None
         if not addresses:
             raise RtmpError("the name of the server has no address")
-        if not self._allow_private and not all(_is_public(address) for address in addresses):
+        if not self._allow_private and not all(is_public(address) for address in addresses):
             raise RtmpError("the server is in a private network, where this server must not push to")
         return addresses[0]
 
@@ -69,12 +69,6 @@ class NameLookUp:
             self._free.release()
             raise RtmpError("the name of the server is not looked up: this server has no thread for it") from None
         return await answer
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
 
 
 __all__ = ["LOOK_UPS_AT_ONCE", "NameLookUp"]

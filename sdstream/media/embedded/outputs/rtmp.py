@@ -6,6 +6,7 @@ checked to have; here every wait has a limit and the address that was checked is
 
 import asyncio
 import contextlib
+import itertools
 import os
 import ssl
 import struct
@@ -21,6 +22,9 @@ CHUNK = 4096
 """Bytes of the chunks that we send; what every encoder in the field uses."""
 LONGEST_MESSAGE = 1 << 20
 """Bytes of the longest message of the server that is read."""
+MOST_AT_ONCE, REST_SECONDS = 64, 0.02
+"""Chunks of the server that are read before it must wait: one may be a single byte, and a server that sends nothing
+else would have the event loop for itself. A server that is published to sends a few in a second."""
 STEP_SECONDS = 5.0
 """Each step of connecting may take so long, and so may the server to take what it is sent."""
 MOST_UNSENT = 512 * 1024
@@ -285,7 +289,9 @@ class RtmpPublisher:
     async def _read_chunks(self) -> None:
         heads: dict[int, tuple[int, int, bool]] = {}
         bodies: dict[int, bytearray] = {}
-        while True:
+        for count in itertools.count(1):
+            if count % MOST_AT_ONCE == 0:
+                await asyncio.sleep(REST_SECONDS)
             first = (await self._exactly(1))[0]
             form, channel = first >> 6, first & 63
             if channel < 2:

@@ -6,6 +6,7 @@ from av.error import InvalidDataError
 from av.video.frame import VideoFrame
 
 from sdstream.media.embedded.decoding import open_decoder
+from sdstream.params.pictures import MOST_SCANS, has_endless_scans
 
 PictureFormat = str
 """A decoder of libav: `mjpeg`, `png` or `webp`."""
@@ -31,9 +32,12 @@ class WholePictureDecoder:
 
     def decode(self, packet: Any) -> list[VideoFrame]:
         """The picture in an `av.Packet`. Raises libav's `FFmpegError` when it is none."""
-        library = format_of(bytes(packet)[:16])
+        data = bytes(packet)
+        library = format_of(data[:16])
         if library is None:
             raise InvalidDataError(_INVALID_DATA, "this is no JPEG, PNG or WebP")
+        if has_endless_scans(data):
+            raise InvalidDataError(_INVALID_DATA, f"this is a JPEG of more than {MOST_SCANS} scans")
         context = self._contexts.get(library)
         if context is None:
             context = self._contexts[library] = open_decoder(library)
