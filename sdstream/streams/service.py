@@ -38,7 +38,7 @@ from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.rows import StoredStream
 from sdstream.streams.sessions import StreamSessions
 from sdstream.streams.state import Thresholds
-from sdstream.streams.store import StoreStatistics, StreamStore
+from sdstream.streams.store import UNRESTORED, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
 from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
 from sdstream.streams.summary import summarize
@@ -298,7 +298,7 @@ class StreamService(StreamSessions):
         try:
             params = load_params(row.params, self._models, images)
         except InvalidParams as error:
-            log.error("stream cannot be restored", stream_id=row.id, problem=error.message)
+            log.error(UNRESTORED, stream_id=row.id, problem=error.message)
             return
         self._add(row.record(params), used_at=None)
 
