@@ -110,8 +110,10 @@ async def run_checks(
         checks.append(check_eight_bit(capability, convolutions=settings.eight_bit == "all"))
     on_start("torch")
     checks.append(await asyncio.to_thread(check_torch, settings, facts))
-    checks += [check_encoder(settings, facts), check_data_directory(settings), check_keys(settings)]
-    streams = await asyncio.to_thread(check_streams, settings)
+    data = check_data_directory(settings)
+    checks += [check_encoder(settings, facts), data, check_keys(settings)]
+    # What lies where nothing can be written is not at fault.
+    streams = None if data.verdict is Verdict.BAD else await asyncio.to_thread(check_streams, settings)
     checks += [] if streams is None else [streams]
     if settings.media_backend == "mediamtx":
         checks.append(await asyncio.to_thread(check_mediamtx, settings))

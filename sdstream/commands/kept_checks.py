@@ -36,7 +36,12 @@ def check_streams(settings: Settings) -> Check | None:
     except OSError:  # a data directory that cannot be looked into, of which its own check speaks
         return None
     except ConfigurationError as error:
-        return Check("streams", Verdict.BAD, error.message, _hint(error, "Restore state.sqlite, or move it away."))
+        return Check(
+            "streams",
+            Verdict.BAD,
+            error.message,
+            _hint(error, "See to its owner and permissions; if it is damaged, restore it or move it away."),
+        )
     if not kept.unrestored:
         return Check("streams", Verdict.GOOD, f"{kept.count} kept" if kept.count else "none kept")
     named = "; ".join(f"{name}: {problem}" for name, problem in kept.unrestored[:MOST_NAMED])

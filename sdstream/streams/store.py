@@ -17,6 +17,7 @@ import structlog
 
 from sdstream.clock import Clock
 from sdstream.errors import Unavailable
+from sdstream.logs import FoldedReporter
 from sdstream.params import Delivery, StyleImage
 from sdstream.streams.database import open_database
 from sdstream.streams.rows import INSERT, StoredStream, read_rows, row_of
@@ -75,6 +76,7 @@ class StreamStore:
     def __init__(self, file: Path, clock: Clock) -> None:
         """Open or make `file`; raises `ConfigurationError` when it cannot be read and written."""
         self._clock = clock
+        self._reporter = FoldedReporter(log, clock)
         self._connection = open_database(file)
         self._writes: queue.Queue[_Write | None] = queue.Queue(WAITING_WRITES)
         self._closed = False
@@ -141,6 +143,7 @@ class StreamStore:
         try:
             return await write.done
         except sqlite3.Error as error:
+            self._reporter.report(str(error), "the disk refuses to store streams", problem=str(error))
             raise Unavailable(
                 "The stream cannot be stored.", hint=f"The data directory's disk refuses: {error}."
             ) from error
