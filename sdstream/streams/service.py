@@ -25,6 +25,7 @@ from sdstream.params import (
     load_params,
     parse_create,
 )
+from sdstream.params.problems import Notes
 from sdstream.settings import Settings
 from sdstream.streams.capacity import describe_capacity, refuse_overload
 from sdstream.streams.database import FILE_NAME
@@ -295,11 +296,14 @@ class StreamService(StreamSessions):
         log.info("streams closed")
 
     def _restore(self, row: StoredStream, images: Mapping[str, StyleImage]) -> None:
+        notes = Notes()
         try:
-            params = load_params(row.params, self._models, images)
+            params = load_params(row.params, self._models, images, notes)
         except InvalidParams as error:
             log.error(UNRESTORED, stream_id=row.id, problem=error.message)
             return
+        if lost := notes.as_tuple():
+            log.warning("stream restored in part", stream_id=row.id, problems=lost)
         self._add(row.record(params), used_at=None)
 
     def _add(self, record: StreamRecord, used_at: float | None) -> Stream:

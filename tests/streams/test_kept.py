@@ -21,6 +21,7 @@ from sdstream.streams.database import FILE_NAME
 from sdstream.streams.migrations import SCHEMA_VERSION
 from sdstream.streams.rows import INSERT, row_of
 from sdstream.streams.store import UNRESTORED, StreamStore
+from tests.streams.conftest import SceneMaker
 from tests.streams.test_store import make_record
 
 Spoil = Callable[[Path], object]
@@ -95,6 +96,20 @@ async def test_one_unreadable_stream_is_told_and_left_and_the_others_come_back(t
         assert [(line["event"], line["stream_id"]) for line in said] == [(UNRESTORED, "str_1")]
     with closing(sqlite3.connect(file)) as database:
         assert database.execute("SELECT count(*) FROM streams").fetchone() == (3,)
+
+
+async def test_what_a_stream_comes_back_without_is_in_the_log(make_scene: SceneMaker, tmp_path: Path) -> None:
+    before = await make_scene()
+    record = await before.create(prompt="kept")
+    await before.service.close()
+    change(tmp_path / FILE_NAME, "UPDATE streams SET params = json_set(params, '$.later', 1)")
+    with structlog.testing.capture_logs() as said:
+        again = await make_scene()
+    assert again.service.get(record.id) == record
+    told = [line for line in said if line["event"] == "stream restored in part"]
+    assert [(line["stream_id"], line["problems"]) for line in told] == [
+        (record.id, ("params.later is not known and was ignored",))
+    ]
 
 
 def test_streams_of_an_older_schema_are_looked_at_and_left_as_they_are(tmp_path: Path) -> None:
