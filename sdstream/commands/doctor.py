@@ -29,6 +29,7 @@ from sdstream.commands.checks import (
 )
 from sdstream.commands.flags import with_settings
 from sdstream.commands.gateway_checks import check_directory, check_endpoint
+from sdstream.commands.kept_checks import check_keys, check_streams
 from sdstream.commands.machine import MachineFacts, compute_capability, read_machine
 from sdstream.commands.mediamtx_check import check_mediamtx, check_mediamtx_ports
 from sdstream.commands.plan import PlanLine, plan_serve
@@ -91,7 +92,7 @@ async def run_checks(
     if settings.placement == "runpod":  # a gateway has no media, no card and no model
         on_start("endpoint")
         checks += await asyncio.gather(check_endpoint(settings), check_directory(settings))
-        return [*checks, check_data_directory(settings)]
+        return [*checks, check_data_directory(settings), check_keys(settings)]
     if facts.place is not None:
         checks += [check_runpod(settings, facts.place), *check_ingest(settings, facts.place)]
     on_start("WebRTC")
@@ -109,7 +110,11 @@ async def run_checks(
         checks.append(check_eight_bit(capability, convolutions=settings.eight_bit == "all"))
     on_start("torch")
     checks.append(await asyncio.to_thread(check_torch, settings, facts))
-    checks += [check_encoder(settings, facts), check_data_directory(settings)]
+    data = check_data_directory(settings)
+    checks += [check_encoder(settings, facts), data, check_keys(settings)]
+    # What lies where nothing can be written is not at fault.
+    streams = None if data.verdict is Verdict.BAD else await asyncio.to_thread(check_streams, settings)
+    checks += [] if streams is None else [streams]
     if settings.media_backend == "mediamtx":
         checks.append(await asyncio.to_thread(check_mediamtx, settings))
         checks.append(await asyncio.to_thread(check_mediamtx_ports, settings))

@@ -7,7 +7,7 @@ from typing import Any, cast
 from sdstream.params.addresses import StyleImage
 from sdstream.params.controlnets import CONTROLNETS, ControlNetFacts
 from sdstream.params.models import ModelTable
-from sdstream.params.problems import Notes, Problem, is_object, refuse
+from sdstream.params.problems import Notes, Problem, is_object, printable, refuse
 from sdstream.params.validation import check
 from sdstream.params.variants import VARIANTS, StreamParams
 from sdstream.settings import Family
@@ -46,12 +46,15 @@ def image_apart(params: StreamParams) -> StyleImage | None:
 
 
 def load_params(
-    text: str, models: ModelTable | None = None, images: Mapping[str, StyleImage] | None = None
+    text: str,
+    models: ModelTable | None = None,
+    images: Mapping[str, StyleImage] | None = None,
+    notes: Notes | None = None,
 ) -> StreamParams:
     """Parameters from `dump_params`, also of an earlier version: missing members take defaults, unknown ones go.
 
     `images` has the style images that were kept apart, by digest. A model that is no longer in `models` keeps the
-    family it had, so its streams stay readable; a ControlNet that is no longer there goes.
+    family it had, so its streams stay readable; a ControlNet that is no longer there goes. `notes` is told what goes.
     Raises `InvalidParams` for a text that `dump_params` did not write, and where an image is missing.
     """
     try:
@@ -73,18 +76,24 @@ def load_params(
     if family is None:
         raise refuse([Problem("params.family", "is not a family of models")])
     controlnets = CONTROLNETS if models is None else models.controlnets
-    _drop_unknown_controlnets(values, controlnets)
+    told = notes or Notes()
+    _drop_unknown_controlnets(values, controlnets, told)
+    for name in values.keys() - VARIANTS[family].model_fields.keys():
+        told.ignored(f"params.{name}")
     params, problems = check(values, family, Notes(), controlnets=controlnets)
     if params is None:
         raise refuse(problems)
     return params
 
 
-def _drop_unknown_controlnets(values: dict[str, Any], known: Mapping[str, ControlNetFacts]) -> None:
+def _drop_unknown_controlnets(values: dict[str, Any], known: Mapping[str, ControlNetFacts], notes: Notes) -> None:
     nets = values.get("controlnets")
     if isinstance(nets, list):
         entries = cast("list[Any]", nets)
         values["controlnets"] = [net for net in entries if not is_object(net) or net.get("model_id") in known]
+        for net in entries:
+            if is_object(net) and net.get("model_id") not in known:
+                notes.add(f"ControlNet {printable(str(net.get('model_id')))} is not known and was left out")
 
 
 def _with_image(params: StreamParams, image: str) -> dict[str, Any]:

@@ -23,12 +23,12 @@ def open_database(file: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(file, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
-        raise ConfigurationError(_explain(file, error)) from error
+        raise ConfigurationError(explain(file, error)) from error
     try:
         _prepare(connection, file)
     except sqlite3.Error as error:
         connection.close()
-        raise ConfigurationError(_explain(file, error)) from error
+        raise ConfigurationError(explain(file, error)) from error
     except ConfigurationError:
         connection.close()
         raise
@@ -44,6 +44,15 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     # Moving the log waits for the disk, which no caller should: the writer does it in quiet moments.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    migrate(connection, check_database(connection, file))
+    # A write at once, so that a full or read-only disk is named now and not at the first create.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('opened', hex(randomblob(2048)))")
+    connection.execute("COMMIT")
+
+
+def check_database(connection: sqlite3.Connection, file: Path) -> int:
+    """The schema's version of an open database. Raises `ConfigurationError` for a newer one and for damage."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise ConfigurationError(
@@ -55,14 +64,11 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
         raise ConfigurationError(
             f"{file} is damaged: {problem}.", hint="Move the file away; a new one is made, without the old streams."
         )
-    migrate(connection, version)
-    # A write at once, so that a full or read-only disk is named now and not at the first create.
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('opened', hex(randomblob(2048)))")
-    connection.execute("COMMIT")
+    return version
 
 
-def _explain(file: Path, error: sqlite3.Error) -> str:
+def explain(file: Path, error: sqlite3.Error) -> str:
+    """Why `file` cannot be used, for a person."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_BUSY"):
         return f"{file} is in use by another sdstream server; one data directory serves one server."
@@ -77,4 +83,4 @@ def _explain(file: Path, error: sqlite3.Error) -> str:
     return f"{file} cannot be used: {error}."
 
 
-__all__ = ["FILE_NAME", "open_database"]
+__all__ = ["FILE_NAME", "check_database", "explain", "open_database"]

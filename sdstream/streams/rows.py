@@ -1,6 +1,7 @@
 """A stream as a row of the stream store's table: what is written of a record, and what is read back."""
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -71,18 +72,27 @@ def row_of(record: StreamRecord, params: str, image: StyleImage | None) -> tuple
     )
 
 
-def read_rows(connection: sqlite3.Connection, file: Path) -> tuple[list[StoredStream], dict[str, StyleImage]]:
+def read_rows(
+    connection: sqlite3.Connection, file: Path, on_unreadable: Callable[[str, str], None]
+) -> tuple[list[StoredStream], dict[str, StyleImage]]:
     """All rows, oldest first, and by digest the style images that they name.
 
-    Raises `ConfigurationError`, and closes the connection, where one cannot be read.
+    One row that nobody understands keeps no other stream from coming back: `on_unreadable` is told its id and why.
+    Raises `ConfigurationError`, and closes the connection, where the table cannot be read.
     """
     try:
         rows = connection.execute(_SELECT).fetchall()
         images = {digest: StyleImage(uri) for digest, uri in connection.execute(_SELECT_IMAGES)}
-        return [_stored(row) for row in rows], images
-    except (sqlite3.Error, ValueError) as error:
+    except sqlite3.Error as error:
         connection.close()
         raise ConfigurationError(f"{file} cannot be read: {error}.") from error
+    stored: list[StoredStream] = []
+    for row in rows:
+        try:
+            stored.append(_stored(row))
+        except (ValueError, TypeError) as error:
+            on_unreadable(row[0], str(error))
+    return stored, images
 
 
 def _stored(row: tuple[str, str, str, str, str, str, str, int, str | None, int, int, str]) -> StoredStream:

@@ -25,6 +25,7 @@ from sdstream.params import (
     load_params,
     parse_create,
 )
+from sdstream.params.problems import Notes
 from sdstream.settings import Settings
 from sdstream.streams.capacity import describe_capacity, refuse_overload
 from sdstream.streams.database import FILE_NAME
@@ -38,7 +39,7 @@ from sdstream.streams.recordings import RecordingShelf
 from sdstream.streams.rows import StoredStream
 from sdstream.streams.sessions import StreamSessions
 from sdstream.streams.state import Thresholds
-from sdstream.streams.store import StoreStatistics, StreamStore
+from sdstream.streams.store import UNRESTORED, StoreStatistics, StreamStore
 from sdstream.streams.stream import Stream
 from sdstream.streams.style_images import STYLE_IMAGE, StyleImageChecker, style_image_of
 from sdstream.streams.summary import summarize
@@ -304,11 +305,14 @@ class StreamService(StreamSessions):
         log.info("streams closed")
 
     def _restore(self, row: StoredStream, images: Mapping[str, StyleImage]) -> None:
+        notes = Notes()
         try:
-            params = load_params(row.params, self._models, images)
+            params = load_params(row.params, self._models, images, notes)
         except InvalidParams as error:
-            log.error("stream cannot be restored", stream_id=row.id, problem=error.message)
+            log.error(UNRESTORED, stream_id=row.id, problem=error.message)
             return
+        if lost := notes.as_tuple():
+            log.warning("stream restored in part", stream_id=row.id, problems=lost)
         self._add(row.record(params), used_at=None)
 
     def _add(self, record: StreamRecord, used_at: float | None) -> Stream:

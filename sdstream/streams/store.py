@@ -13,8 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import structlog
+
 from sdstream.clock import Clock
 from sdstream.errors import Unavailable
+from sdstream.logs import FoldedReporter
 from sdstream.params import Delivery, StyleImage
 from sdstream.streams.database import open_database
 from sdstream.streams.rows import INSERT, StoredStream, read_rows, row_of
@@ -24,6 +27,9 @@ WAITING_WRITES = 4096
 WRITES_IN_A_TRANSACTION = 256
 QUIET_SECONDS = 0.5
 """After so long without a write the log is moved into the database file, which waits for the disk."""
+
+UNRESTORED = "stream cannot be restored"
+"""The event in the log; the row stays for a version, or settings, that understand it."""
 
 MOST_UNMOVED_BYTES = 16 * 1024 * 1024
 """With more params than this in the log it is moved although others wait."""
@@ -36,6 +42,9 @@ _INSERT_IMAGE = "INSERT INTO style_images (digest, uri) VALUES (?, ?)"
 _DELETE_UNNAMED_IMAGE = (
     "DELETE FROM style_images WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE style_image = digest)"
 )
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class StreamStore:
     def __init__(self, file: Path, clock: Clock) -> None:
         """Open or make `file`; raises `ConfigurationError` when it cannot be read and written."""
         self._clock = clock
+        self._reporter = FoldedReporter(log, clock)
         self._connection = open_database(file)
         self._writes: queue.Queue[_Write | None] = queue.Queue(WAITING_WRITES)
         self._closed = False
@@ -74,7 +84,7 @@ class StreamStore:
         self._thread = threading.Thread(target=self._run, name="stream-store", daemon=True)
         self._unmoved = 0
         """Bytes that are in the log and not in the database file yet."""
-        self._rows, self._images = read_rows(self._connection, file)
+        self._rows, self._images = read_rows(self._connection, file, _tell_unreadable)
         self._thread.start()
 
     def load(self) -> tuple[list[StoredStream], Mapping[str, StyleImage]]:
@@ -133,6 +143,7 @@ class StreamStore:
         try:
             return await write.done
         except sqlite3.Error as error:
+            self._reporter.report(str(error), "the disk refuses to store streams", problem=str(error))
             raise Unavailable(
                 "The stream cannot be stored.", hint=f"The data directory's disk refuses: {error}."
             ) from error
@@ -229,6 +240,10 @@ class StreamStore:
         return outcomes
 
 
+def _tell_unreadable(stream_id: str, problem: str) -> None:
+    log.error(UNRESTORED, stream_id=stream_id, problem=problem)
+
+
 def _superseded(batch: list[_Write]) -> list[int | None]:
     """For each write the place of the update that replaces it, if it is an update that another directly follows."""
     replaced_by: list[int | None] = [None] * len(batch)
@@ -251,4 +266,4 @@ def _answer(write: _Write, settle: Callable[[asyncio.Future[int]], None]) -> Non
         write.done.get_loop().call_soon_threadsafe(settle_once)
 
 
-__all__ = ["StoreStatistics", "StreamStore"]
+__all__ = ["UNRESTORED", "StoreStatistics", "StreamStore"]

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+import structlog
 
+from sdstream.errors import ConfigurationError
 from tests.api.conftest import CREATE, KEY, Site
 
 LOCAL = "http://127.0.0.1:8080"
@@ -107,6 +109,24 @@ async def test_a_key_from_the_endpoint_has_the_callers_author_and_is_no_operator
 async def test_the_key_endpoint_wants_a_good_key(make_site: Callable[..., Site]) -> None:
     site = make_site(api_key_endpoint=True)
     assert (await make_key(site, site.client_with("wrong"))).status_code == 401
+
+
+async def test_a_key_that_the_disk_refuses_is_no_mistake_of_the_server(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(api_key_endpoint=True)
+
+    def refuse(*_: object, **__: object) -> str:
+        raise ConfigurationError("cannot write the keys to /secret/place/keys.json: No space left on device")
+
+    monkeypatch.setattr(site.keys, "create", refuse)
+    with structlog.testing.capture_logs() as said:
+        answer = await make_key(site, site.client)
+    assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+    assert "/secret" not in answer.text
+    assert [line["problem"] for line in said if "not stored" in line["event"]] == [
+        "cannot write the keys to /secret/place/keys.json: No space left on device"
+    ]
 
 
 async def test_a_key_name_must_be_a_string(make_site: Callable[..., Site]) -> None:

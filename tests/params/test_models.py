@@ -8,6 +8,7 @@ import pytest
 from sdstream.errors import ConfigurationError, InvalidParams
 from sdstream.params import ModelEntry, ModelTable, dump_params, load_params, parse_create
 from sdstream.params.controlnets import CONTROLNETS
+from sdstream.params.problems import Notes
 from sdstream.settings import load_settings
 from tests.params.requests import DREAMSHAPER, SD_TURBO, SDXL_TURBO
 
@@ -93,7 +94,9 @@ def test_without_the_setting_a_controlnet_is_unknown_and_stored_streams_live_wit
     stored = dump_params(parse_create(_body(MINE), table).params)
     with pytest.raises(InvalidParams, match="not a value it can have"):
         parse_create(_body(MINE), _table())
-    assert load_params(stored, _table()).controlnets == ()
+    notes = Notes()
+    assert load_params(stored, _table(), notes=notes).controlnets == ()
+    assert notes.as_tuple() == (f"ControlNet {MINE} is not known and was left out",)
 
 
 def test_daydreams_controlnet_can_come_from_elsewhere() -> None:

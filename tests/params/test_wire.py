@@ -12,6 +12,7 @@ from sdstream.errors import InvalidParams
 from sdstream.params import ModelTable, Sd15Params, StreamParams, dump_params, image_apart, load_params, wire_params
 from sdstream.params.controlnets import CONTROLNETS, controlnet_ids
 from sdstream.params.presets import daydream_preset
+from sdstream.params.problems import Notes
 from sdstream.params.variants import VARIANTS
 from sdstream.params.vocabulary import IMAGE_PROCESSOR_NAMES
 from tests.params.requests import DREAMSHAPER, MODELS, PUBLIC_IDS, SD_TURBO, SDXL_TURBO, created
@@ -177,7 +178,9 @@ def test_stored_parameters_of_another_version_are_read() -> None:
     stored = json.loads(dump_params(created(SD_TURBO, seed=5)))
     del stored["delta"]
     stored["later_member"] = 1
-    assert load_params(json.dumps(stored), MODELS) == created(SD_TURBO, seed=5)
+    notes = Notes()
+    assert load_params(json.dumps(stored), MODELS, notes=notes) == created(SD_TURBO, seed=5)
+    assert notes.as_tuple() == ("params.later_member is not known and was ignored",)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"family": "x"}', '{"family": []}', '{"family":"sd15","width":1}'])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from sdstream.clock import SystemClock
 from sdstream.errors import ConfigurationError, StreamNotFound, Unavailable
@@ -385,8 +386,9 @@ async def test_a_disk_that_fills_up_loses_no_record_and_fails_the_change(make_sc
         for number in range(50):
             await scene.service.update(record.id, {"params": {"prompt": f"{number} {'much ' * 1500}"}})
 
-    with pytest.raises(Unavailable, match="cannot be stored"):
+    with structlog.testing.capture_logs() as said, pytest.raises(Unavailable, match="cannot be stored"):
         await fill()
+    assert [line["problem"] for line in said if "refuses" in line["event"]] == ["database or disk is full"]
     kept = scene.service.get(record.id)
     store._connection.execute("PRAGMA max_page_count = 1000000")
     outcome = await scene.service.update(record.id, {"params": {"prompt": "after"}})

@@ -4,19 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from sdstream.api.answers import HEAD, encode_json, json_answer
 from sdstream.api.context import Context
 from sdstream.api.rendering import event_object
-from sdstream.errors import BadRequest, NotFound
+from sdstream.errors import BadRequest, ConfigurationError, NotFound, Unavailable
 from sdstream.params import IMAGE_PROCESSORS, parameter_catalogue, processor_catalogue
 from sdstream.streams.views import StreamEvent
 
 HEARTBEAT_SECONDS = 10.0
 """Well below the 100 s after which RunPod's and other proxies give up on a silent answer."""
 RETRY_MILLISECONDS = 2000
+
+logger = structlog.get_logger(__name__)
 
 
 class ExtensionRoutes:
@@ -119,8 +122,11 @@ class ExtensionRoutes:
                 "name must be a string",
                 details=[{"field": "name", "problem": "not a string", "suggestion": None}],
             )
-        # In a thread, because it waits for the disk.
-        key = await asyncio.to_thread(context.keys.create, name, author=caller.author, operator=False)
+        try:  # in a thread, because it waits for the disk
+            key = await asyncio.to_thread(context.keys.create, name, author=caller.author, operator=False)
+        except ConfigurationError as error:  # its text names a file of the server, which is for the log
+            logger.warning("a key is not stored", problem=error.message, hint=error.hint)
+            raise Unavailable("The key cannot be stored.") from error
         return json_answer({"apiKey": key}, 201)
 
 
