@@ -294,3 +294,16 @@ def test_the_facts_of_a_picture_go_with_it(playground: PlaygroundPage) -> None:
         "async () => { window.answer(); await new Promise((resolve) => setTimeout(resolve, 50)); }"
     )
     assert playground.text("input-facts") == ""
+
+
+def test_a_page_that_goes_while_its_stream_is_created_leaves_none(playground: PlaygroundPage) -> None:
+    held = holds_creation(playground)
+    playground.choose_source("test")
+    playground.element("start").click()
+    playground.until(lambda: held, what="the request")
+    # The browser keeps the page as it is, for a person who goes back.
+    playground.page.evaluate("() => dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    with playground.page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        held[0].continue_()
+    assert playground.streams() == []
+    assert playground.element("start").is_visible()
