@@ -110,7 +110,9 @@ class PlaygroundPage:
 
     def settings(self) -> dict[str, Any]:
         """The params that the page keeps for next time."""
-        return json.loads(self.page.evaluate("() => localStorage.getItem('sdstream.settings.1')"))["params"]
+        params = json.loads(self.page.evaluate("() => localStorage.getItem('sdstream.settings.1')"))["params"]
+        image = self.page.evaluate("() => localStorage.getItem('sdstream.settings.1.image')")
+        return params | ({"ip_adapter_style_image_url": image} if image else {})
 
     def streams(self) -> list[dict[str, Any]]:
         """The playground's streams that the server has."""

@@ -1,5 +1,10 @@
 // The REST side: requests with the key, the server's errors in words, and server-sent events.
 
+const ANSWER_LIMIT_MS = 15_000;
+const SLOWEST_LINE = 10; // bytes in a millisecond: a style image of some megabytes takes its time
+
+const SILENCE_LIMIT_MS = 30_000; // of events: a comment comes every ten seconds
+
 /** Where the API lives: the folder of this page, so that a proxy may put everything under a path. */
 export const BASE = new URL("./", document.baseURI);
 
@@ -24,6 +29,13 @@ export class ApiError extends Error {
         const name = field ? `${String(field).replace(/^params\./, "")}: ` : "";
         return `${name}${problem}${suggestion ? ` (did you mean ${suggestion}?)` : ""}`;
       });
+  }
+}
+
+/** There was no answer, or not in time: of a line that died, as while a laptop slept, browsers tell after minutes. */
+class NoAnswer extends ApiError {
+  constructor() {
+    super({ status: 0, message: "The server did not answer. Is it still running?", unanswered: true });
   }
 }
 
@@ -94,32 +106,37 @@ export class Api {
   }
 
   async json(method, path, body, options = {}) {
-    const response = await this.send(method, path, body, options);
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    const limit = AbortSignal.timeout(ANSWER_LIMIT_MS + (text?.length ?? 0) / SLOWEST_LINE);
+    const response = await this.send(method, path, text, { ...options, signal: options.signal ? AbortSignal.any([options.signal, limit]) : limit });
     try {
       return await response.json();
-    } catch {
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      if (error.name !== "SyntaxError") throw new NoAnswer();
       throw new ApiError({ status: response.status, message: `The server's answer to ${method} /${path} is not JSON.` });
     }
   }
 
-  async send(method, path, body, { signal, keepalive = false, headers = {} } = {}) {
+  /** `text` is JSON. */
+  async send(method, path, text, { signal, keepalive = false, headers = {} } = {}) {
     const all = { "x-client-source": "playground", ...headers };
     if (this.key) all.Authorization = `Bearer ${this.key}`;
-    if (body !== undefined) all["Content-Type"] = "application/json";
+    if (text !== undefined) all["Content-Type"] = "application/json";
     let response;
     const sentAt = performance.now();
     try {
       response = await fetch(new URL(path, BASE), {
         method,
         headers: all,
-        body: body === undefined ? undefined : JSON.stringify(body),
+        body: text,
         signal,
         keepalive,
         cache: "no-store",
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError({ status: 0, message: "The server did not answer. Is it still running?", unanswered: true });
+      throw new NoAnswer();
     }
     this.answered(sentAt);
     if (!response.ok) throw await refusal(response);
@@ -137,10 +154,20 @@ export class Api {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     const parser = new EventParser();
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await inTime(reader, SILENCE_LIMIT_MS);
       if (done) throw new ApiError({ status: 0, message: "The event stream ended." });
       yield* parser.push(value);
     }
+  }
+}
+
+/** What `reader` reads next; a stream that is silent for as many milliseconds has ended. */
+async function inTime(reader, limit) {
+  const timer = setTimeout(() => reader.cancel().catch(() => {}), limit);
+  try {
+    return await reader.read();
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -181,6 +208,9 @@ export class EventParser {
     return { id: this.#event.id, event: this.#event.event, data };
   }
 }
+
+/** Whether a style image is one in a data URI as lists and answers shorten it. */
+export const isShortened = (image) => /^data:.*\.\.\. \(\d+ characters\)$/.test(image ?? "");
 
 /** The error that a response carries; falls back to plain text, as WHIP and WHEP may send. */
 export async function refusal(response) {

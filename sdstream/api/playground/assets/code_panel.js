@@ -15,6 +15,7 @@ export class CodePanel {
       onclick: () => this.#choose(key),
       onkeydown: (event) => this.#step(event),
     })));
+    byId("code-drawer").addEventListener("toggle", () => this.#draw());
     copyOnClick(byId("copy"), () => byId("code").textContent, () => getSelection().selectAllChildren(byId("code")));
   }
 
@@ -24,6 +25,7 @@ export class CodePanel {
   }
 
   #draw() {
+    if (!byId("code-drawer").open) return; // a style image of megabytes would slow every slider down
     byId("code").textContent = snippet(this.#language, { base: BASE.href.replace(/\/$/, ""), params: this.#params });
     for (const tab of byId("code-tabs").children) {
       const chosen = tab.dataset.language === this.#language;

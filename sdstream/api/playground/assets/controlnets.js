@@ -1,6 +1,6 @@
 // The ControlNets of a stream: add, remove, switch, scale, their preprocessors with parameters, and what these make, live.
 
-import { element, humanName, icon, sameJson, uniqueId } from "./dom.js";
+import { element, humanName, icon, redraw, sameJson } from "./dom.js";
 import { choiceField, jsonField, sliderField } from "./fields.js";
 import { buildField } from "./controls.js";
 import { processorName } from "./names.js";
@@ -120,7 +120,7 @@ export function controlNetField({ label, value, changed, context }) {
     set: (next) => {
       if (sameJson(next ?? [], items)) return;
       items = structuredClone(next ?? []);
-      render();
+      redraw(list, render);
     },
     disable: (flag) => {
       disabled = flag;

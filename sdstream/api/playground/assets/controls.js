@@ -51,6 +51,7 @@ export class ControlPanel {
   #controls = new Map();
   #sections = [];
   #family = null;
+  #diffusing = null;
 
   constructor(root, catalogue, changed) {
     this.root = root;
@@ -82,7 +83,7 @@ export class ControlPanel {
   setLive(live) {
     for (const { parameter, field, node } of this.#controls.values()) {
       const fixed = live && parameter.change === "refused";
-      field.disable(fixed);
+      if (fixed !== node.classList.contains("is-fixed")) field.disable(fixed); // some are drawn anew by it, under the hand
       field.setLive?.(live);
       node.classList.toggle("is-fixed", fixed);
     }
@@ -90,6 +91,8 @@ export class ControlPanel {
 
   /** Whether diffusion runs: without it most parameters have no effect, and say so. */
   setDiffusing(diffusing) {
+    if (diffusing === this.#diffusing) return; // what moves loses the keyboard, and sections that a person opened would close
+    this.#diffusing = diffusing;
     for (const { node, diffusion, note } of this.#sections) {
       node.classList.toggle("is-idle", Boolean(diffusion && !diffusing));
       if (note) note.hidden = diffusing;

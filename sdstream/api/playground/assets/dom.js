@@ -46,6 +46,14 @@ export function uniqueId(prefix) {
   return `${prefix}-${counter}`;
 }
 
+/** Call `draw`, which draws what is in `root` anew, and leave the keyboard on what is at the same place then. */
+export function redraw(root, draw) {
+  const inputs = () => [...root.querySelectorAll("input, select, textarea, button, summary")];
+  const place = inputs().indexOf(document.activeElement);
+  draw();
+  inputs()[place]?.focus();
+}
+
 /** A number for a person: at most three significant places, no trailing zeros, never "-0". */
 export function formatNumber(value) {
   if (!Number.isFinite(value)) return "–";

@@ -1,6 +1,6 @@
 // One input for each kind of value. A field is {node, set(value), disable(flag)}; it calls `changed(value)` when a person changes it.
 
-import { element, formatNumber, icon, sameJson, uniqueId } from "./dom.js";
+import { element, formatNumber, icon, redraw, sameJson, uniqueId } from "./dom.js";
 
 /** Slider and number box side by side; for bounded numbers. */
 export function sliderField({ label, minimum, maximum, step, value, changed, describedBy }) {
@@ -20,10 +20,9 @@ export function sliderField({ label, minimum, maximum, step, value, changed, des
   });
   number.addEventListener("change", () => {
     const wanted = number.valueAsNumber;
-    if (!Number.isFinite(wanted)) return set(Number(range.value));
-    set(Math.min(maximum, Math.max(minimum, wanted)));
-    number.value = trimmed(Number(range.value), step);
-    changed(Number(range.value));
+    if (Number.isFinite(wanted)) set(Math.min(maximum, Math.max(minimum, wanted)));
+    number.value = trimmed(Number(range.value), step); // of half a number it is what it was
+    if (Number.isFinite(wanted)) changed(Number(range.value));
   });
   set(value ?? minimum);
   const head = element("div", { class: "field-head" }, element("label", { for: id, text: label }), number);
@@ -34,13 +33,22 @@ export function sliderField({ label, minimum, maximum, step, value, changed, des
 export function numberField({ label, minimum, maximum, step, value, changed, dice = false, describedBy }) {
   const id = uniqueId("number");
   const input = element("input", { type: "number", id, class: "number", min: minimum, max: maximum, step, "aria-describedby": describedBy });
-  input.addEventListener("change", () => Number.isFinite(input.valueAsNumber) && changed(input.valueAsNumber));
+  let last = value;
+  input.addEventListener("change", () => {
+    if (!Number.isFinite(input.valueAsNumber)) return set(last); // empty, or half a number
+    last = input.valueAsNumber;
+    changed(last);
+  });
   const roll = dice && element("button", { type: "button", class: "icon-button", title: "Random", "aria-label": `Random ${label.toLowerCase()}`, onclick: () => {
-    input.value = Math.floor(Math.random() * 2 ** 31);
-    changed(input.valueAsNumber);
+    last = Math.floor(Math.random() * 2 ** 31);
+    input.value = last;
+    changed(last);
   } }, icon("dice"));
   const head = element("div", { class: "field-head" }, element("label", { for: id, text: label }), element("span", { class: "field-tail" }, roll, input));
-  const set = (next) => (input.value = next ?? "");
+  const set = (next) => {
+    last = next;
+    input.value = next ?? "";
+  };
   set(value);
   return { node: element("div", { class: "field" }, head), set, disable: disabler(input, ...(roll ? [roll] : [])), head };
 }
@@ -90,9 +98,10 @@ export function blendField({ label, value, changed, describedBy }) {
   } }, icon("plus"), "Blend with another prompt");
 
   const tell = () => {
-    // The server refuses an empty text, so a row a person has not filled in yet does not take part.
+    if (pairs.length === 1) return changed(pairs[0][0]);
+    // The server refuses an empty text beside others, so a row a person has not filled in yet does not take part.
     const filled = pairs.filter(([text]) => text.trim());
-    if (filled.length) changed(pairs.length === 1 ? filled[0][0] : filled);
+    if (filled.length) changed(filled);
   };
   const render = () => {
     list.replaceChildren(...pairs.map(([text, weight], index) => {
@@ -109,6 +118,7 @@ export function blendField({ label, value, changed, describedBy }) {
       const remove = element("button", { type: "button", class: "icon-button", disabled, "aria-label": `Remove prompt ${index + 1}`, onclick: () => {
         pairs = pairs.filter((_, other) => other !== index);
         render();
+        list.children[Math.min(index, pairs.length - 1)].querySelector("textarea").focus();
         tell();
       } }, icon("close"));
       strength.head.append(remove);
@@ -126,7 +136,7 @@ export function blendField({ label, value, changed, describedBy }) {
     disable: (flag) => {
       disabled = flag;
       more.disabled = flag;
-      render();
+      redraw(list, render);
     },
     head,
   };
@@ -181,9 +191,10 @@ export function stepsField({ label, value, maximum, changed, describedBy, least 
     set: (next) => {
       if (!Array.isArray(next) || sameJson(next, steps)) return;
       steps = chosen = [...next];
-      render();
+      redraw(list, render);
     },
     limit: (next) => {
+      if (next === maximum) return;
       maximum = next;
       const inside = chosen.map((step) => Math.min(step, maximum));
       const same = sameJson(inside, steps);
@@ -215,7 +226,10 @@ export function jsonField({ label, value, changed, describedBy, placeholder }) {
     }
   } });
   const set = (next) => {
-    if (document.activeElement !== area) area.value = next === null || next === undefined ? "" : JSON.stringify(next, null, 1).replace(/\s*\n\s*/g, " ");
+    if (document.activeElement === area) return;
+    area.value = next === null || next === undefined ? "" : JSON.stringify(next, null, 1).replace(/\s*\n\s*/g, " ");
+    error.textContent = "";
+    area.removeAttribute("aria-invalid");
   };
   set(value);
   const head = element("div", { class: "field-head" }, element("label", { for: id, text: label }));

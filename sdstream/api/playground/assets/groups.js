@@ -1,5 +1,6 @@
 // Fields made of fields: one object with members, and a picture as an address or as data.
 
+import { isShortened } from "./api.js";
 import { element, icon } from "./dom.js";
 import { buildField } from "./controls.js";
 
@@ -38,7 +39,6 @@ export function imageField({ label, value, changed, describedBy }) {
   } }, icon("close"));
   const address = element("input", { type: "text", inputmode: "url", spellcheck: "false", "aria-label": `${label}, as an address`, "aria-describedby": describedBy, placeholder: "https://… or data:image/…", value: shown(value), onchange: () => {
     const given = address.value.trim();
-    if (!given) return;
     show(given);
     changed(given);
   } });
@@ -49,6 +49,7 @@ export function imageField({ label, value, changed, describedBy }) {
     error.textContent = picture.size > LARGEST_IMAGE_BYTES ? "Pictures of at most 5 MB are accepted." : "";
     if (error.textContent) return;
     const reader = new FileReader();
+    reader.onerror = () => (error.textContent = "That file cannot be read.");
     reader.onload = () => {
       show(reader.result);
       changed(reader.result);
@@ -56,7 +57,8 @@ export function imageField({ label, value, changed, describedBy }) {
     reader.readAsDataURL(picture);
   } });
   const show = (next) => {
-    const data = isData(next) && !next.includes("…"); // lists and answers shorten data URIs
+    const data = isData(next) && !isShortened(next);
+    error.textContent = "";
     preview.hidden = !data;
     if (data) preview.src = next;
     else preview.removeAttribute("src");

@@ -14,7 +14,7 @@ import { StreamSession } from "./session.js";
 import { SourcePicker } from "./source_picker.js";
 import { Stage } from "./stage.js";
 import { Taps } from "./taps.js";
-import { forgetKey, forgetSettings, keepKey, loadSettings, saveSettings, takeKey } from "./store.js";
+import { forgetKey, forgetSettings, keepKey, loadSettings, saveSettings, takeGivenKey, takeKey } from "./store.js";
 import { Network } from "./ways.js";
 
 const FACTS_PAUSE_MS = 1000;
@@ -28,7 +28,7 @@ class Playground {
   #stage = new Stage();
   #network = new Network();
   #code = new CodePanel();
-  #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: () => this.stop() });
+  #sources = new SourcePicker({ changed: () => this.#swapInput(), ended: (kind) => this.#loseInput(kind) });
   #taps = new Taps(byId("panel"));
   #outputs = new OutputPanel({ api: this.#api, changed: (members) => this.#changeOutputs(members), failed: (error, words) => showError("outputs", error, words) });
   #panel = null;
@@ -40,8 +40,8 @@ class Playground {
   #effective = null; // the newest revision in force
   #missing = []; // what the stream cannot have, as the last status had it
   #remarks = []; // what is in force otherwise than asked for, in the same way
-  #attempt = null; // the start under way, so that Stop can end it before there is a session
-  #busy = false;
+  #attempt = null; // of the start that is under way or has led to a session; another one, or null, once it counts no more
+  #stopping = null; // the end under way
 
   async open() {
     this.#wire();
@@ -52,22 +52,31 @@ class Playground {
 
   async #signIn(typed = false) {
     byId("key-error").textContent = "";
+    byId("key").removeAttribute("aria-invalid");
+    const { key } = this.#api;
     try {
       const [models, parameters] = await Promise.all([this.#api.models(), this.#api.parameters()]);
-      if (typed) keepKey(this.#api.key);
+      if (key !== this.#api.key) return; // another one was given meanwhile
+      if (typed) keepKey(key);
       this.#models = models.data;
       this.#catalogue = { ...readCatalogue(parameters), controlnets: models.controlnets };
     } catch (error) {
-      this.#showGate(error, typed);
+      if (key === this.#api.key) this.#showGate(error, typed);
       return;
     }
     byId("gate").hidden = true;
     byId("page").hidden = false;
     byId("sign-out").hidden = !this.#api.key;
+    byId("fullscreen").hidden = !document.fullscreenEnabled;
     clearMessages();
     this.#loadParams();
     this.#drawModels();
-    this.#drawPanel();
+    try {
+      this.#drawPanel();
+    } catch (error) {
+      console.warn("settings of a shape that this page does not know were let go", error); // as of another version
+      this.#reset();
+    }
     this.#sources.draw();
     this.#code.show(this.#params);
     this.#showServer();
@@ -86,10 +95,14 @@ class Playground {
     byId("key").focus();
   }
 
-  async #signOut() {
+  #signOut() {
     forgetKey();
+    return this.#changeKey("");
+  }
+
+  async #changeKey(key) {
     await this.stop({ leaving: true });
-    this.#api.key = "";
+    this.#api.key = key;
     this.#catalogue = null;
     byId("key").value = "";
     this.#signIn();
@@ -216,18 +229,19 @@ class Playground {
   #drawPhase(phase) {
     document.body.dataset.phase = phase;
     const running = phase !== "idle";
+    const held = [byId("start"), byId("stop")].includes(document.activeElement);
     byId("start").hidden = running;
     byId("stop").hidden = !running;
-    byId("snapshot").disabled = !running;
+    byId("snapshot").disabled = !this.#session?.live;
     byId("reset").disabled = running;
     byId("connection").disabled = running;
+    if (held) byId(running ? "stop" : "start").focus(); // a hidden button loses the keyboard
   }
 
   // ---- streaming --------------------------------------------------------------------------------------------------------------
 
   async start() {
-    if (this.#busy || this.#session) return;
-    this.#busy = true;
+    if (this.#attempt) return;
     const attempt = (this.#attempt = Symbol("start"));
     clearMessages();
     this.#drawPhase("starting");
@@ -235,32 +249,40 @@ class Playground {
     this.#stage.showApplied("");
     this.#stage.showState("IDLE", "Opening the source");
     try {
-      const track = await this.#openInput();
-      if (this.#attempt !== attempt) return void this.#closeAll(); // stopped while the browser asked for the camera
+      await this.#openInput();
+      if (this.#attempt === attempt) await this.#outputs.forget();
+      if (this.#attempt !== attempt) return; // stopped, or begun anew with another source, while the browser asked for the camera
       const session = new StreamSession(this.#api, this.#network);
       this.#session = session;
       this.#listen(session);
       this.#panel.setLive(true);
-      await this.#outputs.forget();
-      await session.start(track, { pipeline: "streamdiffusion", name: "playground", params: this.#params, ...this.#outputs.members });
+      const { members } = this.#outputs;
+      this.#outputs.taken(members);
+      await session.start(this.#sources.input.track, { pipeline: "streamdiffusion", name: "playground", params: this.#params, ...members });
+      if (this.#session !== session) return; // stopped, or lost, a moment ago
       this.#outputs.follow(session.record);
       this.#taps.follow(session);
       this.#showServer();
     } catch (error) {
+      if (this.#attempt !== attempt) return; // as above
       if (error.name !== "AbortError") showError("start", error, "Not started.");
       if (error.status === 401) this.#showGate(error, true);
       this.#closeAll();
-    } finally {
-      this.#busy = false;
     }
   }
 
-  async stop({ leaving = false } = {}) {
-    byId("stop").disabled = true;
+  stop(options) {
+    return (this.#stopping ??= this.#stop(options).finally(() => (this.#stopping = null)));
+  }
+
+  async #stop({ leaving = false } = {}) {
     const session = this.#session;
+    this.#attempt = null;
     const keepRecord = !leaving && Boolean(session?.record) && this.#outputs.hasRecordings;
+    byId("stop").setAttribute("aria-disabled", "true");
+    this.#sources.close(); // the camera's light goes out whether or not the server answers
     await session?.stop({ keepRecord });
-    byId("stop").disabled = false;
+    byId("stop").removeAttribute("aria-disabled");
     this.#closeAll();
     if (keepRecord) this.#outputs.keep(session.record);
     if (leaving) await this.#outputs.forget();
@@ -297,6 +319,7 @@ class Playground {
     on("refused", ({ error, params, members }) => this.#takeBack(error, params, members));
     on("fault", (error) => showError("fault", error));
     on("ended", ({ why, reason }) => {
+      if (why === "failed" || session !== this.#session) return; // `start` tells why it failed
       if (why === "lost") showError("start", new Error(reason), "The stream ended.");
       this.#closeAll();
     });
@@ -304,6 +327,7 @@ class Playground {
 
   #showUpdated({ reply, params, members, sentAt }) {
     clearMessage("update");
+    this.#outputs.taken(members);
     if ("ip_adapter_style_image_url" in params && !reply.warnings?.length) clearMessage("params");
     if (Object.keys(members).length && !Object.keys(params).length) return this.#stage.showApplied("Outputs: changed", "hot");
     const names = Object.keys(params).filter((name) => name !== "model_id").map(labelOf).join(", ") || "Model";
@@ -337,29 +361,47 @@ class Playground {
     const record = this.#session?.record;
     if (!record) return;
     if (Object.keys(members).length) this.#outputs.takeBack(record);
+    const family = this.#family;
     for (const name of Object.keys(params)) if (name in record.params) this.#params[name] = record.params[name];
     this.#drawModels();
+    if (this.#family !== family) this.#drawPanel();
     this.#panel.set(this.#params);
+    this.#panel.limitSteps(this.#value("num_inference_steps"));
     this.#drawDiffusion();
     this.#save();
   }
 
+  /** Resolves to the track, or to null when the source is not wanted any more. */
   async #openInput() {
     const input = await this.#sources.open(this.#value("width") ?? 512, this.#value("height") ?? 512);
-    this.#stage.showPicture("input", new MediaStream([input.track]));
-    return input.track;
+    if (input) this.#stage.showPicture("input", new MediaStream([input.track]));
+    return input?.track ?? null;
   }
 
-  /** Another source while the stream runs: the same session goes on with its pictures. */
+  /** Another source while the stream runs, or is being created: the same session goes on with its pictures. */
   async #swapInput() {
     this.#save();
-    if (!this.#session?.live || !this.#sources.complete) return;
+    if (!this.#attempt || !this.#sources.complete) return;
+    const session = this.#session;
+    if (!session) {
+      this.#attempt = null; // the browser still asks for the source before this one
+      return void this.start();
+    }
     try {
-      await this.#session.replaceTrack(await this.#openInput());
+      const track = await this.#openInput();
+      if (track) await session.replaceTrack(track);
       clearMessage("source");
     } catch (error) {
+      if (session !== this.#session) return;
       showError("source", error, "The source was not changed.");
+      this.#sources.revert();
+      this.#save();
     }
+  }
+
+  #loseInput(kind) {
+    if (kind === "camera") showError("source", new Error("The camera gives no more pictures: it was unplugged, or is not allowed any more"), "The stream ended.");
+    this.stop();
   }
 
   #closeAll() {
@@ -387,8 +429,10 @@ class Playground {
     if (session.followed) return;
     session.followed = true;
     while (session === this.#session) {
-      this.#stage.showFacts("input", await session.describeSent(), this.#sources.input?.label);
-      this.#stage.showFacts("output", await session.describeReceived());
+      const [sent, received] = await Promise.all([session.describeSent(), session.describeReceived()]);
+      if (session !== this.#session) return;
+      this.#stage.showFacts("input", sent, this.#sources.input?.label);
+      this.#stage.showFacts("output", received);
       await new Promise((resolve) => setTimeout(resolve, FACTS_PAUSE_MS));
     }
   }
@@ -416,8 +460,9 @@ class Playground {
       this.#signIn(true);
     });
     on("sign-out", "click", () => this.#signOut());
-    on("start", "click", () => this.start());
-    on("stop", "click", () => this.stop());
+    // The second click of a double one falls on the button that has just taken the first one's place.
+    on("start", "click", ({ detail }) => detail < 2 && this.start());
+    on("stop", "click", ({ detail }) => detail < 2 && this.stop());
     on("snapshot", "click", () => this.#saveSnapshot());
     on("fullscreen", "click", () => byId("output").requestFullscreen?.());
     on("connection", "change", () => {
@@ -427,6 +472,11 @@ class Playground {
     on("model", "change", (event) => this.#changeModel(event.target.value));
     on("diffusion", "change", (event) => this.#changeDiffusion(event.target.checked));
     on("reset", "click", () => this.#reset());
+    // A link with a key that is opened in this tab loads nothing anew.
+    addEventListener("hashchange", () => {
+      const key = takeGivenKey();
+      if (key && key !== this.#api.key) this.#changeKey(key);
+    });
     addEventListener("pagehide", () => {
       this.#session?.abandon();
       this.#outputs.forget({ keepalive: true });

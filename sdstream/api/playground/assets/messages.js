@@ -22,8 +22,13 @@ export function showError(topic, error, title = "") {
       facts ? element("p", { class: "fine", text: facts }) : null),
     element("button", { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => node.remove() }, icon("close")));
   if (error.unanswered) node.dataset.unansweredAt = performance.now();
-  clearMessage(topic);
   const box = byId("messages");
+  const same = topic === "fault" && [...box.children].find((each) => each.dataset.topic === topic && each.querySelector("p").textContent === node.querySelector("p").textContent);
+  if (same) {
+    if (error.unanswered) same.dataset.unansweredAt = node.dataset.unansweredAt;
+    return; // what comes back by itself is not read out again
+  }
+  clearMessage(topic);
   box.append(node);
   while (box.children.length > MOST) box.firstElementChild.remove();
 }

@@ -13,9 +13,11 @@ export class OutputPanel {
   #api;
   #targets = [];
   #told = [];
+  #inForce = []; // the targets that the server has taken, with their keys, which it shows nobody
   #record;
   #stream = null;
   #underWay = null;
+  #again = null; // the look at the recordings that is to come
   #kept = null; // a stream that ended and whose recordings can still be fetched: they are listed while it exists
 
   constructor({ api, changed, failed }) {
@@ -77,10 +79,15 @@ export class OutputPanel {
     if (kept) await this.#api.deleteStream(kept.id, options).catch(() => {}); // the server lets go of it by itself, later
   }
 
-  /** Where a refused change left things. */
-  takeBack({ outputs, recording }) {
-    this.#targets = [...outputs];
-    this.#told = [...outputs];
+  /** The server has taken these members of a create or update body. */
+  taken({ outputs = this.#inForce }) {
+    this.#inForce = [...outputs];
+  }
+
+  /** A change was refused; `recording` is as the stream has it. */
+  takeBack({ recording }) {
+    this.#targets = [...this.#inForce];
+    this.#told = [...this.#inForce];
     this.#record.set(recording.enabled);
     this.#draw();
   }
@@ -105,9 +112,13 @@ export class OutputPanel {
   async showRecordings() {
     const stream = this.#stream;
     if (!stream) return;
-    const { data } = await this.#api.recordings(stream.id).catch(() => ({ data: [] })); // the stream may have ended meanwhile
-    if (stream !== this.#stream) return;
-    if ((this.#kept || !this.recording) && data.some(({ finished }) => !finished)) setTimeout(() => this.showRecordings(), FINISHING_MS);
+    const answer = await this.#api.recordings(stream.id).catch(() => null); // the stream may have ended meanwhile
+    if (stream !== this.#stream || answer === null) return; // one that was not answered leaves the list, for Stop looks at it
+    const { data } = answer;
+    if ((this.#kept || !this.recording) && data.some(({ finished }) => !finished)) {
+      clearTimeout(this.#again);
+      this.#again = setTimeout(() => this.showRecordings(), FINISHING_MS);
+    }
     this.recordings.replaceChildren(...data.filter(({ finished }) => finished).map((recording) => {
       const row = element("li", {},
         element("span", { text: `${recording.name}, ${megabytes(recording.bytes)}` }),

@@ -143,6 +143,7 @@ export class PicturePublisher extends EventTarget {
 export class PicturePlayer extends EventTarget {
   #canvas = document.createElement("canvas");
   #context = this.#canvas.getContext("2d", { alpha: false });
+  #stream = null;
   #socket = null;
   #newest = null;
   #drawing = false;
@@ -157,7 +158,7 @@ export class PicturePlayer extends EventTarget {
   }
 
   async connect(signal) {
-    const stream = this.#canvas.captureStream(); // before the first picture, which it would miss otherwise
+    const stream = (this.#stream = this.#canvas.captureStream()); // before the first picture, which it would miss otherwise
     this.addEventListener("connected", () => this.dispatchEvent(new CustomEvent("stream", { detail: stream })));
     const socket = await openSocket(this.url, signal, { message: (data, from) => this.#onMessage(data, from), closed: (code) => this.#fail(closing(code)) });
     if (this.#closed) return void socket.close();
@@ -177,6 +178,7 @@ export class PicturePlayer extends EventTarget {
     this.#newest = null;
     clearInterval(this.#timer);
     this.#socket?.close();
+    for (const track of this.#stream?.getTracks() ?? []) track.stop();
   }
 
   #onMessage(data, socket) {

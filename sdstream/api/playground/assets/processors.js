@@ -1,6 +1,6 @@
 // An ordered list of processors: add, remove, move, switch off, and the parameters of each.
 
-import { element, icon, sameJson } from "./dom.js";
+import { element, icon, redraw, sameJson } from "./dom.js";
 import { jsonField } from "./fields.js";
 import { buildField } from "./controls.js";
 import { processorName } from "./names.js";
@@ -41,13 +41,13 @@ export class ProcessorList {
     const block = { enabled: value?.enabled ?? true, processors: value?.processors ?? [] };
     if (sameJson(block, this.#block) && this.#rows.length === block.processors.length) return this.#showEmpty();
     this.#block = structuredClone(block);
-    this.#render();
+    redraw(this.list, () => this.#render());
   }
 
   disable(flag) {
     this.#disabled = flag;
     this.adder.disabled = flag;
-    this.#render();
+    redraw(this.list, () => this.#render());
   }
 
   /** While a stream runs, processors after diffusion that change the size of the picture cannot come, go or be turned. */
@@ -58,7 +58,7 @@ export class ProcessorList {
       option.disabled = this.#isFixed(type.name);
       option.textContent = offer(type) + (option.disabled ? " (fixed while live)" : "");
     });
-    this.#render();
+    redraw(this.list, () => this.#render());
   }
 
   #isFixed(name) {

@@ -1,12 +1,13 @@
 // One stream, from "create" to "delete": publishing, watching, updates, status and events, with repair of each.
 
-import { ApiError } from "./api.js";
+import { ApiError, isShortened } from "./api.js";
 import { PicturePlayer, PicturePublisher } from "./pictures.js";
 import { causeOf, describeWays, Way } from "./ways.js";
 import { Player, Publisher } from "./webrtc.js";
 
 const UPDATE_PAUSE_MS = 80; // a slider gives sixty values a second; the server needs the newest
 const STATUS_PAUSE_MS = 700;
+const LONGEST_EVENT_PAUSE_MS = 15_000;
 const PUBLISH_PAUSES_MS = [1000, 2000, 4000, 8000, 16000];
 const WATCH_PAUSES_MS = [200, 200, 300, 500, 1000, 2000];
 const TURNING = { pictures: "No WebRTC gets through. Connecting over a WebSocket", webrtc: "No WebSocket opens. Connecting by WebRTC" };
@@ -50,7 +51,10 @@ export class StreamSession extends EventTarget {
     try {
       this.#phase("creating", "Creating the stream");
       this.record = await this.#api.createStream(body);
-      if (this.#ended) throw new DOMException("stopped", "AbortError");
+      if (this.#ended) {
+        await this.#api.deleteStream(this.record.id).catch(() => {}); // there was nothing to delete when it was stopped
+        throw new DOMException("stopped", "AbortError");
+      }
       this.#phase("publishing", "Connecting");
       if (this.#waiting) this.#scheduleUpdate();
       this.#watchStatus();
@@ -96,16 +100,17 @@ export class StreamSession extends EventTarget {
 
   /** End everything; the stream on the server, too, unless its record is to stay, for its recordings. */
   stop({ keepRecord = false } = {}) {
-    return this.#finish("stopped", "", keepRecord);
+    return this.#finish("stopped", { keepRecord });
   }
 
   /** The page is going away: ask for the end in requests that outlive it. */
   abandon() {
-    if (!this.live) return;
+    if (this.#ended) return;
     this.#ended = true;
     this.#publisher?.close({ keepalive: true });
     this.#player?.close({ keepalive: true });
-    this.#api.deleteStream(this.record.id, { keepalive: true }).catch(() => {});
+    if (this.record) this.#api.deleteStream(this.record.id, { keepalive: true }).catch(() => {});
+    this.#abort.abort(); // a page that may be shown again asks for nothing meanwhile
   }
 
   async #publishFirst() {
@@ -144,7 +149,7 @@ export class StreamSession extends EventTarget {
     if (final) return void (await this.#lose(words));
     let turned = this.#sends.failed(cause);
     for (const [attempt, pause] of PUBLISH_PAUSES_MS.entries()) {
-      if (this.#sends.hopeless) return void (await this.#lose("Neither WebRTC nor a WebSocket gets through to the server."));
+      if (this.#sends.hopeless) return void (await this.#lose("Neither WebRTC nor a WebSocket gets through to the server.", { unused: true }));
       if (turned) {
         this.#phase("publishing", TURNING[this.#sends.kind]);
       } else {
@@ -217,10 +222,11 @@ export class StreamSession extends EventTarget {
     const sentAt = performance.now();
     try {
       const reply = await this.#api.updateStream(this.record.id, params, members);
-      this.record = { ...this.record, ...reply };
+      this.record = { ...this.record, ...reply, params: withWholeImage(reply.params, this.record.params) };
       this.#emit("updated", { reply, params, members, sentAt });
     } catch (error) {
-      if (!this.#ended) this.#emit("refused", { error, params, members });
+      // What was changed again meanwhile is still to be sent, and is not taken back.
+      if (!this.#ended) this.#emit("refused", { error, params: without(params, this.#waiting?.params), members: without(members, this.#waiting?.members) });
     } finally {
       this.#updating = false;
     }
@@ -244,7 +250,7 @@ export class StreamSession extends EventTarget {
 
   async #watchEvents() {
     let last = "";
-    for (let failures = 0; !this.#ended && failures < 5; ) {
+    for (let failures = 0; !this.#ended; ) {
       try {
         for await (const event of this.#api.events(this.record.id, this.#abort.signal, last)) {
           failures = 0;
@@ -254,24 +260,25 @@ export class StreamSession extends EventTarget {
           if (event.event === "deleted") return void (await this.#lose("The stream was deleted on the server."));
         }
       } catch {
-        failures += 1; // the status is polled anyway, so events are worth a few attempts and no message
-        await this.#sleep(1000 * failures);
+        failures += 1; // the status is polled anyway, so this is worth no message and ever rarer attempts
+        await this.#sleep(Math.min(1000 * failures, LONGEST_EVENT_PAUSE_MS));
       }
     }
   }
 
-  #lose(reason) {
-    return this.#finish("lost", reason);
+  #lose(reason, options) {
+    return this.#finish("lost", { reason, ...options });
   }
 
-  async #finish(why, reason = "", keepRecord = false) {
+  /** A stream that was lost is gone on the server, or another may send to it: it is left alone, unless it is `unused`. */
+  async #finish(why, { reason = "", keepRecord = false, unused = why !== "lost" } = {}) {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#timer);
     const record = this.record;
     this.#abort.abort();
     await Promise.all([this.#publisher?.close(), this.#player?.close()]);
-    if (record && why !== "lost") {
+    if (record && unused) {
       // A recording that is not switched off waits for a publisher who comes back.
       const ending = keepRecord ? this.#api.updateStream(record.id, {}, { recording: { enabled: false } }) : this.#api.deleteStream(record.id);
       await ending.catch((error) => {
@@ -296,8 +303,21 @@ export class StreamSession extends EventTarget {
   #sleep(milliseconds) {
     if (this.#ended) return Promise.resolve();
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.#abort.signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+      const { signal } = this.#abort;
+      const wake = () => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, milliseconds);
+      signal.addEventListener("abort", wake);
     });
   }
 }
+
+/** `params` of an answer, which has a style image that did not change shortened, with the whole one of `before`. */
+function withWholeImage(params, { ip_adapter_style_image_url: image }) {
+  return isShortened(params.ip_adapter_style_image_url) ? { ...params, ip_adapter_style_image_url: image } : params;
+}
+
+const without = (members, others = {}) => Object.fromEntries(Object.entries(members).filter(([name]) => !(name in others)));

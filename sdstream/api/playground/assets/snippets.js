@@ -15,26 +15,26 @@ export function snippet(language, { base, params, streamId }) {
 function curl({ base, params }) {
   const body = JSON.stringify({ pipeline: "streamdiffusion", params }, null, 2).replaceAll("'", "'\\''");
   const update = JSON.stringify({ pipeline: "streamdiffusion", params: { model_id: params.model_id, prompt: params.prompt ?? "a paper city" } }).replaceAll("'", "'\\''");
-  return `# export DAYDREAM_BEARER=<your key>
-curl -sS ${base}/v1/streams \\
+  return `# export DAYDREAM_BEARER='<your key>'
+curl -sS '${base}/v1/streams' \\
   -H "Authorization: Bearer $DAYDREAM_BEARER" \\
   -H 'Content-Type: application/json' \\
   -d '${body}'
 
 # The answer has "id" and "whip_url". Send a camera to whip_url, then:
-STREAM=<id>
-curl -sS ${base}/v1/streams/$STREAM/status
-curl -sS -X PATCH ${base}/v1/streams/$STREAM \\
+STREAM='<id>'
+curl -sS "${base}/v1/streams/$STREAM/status"
+curl -sS -X PATCH "${base}/v1/streams/$STREAM" \\
   -H "Authorization: Bearer $DAYDREAM_BEARER" \\
   -H 'Content-Type: application/json' \\
   -d '${update}'
-curl -sS -X DELETE ${base}/v1/streams/$STREAM \\
+curl -sS -X DELETE "${base}/v1/streams/$STREAM" \\
   -H "Authorization: Bearer $DAYDREAM_BEARER"`;
 }
 
 function python({ base, params }) {
   return `# pip install daydream-sdk
-import os
+${lorasLost(params, "#")}import os
 
 from daydream import Daydream
 
@@ -60,7 +60,7 @@ with Daydream(bearer=os.environ["DAYDREAM_BEARER"], server_url="${base}") as day
 function typescript({ base, params }) {
   const body = scriptLiteral(camelParams(params), 2);
   return `// npm install @daydreamlive/sdk @daydreamlive/browser
-// Create the stream on your server, where the key is kept:
+${lorasLost(params, "//")}// Create the stream on your server, where the key is kept:
 import { Daydream } from "@daydreamlive/sdk";
 
 const daydream = new Daydream({
@@ -85,6 +85,11 @@ player.attachTo(document.querySelector("video")!);
 // When done:
 await broadcast.stop();
 await daydream.streams.delete({ id });`;
+}
+
+/** Both SDKs send an empty lora_dict, whatever it has. */
+function lorasLost({ lora_dict: loras }, sign) {
+  return Object.keys(loras ?? {}).length ? `${sign} The SDK does not send what lora_dict has; plain HTTP does.\n` : "";
 }
 
 /** A JSON value as Python, indented by four. */

@@ -8,7 +8,7 @@ const FRAME_RATE = 30;
  * Open a source of the given kind ("camera" | "screen" | "file" | "test").
  *
  * `width` and `height` are the stream's size: a wish for cameras, exact for drawn sources. `mirror` flips the camera before it is
- * sent. Resolves to {track, label, close()}; raises SourceError in words a person can act on. `onEnded` is called when the source
+ * sent. Resolves to {track, label, close()}, cameras with their deviceId; raises SourceError in words a person can act on. `onEnded` is called when the source
  * goes away by itself, as when a person ends the sharing of a screen.
  */
 export async function openSource(kind, { deviceId, mirror, file, width, height, onEnded }) {
@@ -49,11 +49,16 @@ async function openCamera({ deviceId, mirror, width, height }) {
   }
   const track = stream.getVideoTracks()[0];
   const ended = endOf(track);
-  if (!mirror) return { track, label: track.label, ended, close: () => track.stop() };
-  const drawn = await drawVideo(stream, width, height, { mirror: true });
+  const { deviceId: opened } = track.getSettings();
+  if (!mirror) return { track, label: track.label, deviceId: opened, ended, close: () => track.stop() };
+  const drawn = await drawVideo(stream, width, height, { mirror: true }).catch((error) => {
+    track.stop();
+    throw error;
+  });
   return {
     track: drawn.track,
     label: `${track.label}, mirrored`,
+    deviceId: opened,
     ended,
     close: () => {
       drawn.close();
@@ -122,6 +127,10 @@ async function drawVideo(from, width, height, { mirror = false }) {
     await video.play();
   } catch {
     throw new SourceError("This browser cannot play that file. MP4 with H.264 and WebM work almost everywhere.");
+  }
+  if (!video.videoWidth) {
+    video.removeAttribute("src");
+    throw new SourceError("That file has no pictures, or none that this browser can show.");
   }
   const canvas = document.createElement("canvas");
   canvas.width = width;

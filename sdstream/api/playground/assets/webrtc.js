@@ -5,6 +5,7 @@ import { ApiError, onThisHost, refusal } from "./api.js";
 const GATHERING_LIMIT_MS = 400; // host candidates only
 const RELAY_LIMIT_MS = 3000; // with ICE servers, whose candidates take some round trips
 const NO_CANDIDATES_LIMIT_MS = 1500; // a browser that names no address of its own hardly ever connects
+const GOODBYE_LIMIT_MS = 3000;
 const DISCONNECTED_LIMIT_MS = 2000; // a shorter break repairs itself
 
 /**
@@ -175,7 +176,7 @@ class Link {
     const resource = this.#resource;
     this.#resource = null;
     // The session also ends by itself when packets stop, so a failure here is no news.
-    if (resource) await fetch(resource, { method: "DELETE", keepalive }).catch(() => {});
+    if (resource) await fetch(resource, { method: "DELETE", keepalive, signal: AbortSignal.timeout(GOODBYE_LIMIT_MS) }).catch(() => {});
   }
 
   #onState() {
