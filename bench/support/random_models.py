@@ -84,18 +84,32 @@ def make_networks(name: str, device: torch.device, dtype: torch.dtype) -> Networ
 
 
 def write_full_model(folder: Path, name: str) -> None:
-    """A model directory of SD-Turbo or SD 1.5 whose UNet and small VAE have their full size; the text encoder has its
-    width, and one layer."""
+    """A model directory with UNet and small VAE of full size, and text encoders of full width and one layer."""
     family: Any = name
     write_tiny_model(folder, family)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = make_networks(name, device, torch.float16)
     made.unet.save_pretrained(folder / "unet", safe_serialization=True)
     made.vae.save_pretrained(folder / "taesd", safe_serialization=True)
-    tiny = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
-    sizes = {"hidden_size": made.text_width, "num_hidden_layers": 1, "num_attention_heads": 16}
-    config = transformers.CLIPTextConfig(**tiny.config.to_dict() | sizes)
-    transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder", safe_serialization=True)
+    widen_text_encoders(folder, FULL[name])
+
+
+def widen_text_encoders(folder: Path, unet: Mapping[str, Any]) -> None:
+    """Make the text encoders of a tiny model as wide as a UNet of this configuration wants them together."""
+    width = unet["cross_attention_dim"]
+    if unet.get("addition_embed_type") != "text_time":
+        _widen(folder / "text_encoder", transformers.CLIPTextModel, hidden_size=width)
+        return
+    pooled = unet["projection_class_embeddings_input_dim"] - 6 * unet["addition_time_embed_dim"]
+    _widen(folder / "text_encoder", transformers.CLIPTextModel, hidden_size=width - pooled)
+    second = transformers.CLIPTextModelWithProjection
+    _widen(folder / "text_encoder_2", second, hidden_size=pooled, projection_dim=pooled)  # one width, as published ones
+
+
+def _widen(folder: Path, kind: Any, **sizes: int) -> None:
+    config = kind.config_class.from_pretrained(folder).to_dict()
+    wide = transformers.CLIPTextConfig(**config | {"num_hidden_layers": 1, "num_attention_heads": 16, **sizes})
+    kind(wide).save_pretrained(folder, safe_serialization=True)
 
 
 def operators_of(name: str, size: int, rows: int) -> list[tuple[list[Operator], int]]:
@@ -133,4 +147,13 @@ def _fill(network: nn.Module, device: torch.device) -> None:
                 parameter.normal_(0.0, 0.02, generator=generator)
 
 
-__all__ = ["FULL", "SMALL", "TOKENS", "Networks", "make_networks", "operators_of", "write_full_model"]
+__all__ = [
+    "FULL",
+    "SMALL",
+    "TOKENS",
+    "Networks",
+    "make_networks",
+    "operators_of",
+    "widen_text_encoders",
+    "write_full_model",
+]
