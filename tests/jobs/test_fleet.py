@@ -150,7 +150,7 @@ async def test_the_doctor_of_a_gateway_asks_the_endpoint_and_the_directory(
     assert (await check_directory(settings(empty_platform))).verdict is Verdict.NOTE
     assert (await check_directory(settings(empty_platform, redis_url="redis://127.0.0.1:1/0"))).verdict is Verdict.BAD
     found = await run_checks(settings(empty_platform, runpod_api_key=API_KEY), BARE)
-    assert [check.subject for check in found] == ["port", "access", "endpoint", "directory", "data"]
+    assert [check.subject for check in found] == ["port", "access", "endpoint", "directory", "data", "keys"]
 
 
 async def test_a_gateway_whose_redis_is_gone_says_that_it_takes_no_streams(empty_platform: FakePlatform) -> None:

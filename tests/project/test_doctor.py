@@ -65,6 +65,8 @@ def test_a_good_machine_gets_exit_code_0_and_every_check(tmp_path: Path) -> None
         "torch",
         "encoder",
         "data",
+        "keys",
+        "streams",
         "models",
     }
     assert found["settings"]["port"] == {"value": "0", "source": "SDSTREAM_PORT"}
