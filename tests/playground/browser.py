@@ -14,6 +14,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Request,
+    Route,
     sync_playwright,
 )
 
@@ -45,6 +46,18 @@ def launched(*flags: str) -> Iterator[Browser]:
         browser.close()
 
 
+REFUSAL = {
+    "success": False,
+    "error": "Refused for this test",
+    "code": "STREAMS/CAPACITY",
+    "status": 429,
+    "details": None,
+    "requestId": "req_1234",
+    "traceId": None,
+}
+"""What a server answers that refuses."""
+
+
 class PlaygroundPage:
     """The playground as a person uses it. `complaints` are console errors and uncaught faults."""
 
@@ -66,6 +79,21 @@ class PlaygroundPage:
     def _note_request(self, request: Request) -> None:
         if not request.url.startswith(("data:", "blob:", "about:")):
             self.addresses.append(request.url)
+
+    def open_sections(self) -> None:
+        """Every section of the page that folds."""
+        self.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+
+    def refuse_updates(self) -> None:
+        """From now on no update of a stream is taken."""
+
+        def refuse(route: Route) -> None:
+            if route.request.method == "PATCH":
+                route.fulfill(status=429, json=REFUSAL)
+            else:
+                route.fallback()
+
+        self.page.route("**/v1/streams/*", refuse)
 
     def open(self, key: str | None = None) -> "PlaygroundPage":
         """Open the page signed in, as by the printed link."""

@@ -274,7 +274,7 @@ def test_everything_that_steers_fits_a_small_phone(
     steer(playground)
     for name in (CANNY, DEPTH):
         playground.page.get_by_label("Add a ControlNet").select_option(name)
-    playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    playground.open_sections()
     outputs = playground.element("outputs")
     outputs.get_by_role("button", name="Push to an RTMP server").click()
     playground.page.screenshot(path=artifacts / "playground-steering-phone.png", full_page=True)

@@ -13,7 +13,6 @@ from tests.playground.browser import PlaygroundPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-OPEN_ALL = "() => document.querySelectorAll('details').forEach((each) => (each.open = true))"
 KEPT = "() => localStorage.getItem('sdstream.settings.1')"
 SNIPPET = """async ([language, params]) => {
   const { snippet } = await import("/assets/snippets.js");
@@ -23,7 +22,7 @@ SNIPPET = """async ([language, params]) => {
 
 @pytest.mark.parametrize("keys", ["", "-", "e"])
 def test_half_a_number_changes_nothing_and_does_not_stay(playground: PlaygroundPage, keys: str) -> None:
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     low = playground.page.get_by_role("spinbutton", name="Low threshold, as a number")
     seed = playground.page.get_by_role("spinbutton", name="Seed")
     for box, shown in ((low, "100"), (seed, "789")):
@@ -55,7 +54,7 @@ def test_a_prompt_that_is_taken_out_of_a_blend_leaves_the_keyboard_there(playgro
 
 def test_an_emptied_address_takes_the_style_image_away(playground: PlaygroundPage) -> None:
     playground.element("model").select_option("Lykon/dreamshaper-8")
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     address = playground.page.locator('[data-name="ip_adapter_style_image_url"]').get_by_role("textbox")
     for text in ("https://pictures.example/style.jpg", ""):
         address.fill(text)
@@ -67,7 +66,7 @@ def test_a_style_image_is_kept_apart_from_what_changes_often(playground: Playgro
     picture = tmp_path / "style.png"
     Image.effect_noise((400, 400), 90).save(picture)
     playground.element("model").select_option("Lykon/dreamshaper-8")
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     style = playground.page.locator('[data-name="ip_adapter_style_image_url"]')
     style.locator('input[type="file"]').set_input_files(picture)
     style.locator("img").wait_for()
@@ -75,7 +74,7 @@ def test_a_style_image_is_kept_apart_from_what_changes_often(playground: Playgro
     assert "data:" not in playground.page.evaluate(KEPT)
     playground.page.reload()
     playground.page.get_by_role("slider", name="Low threshold").wait_for()
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     assert style.locator("img").is_visible()
     style.get_by_role("button", name="Remove the style image").click()
     playground.page.reload()

@@ -176,15 +176,12 @@ def test_events_that_fall_silent_have_ended(playground: PlaygroundPage) -> None:
     assert ended == "The event stream ended."
 
 
-REFUSAL = {"success": False, "error": "Refused", "code": "STREAMS/CAPACITY", "status": 429, "details": None}
-
-
 def test_a_refused_style_image_leaves_the_whole_one_before_it(playground: PlaygroundPage, tmp_path: Path) -> None:
     first, second = tmp_path / "first.png", tmp_path / "second.png"
     Image.effect_noise((40, 40), 90).save(first)
     Image.effect_noise((40, 40), 90).save(second)
     playground.element("model").select_option("Lykon/dreamshaper-8")
-    playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    playground.open_sections()
     style = playground.page.locator('[data-name="ip_adapter_style_image_url"]')
     style.locator('input[type="file"]').set_input_files(first)
     playground.until(lambda: "ip_adapter_style_image_url" in playground.settings(), what="the image")
@@ -194,13 +191,7 @@ def test_a_refused_style_image_leaves_the_whole_one_before_it(playground: Playgr
     playground.page.get_by_role("slider", name="Low threshold").fill("40")
     playground.until(lambda: playground.text("applied").startswith("Before diffusion: in force"), what="an update")
 
-    def refuse(route: Route) -> None:
-        if route.request.method == "PATCH":
-            route.fulfill(status=429, json=REFUSAL)
-        else:
-            route.fallback()
-
-    playground.page.route("**/v1/streams/*", refuse)
+    playground.refuse_updates()
     style.locator('input[type="file"]').set_input_files(second)
     playground.until(lambda: "Refused" in playground.text("messages"), what="the refusal")
     assert playground.settings()["ip_adapter_style_image_url"] == whole
@@ -208,7 +199,7 @@ def test_a_refused_style_image_leaves_the_whole_one_before_it(playground: Playgr
 
 
 def test_a_refused_target_leaves_the_keys_of_the_others(playground: PlaygroundPage) -> None:
-    playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    playground.open_sections()
     add = playground.page.get_by_role("button", name="Push to an RTMP server")
     kept = f"rtmp://{'x' * 64}.example.org/app/key"  # a name that cannot be looked up: its first part is too long
     targets = playground.page.locator(".targets input")

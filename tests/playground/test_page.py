@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PHONE = {"width": 390, "height": 844}
 SMALL_PHONE = {"width": 320, "height": 568}
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-OPEN_ALL = "() => document.querySelectorAll('details').forEach((each) => (each.open = true))"
 
 
 def test_printed_link_signs_in_and_hides_the_key(
@@ -77,7 +76,7 @@ def test_nothing_is_wider_than_the_screen(
 ) -> None:
     playground = PlaygroundPage(open_context(viewport=viewport), server).open()
     playground.element("diffusion").check()
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     assert playground.page.evaluate(OVERFLOW) <= 0
     start = playground.element("start").bounding_box()
     assert start is not None
@@ -87,7 +86,7 @@ def test_nothing_is_wider_than_the_screen(
 
 def test_every_control_has_a_name(playground: PlaygroundPage) -> None:
     playground.element("diffusion").check()
-    playground.page.evaluate(OPEN_ALL)
+    playground.open_sections()
     session = playground.page.context.new_cdp_session(playground.page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "slider", "switch", "checkbox", "combobox", "textbox", "spinbutton", "tab", "radio", "image"}

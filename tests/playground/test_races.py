@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import BrowserContext, Route
 
-from tests.playground.browser import PlaygroundPage
+from tests.playground.browser import REFUSAL, PlaygroundPage
 from tests.support.server import LiveServer
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -25,15 +25,6 @@ HELD_CAMERA = """(() => {
 })();"""
 """The browser asks for the camera until `answer()` is called, as a person may let it."""
 STATES = "() => window.tracks.map((track) => track.readyState)"
-REFUSAL = {
-    "success": False,
-    "error": "Refused for this test",
-    "code": "STREAMS/CAPACITY",
-    "status": 429,
-    "details": None,
-    "requestId": "req_1234",
-    "traceId": None,
-}
 
 
 @pytest.fixture
@@ -236,7 +227,7 @@ def test_a_refused_model_takes_its_controls_back(
     open_context: Callable[..., BrowserContext], server: LiveServer
 ) -> None:
     playground = PlaygroundPage(open_context(), server).open()
-    refuse_updates(playground)
+    playground.refuse_updates()
     playground.choose_source("test")
     playground.start()
     playground.element("model").select_option("Lykon/dreamshaper-8")
@@ -247,7 +238,7 @@ def test_a_refused_model_takes_its_controls_back(
 
 
 def test_a_refusal_leaves_the_keyboard_and_opened_sections_where_they_are(playground: PlaygroundPage) -> None:
-    refuse_updates(playground)
+    playground.refuse_updates()
     playground.choose_source("test")
     playground.start()
     idle = playground.page.locator("details.section", has=playground.page.locator("h2", has_text="Latent processors"))
@@ -259,16 +250,6 @@ def test_a_refusal_leaves_the_keyboard_and_opened_sections_where_they_are(playgr
     assert low.evaluate("(slider) => slider === document.activeElement")
     assert idle.get_attribute("open") is not None
     playground.complaints.clear()  # the browser's own note of the refusal
-
-
-def refuse_updates(playground: PlaygroundPage) -> None:
-    def refuse(route: Route) -> None:
-        if route.request.method == "PATCH":
-            route.fulfill(status=429, json=REFUSAL)
-        else:
-            route.fallback()
-
-    playground.page.route("**/v1/streams/*", refuse)
 
 
 def test_the_facts_of_a_picture_go_with_it(playground: PlaygroundPage) -> None:

@@ -160,7 +160,7 @@ def test_a_refusal_is_seen_on_a_phone_wherever_the_page_stands(
 
 def test_a_long_word_in_the_prompt_stays_in_its_field(playground: PlaygroundPage) -> None:
     area = playground.page.locator('[data-name="prompt"] textarea')
-    playground.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    playground.open_sections()
     area.fill("x" * 400)
     assert area.evaluate("(area) => area.offsetWidth <= document.getElementById('panel').clientWidth")
 
